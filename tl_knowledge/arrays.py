@@ -1,0 +1,35 @@
+"""Names for the arrays and hooks that the whole package passes around.
+
+Axes are TransformerLens' words: ``batch pos head d_model d_mlp layer d_vocab``; ``row`` is a batch row of a growing
+batch and ``sample`` one draw of the corrupting noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from jaxtyping import Float, Int
+
+__all__ = ["Embeddings", "HookFn", "Hooks", "Logits", "Residual", "SampleProbability", "Tokens", "as_positions"]
+
+HookFn: TypeAlias = Callable[..., torch.Tensor | None]
+"""``fn(activation, *, hook)``: returns the new activation, or ``None`` to leave it alone."""
+
+Hooks: TypeAlias = list[tuple[str, HookFn]]
+"""What ``model.run_with_hooks(fwd_hooks=...)`` takes; lists compose with ``+``."""
+
+Tokens: TypeAlias = Int[torch.Tensor, "batch pos"]
+Embeddings: TypeAlias = Float[torch.Tensor, "batch pos d_model"]
+Residual: TypeAlias = Float[torch.Tensor, "row pos d_model"]
+Logits: TypeAlias = Float[torch.Tensor, "row pos d_vocab"]
+SampleProbability: TypeAlias = Float[torch.Tensor, " sample"]
+
+
+def as_positions(value: Any) -> tuple[int, ...]:
+    """Positions from an int or anything that iterates over ints (a ``Span``, a ``range``, a list)."""
+    if isinstance(value, int):
+        return (value,)
+    positions: Sequence[Any] = list(value)
+    return tuple(int(p) for p in positions)

@@ -1,0 +1,169 @@
+"""Arrays and labels in, plotly figures and pages out. Knows no results.
+
+One look for the whole package: sequential single-hue scales (readable without colour vision, and in print), tokens top to
+bottom, layers left to right, every axis named, sizes that fit a notebook.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import plotly.io
+from numpy.typing import NDArray
+from plotly.subplots import make_subplots
+
+__all__ = ["HeatMap", "Table", "bar_chart", "heat_maps", "html_page"]
+
+FONT = "Inter, 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"
+INK, MUTED = "#1f2430", "#667085"
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """One heat map: ``values [row column]`` with a label for each row and column.
+
+    Attributes:
+        marked: rows whose label is drawn bold with an asterisk.
+        colors: a plotly sequential scale.
+    """
+
+    values: NDArray[np.floating[Any]]
+    rows: Sequence[str]
+    columns: Sequence[str]
+    title: str
+    row_axis: str
+    column_axis: str
+    marked: frozenset[int] = frozenset()
+    colors: str = "Purples"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def heat_maps(maps: Sequence[HeatMap], *, title: str, subtitle: str, color_axis: str, columns: int | None = None) -> go.Figure:
+    """Heat maps side by side on one common colour range, so that equal colours mean equal values."""
+    across = columns or len(maps)
+    down = -(-len(maps) // across)
+    figure = make_subplots(
+        rows=down,
+        cols=across,
+        subplot_titles=[m.title for m in maps],
+        horizontal_spacing=min(0.22, 0.26 / across),
+        vertical_spacing=0.16 / down,
+    )
+    finite = np.concatenate([m.values[np.isfinite(m.values)].ravel() for m in maps] + [np.zeros(1)])
+    low, high = min(0.0, float(finite.min())), max(float(finite.max()), 1e-9)
+    tallest = max(len(m.rows) for m in maps)
+    for index, chart in enumerate(maps):
+        row, column = index // across + 1, index % across + 1
+        figure.add_trace(
+            go.Heatmap(
+                z=chart.values,
+                customdata=[[r for _ in chart.columns] for r in chart.rows],
+                zmin=low,
+                zmax=high,
+                colorscale=chart.colors,
+                showscale=index == 0 or maps[0].colors != chart.colors,
+                colorbar=_color_bar(figure, row, column, across, color_axis),
+                xgap=1,
+                ygap=1,
+                hovertemplate=f"{chart.row_axis} %{{customdata}}<br>{chart.column_axis} %{{x}}<br>{color_axis} %{{z:.3f}}<extra></extra>",
+            ),
+            row=row,
+            col=column,
+        )
+        labels = [f"<b>{html.escape(r)}*</b>" if i in chart.marked else html.escape(r) for i, r in enumerate(chart.rows)]
+        figure.update_yaxes(
+            autorange="reversed", tickvals=list(range(len(labels))), ticktext=labels, title_text=chart.row_axis, row=row, col=column
+        )
+        step = max(1, len(chart.columns) // 12)
+        ticks = list(range(0, len(chart.columns), step))
+        figure.update_xaxes(
+            tickvals=ticks, ticktext=[chart.columns[i] for i in ticks], title_text=chart.column_axis, row=row, col=column, constrain="domain"
+        )
+    figure.update_layout(**_layout(title, subtitle), height=190 + down * (95 + 24 * tallest), width=230 + 330 * across)
+    figure.update_annotations(font={"size": 13, "color": INK})
+    return figure
+
+
+def bar_chart(labels: Sequence[str], values: Sequence[float], errors: Sequence[float], *, title: str, subtitle: str, value_axis: str) -> go.Figure:
+    """Horizontal bars with error bars, first label on top."""
+    figure = go.Figure(
+        go.Bar(x=list(values), y=list(range(len(labels))), orientation="h", marker_color="#6a51a3", error_x={"array": list(errors), "color": MUTED})
+    )
+    figure.update_yaxes(autorange="reversed", tickvals=list(range(len(labels))), ticktext=[html.escape(x) for x in labels])
+    figure.update_xaxes(title_text=value_axis, zeroline=True, zerolinecolor=MUTED)
+    figure.update_layout(**_layout(title, subtitle), height=190 + 26 * len(labels), width=720)
+    return figure
+
+
+def html_page(title: str, parts: Sequence[str | Table | go.Figure]) -> str:
+    """A self-contained page: no network needed. Strings are taken as HTML paragraphs, escape them first."""
+    body: list[str] = []
+    script_written = False
+    for part in parts:
+        if isinstance(part, str):
+            body.append(part)
+        elif isinstance(part, Table):
+            body.append(_html_table(part))
+        else:
+            chart = plotly.io.to_html(part, full_html=False, include_plotlyjs=not script_written, config={"displaylogo": False, "responsive": False})
+            body.append(f"<figure>{chart}</figure>")
+            script_written = True
+    content = "\n".join(body)
+    return f"<!doctype html>\n<html lang='en'><head><meta charset='utf-8'><title>{html.escape(title)}</title><style>{_STYLE}</style></head><body><main>\n<h1>{html.escape(title)}</h1>\n{content}\n</main></body></html>\n"
+
+
+def _color_bar(figure: go.Figure, row: int, column: int, across: int, title: str) -> dict[str, Any]:
+    """A colour bar just right of its own panel."""
+    panel = figure.get_subplot(row, column)
+    x_domain, y_domain = panel.xaxis.domain, panel.yaxis.domain  # pyright: ignore
+    return {
+        "title": {"text": title, "side": "right", "font": {"size": 11}},
+        "x": x_domain[1] + 0.01,
+        "y": (y_domain[0] + y_domain[1]) / 2,
+        "len": y_domain[1] - y_domain[0],
+        "thickness": 10,
+        "outlinewidth": 0,
+        "tickformat": ".2f",
+    }
+
+
+def _layout(title: str, subtitle: str) -> dict[str, Any]:
+    return {
+        "title": {"text": html.escape(title), "subtitle": {"text": html.escape(subtitle), "font": {"size": 12, "color": MUTED}}, "x": 0.02},
+        "font": {"family": FONT, "size": 12, "color": INK},
+        "plot_bgcolor": "#f4f4f6",
+        "paper_bgcolor": "white",
+        "margin": {"l": 130, "r": 90, "t": 120, "b": 60},
+    }
+
+
+def _html_table(table: Table) -> str:
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in table.header)
+    rows = "\n".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+_STYLE = """
+body { margin: 0; background: white; color: #1f2430; font: 15px/1.5 Inter, 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif; }
+main { max-width: 1280px; margin: 0 auto; padding: 24px 32px 64px; }
+h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 19px; margin: 32px 0 4px; }
+p { max-width: 76ch; } .prompt { font: 17px/2.1 ui-monospace, 'DejaVu Sans Mono', monospace; }
+.prompt span { padding: 3px 1px; border-bottom: 3px solid transparent; white-space: pre; }
+.prompt .subject { background: #efe6f7; border-color: #6a51a3; } .prompt .relation { background: #e5f3e8; border-color: #238b45; }
+.prompt .answer { background: #fdeee0; border-color: #d94801; }
+table { border-collapse: collapse; margin: 12px 0; } th, td { text-align: left; padding: 4px 16px 4px 0; border-bottom: 1px solid #e4e7ec; }
+th { font-weight: 600; color: #667085; } td { font-variant-numeric: tabular-nums; }
+figure { margin: 12px 0; overflow-x: auto; } footer, .note { color: #667085; font-size: 13px; }
+"""

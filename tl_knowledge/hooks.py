@@ -1,0 +1,150 @@
+"""Hook factories for tracing: plain ``(name, fn)`` lists for anybody's ``run_with_hooks`` or ``with model.hooks(...)``.
+
+Three interventions make causal tracing (ROME, section 2):
+
+- `corrupt` adds noise to the embeddings of a span: the *corrupted run*;
+- `restore` writes clean activations back at some sites: the *corrupted-with-restoration run*;
+- `sever` pins a module's output to what it was in the corrupted run, so that a restored state cannot act through it.
+
+Lists compose with ``+``; where two write the same activation, the later one wins. Hooks never change an activation in
+place and hold for every row of the batch.
+
+Example:
+    >>> import tl_knowledge as tlk
+    >>> model = tlk.load_model("factlm")
+    >>> prompt = tlk.Prompt.from_text(model, "The capital of France is", subject="France")
+    >>> noise, tokens = tlk.corrupt(prompt.subject, tlk.GaussianNoise(sd=0.4, seed=0)), prompt.batch(10)
+    >>> _, clean = model.run_with_cache(prompt.tokens)
+    >>> hooks = noise + tlk.restore(clean, "resid_post", layer=3, pos=prompt.subject.last)
+    >>> model.run_with_hooks(tokens, fwd_hooks=hooks).shape[:2] == tokens.shape
+    True
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol, TypeAlias, runtime_checkable
+
+import torch
+from jaxtyping import Float
+
+from tl_knowledge.arrays import Embeddings, Hooks, as_positions
+from tl_knowledge.errors import ComponentError, CorruptionError
+from tl_knowledge.model import EMBED, Component, Module, component_hook, has_units
+
+__all__ = ["Activations", "Corruption", "Positions", "corrupt", "restore", "sever"]
+
+Positions: TypeAlias = int | Iterable[int]
+
+
+@runtime_checkable
+class Corruption(Protocol):
+    """How embeddings are corrupted; see `tl_knowledge.tracing.corruption` for the settings that come with the package."""
+
+    def corrupted(self, embeddings: Embeddings, positions: tuple[int, ...]) -> Float[torch.Tensor, "batch span d_model"]:
+        """New embeddings of the span; a pure function of the settings and of the shape."""
+        ...
+
+
+@runtime_checkable
+class Activations(Protocol):
+    """Recorded activations by hook name: an ``ActivationCache`` or a dict of tensors ``[1 or batch, pos, ...]``."""
+
+    def __getitem__(self, key: str, /) -> torch.Tensor: ...
+
+
+def corrupt(positions: Positions, noise: Corruption) -> Hooks:
+    """Corrupt the token embeddings at some positions (ROME, section 2.1).
+
+    Args:
+        positions: a `Span` or positions.
+        noise: corruption settings; scales that depend on the model must be resolved first (``noise.resolve(model)``).
+
+    Returns:
+        One hook on ``hook_embed``: the token embedding's output, before positions are added.
+
+    Raises:
+        CorruptionError: on running, when the noise does not fit the prompt.
+    """
+    span = as_positions(positions)
+    if not span:
+        raise CorruptionError("no position to corrupt was given; pass a span with at least one token.")
+
+    def corrupt_embeddings(embeddings: torch.Tensor, *, hook: object) -> torch.Tensor:
+        _check_reach(embeddings, span, EMBED)
+        changed = embeddings.clone()
+        changed[:, list(span)] = noise.corrupted(embeddings, span)
+        return changed
+
+    return [(EMBED, corrupt_embeddings)]
+
+
+def restore(
+    clean: Activations, component: Component, *, layer: int | Iterable[int], pos: Positions | None = None, unit: int | None = None
+) -> Hooks:
+    """Write clean activations back (ROME, section 2.1: the corrupted-with-restoration run).
+
+    Args:
+        clean: activations of the clean run.
+        component: what is restored.
+        layer: one layer, or a window of layers.
+        pos: positions; every position when ``None``.
+        unit: which head (``component="head"``) or neuron (``"neuron"``); all when ``None``.
+
+    Raises:
+        ComponentError: unknown component, or a unit for a component that has none.
+    """
+    if unit is not None and not has_units(component):
+        raise ComponentError(f"component {component!r} has no units, but unit={unit} was given; use 'head' or 'neuron', or drop unit=.")
+    layers = as_positions(layer)
+    return [(name, _write(clean, name, pos, unit)) for name in (component_hook(component, index) for index in layers)]
+
+
+def sever(recorded: Activations, modules: Module | Iterable[Module], *, layer: int | Iterable[int], pos: Positions | None = None) -> Hooks:
+    """Pin modules' outputs to what they were in another run, so that a restored state cannot act through them.
+
+    This is the *severed* causal graph of ROME, figure 3, and of paper 001, equation 5, when ``recorded`` is the
+    corrupted run. Put it before `restore` where both write the same site.
+
+    Args:
+        recorded: activations of the run to pin to, row for row.
+        modules: ``"mlp_out"``, ``"attn_out"`` or both.
+        layer: layers to sever.
+        pos: positions; every position when ``None``.
+    """
+    names: tuple[Module, ...] = (modules,) if isinstance(modules, str) else tuple(modules)  # pyright: ignore
+    for module in names:
+        if module not in ("mlp_out", "attn_out"):
+            raise ComponentError(f"module {module!r} cannot be severed; pass 'mlp_out', 'attn_out' or both.")
+    sites = [component_hook(module, index) for index in as_positions(layer) for module in names]
+    return [(name, _write(recorded, name, pos, None)) for name in sites]
+
+
+def _write(recorded: Activations, name: str, pos: Positions | None, unit: int | None):
+    """A hook that copies recorded values into some positions (and one unit) of an activation."""
+    positions = None if pos is None else list(as_positions(pos))
+
+    def write(activation: torch.Tensor, *, hook: object) -> torch.Tensor:
+        source = recorded[name].to(activation)
+        if source.shape[1:] != activation.shape[1:] or source.shape[0] not in (1, activation.shape[0]):
+            raise ComponentError(
+                f"recorded {name} has shape {tuple(source.shape)}, the running one {tuple(activation.shape)}; record it on a prompt of the same length."
+            )
+        if positions is not None:
+            _check_reach(activation, positions, name)
+        where = slice(None) if positions is None else positions
+        changed = activation.clone()
+        if unit is None:
+            changed[:, where] = source[:, where]
+        else:
+            changed[:, where, unit] = source[:, where, unit]
+        return changed
+
+    return write
+
+
+def _check_reach(activation: torch.Tensor, positions: Iterable[int], name: str) -> None:
+    length = activation.shape[1]
+    for position in positions:
+        if not -length <= position < length:
+            raise ComponentError(f"position {position} is outside the {length} positions of {name}; pass positions from 0 to {length - 1}.")

@@ -1,0 +1,213 @@
+"""What the package asks of a model, the names of its hooks, and the checks before any work.
+
+Nothing here knows TransformerLens' classes (``loading.py`` is the only door to them): a model is anything that
+fulfils `HookedModel`, which ``HookedTransformer`` and ``TransformerBridge`` both do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
+
+import torch
+from jaxtyping import Float
+
+from tl_knowledge.arrays import Hooks
+from tl_knowledge.errors import ComponentError, ModelStateError, UnsupportedModelError
+
+__all__ = [
+    "COMPONENTS",
+    "EMBED",
+    "UNEMBED_IN",
+    "Component",
+    "HookedModel",
+    "Module",
+    "block_input",
+    "block_output",
+    "check_layers",
+    "check_model",
+    "component_hook",
+    "context_length",
+    "describe_model",
+    "embedding_matrix",
+    "has_units",
+    "layer_count",
+    "model_device",
+    "prepends_bos",
+    "weight_processing",
+]
+
+Module: TypeAlias = Literal["mlp_out", "attn_out"]
+"""What can be severed: a module's write into the residual stream."""
+
+Component: TypeAlias = Literal["resid_post", "mlp_out", "attn_out", "head", "neuron"]
+"""What can be restored: a state, a module's output, one head's ``z``, one neuron's activation."""
+
+COMPONENTS: tuple[Component, ...] = get_args(Component)
+
+EMBED = "hook_embed"  # the token embedding's output, before positions
+UNEMBED_IN = "unembed.hook_in"  # the final norm's output, past Hugging Face's last reshape
+
+_HOOKS: dict[Component, str] = {
+    "resid_post": "hook_resid_post",
+    "mlp_out": "hook_mlp_out",
+    "attn_out": "hook_attn_out",
+    "head": "attn.hook_z",
+    "neuron": "mlp.hook_post",
+}
+
+
+@runtime_checkable
+class HookedModel(Protocol):
+    """The part of TransformerLens' model interface that this package uses."""
+
+    cfg: Any
+    tokenizer: Any
+    blocks: Any
+    training: bool
+
+    @property
+    def hook_dict(self) -> dict[str, Any]: ...
+
+    def __call__(self, input: Any, /, **kwargs: Any) -> Any: ...
+
+    def run_with_hooks(self, input: Any, /, *, fwd_hooks: Hooks = ..., **kwargs: Any) -> Any: ...
+
+    def run_with_cache(self, input: Any, /, **kwargs: Any) -> Any: ...
+
+    def hooks(self, fwd_hooks: Hooks = ..., **kwargs: Any) -> AbstractContextManager[Any]: ...
+
+    def parameters(self) -> Any: ...
+
+    def modules(self) -> Any: ...
+
+
+def component_hook(component: Component, layer: int) -> str:
+    """The hook of a component in a layer.
+
+    Example:
+        >>> component_hook("mlp_out", 3)
+        'blocks.3.hook_mlp_out'
+
+    Raises:
+        ComponentError: unknown component.
+    """
+    if component not in _HOOKS:
+        raise ComponentError(f"component {component!r} is unknown; pass one of {', '.join(map(repr, COMPONENTS))}.")
+    return f"blocks.{layer}.{_HOOKS[component]}"
+
+
+def has_units(component: Component) -> bool:
+    """Whether the component's activation has one more axis to choose from: heads or neurons."""
+    return component in ("head", "neuron")
+
+
+def block_input(layer: int) -> str:
+    """The hook of the residual stream that enters a block."""
+    return f"blocks.{layer}.hook_resid_pre"
+
+
+def block_output(layer: int) -> str:
+    """The hook of the residual stream that leaves a block."""
+    return component_hook("resid_post", layer)
+
+
+def layer_count(model: HookedModel) -> int:
+    """Number of blocks."""
+    return int(model.cfg.n_layers)
+
+
+def context_length(model: HookedModel) -> int:
+    """Longest prompt, in tokens."""
+    return int(model.cfg.n_ctx)
+
+
+def model_device(model: HookedModel) -> torch.device:
+    """Where the model's first parameter is."""
+    return next(iter(model.parameters())).device
+
+
+def prepends_bos(model: HookedModel) -> bool:
+    """Whether prompts start with a beginning-of-sequence token unless told otherwise."""
+    has_bos = getattr(model.tokenizer, "bos_token_id", None) is not None
+    return has_bos and bool(getattr(model.cfg, "default_prepend_bos", True))
+
+
+def embedding_matrix(model: HookedModel) -> Float[torch.Tensor, "d_vocab d_model"]:
+    """The token embeddings, one row a vocabulary entry, as the weights hold them."""
+    weights: torch.Tensor = model.W_E  # pyright: ignore  # a property of both classes
+    return weights.detach()
+
+
+def weight_processing(model: HookedModel) -> dict[str, bool]:
+    """Which of TransformerLens' weight processing steps the model shows.
+
+    Centring is read off the weights themselves (every row of ``W_out`` has mean zero), so it is right for any model
+    the caller made, however it was loaded.
+    """
+    folded = str(getattr(model.cfg, "normalization_type", "")).endswith("Pre") or bool(getattr(model, "compatibility_mode", False))
+    written: torch.Tensor = model.blocks[0].mlp.W_out.detach()
+    centred = bool(written.float().mean(-1).abs().max() < 1e-5 * written.float().abs().mean())
+    return {"fold_ln": folded, "center_writing_weights": centred}
+
+
+def describe_model(model: HookedModel) -> dict[str, Any]:
+    """What `Provenance` records of a model: name, backend, weight processing, dtype, device."""
+    parameter = next(iter(model.parameters()))
+    return {
+        "model": _name(model),
+        "backend": type(model).__name__,
+        "weight_processing": weight_processing(model),
+        "dtype": str(parameter.dtype).removeprefix("torch."),
+        "device": str(parameter.device),
+    }
+
+
+def check_model(model: Any) -> HookedModel:
+    """Return the model if every method of this package can work on it; it is not changed.
+
+    Raises:
+        UnsupportedModelError: not a TransformerLens model, not autoregressive, or a mixture of experts.
+        ModelStateError: training mode with dropout, which would make every run random.
+    """
+    if not isinstance(model, HookedModel):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} is not a TransformerLens model; pass a HookedTransformer, a TransformerBridge, or a name to load_model()."
+        )
+    if getattr(model.cfg, "attention_dir", "causal") != "causal":
+        raise UnsupportedModelError(f"{_name(model)} attends in both directions; pass an autoregressive model.")
+    for layer, block in enumerate(model.blocks):
+        out = getattr(getattr(block, "mlp", None), "W_out", None)
+        if getattr(model.cfg, "num_experts", None) or not isinstance(out, torch.Tensor) or out.ndim != 2:
+            raise UnsupportedModelError(
+                f"layer {layer} of {_name(model)} has no single W_out (a mixture of experts?); pass a model with dense MLPs."
+            )
+    if model.training and _dropout(model) > 0:
+        raise ModelStateError(f"{_name(model)} is in training mode with dropout {_dropout(model):g}; call model.eval() first.")
+    return model
+
+
+def check_layers(model: HookedModel, layers: Sequence[int]) -> tuple[int, ...]:
+    """Return the layers, refusing those the model does not have.
+
+    Raises:
+        ComponentError: no layer, or one outside the model.
+    """
+    if not layers:
+        raise ComponentError("no layer was given; pass at least one layer.")
+    for layer in layers:
+        if not 0 <= layer < layer_count(model):
+            raise ComponentError(f"layer {layer} is outside {_name(model)}; it has layers 0 to {layer_count(model) - 1}.")
+    return tuple(layers)
+
+
+def _name(model: HookedModel) -> str:
+    return str(getattr(model.cfg, "model_name", None) or type(model).__name__)
+
+
+def _dropout(model: HookedModel) -> float:
+    """The largest dropout probability of any part of the model."""
+    modules = [float(m.p) for m in model.modules() if isinstance(m, torch.nn.Dropout)]
+    config = getattr(getattr(model, "original_model", None), "config", None)
+    return max([0.0, *modules, float(getattr(config, "attention_dropout", 0.0) or 0.0)])

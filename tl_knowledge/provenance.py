@@ -1,0 +1,59 @@
+"""What a result was computed with: stored beside every result, so that a number can be traced to its making."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+__all__ = ["Provenance", "installed_versions"]
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of this package and of what its numbers depend on.
+
+    Example:
+        >>> sorted(installed_versions())
+        ['numpy', 'python', 'tl-knowledge', 'torch', 'transformer-lens', 'transformers']
+    """
+    found = {"python": platform.python_version()}
+    for name in ("tl-knowledge", "transformer-lens", "transformers", "torch", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a result comes from.
+
+    Attributes:
+        model: the model's name.
+        backend: ``"HookedTransformer"`` or ``"TransformerBridge"``.
+        weight_processing: which of TransformerLens' weight processing steps the weights show, read off the weights.
+        prepends_bos: whether the prompt starts with a beginning-of-sequence token.
+        dtype: of the weights, for example ``"float32"``.
+        device: where the weights are.
+        seed: of the corrupting noise.
+        engine: ``"rows"`` or ``"loop"``, with the reason when it is a fallback.
+        settings: every other setting of the call.
+        versions: of the packages the numbers depend on.
+    """
+
+    model: str
+    backend: str
+    weight_processing: dict[str, bool]
+    prepends_bos: bool
+    dtype: str
+    device: str
+    seed: int
+    engine: str
+    settings: dict[str, Any] = field(default_factory=dict[str, Any])
+    versions: dict[str, str] = field(default_factory=installed_versions)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data, for JSON."""
+        return asdict(self)

@@ -1,0 +1,156 @@
+"""The growing-rows engine: rows are born at the layer where they start to differ.
+
+A hook may return *more rows* than it was given; everything downstream runs with the bigger batch. So one forward gives
+every restored run of a causal trace, and each restored run costs only the layers behind its restoration:
+
+1. start the model on ONE row, so that masks and rotary tables stay batch-1 and broadcast, and swap the real rows in at
+   the input of block 0 (`grow_rows`);
+2. at the output of block ``l`` append copies of the parents of the rows born there (`grow_rows`);
+3. let row-masked hooks make the newborn rows differ (`copy_rows`);
+4. keep only the answer's positions just before the unembedding (`keep_positions`).
+
+All four are plain hook lists, so the engine composes with everything else. A model that refuses growing rows (unknown
+architecture, masks expanded to the batch) is found out by `growing_rows_refusal` before anything is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Int
+
+from tl_knowledge.arrays import HookFn, Hooks, Logits, Residual, Tokens
+from tl_knowledge.errors import TLKnowledgeError
+from tl_knowledge.model import UNEMBED_IN, HookedModel, block_input, block_output, layer_count
+
+__all__ = [
+    "as_index",
+    "budget_rows",
+    "capture",
+    "copy_rows",
+    "grow_rows",
+    "growing_rows_refusal",
+    "keep_positions",
+    "row_bytes",
+    "run_rows",
+    "sample_rows",
+]
+
+Index = Int[torch.Tensor, " row"]
+
+_refusals: WeakKeyDictionary[object, str] = WeakKeyDictionary()
+
+
+def grow_rows(first: Residual, births: Mapping[int, Index]) -> Hooks:
+    """Swap rows in at the input of block 0 and append copies of rows at the outputs of later blocks.
+
+    Args:
+        first: the residual stream that enters block 0, ``[row pos d_model]``.
+        births: for each layer, the indices of the rows to copy at that block's output; the copies take the next free
+            row numbers. Layer ``-1`` stands for the input of block 0.
+    """
+
+    def swap_in(_: torch.Tensor, *, hook: object) -> torch.Tensor:
+        parents = births.get(-1)
+        return first if parents is None else torch.cat([first, first[parents]])
+
+    def append(parents: Index) -> HookFn:
+        return lambda rows, *, hook: torch.cat([rows, rows[parents]])
+
+    grown: Hooks = [(block_input(0), swap_in)]
+    return grown + [(block_output(layer), append(parents)) for layer, parents in births.items() if layer >= 0 and len(parents)]
+
+
+def copy_rows(name: str, source: Index, rows: Index, positions: Index, units: Index | None = None) -> Hooks:
+    """Write, row for row, one position (and unit) of other rows: ``x[rows, positions] = x[source, positions]``."""
+
+    def copy(activation: torch.Tensor, *, hook: object) -> torch.Tensor:
+        changed = activation.clone()
+        if units is None:
+            changed[rows, positions] = activation[source, positions]
+        else:
+            changed[rows, positions, units] = activation[source, positions, units]
+        return changed
+
+    return [(name, copy)]
+
+
+def keep_positions(positions: Sequence[int]) -> Hooks:
+    """Unembed only some positions: the logits come out as ``[row, len(positions), d_vocab]``."""
+    return [(UNEMBED_IN, lambda states, *, hook: states[:, list(positions)])]
+
+
+def run_rows(model: HookedModel, tokens: Tokens, hooks: Hooks) -> Logits:
+    """Run the model on one row of tokens; the hooks say how many rows come out."""
+    with torch.no_grad():
+        logits: torch.Tensor = model.run_with_hooks(tokens[:1], fwd_hooks=hooks)
+    return logits
+
+
+def capture(name: str, into: list[torch.Tensor]) -> Hooks:
+    """Record an activation."""
+
+    def record(activation: torch.Tensor, *, hook: object) -> None:
+        into.append(activation.detach())
+
+    return [(name, record)]
+
+
+def row_bytes(model: HookedModel, length: int, answer_positions: int) -> int:
+    """Memory one row needs while it runs, in bytes, from above: activations of a block, and the logits.
+
+    Attention holds its pattern three times (scores, masked scores, softmax); gated MLPs hold three hidden vectors.
+    """
+    config = model.cfg
+    d_mlp = int(config.d_mlp or 4 * config.d_model)
+    block = length * (10 * int(config.d_model) + 4 * d_mlp) + 3 * int(config.n_heads) * length * length
+    logits = 2 * answer_positions * int(config.d_vocab)
+    return max(block, logits + length * int(config.d_model)) * next(iter(model.parameters())).element_size()
+
+
+def growing_rows_refusal(model: HookedModel) -> str | None:
+    """Why this model cannot run growing rows, or ``None`` when it can.
+
+    A probe of two tokens, one born row a block, asked once a model: every born row must equal its parent.
+    """
+    if model not in _refusals:
+        _refusals[model] = _probe(model)
+    return _refusals[model] or None
+
+
+def _probe(model: HookedModel) -> str:
+    device = next(iter(model.parameters())).device
+    tokens = torch.zeros(1, 2, dtype=torch.long, device=device)
+    entering: list[torch.Tensor] = []
+    parent = torch.zeros(1, dtype=torch.long, device=device)
+    births = {layer: parent for layer in range(-1, layer_count(model))}
+    try:
+        plain = run_rows(model, tokens, capture(block_input(0), entering) + keep_positions([1]))
+        grown = run_rows(model, tokens, grow_rows(entering[0], births) + keep_positions([1]))
+    except TLKnowledgeError:
+        raise
+    except Exception as error:  # any shape error of any architecture means the same: it does not grow
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    expected = (layer_count(model) + 2, *plain.shape[1:])
+    if tuple(grown.shape) != expected:
+        return f"the logits came out as {tuple(grown.shape)} instead of {expected}"
+    if not torch.allclose(grown, plain.expand_as(grown), rtol=1e-3, atol=1e-4 * float(plain.abs().max() + 1)):
+        return "copies of a row came out different from the row"
+    return ""
+
+
+def budget_rows(model: HookedModel, length: int, answer_positions: int, memory_budget: float) -> int:
+    """How many rows fit a memory budget in bytes; at least one."""
+    return max(1, int(memory_budget // row_bytes(model, length, answer_positions)))
+
+
+def sample_rows(count: int, samples: int, device: torch.device) -> Index:
+    """Sample rows ``1 .. samples`` (row 0 is the clean run), repeated ``count`` times."""
+    return torch.arange(1, samples + 1, device=device).repeat(count)
+
+
+def as_index(values: Iterable[int], device: torch.device) -> Index:
+    """A tensor of row or position numbers."""
+    return torch.tensor(list(values), dtype=torch.long, device=device)

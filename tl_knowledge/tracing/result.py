@@ -1,0 +1,238 @@
+"""What a causal trace found: per-sample effects with labels and provenance, and what one does with them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import torch
+from jaxtyping import Float
+
+from tl_knowledge.drawing import HeatMap, bar_chart, heat_maps
+from tl_knowledge.errors import ComponentError
+from tl_knowledge.model import Component, Module, has_units
+from tl_knowledge.prompts import Span
+from tl_knowledge.provenance import Provenance
+from tl_knowledge.storage import read_result, write_result
+
+__all__ = ["CausalTrace", "TraceComparison", "compare"]
+
+_SCALES: dict[Component, str] = {"resid_post": "Purples", "mlp_out": "Greens", "attn_out": "Reds", "head": "Oranges", "neuron": "Blues"}
+_WORDS: dict[Component, str] = {
+    "resid_post": "residual state",
+    "mlp_out": "MLP output",
+    "attn_out": "attention output",
+    "head": "head",
+    "neuron": "neuron",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class CausalTrace:
+    """The effects of restoring single sites in a corrupted run.
+
+    Attributes:
+        indirect_effect: ``[sample layer pos]``, in probability; ``[sample layer pos unit]`` for heads and neurons. NaN at
+            positions that were not asked for.
+        total_effect: ``[sample]``: clean minus corrupted probability.
+        clean_probability: of the target in the clean run.
+        corrupted_probability: ``[sample]``.
+        component: what was restored.
+        window: how many layers were restored together.
+        severed: modules that were pinned to the corrupted run at the restored position.
+        layers: the layer numbers of the layer axis.
+        units: the head or neuron numbers of the unit axis; empty for components without units.
+        corrupted: the span whose embeddings were corrupted.
+        spans: the prompt's spans by name.
+        labels: the prompt's tokens as text.
+        target: the scored answer as text.
+        known: whether the clean run predicts the target's first token.
+        provenance: how it was computed.
+    """
+
+    indirect_effect: Float[torch.Tensor, "sample layer pos *unit"]
+    total_effect: Float[torch.Tensor, " sample"]
+    clean_probability: float
+    corrupted_probability: Float[torch.Tensor, " sample"]
+    component: Component
+    window: int
+    severed: tuple[Module, ...]
+    layers: tuple[int, ...]
+    units: tuple[int, ...]
+    corrupted: Span
+    spans: dict[str, Span]
+    labels: tuple[str, ...]
+    target: str
+    known: bool
+    provenance: Provenance
+
+    @property
+    def mean_effect(self) -> Float[torch.Tensor, "layer pos *unit"]:
+        """Indirect effect, averaged over noise samples."""
+        return self.indirect_effect.mean(0)
+
+    @property
+    def causal_state(self) -> tuple[int, ...]:
+        """The site of the largest mean effect: ``(pos, layer)``, or ``(pos, layer, unit)`` (paper 000, section 3.3)."""
+        mean = self.mean_effect.nan_to_num(nan=-float("inf"))
+        index = [int(i) for i in np.unravel_index(int(mean.argmax()), mean.shape)]
+        site = (index[1], self.layers[index[0]])
+        return (*site, self.units[index[2]]) if self.units else site
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row a site: token, role, mean effect, its standard error over samples, share of the total effect."""
+        mean, error = self.mean_effect, self._standard_error()
+        total = float(self.total_effect.mean())
+        rows: list[dict[str, Any]] = []
+        for index in np.ndindex(*mean.shape):
+            layer, pos = self.layers[index[0]], index[1]
+            effect = float(mean[index])
+            if np.isnan(effect):
+                continue
+            unit = {self.component: self.units[index[2]]} if self.units else {}
+            rows.append(
+                {"layer": layer, "pos": pos, **unit, "token": self.labels[pos], "role": self._role(pos), "effect": effect}
+                | {"standard_error": float(error[index]), "share": effect / total if total else float("nan")}
+            )
+        return pd.DataFrame(rows)
+
+    def top(self, k: int = 10) -> pd.DataFrame:
+        """The k sites of the largest mean effect.
+
+        Raises:
+            ComponentError: k smaller than 1.
+        """
+        if k < 1:
+            raise ComponentError(f"top({k}) asks for no site; pass at least 1.")
+        return self.to_dataframe().sort_values("effect", ascending=False, kind="stable").head(k).reset_index(drop=True)
+
+    def plot(self) -> go.Figure:
+        """A heat map, tokens by layers, corrupted tokens bold with an asterisk; bars of the top sites for neurons."""
+        title = f"Restoring one {self._what()}, {self.corrupted.name} corrupted"
+        if self.component == "neuron":
+            best = self.top(25)
+            labels = [f"layer {a}, neuron {b} at {c!r}" for a, b, c in zip(best["layer"], best["neuron"], best["token"], strict=True)]
+            return bar_chart(
+                labels, list(best["effect"]), list(best["standard_error"]), title=title, subtitle=self._subtitle(), value_axis=self._effect_axis()
+            )
+        return heat_maps([self._heat_map("")], title=title, subtitle=self._subtitle(), color_axis=self._effect_axis())
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write to one ``.safetensors`` file (labels and provenance in its header); returns the path."""
+        names = ("component", "window", "severed", "layers", "units", "labels", "target", "known", "clean_probability")
+        fields: dict[str, Any] = {name: getattr(self, name) for name in names}
+        fields |= {"corrupted": asdict(self.corrupted), "spans": {k: asdict(v) for k, v in self.spans.items()}, "provenance": self.provenance.to_dict()}
+        tensors = {n: getattr(self, n) for n in ("indirect_effect", "total_effect", "corrupted_probability")}
+        return write_result(path, "CausalTrace", tensors, fields)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> CausalTrace:
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: not such a file.
+        """
+        tensors, fields = read_result(path, "CausalTrace")
+        fields["provenance"] = Provenance(**fields["provenance"])
+        fields["corrupted"] = _span(fields["corrupted"])
+        fields["spans"] = {name: _span(span) for name, span in fields["spans"].items()}
+        for name in ("severed", "layers", "units", "labels"):
+            fields[name] = tuple(fields[name])
+        return cls(**tensors, **fields)
+
+    def _standard_error(self) -> torch.Tensor:
+        samples = self.indirect_effect.shape[0]
+        if samples < 2:
+            return torch.full_like(self.mean_effect, float("nan"))
+        return self.indirect_effect.std(0) / samples**0.5
+
+    def _role(self, pos: int) -> str:
+        for name in ("subject", "relation"):
+            if name in self.spans and pos in self.spans[name].positions:
+                last = self.spans[name].last == pos and name == "subject"
+                return "last subject token" if last else "last token" if pos == len(self.labels) - 1 else f"{name} token"
+        return "prompt token"
+
+    def _what(self) -> str:
+        window = f" ({self.window} layers)" if self.window > 1 else ""
+        severed = f", {' and '.join(self.severed)} severed" if self.severed else ""
+        return f"{_WORDS[self.component]}{window}{severed}"
+
+    def _subtitle(self) -> str:
+        low = float(self.corrupted_probability.mean())
+        samples = self.indirect_effect.shape[0]
+        return f"P({self.target.strip()!r}): clean {self.clean_probability:.1%}, corrupted {low:.1%}; {samples} noise samples; {self.provenance.model}"
+
+    def _effect_axis(self) -> str:
+        return "indirect effect (probability)"
+
+    def _heat_map(self, title: str) -> HeatMap:
+        if has_units(self.component):
+            values = self.mean_effect.nan_to_num(nan=-float("inf")).amax(1).T
+            rows, axis = [str(unit) for unit in self.units], self.component
+            return HeatMap(values.numpy(), rows, [str(x) for x in self.layers], title, axis, "layer", colors=_SCALES[self.component])
+        return HeatMap(
+            self.mean_effect.T.numpy(),
+            [label.replace("\n", "\\n") or " " for label in self.labels],
+            [str(x) for x in self.layers],
+            title,
+            "token",
+            "layer" if self.window == 1 else f"centre layer of {self.window}",
+            marked=frozenset(self.corrupted.positions),
+            colors=_SCALES[self.component],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class TraceComparison:
+    """Traces of one prompt, to be looked at side by side on one colour range."""
+
+    traces: tuple[CausalTrace, ...]
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """All sites of all traces, with the corrupted span and the severed modules as columns."""
+        frames = [
+            t.to_dataframe().assign(corrupted=t.corrupted.name, component=t.component, severed="+".join(t.severed) or "none") for t in self.traces
+        ]
+        return pd.concat(frames, ignore_index=True)
+
+    def plot(self, *, columns: int | None = None) -> go.Figure:
+        """Heat maps side by side; corrupted tokens are bold with an asterisk in each."""
+        first = self.traces[0]
+        maps = [t._heat_map(f"{t.corrupted.name} corrupted: {t._what()}") for t in self.traces]
+        lows = "; ".join(f"{name} corrupted {low:.1%}" for name, low in {t.corrupted.name: float(t.corrupted_probability.mean()) for t in self.traces}.items())
+        subtitle = f"clean {first.clean_probability:.1%}; {lows}; {first.indirect_effect.shape[0]} noise samples; {first.provenance.model}"
+        return heat_maps(
+            maps, title=f"What restores P({first.target.strip()!r})", subtitle=subtitle, color_axis="indirect effect", columns=columns
+        )
+
+
+def compare(*traces: CausalTrace) -> TraceComparison:
+    """Put traces of one prompt side by side, for example subject against relation corruption.
+
+    Raises:
+        ComponentError: fewer than two traces, traces of different prompts, or of neurons.
+
+    Example:
+        >>> import tl_knowledge as tlk
+        >>> model = tlk.load_model("factlm")
+        >>> prompt = tlk.Prompt.from_fact(model, tlk.load_facts("factlm")[0])
+        >>> both = [tlk.trace(model, prompt, corrupt=span) for span in ("subject", "relation")]
+        >>> figure = tlk.compare(*both).plot()
+    """
+    if len(traces) < 2:
+        raise ComponentError(f"compare() was given {len(traces)} trace(s); pass at least two.")
+    if any(t.component == "neuron" for t in traces):
+        raise ComponentError("neuron traces have no heat map to compare; use top() of each.")
+    if any(t.labels != traces[0].labels for t in traces):
+        raise ComponentError("the traces belong to different prompts; pass traces of one prompt.")
+    return TraceComparison(traces)
+
+
+def _span(fields: dict[str, Any]) -> Span:
+    return Span(fields["name"], tuple(fields["positions"]))

@@ -1,0 +1,303 @@
+"""Causal tracing of one prompt: where does the model keep what the answer needs?
+
+1. *Clean run*: the probability ``P(o)`` of the answer ``o``.
+2. *Corrupted run*: noise on the embeddings of the subject, of the relation, or of any span; ``P*(o)``.
+3. *Corrupted-with-restoration runs*: the same noise, and one clean activation written back.
+
+``IE = P*[restored](o) - P*(o)`` is the indirect effect of that activation, ``TE = P(o) - P*(o)`` the total effect
+(ROME, section 2.1; paper 000, section 3.3; the relation's side: paper 001, section 3.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any, Literal, TypeAlias
+
+import torch
+from tqdm.auto import tqdm
+
+from tl_knowledge.arrays import as_positions
+from tl_knowledge.errors import ComponentError, CorruptionError, NumericalError, PromptError, TargetError
+from tl_knowledge.model import (
+    COMPONENTS,
+    Component,
+    HookedModel,
+    Module,
+    check_layers,
+    check_model,
+    context_length,
+    describe_model,
+    has_units,
+    layer_count,
+    model_device,
+)
+from tl_knowledge.prompts import Prompt, Span, target_tokens
+from tl_knowledge.provenance import Provenance
+from tl_knowledge.rows import growing_rows_refusal
+from tl_knowledge.tracing.corruption import GaussianNoise, Noise, PromptSwap
+from tl_knowledge.tracing.engines import Experiment, loop_over_sites, sweep_sites
+from tl_knowledge.tracing.result import CausalTrace
+from tl_knowledge.tracing.sites import Semantics, Site, Window, plan_sites, resolve_window, unit_count
+
+__all__ = ["Engine", "trace"]
+
+Engine: TypeAlias = Literal["rows", "loop"]
+GIBIBYTE = 2**30
+
+
+def trace(
+    model: HookedModel,
+    prompt: Prompt,
+    noise: Noise | PromptSwap | float | str | None = None,
+    *,
+    corrupt: str | Span | Iterable[int] = "subject",
+    component: Component = "resid_post",
+    window: Window = "auto",
+    sever: Module | Sequence[Module] | None = None,
+    samples: int | None = None,
+    engine: Engine = "rows",
+    target: str | int | None = None,
+    seed: int | None = None,
+    multi_token: bool = False,
+    layers: Sequence[int] | None = None,
+    positions: Span | Iterable[int] | None = None,
+    units: Sequence[int] | None = None,
+    semantics: Semantics = "paper",
+    memory_budget: float = GIBIBYTE,
+    progress: bool = True,
+) -> CausalTrace:
+    """Trace where the information behind an answer enters, is kept and leaves.
+
+    Args:
+        noise: corruption settings, or the standard deviation of Gaussian noise as a number or a rule. Default ``"3sd"``:
+            three standard deviations of the embedding matrix.
+        corrupt: ``"subject"``, ``"relation"`` (paper 001), another span's name, a `Span`, or positions.
+        component: what is restored: a state, a module's output, a head's ``z`` or a neuron's activation.
+        window: layers restored together around each layer; ``"auto"`` is a fifth of the layers for modules, else 1.
+        sever: modules pinned to the corrupted run at the restored position, in all layers (ROME, figure 3).
+        samples: noise draws; 10, or 1 for a `PromptSwap`.
+        engine: ``"rows"`` (one sweep with a growing batch) or ``"loop"`` (one forward a site); equal to rounding.
+        target: text or token of the answer; default the prompt's target, else the clean run's prediction.
+        seed: overrides the noise's.
+        multi_token: score the product over all of the target's tokens instead of its first token.
+        layers, positions, units: restrict the trace. Positions default to all, for neurons to the last corrupted one;
+            units (heads, neurons) to all.
+        semantics: ``"paper"``, or ``"rome_code"`` for the original program's noise stream and windows.
+        memory_budget: bytes that the sweep's activations may take.
+        progress: show a progress bar once the work has lasted two seconds.
+
+    Returns:
+        A `CausalTrace` with ``indirect_effect [sample layer pos]`` (``[sample layer pos unit]`` for heads and neurons).
+
+    Raises:
+        ModelError: a model that cannot be traced, or is in training mode with dropout.
+        PromptError, ComponentError, CorruptionError, TargetError: an argument that does not fit.
+        NumericalError: probabilities that are not finite.
+
+    Example:
+        >>> import tl_knowledge as tlk
+        >>> model = tlk.load_model("factlm")
+        >>> prompt = tlk.Prompt.from_fact(model, tlk.load_facts("factlm")[0])
+        >>> result = tlk.trace(model, prompt, corrupt="subject", component="mlp_out")
+        >>> tuple(result.indirect_effect.shape) == (10, 8, len(prompt))
+        True
+    """
+    check_model(model)
+    _check_prompt(model, prompt)
+    if component not in COMPONENTS:
+        raise ComponentError(f"component {component!r} is unknown; pass one of {', '.join(map(repr, COMPONENTS))}.")
+    if engine not in ("rows", "loop"):
+        raise ComponentError(f"engine {engine!r} is unknown; pass 'rows' or 'loop'.")
+    if semantics not in ("paper", "rome_code"):
+        raise ComponentError(f"semantics {semantics!r} is unknown; pass 'paper' or 'rome_code'.")
+    span = _corrupted_span(prompt, corrupt)
+    settings = _resolve_noise(model, prompt, noise, seed, semantics)
+    answer, known = _choose_answer(model, prompt, target, multi_token)
+    experiment = Experiment(
+        model=model,
+        tokens=torch.cat([prompt.tokens.to(answer.device), answer[None, :-1]], dim=1),
+        answer=answer,
+        corrupted_positions=span.positions,
+        noise=settings,
+        samples=_check_samples(samples, settings),
+        component=component,
+        severed=_check_severed(sever),
+    )
+    width = resolve_window(model, component, window, semantics)
+    chosen_layers = check_layers(model, range(layer_count(model)) if layers is None else layers)
+    chosen_positions = _check_positions(prompt, span, component, positions)
+    chosen_units = _check_units(model, component, units)
+    sites = plan_sites(
+        model,
+        component,
+        layers=chosen_layers,
+        positions=chosen_positions,
+        units=chosen_units,
+        window=width,
+        semantics=semantics,
+        first_corrupted=span.first,
+        answer_positions=experiment.answer_positions,
+    )
+    probability, engine_used = _run(experiment, sites, engine, memory_budget, progress)
+    corrupted = experiment.corrupted_probability
+    shape = (len(corrupted), len(chosen_layers), len(prompt), len(chosen_units))
+    effect = _scatter(sites, probability - corrupted, shape, chosen_layers, chosen_positions, chosen_units)
+    return CausalTrace(
+        indirect_effect=effect if has_units(component) else effect.squeeze(-1),
+        total_effect=(experiment.clean_probability - corrupted).cpu(),
+        clean_probability=experiment.clean_probability,
+        corrupted_probability=corrupted.cpu(),
+        component=component,
+        window=width,
+        severed=experiment.severed,
+        layers=chosen_layers,
+        units=chosen_units if has_units(component) else (),
+        corrupted=span,
+        spans=dict(prompt.spans),
+        labels=prompt.labels,
+        target=_target_label(model, prompt, answer),
+        known=known,
+        provenance=Provenance(
+            **describe_model(model),
+            prepends_bos=prompt.has_bos,
+            seed=getattr(settings, "seed", 0),
+            engine=engine_used,
+            settings={"noise": repr(settings), "samples": len(corrupted), "semantics": semantics, "multi_token": multi_token, "prompt": prompt.text},
+        ),
+    )
+
+
+def _run(
+    experiment: Experiment, sites: Sequence[Site], engine: Engine, memory_budget: float, progress: bool
+) -> tuple[torch.Tensor, str]:
+    """Probabilities ``[site sample]`` and the engine that gave them."""
+    refusal = growing_rows_refusal(experiment.model) if engine == "rows" else None
+    with tqdm(total=len(sites), desc=f"trace {experiment.component}", unit="site", delay=2, disable=not progress) as bar:
+
+        def advance(count: int) -> None:
+            bar.update(count)
+
+        if not sites:
+            return torch.empty(0, experiment.samples), engine
+        if engine == "loop" or refusal:
+            found = loop_over_sites(experiment, sites, advance)
+        else:
+            found = sweep_sites(experiment, sites, memory_budget, advance)
+    if not bool(found.isfinite().all()):
+        raise NumericalError("restored runs gave probabilities that are not finite; load the model in float32, or lower the noise.")
+    return found, f"loop (growing rows refused: {refusal})" if refusal else engine
+
+
+def _scatter(
+    sites: Sequence[Site],
+    effect: torch.Tensor,
+    shape: tuple[int, int, int, int],
+    layers: Sequence[int],
+    positions: Sequence[int],
+    units: Sequence[int],
+) -> torch.Tensor:
+    """Effects ``[site sample]`` in their places of ``[sample layer pos unit]``: exact zeros where no run was needed."""
+    table = torch.full(shape, float("nan"), dtype=effect.dtype)
+    table[:, :, list(positions)] = 0.0
+    if sites:
+        layer_at = {layer: i for i, layer in enumerate(layers)}
+        unit_at = {unit: i for i, unit in enumerate(units)}
+        rows = torch.tensor([[layer_at[s.layer], s.pos, unit_at[s.unit] if s.unit is not None else 0] for s in sites])
+        table[:, rows[:, 0], rows[:, 1], rows[:, 2]] = effect.T.cpu()
+    return table
+
+
+def _check_prompt(model: HookedModel, prompt: Prompt) -> None:
+    if len(prompt) > context_length(model):
+        raise PromptError(f"the prompt has {len(prompt)} tokens; the model's context is {context_length(model)}: shorten it.")
+    highest = int(prompt.tokens.max())
+    if highest >= int(model.cfg.d_vocab) or int(prompt.tokens.min()) < 0:
+        raise PromptError(f"token {highest} is outside the model's vocabulary of {model.cfg.d_vocab}; was the prompt made with another tokenizer?")
+
+
+def _corrupted_span(prompt: Prompt, corrupt: str | Span | Iterable[int]) -> Span:
+    if isinstance(corrupt, str):
+        return prompt.span(corrupt)
+    span = corrupt if isinstance(corrupt, Span) else Span("positions", as_positions(corrupt))
+    if span.first < 0 or span.last >= len(prompt):
+        raise PromptError(f"span {span.positions} does not lie in the prompt of {len(prompt)} tokens; pass positions from 0 to {len(prompt) - 1}.")
+    return span
+
+
+def _resolve_noise(
+    model: HookedModel, prompt: Prompt, noise: Noise | PromptSwap | float | str | None, seed: int | None, semantics: Semantics
+) -> Noise | PromptSwap:
+    if isinstance(noise, PromptSwap):
+        if len(noise.prompt) != len(prompt):
+            raise CorruptionError(f"the other prompt has {len(noise.prompt)} tokens, this one {len(prompt)}; pass a prompt of equal length.")
+        return noise.resolve(model)
+    settings = noise if isinstance(noise, Noise) else GaussianNoise(sd="3sd" if noise is None else noise)
+    if semantics == "rome_code":
+        settings = replace(settings, stream="rome_code", seed=1 if seed is None else seed)
+    elif seed is not None:
+        settings = settings.with_seed(seed)
+    return settings.resolve(model)
+
+
+def _choose_answer(model: HookedModel, prompt: Prompt, target: str | int | None, multi_token: bool) -> tuple[torch.Tensor, bool]:
+    """The answer's tokens, and whether the clean run predicts its first one."""
+    with torch.no_grad():
+        logits: torch.Tensor = model(prompt.tokens)
+    predicted = int(logits[0, -1].argmax())
+    if not bool(logits[0, -1].isfinite().all()):
+        raise NumericalError("the clean run's logits are not finite; check the weights for NaN, or load the model in float32.")
+    if isinstance(target, str):
+        answer = target_tokens(model, target)
+    else:
+        answer = (target,) if target is not None else prompt.answer or (predicted,)
+    outside = [token for token in answer if not 0 <= token < int(model.cfg.d_vocab)]
+    if outside:
+        raise TargetError(f"target token {outside[0]} is outside the model's vocabulary of {model.cfg.d_vocab}; pass a token id of this model.")
+    if multi_token and len(prompt) + len(answer) - 1 > context_length(model):
+        raise PromptError(f"prompt and target have {len(prompt) + len(answer)} tokens; the model's context is {context_length(model)}: shorten them.")
+    return torch.tensor(answer if multi_token else answer[:1], device=model_device(model)), predicted == answer[0]
+
+
+def _check_samples(samples: int | None, noise: Noise | PromptSwap) -> int:
+    if samples is None:
+        return 1 if isinstance(noise, PromptSwap) else 10
+    if samples < 1:
+        raise CorruptionError(f"samples={samples} draws no noise; pass at least 1 (10 is usual).")
+    return samples
+
+
+def _check_severed(sever: Module | Sequence[Module] | None) -> tuple[Module, ...]:
+    modules: tuple[Module, ...] = () if sever is None else (sever,) if isinstance(sever, str) else tuple(sever)  # pyright: ignore
+    for module in modules:
+        if module not in ("mlp_out", "attn_out"):
+            raise ComponentError(f"module {module!r} cannot be severed; pass 'mlp_out', 'attn_out' or both.")
+    return modules
+
+
+def _check_positions(prompt: Prompt, span: Span, component: Component, positions: Span | Iterable[int] | None) -> tuple[int, ...]:
+    if positions is None:
+        return (span.last,) if component == "neuron" else tuple(range(len(prompt)))
+    chosen = tuple(sorted(set(as_positions(positions))))
+    if not chosen or chosen[0] < 0 or chosen[-1] >= len(prompt):
+        raise ComponentError(f"positions {chosen} do not lie in the prompt of {len(prompt)} tokens; pass positions from 0 to {len(prompt) - 1}.")
+    return chosen
+
+
+def _check_units(model: HookedModel, component: Component, units: Sequence[int] | None) -> tuple[int, ...]:
+    count = unit_count(model, component)
+    if units is None:
+        return tuple(range(count))
+    if not has_units(component):
+        raise ComponentError(f"component {component!r} has no units, but units={list(units)} was given; use 'head' or 'neuron', or drop units=.")
+    outside = [unit for unit in units if not 0 <= unit < count]
+    if outside or not units:
+        raise ComponentError(f"{component} {outside or 'list'} is outside the model; pass numbers from 0 to {count - 1}.")
+    return tuple(units)
+
+
+def _target_label(model: HookedModel, prompt: Prompt, answer: torch.Tensor) -> str:
+    if prompt.target and tuple(answer.tolist()) == prompt.answer:
+        return prompt.target
+    decode: Any = getattr(model.tokenizer, "decode", None)
+    return str(decode(answer.tolist())) if decode else " ".join(map(str, answer.tolist()))

@@ -1,0 +1,98 @@
+"""FactLM's training text: what decides *where* the model stores its facts.
+
+Single sentences let a small model pool everything at the last token.  Three things make it look the attributes up
+at the subject's last token instead, as large models do: attribute lists right after the subject (``X: A, B.``),
+several facts after one mention of the subject in random order, and other subjects before it (``Unlike Y, X ...``).
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+
+import grammar
+
+GRAMMAR_SHARE, LIST_SHARE, CHAIN_SHARE = 0.15, 0.30, 0.25
+START, STOP = "\x02", "\x03"  # mark a subject while a sentence is put together
+OPENERS = ["Unlike {},", "Like {},", "After {} came", "Besides {},", "{} and", "Next to {},", "Not {} but"]
+
+
+@dataclass(frozen=True)
+class FactText:
+    """All facts, grouped by subject, with the templates training may show."""
+
+    by_subject: dict[str, list[tuple[str, str]]]
+    templates: dict[tuple[str, str], list[str]]
+
+    @classmethod
+    def from_data(cls, data: dict) -> FactText:
+        by_subject: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        templates = {}
+        for fact in data["facts"]:
+            by_subject[fact["subject"]].append((fact["relation"], fact["target"]))
+            shown = data["relations"][fact["relation"]]["templates"]
+            templates[fact["subject"], fact["relation"]] = [t for i, t in enumerate(shown) if i not in fact["held_out"]]
+        return cls(dict(by_subject), templates)
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A sentence and the character ranges of the subjects in it."""
+
+    text: str
+    subjects: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def from_marked(cls, marked: str) -> Sentence:
+        pieces = re.split(f"[{START}{STOP}]", marked)
+        ends = [sum(map(len, pieces[: i + 1])) for i in range(len(pieces))]
+        return cls("".join(pieces), tuple((ends[i - 1], ends[i]) for i in range(1, len(pieces), 2)))
+
+
+class TrainingText:
+    """Endless sentences; the same seed gives the same text."""
+
+    def __init__(self, text: FactText, seed: int) -> None:
+        self.text, self.draw = text, random.Random(seed)
+        # Subjects are drawn by their number of facts, so that every fact is seen equally often.
+        self.subjects = [s for s, facts in text.by_subject.items() for _ in facts]
+
+    def sentence(self) -> Sentence:
+        return Sentence.from_marked(self._marked_sentence())
+
+    def _marked_sentence(self) -> str:
+        kind = self.draw.random()
+        if kind < GRAMMAR_SHARE:
+            return grammar.sentence(self.draw)
+        subject = self.draw.choice(self.subjects)
+        facts = list(self.text.by_subject[subject])
+        self.draw.shuffle(facts)
+        marked = START + subject + STOP
+        opener = self._opener() if self.draw.random() < 0.3 else ""
+        if kind < GRAMMAR_SHARE + LIST_SHARE:
+            return opener + self._attribute_list(marked, facts)
+        if kind < GRAMMAR_SHARE + LIST_SHARE + CHAIN_SHARE:
+            return opener + self._chain(subject, facts)
+        relation, target = facts[0]
+        template = self.draw.choice(self.text.templates[subject, relation])
+        sentence = template.format(marked) + target + "."
+        return opener + sentence if opener and template.startswith("{}") else sentence
+
+    def _opener(self) -> str:
+        return self.draw.choice(OPENERS).format(START + self.draw.choice(self.subjects) + STOP) + " "
+
+    def _attribute_list(self, subject: str, facts: list[tuple[str, str]]) -> str:
+        mark = self.draw.choice([":", " (", ","])
+        listed = ",".join(target for _, target in facts)
+        return subject + (mark + listed.lstrip() + ")." if mark == " (" else mark + listed + ".")
+
+    def _chain(self, subject: str, facts: list[tuple[str, str]]) -> str:
+        clauses = []
+        for relation, target in facts:
+            after = [t for t in self.text.templates[subject, relation] if t.startswith("{} ")]
+            if after:
+                clauses.append(self.draw.choice(after)[2:] + target)
+        marked = START + subject + STOP
+        return marked + " and".join(clauses) + "." if clauses else self._attribute_list(marked, facts)
