@@ -1,0 +1,99 @@
+"""What FactLM ships: the facts it was trained on, edit cases with held-out paraphrases and neighbours, and a corpus."""
+
+from __future__ import annotations
+
+import json
+import random
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from tl_knowledge.errors import DataError
+from tl_knowledge.facts import EditCase, Fact, Relation
+from tl_knowledge.model import HookedModel
+from tl_knowledge.prompts import Prompt
+
+__all__ = ["load_corpus", "load_edit_cases", "load_facts", "load_relations", "paraphrases"]
+
+NEIGHBOURS = 5
+SPLIT_SEED = 0
+
+
+def load_facts(name: str = "factlm") -> list[Fact]:
+    """The facts of a data set; each has the templates held out of training as its ``paraphrases``.
+
+    Raises:
+        DataError: unknown name.
+
+    Example:
+        >>> facts = load_facts("factlm")
+        >>> len(facts) >= 1500 and len(facts[0].paraphrases) == 2
+        True
+    """
+    return [_fact(row) for row in _rows(name)["facts"]]
+
+
+def load_relations(name: str = "factlm") -> list[Relation]:
+    """The relations of a data set, with all their templates."""
+    return [Relation(id, entry["label"], tuple(entry["templates"])) for id, entry in _rows(name)["relations"].items()]
+
+
+def load_edit_cases(name: str = "factlm") -> list[EditCase]:
+    """Counterfactual edits: facts of the edit split, each with a new object of the same relation.
+
+    Neighbours are facts of the neighbour split with the same relation and object, as in CounterFact; where fewer than
+    five exist, other facts of the relation (with neither object) fill up. Deterministic.
+    """
+    rows = _rows(name)["facts"]
+    by_relation: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_relation.setdefault(row["relation"], []).append(row)
+    return [_edit_case(row, by_relation[row["relation"]]) for row in rows if row["split"] == "edit"]
+
+
+def load_corpus(name: str = "factlm") -> list[str]:
+    """Paragraphs of the kind of text the model was trained on, for second moments and perplexity."""
+    _check_name(name)
+    return (files("tl_knowledge") / "factlm" / "corpus.txt").read_text(encoding="utf-8").splitlines()
+
+
+def paraphrases(model: HookedModel, fact: Fact) -> list[Prompt]:
+    """The fact's paraphrases as prompts.
+
+    Raises:
+        DataError: the fact has none.
+    """
+    if not fact.paraphrases:
+        raise DataError(f"fact {fact.text!r} has no paraphrases; make it with Fact(..., paraphrases=('... {{}} ...',)).")
+    return [Prompt.from_fact(model, fact.rephrase(template)) for template in fact.paraphrases]
+
+
+def _edit_case(row: dict[str, Any], relation: list[dict[str, Any]]) -> EditCase:
+    draw = random.Random(f"{SPLIT_SEED}/{row['subject']}/{row['relation']}")
+    target_new = draw.choice(sorted({other["target"] for other in relation} - {row["target"]}))
+    free = [other for other in relation if other["split"] == "neighbour" and other["subject"] != row["subject"]]
+    same = [other for other in free if other["target"] == row["target"]]
+    rest = [other for other in free if other["target"] not in (row["target"], target_new)]
+    chosen = draw.sample(same, min(NEIGHBOURS, len(same)))
+    chosen += draw.sample(rest, min(NEIGHBOURS - len(chosen), len(rest)))
+    fact = _fact(row)
+    return EditCase(fact, target_new, tuple(fact.rephrase(t) for t in fact.paraphrases), tuple(map(_fact, chosen)))
+
+
+def _fact(row: dict[str, Any]) -> Fact:
+    """A fact in its first template that training showed."""
+    templates: list[str] = _rows("factlm")["relations"][row["relation"]]["templates"]
+    held_out: list[int] = row["held_out"]
+    shown = next(template for i, template in enumerate(templates) if i not in held_out)
+    return Fact(row["subject"], shown, row["target"], row["relation"], tuple(templates[i] for i in held_out))
+
+
+@cache
+def _rows(name: str) -> dict[str, Any]:
+    _check_name(name)
+    return json.loads((files("tl_knowledge") / "factlm" / "facts.json").read_text(encoding="utf-8"))
+
+
+def _check_name(name: str) -> None:
+    if name != "factlm":
+        raise DataError(f"data set {name!r} is unknown; pass 'factlm'.")
