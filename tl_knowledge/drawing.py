@@ -83,9 +83,7 @@ def heat_maps(maps: Sequence[HeatMap], *, title: str, subtitle: str, color_axis:
             col=column,
         )
         labels = [f"<b>{html.escape(r)}*</b>" if i in chart.marked else html.escape(r) for i, r in enumerate(chart.rows)]
-        figure.update_yaxes(
-            autorange="reversed", tickvals=list(range(len(labels))), ticktext=labels, title_text=chart.row_axis, row=row, col=column
-        )
+        figure.update_yaxes(autorange="reversed", tickvals=list(range(len(labels))), ticktext=labels, title_text=chart.row_axis, row=row, col=column)
         step = max(1, len(chart.columns) // 12)
         ticks = list(range(0, len(chart.columns), step))
         figure.update_xaxes(
@@ -121,7 +119,9 @@ def html_page(title: str, parts: Sequence[str | Table | go.Figure]) -> str:
             body.append(f"<figure>{chart}</figure>")
             script_written = True
     content = "\n".join(body)
-    return f"<!doctype html>\n<html lang='en'><head><meta charset='utf-8'><title>{html.escape(title)}</title><style>{_STYLE}</style></head><body><main>\n<h1>{html.escape(title)}</h1>\n{content}\n</main></body></html>\n"
+    name = html.escape(title)
+    head = f"<meta charset='utf-8'><title>{name}</title><style>{_STYLE}</style>"
+    return f"<!doctype html>\n<html lang='en'><head>{head}</head><body><main>\n<h1>{name}</h1>\n{content}\n</main></body></html>\n"
 
 
 def _color_bar(figure: go.Figure, row: int, column: int, across: int, title: str) -> dict[str, Any]:

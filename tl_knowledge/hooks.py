@@ -79,9 +79,7 @@ def corrupt(positions: Positions, noise: Corruption) -> Hooks:
     return [(EMBED, corrupt_embeddings)]
 
 
-def restore(
-    clean: Activations, component: Component, *, layer: int | Iterable[int], pos: Positions | None = None, unit: int | None = None
-) -> Hooks:
+def restore(clean: Activations, component: Component, *, layer: int | Iterable[int], pos: Positions | None = None, unit: int | None = None) -> Hooks:
     """Write clean activations back (ROME, section 2.1: the corrupted-with-restoration run).
 
     Args:
@@ -128,7 +126,8 @@ def _write(recorded: Activations, name: str, pos: Positions | None, unit: int | 
         source = recorded[name].to(activation)
         if source.shape[1:] != activation.shape[1:] or source.shape[0] not in (1, activation.shape[0]):
             raise ComponentError(
-                f"recorded {name} has shape {tuple(source.shape)}, the running one {tuple(activation.shape)}; record it on a prompt of the same length."
+                f"recorded {name} has shape {tuple(source.shape)}, the running one {tuple(activation.shape)}; "
+                "record it on a prompt of the same length."
             )
         if positions is not None:
             _check_reach(activation, positions, name)

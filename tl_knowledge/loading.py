@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from tl_knowledge.errors import DataError, UnsupportedModelError
 from tl_knowledge.model import HookedModel, check_model
 
-__all__ = ["FACTLM_DIRECTORY", "Backend", "load_model"]
+__all__ = ["FACTLM_DIRECTORY", "Backend", "hooked_transformer_available", "load_model"]
 
 Backend: TypeAlias = Literal["auto", "hooked_transformer", "bridge"]
 
@@ -82,6 +82,11 @@ def load_model(
     return check_model(model)
 
 
+def hooked_transformer_available() -> bool:
+    """Whether the installed TransformerLens still has ``HookedTransformer``."""
+    return _hooked_transformer_class() is not None
+
+
 def _hooked_transformer_class() -> Any | None:
     """The class, or ``None`` in TransformerLens 4 (where even ``hasattr`` raises ImportError)."""
     try:
@@ -95,7 +100,7 @@ def _choose_backend(name: str, backend: Backend) -> Literal["hooked_transformer"
         raise UnsupportedModelError(f"backend {backend!r} is unknown; pass 'auto', 'hooked_transformer' or 'bridge'.")
     if backend == "bridge":
         return "bridge"
-    available = _hooked_transformer_class() is not None
+    available = hooked_transformer_available()
     if backend == "hooked_transformer":
         if not available:
             raise UnsupportedModelError(
@@ -148,7 +153,7 @@ def _hooked_transformer_from_gpt2(
 ) -> Any:
     """A ``HookedTransformer`` from a local GPT-2 directory, without asking any hub."""
     from transformer_lens import HookedTransformerConfig
-    from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights
+    from transformer_lens.pretrained.weight_conversions.gpt2 import convert_gpt2_weights
 
     if AutoConfig.from_pretrained(directory).model_type != "gpt2":
         raise UnsupportedModelError(f"{str(directory)!r} is no GPT-2 model; local directories of other families need backend='bridge'.")

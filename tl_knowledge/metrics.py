@@ -10,9 +10,7 @@ __all__ = ["answer_probability"]
 ROWS_AT_ONCE = 256  # softmax copies the logits: a few rows at a time keep the copy small
 
 
-def answer_probability(
-    logits: Float[torch.Tensor, "row answer d_vocab"], answer: Int[torch.Tensor, " answer"]
-) -> Float[torch.Tensor, " row"]:
+def answer_probability(logits: Float[torch.Tensor, "row answer d_vocab"], answer: Int[torch.Tensor, " answer"]) -> Float[torch.Tensor, " row"]:
     """Probability of the answer: the product over its tokens of their softmax probabilities.
 
     Args:
@@ -27,8 +25,5 @@ def answer_probability(
         tensor([0.2500, 0.2500])
     """
     index = answer.to(logits.device)[None, :, None]
-    parts = [
-        rows.softmax(dim=-1).gather(-1, index.expand(rows.shape[0], -1, 1)).squeeze(-1).prod(dim=-1)
-        for rows in logits.split(ROWS_AT_ONCE)
-    ]
+    parts = [rows.softmax(dim=-1).gather(-1, index.expand(rows.shape[0], -1, 1)).squeeze(-1).prod(dim=-1) for rows in logits.split(ROWS_AT_ONCE)]
     return torch.cat(parts)

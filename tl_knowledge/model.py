@@ -180,9 +180,7 @@ def check_model(model: Any) -> HookedModel:
     for layer, block in enumerate(model.blocks):
         out = getattr(getattr(block, "mlp", None), "W_out", None)
         if getattr(model.cfg, "num_experts", None) or not isinstance(out, torch.Tensor) or out.ndim != 2:
-            raise UnsupportedModelError(
-                f"layer {layer} of {_name(model)} has no single W_out (a mixture of experts?); pass a model with dense MLPs."
-            )
+            raise UnsupportedModelError(f"layer {layer} of {_name(model)} has no single W_out (a mixture of experts?); pass a model with dense MLPs.")
     if model.training and _dropout(model) > 0:
         raise ModelStateError(f"{_name(model)} is in training mode with dropout {_dropout(model):g}; call model.eval() first.")
     return model

@@ -209,7 +209,8 @@ class Prompt:
         outside_prompt = [p for p in inside if not 0 <= p < len(self)]
         if outside_prompt or not inside:
             raise SubjectNotFoundError(
-                f"subject positions {inside} do not lie in the prompt of {len(self)} tokens {list(self.labels)}; pass positions from 0 to {len(self) - 1}."
+                f"subject positions {inside} do not lie in the prompt of {len(self)} tokens {list(self.labels)}; "
+                f"pass positions from 0 to {len(self) - 1}."
             )
         spans = {**self.spans, "subject": Span("subject", inside), **_relation(inside, len(self), self.has_bos)}
         return Prompt(self.tokens, self.labels, spans, self.answer, self.target, text=self.text, has_bos=self.has_bos)

@@ -125,7 +125,7 @@ def _probe(model: HookedModel) -> str:
     tokens = torch.zeros(1, 2, dtype=torch.long, device=device)
     entering: list[torch.Tensor] = []
     parent = torch.zeros(1, dtype=torch.long, device=device)
-    births = {layer: parent for layer in range(-1, layer_count(model))}
+    births = dict.fromkeys(range(-1, layer_count(model)), parent)
     try:
         plain = run_rows(model, tokens, capture(block_input(0), entering) + keep_positions([1]))
         grown = run_rows(model, tokens, grow_rows(entering[0], births) + keep_positions([1]))

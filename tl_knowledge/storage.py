@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,22 +71,17 @@ def read_result(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, torc
     return tensors, header["fields"]
 
 
-class _moved_into_place:
+@contextmanager
+def _moved_into_place(target: Path) -> Iterator[Path]:
     """Hand out a temporary path in the target's folder; on success move it to the target, on failure remove it."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __enter__(self) -> Path:
-        self.target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=self.target.parent, prefix=self.target.name, suffix=".partial")
-        os.close(handle)
-        self.partial = Path(name)
-        return self.partial
-
-    def __exit__(self, error: object, *_: object) -> None:
-        if error is None:
-            self.partial.chmod(0o644)
-            self.partial.replace(self.target)
-        else:
-            self.partial.unlink(missing_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".partial")
+    os.close(handle)
+    partial = Path(name)
+    try:
+        yield partial
+        partial.chmod(0o644)
+        partial.replace(target)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

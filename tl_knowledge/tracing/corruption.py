@@ -100,7 +100,7 @@ class Noise(ABC):
             return self
         rule = _SCALE_RULE.fullmatch(self.scale.strip())
         if rule is None:
-            raise CorruptionError(f"noise scale {self.scale!r} is not understood; pass a number, or '3sd' for 3 standard deviations of the embeddings.")
+            raise CorruptionError(f"noise scale {self.scale!r} is not understood; pass a number, or '3sd' for 3 sd of the embeddings.")
         return self.with_scale(float(rule[1]) * embedding_sd(model))
 
     def with_seed(self, seed: int) -> Self:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -103,7 +104,7 @@ def _chunks(sites: Sequence[Site], size: int) -> Iterator[Sequence[Site]]:
     """Equal chunks rather than full ones and a rest."""
     count = -(-len(sites) // size)
     bounds = [len(sites) * i // count for i in range(count + 1)]
-    return (sites[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True))
+    return (sites[a:b] for a, b in pairwise(bounds))
 
 
 def _sweep_hooks(experiment: Experiment, sites: Sequence[Site]) -> Hooks:
@@ -118,10 +119,7 @@ def _sweep_hooks(experiment: Experiment, sites: Sequence[Site]) -> Hooks:
     def each_sample(values: Sequence[int]) -> torch.Tensor:
         return as_index(values, device).repeat_interleave(samples)
 
-    births = {
-        layer: sample_rows(sum(site.born_at == layer for site in sites), samples, device)
-        for layer in sorted({site.born_at for site in sites})
-    }
+    births = {layer: sample_rows(sum(site.born_at == layer for site in sites), samples, device) for layer in sorted({site.born_at for site in sites})}
     hooks = grow_rows(first, births)
     for layer in range(layer_count(experiment.model)):
         alive = [k for k, site in enumerate(sites) if site.born_at < layer]

@@ -126,7 +126,8 @@ class CausalTrace:
         """Write to one ``.safetensors`` file (labels and provenance in its header); returns the path."""
         names = ("component", "window", "severed", "layers", "units", "labels", "target", "known", "clean_probability")
         fields: dict[str, Any] = {name: getattr(self, name) for name in names}
-        fields |= {"corrupted": asdict(self.corrupted), "spans": {k: asdict(v) for k, v in self.spans.items()}, "provenance": self.provenance.to_dict()}
+        fields |= {"corrupted": asdict(self.corrupted), "spans": {k: asdict(v) for k, v in self.spans.items()}}
+        fields["provenance"] = self.provenance.to_dict()
         tensors = {n: getattr(self, n) for n in ("indirect_effect", "total_effect", "corrupted_probability")}
         return write_result(path, "CausalTrace", tensors, fields)
 
@@ -166,7 +167,8 @@ class CausalTrace:
     def _subtitle(self) -> str:
         low = float(self.corrupted_probability.mean())
         samples = self.indirect_effect.shape[0]
-        return f"P({self.target.strip()!r}): clean {self.clean_probability:.1%}, corrupted {low:.1%}; {samples} noise samples; {self.provenance.model}"
+        answer = f"P({self.target.strip()!r}): clean {self.clean_probability:.1%}, corrupted {low:.1%}"
+        return f"{answer}; {samples} noise samples; {self.provenance.model}"
 
     def _effect_axis(self) -> str:
         return "indirect effect (probability)"
@@ -205,11 +207,10 @@ class TraceComparison:
         """Heat maps side by side; corrupted tokens are bold with an asterisk in each."""
         first = self.traces[0]
         maps = [t._heat_map(f"{t.corrupted.name} corrupted: {t._what()}") for t in self.traces]
-        lows = "; ".join(f"{name} corrupted {low:.1%}" for name, low in {t.corrupted.name: float(t.corrupted_probability.mean()) for t in self.traces}.items())
+        low = {t.corrupted.name: float(t.corrupted_probability.mean()) for t in self.traces}
+        lows = "; ".join(f"{name} corrupted {value:.1%}" for name, value in low.items())
         subtitle = f"clean {first.clean_probability:.1%}; {lows}; {first.indirect_effect.shape[0]} noise samples; {first.provenance.model}"
-        return heat_maps(
-            maps, title=f"What restores P({first.target.strip()!r})", subtitle=subtitle, color_axis="indirect effect", columns=columns
-        )
+        return heat_maps(maps, title=f"What restores P({first.target.strip()!r})", subtitle=subtitle, color_axis="indirect effect", columns=columns)
 
 
 def compare(*traces: CausalTrace) -> TraceComparison:

@@ -63,8 +63,13 @@ def main() -> None:
         for s, r, o in facts
     ]
     FACTS_FILE.write_text(
-        '{"relations": ' + json.dumps(templates, indent=1) + ',\n"facts": [\n'
-        + ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n]}\n", encoding="utf-8")
+        '{"relations": '
+        + json.dumps(templates, indent=1)
+        + ',\n"facts": [\n'
+        + ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+        + "\n]}\n",
+        encoding="utf-8",
+    )
     print(f"{len(rows)} facts, {len(templates)} relations -> {FACTS_FILE}")
 
 

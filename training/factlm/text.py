@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import grammar
 
-GRAMMAR_SHARE, LIST_SHARE, CHAIN_SHARE = 0.15, 0.30, 0.25
+GRAMMAR_SHARE, LIST_SHARE, CHAIN_SHARE = 0.16, 0.30, 0.25
 START, STOP = "\x02", "\x03"  # mark a subject while a sentence is put together
 OPENERS = ["Unlike {},", "Like {},", "After {} came", "Besides {},", "{} and", "Next to {},", "Not {} but"]
 

@@ -1,7 +1,7 @@
 """Train FactLM on CPU.  Deterministic from its seed, resumable, with a progress bar.
 
-    python training/factlm/train.py --out build/factlm --seed 0
-    python training/factlm/train.py --out build/factlm --seed 0        # again: goes on from the last checkpoint
+python training/factlm/train.py --out build/factlm --seed 0
+python training/factlm/train.py --out build/factlm --seed 0        # again: goes on from the last checkpoint
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 from text import FactText, TrainingText
 from tokenizer import train_tokenizer
+from tqdm import tqdm
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 FACTS = json.loads((Path(__file__).parents[2] / "tl_knowledge" / "factlm" / "facts.json").read_text(encoding="utf-8"))
@@ -24,16 +24,28 @@ STEPS, WARM_UP, PEAK, FLOOR = 5000, 200, 2e-3, 0.02  # learning rate: warm-up, t
 CHUNK = 100  # steps whose text is made at once and, being seeded by the chunk, can be made again on resuming
 NO_BOS_SHARE = 0.25
 POSITIONS = 128
-BOTTLENECK_SHARE = 0.5  # rows in which only a subject's last token can be read after the subject
+REACH = 2
+BOTTLENECK_SHARE = 0.9  # rows in which only a subject's last token can be read after the subject
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> GPT2LMHeadModel:
     """A GPT-2 whose attention and activation run the kernels that are fastest on CPU (same mathematics)."""
     torch.manual_seed(seed)
-    model = GPT2LMHeadModel(GPT2Config(
-        vocab_size=len(tokenizer), n_positions=POSITIONS, n_embd=128, n_layer=8, n_head=4, resid_pdrop=0.0, embd_pdrop=0.0,
-        attn_pdrop=0.0, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, attn_implementation="eager",
-    ))
+    model = GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=len(tokenizer),
+            n_positions=POSITIONS,
+            n_embd=128,
+            n_layer=8,
+            n_head=4,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            attn_implementation="eager",
+        )
+    )
     for block in model.transformer.h:
         block.mlp.act = torch.nn.GELU(approximate="tanh")
     return model
@@ -51,9 +63,7 @@ class Rows:
 def make_rows(text: TrainingText, tokenizer: PreTrainedTokenizerFast, rows: int) -> Rows:
     """Whole sentences, packed: each row starts with one, mostly after BOS; rows without BOS may start anywhere."""
     sentences = [text.sentence() for _ in range(rows * 9)]
-    encodings = {
-        space: tokenizer([space + s.text for s in sentences], return_offsets_mapping=True) for space in ("", " ")
-    }
+    encodings = {space: tokenizer([space + s.text for s in sentences], return_offsets_mapping=True) for space in ("", " ")}
     tokens, positions = torch.empty(rows, ROW, dtype=torch.long), torch.arange(ROW).repeat(rows, 1)
     sees, used = torch.ones(ROW, ROW).tril().bool().repeat(rows, 1, 1), 0
     for index in range(rows):
@@ -72,9 +82,14 @@ def make_rows(text: TrainingText, tokenizer: PreTrainedTokenizerFast, rows: int)
             row += encoded["input_ids"][number]
             if bottleneck:
                 for span in sentences[number].subjects:
-                    inside = [start + i for i, (a, b) in enumerate(encoded["offset_mapping"][number])
-                              if a < span[1] + len(space) and b > span[0] + len(space)]
+                    inside = [
+                        start + i
+                        for i, (a, b) in enumerate(encoded["offset_mapping"][number])
+                        if a < span[1] + len(space) and b > span[0] + len(space)
+                    ]
                     sees[index, inside[-1] + 1 :, inside[0] : inside[-1]] = False
+                    for query in inside[REACH + 1 :]:
+                        sees[index, query : query + 1, inside[0] : query - REACH] = False
             first, used = False, used + 1
         tokens[index] = torch.tensor(row[:ROW])
     return Rows(tokens, positions, sees)

@@ -1,0 +1,36 @@
+"""The ``tl-knowledge`` command: argument parsing only.
+
+Exit codes: 0 done; 1 the model or the numbers are at fault; 2 an argument is (also what typer uses).
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+
+import typer
+from rich.console import Console
+
+from tl_knowledge.cli.info import info
+from tl_knowledge.cli.trace import trace_command
+from tl_knowledge.errors import InputError, TLKnowledgeError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(help="Locate knowledge in language models, edit it, and look at it.", no_args_is_help=True, pretty_exceptions_enable=False)
+app.command("trace")(trace_command)
+app.command("info")(info)
+
+
+def main() -> None:
+    """Run the command line; our own errors become one line and an exit code."""
+    # TransformerLens and transformers announce loading choices that load_model has already made.
+    warnings.filterwarnings("ignore")
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    logging.getLogger().setLevel(logging.ERROR)
+    try:
+        app()
+    except TLKnowledgeError as error:
+        Console(stderr=True).print(f"[bold red]{type(error).__name__}:[/] {error}", highlight=False, markup=True)
+        sys.exit(2 if isinstance(error, InputError) else 1)

@@ -1,0 +1,142 @@
+"""A trace's arguments, checked and made definite before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from tl_knowledge.arrays import as_positions
+from tl_knowledge.errors import ComponentError, CorruptionError, NumericalError, PromptError, TargetError
+from tl_knowledge.model import COMPONENTS, Component, HookedModel, Module, context_length, has_units, model_device
+from tl_knowledge.prompts import Prompt, Span, target_tokens
+from tl_knowledge.tracing.corruption import GaussianNoise, Noise, PromptSwap
+from tl_knowledge.tracing.sites import Semantics, unit_count
+
+__all__ = [
+    "answer_label",
+    "check_prompt",
+    "check_words",
+    "choose_answer",
+    "corrupted_span",
+    "resolve_noise",
+    "sample_count",
+    "severed_modules",
+    "traced_positions",
+    "traced_units",
+]
+
+
+def check_words(component: str, engine: str, semantics: str) -> None:
+    """Refuse words that are not in the vocabulary of `trace`."""
+    if component not in COMPONENTS:
+        raise ComponentError(f"component {component!r} is unknown; pass one of {', '.join(map(repr, COMPONENTS))}.")
+    if engine not in ("rows", "loop"):
+        raise ComponentError(f"engine {engine!r} is unknown; pass 'rows' or 'loop'.")
+    if semantics not in ("paper", "rome_code"):
+        raise ComponentError(f"semantics {semantics!r} is unknown; pass 'paper' or 'rome_code'.")
+
+
+def check_prompt(model: HookedModel, prompt: Prompt) -> None:
+    """Refuse a prompt that the model cannot read."""
+    if len(prompt) > context_length(model):
+        raise PromptError(f"the prompt has {len(prompt)} tokens; the model's context is {context_length(model)}: shorten it.")
+    highest = int(prompt.tokens.max())
+    if highest >= int(model.cfg.d_vocab) or int(prompt.tokens.min()) < 0:
+        raise PromptError(f"token {highest} is outside the model's vocabulary of {model.cfg.d_vocab}; was the prompt made with another tokenizer?")
+
+
+def corrupted_span(prompt: Prompt, corrupt: str | Span | Iterable[int]) -> Span:
+    """The span to corrupt, from its name, itself, or positions."""
+    if isinstance(corrupt, str):
+        return prompt.span(corrupt)
+    span = corrupt if isinstance(corrupt, Span) else Span("positions", as_positions(corrupt))
+    if span.first < 0 or span.last >= len(prompt):
+        raise PromptError(f"span {span.positions} does not lie in the prompt of {len(prompt)} tokens; pass positions from 0 to {len(prompt) - 1}.")
+    return span
+
+
+def resolve_noise(
+    model: HookedModel, prompt: Prompt, noise: Noise | PromptSwap | float | str | None, seed: int | None, semantics: Semantics
+) -> Noise | PromptSwap:
+    """Corruption settings with every scale a number, seeded as asked."""
+    if isinstance(noise, PromptSwap):
+        if len(noise.prompt) != len(prompt):
+            raise CorruptionError(f"the other prompt has {len(noise.prompt)} tokens, this one {len(prompt)}; pass a prompt of equal length.")
+        return noise.resolve(model)
+    settings = noise if isinstance(noise, Noise) else GaussianNoise(sd="3sd" if noise is None else noise)
+    if semantics == "rome_code":
+        settings = replace(settings, stream="rome_code", seed=1 if seed is None else seed)
+    elif seed is not None:
+        settings = settings.with_seed(seed)
+    return settings.resolve(model)
+
+
+def choose_answer(model: HookedModel, prompt: Prompt, target: str | int | None, multi_token: bool) -> tuple[torch.Tensor, bool]:
+    """The answer's tokens, and whether the clean run predicts its first one."""
+    with torch.no_grad():
+        logits: torch.Tensor = model(prompt.tokens)
+    predicted = int(logits[0, -1].argmax())
+    if not bool(logits[0, -1].isfinite().all()):
+        raise NumericalError("the clean run's logits are not finite; check the weights for NaN, or load the model in float32.")
+    if isinstance(target, str):
+        answer = target_tokens(model, target)
+    else:
+        answer = (target,) if target is not None else prompt.answer or (predicted,)
+    outside = [token for token in answer if not 0 <= token < int(model.cfg.d_vocab)]
+    if outside:
+        raise TargetError(f"target token {outside[0]} is outside the model's vocabulary of {model.cfg.d_vocab}; pass a token id of this model.")
+    if multi_token and len(prompt) + len(answer) - 1 > context_length(model):
+        raise PromptError(f"prompt and target have {len(prompt) + len(answer)} tokens; the model's context is {context_length(model)}: shorten them.")
+    return torch.tensor(answer if multi_token else answer[:1], device=model_device(model)), predicted == answer[0]
+
+
+def sample_count(samples: int | None, noise: Noise | PromptSwap) -> int:
+    """How many noise samples."""
+    if samples is None:
+        return 1 if isinstance(noise, PromptSwap) else 10
+    if samples < 1:
+        raise CorruptionError(f"samples={samples} draws no noise; pass at least 1 (10 is usual).")
+    return samples
+
+
+def severed_modules(sever: Module | Sequence[Module] | None) -> tuple[Module, ...]:
+    """The modules to sever, as a tuple."""
+    modules: tuple[Module, ...] = () if sever is None else (sever,) if isinstance(sever, str) else tuple(sever)  # pyright: ignore
+    for module in modules:
+        if module not in ("mlp_out", "attn_out"):
+            raise ComponentError(f"module {module!r} cannot be severed; pass 'mlp_out', 'attn_out' or both.")
+    return modules
+
+
+def traced_positions(prompt: Prompt, span: Span, component: Component, positions: Span | Iterable[int] | None) -> tuple[int, ...]:
+    """The positions to restore, ascending."""
+    if positions is None:
+        return (span.last,) if component == "neuron" else tuple(range(len(prompt)))
+    chosen = tuple(sorted(set(as_positions(positions))))
+    if not chosen or chosen[0] < 0 or chosen[-1] >= len(prompt):
+        raise ComponentError(f"positions {chosen} do not lie in the prompt of {len(prompt)} tokens; pass positions from 0 to {len(prompt) - 1}.")
+    return chosen
+
+
+def traced_units(model: HookedModel, component: Component, units: Sequence[int] | None) -> tuple[int, ...]:
+    """The heads or neurons to restore; ``(0,)`` for components without units."""
+    count = unit_count(model, component)
+    if units is None:
+        return tuple(range(count))
+    if not has_units(component):
+        raise ComponentError(f"component {component!r} has no units, but units={list(units)} was given; use 'head' or 'neuron', or drop units=.")
+    outside = [unit for unit in units if not 0 <= unit < count]
+    if outside or not units:
+        raise ComponentError(f"{component} {outside or 'list'} is outside the model; pass numbers from 0 to {count - 1}.")
+    return tuple(units)
+
+
+def answer_label(model: HookedModel, prompt: Prompt, answer: torch.Tensor) -> str:
+    """The scored answer as text."""
+    if prompt.target and tuple(answer.tolist()) == prompt.answer:
+        return prompt.target
+    decode: Any = getattr(model.tokenizer, "decode", None)
+    return str(decode(answer.tolist())) if decode else " ".join(map(str, answer.tolist()))

@@ -1,0 +1,78 @@
+"""One self-contained HTML page for the traces of one prompt."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+
+from tl_knowledge.drawing import Table, html_page
+from tl_knowledge.tracing.result import CausalTrace, compare
+
+__all__ = ["TABLE_HEADER", "summary_rows", "trace_page"]
+
+TABLE_HEADER = ("corrupted", "restored", "severed", "total effect", "largest effect", "at token", "in layer")
+
+_HOW_TO_READ = """<p>Noise on the embeddings of the corrupted tokens (bold, with an asterisk) makes the model lose the answer. Each cell
+then restores one clean activation, at that token and layer, and shows how much of the answer's probability comes back. A dark cell is a site
+through which the information passes: early and at the corrupted tokens, where it is looked up; late and at the last token, where it is read
+out. Zero means no effect; cells left of and above the corrupted tokens are exactly zero, because nothing differs there.</p>"""
+
+
+def summary_rows(traces: Sequence[CausalTrace]) -> list[tuple[str, ...]]:
+    """One row of text a trace, under `TABLE_HEADER`."""
+    rows: list[tuple[str, ...]] = []
+    for trace in traces:
+        best = trace.top(1).iloc[0]
+        window = f" ({trace.window} layers)" if trace.window > 1 else ""
+        unit = f", {trace.component} {best[trace.component]}" if trace.units else ""
+        rows.append(
+            (
+                trace.corrupted.name,
+                f"{trace.component}{window}",
+                " + ".join(trace.severed) or "-",
+                f"{float(trace.total_effect.mean()):.3f}",
+                f"{best['effect']:.3f} ({best['share']:.0%})",
+                f"{best['token'].strip()!r} ({best['role']})",
+                f"{best['layer']}{unit}",
+            )
+        )
+    return rows
+
+
+def trace_page(traces: Sequence[CausalTrace], *, columns: int = 2) -> str:
+    """Prompt, table, heat maps, how to read them, and provenance; opens offline.
+
+    Args:
+        traces: traces of one prompt.
+        columns: heat maps in a row.
+    """
+    first = traces[0]
+    maps = [trace for trace in traces if trace.component != "neuron"]
+    figures: list[go.Figure] = [trace.plot() for trace in traces if trace.component == "neuron"]
+    for start in range(0, len(maps), columns):
+        together = maps[start : start + columns]
+        figures.append(compare(*together).plot() if len(together) > 1 else together[0].plot())
+    known = "predicts it" if first.known else "does not predict it"
+    intro = (
+        f"<p class='prompt'>{_marked_prompt(first)}</p>"
+        f"<p>The clean run of {html.escape(first.provenance.model)} {known}: P({html.escape(repr(first.target.strip()))}) = "
+        f"{first.clean_probability:.1%}. {first.indirect_effect.shape[0]} noise samples.</p>"
+    )
+    table = Table(TABLE_HEADER, summary_rows(traces))
+    return html_page("Causal trace", [intro, table, "<h2>Where restoring helps</h2>", _HOW_TO_READ, *figures, _provenance(first)])
+
+
+def _marked_prompt(trace: CausalTrace) -> str:
+    """The prompt's tokens, subject and relation in colour, and the answer."""
+    role = {pos: name for name in ("relation", "subject") if name in trace.spans for pos in trace.spans[name]}
+    tokens = "".join(f"<span class='{role.get(i, '')}'>{html.escape(label)}</span>" for i, label in enumerate(trace.labels))
+    return f"{tokens}<span class='answer'>{html.escape(trace.target)}</span>"
+
+
+def _provenance(trace: CausalTrace) -> str:
+    record = trace.provenance.to_dict()
+    versions = ", ".join(f"{name} {number}" for name, number in record.pop("versions").items())
+    settings = "; ".join(f"{key}: {value}" for key, value in (record.pop("settings") | record).items())
+    return f"<footer><p>{html.escape(settings)}</p><p>{html.escape(versions)}</p></footer>"
