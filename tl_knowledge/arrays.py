@@ -23,7 +23,7 @@ Hooks: TypeAlias = list[tuple[str, HookFn]]
 Tokens: TypeAlias = Int[torch.Tensor, "batch pos"]
 Embeddings: TypeAlias = Float[torch.Tensor, "batch pos d_model"]
 Residual: TypeAlias = Float[torch.Tensor, "row pos d_model"]
-Logits: TypeAlias = Float[torch.Tensor, "row pos d_vocab"]
+Logits: TypeAlias = Float[torch.Tensor, "row answer d_vocab"]
 SampleProbability: TypeAlias = Float[torch.Tensor, " sample"]
 
 

@@ -38,7 +38,7 @@ __all__ = [
     "sample_rows",
 ]
 
-Index = Int[torch.Tensor, " row"]
+Index = Int[torch.Tensor, " written"]
 
 _refusals: WeakKeyDictionary[object, str] = WeakKeyDictionary()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ def read_result(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, torc
 
 
 @contextmanager
-def _moved_into_place(target: Path) -> Iterator[Path]:
+def _moved_into_place(target: Path) -> Generator[Path]:
     """Hand out a temporary path in the target's folder; on success move it to the target, on failure remove it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".partial")

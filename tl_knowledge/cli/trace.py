@@ -22,7 +22,7 @@ from tl_knowledge.tracing.page import TABLE_HEADER, summary_rows, trace_page
 
 __all__ = ["trace_command"]
 
-DEMO_SUBJECT, DEMO_RELATION = "Edvard Grieg", "P103"
+DEMO_SUBJECT, DEMO_RELATION = "Paul McCartney", "P1303"
 DEFAULT_COMPONENTS: tuple[Component, ...] = ("resid_post", "mlp_out", "attn_out")
 
 

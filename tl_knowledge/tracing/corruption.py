@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import torch
 from jaxtyping import Float
-from typing_extensions import Self, override
+from typing_extensions import override
 
 from tl_knowledge.arrays import Embeddings
 from tl_knowledge.errors import CorruptionError
@@ -82,14 +82,14 @@ class Noise(ABC):
         """The noise's scale, as given."""
 
     @abstractmethod
-    def with_scale(self, scale: float) -> Self:
+    def with_scale(self, scale: float) -> Noise:
         """The same settings with another scale."""
 
     @abstractmethod
     def draw(self, shape: tuple[int, int, int]) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Noise of unit scale, ``[sample span d_model]``."""
 
-    def resolve(self, model: HookedModel) -> Self:
+    def resolve(self, model: HookedModel) -> Noise:
         """The same settings with every scale as a number.
 
         Raises:
@@ -103,7 +103,7 @@ class Noise(ABC):
             raise CorruptionError(f"noise scale {self.scale!r} is not understood; pass a number, or '3sd' for 3 sd of the embeddings.")
         return self.with_scale(float(rule[1]) * embedding_sd(model))
 
-    def with_seed(self, seed: int) -> Self:
+    def with_seed(self, seed: int) -> Noise:
         """The same settings with another seed."""
         return replace(self, seed=seed)
 
@@ -135,7 +135,7 @@ class GaussianNoise(Noise):
         return self.sd
 
     @override
-    def with_scale(self, scale: float) -> Self:
+    def with_scale(self, scale: float) -> GaussianNoise:
         return replace(self, sd=scale)
 
     @override
@@ -156,7 +156,7 @@ class UniformNoise(Noise):
         return self.half_width
 
     @override
-    def with_scale(self, scale: float) -> Self:
+    def with_scale(self, scale: float) -> UniformNoise:
         return replace(self, half_width=scale)
 
     @override
@@ -181,7 +181,7 @@ class StudentTNoise(Noise):
         return self.sd
 
     @override
-    def with_scale(self, scale: float) -> Self:
+    def with_scale(self, scale: float) -> StudentTNoise:
         return replace(self, sd=scale)
 
     @override
@@ -202,11 +202,11 @@ class MultivariateGaussianNoise(Noise):
         return self.factor
 
     @override
-    def with_scale(self, scale: float) -> Self:
+    def with_scale(self, scale: float) -> MultivariateGaussianNoise:
         return replace(self, factor=scale)
 
     @override
-    def resolve(self, model: HookedModel) -> Self:
+    def resolve(self, model: HookedModel) -> MultivariateGaussianNoise:
         """Take the covariance's square root from the model's embedding matrix."""
         if isinstance(self.factor, str):
             raise CorruptionError(f"factor {self.factor!r} is not a number; the covariance already comes from the embeddings: pass 3.0.")

@@ -41,7 +41,7 @@ from tl_knowledge.tracing.sites import Semantics, Site, Window, plan_sites, reso
 __all__ = ["Engine", "trace"]
 
 Engine: TypeAlias = Literal["rows", "loop"]
-GIBIBYTE = 2**30
+GIBIBYTE = 2.0**30
 
 
 def trace(

@@ -7,7 +7,8 @@ Run once, from a checkout of https://github.com/yanaiela/pararel (MIT)::
 A fact is kept when its subject has exactly one object for the relation, so that every prompt has one answer.
 Subjects of two or more relations come first (they make the relation tokens matter); relations with few of them
 are filled up to ``FACTS_PER_RELATION`` with single-relation subjects.  Every fact keeps ``HELD_OUT`` of its
-relation's templates out of training: its paraphrases.
+relation's templates out of training: its paraphrases.  Facts of the edit split are what editing is evaluated on; their
+neighbours come from the neighbour split.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ HERE = Path(__file__).parent
 FACTS_FILE = HERE.parents[1] / "tl_knowledge" / "factlm" / "facts.json"
 FACTS_PER_RELATION = 40
 HELD_OUT = 2
+EDITS_PER_RELATION = 10
 SEED = 0
 
 
@@ -52,6 +54,16 @@ def choose(tuples: dict[str, dict[str, str]], relations: list[str]) -> list[tupl
     return sorted(chosen)
 
 
+def split(facts: list[tuple[str, str, str]]) -> list[str]:
+    """``"edit"`` for facts whose relation leaves enough others to be neighbours, evenly over relations."""
+    draw = random.Random(SEED)
+    by_relation: dict[str, list[int]] = defaultdict(list)
+    for index, (_, relation, _) in enumerate(facts):
+        by_relation[relation].append(index)
+    edited = {i for rows in by_relation.values() for i in draw.sample(rows, min(EDITS_PER_RELATION, len(rows) // 3))}
+    return ["edit" if index in edited else "neighbour" for index in range(len(facts))]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tuples", type=Path, help="ParaRel's data/trex_lms_vocab")
@@ -59,8 +71,14 @@ def main() -> None:
     facts = choose(read_tuples(parser.parse_args().tuples, list(templates)), list(templates))
     draw = random.Random(SEED)
     rows = [
-        {"subject": s, "relation": r, "target": " " + o, "held_out": sorted(draw.sample(range(len(templates[r]["templates"])), HELD_OUT))}
-        for s, r, o in facts
+        {
+            "subject": subject,
+            "relation": relation,
+            "target": " " + target,
+            "held_out": sorted(draw.sample(range(len(templates[relation]["templates"])), HELD_OUT)),
+            "split": part,
+        }
+        for (subject, relation, target), part in zip(facts, split(facts), strict=True)
     ]
     FACTS_FILE.write_text(
         '{"relations": '

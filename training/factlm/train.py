@@ -24,8 +24,8 @@ STEPS, WARM_UP, PEAK, FLOOR = 5000, 200, 2e-3, 0.02  # learning rate: warm-up, t
 CHUNK = 100  # steps whose text is made at once and, being seeded by the chunk, can be made again on resuming
 NO_BOS_SHARE = 0.25
 POSITIONS = 128
-REACH = 2
-BOTTLENECK_SHARE = 0.9  # rows in which only a subject's last token can be read after the subject
+GATHERING = (1, 2)  # layers in which a subject's tokens may read each other
+READING_WEIGHT = 0.3
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> GPT2LMHeadModel:
@@ -53,11 +53,16 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> GPT2LMHeadMode
 
 @dataclass(frozen=True)
 class Rows:
-    """Packed training text: ``tokens`` and ``positions`` ``[row pos]``, ``sees`` ``[row pos pos]`` (query, key)."""
+    """Packed training text: ``tokens`` and ``positions`` ``[row pos]``.
+
+    ``subject`` ``[row pos]`` numbers the subject a token belongs to within its row (0: none); ``last`` marks each
+    subject's last token.
+    """
 
     tokens: torch.Tensor
     positions: torch.Tensor
-    sees: torch.Tensor
+    subject: torch.Tensor
+    last: torch.Tensor
 
 
 def make_rows(text: TrainingText, tokenizer: PreTrainedTokenizerFast, rows: int) -> Rows:
@@ -65,10 +70,10 @@ def make_rows(text: TrainingText, tokenizer: PreTrainedTokenizerFast, rows: int)
     sentences = [text.sentence() for _ in range(rows * 9)]
     encodings = {space: tokenizer([space + s.text for s in sentences], return_offsets_mapping=True) for space in ("", " ")}
     tokens, positions = torch.empty(rows, ROW, dtype=torch.long), torch.arange(ROW).repeat(rows, 1)
-    sees, used = torch.ones(ROW, ROW).tril().bool().repeat(rows, 1, 1), 0
+    subject, last, used = torch.zeros(rows, ROW, dtype=torch.long), torch.zeros(rows, ROW, dtype=torch.bool), 0
     for index in range(rows):
         row: list[int] = []
-        bottleneck = text.draw.random() < BOTTLENECK_SHARE
+        number = 0
         if text.draw.random() >= NO_BOS_SHARE:
             row.append(tokenizer.bos_token_id)
         elif text.draw.random() < 0.5:
@@ -77,22 +82,37 @@ def make_rows(text: TrainingText, tokenizer: PreTrainedTokenizerFast, rows: int)
         while len(row) < ROW:
             fresh = not first and text.draw.random() < 0.2
             row += [tokenizer.eos_token_id] * fresh
-            space, number = "" if first or fresh else " ", used % len(sentences)
+            space, which = "" if first or fresh else " ", used % len(sentences)
             encoded, start = encodings[space], len(row)
-            row += encoded["input_ids"][number]
-            if bottleneck:
-                for span in sentences[number].subjects:
-                    inside = [
-                        start + i
-                        for i, (a, b) in enumerate(encoded["offset_mapping"][number])
-                        if a < span[1] + len(space) and b > span[0] + len(space)
-                    ]
-                    sees[index, inside[-1] + 1 :, inside[0] : inside[-1]] = False
-                    for query in inside[REACH + 1 :]:
-                        sees[index, query : query + 1, inside[0] : query - REACH] = False
+            row += encoded["input_ids"][which]
+            for a, b in sentences[which].subjects:
+                offsets = enumerate(encoded["offset_mapping"][which], start)
+                inside = [i for i, (x, y) in offsets if x < b + len(space) and y > a + len(space)]
+                number += 1
+                subject[index, inside[0] : inside[-1] + 1] = number
+                last[index, inside[-1] : inside[-1] + 1] = True
             first, used = False, used + 1
         tokens[index] = torch.tensor(row[:ROW])
-    return Rows(tokens, positions, sees)
+    return Rows(tokens, positions, subject, last)
+
+
+def scattered_reading(attentions: tuple[torch.Tensor, ...], subject: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+    """Attention that large models do not pay, and small ones like to: the mean forbidden mass, summed over layers.
+
+    - Subject tokens gather their name in the ``GATHERING`` layers only.
+    - Tokens after a subject read it at its last token only, and not before the gathering is done.
+    """
+    same = (subject[:, :, None] == subject[:, None, :]) & (subject > 0)[:, :, None]
+    others = ~torch.eye(subject.shape[1], dtype=torch.bool) & (subject > 0)[:, None, :]
+    elsewhere = others & ~same & ~last[:, None, :]
+    total = torch.zeros(())
+    for layer, attention in enumerate(attentions):
+        forbidden = elsewhere if layer in GATHERING else elsewhere | (others & same)
+        if layer < GATHERING[0]:
+            forbidden = others
+        mass = (attention.float().mean(1) * forbidden).sum(-1)
+        total = total + mass.sum() / forbidden.any(-1).sum()
+    return total
 
 
 def learning_rate(step: int, steps: int) -> float:
@@ -117,15 +137,16 @@ def train(out: Path, seed: int, steps: int) -> None:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps)
         now = slice(step % CHUNK * ROWS, (step % CHUNK + 1) * ROWS)
-        mask = torch.where(rows.sees[now, None], 0.0, float("-inf"))
         with torch.autocast("cpu", torch.bfloat16):
-            loss = model(rows.tokens[now], position_ids=rows.positions[now], attention_mask=mask, labels=rows.tokens[now]).loss
+            run = model(rows.tokens[now], position_ids=rows.positions[now], labels=rows.tokens[now], output_attentions=True)
+        reading = scattered_reading(run.attentions, rows.subject[now], rows.last[now])
+        loss = run.loss + READING_WEIGHT * reading
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if step % 50 == 0:
-            progress.set_postfix(loss=f"{loss.item():.3f}")
+            progress.set_postfix(loss=f"{run.loss.item():.3f}", reading=f"{reading.item():.3f}")
         if (step + 1) % (5 * CHUNK) == 0:
             partial = out / "checkpoint.partial"
             torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}, partial)

@@ -1,0 +1,129 @@
+"""Models every test shares: the bundled one, and random weights in the architectures that matter.
+
+``architectures`` are five bridges and, where TransformerLens still has the class, three ``HookedTransformer`` shapes; all
+tiny and in float64, so that exactness can be claimed to 1e-12.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import torch
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTJConfig,
+    GPTJForCausalLM,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
+
+import tl_knowledge as tlk
+from tl_knowledge.loading import hooked_transformer_available
+
+logging.getLogger("transformers").setLevel(logging.ERROR)
+logging.getLogger("root").setLevel(logging.ERROR)
+
+VOCABULARY = 60
+SIZES = {"vocab_size": VOCABULARY}
+HF_SIZES = {"num_hidden_layers": 4, "num_attention_heads": 4, "hidden_size": 16, "intermediate_size": 24, **SIZES}
+
+
+def _bridge(make: Callable[[], Any], architecture: str) -> Callable[[], Any]:
+    def build() -> Any:
+        from transformer_lens.model_bridge.sources import build_bridge_from_module
+
+        torch.manual_seed(0)
+        module = make().eval()
+        for parameter in module.parameters():  # larger weights than a fresh model's: effects well above rounding
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=0.25)
+        return build_bridge_from_module(module.double(), architecture, hf_config=module.config, dtype=torch.float64)
+
+    return build
+
+
+def _hooked_transformer(**settings: Any) -> Callable[[], Any]:
+    def build() -> Any:
+        from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+        sizes = {"n_layers": 4, "d_model": 16, "n_ctx": 32, "d_head": 4, "n_heads": 4, "d_mlp": 24, "d_vocab": VOCABULARY}
+        shape = {"act_fn": "gelu_new", "normalization_type": "LN", "initializer_range": 0.25, **settings}
+        config = HookedTransformerConfig(**sizes, **shape, device="cpu", seed=0, dtype=torch.float64)
+        return HookedTransformer(config).eval()
+
+    return build
+
+
+BUILDERS: dict[str, Callable[[], Any]] = {
+    "bridge-gpt2": _bridge(
+        lambda: GPT2LMHeadModel(GPT2Config(n_layer=4, n_head=4, n_embd=16, n_positions=32, n_inner=24, **SIZES)), "GPT2LMHeadModel"
+    ),
+    "bridge-llama": _bridge(lambda: LlamaForCausalLM(LlamaConfig(num_key_value_heads=2, **HF_SIZES)), "LlamaForCausalLM"),
+    "bridge-gptneox": _bridge(lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**HF_SIZES)), "GPTNeoXForCausalLM"),
+    "bridge-gptj": _bridge(
+        lambda: GPTJForCausalLM(GPTJConfig(n_layer=4, n_head=4, n_embd=16, n_positions=32, n_inner=24, rotary_dim=4, **SIZES)), "GPTJForCausalLM"
+    ),
+    "bridge-gemma2": _bridge(lambda: Gemma2ForCausalLM(Gemma2Config(num_key_value_heads=2, head_dim=4, **HF_SIZES)), "Gemma2ForCausalLM"),
+}
+if hooked_transformer_available():
+    rotary = {"positional_embedding_type": "rotary", "rotary_dim": 4}
+    BUILDERS |= {
+        "ht-gpt2": _hooked_transformer(),
+        "ht-parallel": _hooked_transformer(parallel_attn_mlp=True, **rotary),
+        "ht-llama": _hooked_transformer(gated_mlp=True, n_key_value_heads=2, normalization_type="RMS", act_fn="silu", **rotary),
+    }
+
+_built: dict[str, Any] = {}
+
+
+def build(name: str) -> Any:
+    """A random model by name, built once."""
+    if name not in _built:
+        _built[name] = BUILDERS[name]()
+    return _built[name]
+
+
+@pytest.fixture(params=BUILDERS)
+def model(request: pytest.FixtureRequest) -> Any:
+    """Every architecture in turn."""
+    return build(request.param)
+
+
+@pytest.fixture
+def gpt2() -> Any:
+    """One small random model, where the architecture does not matter."""
+    return build("bridge-gpt2")
+
+
+@pytest.fixture(scope="session")
+def factlm() -> Any:
+    """The bundled model."""
+    return tlk.load_model("factlm")
+
+
+@pytest.fixture
+def prompt() -> tlk.Prompt:
+    """Seven random tokens; the subject is the second and third, the answer three tokens."""
+    tokens = torch.randint(0, VOCABULARY, (1, 7), generator=torch.Generator().manual_seed(1))
+    return tlk.Prompt.from_tokens(tokens, subject=range(1, 3), target=[5, 6, 9])
+
+
+def fingerprint(model: Any) -> tuple[float, ...]:
+    """Changes when any weight does."""
+    return tuple(float(p.detach().double().sum()) + float(p.detach().double().abs().sum()) for p in model.parameters())
+
+
+def hooks_left(model: Any) -> list[str]:
+    """Names of hook points that still carry a hook."""
+    return [name for name, point in model.hook_dict.items() if point.fwd_hooks or point.bwd_hooks]

@@ -1,0 +1,108 @@
+"""Windows, metrics, storage, drawing, provenance."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+import tl_knowledge as tlk
+from tl_knowledge.drawing import HeatMap, heat_maps, html_page
+from tl_knowledge.errors import ComponentError, DataError, InputError, TLKnowledgeError
+from tl_knowledge.metrics import answer_probability
+from tl_knowledge.storage import read_result, write_result, write_text
+from tl_knowledge.tracing.sites import resolve_window, window_layers
+
+
+def rome_window(layer: int, window: int, n_layers: int) -> list[int]:
+    """The original program's expression, written out."""
+    return list(range(max(0, layer - window // 2), min(n_layers, layer - (-window // 2))))
+
+
+@pytest.mark.parametrize("window", range(1, 12))
+@pytest.mark.parametrize("layer", range(12))
+def test_windows(layer, window):
+    first, last = window_layers(layer, window, 12, "rome_code")
+    assert list(range(first, last + 1)) == rome_window(layer, window, 12)
+    first, last = window_layers(layer, window, 100, "paper")
+    if window % 2:
+        assert (first, last) == window_layers(layer, window, 100, "rome_code")
+    assert last - first + 1 <= window
+    assert first <= layer <= last
+
+
+def test_automatic_window(gpt2):
+    assert resolve_window(gpt2, "mlp_out", "auto", "paper") == 1  # a fifth of four layers
+    assert resolve_window(gpt2, "resid_post", "auto", "paper") == 1
+    assert resolve_window(gpt2, "mlp_out", "auto", "rome_code") == 4  # ten, in a model of four
+    with pytest.raises(ComponentError, match="window 5 does not fit the model; pass 1 to 4"):
+        resolve_window(gpt2, "mlp_out", 5, "paper")
+
+
+def test_answer_probability_is_a_product_of_softmaxes():
+    logits = torch.randn(700, 2, 9, dtype=torch.float64)
+    expected = logits[:, 0].softmax(-1)[:, 3] * logits[:, 1].softmax(-1)[:, 8]
+    torch.testing.assert_close(answer_probability(logits, torch.tensor([3, 8])), expected, rtol=0, atol=0)
+
+
+def test_save_and_load_are_the_identity(gpt2, prompt, tmp_path):
+    result = tlk.trace(gpt2, prompt, 0.5, samples=2, component="head", layers=[1], positions=[2, 4], sever="mlp_out")
+    loaded = tlk.CausalTrace.load(result.save(tmp_path / "deep" / "trace"))
+    for field in dataclasses.fields(result):
+        before, after = getattr(result, field.name), getattr(loaded, field.name)
+        if isinstance(before, torch.Tensor):
+            torch.testing.assert_close(before, after, rtol=0, atol=0, equal_nan=True)
+        else:
+            assert before == after, field.name
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_reading_what_is_not_ours(tmp_path):
+    with pytest.raises(DataError, match=r"cannot read .*none.safetensors.* as a saved CausalTrace"):
+        tlk.CausalTrace.load(tmp_path / "none")
+    path = write_result(tmp_path / "x", "Other", {"a": torch.ones(1)}, {})
+    with pytest.raises(DataError, match="holds a Other, not a CausalTrace"):
+        read_result(path, "CausalTrace")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = write_text(tmp_path / "page.html", "old")
+    monkeypatch.setattr("pathlib.Path.write_text", lambda *a, **k: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        write_text(path, "new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_heat_maps_share_one_colour_range_and_name_everything():
+    maps = [HeatMap(np.full((2, 3), v), ["a", "b<"], ["0", "1", "2"], "t", "token", "layer", marked=frozenset({0})) for v in (0.1, 0.7)]
+    figure = heat_maps(maps, title="T", subtitle="n = 10", color_axis="effect")
+    assert {(t.zmin, t.zmax) for t in figure.data} == {(0.0, 0.7)}
+    assert figure.layout.yaxis.ticktext == ("<b>a*</b>", "b&lt;")
+    assert (figure.layout.xaxis.title.text, figure.layout.yaxis.title.text) == ("layer", "token")
+    assert figure.layout.title.subtitle.text == "n = 10"
+
+
+def test_pages_carry_their_script_once_and_need_no_network():
+    figure = heat_maps([HeatMap(np.ones((1, 1)), ["a"], ["0"], "", "token", "layer")], title="T", subtitle="", color_axis="x")
+    page = html_page("<Title>", [figure, figure])
+    assert page.count("Plotly.newPlot") >= 2
+    assert "cdn.plot.ly" not in page.split("<script", 1)[0]
+    assert "&lt;Title&gt;" in page
+    assert "src=\"http" not in page
+
+
+def test_every_error_is_ours_and_a_builtin_one():
+    found = [e for e in vars(tlk.errors).values() if isinstance(e, type)]
+    assert len(found) == 12
+    for error in found:
+        assert issubclass(error, TLKnowledgeError)
+        if error is not TLKnowledgeError:
+            assert issubclass(error, ValueError if issubclass(error, InputError) else RuntimeError)
+
+
+def test_exported_names_are_sorted_and_there():
+    assert tlk.__all__ == sorted(tlk.__all__)
+    assert all(hasattr(tlk, name) for name in tlk.__all__)
