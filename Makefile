@@ -1,0 +1,67 @@
+# Two commands do all set-up on a fresh machine: `make demo` and `make test`.
+
+PYTHON ?= python3
+VENV := .venv
+VENV4 := .venv-tl4
+PIP_FLAGS := --quiet --disable-pip-version-check
+RUN := $(VENV)/bin
+WORKERS ?= 2
+
+.PHONY: demo test lint types floors unit newest docs bench factlm clean
+
+demo: $(VENV)/.demo
+	$(RUN)/tl-knowledge trace --out build/trace.html
+	@echo "Open build/trace.html in a browser."
+
+test: lint types floors unit newest docs
+
+lint: $(VENV)/.dev
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(RUN)/basedpyright --warnings
+
+floors: $(VENV)/.dev
+	$(RUN)/lint-imports
+
+unit: $(VENV)/.dev
+	$(RUN)/pytest -q -n $(WORKERS)
+
+newest: $(VENV4)/.dev
+	$(VENV4)/bin/pytest -q -n $(WORKERS) -m "not browser"
+
+docs: $(VENV)/.dev
+	$(RUN)/mkdocs build --strict --quiet
+
+bench: $(VENV)/.dev
+	$(RUN)/python benchmarks/trace_engines.py
+
+factlm: $(VENV)/.dev
+	$(RUN)/python training/factlm/train.py --out build/factlm --seed 0
+
+clean:
+	rm -rf $(VENV) $(VENV4) build site
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV4)/bin/python:
+	$(PYTHON) -m venv $(VENV4)
+
+# torch first and alone: a constraint on it does not stop other packages from asking for its newest build.
+$(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(RUN)/pip install $(PIP_FLAGS) -c constraints.txt torch
+	$(RUN)/pip install $(PIP_FLAGS) -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	$(RUN)/pip install $(PIP_FLAGS) -c constraints.txt -e ".[dev,docs]"
+	touch $@
+
+# The second lane: the newest TransformerLens 4, which has the bridge only; everything else as pinned.
+$(VENV4)/.dev: $(VENV4)/bin/python pyproject.toml constraints.txt
+	grep -v '^transformer-lens' constraints.txt > $(VENV4)/constraints.txt
+	$(VENV4)/bin/pip install $(PIP_FLAGS) -c $(VENV4)/constraints.txt torch
+	$(VENV4)/bin/pip install $(PIP_FLAGS) -c $(VENV4)/constraints.txt -e ".[dev]" "transformer-lens>=4,<5"
+	touch $@

@@ -1,0 +1,59 @@
+"""Pages open in a real browser, offline, and show something."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import tl_knowledge as tlk
+from tl_knowledge.tracing.page import trace_page
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+OFFLINE = ["--proxy-server=127.0.0.1:9", "--host-resolver-rules=MAP * ~NOTFOUND"]
+QUIET = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+QUIET += ["--disable-component-update", "--disable-sync", "--hide-scrollbars"]
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def chromium() -> str:
+    if CHROMIUM is None:
+        message = "Chromium is not installed, so no page was opened (Debian: apt-get install chromium)"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return CHROMIUM
+
+
+def browse(chromium: str, page: Path, profile: Path, *action: str) -> str:
+    command = [chromium, *QUIET, *OFFLINE, f"--user-data-dir={profile}", "--virtual-time-budget=20000", "--window-size=1300,1900", *action]
+    return subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=240, check=True).stdout
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory, factlm) -> Path:
+    prompt = tlk.Prompt.from_text(factlm, "The capital of France is", subject="France", target=" Paris")
+    traces = [tlk.trace(factlm, prompt, corrupt=span, component=part) for part in ("resid_post", "attn_out") for span in ("subject", "relation")]
+    path = tmp_path_factory.mktemp("pages") / "trace.html"
+    path.write_text(trace_page(traces), encoding="utf-8")
+    return path
+
+
+def test_the_page_draws_its_heat_maps_offline(chromium, page, tmp_path):
+    dom = browse(chromium, page, tmp_path, "--dump-dom")
+    assert len(re.findall(r'class="hm"', dom)) == 4  # plotly's own element of a drawn heat map
+    assert len(re.findall(r"<image[^>]+data:image/png", dom)) == 4
+    for word in ("France*", "indirect effect", "layer", "token", "10 noise samples", "clean"):
+        assert word in dom, word
+
+
+def test_the_page_is_not_blank(chromium, page, tmp_path):
+    picture = tmp_path / "page.png"
+    browse(chromium, page, tmp_path / "profile", f"--screenshot={picture}")
+    assert picture.stat().st_size > 60_000  # a blank page of this size compresses to about 10 kB

@@ -1,0 +1,112 @@
+"""``semantics="rome_code"`` against the original program, written out again on a plain Hugging Face model.
+
+What is here follows github.com/kmeng01/rome (MIT), experiments/causal_trace.py: a batch whose row 0 is clean, noise from
+``numpy.random.RandomState(1)`` on the subject's embeddings of all other rows, states of row 0 copied into them, softmax at
+the last position averaged over rows, windows ``l - w//2 .. l + w//2 - 1``. It uses torch hooks on the module itself and no
+code of this package. Its noise is pinned to frozen numbers, so that a change of numpy's stream would be seen.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+import tl_knowledge as tlk
+
+SAMPLES, NOISE, WINDOW = 10, 0.4, 4
+SUBJECT = range(1, 4)
+MODULES = {"resid_post": "", "mlp_out": "mlp", "attn_out": "attn"}
+
+
+@pytest.fixture(scope="module")
+def hf_model():
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(n_layer=6, n_head=4, n_embd=16, n_positions=32, vocab_size=50, initializer_range=0.25))
+    return model.eval().double()
+
+
+@pytest.fixture(scope="module")
+def bridge(hf_model):
+    import copy
+
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
+
+    module = copy.deepcopy(hf_model)
+    return build_bridge_from_module(module, "GPT2LMHeadModel", hf_config=module.config, dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    return torch.randint(0, 50, (1, 8), generator=torch.Generator().manual_seed(2))
+
+
+def patched_scores(model, tokens, states, answer):
+    """The original ``trace_with_patch``: per-row probabilities of the noisy rows, before the mean."""
+    stream = np.random.RandomState(1)
+    by_module: dict[torch.nn.Module, list[int]] = {}
+    for position, module in states:
+        by_module.setdefault(module, []).append(position)
+
+    def add_noise(module, inputs, output):
+        noise = NOISE * torch.from_numpy(stream.randn(output.shape[0] - 1, len(SUBJECT), output.shape[2]))
+        output[1:, SUBJECT.start : SUBJECT.stop] += noise
+
+    def copy_clean(module, inputs, output):
+        hidden = output[0] if isinstance(output, tuple) else output
+        for position in by_module[module]:
+            hidden[1:, position] = hidden[0, position]
+
+    handles = [model.transformer.wte.register_forward_hook(add_noise)]
+    handles += [module.register_forward_hook(copy_clean) for module in by_module]
+    with torch.no_grad():
+        logits = model(tokens.repeat(SAMPLES + 1, 1)).logits
+    for handle in handles:
+        handle.remove()
+    return torch.softmax(logits[1:, -1, :], dim=1)[:, answer]
+
+
+def original_trace(model, tokens, component):
+    """The original ``trace_important_states`` / ``trace_important_window``: scores ``[token layer]``, low score, answer."""
+    with torch.no_grad():
+        answer = int(model(tokens).logits[0, -1].argmax())
+    blocks = list(model.transformer.h)
+    part = MODULES[component]
+    low = patched_scores(model, tokens, [], answer)
+    table = torch.empty(SAMPLES, len(blocks), tokens.shape[1], dtype=torch.float64)
+    for position in range(tokens.shape[1]):
+        for layer in range(len(blocks)):
+            window = [layer] if not part else range(max(0, layer - WINDOW // 2), min(len(blocks), layer - (-WINDOW // 2)))
+            modules = [getattr(blocks[index], part) if part else blocks[index] for index in window]
+            table[:, layer, position] = patched_scores(model, tokens, [(position, m) for m in modules], answer)
+    return table, low, answer
+
+
+@pytest.mark.parametrize("engine", ["rows", "loop"])
+@pytest.mark.parametrize("component", MODULES)
+def test_scores_equal_the_original_programs(hf_model, bridge, tokens, component, engine):
+    scores, low, answer = original_trace(hf_model, tokens, component)
+    window = 1 if component == "resid_post" else WINDOW
+    prompt = tlk.Prompt.from_tokens(tokens, subject=SUBJECT)
+    result = tlk.trace(bridge, prompt, NOISE, component=component, window=window, semantics="rome_code", engine=engine)
+    assert result.known and result.provenance.seed == 1
+    torch.testing.assert_close(result.corrupted_probability, low, rtol=0, atol=1e-14)
+    torch.testing.assert_close(result.indirect_effect + low[:, None, None], scores, rtol=0, atol=1e-14)
+
+
+def test_noise_stream_is_the_original_bit_for_bit():
+    noise = tlk.GaussianNoise(1.0, seed=1, stream="rome_code")
+    drawn = noise.corrupted(torch.zeros(SAMPLES, 8, 16, dtype=torch.float64), tuple(SUBJECT))
+    assert torch.equal(drawn, torch.from_numpy(np.random.RandomState(1).randn(SAMPLES, 3, 16)))
+    frozen = [1.62434536366324, -0.611756413650076, -0.5281717522634557]  # RandomState(1).randn(3), numpy since 1.0
+    assert drawn[0, 0, :3].tolist() == pytest.approx(frozen, abs=1e-14)
+
+
+def test_float32_noise_is_rounded_once():
+    """The original adds float64 noise in place to float32 embeddings: one rounding, at the end."""
+    embeddings = torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(0))
+    expected = embeddings.clone()
+    expected[:, 1:3] += 0.4 * torch.from_numpy(np.random.RandomState(1).randn(3, 2, 8))
+    drawn = tlk.GaussianNoise(0.4, seed=1, stream="rome_code").corrupted(embeddings, (1, 2))
+    assert torch.equal(drawn, expected[:, 1:3])

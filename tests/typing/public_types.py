@@ -1,0 +1,26 @@
+"""What a type checker sees of the public face; checked by basedpyright, never run."""
+
+from __future__ import annotations
+
+import plotly.graph_objects as go
+import torch
+from typing_extensions import assert_type
+
+import tl_knowledge as tlk
+from tl_knowledge.arrays import Hooks
+
+model = tlk.load_model("factlm")
+assert_type(model, tlk.HookedModel)
+prompt = tlk.Prompt.from_fact(model, tlk.Fact("France", "The capital of {} is", " Paris"))
+assert_type(prompt, tlk.Prompt)
+assert_type(prompt.subject, tlk.Span)
+assert_type(prompt.subject.last, int)
+result = tlk.trace(model, prompt, corrupt="subject", component="mlp_out", sever=("mlp_out", "attn_out"))
+assert_type(result, tlk.CausalTrace)
+assert_type(result.total_effect, torch.Tensor)
+assert_type(result.plot(), go.Figure)
+assert_type(tlk.compare(result, result), tlk.TraceComparison)
+hooks = tlk.corrupt(prompt.subject, tlk.GaussianNoise(sd=0.4, seed=0)) + tlk.sever({}, "mlp_out", layer=range(8))
+assert_type(hooks, Hooks)
+assert_type(tlk.load_facts("factlm"), list[tlk.Fact])
+assert_type(tlk.load_edit_cases("factlm"), list[tlk.EditCase])

@@ -1,0 +1,74 @@
+"""The command line, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from tl_knowledge.cli import app
+from tl_knowledge.errors import SubjectNotFoundError
+
+PROMPT = ["The capital of France is", "--subject", "France"]
+runner = CliRunner()
+
+
+def run(*arguments: str):
+    return runner.invoke(app, list(arguments), catch_exceptions=False)
+
+
+def test_trace_without_arguments_traces_a_known_fact_six_ways():
+    result = run("trace", "--json", "--samples", "2")
+    found = json.loads(result.stdout)
+    assert result.exit_code == 0
+    assert found["known"] is True
+    assert [(t["corrupted"], t["component"]) for t in found["traces"]] == [
+        (span, part) for part in ("resid_post", "mlp_out", "attn_out") for span in ("subject", "relation")
+    ]
+    assert all(t["total_effect"] > 0.3 for t in found["traces"])
+
+
+def test_trace_prints_a_table_and_writes_a_page(tmp_path):
+    page = tmp_path / "deep" / "trace.html"
+    result = run("trace", *PROMPT, "--target", " Paris", "--corrupt", "subject", "--component", "mlp_out", "--sever", "attn_out", "--out", str(page))
+    assert result.exit_code == 0
+    assert "The capital of France is Paris" in result.stdout
+    assert "attn_out" in result.stdout and "page written to" in result.stdout
+    assert "Plotly.newPlot" in page.read_text(encoding="utf-8")
+
+
+def test_options_reach_the_trace():
+    options = ["--corrupt", "relation", "--component", "attn_out", "--window", "3", "--samples", "2", "--noise", "0.5", "--seed", "7"]
+    found = json.loads(run("trace", *PROMPT, *options, "--json").stdout)
+    assert (found["traces"][0]["window"], found["traces"][0]["corrupted"]) == (3, "relation")
+    assert found["provenance"]["seed"] == 7 and "sd=0.5" in found["provenance"]["settings"]["noise"]
+
+
+def test_info():
+    found = json.loads(run("info", "--json").stdout)
+    assert found["bundled_models"]["factlm"]["facts"] >= 1500
+    assert "transformer-lens" in found["versions"]
+    assert "factlm" in run("info").stdout
+
+
+def test_our_errors_pass_through_the_app():
+    with pytest.raises(SubjectNotFoundError, match="'Spain' does not occur"):
+        run("trace", PROMPT[0], "--subject", "Spain")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([PROMPT[0], "--subject", "Spain"], "SubjectNotFoundError: subject 'Spain' does not occur"),
+        ([PROMPT[0]], "pass --subject"),
+        ([*PROMPT, "--window", "wide"], "window 'wide' is no number of layers"),
+    ],
+)
+def test_errors_are_one_line_and_exit_code_2(arguments, message):
+    done = subprocess.run([sys.executable, "-m", "tl_knowledge", "trace", *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert message in done.stderr.replace("\n", " ")
+    assert "Traceback" not in done.stderr

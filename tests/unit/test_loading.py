@@ -1,0 +1,84 @@
+"""Loading: every backend gives the same model, checked, in evaluation mode, without gradients."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import tl_knowledge as tlk
+from tl_knowledge.errors import DataError, UnsupportedModelError
+from tl_knowledge.loading import hooked_transformer_available
+from tl_knowledge.model import prepends_bos, weight_processing
+
+BACKENDS = ["bridge", *(["hooked_transformer"] if hooked_transformer_available() else [])]
+TEXT = "The capital of France is"
+
+
+@pytest.fixture(scope="module")
+def hugging_face_log_probs():
+    tokenizer = AutoTokenizer.from_pretrained(tlk.factlm.directory)
+    model = AutoModelForCausalLM.from_pretrained(tlk.factlm.directory).eval()
+    with torch.no_grad():
+        return model(torch.tensor([[0, *tokenizer(TEXT)["input_ids"]]])).logits.log_softmax(-1)
+
+
+@pytest.mark.parametrize("processed", [False, True])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_every_way_to_load_gives_the_hugging_face_model(hugging_face_log_probs, backend, processed):
+    model = tlk.load_model("factlm", backend=backend, process_weights=processed)
+    logits = model(tlk.Prompt.from_text(model, TEXT).tokens)
+    torch.testing.assert_close(logits.log_softmax(-1), hugging_face_log_probs, rtol=0, atol=2e-4)
+    assert weight_processing(model) == {"fold_ln": processed, "center_writing_weights": processed}
+    assert not model.training
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_dtype_gradients_and_bos_as_asked(backend):
+    model = tlk.load_model("factlm", backend=backend, dtype=torch.float64, requires_grad=True, prepend_bos=False)
+    assert {p.dtype for p in model.parameters()} == {torch.float64}
+    assert all(p.requires_grad for p in model.parameters())
+    assert not prepends_bos(model)
+    prompt = tlk.Prompt.from_text(model, TEXT, subject="France")
+    result = tlk.trace(model, prompt, samples=1)
+    assert result.provenance.prepends_bos is False and result.provenance.dtype == "float64"
+
+
+def test_the_backend_default(factlm):
+    assert type(factlm).__name__ == ("HookedTransformer" if hooked_transformer_available() else "TransformerBridge")
+    assert factlm.cfg.model_name == "factlm"
+
+
+def test_a_local_directory_and_an_object(factlm):
+    local = tlk.load_model(str(tlk.factlm.directory))
+    tokens = tlk.Prompt.from_text(factlm, TEXT).tokens
+    torch.testing.assert_close(local(tokens), factlm(tokens))
+    assert tlk.load_model(factlm) is factlm
+
+
+def test_other_architectures_go_through_the_bridge(tmp_path):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    LlamaForCausalLM(LlamaConfig(vocab_size=2500, **sizes)).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tlk.factlm.directory).save_pretrained(tmp_path)
+    model = tlk.load_model(str(tmp_path))
+    assert type(model).__name__ == "TransformerBridge"
+    assert tlk.trace(model, tlk.Prompt.from_text(model, TEXT, subject="France"), samples=1).provenance.engine == "rows"
+    if hooked_transformer_available():
+        with pytest.raises(UnsupportedModelError, match="no GPT-2 model; local directories of other families need backend='bridge'"):
+            tlk.load_model(str(tmp_path), backend="hooked_transformer")
+
+
+@pytest.mark.skipif(hooked_transformer_available(), reason="this TransformerLens still has HookedTransformer")
+def test_hooked_transformer_is_refused_where_there_is_none():
+    with pytest.raises(UnsupportedModelError, match="4.0 removed it"):
+        tlk.load_model("factlm", backend="hooked_transformer")
+
+
+def test_a_hub_name_that_cannot_be_reached_says_so(caplog):
+    with caplog.at_level(logging.CRITICAL), pytest.raises(DataError, match="cannot load model 'gpt2'.*pass 'factlm'"):
+        tlk.load_model("gpt2")
