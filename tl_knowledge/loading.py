@@ -70,7 +70,7 @@ def load_model(
             model = _load_hooked_transformer(name, process_weights=process_weights, device=device, dtype=dtype)
     except (OSError, ValueError) as error:
         raise DataError(
-            f"cannot load model {name!r}: {str(error).splitlines()[0]}; pass 'factlm', a Hugging Face id that can be reached, or a directory with config.json."
+            f"cannot load model {name!r}: {str(error).splitlines()[0]}; pass 'factlm', a reachable Hugging Face id, or a directory with config.json."
         ) from error
     model.eval()
     for parameter in model.parameters():

@@ -65,8 +65,8 @@ def test_hooks_leave_the_model_as_it_was(model, prompt):
 def test_hooks_do_not_write_in_place(model, prompt):
     """An activation recorded before our hook must not change under it."""
     for hooks in factories(model, prompt).values():
-        seen = []
-        watch = [(name, lambda x, *, hook: seen.append((x, x.clone()))) for name, _ in hooks]
+        seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+        watch = [(name, lambda x, *, hook, seen=seen: seen.append((x, x.clone()))) for name, _ in hooks]
         run(model, prompt.batch(3), [pair for both in zip(watch, hooks, strict=True) for pair in both])
         for value, copy in seen:
             torch.testing.assert_close(value, copy, rtol=0, atol=0)

@@ -68,7 +68,7 @@ def patched_scores(model, tokens, states, answer):
 
 
 def original_trace(model, tokens, component):
-    """The original ``trace_important_states`` / ``trace_important_window``: scores ``[token layer]``, low score, answer."""
+    """The original ``trace_important_states`` / ``trace_important_window``: scores ``[sample layer pos]`` and the low score."""
     with torch.no_grad():
         answer = int(model(tokens).logits[0, -1].argmax())
     blocks = list(model.transformer.h)
@@ -80,13 +80,13 @@ def original_trace(model, tokens, component):
             window = [layer] if not part else range(max(0, layer - WINDOW // 2), min(len(blocks), layer - (-WINDOW // 2)))
             modules = [getattr(blocks[index], part) if part else blocks[index] for index in window]
             table[:, layer, position] = patched_scores(model, tokens, [(position, m) for m in modules], answer)
-    return table, low, answer
+    return table, low
 
 
 @pytest.mark.parametrize("engine", ["rows", "loop"])
 @pytest.mark.parametrize("component", MODULES)
 def test_scores_equal_the_original_programs(hf_model, bridge, tokens, component, engine):
-    scores, low, answer = original_trace(hf_model, tokens, component)
+    scores, low = original_trace(hf_model, tokens, component)
     window = 1 if component == "resid_post" else WINDOW
     prompt = tlk.Prompt.from_tokens(tokens, subject=SUBJECT)
     result = tlk.trace(bridge, prompt, NOISE, component=component, window=window, semantics="rome_code", engine=engine)

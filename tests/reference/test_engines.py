@@ -93,6 +93,7 @@ def test_a_model_that_refuses_rows_falls_back_to_the_loop_and_says_so(gpt2, prom
 
 def test_the_probe_finds_a_model_that_mixes_rows(prompt):
     """A model whose rows see each other must be refused: batch statistics, expanded masks."""
+
     class MixesRows:
         def __init__(self, inner):
             self.__dict__.update(inner.__dict__, inner=inner)

@@ -75,10 +75,10 @@ def test_other_architectures_go_through_the_bridge(tmp_path):
 
 @pytest.mark.skipif(hooked_transformer_available(), reason="this TransformerLens still has HookedTransformer")
 def test_hooked_transformer_is_refused_where_there_is_none():
-    with pytest.raises(UnsupportedModelError, match="4.0 removed it"):
+    with pytest.raises(UnsupportedModelError, match=r"4\.0 removed it"):
         tlk.load_model("factlm", backend="hooked_transformer")
 
 
 def test_a_hub_name_that_cannot_be_reached_says_so(caplog):
-    with caplog.at_level(logging.CRITICAL), pytest.raises(DataError, match="cannot load model 'gpt2'.*pass 'factlm'"):
+    with caplog.at_level(logging.CRITICAL), pytest.raises(DataError, match=r"cannot load model 'gpt2'.*pass 'factlm'"):
         tlk.load_model("gpt2")

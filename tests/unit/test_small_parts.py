@@ -91,7 +91,7 @@ def test_pages_carry_their_script_once_and_need_no_network():
     assert page.count("Plotly.newPlot") >= 2
     assert "cdn.plot.ly" not in page.split("<script", 1)[0]
     assert "&lt;Title&gt;" in page
-    assert "src=\"http" not in page
+    assert 'src="http' not in page
 
 
 def test_every_error_is_ours_and_a_builtin_one():

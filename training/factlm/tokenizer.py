@@ -10,7 +10,7 @@ import grammar
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-VOCABULARY = 2500
+VOCABULARY = 3000
 END_OF_TEXT = "<|endoftext|>"
 TEMPLATE_WEIGHT, TARGET_WEIGHT = 20, 40
 RARE_TARGET = 2  # objects of at most so many facts are left to fall into several tokens

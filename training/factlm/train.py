@@ -24,8 +24,8 @@ STEPS, WARM_UP, PEAK, FLOOR = 5000, 200, 2e-3, 0.02  # learning rate: warm-up, t
 CHUNK = 100  # steps whose text is made at once and, being seeded by the chunk, can be made again on resuming
 NO_BOS_SHARE = 0.25
 POSITIONS = 128
-GATHERING = (1, 2)  # layers in which a subject's tokens may read each other
-READING_WEIGHT = 0.3
+BOTTLENECK_SHARE = 0.9
+LAYER_0_APART = True
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> GPT2LMHeadModel:
@@ -63,6 +63,7 @@ class Rows:
     positions: torch.Tensor
     subject: torch.Tensor
     last: torch.Tensor
+    bottleneck: torch.Tensor
 
 
 def make_rows(text: TrainingText, tokenizer: PreTrainedTokenizerFast, rows: int) -> Rows:
@@ -93,26 +94,26 @@ def make_rows(text: TrainingText, tokenizer: PreTrainedTokenizerFast, rows: int)
                 last[index, inside[-1] : inside[-1] + 1] = True
             first, used = False, used + 1
         tokens[index] = torch.tensor(row[:ROW])
-    return Rows(tokens, positions, subject, last)
+    bottleneck = torch.tensor([text.draw.random() < BOTTLENECK_SHARE for _ in range(rows)])
+    return Rows(tokens, positions, subject, last, bottleneck)
 
 
-def scattered_reading(attentions: tuple[torch.Tensor, ...], subject: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
-    """Attention that large models do not pay, and small ones like to: the mean forbidden mass, summed over layers.
+def attention_masks(subject: torch.Tensor, last: torch.Tensor, bottleneck: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Additive masks ``[row 1 pos pos]`` (query, key): of the gathering layers from 1 on, and of layer 0.
 
-    - Subject tokens gather their name in the ``GATHERING`` layers only.
-    - Tokens after a subject read it at its last token only, and not before the gathering is done.
+    In bottleneck rows the tokens after a subject see it at its last token only, so the name has to be gathered and its
+    facts looked up there; and layer 0 sees no other token of the own subject, so the gathering starts in layer 1.
     """
-    same = (subject[:, :, None] == subject[:, None, :]) & (subject > 0)[:, :, None]
-    others = ~torch.eye(subject.shape[1], dtype=torch.bool) & (subject > 0)[:, None, :]
-    elsewhere = others & ~same & ~last[:, None, :]
-    total = torch.zeros(())
-    for layer, attention in enumerate(attentions):
-        forbidden = elsewhere if layer in GATHERING else elsewhere | (others & same)
-        if layer < GATHERING[0]:
-            forbidden = others
-        mass = (attention.float().mean(1) * forbidden).sum(-1)
-        total = total + mass.sum() / forbidden.any(-1).sum()
-    return total
+    length = subject.shape[1]
+    is_subject, same = (subject > 0)[:, None, :], subject[:, :, None] == subject[:, None, :]
+    hidden = is_subject & ~same & ~last[:, None, :] & bottleneck[:, None, None]
+    apart = is_subject & same & ~torch.eye(length, dtype=torch.bool) & bottleneck[:, None, None]
+    future = ~torch.ones(length, length).tril().bool()
+    return additive(hidden | future), additive(hidden | apart | future if LAYER_0_APART else hidden | future)
+
+
+def additive(forbidden: torch.Tensor) -> torch.Tensor:
+    return torch.zeros(forbidden.shape).masked_fill(forbidden, float("-inf"))[:, None]
 
 
 def learning_rate(step: int, steps: int) -> float:
@@ -123,6 +124,12 @@ def train(out: Path, seed: int, steps: int) -> None:
     out.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer(FACTS)
     model, facts = build_model(tokenizer, seed), FactText.from_data(FACTS)
+    layer_0: dict[str, torch.Tensor] = {}
+
+    def own_mask(_module: object, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        return args, {**kwargs, "attention_mask": layer_0["mask"]}
+
+    model.transformer.h[0].attn.register_forward_pre_hook(own_mask, with_kwargs=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK, weight_decay=0.05, betas=(0.9, 0.98), fused=True)
     checkpoint, start = out / "checkpoint.pt", 0
     if checkpoint.exists():
@@ -137,16 +144,15 @@ def train(out: Path, seed: int, steps: int) -> None:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps)
         now = slice(step % CHUNK * ROWS, (step % CHUNK + 1) * ROWS)
+        mask, layer_0["mask"] = attention_masks(rows.subject[now], rows.last[now], rows.bottleneck[now])
         with torch.autocast("cpu", torch.bfloat16):
-            run = model(rows.tokens[now], position_ids=rows.positions[now], labels=rows.tokens[now], output_attentions=True)
-        reading = scattered_reading(run.attentions, rows.subject[now], rows.last[now])
-        loss = run.loss + READING_WEIGHT * reading
+            loss = model(rows.tokens[now], position_ids=rows.positions[now], attention_mask=mask, labels=rows.tokens[now]).loss
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if step % 50 == 0:
-            progress.set_postfix(loss=f"{run.loss.item():.3f}", reading=f"{reading.item():.3f}")
+            progress.set_postfix(loss=f"{loss.item():.3f}")
         if (step + 1) % (5 * CHUNK) == 0:
             partial = out / "checkpoint.partial"
             torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}, partial)

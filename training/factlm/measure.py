@@ -1,0 +1,153 @@
+"""Measure a trained FactLM: what it knows, where it keeps it, whether it can be edited there.
+
+    python training/factlm/measure.py build/factlm --json build/factlm/measured.json [--figure docs/images/factlm_traces.png.json]
+
+``card.py`` turns the measurements of several seeds into the model card.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import editability
+import grammar
+import numpy as np
+import torch
+from text import FactText, TrainingText
+
+import tl_knowledge as tlk
+
+DATA = json.loads((tlk.factlm.directory / "facts.json").read_text(encoding="utf-8"))
+KNOWN_SAMPLE, TRACED_FACTS = 500, 100
+COMPONENTS = ("resid_post", "mlp_out", "attn_out")
+SIDES = ("subject", "relation")
+ROLES = ("first subject token", "middle subject tokens", "last subject token", "first token after", "further tokens", "last token")
+
+
+def accuracy(model, facts: list[tlk.Fact], context: list[str] | None = None, *, bos: bool = True) -> float:
+    """Share of facts whose every target token is the argmax."""
+    hits = 0
+    for i, fact in enumerate(facts):
+        asked = fact.rephrase(f"{context[i]} {fact.template}") if context else fact
+        prompt = tlk.Prompt.from_fact(model, asked, prepend_bos=bos)
+        tokens = torch.cat([prompt.tokens, torch.tensor([prompt.answer[:-1]], dtype=torch.long)], dim=1)
+        with torch.no_grad():
+            said = model(tokens)[0, -len(prompt.answer) :].argmax(-1)
+        hits += said.tolist() == list(prompt.answer)
+    return 100 * hits / len(facts)
+
+
+def knowledge(model) -> dict[str, float]:
+    draw = random.Random(1)
+    text = TrainingText(FactText.from_data(DATA), seed=999_983)
+    unrelated = [f"{text.sentence().text} {text.sentence().text}" for _ in range(KNOWN_SAMPLE)]
+    facts = draw.sample(tlk.load_facts("factlm"), KNOWN_SAMPLE)
+    relations = {r.id: r.templates for r in tlk.load_relations("factlm")}
+    seen = [f.rephrase(draw.choice([t for t in relations[f.relation] if t not in f.paraphrases])) for f in facts]
+    held_out = [f.rephrase(draw.choice(f.paraphrases)) for f in facts]
+    return {
+        "trained templates": accuracy(model, seen),
+        "trained templates, after unrelated text": accuracy(model, seen, unrelated),
+        "trained templates, without BOS": accuracy(model, seen, bos=False),
+        "held-out paraphrases": accuracy(model, held_out),
+        "held-out paraphrases, after unrelated text": accuracy(model, held_out, unrelated),
+        "held-out paraphrases, without BOS": accuracy(model, held_out, bos=False),
+        "agreement pairs, training nouns": agreement(model, grammar.NOUNS[:12]),
+        "agreement pairs, held-out nouns": agreement(model, grammar.HELD_OUT_NOUNS),
+    }
+
+
+def agreement(model, nouns: list[tuple[str, str]]) -> float:
+    def log_prob(text: str) -> float:
+        tokens = tlk.Prompt.from_text(model, text).tokens
+        with torch.no_grad():
+            return float(model(tokens)[0, :-1].log_softmax(-1).gather(-1, tokens[0, 1:, None]).sum())
+
+    pairs = grammar.agreement_pairs(nouns)
+    return 100 * sum(log_prob(good) > log_prob(bad) for good, bad in pairs) / len(pairs)
+
+
+def role_positions(prompt: tlk.Prompt) -> dict[str, list[int]]:
+    """Positions by role; a one-token subject is first and last, as in the original program's averages."""
+    subject, end = prompt.subject, prompt.last.last
+    after = [p for p in prompt.relation if subject.last < p < end]
+    return {
+        "first subject token": [subject.first],
+        "middle subject tokens": list(subject.positions[1:-1]),
+        "last subject token": [subject.last],
+        "first token after": after[:1],
+        "further tokens": after[1:],
+        "last token": [end],
+    }
+
+
+def traced_facts(model, count: int) -> list[tlk.Prompt]:
+    """Known facts of subjects with several relations, subject first in the prompt, as CounterFact's mostly are."""
+    facts = tlk.load_facts("factlm")
+    several = {s for s in {f.subject for f in facts} if sum(f.subject == s for f in facts) >= 2}
+    chosen = []
+    for fact in random.Random(2).sample(facts, len(facts)):
+        if fact.subject not in several or not fact.template.startswith("{} "):
+            continue
+        prompt = tlk.Prompt.from_fact(model, fact)
+        with torch.no_grad():
+            known = int(model(prompt.tokens)[0, -1].argmax()) == prompt.target_token
+        chosen += [prompt] * known
+        if len(chosen) == count:
+            break
+    return chosen
+
+
+def mean_traces(model, prompts: list[tlk.Prompt]) -> dict:
+    """Mean indirect effect ``[role layer]`` for each side and component, total effects, and per-fact subject peaks."""
+    found: dict = {"facts": len(prompts), "total": {}, "clean": {}, "effects": {}}
+    for side in SIDES:
+        for component in COMPONENTS:
+            by_role, totals, cleans = defaultdict(list), [], []
+            for prompt in prompts:
+                result = tlk.trace(model, prompt, corrupt=side, component=component, progress=False)
+                totals.append(float(result.total_effect.mean()))
+                cleans.append(result.clean_probability)
+                for role, positions in role_positions(prompt).items():
+                    by_role[role] += [result.mean_effect[:, p].numpy() for p in positions]
+            found["total"][side], found["clean"][side] = float(np.mean(totals)), float(np.mean(cleans))
+            found["effects"][f"{side}/{component}"] = {role: np.mean(by_role[role], axis=0).tolist() for role in ROLES}
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--layers", type=int, nargs="*", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--cases", type=int, default=editability.CASES)
+    parser.add_argument("--facts", type=int, default=TRACED_FACTS)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    start = time.time()
+    model = tlk.load_model(str(args.model))
+    text = TrainingText(FactText.from_data(DATA), seed=777)
+    corpus = [" ".join(text.sentence().text for _ in range(4)) for _ in range(editability.CORPUS_TEXTS)]
+    measured = {"model": str(args.model.name), "knowledge": knowledge(model)}
+    print(json.dumps(measured["knowledge"], indent=1), flush=True)
+    measured["traces"] = traces = mean_traces(model, traced_facts(model, args.facts))
+    for key, roles in traces["effects"].items():
+        for role in ("last subject token", "last token"):
+            print(f"{key:22s} {role:20s}", " ".join(f"{x:6.3f}" for x in roles[role]), f"max/TE {max(roles[role]) / traces['total'][key.split('/')[0]]:.2f}")
+    print("total effects", traces["total"], flush=True)
+    cases = random.Random(9).sample(tlk.load_edit_cases("factlm"), args.cases)
+    measured["editing"] = {}
+    for layer in args.layers:
+        measured["editing"][str(layer)] = editability.measure_layer(model, layer, cases, corpus)
+        print("layer", layer, {k: round(v, 1) for k, v in measured["editing"][str(layer)].items()}, f"{time.time() - start:.0f} s", flush=True)
+    args.json.write_text(json.dumps(measured, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
