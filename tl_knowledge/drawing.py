@@ -51,47 +51,50 @@ class Table:
 
 
 def heat_maps(maps: Sequence[HeatMap], *, title: str, subtitle: str, color_axis: str, columns: int | None = None) -> go.Figure:
-    """Heat maps side by side on one common colour range, so that equal colours mean equal values."""
+    """Heat maps side by side on one common colour range, so that equal colours mean equal values.
+
+    Maps of one colour scale share one colour bar, right of the last; maps of several have one each.
+    """
     across = columns or len(maps)
     down = -(-len(maps) // across)
     figure = make_subplots(
         rows=down,
         cols=across,
         subplot_titles=[m.title for m in maps],
-        horizontal_spacing=min(0.22, 0.26 / across),
-        vertical_spacing=0.16 / down,
+        horizontal_spacing=min(0.22, 0.34 / across),
+        vertical_spacing=0.24 / down,
     )
     finite = np.concatenate([m.values[np.isfinite(m.values)].ravel() for m in maps] + [np.zeros(1)])
-    low, high = min(0.0, float(finite.min())), max(float(finite.max()), 1e-9)
-    tallest = max(len(m.rows) for m in maps)
+    color_range = {"zmin": min(0.0, float(finite.min())), "zmax": max(float(finite.max()), 1e-9)}
+    one_scale = len({m.colors for m in maps}) == 1
     for index, chart in enumerate(maps):
-        row, column = index // across + 1, index % across + 1
-        figure.add_trace(
-            go.Heatmap(
-                z=chart.values,
-                customdata=[[r for _ in chart.columns] for r in chart.rows],
-                zmin=low,
-                zmax=high,
-                colorscale=chart.colors,
-                showscale=index == 0 or maps[0].colors != chart.colors,
-                colorbar=_color_bar(figure, row, column, across, color_axis),
-                xgap=1,
-                ygap=1,
-                hovertemplate=f"{chart.row_axis} %{{customdata}}<br>{chart.column_axis} %{{x}}<br>{color_axis} %{{z:.3f}}<extra></extra>",
-            ),
-            row=row,
-            col=column,
-        )
+        place = {"row": index // across + 1, "col": index % across + 1}
+        bar = _color_bar(figure, place["row"], place["col"], color_axis) if index == len(maps) - 1 or not one_scale else None
+        figure.add_trace(_heat_map_trace(chart, color_axis, color_range, bar), **place)
         labels = [f"<b>{html.escape(r)}*</b>" if i in chart.marked else html.escape(r) for i, r in enumerate(chart.rows)]
-        figure.update_yaxes(autorange="reversed", tickvals=list(range(len(labels))), ticktext=labels, title_text=chart.row_axis, row=row, col=column)
-        step = max(1, len(chart.columns) // 12)
-        ticks = list(range(0, len(chart.columns), step))
-        figure.update_xaxes(
-            tickvals=ticks, ticktext=[chart.columns[i] for i in ticks], title_text=chart.column_axis, row=row, col=column, constrain="domain"
-        )
-    figure.update_layout(**_layout(title, subtitle), height=190 + down * (95 + 24 * tallest), width=230 + 330 * across)
+        axis_title = chart.row_axis if place["col"] == 1 else None
+        figure.update_yaxes(autorange="reversed", tickvals=list(range(len(labels))), ticktext=labels, title_text=axis_title, **place)
+        shown = list(range(0, len(chart.columns), max(1, len(chart.columns) // 12)))
+        names = [chart.columns[i] for i in shown]
+        figure.update_xaxes(tickvals=shown, ticktext=names, title_text=chart.column_axis, constrain="domain", **place)
+    tallest = max(len(m.rows) for m in maps)
+    figure.update_layout(**_layout(title, subtitle), height=190 + down * (95 + 24 * tallest), width=280 + 390 * across)
     figure.update_annotations(font={"size": 13, "color": INK})
     return figure
+
+
+def _heat_map_trace(chart: HeatMap, color_axis: str, color_range: dict[str, float], color_bar: dict[str, Any] | None) -> go.Heatmap:
+    return go.Heatmap(
+        z=chart.values,
+        customdata=[[row for _ in chart.columns] for row in chart.rows],
+        **color_range,
+        colorscale=chart.colors,
+        showscale=color_bar is not None,
+        colorbar=color_bar or {},
+        xgap=1,
+        ygap=1,
+        hovertemplate=f"{chart.row_axis} %{{customdata}}<br>{chart.column_axis} %{{x}}<br>{color_axis} %{{z:.3f}}<extra></extra>",
+    )
 
 
 def bar_chart(labels: Sequence[str], values: Sequence[float], errors: Sequence[float], *, title: str, subtitle: str, value_axis: str) -> go.Figure:
@@ -115,7 +118,9 @@ def html_page(title: str, parts: Sequence[str | Table | go.Figure]) -> str:
         elif isinstance(part, Table):
             body.append(_html_table(part))
         else:
-            chart = plotly.io.to_html(part, full_html=False, include_plotlyjs=not script_written, config={"displaylogo": False, "responsive": False})
+            chart = plotly.io.to_html(
+                part, full_html=False, include_plotlyjs=not script_written, config={"displayModeBar": False, "responsive": False}
+            )
             body.append(f"<figure>{chart}</figure>")
             script_written = True
     content = "\n".join(body)
@@ -124,7 +129,7 @@ def html_page(title: str, parts: Sequence[str | Table | go.Figure]) -> str:
     return f"<!doctype html>\n<html lang='en'><head>{head}</head><body><main>\n<h1>{name}</h1>\n{content}\n</main></body></html>\n"
 
 
-def _color_bar(figure: go.Figure, row: int, column: int, across: int, title: str) -> dict[str, Any]:
+def _color_bar(figure: go.Figure, row: int, column: int, title: str) -> dict[str, Any]:
     """A colour bar just right of its own panel."""
     panel = figure.get_subplot(row, column)
     x_domain, y_domain = panel.xaxis.domain, panel.yaxis.domain  # pyright: ignore

@@ -234,6 +234,7 @@ class Prompt:
         if len(ids) > context_length(model):
             raise PromptError(f"prompt {text[:60]!r}... has {len(ids)} tokens; the model's context is {context_length(model)}: shorten it.")
         labels = tuple(_label(text, model, token, offset) for token, offset in zip(ids, offsets, strict=True))
+        labels = ("BOS", *labels[1:]) if has_bos else labels
         spans = {"last": Span("last", (len(ids) - 1,))}
         for name, ranges in places.items():
             spans[name] = Span(name, _covering_tokens(text, texts[name], ranges, offsets, labels))

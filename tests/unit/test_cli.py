@@ -36,7 +36,7 @@ def test_trace_prints_a_table_and_writes_a_page(tmp_path):
     result = run("trace", *PROMPT, "--target", " Paris", "--corrupt", "subject", "--component", "mlp_out", "--sever", "attn_out", "--out", str(page))
     assert result.exit_code == 0
     assert "The capital of France is Paris" in result.stdout
-    assert "attn_out" in result.stdout and "page written to" in result.stdout
+    assert "severed" in result.stdout and "page written to" in result.stdout
     assert "Plotly.newPlot" in page.read_text(encoding="utf-8")
 
 

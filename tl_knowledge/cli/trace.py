@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -130,7 +131,7 @@ def _print(prompt: Prompt, traces: list[CausalTrace], out: Path | None) -> None:
     console.print(f"[bold]{escape(prompt.text)}[/][green]{escape(first.target)}[/]", highlight=False)
     samples = len(first.total_effect)
     console.print(f"clean probability {first.clean_probability:.1%} ({known}), model {escape(first.provenance.model)}, {samples} noise samples")
-    table = Table(*TABLE_HEADER)
+    table = Table(*TABLE_HEADER, box=SIMPLE_HEAD, padding=(0, 1))
     for row in summary_rows(traces):
         table.add_row(*map(escape, row))
     console.print(table)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import plotly.graph_objects as go
 
@@ -12,7 +12,7 @@ from tl_knowledge.tracing.result import CausalTrace, compare
 
 __all__ = ["TABLE_HEADER", "summary_rows", "trace_page"]
 
-TABLE_HEADER = ("corrupted", "restored", "severed", "total effect", "largest effect", "at token", "in layer")
+TABLE_HEADER = ("corrupted", "restored", "total effect", "largest at last subject token", "largest anywhere")
 
 _HOW_TO_READ = """<p>Noise on the embeddings of the corrupted tokens (bold, with an asterisk) makes the model lose the answer. Each cell
 then restores one clean activation, at that token and layer, and shows how much of the answer's probability comes back. A dark cell is a site
@@ -22,23 +22,34 @@ out. Zero means no effect; cells left of and above the corrupted tokens are exac
 
 def summary_rows(traces: Sequence[CausalTrace]) -> list[tuple[str, ...]]:
     """One row of text a trace, under `TABLE_HEADER`."""
-    rows: list[tuple[str, ...]] = []
-    for trace in traces:
-        best = trace.top(1).iloc[0]
-        window = f" ({trace.window} layers)" if trace.window > 1 else ""
-        unit = f", {trace.component} {best[trace.component]}" if trace.units else ""
-        rows.append(
-            (
-                trace.corrupted.name,
-                f"{trace.component}{window}",
-                " + ".join(trace.severed) or "-",
-                f"{float(trace.total_effect.mean()):.3f}",
-                f"{best['effect']:.3f} ({best['share']:.0%})",
-                f"{best['token'].strip()!r} ({best['role']})",
-                f"{best['layer']}{unit}",
-            )
+    return [
+        (
+            trace.corrupted.name,
+            _restored(trace),
+            f"{float(trace.total_effect.mean()):.3f}",
+            _best(trace, [trace.spans["subject"].last] if "subject" in trace.spans else [], with_token=False),
+            _best(trace, range(len(trace.labels)), with_token=True),
         )
-    return rows
+        for trace in traces
+    ]
+
+
+def _restored(trace: CausalTrace) -> str:
+    window = f", {trace.window} layers" if trace.window > 1 else ""
+    severed = f", {' + '.join(trace.severed)} severed" if trace.severed else ""
+    return f"{trace.component}{window}{severed}"
+
+
+def _best(trace: CausalTrace, positions: Iterable[int], *, with_token: bool) -> str:
+    """The largest effect at some positions, its share of the total effect, and where."""
+    table = trace.to_dataframe()
+    table = table[table["pos"].isin(list(positions))]
+    if table.empty:
+        return "-"
+    best = table.loc[table["effect"].idxmax()]
+    unit = f" {trace.component} {best[trace.component]}" if trace.units else ""
+    token = f" {best['token'].strip()!r}" if with_token else ""
+    return f"{best['effect']:.3f} ({best['share']:.0%}){token} layer {best['layer']}{unit}"
 
 
 def trace_page(traces: Sequence[CausalTrace], *, columns: int = 2) -> str:

@@ -184,7 +184,7 @@ class CausalTrace:
             [str(x) for x in self.layers],
             title,
             "token",
-            "layer" if self.window == 1 else f"centre layer of {self.window}",
+            "layer" if self.window == 1 else f"centre of {self.window} layers",
             marked=frozenset(self.corrupted.positions),
             colors=_SCALES[self.component],
         )

@@ -139,7 +139,11 @@ def main() -> None:
     measured["traces"] = traces = mean_traces(model, traced_facts(model, args.facts))
     for key, roles in traces["effects"].items():
         for role in ("last subject token", "last token"):
-            print(f"{key:22s} {role:20s}", " ".join(f"{x:6.3f}" for x in roles[role]), f"max/TE {max(roles[role]) / traces['total'][key.split('/')[0]]:.2f}")
+            print(
+                f"{key:22s} {role:20s}",
+                " ".join(f"{x:6.3f}" for x in roles[role]),
+                f"max/TE {max(roles[role]) / traces['total'][key.split('/')[0]]:.2f}",
+            )
     print("total effects", traces["total"], flush=True)
     cases = random.Random(9).sample(tlk.load_edit_cases("factlm"), args.cases)
     measured["editing"] = {}
