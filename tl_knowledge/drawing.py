@@ -68,15 +68,15 @@ def heat_maps(maps: Sequence[HeatMap], *, title: str, subtitle: str, color_axis:
     color_range = {"zmin": min(0.0, float(finite.min())), "zmax": max(float(finite.max()), 1e-9)}
     one_scale = len({m.colors for m in maps}) == 1
     for index, chart in enumerate(maps):
-        place = {"row": index // across + 1, "col": index % across + 1}
-        bar = _color_bar(figure, place["row"], place["col"], color_axis) if index == len(maps) - 1 or not one_scale else None
-        figure.add_trace(_heat_map_trace(chart, color_axis, color_range, bar), **place)
+        row, col = index // across + 1, index % across + 1
+        bar = _color_bar(figure, row, col, color_axis) if index == len(maps) - 1 or not one_scale else None
+        figure.add_trace(_heat_map_trace(chart, color_axis, color_range, bar), row=row, col=col)
         labels = [f"<b>{html.escape(r)}*</b>" if i in chart.marked else html.escape(r) for i, r in enumerate(chart.rows)]
-        axis_title = chart.row_axis if place["col"] == 1 else None
-        figure.update_yaxes(autorange="reversed", tickvals=list(range(len(labels))), ticktext=labels, title_text=axis_title, **place)
+        axis_title = chart.row_axis if col == 1 else None
+        figure.update_yaxes(autorange="reversed", tickvals=list(range(len(labels))), ticktext=labels, title_text=axis_title, row=row, col=col)
         shown = list(range(0, len(chart.columns), max(1, len(chart.columns) // 12)))
         names = [chart.columns[i] for i in shown]
-        figure.update_xaxes(tickvals=shown, ticktext=names, title_text=chart.column_axis, constrain="domain", **place)
+        figure.update_xaxes(tickvals=shown, ticktext=names, title_text=chart.column_axis, constrain="domain", row=row, col=col)
     tallest = max(len(m.rows) for m in maps)
     figure.update_layout(**_layout(title, subtitle), height=190 + down * (95 + 24 * tallest), width=280 + 390 * across)
     figure.update_annotations(font={"size": 13, "color": INK})

@@ -42,11 +42,10 @@ def _restored(trace: CausalTrace) -> str:
 
 def _best(trace: CausalTrace, positions: Iterable[int], *, with_token: bool) -> str:
     """The largest effect at some positions, its share of the total effect, and where."""
-    table = trace.to_dataframe()
-    table = table[table["pos"].isin(list(positions))]
-    if table.empty:
+    sites = trace.top(trace.mean_effect.numel()).query("pos in @wanted", local_dict={"wanted": list(positions)})
+    if sites.empty:
         return "-"
-    best = table.loc[table["effect"].idxmax()]
+    best = sites.iloc[0]
     unit = f" {trace.component} {best[trace.component]}" if trace.units else ""
     token = f" {best['token'].strip()!r}" if with_token else ""
     return f"{best['effect']:.3f} ({best['share']:.0%}){token} layer {best['layer']}{unit}"

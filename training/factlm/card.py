@@ -77,8 +77,8 @@ def trace_table(run: dict) -> str:
 
 def summary_table(runs: list[dict]) -> str:
     def share(run: dict, key: str, role: str) -> str:
-        effects = run["traces"]["effects"][key][role]
-        return f"{max(effects):.2f} ({max(effects) / run['traces']['total'][key.split('/')[0]]:.0%} of TE) at layer {int(np.argmax(effects))}"
+        effects, side = run["traces"]["effects"][key][role], key.split("/", maxsplit=1)[0]
+        return f"{max(effects):.2f} ({max(effects) / run['traces']['total'][side]:.0%} of TE) at layer {int(np.argmax(effects))}"
 
     rows = [[f"total effect, {side} corrupted", *(f"{run['traces']['total'][side]:.3f}" for run in runs)] for side in SIDES]
     for key in ("subject/mlp_out", "relation/mlp_out"):

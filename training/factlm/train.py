@@ -20,12 +20,11 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 FACTS = json.loads((Path(__file__).parents[2] / "tl_knowledge" / "factlm" / "facts.json").read_text(encoding="utf-8"))
 ROW, ROWS = 64, 32  # tokens in a row, rows in a batch
-STEPS, WARM_UP, PEAK, FLOOR = 5000, 200, 2e-3, 0.02  # learning rate: warm-up, then cosine from PEAK to FLOOR * PEAK
+STEPS, WARM_UP, PEAK, FLOOR = 3500, 200, 2e-3, 0.02  # learning rate: warm-up, then cosine from PEAK to FLOOR * PEAK
 CHUNK = 100  # steps whose text is made at once and, being seeded by the chunk, can be made again on resuming
 NO_BOS_SHARE = 0.25
 POSITIONS = 128
 BOTTLENECK_SHARE = 0.9
-LAYER_0_APART = True
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> GPT2LMHeadModel:
@@ -56,7 +55,7 @@ class Rows:
     """Packed training text: ``tokens`` and ``positions`` ``[row pos]``.
 
     ``subject`` ``[row pos]`` numbers the subject a token belongs to within its row (0: none); ``last`` marks each
-    subject's last token.
+    subject's last token; ``bottleneck`` ``[row]`` marks the rows in which a subject is read at its last token only.
     """
 
     tokens: torch.Tensor
@@ -98,22 +97,13 @@ def make_rows(text: TrainingText, tokenizer: PreTrainedTokenizerFast, rows: int)
     return Rows(tokens, positions, subject, last, bottleneck)
 
 
-def attention_masks(subject: torch.Tensor, last: torch.Tensor, bottleneck: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Additive masks ``[row 1 pos pos]`` (query, key): of the gathering layers from 1 on, and of layer 0.
-
-    In bottleneck rows the tokens after a subject see it at its last token only, so the name has to be gathered and its
-    facts looked up there; and layer 0 sees no other token of the own subject, so the gathering starts in layer 1.
-    """
-    length = subject.shape[1]
-    is_subject, same = (subject > 0)[:, None, :], subject[:, :, None] == subject[:, None, :]
-    hidden = is_subject & ~same & ~last[:, None, :] & bottleneck[:, None, None]
-    apart = is_subject & same & ~torch.eye(length, dtype=torch.bool) & bottleneck[:, None, None]
-    future = ~torch.ones(length, length).tril().bool()
-    return additive(hidden | future), additive(hidden | apart | future if LAYER_0_APART else hidden | future)
-
-
-def additive(forbidden: torch.Tensor) -> torch.Tensor:
-    return torch.zeros(forbidden.shape).masked_fill(forbidden, float("-inf"))[:, None]
+def attention_mask(rows: Rows, now: slice) -> torch.Tensor:
+    """Additive mask ``[row 1 pos pos]`` (query, key): causal, and in bottleneck rows no reading of a subject but at its last token."""
+    subject, last = rows.subject[now], rows.last[now]
+    own = subject[:, :, None] == subject[:, None, :]
+    hidden = (subject > 0)[:, None, :] & ~own & ~last[:, None, :] & rows.bottleneck[now, None, None]
+    future = ~torch.ones(ROW, ROW).tril().bool()
+    return torch.zeros(hidden.shape).masked_fill(hidden | future, float("-inf"))[:, None]
 
 
 def learning_rate(step: int, steps: int) -> float:
@@ -124,16 +114,12 @@ def train(out: Path, seed: int, steps: int) -> None:
     out.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer(FACTS)
     model, facts = build_model(tokenizer, seed), FactText.from_data(FACTS)
-    layer_0: dict[str, torch.Tensor] = {}
-
-    def own_mask(_module: object, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        return args, {**kwargs, "attention_mask": layer_0["mask"]}
-
-    model.transformer.h[0].attn.register_forward_pre_hook(own_mask, with_kwargs=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK, weight_decay=0.05, betas=(0.9, 0.98), fused=True)
     checkpoint, start = out / "checkpoint.pt", 0
     if checkpoint.exists():
         saved = torch.load(checkpoint)
+        if (saved["seed"], saved["steps"]) != (seed, steps):
+            raise SystemExit(f"{checkpoint} belongs to seed {saved['seed']}, {saved['steps']} steps; pass those, or another --out.")
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         start = saved["step"]
@@ -144,7 +130,7 @@ def train(out: Path, seed: int, steps: int) -> None:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps)
         now = slice(step % CHUNK * ROWS, (step % CHUNK + 1) * ROWS)
-        mask, layer_0["mask"] = attention_masks(rows.subject[now], rows.last[now], rows.bottleneck[now])
+        mask = attention_mask(rows, now)
         with torch.autocast("cpu", torch.bfloat16):
             loss = model(rows.tokens[now], position_ids=rows.positions[now], attention_mask=mask, labels=rows.tokens[now]).loss
         optimizer.zero_grad(set_to_none=True)
@@ -155,7 +141,7 @@ def train(out: Path, seed: int, steps: int) -> None:
             progress.set_postfix(loss=f"{loss.item():.3f}")
         if (step + 1) % (5 * CHUNK) == 0:
             partial = out / "checkpoint.partial"
-            torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}, partial)
+            torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1, "seed": seed, "steps": steps}, partial)
             partial.replace(checkpoint)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
