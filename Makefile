@@ -26,10 +26,10 @@ floors: $(VENV)/.dev
 	$(RUN)/lint-imports
 
 unit: $(VENV)/.dev
-	$(RUN)/pytest -q -n $(WORKERS)
+	OMP_NUM_THREADS=1 $(RUN)/pytest -q -n $(WORKERS)
 
 newest: $(VENV4)/.dev
-	$(VENV4)/bin/pytest -q -n $(WORKERS) -m "not browser"
+	OMP_NUM_THREADS=1 $(VENV4)/bin/pytest -q -n $(WORKERS) -m "not browser"
 
 docs: $(VENV)/.dev
 	$(RUN)/mkdocs build --strict --quiet

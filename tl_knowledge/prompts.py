@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import torch
+from einops import repeat
 
 from tl_knowledge.arrays import Tokens
 from tl_knowledge.errors import PromptError, SubjectNotFoundError, TargetError
@@ -199,7 +200,7 @@ class Prompt:
 
     def batch(self, rows: int) -> Tokens:
         """The tokens repeated: ``[rows pos]``."""
-        return self.tokens.repeat(rows, 1)
+        return repeat(self.tokens, "1 pos -> row pos", row=rows)
 
     def __len__(self) -> int:
         return self.tokens.shape[1]

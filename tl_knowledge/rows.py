@@ -3,8 +3,8 @@
 A hook may return *more rows* than it was given; everything downstream runs with the bigger batch. So one forward gives
 every restored run of a causal trace, and each restored run costs only the layers behind its restoration:
 
-1. start the model on ONE row, so that masks and rotary tables stay batch-1 and broadcast, and swap the real rows in at
-   the input of block 0 (`grow_rows`);
+1. start the model on ONE row, so that masks and rotary tables stay batch-1 and broadcast, and swap the real rows in
+   where the first rows are born (`grow_rows`);
 2. at the output of block ``l`` append copies of the parents of the rows born there (`grow_rows`);
 3. let row-masked hooks make the newborn rows differ (`copy_rows`);
 4. keep only the answer's positions just before the unembedding (`keep_positions`).
@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from weakref import WeakKeyDictionary
 
 import torch
+from einops import repeat
 from jaxtyping import Int
 
 from tl_knowledge.arrays import HookFn, Hooks, Logits, Residual, Tokens
@@ -29,6 +30,7 @@ __all__ = [
     "as_index",
     "budget_rows",
     "capture",
+    "capture_base",
     "copy_rows",
     "grow_rows",
     "growing_rows_refusal",
@@ -43,24 +45,28 @@ Index = Int[torch.Tensor, " written"]
 _refusals: WeakKeyDictionary[object, str] = WeakKeyDictionary()
 
 
-def grow_rows(first: Residual, births: Mapping[int, Index]) -> Hooks:
-    """Swap rows in at the input of block 0 and append copies of rows at the outputs of later blocks.
+def grow_rows(base: Sequence[Residual], births: Mapping[int, Index]) -> Hooks:
+    """Swap the base rows in where the first rows are born, and append copies of rows at the outputs of later blocks.
+
+    Up to there a single dummy row runs: what the base rows are in every layer is already known.
 
     Args:
-        first: the residual stream that enters block 0, ``[row pos d_model]``.
+        base: the base rows' residual stream ``[row pos d_model]``: entering block 0, then leaving each block.
         births: for each layer, the indices of the rows to copy at that block's output; the copies take the next free
             row numbers. Layer ``-1`` stands for the input of block 0.
     """
+    start = min(births)
 
-    def swap_in(_: torch.Tensor, *, hook: object) -> torch.Tensor:
-        parents = births.get(-1)
-        return first if parents is None else torch.cat([first, first[parents]])
+    def swap_in(parents: Index) -> HookFn:
+        return lambda _, *, hook: torch.cat([base[start + 1], base[start + 1][parents]])
 
     def append(parents: Index) -> HookFn:
         return lambda rows, *, hook: torch.cat([rows, rows[parents]])
 
-    grown: Hooks = [(block_input(0), swap_in)]
-    return grown + [(block_output(layer), append(parents)) for layer, parents in births.items() if layer >= 0 and len(parents)]
+    def site(layer: int) -> str:
+        return block_input(0) if layer < 0 else block_output(layer)
+
+    return [(site(layer), (swap_in if layer == start else append)(births[layer])) for layer in sorted(births)]
 
 
 def copy_rows(name: str, source: Index, rows: Index, positions: Index, units: Index | None = None) -> Hooks:
@@ -98,6 +104,12 @@ def capture(name: str, into: list[torch.Tensor]) -> Hooks:
     return [(name, record)]
 
 
+def capture_base(model: HookedModel, into: list[torch.Tensor]) -> Hooks:
+    """Record the residual stream entering block 0 and leaving each block: what `grow_rows` starts from."""
+    names = [block_input(0), *map(block_output, range(layer_count(model)))]
+    return [pair for name in names for pair in capture(name, into)]
+
+
 def row_bytes(model: HookedModel, length: int, answer_positions: int) -> int:
     """Memory one row needs while it runs, in bytes, from above: activations of a block, and the logits.
 
@@ -123,12 +135,12 @@ def growing_rows_refusal(model: HookedModel) -> str | None:
 def _probe(model: HookedModel) -> str:
     device = next(iter(model.parameters())).device
     tokens = torch.zeros(1, 2, dtype=torch.long, device=device)
-    entering: list[torch.Tensor] = []
+    base: list[torch.Tensor] = []
     parent = torch.zeros(1, dtype=torch.long, device=device)
     births = dict.fromkeys(range(-1, layer_count(model)), parent)
     try:
-        plain = run_rows(model, tokens, capture(block_input(0), entering) + keep_positions([1]))
-        grown = run_rows(model, tokens, grow_rows(entering[0], births) + keep_positions([1]))
+        plain = run_rows(model, tokens, capture_base(model, base) + keep_positions([1]))
+        grown = run_rows(model, tokens, grow_rows(base, births) + keep_positions([1]))
     except TLKnowledgeError:
         raise
     except Exception as error:  # any shape error of any architecture means the same: it does not grow
@@ -148,7 +160,7 @@ def budget_rows(model: HookedModel, length: int, answer_positions: int, memory_b
 
 def sample_rows(count: int, samples: int, device: torch.device) -> Index:
     """Sample rows ``1 .. samples`` (row 0 is the clean run), repeated ``count`` times."""
-    return torch.arange(1, samples + 1, device=device).repeat(count)
+    return repeat(torch.arange(1, samples + 1, device=device), "sample -> (site sample)", site=count)
 
 
 def as_index(values: Iterable[int], device: torch.device) -> Index:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 
 import hypothesis.strategies as st
 import pytest
@@ -74,7 +75,7 @@ def test_chunks_change_nothing(model, prompt):
 def test_multi_token_effect_is_the_product_over_the_answer(model, prompt):
     result = tlk.trace(model, prompt, 0.7, samples=2, multi_token=True)
     forced = torch.cat([prompt.tokens, torch.tensor([[5, 6]])], dim=1)
-    probabilities = model(forced)[0].softmax(-1)
+    probabilities = model(forced)[0].softmax(-1).detach()
     expected = probabilities[6, 5] * probabilities[7, 6] * probabilities[8, 9]
     assert result.clean_probability == pytest.approx(float(expected), rel=1e-12)
 
@@ -85,7 +86,8 @@ def test_every_model_here_grows_rows(model):
 
 def test_a_model_that_refuses_rows_falls_back_to_the_loop_and_says_so(gpt2, prompt, monkeypatch):
     expected = tlk.trace(gpt2, prompt, 0.7, samples=2)
-    monkeypatch.setattr("tl_knowledge.tracing.trace.growing_rows_refusal", lambda model: "RuntimeError: shapes")
+    module = sys.modules["tl_knowledge.tracing.trace"]  # the package's name `trace` is the function
+    monkeypatch.setattr(module, "growing_rows_refusal", lambda model: "RuntimeError: shapes")
     result = tlk.trace(gpt2, prompt, 0.7, samples=2)
     assert result.provenance.engine == "loop (growing rows refused: RuntimeError: shapes)"
     torch.testing.assert_close(result.indirect_effect, expected.indirect_effect, rtol=0, atol=EXACT)

@@ -13,14 +13,15 @@ from functools import cached_property
 from itertools import pairwise
 
 import torch
+from einops import rearrange, repeat
 from jaxtyping import Float
 
 from tl_knowledge.arrays import Hooks, SampleProbability, Tokens
 from tl_knowledge.errors import NumericalError
 from tl_knowledge.hooks import Corruption, corrupt, restore, sever
 from tl_knowledge.metrics import answer_probability
-from tl_knowledge.model import EMBED, Component, HookedModel, Module, block_input, component_hook, layer_count
-from tl_knowledge.rows import as_index, budget_rows, capture, copy_rows, grow_rows, keep_positions, run_rows, sample_rows
+from tl_knowledge.model import EMBED, Component, HookedModel, Module, component_hook, layer_count
+from tl_knowledge.rows import as_index, budget_rows, capture, capture_base, copy_rows, grow_rows, keep_positions, run_rows, sample_rows
 from tl_knowledge.tracing.sites import Site
 
 __all__ = ["Experiment", "loop_over_sites", "sweep_sites"]
@@ -56,9 +57,9 @@ class Experiment:
         return list(range(length - len(self.answer), length))
 
     @cached_property
-    def base(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Row 0 the clean run, rows ``1 .. samples`` the corrupted run: entering block 0, and the answer's probability."""
-        entering: list[torch.Tensor] = []
+    def base(self) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Row 0 the clean run, rows ``1 .. samples`` the corrupted run: their residual streams, and the answer's probability."""
+        streams: list[torch.Tensor] = []
         noise, span = self.noise, self.corrupted_positions
 
         def corrupt_samples(embeddings: torch.Tensor, *, hook: object) -> torch.Tensor:
@@ -66,15 +67,15 @@ class Experiment:
             changed[1:, list(span)] = noise.corrupted(embeddings[1:], span)
             return changed
 
-        hooks: Hooks = [(EMBED, corrupt_samples), *capture(block_input(0), entering), *keep_positions(self.answer_positions)]
+        hooks: Hooks = [(EMBED, corrupt_samples), *capture_base(self.model, streams), *keep_positions(self.answer_positions)]
         with torch.no_grad():
-            logits: torch.Tensor = self.model.run_with_hooks(self.tokens.repeat(1 + self.samples, 1), fwd_hooks=hooks)
+            logits: torch.Tensor = self.model.run_with_hooks(repeat(self.tokens, "1 pos -> row pos", row=1 + self.samples), fwd_hooks=hooks)
         probability = answer_probability(logits, self.answer)
         if not bool(probability.isfinite().all()):
             raise NumericalError(
                 f"the answer's probability is not finite (clean {probability[0].item()}); check the weights for NaN, or load the model in float32."
             )
-        return entering[0], probability
+        return streams, probability
 
     @property
     def clean_probability(self) -> float:
@@ -95,7 +96,7 @@ def sweep_sites(experiment: Experiment, sites: Sequence[Site], memory_budget: fl
     for chunk in _chunks(sites, max(1, fitting // experiment.samples)):
         logits = run_rows(experiment.model, experiment.tokens, _sweep_hooks(experiment, chunk))
         born = answer_probability(logits[1 + experiment.samples :], experiment.answer)
-        found.append(born.reshape(len(chunk), experiment.samples))
+        found.append(rearrange(born, "(site sample) -> site sample", sample=experiment.samples))
         advance(len(chunk))
     return torch.cat(found)
 
@@ -110,17 +111,17 @@ def _chunks(sites: Sequence[Site], size: int) -> Iterator[Sequence[Site]]:
 def _sweep_hooks(experiment: Experiment, sites: Sequence[Site]) -> Hooks:
     """Hooks that grow the sites' rows, pin what is severed to the corrupted rows, and restore from the clean row."""
     device, samples = experiment.tokens.device, experiment.samples
-    first, _ = experiment.base
+    base, _ = experiment.base
 
     def rows_of(chosen: Sequence[int]) -> torch.Tensor:
         starts = 1 + samples + as_index(chosen, device) * samples
-        return (starts[:, None] + torch.arange(samples, device=device)).flatten()
+        return rearrange(starts[:, None] + torch.arange(samples, device=device), "site sample -> (site sample)")
 
     def each_sample(values: Sequence[int]) -> torch.Tensor:
-        return as_index(values, device).repeat_interleave(samples)
+        return repeat(as_index(values, device), "site -> (site sample)", sample=samples)
 
     births = {layer: sample_rows(sum(site.born_at == layer for site in sites), samples, device) for layer in sorted({site.born_at for site in sites})}
-    hooks = grow_rows(first, births)
+    hooks = grow_rows(base, births)
     for layer in range(layer_count(experiment.model)):
         alive = [k for k, site in enumerate(sites) if site.born_at < layer]
         for module in experiment.severed if alive else ():
@@ -141,7 +142,7 @@ def loop_over_sites(experiment: Experiment, sites: Sequence[Site], advance: Adva
     noise = corrupt(experiment.corrupted_positions, experiment.noise)
     restored = [component_hook(experiment.component, layer) for layer in layers]
     pinned = [component_hook(module, layer) for module in experiment.severed for layer in layers]
-    batch = experiment.tokens.repeat(experiment.samples, 1)
+    batch = repeat(experiment.tokens, "1 pos -> sample pos", sample=experiment.samples)
     clean = _record(model, experiment.tokens, [], restored)
     corrupted = _record(model, batch, noise, pinned)
     found: list[torch.Tensor] = []

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from tqdm.auto import tqdm
@@ -136,6 +136,7 @@ def trace(
     corrupted = experiment.corrupted_probability
     shape = (len(corrupted), len(chosen_layers), len(prompt), len(chosen_units))
     effect = _scatter(sites, probability - corrupted, shape, chosen_layers, chosen_positions, chosen_units)
+    choices = {"noise": repr(settings), "samples": len(corrupted), "semantics": semantics, "multi_token": multi_token, "prompt": prompt.text}
     return CausalTrace(
         indirect_effect=effect if has_units(component) else effect.squeeze(-1),
         total_effect=(experiment.clean_probability - corrupted).cpu(),
@@ -151,14 +152,12 @@ def trace(
         labels=prompt.labels,
         target=answer_label(model, prompt, answer),
         known=known,
-        provenance=Provenance(
-            **describe_model(model),
-            prepends_bos=prompt.has_bos,
-            seed=getattr(settings, "seed", 0),
-            engine=engine_used,
-            settings={"noise": repr(settings), "samples": len(corrupted), "semantics": semantics, "multi_token": multi_token, "prompt": prompt.text},
-        ),
+        provenance=_provenance(model, prompt, getattr(settings, "seed", 0), engine_used, choices),
     )
+
+
+def _provenance(model: HookedModel, prompt: Prompt, seed: int, engine: str, settings: dict[str, Any]) -> Provenance:
+    return Provenance(**describe_model(model), prepends_bos=prompt.has_bos, seed=seed, engine=engine, settings=settings)
 
 
 def _run(experiment: Experiment, sites: Sequence[Site], engine: Engine, memory_budget: float, progress: bool) -> tuple[torch.Tensor, str]:
