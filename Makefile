@@ -32,7 +32,7 @@ newest: $(VENV4)/.dev
 	OMP_NUM_THREADS=1 $(VENV4)/bin/pytest -q -n $(WORKERS) -m "not browser"
 
 docs: $(VENV)/.dev
-	$(RUN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build --strict --quiet
 
 bench: $(VENV)/.dev
 	$(RUN)/python benchmarks/trace_engines.py
