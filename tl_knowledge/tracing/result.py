@@ -22,6 +22,7 @@ from tl_knowledge.storage import read_result, write_result
 
 __all__ = ["CausalTrace", "TraceComparison", "compare"]
 
+EFFECT = "indirect effect (probability)"
 _SCALES: dict[Component, str] = {"resid_post": "Purples", "mlp_out": "Greens", "attn_out": "Reds", "head": "Oranges", "neuron": "Blues"}
 _WORDS: dict[Component, str] = {
     "resid_post": "residual state",
@@ -118,9 +119,15 @@ class CausalTrace:
             best = self.top(25)
             labels = [f"layer {a}, neuron {b} at {c!r}" for a, b, c in zip(best["layer"], best["neuron"], best["token"], strict=True)]
             return bar_chart(
-                labels, list(best["effect"]), list(best["standard_error"]), title=title, subtitle=self._subtitle(), value_axis=self._effect_axis()
+                labels,
+                list(best["effect"]),
+                list(best["standard_error"]),
+                title=title,
+                subtitle=self._subtitle(),
+                value_axis=f"{EFFECT} +- standard error over samples",
             )
-        return heat_maps([self._heat_map("")], title=title, subtitle=self._subtitle(), color_axis=self._effect_axis())
+        note = "; largest over tokens" if self.component == "head" else ""
+        return heat_maps([self._heat_map("")], title=title, subtitle=self._subtitle() + note, color_axis=EFFECT)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write to one ``.safetensors`` file (labels and provenance in its header); returns the path."""
@@ -169,9 +176,6 @@ class CausalTrace:
         samples = self.indirect_effect.shape[0]
         answer = f"P({self.target.strip()!r}): clean {self.clean_probability:.1%}, corrupted {low:.1%}"
         return f"{answer}; {samples} noise samples; {self.provenance.model}"
-
-    def _effect_axis(self) -> str:
-        return "indirect effect (probability)"
 
     def _heat_map(self, title: str) -> HeatMap:
         if has_units(self.component):
