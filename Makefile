@@ -20,7 +20,7 @@ lint: $(VENV)/.dev
 	$(RUN)/ruff format --check .
 
 types: $(VENV)/.dev
-	$(RUN)/basedpyright --warnings
+	$(RUN)/basedpyright --warnings --pythonpath $(RUN)/python
 
 floors: $(VENV)/.dev
 	$(RUN)/lint-imports

@@ -11,6 +11,7 @@ import warnings
 
 import typer
 from rich.console import Console
+from transformers.utils import logging as transformers_logging
 
 from tl_knowledge.cli.info import info
 from tl_knowledge.cli.trace import trace_command
@@ -27,6 +28,7 @@ def main() -> None:
     """Run the command line; our own errors become one line and an exit code."""
     # TransformerLens and transformers announce loading choices that load_model has already made.
     warnings.filterwarnings("ignore")
+    transformers_logging.disable_progress_bar()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     logging.getLogger().setLevel(logging.ERROR)
     try:
