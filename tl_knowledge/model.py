@@ -23,6 +23,7 @@ __all__ = [
     "Component",
     "HookedModel",
     "Module",
+    "attention_input",
     "block_input",
     "block_output",
     "check_layers",
@@ -33,6 +34,7 @@ __all__ = [
     "embedding_matrix",
     "has_units",
     "layer_count",
+    "mlp_input",
     "model_device",
     "prepends_bos",
     "weight_processing",
@@ -111,6 +113,24 @@ def block_input(layer: int) -> str:
 def block_output(layer: int) -> str:
     """The hook of the residual stream that leaves a block."""
     return component_hook("resid_post", layer)
+
+
+def mlp_input(model: HookedModel, layer: int) -> str | None:
+    """The hook of what a block's MLP reads, ``[batch pos d_model]``; ``None`` where the model has none."""
+    for name in (f"blocks.{layer}.mlp.hook_in", f"blocks.{layer}.ln2.hook_normalized"):
+        if name in model.hook_dict:
+            return name
+    return None
+
+
+def attention_input(model: HookedModel, layer: int) -> str | None:
+    """The hook of what a block's attention reads, where queries, keys and values are projected position by position.
+
+    ``None`` on bridges (Hugging Face's attention reshapes by the input's shape) and under TransformerLens' split inputs.
+    """
+    name = f"blocks.{layer}.ln1.hook_normalized"
+    split = any(getattr(model.cfg, flag, False) for flag in ("use_split_qkv_input", "use_attn_in", "use_attn_result"))
+    return name if name in model.hook_dict and f"blocks.{layer}.attn.hook_in" not in model.hook_dict and not split else None
 
 
 def layer_count(model: HookedModel) -> int:

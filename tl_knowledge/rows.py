@@ -7,9 +7,10 @@ every restored run of a causal trace, and each restored run costs only the layer
    where the first rows are born (`grow_rows`);
 2. at the output of block ``l`` append copies of the parents of the rows born there (`grow_rows`);
 3. let row-masked hooks make the newborn rows differ (`copy_rows`);
-4. keep only the answer's positions just before the unembedding (`keep_positions`).
+4. run MLPs and projections only where rows can differ (`narrow_mlp`, `narrow_attention`);
+5. keep only the answer's positions just before the unembedding (`keep_positions`).
 
-All four are plain hook lists, so the engine composes with everything else. A model that refuses growing rows (unknown
+All of these are plain hook lists, so the engine composes with everything else. A model that refuses growing rows (unknown
 architecture, masks expanded to the batch) is found out by `growing_rows_refusal` before anything is computed.
 """
 
@@ -20,11 +21,11 @@ from weakref import WeakKeyDictionary
 
 import torch
 from einops import repeat
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from tl_knowledge.arrays import HookFn, Hooks, Logits, Residual, Tokens
 from tl_knowledge.errors import TLKnowledgeError
-from tl_knowledge.model import UNEMBED_IN, HookedModel, block_input, block_output, layer_count
+from tl_knowledge.model import UNEMBED_IN, HookedModel, attention_input, block_input, block_output, component_hook, layer_count, mlp_input
 
 __all__ = [
     "as_index",
@@ -35,12 +36,15 @@ __all__ = [
     "grow_rows",
     "growing_rows_refusal",
     "keep_positions",
+    "narrow_attention",
+    "narrow_mlp",
     "row_bytes",
     "run_rows",
     "sample_rows",
 ]
 
 Index = Int[torch.Tensor, " written"]
+Mask = Bool[torch.Tensor, "row pos"]
 
 _refusals: WeakKeyDictionary[object, str] = WeakKeyDictionary()
 
@@ -81,6 +85,50 @@ def copy_rows(name: str, source: Index, rows: Index, positions: Index, units: In
         return changed
 
     return [(name, copy)]
+
+
+def narrow_mlp(model: HookedModel, layer: int, needed: Mask, source: Int[torch.Tensor, " row"]) -> Hooks:
+    """Run a block's MLP only where a row can differ from its source row, and take the rest from there.
+
+    An MLP treats positions one by one, so the needed ones run as one long row, and its output is spread out again. A
+    restored row differs from its corrupted one at and behind the restored position only, and in the last layer only the
+    answer's positions are read: about half the work is not needed.
+
+    Args:
+        needed: where to compute. Where neither a row nor its source row is needed, anything may come out.
+        source: for each row, the row it equals elsewhere.
+    """
+    name = mlp_input(model, layer)
+    return [] if name is None else [(name, _pack(needed)), (component_hook("mlp_out", layer), _spread(needed, source))]
+
+
+def narrow_attention(model: HookedModel, layer: int, needed: Mask, read: Mask, source: Int[torch.Tensor, " row"]) -> Hooks:
+    """The same for attention's projections, on models whose queries, keys and values can be spread out (``HookedTransformer``).
+
+    Args:
+        needed: where queries, keys and values are computed; elsewhere they are the source row's.
+        read: where the output projection is computed.
+        source: for each row, the row it equals elsewhere.
+    """
+    name = attention_input(model, layer)
+    if name is None:
+        return []
+    projected: Hooks = [(f"blocks.{layer}.attn.hook_{part}", _spread(needed, source)) for part in ("q", "k", "v")]
+    written: Hooks = [(component_hook("head", layer), _pack(read)), (component_hook("attn_out", layer), _spread(read, source))]
+    return [(name, _pack(needed)), *projected, *written]
+
+
+def _pack(needed: Mask) -> HookFn:
+    """Needed positions of all rows as one row."""
+    return lambda states, *, hook: states[needed][None]
+
+
+def _spread(needed: Mask, source: Int[torch.Tensor, " row"]) -> HookFn:
+    """Undo `_pack`; a position that was not needed is taken from the source row."""
+    number = torch.zeros(needed.shape, dtype=torch.long, device=needed.device)
+    number[needed] = torch.arange(int(needed.sum()), device=needed.device)
+    taken = torch.where(needed, number, number[source])
+    return lambda packed, *, hook: packed[0][taken]
 
 
 def keep_positions(positions: Sequence[int]) -> Hooks:
@@ -140,7 +188,8 @@ def _probe(model: HookedModel) -> str:
     births = dict.fromkeys(range(-1, layer_count(model)), parent)
     try:
         plain = run_rows(model, tokens, capture_base(model, base) + keep_positions([1]))
-        grown = run_rows(model, tokens, grow_rows(base, births) + keep_positions([1]))
+        narrow = [pair for layer in births if layer >= 0 for pair in _probe_narrowing(model, layer, device)]
+        grown = run_rows(model, tokens, grow_rows(base, births) + narrow + keep_positions([1]))
     except TLKnowledgeError:
         raise
     except Exception as error:  # any shape error of any architecture means the same: it does not grow
@@ -151,6 +200,14 @@ def _probe(model: HookedModel) -> str:
     if not torch.allclose(grown, plain.expand_as(grown), rtol=1e-3, atol=1e-4 * float(plain.abs().max() + 1)):
         return "copies of a row came out different from the row"
     return ""
+
+
+def _probe_narrowing(model: HookedModel, layer: int, device: torch.device) -> Hooks:
+    """The rows born before a layer take their last position from the parent."""
+    needed = torch.ones(layer + 2, 2, dtype=torch.bool, device=device)
+    needed[1:, -1] = False
+    source = torch.zeros(layer + 2, dtype=torch.long, device=device)
+    return narrow_mlp(model, layer, needed, source) + narrow_attention(model, layer, needed, needed, source)
 
 
 def budget_rows(model: HookedModel, length: int, answer_positions: int, memory_budget: float) -> int:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import sys
 
 import hypothesis.strategies as st
 import pytest
 import torch
-from conftest import build
 from hypothesis import HealthCheck, given, settings
 
 import tl_knowledge as tlk
+from tl_knowledge import rows
 from tl_knowledge.model import COMPONENTS
-from tl_knowledge.rows import _probe, growing_rows_refusal
+from tl_knowledge.rows import growing_rows_refusal
 
 EXACT = 1e-12
 SEVERED = [None, "mlp_out", "attn_out", ("mlp_out", "attn_out")]
@@ -21,11 +20,11 @@ SMALLEST_BUDGET = 1.0  # one site at a time
 
 
 def assert_engines_agree(model, prompt, **kwargs) -> tlk.CausalTrace:
-    rows = tlk.trace(model, prompt, 0.7, samples=3, **kwargs)
+    swept = tlk.trace(model, prompt, 0.7, samples=3, **kwargs)
     loop = tlk.trace(model, prompt, 0.7, samples=3, engine="loop", **kwargs)
-    assert rows.provenance.engine == "rows"
-    torch.testing.assert_close(rows.indirect_effect, loop.indirect_effect, rtol=0, atol=EXACT, equal_nan=True)
-    torch.testing.assert_close(rows.total_effect, loop.total_effect, rtol=0, atol=EXACT)
+    assert swept.provenance.engine == "rows"
+    torch.testing.assert_close(swept.indirect_effect, loop.indirect_effect, rtol=0, atol=EXACT, equal_nan=True)
+    torch.testing.assert_close(swept.total_effect, loop.total_effect, rtol=0, atol=EXACT)
     return loop
 
 
@@ -93,19 +92,9 @@ def test_a_model_that_refuses_rows_falls_back_to_the_loop_and_says_so(gpt2, prom
     torch.testing.assert_close(result.indirect_effect, expected.indirect_effect, rtol=0, atol=EXACT)
 
 
-def test_the_probe_finds_a_model_that_mixes_rows(prompt):
+def test_the_probe_finds_a_model_that_mixes_rows(gpt2, monkeypatch):
     """A model whose rows see each other must be refused: batch statistics, expanded masks."""
-
-    class MixesRows:
-        def __init__(self, inner):
-            self.__dict__.update(inner.__dict__, inner=inner)
-            self.cfg, self.blocks = inner.cfg, inner.blocks
-
-        def parameters(self):
-            return self.inner.parameters()
-
-        def run_with_hooks(self, tokens, *, fwd_hooks=(), **kwargs):
-            mixing = [("blocks.2.hook_mlp_out", lambda x, *, hook: x + x.mean(0, keepdim=True) * x.shape[0])]
-            return self.inner.run_with_hooks(tokens, fwd_hooks=[*fwd_hooks, *mixing], **kwargs)
-
-    assert "different from the row" in _probe(MixesRows(copy.copy(build("bridge-gpt2"))))
+    mixing = [("blocks.2.hook_mlp_out", lambda x, *, hook: x + x.mean(0, keepdim=True) * x.shape[0])]
+    real = rows.run_rows
+    monkeypatch.setattr(rows, "run_rows", lambda model, tokens, hooks: real(model, tokens, hooks + mixing))
+    assert "different from the row" in rows._probe(gpt2)

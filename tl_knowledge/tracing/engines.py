@@ -21,7 +21,19 @@ from tl_knowledge.errors import NumericalError
 from tl_knowledge.hooks import Corruption, corrupt, restore, sever
 from tl_knowledge.metrics import answer_probability
 from tl_knowledge.model import EMBED, Component, HookedModel, Module, component_hook, layer_count
-from tl_knowledge.rows import as_index, budget_rows, capture, capture_base, copy_rows, grow_rows, keep_positions, run_rows, sample_rows
+from tl_knowledge.rows import (
+    as_index,
+    budget_rows,
+    capture,
+    capture_base,
+    copy_rows,
+    grow_rows,
+    keep_positions,
+    narrow_attention,
+    narrow_mlp,
+    run_rows,
+    sample_rows,
+)
 from tl_knowledge.tracing.sites import Site
 
 __all__ = ["Experiment", "loop_over_sites", "sweep_sites"]
@@ -124,6 +136,7 @@ def _sweep_hooks(experiment: Experiment, sites: Sequence[Site]) -> Hooks:
     hooks = grow_rows(base, births)
     for layer in range(layer_count(experiment.model)):
         alive = [k for k, site in enumerate(sites) if site.born_at < layer]
+        hooks += _narrowing(experiment, layer, as_index([sites[k].pos for k in alive], device))
         for module in experiment.severed if alive else ():
             at = each_sample([sites[k].pos for k in alive])
             hooks += copy_rows(component_hook(module, layer), sample_rows(len(alive), samples, device), rows_of(alive), at)
@@ -134,6 +147,24 @@ def _sweep_hooks(experiment: Experiment, sites: Sequence[Site]) -> Hooks:
             units = each_sample(numbers) if numbers else None
             hooks += copy_rows(component_hook(experiment.component, layer), torch.zeros_like(rows), rows, at, units)
     return hooks + keep_positions(experiment.answer_positions)
+
+
+def _narrowing(experiment: Experiment, layer: int, restored: torch.Tensor) -> Hooks:
+    """Hooks that skip MLPs and projections where the alive rows, restored at these positions, equal the corrupted rows.
+
+    What is written inside a module (a head, a neuron) needs that module to keep its shape.
+    """
+    if not len(restored):
+        return []
+    model, component, length, samples = experiment.model, experiment.component, experiment.tokens.shape[1], experiment.samples
+    where = torch.arange(length, device=restored.device)
+    source = torch.cat([torch.arange(1 + samples, device=restored.device), sample_rows(len(restored), samples, restored.device)])
+    behind = repeat(where >= restored[:, None], "site pos -> (site sample) pos", sample=samples)
+    changed = torch.cat([torch.ones(1 + samples, length, dtype=torch.bool, device=restored.device), behind])
+    answers = repeat(where >= length - len(experiment.answer), "pos -> row pos", row=len(source))
+    read = answers if layer == layer_count(model) - 1 else changed
+    mlp = [] if component == "neuron" else narrow_mlp(model, layer, read, source)
+    return mlp + ([] if component == "head" else narrow_attention(model, layer, changed, read, source))
 
 
 def loop_over_sites(experiment: Experiment, sites: Sequence[Site], advance: Advance) -> SiteProbability:
