@@ -62,7 +62,7 @@ def heat_maps(maps: Sequence[HeatMap], *, title: str, subtitle: str, color_axis:
         cols=across,
         subplot_titles=[m.title for m in maps],
         horizontal_spacing=min(0.22, 0.34 / across),
-        vertical_spacing=0.24 / down,
+        vertical_spacing=0.36 / down if down > 1 else 0.0,
     )
     finite = np.concatenate([m.values[np.isfinite(m.values)].ravel() for m in maps] + [np.zeros(1)])
     color_range = {"zmin": min(0.0, float(finite.min())), "zmax": max(float(finite.max()), 1e-9)}
@@ -72,6 +72,9 @@ def heat_maps(maps: Sequence[HeatMap], *, title: str, subtitle: str, color_axis:
         bar = _color_bar(figure, row, col, color_axis) if index == len(maps) - 1 or not one_scale else None
         figure.add_trace(_heat_map_trace(chart, color_axis, color_range, bar), row=row, col=col)
         labels = [f"<b>{html.escape(r)}*</b>" if i in chart.marked else html.escape(r) for i, r in enumerate(chart.rows)]
+        first_in_line = maps[index - col + 1]
+        repeats_labels = col > 1 and (chart.rows, chart.marked) == (first_in_line.rows, first_in_line.marked)
+        labels = [""] * len(labels) if repeats_labels else labels
         axis_title = chart.row_axis if col == 1 else None
         figure.update_yaxes(autorange="reversed", tickvals=list(range(len(labels))), ticktext=labels, title_text=axis_title, row=row, col=col)
         shown = list(range(0, len(chart.columns), max(1, len(chart.columns) // 12)))

@@ -20,7 +20,6 @@ from tl_knowledge.drawing import HeatMap, heat_maps
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "tl_knowledge" / "factlm"
 CORPUS_PARAGRAPHS, SENTENCES_EACH = 1000, 4
-SCALES = {"resid_post": "Purples", "mlp_out": "Greens", "attn_out": "Reds"}
 WORDS = {"resid_post": "residual state", "mlp_out": "MLP output, 2 layers", "attn_out": "attention output, 2 layers"}
 
 
@@ -39,9 +38,8 @@ def figure(traces: dict) -> object:
             [str(layer) for layer in range(len(traces["effects"][f"{side}/{component}"][ROLES[0]]))],
             f"{side} corrupted: {WORDS[component]}",
             "token role",
-            "layer",
+            "layer" if component == "resid_post" else "centre of 2 layers",
             marked=frozenset(range(3)) if side == "subject" else frozenset(range(3, 6)),
-            colors=SCALES[component],
         )
         for side in SIDES
         for component in COMPONENTS
@@ -122,7 +120,7 @@ def main() -> None:
     (PACKAGE / "README.md").write_text(card, encoding="utf-8")
     (ROOT / "docs" / "factlm.md").write_text(card, encoding="utf-8")
     args.figure.parent.mkdir(parents=True, exist_ok=True)
-    figure(runs[0]["traces"]).write_html(args.figure, include_plotlyjs=True)
+    figure(runs[0]["traces"]).write_html(args.figure, include_plotlyjs=True, config={"displayModeBar": False})
 
 
 if __name__ == "__main__":
