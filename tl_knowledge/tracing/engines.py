@@ -136,7 +136,7 @@ def _sweep_hooks(experiment: Experiment, sites: Sequence[Site]) -> Hooks:
     hooks = grow_rows(base, births)
     for layer in range(layer_count(experiment.model)):
         alive = [k for k, site in enumerate(sites) if site.born_at < layer]
-        hooks += _narrowing(experiment, layer, as_index([sites[k].pos for k in alive], device))
+        hooks += _narrowing(experiment, layer, [sites[k] for k in alive])
         for module in experiment.severed if alive else ():
             at = each_sample([sites[k].pos for k in alive])
             hooks += copy_rows(component_hook(module, layer), sample_rows(len(alive), samples, device), rows_of(alive), at)
@@ -149,22 +149,30 @@ def _sweep_hooks(experiment: Experiment, sites: Sequence[Site]) -> Hooks:
     return hooks + keep_positions(experiment.answer_positions)
 
 
-def _narrowing(experiment: Experiment, layer: int, restored: torch.Tensor) -> Hooks:
+def _narrowing(experiment: Experiment, layer: int, alive: Sequence[Site]) -> Hooks:
     """Hooks that skip MLPs and projections where the alive rows, restored at these positions, equal the corrupted rows.
 
     What is written inside a module (a head, a neuron) needs that module to keep its shape.
     """
-    if not len(restored):
+    if not alive:
         return []
     model, component, length, samples = experiment.model, experiment.component, experiment.tokens.shape[1], experiment.samples
-    where = torch.arange(length, device=restored.device)
-    source = torch.cat([torch.arange(1 + samples, device=restored.device), sample_rows(len(restored), samples, restored.device)])
-    behind = repeat(where >= restored[:, None], "site pos -> (site sample) pos", sample=samples)
-    changed = torch.cat([torch.ones(1 + samples, length, dtype=torch.bool, device=restored.device), behind])
+    device = experiment.tokens.device
+    where, restored = torch.arange(length, device=device), as_index([site.pos for site in alive], device)[:, None]
+    newborn = as_index([site.born_at == layer - 1 for site in alive], device)[:, None].bool()
+    source = torch.cat([torch.arange(1 + samples, device=device), sample_rows(len(alive), samples, device)])
+
+    def with_base(sites: torch.Tensor) -> torch.Tensor:
+        rows = repeat(sites, "site pos -> (site sample) pos", sample=samples)
+        return torch.cat([torch.ones(1 + samples, length, dtype=torch.bool, device=device), rows])
+
+    changed = with_base(where >= restored)
+    # Right behind its restored state a row differs at that one position; attention then spreads it.
+    entering = with_base(torch.where(newborn, where == restored, where >= restored))
     answers = repeat(where >= length - len(experiment.answer), "pos -> row pos", row=len(source))
     read = answers if layer == layer_count(model) - 1 else changed
     mlp = [] if component == "neuron" else narrow_mlp(model, layer, read, source)
-    return mlp + ([] if component == "head" else narrow_attention(model, layer, changed, read, source))
+    return mlp + ([] if component == "head" else narrow_attention(model, layer, entering if component == "resid_post" else changed, read, source))
 
 
 def loop_over_sites(experiment: Experiment, sites: Sequence[Site], advance: Advance) -> SiteProbability:
