@@ -30,7 +30,7 @@ from jaxtyping import Float
 
 from tl_knowledge.arrays import Embeddings, Hooks, as_positions
 from tl_knowledge.errors import ComponentError, CorruptionError
-from tl_knowledge.model import EMBED, Component, Module, component_hook, has_units
+from tl_knowledge.model import EMBED, Component, Module, component_hook, has_units, severable
 
 __all__ = ["Activations", "Corruption", "Positions", "corrupt", "restore", "sever"]
 
@@ -110,10 +110,7 @@ def sever(recorded: Activations, modules: Module | Iterable[Module], *, layer: i
         layer: layers to sever.
         pos: positions; every position when ``None``.
     """
-    names: tuple[Module, ...] = (modules,) if isinstance(modules, str) else tuple(modules)  # pyright: ignore
-    for module in names:
-        if module not in ("mlp_out", "attn_out"):
-            raise ComponentError(f"module {module!r} cannot be severed; pass 'mlp_out', 'attn_out' or both.")
+    names = severable(modules)
     sites = [component_hook(module, index) for index in as_positions(layer) for module in names]
     return [(name, _write(recorded, name, pos, None)) for name in sites]
 

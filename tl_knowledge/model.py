@@ -6,7 +6,7 @@ fulfils `HookedModel`, which ``HookedTransformer`` and ``TransformerBridge`` bot
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
@@ -37,6 +37,7 @@ __all__ = [
     "mlp_input",
     "model_device",
     "prepends_bos",
+    "severable",
     "weight_processing",
 ]
 
@@ -98,6 +99,19 @@ def component_hook(component: Component, layer: int) -> str:
     if component not in _HOOKS:
         raise ComponentError(f"component {component!r} is unknown; pass one of {', '.join(map(repr, COMPONENTS))}.")
     return f"blocks.{layer}.{_HOOKS[component]}"
+
+
+def severable(modules: Module | Iterable[Module]) -> tuple[Module, ...]:
+    """One module or several, as a tuple.
+
+    Raises:
+        ComponentError: something that is not a module's output.
+    """
+    names: tuple[Module, ...] = (modules,) if isinstance(modules, str) else tuple(modules)  # pyright: ignore
+    for module in names:
+        if module not in get_args(Module):
+            raise ComponentError(f"module {module!r} cannot be severed; pass 'mlp_out', 'attn_out' or both.")
+    return names
 
 
 def has_units(component: Component) -> bool:

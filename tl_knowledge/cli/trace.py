@@ -45,11 +45,12 @@ def trace_command(
     """Trace where a model keeps a fact."""
     loaded = load_model(model)
     asked = _prompt(loaded, model, prompt, subject, target)
+    number = _number(noise)
     traces = [
         trace(
             loaded,
             asked,
-            _number(noise) if _number(noise) is not None else noise,
+            noise if number is None else number,
             corrupt=span,
             component=part,  # pyright: ignore[reportArgumentType]  # trace() refuses unknown words with a list of the known
             window=_window(window),

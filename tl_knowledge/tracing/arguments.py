@@ -10,7 +10,7 @@ import torch
 
 from tl_knowledge.arrays import as_positions
 from tl_knowledge.errors import ComponentError, CorruptionError, NumericalError, PromptError, TargetError
-from tl_knowledge.model import COMPONENTS, Component, HookedModel, Module, context_length, has_units, model_device
+from tl_knowledge.model import COMPONENTS, Component, HookedModel, context_length, has_units, model_device
 from tl_knowledge.prompts import Prompt, Span, target_tokens
 from tl_knowledge.tracing.corruption import GaussianNoise, Noise, PromptSwap
 from tl_knowledge.tracing.sites import Semantics, unit_count
@@ -23,7 +23,6 @@ __all__ = [
     "corrupted_span",
     "resolve_noise",
     "sample_count",
-    "severed_modules",
     "traced_positions",
     "traced_units",
 ]
@@ -100,15 +99,6 @@ def sample_count(samples: int | None, noise: Noise | PromptSwap) -> int:
     if samples < 1:
         raise CorruptionError(f"samples={samples} draws no noise; pass at least 1 (10 is usual).")
     return samples
-
-
-def severed_modules(sever: Module | Sequence[Module] | None) -> tuple[Module, ...]:
-    """The modules to sever, as a tuple."""
-    modules: tuple[Module, ...] = () if sever is None else (sever,) if isinstance(sever, str) else tuple(sever)  # pyright: ignore
-    for module in modules:
-        if module not in ("mlp_out", "attn_out"):
-            raise ComponentError(f"module {module!r} cannot be severed; pass 'mlp_out', 'attn_out' or both.")
-    return modules
 
 
 def traced_positions(prompt: Prompt, span: Span, component: Component, positions: Span | Iterable[int] | None) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ import torch
 from tqdm.auto import tqdm
 
 from tl_knowledge.errors import NumericalError
-from tl_knowledge.model import Component, HookedModel, Module, check_layers, check_model, describe_model, has_units, layer_count
+from tl_knowledge.model import Component, HookedModel, Module, check_layers, check_model, describe_model, has_units, layer_count, severable
 from tl_knowledge.prompts import Prompt, Span
 from tl_knowledge.provenance import Provenance
 from tl_knowledge.rows import growing_rows_refusal
@@ -29,7 +29,6 @@ from tl_knowledge.tracing.arguments import (
     corrupted_span,
     resolve_noise,
     sample_count,
-    severed_modules,
     traced_positions,
     traced_units,
 )
@@ -115,7 +114,7 @@ def trace(
         noise=settings,
         samples=sample_count(samples, settings),
         component=component,
-        severed=severed_modules(sever),
+        severed=severable(sever or ()),
     )
     width = resolve_window(model, component, window, semantics)
     chosen_layers = check_layers(model, range(layer_count(model)) if layers is None else layers)
