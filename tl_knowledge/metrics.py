@@ -10,20 +10,20 @@ __all__ = ["answer_probability"]
 ROWS_AT_ONCE = 256  # softmax copies the logits: a few rows at a time keep the copy small
 
 
-def answer_probability(logits: Float[torch.Tensor, "row answer d_vocab"], answer: Int[torch.Tensor, " answer"]) -> Float[torch.Tensor, " row"]:
+def answer_probability(logits: Float[torch.Tensor, "row answer d_vocab"], answer: Int[torch.Tensor, "#row answer"]) -> Float[torch.Tensor, " row"]:
     """Probability of the answer: the product over its tokens of their softmax probabilities.
 
     Args:
         logits: at the positions that predict the answer's tokens, in order.
-        answer: the answer's tokens; one for single-token answers.
+        answer: each row's answer, or one answer for all; one token for single-token answers.
 
     Returns:
         One probability for each row.
 
     Example:
-        >>> answer_probability(torch.zeros(2, 1, 4), torch.tensor([3]))
+        >>> answer_probability(torch.zeros(2, 1, 4), torch.tensor([[3]]))
         tensor([0.2500, 0.2500])
     """
-    index = answer.to(logits.device)[None, :, None]
-    parts = [rows.softmax(dim=-1).gather(-1, index.expand(rows.shape[0], -1, 1)).squeeze(-1).prod(dim=-1) for rows in logits.split(ROWS_AT_ONCE)]
-    return torch.cat(parts)
+    index = answer.to(logits.device)[..., None].expand(logits.shape[0], -1, 1)
+    pieces = zip(logits.split(ROWS_AT_ONCE), index.split(ROWS_AT_ONCE), strict=True)
+    return torch.cat([rows.softmax(dim=-1).gather(-1, at).squeeze(-1).prod(dim=-1) for rows, at in pieces])

@@ -6,6 +6,8 @@ fulfils `HookedModel`, which ``HookedTransformer`` and ``TransformerBridge`` bot
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
@@ -38,6 +40,7 @@ __all__ = [
     "model_device",
     "prepends_bos",
     "severable",
+    "weight_fingerprint",
     "weight_processing",
 ]
 
@@ -82,6 +85,8 @@ class HookedModel(Protocol):
     def hooks(self, fwd_hooks: Hooks = ..., **kwargs: Any) -> AbstractContextManager[Any]: ...
 
     def parameters(self) -> Any: ...
+
+    def named_parameters(self) -> Any: ...
 
     def modules(self) -> Any: ...
 
@@ -196,6 +201,20 @@ def describe_model(model: HookedModel) -> dict[str, Any]:
         "dtype": str(parameter.dtype).removeprefix("torch."),
         "device": str(parameter.device),
     }
+
+
+def weight_fingerprint(model: HookedModel) -> str:
+    """Changes when any weight does: names, shapes and bit patterns of all parameters.
+
+    Bits are summed as integers, so the value does not depend on threads or device.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters(), key=lambda pair: str(pair[0])):
+        weights: torch.Tensor = parameter.detach().contiguous().flatten()
+        bits = weights.view({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[weights.element_size()])
+        some = bits[:: max(1, len(bits) // 64)].tolist()  # a sum alone would not notice rows changing places
+        digest.update(json.dumps([name, list(parameter.shape), int(bits.sum(dtype=torch.int64)), some]).encode())
+    return digest.hexdigest()[:16]
 
 
 def check_model(model: Any) -> HookedModel:

@@ -20,7 +20,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from weakref import WeakKeyDictionary
 
 import torch
-from einops import repeat
 from jaxtyping import Bool, Int
 
 from tl_knowledge.arrays import HookFn, Hooks, Logits, Residual, Tokens
@@ -40,7 +39,6 @@ __all__ = [
     "narrow_mlp",
     "row_bytes",
     "run_rows",
-    "sample_rows",
 ]
 
 Index = Int[torch.Tensor, " written"]
@@ -120,20 +118,21 @@ def narrow_attention(model: HookedModel, layer: int, needed: Mask, read: Mask, s
 
 def _pack(needed: Mask) -> HookFn:
     """Needed positions of all rows as one row."""
-    return lambda states, *, hook: states[needed][None]
+    chosen = needed.flatten().nonzero().squeeze(1)
+    return lambda states, *, hook: states.flatten(0, 1).index_select(0, chosen)[None]
 
 
 def _spread(needed: Mask, source: Int[torch.Tensor, " row"]) -> HookFn:
     """Undo `_pack`; a position that was not needed is taken from the source row."""
     number = torch.zeros(needed.shape, dtype=torch.long, device=needed.device)
     number[needed] = torch.arange(int(needed.sum()), device=needed.device)
-    taken = torch.where(needed, number, number[source])
-    return lambda packed, *, hook: packed[0][taken]
+    taken = torch.where(needed, number, number[source]).flatten()
+    return lambda packed, *, hook: packed[0].index_select(0, taken).unflatten(0, needed.shape)
 
 
-def keep_positions(positions: Sequence[int]) -> Hooks:
-    """Unembed only some positions: the logits come out as ``[row, len(positions), d_vocab]``."""
-    return [(UNEMBED_IN, lambda states, *, hook: states[:, list(positions)])]
+def keep_positions(positions: Int[torch.Tensor, "#row answer"]) -> Hooks:
+    """Unembed only some positions of each row: the logits come out as ``[row answer d_vocab]``."""
+    return [(UNEMBED_IN, lambda states, *, hook: states.take_along_dim(positions[..., None], dim=1))]
 
 
 def run_rows(model: HookedModel, tokens: Tokens, hooks: Hooks) -> Logits:
@@ -185,11 +184,12 @@ def _probe(model: HookedModel) -> str:
     tokens = torch.zeros(1, 2, dtype=torch.long, device=device)
     base: list[torch.Tensor] = []
     parent = torch.zeros(1, dtype=torch.long, device=device)
+    last = torch.ones(1, 1, dtype=torch.long, device=device)
     births = dict.fromkeys(range(-1, layer_count(model)), parent)
     try:
-        plain = run_rows(model, tokens, capture_base(model, base) + keep_positions([1]))
+        plain = run_rows(model, tokens, capture_base(model, base) + keep_positions(last))
         narrow = [pair for layer in births if layer >= 0 for pair in _probe_narrowing(model, layer, device)]
-        grown = run_rows(model, tokens, grow_rows(base, births) + narrow + keep_positions([1]))
+        grown = run_rows(model, tokens, grow_rows(base, births) + narrow + keep_positions(last))
     except TLKnowledgeError:
         raise
     except Exception as error:  # any shape error of any architecture means the same: it does not grow
@@ -213,11 +213,6 @@ def _probe_narrowing(model: HookedModel, layer: int, device: torch.device) -> Ho
 def budget_rows(model: HookedModel, length: int, answer_positions: int, memory_budget: float) -> int:
     """How many rows fit a memory budget in bytes; at least one."""
     return max(1, int(memory_budget // row_bytes(model, length, answer_positions)))
-
-
-def sample_rows(count: int, samples: int, device: torch.device) -> Index:
-    """Sample rows ``1 .. samples`` (row 0 is the clean run), repeated ``count`` times."""
-    return repeat(torch.arange(1, samples + 1, device=device), "sample -> (site sample)", site=count)
 
 
 def as_index(values: Iterable[int], device: torch.device) -> Index:

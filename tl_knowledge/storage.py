@@ -1,4 +1,4 @@
-"""Results on disk: one ``.safetensors`` file whose header carries the rest as JSON. Never pickle.
+"""Results on disk: a ``.safetensors`` file or a parquet table, whose header carries the rest as JSON. Never pickle.
 
 A file is written beside its final name and moved there in one step, so no reader ever sees half a file.
 """
@@ -13,15 +13,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tl_knowledge.errors import DataError
 
-__all__ = ["SCHEMA_VERSION", "read_result", "write_result", "write_text"]
+__all__ = ["SCHEMA_VERSION", "read_result", "read_table", "remove_partial_files", "write_result", "write_table", "write_text"]
 
 SCHEMA_VERSION = 1
+PARTIAL = ".partial"
 
 
 def write_result(path: str | os.PathLike[str], kind: str, tensors: dict[str, torch.Tensor], fields: dict[str, Any]) -> Path:
@@ -33,7 +36,7 @@ def write_result(path: str | os.PathLike[str], kind: str, tensors: dict[str, tor
     """
     target = Path(path)
     target = target if target.suffix else target.with_suffix(".safetensors")
-    header = {"tl_knowledge": json.dumps({"schema": SCHEMA_VERSION, "kind": kind, "fields": fields})}
+    header = {"tl_knowledge": _header(kind, fields)}
     with _moved_into_place(target) as partial:
         save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, partial, metadata=header)
     return target
@@ -61,21 +64,60 @@ def read_result(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, torc
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except Exception as error:
         raise DataError(f"cannot read {str(source)!r} as a saved {kind}: {error}; pass a file written by {kind}.save().") from error
-    if "tl_knowledge" not in metadata:
+    return tensors, _fields(metadata.get("tl_knowledge"), source, kind)
+
+
+def write_table(path: str | os.PathLike[str], kind: str, table: pa.Table, fields: dict[str, Any]) -> Path:
+    """Write a table and JSON-able fields to one parquet file, in one step."""
+    target = Path(path)
+    with _moved_into_place(target) as partial:
+        pq.write_table(table.replace_schema_metadata({"tl_knowledge": _header(kind, fields)}), partial, compression="zstd")
+    return target
+
+
+def read_table(path: str | os.PathLike[str], kind: str) -> tuple[pa.Table, dict[str, Any]]:
+    """Read what ``write_table`` wrote.
+
+    Raises:
+        DataError: as `read_result`.
+    """
+    source = Path(path)
+    try:
+        table: pa.Table = pq.read_table(source, partitioning=None)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"cannot read {str(source)!r} as a saved {kind}: {error}; pass a file written by {kind}.save().") from error
+    metadata: dict[bytes, bytes] = table.schema.metadata or {}
+    written = metadata.get(b"tl_knowledge")
+    return table, _fields(None if written is None else written.decode(), source, kind)
+
+
+def remove_partial_files(directory: Path) -> None:
+    """Remove what a killed process left half-written in a folder."""
+    for left in directory.glob(f"*{PARTIAL}"):
+        left.unlink()
+
+
+def _header(kind: str, fields: dict[str, Any]) -> str:
+    return json.dumps({"schema": SCHEMA_VERSION, "kind": kind, "fields": fields})
+
+
+def _fields(written: str | None, source: Path, kind: str) -> dict[str, Any]:
+    """The fields of a file's header, refusing other kinds and newer schemas."""
+    if written is None:
         raise DataError(f"{str(source)!r} was not written by tl_knowledge; pass a file written by {kind}.save().")
-    header: dict[str, Any] = json.loads(metadata["tl_knowledge"])
+    header: dict[str, Any] = json.loads(written)
     if header["kind"] != kind:
         raise DataError(f"{str(source)!r} holds a {header['kind']}, not a {kind}; load it with {header['kind']}.load().")
     if header["schema"] > SCHEMA_VERSION:
         raise DataError(f"{str(source)!r} has schema {header['schema']}, newer than {SCHEMA_VERSION}; upgrade tl-knowledge.")
-    return tensors, header["fields"]
+    return header["fields"]
 
 
 @contextmanager
 def _moved_into_place(target: Path) -> Generator[Path]:
     """Hand out a temporary path in the target's folder; on success move it to the target, on failure remove it."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".partial")
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=PARTIAL)
     os.close(handle)
     partial = Path(name)
     try:

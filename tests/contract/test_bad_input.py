@@ -43,7 +43,7 @@ def moe_model():
     class MixtureOfExperts:
         cfg, tokenizer, training = SimpleNamespace(model_name="moe", n_layers=1), None, False
         hook_dict = real.hook_dict
-        run_with_hooks = run_with_cache = hooks = parameters = modules = __call__ = lambda *a, **k: None
+        run_with_hooks = run_with_cache = hooks = parameters = modules = named_parameters = __call__ = lambda *a, **k: None
 
     made = MixtureOfExperts()
     made.blocks = blocks
@@ -69,7 +69,7 @@ BAD: dict[str, tuple[object, type[Exception], str]] = {
     "trace: span outside": (lambda m, p: tlk.trace(m, p, corrupt=[99]), errors.PromptError, "pass positions from 0 to 6"),
     "trace: empty span": (lambda m, p: tlk.trace(m, p, corrupt=[]), errors.PromptError, "at least one"),
     "trace: component": (lambda m, p: tlk.trace(m, p, component="resid"), errors.ComponentError, "'resid' is unknown; pass one of 'resid_post'"),
-    "trace: engine": (lambda m, p: tlk.trace(m, p, engine="fast"), errors.ComponentError, "'fast' is unknown; pass 'rows' or 'loop'"),
+    "trace: engine": (lambda m, p: tlk.trace(m, p, engine="fast"), errors.ComponentError, "'fast' is unknown; pass 'rows', 'loop' or 'screen'"),
     "trace: semantics": (lambda m, p: tlk.trace(m, p, semantics="x"), errors.ComponentError, "pass 'paper' or 'rome_code'"),
     "trace: layer": (lambda m, p: tlk.trace(m, p, layers=[4]), errors.ComponentError, "layer 4 is outside .* layers 0 to 3"),
     "trace: no layer": (lambda m, p: tlk.trace(m, p, layers=[]), errors.ComponentError, "no layer was given"),
@@ -165,7 +165,7 @@ def test_non_finite_activations(engine, prompt):
 
 @pytest.mark.parametrize("engine", ["rows", "loop"])
 def test_an_exception_in_mid_run_leaves_no_hook(gpt2, prompt, engine, monkeypatch):
-    from tl_knowledge.tracing import engines
+    from tl_knowledge.tracing import engines, experiment
 
     calls = iter(range(100))
 
@@ -175,7 +175,8 @@ def test_an_exception_in_mid_run_leaves_no_hook(gpt2, prompt, engine, monkeypatc
         return logits.softmax(-1)[:, 0, 5]
 
     before = fingerprint(gpt2)
-    monkeypatch.setattr(engines, "answer_probability", fail)
+    for module in (engines, experiment):
+        monkeypatch.setattr(module, "answer_probability", fail)
     with pytest.raises(KeyboardInterrupt):
         tlk.trace(gpt2, prompt, 0.5, engine=engine)
     assert hooks_left(gpt2) == []

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import hypothesis.strategies as st
 import pytest
 import torch
@@ -13,6 +11,7 @@ import tl_knowledge as tlk
 from tl_knowledge import rows
 from tl_knowledge.model import COMPONENTS
 from tl_knowledge.rows import growing_rows_refusal
+from tl_knowledge.tracing import engines
 
 EXACT = 1e-12
 SEVERED = [None, "mlp_out", "attn_out", ("mlp_out", "attn_out")]
@@ -85,8 +84,7 @@ def test_every_model_here_grows_rows(model):
 
 def test_a_model_that_refuses_rows_falls_back_to_the_loop_and_says_so(gpt2, prompt, monkeypatch):
     expected = tlk.trace(gpt2, prompt, 0.7, samples=2)
-    module = sys.modules["tl_knowledge.tracing.trace"]  # the package's name `trace` is the function
-    monkeypatch.setattr(module, "growing_rows_refusal", lambda model: "RuntimeError: shapes")
+    monkeypatch.setattr(engines, "growing_rows_refusal", lambda model: "RuntimeError: shapes")
     result = tlk.trace(gpt2, prompt, 0.7, samples=2)
     assert result.provenance.engine == "loop (growing rows refused: RuntimeError: shapes)"
     torch.testing.assert_close(result.indirect_effect, expected.indirect_effect, rtol=0, atol=EXACT)

@@ -44,7 +44,7 @@ def test_automatic_window(gpt2):
 def test_answer_probability_is_a_product_of_softmaxes():
     logits = torch.randn(700, 2, 9, dtype=torch.float64)
     expected = logits[:, 0].softmax(-1)[:, 3] * logits[:, 1].softmax(-1)[:, 8]
-    torch.testing.assert_close(answer_probability(logits, torch.tensor([3, 8])), expected, rtol=0, atol=0)
+    torch.testing.assert_close(answer_probability(logits, torch.tensor([[3, 8]])), expected, rtol=0, atol=0)
 
 
 def test_save_and_load_are_the_identity(gpt2, prompt, tmp_path):

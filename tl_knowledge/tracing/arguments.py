@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
+from jaxtyping import Int
 
 from tl_knowledge.arrays import as_positions
 from tl_knowledge.errors import ComponentError, CorruptionError, NumericalError, PromptError, TargetError
@@ -16,6 +17,7 @@ from tl_knowledge.tracing.corruption import GaussianNoise, Noise, PromptSwap
 from tl_knowledge.tracing.sites import Semantics, unit_count
 
 __all__ = [
+    "Engine",
     "answer_label",
     "check_prompt",
     "check_words",
@@ -27,13 +29,15 @@ __all__ = [
     "traced_units",
 ]
 
+Engine: TypeAlias = Literal["rows", "loop", "screen"]
+
 
 def check_words(component: str, engine: str, semantics: str) -> None:
     """Refuse words that are not in the vocabulary of `trace`."""
     if component not in COMPONENTS:
         raise ComponentError(f"component {component!r} is unknown; pass one of {', '.join(map(repr, COMPONENTS))}.")
-    if engine not in ("rows", "loop"):
-        raise ComponentError(f"engine {engine!r} is unknown; pass 'rows' or 'loop'.")
+    if engine not in get_args(Engine):
+        raise ComponentError(f"engine {engine!r} is unknown; pass 'rows', 'loop' or 'screen'.")
     if semantics not in ("paper", "rome_code"):
         raise ComponentError(f"semantics {semantics!r} is unknown; pass 'paper' or 'rome_code'.")
 
@@ -73,23 +77,26 @@ def resolve_noise(
     return settings.resolve(model)
 
 
-def choose_answer(model: HookedModel, prompt: Prompt, target: str | int | None, multi_token: bool) -> tuple[torch.Tensor, bool]:
-    """The answer's tokens, and whether the clean run predicts its first one."""
-    with torch.no_grad():
-        logits: torch.Tensor = model(prompt.tokens)
-    predicted = int(logits[0, -1].argmax())
-    if not bool(logits[0, -1].isfinite().all()):
-        raise NumericalError("the clean run's logits are not finite; check the weights for NaN, or load the model in float32.")
+def choose_answer(model: HookedModel, prompt: Prompt, target: str | int | None, multi_token: bool) -> Int[torch.Tensor, " answer"]:
+    """The answer's tokens: the target's, else the prompt's, else what the clean run predicts."""
     if isinstance(target, str):
         answer = target_tokens(model, target)
     else:
-        answer = (target,) if target is not None else prompt.answer or (predicted,)
+        answer = (target,) if target is not None else prompt.answer or (_predicted(model, prompt),)
     outside = [token for token in answer if not 0 <= token < int(model.cfg.d_vocab)]
     if outside:
         raise TargetError(f"target token {outside[0]} is outside the model's vocabulary of {model.cfg.d_vocab}; pass a token id of this model.")
     if multi_token and len(prompt) + len(answer) - 1 > context_length(model):
         raise PromptError(f"prompt and target have {len(prompt) + len(answer)} tokens; the model's context is {context_length(model)}: shorten them.")
-    return torch.tensor(answer if multi_token else answer[:1], device=model_device(model)), predicted == answer[0]
+    return torch.tensor(answer if multi_token else answer[:1], device=model_device(model))
+
+
+def _predicted(model: HookedModel, prompt: Prompt) -> int:
+    with torch.no_grad():
+        logits: torch.Tensor = model(prompt.tokens)
+    if not bool(logits[0, -1].isfinite().all()):
+        raise NumericalError("the clean run's logits are not finite; check the weights for NaN, or load the model in float32.")
+    return int(logits[0, -1].argmax())
 
 
 def sample_count(samples: int | None, noise: Noise | PromptSwap) -> int:

@@ -1,199 +1,204 @@
 """The two engines of a causal trace: the growing-rows sweep, and the obvious loop it must equal.
 
-Both take the same `Experiment` and the same sites and return the answer's probability in every restored run,
-``[site sample]``. The loop is made of the public hook factories only: one forward a site. The sweep runs a chunk of
-sites in one forward (see `tl_knowledge.rows`).
+Both take the same `Experiment` and the same sites, of any mixture of prompts, corruptions, components and severings, and
+return the answer's probability in every restored run, ``[site sample]``. The loop is made of the public hook factories
+only: one forward a site. The sweep runs a chunk of sites in one forward (see `tl_knowledge.rows`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from einops import rearrange, repeat
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from tl_knowledge.arrays import Hooks, SampleProbability, Tokens
+from tl_knowledge.arrays import Hooks, Tokens
 from tl_knowledge.errors import NumericalError
-from tl_knowledge.hooks import Corruption, corrupt, restore, sever
+from tl_knowledge.hooks import corrupt, restore, sever
 from tl_knowledge.metrics import answer_probability
-from tl_knowledge.model import EMBED, Component, HookedModel, Module, component_hook, layer_count
+from tl_knowledge.model import COMPONENTS, HookedModel, Module, component_hook, layer_count
 from tl_knowledge.rows import (
     as_index,
     budget_rows,
     capture,
-    capture_base,
     copy_rows,
     grow_rows,
+    growing_rows_refusal,
     keep_positions,
     narrow_attention,
     narrow_mlp,
     run_rows,
-    sample_rows,
 )
+from tl_knowledge.tracing.experiment import Experiment
 from tl_knowledge.tracing.sites import Site
 
-__all__ = ["Experiment", "loop_over_sites", "sweep_sites"]
+__all__ = ["exact_probability", "loop_over_sites", "sweep_sites"]
 
 Advance = Callable[[int], None]
 SiteProbability = Float[torch.Tensor, "site sample"]
 
 
-@dataclass(frozen=True)
-class Experiment:
-    """Everything a trace needs but its sites.
+def exact_probability(
+    experiment: Experiment, sites: Sequence[Site], engine: Literal["rows", "loop"], memory_budget: float, advance: Advance
+) -> tuple[SiteProbability, str]:
+    """The answer's probability in every restored run, and the engine that gave it: the loop where the model refuses growing rows.
 
-    Attributes:
-        tokens: ``[1 pos]``: the prompt, followed by all answer tokens but the last (teacher forcing).
-        answer: the answer's tokens; the last ``len(answer)`` positions predict them.
-        corrupted_positions: where the embeddings are corrupted.
-        severed: modules pinned to the corrupted run at the restored position, in all layers.
+    Raises:
+        NumericalError: a probability that is not finite.
     """
-
-    model: HookedModel
-    tokens: Tokens
-    answer: torch.Tensor
-    corrupted_positions: tuple[int, ...]
-    noise: Corruption
-    samples: int
-    component: Component
-    severed: tuple[Module, ...]
-
-    @property
-    def answer_positions(self) -> list[int]:
-        """The positions that predict the answer's tokens."""
-        length = self.tokens.shape[1]
-        return list(range(length - len(self.answer), length))
-
-    @cached_property
-    def base(self) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Row 0 the clean run, rows ``1 .. samples`` the corrupted run: their residual streams, and the answer's probability."""
-        streams: list[torch.Tensor] = []
-        noise, span = self.noise, self.corrupted_positions
-
-        def corrupt_samples(embeddings: torch.Tensor, *, hook: object) -> torch.Tensor:
-            changed = embeddings.clone()
-            changed[1:, list(span)] = noise.corrupted(embeddings[1:], span)
-            return changed
-
-        hooks: Hooks = [(EMBED, corrupt_samples), *capture_base(self.model, streams), *keep_positions(self.answer_positions)]
-        with torch.no_grad():
-            logits: torch.Tensor = self.model.run_with_hooks(repeat(self.tokens, "1 pos -> row pos", row=1 + self.samples), fwd_hooks=hooks)
-        probability = answer_probability(logits, self.answer)
-        if not bool(probability.isfinite().all()):
-            raise NumericalError(
-                f"the answer's probability is not finite (clean {probability[0].item()}); check the weights for NaN, or load the model in float32."
-            )
-        return streams, probability
-
-    @property
-    def clean_probability(self) -> float:
-        """The answer's probability in the clean run."""
-        return float(self.base[1][0])
-
-    @property
-    def corrupted_probability(self) -> SampleProbability:
-        """The answer's probability in the corrupted run, for every noise sample."""
-        return self.base[1][1:]
+    refusal = growing_rows_refusal(experiment.model) if engine == "rows" else None
+    if not sites:
+        return experiment.base.probability.new_empty(0, experiment.samples), engine
+    if engine == "loop" or refusal:
+        found = loop_over_sites(experiment, sites, advance)
+    else:
+        found = sweep_sites(experiment, sites, memory_budget, advance)
+    if not bool(found.isfinite().all()):
+        raise NumericalError("restored runs gave probabilities that are not finite; load the model in float32, or lower the noise.")
+    return found, f"loop (growing rows refused: {refusal})" if refusal else engine
 
 
 def sweep_sites(experiment: Experiment, sites: Sequence[Site], memory_budget: float, advance: Advance) -> SiteProbability:
     """Growing rows: one forward for as many sites as the memory budget allows, those born together kept together."""
-    length, answers = experiment.tokens.shape[1], len(experiment.answer)
-    fitting = budget_rows(experiment.model, length, answers, memory_budget) - 1 - experiment.samples
-    found: list[torch.Tensor] = []
-    for chunk in _chunks(sites, max(1, fitting // experiment.samples)):
-        logits = run_rows(experiment.model, experiment.tokens, _sweep_hooks(experiment, chunk))
-        born = answer_probability(logits[1 + experiment.samples :], experiment.answer)
-        found.append(rearrange(born, "(site sample) -> site sample", sample=experiment.samples))
+    answers = experiment.answers.shape[1]
+    fitting = budget_rows(experiment.model, experiment.length, answers, memory_budget) - len(experiment.row_prompts)
+    order = sorted(range(len(sites)), key=lambda k: sites[k].born_at)
+    found = torch.empty(len(sites), experiment.samples, dtype=experiment.base.probability.dtype, device=experiment.device)
+    for chunk in _chunks(order, max(1, fitting // experiment.samples)):
+        sweep = _Sweep(experiment, [sites[k] for k in chunk])
+        logits = run_rows(experiment.model, experiment.tokens[:1], sweep.hooks())
+        born = answer_probability(logits[sweep.base_rows :], experiment.answers[sweep.row_prompts[sweep.base_rows :]])
+        found[chunk] = rearrange(born, "(site sample) -> site sample", sample=experiment.samples)
         advance(len(chunk))
-    return torch.cat(found)
+    return found
 
 
-def _chunks(sites: Sequence[Site], size: int) -> Iterator[Sequence[Site]]:
+def _chunks(items: Sequence[int], size: int) -> Iterator[list[int]]:
     """Equal chunks rather than full ones and a rest."""
-    count = -(-len(sites) // size)
-    bounds = [len(sites) * i // count for i in range(count + 1)]
-    return (sites[a:b] for a, b in pairwise(bounds))
+    count = -(-len(items) // size)
+    bounds = [len(items) * i // count for i in range(count + 1)]
+    return (list(items[a:b]) for a, b in pairwise(bounds))
 
 
-def _sweep_hooks(experiment: Experiment, sites: Sequence[Site]) -> Hooks:
-    """Hooks that grow the sites' rows, pin what is severed to the corrupted rows, and restore from the clean row."""
-    device, samples = experiment.tokens.device, experiment.samples
-    base, _ = experiment.base
+class _Sweep:
+    """One forward: the base rows that a chunk of sites needs, then ``samples`` rows for each site, in order of birth."""
 
-    def rows_of(chosen: Sequence[int]) -> torch.Tensor:
-        starts = 1 + samples + as_index(chosen, device) * samples
-        return rearrange(starts[:, None] + torch.arange(samples, device=device), "site sample -> (site sample)")
+    def __init__(self, experiment: Experiment, sites: Sequence[Site]) -> None:
+        self.experiment, self.sites, self.samples = experiment, sites, experiment.samples
+        runs = sorted({site.run for site in sites})
+        prompts = sorted({experiment.runs[run].prompt for run in runs})
+        corrupted = [range(experiment.sample_rows(run).start, experiment.sample_rows(run).stop) for run in runs]
+        self.kept = as_index([*prompts, *(row for rows in corrupted for row in rows)], experiment.device)
+        self.base_rows = len(self.kept)
+        clean_row = {prompt: row for row, prompt in enumerate(prompts)}
+        first_sample = {run: len(prompts) + i * self.samples for i, run in enumerate(runs)}
+        self.clean = as_index([clean_row[experiment.runs[site.run].prompt] for site in sites], experiment.device)
+        self.parents = as_index([first_sample[site.run] for site in sites], experiment.device)
+        self.row_prompts = torch.cat(
+            [experiment.row_prompts[self.kept], self._each([experiment.runs[site.run].prompt for site in sites])],
+        )
 
-    def each_sample(values: Sequence[int]) -> torch.Tensor:
-        return repeat(as_index(values, device), "site -> (site sample)", sample=samples)
+    def hooks(self) -> Hooks:
+        """Grow the sites' rows, pin what is severed to the corrupted rows, restore from the clean rows."""
+        sites = self.sites
+        streams = [stream[self.kept] for stream in self.experiment.base.streams]
+        births = {layer: self._parent_rows(k for k, s in enumerate(sites) if s.born_at == layer) for layer in sorted({s.born_at for s in sites})}
+        hooks = grow_rows(streams, births)
+        for layer in range(layer_count(self.experiment.model)):
+            alive = [k for k, site in enumerate(sites) if site.born_at < layer]
+            hooks += self._narrowing(layer, alive)
+            for module in ("mlp_out", "attn_out"):
+                hooks += self._pinning(layer, module, [k for k in alive if module in sites[k].severed])
+            hooks += self._restoring(layer, [k for k, site in enumerate(sites) if site.first <= layer <= site.last])
+        return hooks + keep_positions(self.experiment.answer_positions[self.row_prompts])
 
-    births = {layer: sample_rows(sum(site.born_at == layer for site in sites), samples, device) for layer in sorted({site.born_at for site in sites})}
-    hooks = grow_rows(base, births)
-    for layer in range(layer_count(experiment.model)):
-        alive = [k for k, site in enumerate(sites) if site.born_at < layer]
-        hooks += _narrowing(experiment, layer, [sites[k] for k in alive])
-        for module in experiment.severed if alive else ():
-            at = each_sample([sites[k].pos for k in alive])
-            hooks += copy_rows(component_hook(module, layer), sample_rows(len(alive), samples, device), rows_of(alive), at)
-        restoring = [k for k, site in enumerate(sites) if site.first <= layer <= site.last]
-        if restoring:
-            rows, at = rows_of(restoring), each_sample([sites[k].pos for k in restoring])
-            numbers = [unit for k in restoring if (unit := sites[k].unit) is not None]
-            units = each_sample(numbers) if numbers else None
-            hooks += copy_rows(component_hook(experiment.component, layer), torch.zeros_like(rows), rows, at, units)
-    return hooks + keep_positions(experiment.answer_positions)
+    def _pinning(self, layer: int, module: Module, chosen: Sequence[int]) -> Hooks:
+        if not chosen:
+            return []
+        positions = self._each([self.sites[k].pos for k in chosen])
+        return copy_rows(component_hook(module, layer), self._parent_rows(chosen), self._rows(chosen), positions)
 
+    def _restoring(self, layer: int, chosen: Sequence[int]) -> Hooks:
+        hooks: Hooks = []
+        for component in COMPONENTS:
+            of_component = [k for k in chosen if self.sites[k].component == component]
+            if not of_component:
+                continue
+            positions = self._each([self.sites[k].pos for k in of_component])
+            clean = repeat(self.clean[of_component], "site -> (site sample)", sample=self.samples)
+            numbers = [unit for k in of_component if (unit := self.sites[k].unit) is not None]
+            units = self._each(numbers) if numbers else None
+            hooks += copy_rows(component_hook(component, layer), clean, self._rows(of_component), positions, units)
+        return hooks
 
-def _narrowing(experiment: Experiment, layer: int, alive: Sequence[Site]) -> Hooks:
-    """Hooks that skip MLPs and projections where the alive rows, restored at these positions, equal the corrupted rows.
+    def _narrowing(self, layer: int, alive: Sequence[int]) -> Hooks:
+        """Skip MLPs and projections where the alive rows, restored at their positions, equal the corrupted rows, and all padding.
 
-    What is written inside a module (a head, a neuron) needs that module to keep its shape.
-    """
-    if not alive:
-        return []
-    model, component, length, samples = experiment.model, experiment.component, experiment.tokens.shape[1], experiment.samples
-    device = experiment.tokens.device
-    where, restored = torch.arange(length, device=device), as_index([site.pos for site in alive], device)[:, None]
-    newborn = as_index([site.born_at == layer - 1 for site in alive], device)[:, None].bool()
-    source = torch.cat([torch.arange(1 + samples, device=device), sample_rows(len(alive), samples, device)])
+        What is written inside a module (a head, a neuron) needs that module to keep its shape.
+        """
+        if not alive:
+            return []
+        experiment, model, sites = self.experiment, self.experiment.model, [self.sites[k] for k in alive]
+        where = torch.arange(experiment.length, device=experiment.device)
+        restored = self._column([site.pos for site in sites])
+        # Right behind its restored state a row differs at that one position; attention then spreads it.
+        newborn = self._column([site.component == "resid_post" and site.born_at == layer - 1 for site in sites]).bool()
+        row_prompts = self.row_prompts[: self.base_rows + len(alive) * self.samples]
+        source = torch.cat([torch.arange(self.base_rows, device=experiment.device), self._parent_rows(alive)])
+        inside = where < experiment.lengths[row_prompts][:, None]
 
-    def with_base(sites: torch.Tensor) -> torch.Tensor:
-        rows = repeat(sites, "site pos -> (site sample) pos", sample=samples)
-        return torch.cat([torch.ones(1 + samples, length, dtype=torch.bool, device=device), rows])
+        def with_base(of_sites: torch.Tensor) -> torch.Tensor:
+            rows = repeat(of_sites, "site pos -> (site sample) pos", sample=self.samples)
+            return inside & torch.cat([torch.ones(self.base_rows, experiment.length, dtype=torch.bool, device=experiment.device), rows])
 
-    changed = with_base(where >= restored)
-    # Right behind its restored state a row differs at that one position; attention then spreads it.
-    entering = with_base(torch.where(newborn, where == restored, where >= restored))
-    answers = repeat(where >= length - len(experiment.answer), "pos -> row pos", row=len(source))
-    read = answers if layer == layer_count(model) - 1 else changed
-    mlp = [] if component == "neuron" else narrow_mlp(model, layer, read, source)
-    return mlp + ([] if component == "head" else narrow_attention(model, layer, entering if component == "resid_post" else changed, read, source))
+        changed = with_base(where >= restored)
+        entering = with_base(torch.where(newborn, where == restored, where >= restored))
+        answers = inside & (where >= experiment.answer_positions[row_prompts, :1])
+        read = answers if layer == layer_count(model) - 1 else changed
+        components = {site.component for site in self.sites}
+        mlp = [] if "neuron" in components else narrow_mlp(model, layer, read, source)
+        return mlp + ([] if "head" in components else narrow_attention(model, layer, entering, read, source))
+
+    def _rows(self, chosen: Sequence[int]) -> Int[torch.Tensor, " row"]:
+        starts = self.base_rows + as_index(chosen, self.experiment.device) * self.samples
+        return self._with_samples(starts)
+
+    def _parent_rows(self, chosen: Iterable[int]) -> Int[torch.Tensor, " row"]:
+        return self._with_samples(self.parents[list(chosen)])
+
+    def _with_samples(self, starts: torch.Tensor) -> Int[torch.Tensor, " row"]:
+        return rearrange(starts[:, None] + torch.arange(self.samples, device=starts.device), "site sample -> (site sample)")
+
+    def _each(self, values: Sequence[int]) -> Int[torch.Tensor, " row"]:
+        return repeat(as_index(values, self.experiment.device), "site -> (site sample)", sample=self.samples)
+
+    def _column(self, values: Sequence[int]) -> Int[torch.Tensor, "site 1"]:
+        return as_index(values, self.experiment.device)[:, None]
 
 
 def loop_over_sites(experiment: Experiment, sites: Sequence[Site], advance: Advance) -> SiteProbability:
     """The obvious loop: one forward a site, made of the public hook factories."""
-    model, layers = experiment.model, range(layer_count(experiment.model))
-    noise = corrupt(experiment.corrupted_positions, experiment.noise)
-    restored = [component_hook(experiment.component, layer) for layer in layers]
-    pinned = [component_hook(module, layer) for module in experiment.severed for layer in layers]
-    batch = repeat(experiment.tokens, "1 pos -> sample pos", sample=experiment.samples)
-    clean = _record(model, experiment.tokens, [], restored)
-    corrupted = _record(model, batch, noise, pinned)
-    found: list[torch.Tensor] = []
-    for site in sites:
-        hooks = noise + sever(corrupted, experiment.severed, layer=layers, pos=site.pos)
-        window = range(site.first, site.last + 1)
-        hooks += restore(clean, experiment.component, layer=window, pos=site.pos, unit=site.unit)
-        with torch.no_grad():
-            logits: torch.Tensor = model.run_with_hooks(batch, fwd_hooks=hooks)
-        found.append(answer_probability(logits[:, experiment.answer_positions], experiment.answer))
-        advance(1)
-    return torch.stack(found)
+    found: dict[int, torch.Tensor] = {}
+    for index, run in enumerate(experiment.runs):
+        own = {k: site for k, site in enumerate(sites) if site.run == index}
+        prompt, model = experiment.prompts[run.prompt], experiment.model
+        layers = range(layer_count(model))
+        noise = corrupt(run.positions, run.noise)
+        restored = [component_hook(component, layer) for component in sorted({s.component for s in own.values()}) for layer in layers]
+        pinned = [component_hook(module, layer) for module in sorted({m for s in own.values() for m in s.severed}) for layer in layers]
+        batch = repeat(prompt.tokens, "1 pos -> sample pos", sample=experiment.samples)
+        clean, corrupted = _record(model, prompt.tokens, [], restored), _record(model, batch, noise, pinned)
+        for k, site in own.items():
+            hooks = noise + sever(corrupted, site.severed, layer=layers, pos=site.pos)
+            hooks += restore(clean, site.component, layer=range(site.first, site.last + 1), pos=site.pos, unit=site.unit)
+            with torch.no_grad():
+                logits: torch.Tensor = model.run_with_hooks(batch, fwd_hooks=hooks)
+            found[k] = answer_probability(logits[:, prompt.answer_positions], prompt.answer[None])
+            advance(1)
+    return torch.stack([found[k] for k in range(len(sites))])
 
 
 def _record(model: HookedModel, tokens: Tokens, hooks: Hooks, names: Sequence[str]) -> dict[str, torch.Tensor]:

@@ -19,12 +19,13 @@ from tl_knowledge.model import Component, Module, has_units
 from tl_knowledge.prompts import Span
 from tl_knowledge.provenance import Provenance
 from tl_knowledge.storage import read_result, write_result
+from tl_knowledge.tracing.screen import ScreenCheck
 
-__all__ = ["CausalTrace", "TraceComparison", "compare"]
+__all__ = ["COLOR_SCALES", "COMPONENT_WORDS", "CausalTrace", "TraceComparison", "compare"]
 
 EFFECT = "indirect effect (probability)"
-_SCALES: dict[Component, str] = {"resid_post": "Purples", "mlp_out": "Greens", "attn_out": "Reds", "head": "Oranges", "neuron": "Blues"}
-_WORDS: dict[Component, str] = {
+COLOR_SCALES: dict[Component, str] = {"resid_post": "Purples", "mlp_out": "Greens", "attn_out": "Reds", "head": "Oranges", "neuron": "Blues"}
+COMPONENT_WORDS: dict[Component, str] = {
     "resid_post": "residual state",
     "mlp_out": "MLP output",
     "attn_out": "attention output",
@@ -54,6 +55,7 @@ class CausalTrace:
         target: the scored answer as text.
         known: whether the clean run predicts the target's first token.
         provenance: how it was computed.
+        screen: how well the estimates of ``engine="screen"`` agreed with exact effects; ``None`` for exact traces.
     """
 
     indirect_effect: Float[torch.Tensor, "sample layer pos *unit"]
@@ -71,6 +73,7 @@ class CausalTrace:
     target: str
     known: bool
     provenance: Provenance
+    screen: ScreenCheck | None = None
 
     @property
     def mean_effect(self) -> Float[torch.Tensor, "layer pos *unit"]:
@@ -135,6 +138,7 @@ class CausalTrace:
         fields: dict[str, Any] = {name: getattr(self, name) for name in names}
         fields |= {"corrupted": asdict(self.corrupted), "spans": {k: asdict(v) for k, v in self.spans.items()}}
         fields["provenance"] = self.provenance.to_dict()
+        fields["screen"] = asdict(self.screen) if self.screen else None
         tensors = {n: getattr(self, n) for n in ("indirect_effect", "total_effect", "corrupted_probability")}
         return write_result(path, "CausalTrace", tensors, fields)
 
@@ -147,6 +151,7 @@ class CausalTrace:
         """
         tensors, fields = read_result(path, "CausalTrace")
         fields["provenance"] = Provenance(**fields["provenance"])
+        fields["screen"] = ScreenCheck(**fields["screen"]) if fields.get("screen") else None
         fields["corrupted"] = _span(fields["corrupted"])
         fields["spans"] = {name: _span(span) for name, span in fields["spans"].items()}
         for name in ("severed", "layers", "units", "labels"):
@@ -169,7 +174,7 @@ class CausalTrace:
     def _what(self) -> str:
         window = f" ({self.window} layers)" if self.window > 1 else ""
         severed = f", {' and '.join(self.severed)} severed" if self.severed else ""
-        return f"{_WORDS[self.component]}{window}{severed}"
+        return f"{COMPONENT_WORDS[self.component]}{window}{severed}"
 
     def _subtitle(self) -> str:
         low = float(self.corrupted_probability.mean())
@@ -181,7 +186,7 @@ class CausalTrace:
         if has_units(self.component):
             values = self.mean_effect.nan_to_num(nan=-float("inf")).amax(1).T
             rows, axis = [str(unit) for unit in self.units], self.component
-            return HeatMap(values.numpy(), rows, [str(x) for x in self.layers], title, axis, "layer", colors=_SCALES[self.component])
+            return HeatMap(values.numpy(), rows, [str(x) for x in self.layers], title, axis, "layer", colors=COLOR_SCALES[self.component])
         return HeatMap(
             self.mean_effect.T.numpy(),
             [label.replace("\n", "\\n") or " " for label in self.labels],
@@ -190,7 +195,7 @@ class CausalTrace:
             "token",
             "layer" if self.window == 1 else f"centre of {self.window} layers",
             marked=frozenset(self.corrupted.positions),
-            colors=_SCALES[self.component],
+            colors=COLOR_SCALES[self.component],
         )
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from tl_knowledge.errors import ComponentError
-from tl_knowledge.model import Component, HookedModel, has_units, layer_count
+import torch
+from jaxtyping import Float
 
-__all__ = ["Semantics", "Site", "Window", "plan_sites", "resolve_window", "unit_count", "window_layers"]
+from tl_knowledge.errors import ComponentError
+from tl_knowledge.model import Component, HookedModel, Module, has_units, layer_count
+from tl_knowledge.tracing.experiment import Experiment
+
+__all__ = ["Grid", "Semantics", "Site", "Window", "resolve_window", "unit_count", "window_layers"]
 
 Window: TypeAlias = int | Literal["auto"]
 Semantics: TypeAlias = Literal["paper", "rome_code"]
@@ -20,14 +24,21 @@ class Site:
     """One restored run: a component at one position, in the layers ``first`` to ``last`` around ``layer``.
 
     Up to the output of block ``born_at`` this run equals the corrupted run (``-1``: up to the input of block 0).
+
+    Attributes:
+        run: which corrupted run of the experiment.
+        severed: modules pinned to the corrupted run at this position, in all layers.
     """
 
+    component: Component
     layer: int
     pos: int
     unit: int | None
     first: int
     last: int
     born_at: int
+    run: int = 0
+    severed: tuple[Module, ...] = ()
 
 
 def resolve_window(model: HookedModel, component: Component, window: Window, semantics: Semantics) -> int:
@@ -71,32 +82,53 @@ def unit_count(model: HookedModel, component: Component) -> int:
     return 1
 
 
-def plan_sites(
-    model: HookedModel,
-    component: Component,
-    *,
-    layers: Sequence[int],
-    positions: Iterable[int],
-    units: Sequence[int],
-    window: int,
-    semantics: Semantics,
-    first_corrupted: int,
-    answer_positions: Sequence[int],
-) -> list[Site]:
-    """Every site worth a run, those born latest last.
+@dataclass(frozen=True)
+class Grid:
+    """The sites of one trace: a component at all layers, positions and units asked for.
 
-    Left out are sites whose effect is exactly zero: before the first corrupted token the corrupted run *is* the clean
-    run, and a state of the last layer acts on no later position.
+    Attributes:
+        severed: modules pinned to the corrupted run at the restored position.
+        units: heads or neurons; ``(0,)`` for components without units.
     """
-    n_layers = layer_count(model)
-    sites: list[Site] = []
-    for layer in layers:
-        first, last = window_layers(layer, window, n_layers, semantics)
-        born_at = first if component == "resid_post" else first - 1
-        for pos in positions:
-            if pos < first_corrupted or (first == n_layers - 1 and pos not in answer_positions):
-                continue
-            for unit in units:
-                index = unit if has_units(component) else None
-                sites.append(Site(layer, pos, index, first, last, born_at))
-    return sorted(sites, key=lambda site: site.born_at)
+
+    component: Component
+    window: int
+    semantics: Semantics
+    severed: tuple[Module, ...]
+    layers: tuple[int, ...]
+    positions: tuple[int, ...]
+    units: tuple[int, ...] = (0,)
+
+    def sites(self, experiment: Experiment, run: int) -> list[Site]:
+        """Every site worth a run.
+
+        Left out are sites whose effect is exactly zero: before the first corrupted token the corrupted run *is* the clean
+        run, and a state of the last layer acts on no later position.
+        """
+        n_layers = layer_count(experiment.model)
+        corrupted = experiment.runs[run]
+        first_answer = experiment.prompts[corrupted.prompt].answer_positions[0]
+        found: list[Site] = []
+        for layer in self.layers:
+            first, last = window_layers(layer, self.window, n_layers, self.semantics)
+            born_at = first if self.component == "resid_post" else first - 1
+            for pos in self.positions:
+                if pos < corrupted.positions[0] or (first == n_layers - 1 and pos < first_answer):
+                    continue
+                for unit in self.units:
+                    index = unit if has_units(self.component) else None
+                    found.append(Site(self.component, layer, pos, index, first, last, born_at, run, self.severed))
+        return found
+
+    def arrange(
+        self, sites: Sequence[Site], effect: Float[torch.Tensor, "site sample"], length: int
+    ) -> Float[torch.Tensor, "sample layer pos *unit"]:
+        """Effects of this grid's sites in their places: zero where no run was needed, NaN at positions not asked for."""
+        table = torch.full((effect.shape[1], len(self.layers), length, len(self.units)), float("nan"), dtype=effect.dtype)
+        table[:, :, list(self.positions)] = 0.0
+        if sites:
+            layer_at = {layer: i for i, layer in enumerate(self.layers)}
+            unit_at = {unit: i for i, unit in enumerate(self.units)}
+            places = torch.tensor([[layer_at[s.layer], s.pos, unit_at[s.unit] if s.unit is not None else 0] for s in sites])
+            table[:, places[:, 0], places[:, 1], places[:, 2]] = effect.T.cpu()
+        return table if has_units(self.component) else table.squeeze(-1)

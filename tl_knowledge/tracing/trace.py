@@ -11,17 +11,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 from tqdm.auto import tqdm
 
-from tl_knowledge.errors import NumericalError
 from tl_knowledge.model import Component, HookedModel, Module, check_layers, check_model, describe_model, has_units, layer_count, severable
 from tl_knowledge.prompts import Prompt, Span
 from tl_knowledge.provenance import Provenance
-from tl_knowledge.rows import growing_rows_refusal
 from tl_knowledge.tracing.arguments import (
+    Engine,
     answer_label,
     check_prompt,
     check_words,
@@ -33,13 +32,14 @@ from tl_knowledge.tracing.arguments import (
     traced_units,
 )
 from tl_knowledge.tracing.corruption import Noise, PromptSwap
-from tl_knowledge.tracing.engines import Experiment, loop_over_sites, sweep_sites
+from tl_knowledge.tracing.engines import exact_probability
+from tl_knowledge.tracing.experiment import CorruptedRun, Experiment, answered
 from tl_knowledge.tracing.result import CausalTrace
-from tl_knowledge.tracing.sites import Semantics, Site, Window, plan_sites, resolve_window
+from tl_knowledge.tracing.screen import ScreenCheck, screened_probability
+from tl_knowledge.tracing.sites import Grid, Semantics, Site, Window, resolve_window
 
-__all__ = ["Engine", "trace"]
+__all__ = ["trace"]
 
-Engine: TypeAlias = Literal["rows", "loop"]
 GIBIBYTE = 2.0**30
 
 
@@ -54,6 +54,7 @@ def trace(
     sever: Module | Sequence[Module] | None = None,
     samples: int | None = None,
     engine: Engine = "rows",
+    verify: int = 20,
     target: str | int | None = None,
     seed: int | None = None,
     multi_token: bool = False,
@@ -74,7 +75,9 @@ def trace(
         window: layers restored together around each layer; ``"auto"`` is a fifth of the layers for modules, else 1.
         sever: modules pinned to the corrupted run at the restored position, in all layers (ROME, figure 3).
         samples: noise draws; 10, or 1 for a `PromptSwap`.
-        engine: ``"rows"`` (one sweep with a growing batch) or ``"loop"`` (one forward a site); equal to rounding.
+        engine: ``"rows"`` (one sweep with a growing batch) or ``"loop"`` (one forward a site), equal to rounding; or
+            ``"screen"``: first-order estimates of all effects from one forward and one backward.
+        verify: how many of the screen's largest effects are traced exactly and replace their estimates.
         target: text or token of the answer; default the prompt's target, else the clean run's prediction.
         seed: overrides the noise's.
         multi_token: score the product over all of the target's tokens instead of its first token.
@@ -105,53 +108,44 @@ def trace(
     check_words(component, engine, semantics)
     span = corrupted_span(prompt, corrupt)
     settings = resolve_noise(model, prompt, noise, seed, semantics)
-    answer, known = choose_answer(model, prompt, target, multi_token)
+    severed = severable(sever or ())
     experiment = Experiment(
         model=model,
-        tokens=torch.cat([prompt.tokens.to(answer.device), answer[None, :-1]], dim=1),
-        answer=answer,
-        corrupted_positions=span.positions,
-        noise=settings,
+        prompts=(answered(prompt, choose_answer(model, prompt, target, multi_token)),),
+        runs=(CorruptedRun(0, span.positions, settings),),
         samples=sample_count(samples, settings),
+    )
+    grid = Grid(
         component=component,
-        severed=severable(sever or ()),
-    )
-    width = resolve_window(model, component, window, semantics)
-    chosen_layers = check_layers(model, range(layer_count(model)) if layers is None else layers)
-    chosen_positions = traced_positions(prompt, span, component, positions)
-    chosen_units = traced_units(model, component, units)
-    sites = plan_sites(
-        model,
-        component,
-        layers=chosen_layers,
-        positions=chosen_positions,
-        units=chosen_units,
-        window=width,
+        window=resolve_window(model, component, window, semantics),
         semantics=semantics,
-        first_corrupted=span.first,
-        answer_positions=experiment.answer_positions,
+        severed=severed,
+        layers=check_layers(model, range(layer_count(model)) if layers is None else layers),
+        positions=traced_positions(prompt, span, component, positions),
+        units=traced_units(model, component, units),
     )
-    probability, engine_used = _run(experiment, sites, engine, memory_budget, progress)
-    corrupted = experiment.corrupted_probability
-    shape = (len(corrupted), len(chosen_layers), len(prompt), len(chosen_units))
-    effect = _scatter(sites, probability - corrupted, shape, chosen_layers, chosen_positions, chosen_units)
+    sites = grid.sites(experiment, run=0)
+    probability, used, check = _run(experiment, sites, engine, verify, memory_budget, progress)
+    corrupted = experiment.corrupted_probability(0)
     choices = {"noise": repr(settings), "samples": len(corrupted), "semantics": semantics, "multi_token": multi_token, "prompt": prompt.text}
+    answer = experiment.prompts[0].answer
     return CausalTrace(
-        indirect_effect=effect if has_units(component) else effect.squeeze(-1),
-        total_effect=(experiment.clean_probability - corrupted).cpu(),
-        clean_probability=experiment.clean_probability,
+        indirect_effect=grid.arrange(sites, probability - corrupted, len(prompt)),
+        total_effect=(experiment.clean_probability(0) - corrupted).cpu(),
+        clean_probability=experiment.clean_probability(0),
         corrupted_probability=corrupted.cpu(),
         component=component,
-        window=width,
-        severed=experiment.severed,
-        layers=chosen_layers,
-        units=chosen_units if has_units(component) else (),
+        window=grid.window,
+        severed=severed,
+        layers=grid.layers,
+        units=grid.units if has_units(component) else (),
         corrupted=span,
         spans=dict(prompt.spans),
         labels=prompt.labels,
         target=answer_label(model, prompt, answer),
-        known=known,
-        provenance=_provenance(model, prompt, getattr(settings, "seed", 0), engine_used, choices),
+        known=int(experiment.base.predicted[0]) == int(answer[0]),
+        provenance=_provenance(model, prompt, getattr(settings, "seed", 0), used, choices),
+        screen=check,
     )
 
 
@@ -159,39 +153,15 @@ def _provenance(model: HookedModel, prompt: Prompt, seed: int, engine: str, sett
     return Provenance(**describe_model(model), prepends_bos=prompt.has_bos, seed=seed, engine=engine, settings=settings)
 
 
-def _run(experiment: Experiment, sites: Sequence[Site], engine: Engine, memory_budget: float, progress: bool) -> tuple[torch.Tensor, str]:
-    """Probabilities ``[site sample]`` and the engine that gave them."""
-    refusal = growing_rows_refusal(experiment.model) if engine == "rows" else None
-    with tqdm(total=len(sites), desc=f"trace {experiment.component}", unit="site", delay=2, disable=not progress) as bar:
+def _run(
+    experiment: Experiment, sites: Sequence[Site], engine: Engine, verify: int, memory_budget: float, progress: bool
+) -> tuple[torch.Tensor, str, ScreenCheck | None]:
+    """Probabilities ``[site sample]``, the engine that gave them, and the screen's check."""
+    with tqdm(total=verify if engine == "screen" else len(sites), desc="trace", unit="site", delay=2, disable=not progress) as bar:
 
         def advance(count: int) -> None:
             bar.update(count)
 
-        if not sites:
-            return torch.empty(0, experiment.samples), engine
-        if engine == "loop" or refusal:
-            found = loop_over_sites(experiment, sites, advance)
-        else:
-            found = sweep_sites(experiment, sites, memory_budget, advance)
-    if not bool(found.isfinite().all()):
-        raise NumericalError("restored runs gave probabilities that are not finite; load the model in float32, or lower the noise.")
-    return found, f"loop (growing rows refused: {refusal})" if refusal else engine
-
-
-def _scatter(
-    sites: Sequence[Site],
-    effect: torch.Tensor,
-    shape: tuple[int, int, int, int],
-    layers: Sequence[int],
-    positions: Sequence[int],
-    units: Sequence[int],
-) -> torch.Tensor:
-    """Effects ``[site sample]`` in their places of ``[sample layer pos unit]``: exact zeros where no run was needed."""
-    table = torch.full(shape, float("nan"), dtype=effect.dtype)
-    table[:, :, list(positions)] = 0.0
-    if sites:
-        layer_at = {layer: i for i, layer in enumerate(layers)}
-        unit_at = {unit: i for i, unit in enumerate(units)}
-        rows = torch.tensor([[layer_at[s.layer], s.pos, unit_at[s.unit] if s.unit is not None else 0] for s in sites])
-        table[:, rows[:, 0], rows[:, 1], rows[:, 2]] = effect.T.cpu()
-    return table
+        if engine == "screen":
+            return screened_probability(experiment, sites, verify, memory_budget, advance)
+        return *exact_probability(experiment, sites, engine, memory_budget, advance), None

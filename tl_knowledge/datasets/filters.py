@@ -1,0 +1,75 @@
+"""Which facts of a set to use: what the model knows, what one token answers, one relation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+
+from tl_knowledge.errors import DataError, InputError
+from tl_knowledge.facts import Fact
+from tl_knowledge.model import HookedModel, check_model
+from tl_knowledge.prompts import Prompt, target_tokens
+from tl_knowledge.rows import keep_positions
+
+__all__ = ["known_facts", "of_relation", "predicted_tokens", "single_token_facts"]
+
+PROMPTS_AT_ONCE = 64
+
+
+def known_facts(model: HookedModel, facts: Iterable[Fact]) -> list[Fact]:
+    """Facts whose first target token is the model's own prediction (argmax), as in the papers' fact sets.
+
+    Facts that cannot be tokenised with their subject, or do not fit the context, are not known.
+
+    Example:
+        >>> import tl_knowledge as tlk
+        >>> model = tlk.load_model("factlm")
+        >>> facts = [tlk.Fact("France", "The capital of {} is", " Paris"), tlk.Fact("France", "The capital of {} is", " Oslo")]
+        >>> [fact.target for fact in known_facts(model, facts)]
+        [' Paris']
+    """
+    pairs: list[tuple[Fact, Prompt]] = []
+    for fact in facts:
+        try:
+            pairs.append((fact, Prompt.from_fact(model, fact)))
+        except InputError:
+            continue
+    predicted = predicted_tokens(model, [prompt for _, prompt in pairs])
+    return [fact for (fact, prompt), token in zip(pairs, predicted, strict=True) if token == prompt.target_token]
+
+
+def single_token_facts(model: HookedModel, facts: Iterable[Fact]) -> list[Fact]:
+    """Facts whose target is one token of this model."""
+    return [fact for fact in facts if len(target_tokens(model, fact.target)) == 1]
+
+
+def of_relation(facts: Iterable[Fact], *relations: str) -> list[Fact]:
+    """Facts of some relations.
+
+    Raises:
+        DataError: a relation that no fact has.
+    """
+    given = list(facts)
+    present = {fact.relation for fact in given}
+    missing = [relation for relation in relations if relation not in present]
+    if missing:
+        raise DataError(f"no fact has relation {missing[0]!r}; the facts have {', '.join(sorted(map(str, present)))}.")
+    return [fact for fact in given if fact.relation in relations]
+
+
+def predicted_tokens(model: HookedModel, prompts: Sequence[Prompt]) -> list[int]:
+    """The most probable next token of each prompt, many prompts a forward, padded on the right."""
+    check_model(model)
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    found: dict[int, int] = {}
+    for start in range(0, len(order), PROMPTS_AT_ONCE):
+        chosen = order[start : start + PROMPTS_AT_ONCE]
+        tokens = torch.zeros(len(chosen), max(len(prompts[i]) for i in chosen), dtype=torch.long, device=prompts[chosen[0]].tokens.device)
+        for row, i in enumerate(chosen):
+            tokens[row, : len(prompts[i])] = prompts[i].tokens[0]
+        last = torch.tensor([[len(prompts[i]) - 1] for i in chosen], device=tokens.device)
+        with torch.no_grad():
+            logits: torch.Tensor = model.run_with_hooks(tokens, fwd_hooks=keep_positions(last))
+        found |= dict(zip(chosen, logits[:, 0].argmax(-1).tolist(), strict=True))
+    return [found[i] for i in range(len(prompts))]

@@ -1,0 +1,120 @@
+"""Intervals and significance over facts; numbers in, numbers out.
+
+Facts are the unit that is drawn at random, so every interval resamples facts, never tokens or noise samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+from scipy import stats
+
+from tl_knowledge.errors import InputError
+
+__all__ = ["Interval", "bootstrap_means", "mean_interval", "paired_p_values", "rank_correlation"]
+
+Interval: TypeAlias = Literal["bootstrap", "rome_code"]
+"""``"bootstrap"``: percentile bootstrap over facts; ``"rome_code"``: ``1.96 sd / sqrt(n)`` over all pooled values."""
+
+Array: TypeAlias = NDArray[np.float64]
+
+RESAMPLES = 5000
+RESAMPLES_AT_ONCE = 500
+
+
+def bootstrap_means(
+    sums: Float[np.ndarray[Any, Any], "fact *cell"], counts: Float[np.ndarray[Any, Any], "fact *cell"], *, resamples: int = RESAMPLES, seed: int = 0
+) -> Float[np.ndarray[Any, Any], "resample *cell"]:
+    """Means over resampled facts, where a fact may give several values (tokens of one role) or none.
+
+    A mean is the resampled facts' sum over their count, so a fact keeps its tokens together (a cluster bootstrap).
+
+    Example:
+        >>> means = bootstrap_means(np.array([1.0, 2.0, 6.0]), np.ones(3), resamples=1000)
+        >>> bool(1.0 <= means.min() and means.max() <= 6.0 and abs(means.mean() - 3.0) < 0.2)
+        True
+    """
+    facts = len(sums)
+    generator = np.random.default_rng(seed)
+    flat_sums, flat_counts = sums.reshape(facts, -1), counts.reshape(facts, -1)
+    found: list[Array] = []
+    for start in range(0, resamples, RESAMPLES_AT_ONCE):
+        rows = min(RESAMPLES_AT_ONCE, resamples - start)
+        weights = generator.multinomial(facts, np.full(facts, 1 / facts), size=rows).astype(np.float64)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found.append((weights @ flat_sums) / (weights @ flat_counts))
+    return np.concatenate(found).reshape(resamples, *sums.shape[1:])
+
+
+def mean_interval(values: Sequence[Array], *, interval: Interval = "bootstrap", seed: int = 0) -> tuple[Array, Array, Array]:
+    """Mean, lower and upper end of the 95% interval, of values pooled over facts.
+
+    Args:
+        values: for each fact ``[value *cell]``: one row a token; a fact may have none.
+        interval: which interval.
+        seed: of the resampling.
+
+    Returns:
+        Three arrays ``[*cell]``; NaN where there is no value, or for ``rome_code`` only one.
+
+    Raises:
+        InputError: an unknown interval, or no fact at all.
+    """
+    if interval not in ("bootstrap", "rome_code"):
+        raise InputError(f"interval {interval!r} is unknown; pass 'bootstrap' or 'rome_code'.")
+    if not values:
+        raise InputError("there is no fact to average over; trace at least one.")
+    sums = np.stack([v.sum(0) for v in values])
+    counts = np.stack([np.full(v.shape[1:], float(len(v))) for v in values])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = sums.sum(0) / counts.sum(0)
+    if interval == "rome_code":
+        pooled = np.concatenate(list(values))
+        if len(pooled) < 2:
+            return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
+        half = 1.96 * pooled.std(0, ddof=1) / np.sqrt(len(pooled))
+        return mean, mean - half, mean + half
+    with np.errstate(invalid="ignore"):
+        low, high = np.nanquantile(bootstrap_means(sums, counts, seed=seed), [0.025, 0.975], axis=0)
+    return mean, low, high
+
+
+def paired_p_values(first: Float[np.ndarray[Any, Any], "fact cell"], second: Float[np.ndarray[Any, Any], "fact cell"]) -> tuple[Array, Array]:
+    """Two-sided Wilcoxon signed-rank p for every cell, and the same corrected for their number.
+
+    The correction is Benjamini and Hochberg's (false discovery rate). A cell without any difference has p = 1.
+
+    Raises:
+        InputError: fewer than 6 facts, with which no p below .05 is possible.
+
+    Example:
+        >>> generator = np.random.default_rng(0)
+        >>> x = generator.normal(size=(40, 2)); y = x - np.array([1.0, 0.0]) + 0.1 * generator.normal(size=(40, 2))
+        >>> raw, corrected = paired_p_values(x, y)
+        >>> bool(corrected[0] < 1e-6), bool(corrected[1] > 0.05)
+        (True, True)
+    """
+    if len(first) < 6:
+        raise InputError(f"a paired test of {len(first)} facts cannot reach p < .05; trace at least 6 known facts.")
+    difference = first - second
+    raw = np.ones(difference.shape[1])
+    for cell in range(difference.shape[1]):
+        if np.any(difference[:, cell] != 0):
+            raw[cell] = float(stats.wilcoxon(difference[:, cell]).pvalue)
+    return raw, np.asarray(stats.false_discovery_control(raw))
+
+
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
+    """Spearman's rank correlation; NaN for fewer than 3 pairs or when one side does not vary.
+
+    Example:
+        >>> rank_correlation([1, 2, 3, 4], [1, 4, 9, 16])
+        1.0
+    """
+    if len(first) < 3 or len(set(first)) == 1 or len(set(second)) == 1:
+        return float("nan")
+    return float(stats.spearmanr(first, second).statistic)

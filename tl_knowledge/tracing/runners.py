@@ -1,0 +1,108 @@
+"""Who computes the parts of a run: this process, or Ray actors that hold one model each.
+
+Distribution is Ray's: it places the actors, moves the facts, and restarts an actor that dies with its task. A runner hands every
+finished part to ``finished``, which stores it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import torch
+
+from tl_knowledge.errors import InputError
+from tl_knowledge.facts import Fact
+from tl_knowledge.loading import load_model
+from tl_knowledge.model import HookedModel, check_layers, describe_model, layer_count, prepends_bos, weight_fingerprint
+from tl_knowledge.provenance import Provenance
+from tl_knowledge.tracing.store import PartResult
+from tl_knowledge.tracing.survey import Survey, trace_part
+
+__all__ = ["Runner", "run_locally", "run_on_ray"]
+
+Runner: TypeAlias = Literal["local", "ray"]
+ModelSource: TypeAlias = "HookedModel | str | os.PathLike[str]"
+Part: TypeAlias = Sequence[tuple[int, Fact]]
+
+RESTARTS = 3  # of one actor, so that a part that always kills its worker ends the run instead of repeating it for ever
+
+
+def run_locally(
+    model: HookedModel, parts: Mapping[int, Part], survey: Survey, finished: Callable[[int, PartResult], None], advance: Callable[[int], None]
+) -> None:
+    """Compute the parts one after the other in this process."""
+    weights = weight_fingerprint(model)
+    for number, part in parts.items():
+        finished(number, _compute(model, part, survey, weights, advance))
+
+
+def _compute(model: HookedModel, part: Part, survey: Survey, weights: str, advance: Callable[[int], None]) -> PartResult:
+    traces, skipped = trace_part(model, part, survey, advance)
+    provenance = Provenance(
+        **describe_model(model),
+        prepends_bos=prepends_bos(model),
+        seed=survey.seed,
+        engine=survey.engine,
+        settings={"noise": repr(survey.noise), "samples": survey.samples, "semantics": survey.semantics, "multi_token": survey.multi_token},
+    )
+    layers = list(check_layers(model, range(layer_count(model)) if survey.layers is None else survey.layers))
+    skipped_text = {str(index): reason for index, reason in skipped.items()}
+    fields = {"asked": len(part), "skipped": skipped_text, "layers": layers, "weights": weights, "provenance": provenance.to_dict()}
+    return PartResult(tuple(traces), fields)
+
+
+class _Tracer:
+    """A Ray actor: loads the model once, computes parts."""
+
+    def __init__(self, source: str, survey: Survey, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self.model, self.survey = load_model(source), survey
+        self.weights = weight_fingerprint(self.model)
+
+    def compute(self, number: int, part: Part) -> tuple[int, PartResult]:
+        return number, _compute(self.model, part, self.survey, self.weights, lambda count: None)
+
+
+def run_on_ray(
+    source: ModelSource,
+    parts: Mapping[int, Part],
+    survey: Survey,
+    workers: int,
+    finished: Callable[[int, PartResult], None],
+    advance: Callable[[int], None],
+) -> None:
+    """Compute the parts on Ray actors, in any order; a killed actor is restarted and its part computed again.
+
+    Uses the Ray that is running, or starts one on this machine and stops it at the end. Each actor gets a GPU where Ray has one for
+    each.
+
+    Raises:
+        InputError: Ray is not installed, fewer than one worker, or a model object instead of a name or directory.
+    """
+    if not isinstance(source, str | os.PathLike):
+        raise InputError(f"runner='ray' loads the model in every worker, but got a {type(source).__name__}; pass its name or directory instead.")
+    if workers < 1:
+        raise InputError(f"workers={workers} computes nothing; pass at least 1.")
+    try:
+        import ray
+        from ray.util import ActorPool
+    except ImportError as error:
+        raise InputError("runner='ray' needs Ray; pip install 'tl-knowledge[ray]'.") from error
+    started_here = not ray.is_initialized()
+    if started_here:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR", num_cpus=max(workers, os.cpu_count() or 1))
+    try:
+        gpus = 1 if ray.cluster_resources().get("GPU", 0) >= workers else 0
+        actor: Any = ray.remote(max_restarts=RESTARTS, max_task_retries=RESTARTS, num_gpus=gpus)(_Tracer)
+        threads = max(1, torch.get_num_threads() // workers)
+        name = str(Path(source).resolve()) if Path(source).exists() else str(source)
+        pool = ActorPool([actor.remote(name, survey, threads) for _ in range(workers)])
+        for number, part in pool.map_unordered(lambda worker, item: worker.compute.remote(*item), list(parts.items())):
+            finished(number, part)
+            advance(part.fields["asked"])
+    finally:
+        if started_here:
+            ray.shutdown()
