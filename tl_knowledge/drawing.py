@@ -156,7 +156,9 @@ def line_panels(
     figure.update_xaxes(gridcolor="white", zeroline=False)
     layout = _layout(title, subtitle)
     layout["margin"] = layout["margin"] | {"l": 80, "r": 40}
-    figure.update_layout(**layout, height=230 + 300 * down, width=max(520, 180 + 330 * across), legend={"orientation": "h", "y": -0.16 / down, "x": 0})
+    figure.update_layout(
+        **layout, height=230 + 300 * down, width=max(520, 180 + 330 * across), legend={"orientation": "h", "y": -0.16 / down, "x": 0}
+    )
     figure.update_annotations(font={"size": 13, "color": INK})
     return figure
 
@@ -165,8 +167,11 @@ def _line_traces(line: Line, x_axis: str, y_axis: str, *, show_name: bool) -> li
     color, dash = PALETTE[line.style % len(PALETTE)], DASHES[(line.style // 3) % len(DASHES)]
     x, band = list(line.x), [*line.high, *reversed(list(line.low))]
     filled = [line.filled is None or value in line.filled for value in x]
+    interval = " [%{customdata[0]:.3f}, %{customdata[1]:.3f}]"
     return [
-        go.Scatter(x=x + x[::-1], y=band, fill="toself", fillcolor=color, opacity=0.18, line={"width": 0}, hoverinfo="skip", showlegend=False, mode="lines"),
+        go.Scatter(
+            x=x + x[::-1], y=band, fill="toself", fillcolor=color, opacity=0.18, line={"width": 0}, hoverinfo="skip", showlegend=False, mode="lines"
+        ),
         go.Scatter(
             x=x,
             y=list(line.y),
@@ -177,7 +182,7 @@ def _line_traces(line: Line, x_axis: str, y_axis: str, *, show_name: bool) -> li
             line={"color": color, "dash": dash, "width": 2},
             marker={"color": [color if f else "white" for f in filled], "line": {"color": color, "width": 1.5}, "size": 7},
             customdata=np.stack([np.asarray(line.low, float), np.asarray(line.high, float)], axis=1),
-            hovertemplate=f"{html.escape(line.name)}<br>{x_axis} %{{x}}<br>{y_axis} %{{y:.3f}} [%{{customdata[0]:.3f}}, %{{customdata[1]:.3f}}]<extra></extra>",
+            hovertemplate=f"{html.escape(line.name)}<br>{x_axis} %{{x}}<br>{y_axis} %{{y:.3f}}{interval}<extra></extra>",
         ),
     ]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from tl_knowledge.errors import PromptError, TargetError
 
-__all__ = ["EditCase", "Fact", "Relation"]
+__all__ = ["EditCase", "Fact", "MinimalPair", "Relation", "Statement"]
 
 
 @dataclass(frozen=True)
@@ -71,20 +71,64 @@ class Fact:
 
 
 @dataclass(frozen=True)
+class Statement:
+    """A prompt and what should follow it, where the data set does not say which words are the subject.
+
+    Example:
+        >>> Statement("The mother tongue of Montesquieu is", " French").text
+        'The mother tongue of Montesquieu is'
+    """
+
+    text: str
+    target: str
+
+
+@dataclass(frozen=True)
+class MinimalPair:
+    """Two sentences that differ in one point of grammar (BLiMP).
+
+    Attributes:
+        paradigm: BLiMP's ``UID``, for example ``"determiner_noun_agreement_1"``.
+        phenomenon: BLiMP's ``linguistics_term``, for example ``"determiner_noun_agreement"``.
+        prefix: what both sentences begin with, where the paradigm can be scored by one word after one prefix; else ``""``.
+        word_good, word_bad: that word; else ``""``.
+
+    Example:
+        >>> pair = MinimalPair("Raymond is selling this sketch.", "Raymond is selling this sketches.", "determiner_noun_agreement_1")
+        >>> pair.paradigm
+        'determiner_noun_agreement_1'
+    """
+
+    good: str
+    bad: str
+    paradigm: str
+    phenomenon: str = ""
+    prefix: str = ""
+    word_good: str = ""
+    word_bad: str = ""
+
+
+@dataclass(frozen=True)
 class EditCase:
     """All prompts of one counterfactual edit, as CounterFact has them.
 
     Attributes:
         fact: what the model knows; its ``target`` is the true object.
         target_new: what it is to say instead.
-        paraphrases: the same fact in templates that were held out of training.
-        neighbourhood: facts of other subjects with the same relation and object, which must not change.
+        paraphrases: the same fact in other words (for FactLM: in templates that were held out of training).
+        neighbourhood: prompts about other subjects with the same relation and object, which must not change.
+        attributes: prompts about other subjects whose answer is the new object.
+        generation: beginnings of texts about the subject.
+        case_id: the data set's number of the case.
     """
 
     fact: Fact
     target_new: str
     paraphrases: tuple[Fact, ...]
-    neighbourhood: tuple[Fact, ...]
+    neighbourhood: tuple[Fact | Statement, ...]
+    attributes: tuple[Statement, ...] = ()
+    generation: tuple[str, ...] = ()
+    case_id: str = ""
 
     @property
     def request(self) -> Fact:

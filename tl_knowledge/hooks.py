@@ -1,10 +1,12 @@
-"""Hook factories for tracing: plain ``(name, fn)`` lists for anybody's ``run_with_hooks`` or ``with model.hooks(...)``.
+"""Hook factories: plain ``(name, fn)`` lists for anybody's ``run_with_hooks`` or ``with model.hooks(...)``.
 
 Three interventions make causal tracing (ROME, section 2):
 
 - `corrupt` adds noise to the embeddings of a span: the *corrupted run*;
 - `restore` writes clean activations back at some sites: the *corrupted-with-restoration run*;
 - `sever` pins a module's output to what it was in the corrupted run, so that a restored state cannot act through it.
+
+`knock_out_attention` asks the complementary question: which positions must be read.
 
 Lists compose with ``+``; where two write the same activation, the later one wins. Hooks never change an activation in
 place and hold for every row of the batch.
@@ -22,7 +24,7 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
@@ -30,9 +32,9 @@ from jaxtyping import Float
 
 from tl_knowledge.arrays import Embeddings, Hooks, as_positions
 from tl_knowledge.errors import ComponentError, CorruptionError
-from tl_knowledge.model import EMBED, Component, Module, component_hook, has_units, severable
+from tl_knowledge.model import EMBED, Component, Module, attention_scores, component_hook, has_units, severable
 
-__all__ = ["Activations", "Corruption", "Positions", "corrupt", "restore", "sever"]
+__all__ = ["Activations", "Corruption", "Positions", "corrupt", "knock_out_attention", "restore", "sever"]
 
 Positions: TypeAlias = int | Iterable[int]
 
@@ -113,6 +115,54 @@ def sever(recorded: Activations, modules: Module | Iterable[Module], *, layer: i
     names = severable(modules)
     sites = [component_hook(module, index) for index in as_positions(layer) for module in names]
     return [(name, _write(recorded, name, pos, None)) for name in sites]
+
+
+def knock_out_attention(
+    queries: Positions, keys: Positions, *, layer: int | Iterable[int], head: int | None = None, rows: Sequence[int] | None = None
+) -> Hooks:
+    """Keep some positions from attending to others: their attention scores become ``-inf`` before the softmax (Geva et al. 2023).
+
+    Args:
+        queries: positions that may no longer attend.
+        keys: positions they may no longer attend to.
+        layer: one layer, or a window of layers.
+        head: one head; all when ``None``.
+        rows: batch rows; all when ``None``.
+
+    Returns:
+        Hooks on ``attn.hook_attn_scores [batch head query key]``.
+
+    Raises:
+        ComponentError: no position, or a query that could not attend to anything any more.
+
+    Example:
+        >>> import tl_knowledge as tlk
+        >>> model = tlk.load_model("factlm")
+        >>> prompt = tlk.Prompt.from_text(model, "The capital of France is", subject="France", target=" Paris")
+        >>> hooks = tlk.knock_out_attention(prompt.last, prompt.subject, layer=range(8))
+        >>> logits = model.run_with_hooks(prompt.tokens, fwd_hooks=hooks)
+        >>> bool(logits[0, -1].argmax() == prompt.target_token)
+        False
+    """
+    asking, answering = as_positions(queries), as_positions(keys)
+    if not asking or not answering:
+        raise ComponentError(f"queries {asking} and keys {answering} must both be given; pass at least one position of each.")
+    for query in asking:
+        if set(range(query + 1)) <= set(answering):
+            raise ComponentError(f"position {query} could attend to nothing: keys {answering} are all it sees; leave it at least one key.")
+
+    def block(scores: torch.Tensor, *, hook: object) -> torch.Tensor:
+        if max(asking) >= scores.shape[2] or max(answering) >= scores.shape[3]:
+            raise ComponentError(
+                f"positions {asking} and {answering} do not lie in the prompt of {scores.shape[2]} tokens; pass positions inside it."
+            )
+        chosen = torch.arange(scores.shape[0]) if rows is None else torch.tensor(list(rows))
+        heads = torch.arange(scores.shape[1]) if head is None else torch.tensor([head])
+        changed = scores.clone()
+        changed[chosen[:, None, None, None], heads[:, None, None], torch.tensor(asking)[:, None], torch.tensor(answering)] = -torch.inf
+        return changed
+
+    return [(attention_scores(index), block) for index in as_positions(layer)]
 
 
 def _write(recorded: Activations, name: str, pos: Positions | None, unit: int | None):

@@ -26,6 +26,7 @@ __all__ = [
     "HookedModel",
     "Module",
     "attention_input",
+    "attention_scores",
     "block_input",
     "block_output",
     "check_layers",
@@ -150,6 +151,11 @@ def attention_input(model: HookedModel, layer: int) -> str | None:
     name = f"blocks.{layer}.ln1.hook_normalized"
     split = any(getattr(model.cfg, flag, False) for flag in ("use_split_qkv_input", "use_attn_in", "use_attn_result"))
     return name if name in model.hook_dict and f"blocks.{layer}.attn.hook_in" not in model.hook_dict and not split else None
+
+
+def attention_scores(layer: int) -> str:
+    """The hook of a block's attention scores before the softmax, ``[batch head query key]``."""
+    return f"blocks.{layer}.attn.hook_attn_scores"
 
 
 def layer_count(model: HookedModel) -> int:

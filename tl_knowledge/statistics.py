@@ -71,16 +71,16 @@ def mean_interval(values: Sequence[Array], *, interval: Interval = "bootstrap", 
     sums = np.stack([v.sum(0) for v in values])
     counts = np.stack([np.full(v.shape[1:], float(len(v))) for v in values])
     with np.errstate(invalid="ignore", divide="ignore"):
-        mean = sums.sum(0) / counts.sum(0)
+        mean = np.asarray(sums.sum(0) / counts.sum(0))
     if interval == "rome_code":
         pooled = np.concatenate(list(values))
         if len(pooled) < 2:
             return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
-        half = 1.96 * pooled.std(0, ddof=1) / np.sqrt(len(pooled))
-        return mean, mean - half, mean + half
+        half = np.asarray(1.96 * pooled.std(0, ddof=1) / np.sqrt(len(pooled)))
+        return mean, np.asarray(mean - half), np.asarray(mean + half)
     with np.errstate(invalid="ignore"):
         low, high = np.nanquantile(bootstrap_means(sums, counts, seed=seed), [0.025, 0.975], axis=0)
-    return mean, low, high
+    return mean, np.asarray(low), np.asarray(high)
 
 
 def paired_p_values(first: Float[np.ndarray[Any, Any], "fact cell"], second: Float[np.ndarray[Any, Any], "fact cell"]) -> tuple[Array, Array]:
@@ -104,7 +104,8 @@ def paired_p_values(first: Float[np.ndarray[Any, Any], "fact cell"], second: Flo
     raw = np.ones(difference.shape[1])
     for cell in range(difference.shape[1]):
         if np.any(difference[:, cell] != 0):
-            raw[cell] = float(stats.wilcoxon(difference[:, cell]).pvalue)
+            result: Any = stats.wilcoxon(difference[:, cell])
+            raw[cell] = float(result.pvalue)
     return raw, np.asarray(stats.false_discovery_control(raw))
 
 
@@ -112,9 +113,10 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
     """Spearman's rank correlation; NaN for fewer than 3 pairs or when one side does not vary.
 
     Example:
-        >>> rank_correlation([1, 2, 3, 4], [1, 4, 9, 16])
+        >>> rank_correlation([1.0, 2.0, 3.0, 4.0], [1.0, 4.0, 9.0, 16.0])
         1.0
     """
     if len(first) < 3 or len(set(first)) == 1 or len(set(second)) == 1:
         return float("nan")
-    return float(stats.spearmanr(first, second).statistic)
+    result: Any = stats.spearmanr(first, second)
+    return float(result.statistic)

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,6 +24,7 @@ from tl_knowledge.errors import DataError
 __all__ = ["SCHEMA_VERSION", "read_result", "read_table", "remove_partial_files", "write_result", "write_table", "write_text"]
 
 SCHEMA_VERSION = 1
+Table: TypeAlias = Any  # pyarrow has no types
 PARTIAL = ".partial"
 
 
@@ -67,7 +68,7 @@ def read_result(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, torc
     return tensors, _fields(metadata.get("tl_knowledge"), source, kind)
 
 
-def write_table(path: str | os.PathLike[str], kind: str, table: pa.Table, fields: dict[str, Any]) -> Path:
+def write_table(path: str | os.PathLike[str], kind: str, table: Table, fields: dict[str, Any]) -> Path:
     """Write a table and JSON-able fields to one parquet file, in one step."""
     target = Path(path)
     with _moved_into_place(target) as partial:
@@ -75,7 +76,7 @@ def write_table(path: str | os.PathLike[str], kind: str, table: pa.Table, fields
     return target
 
 
-def read_table(path: str | os.PathLike[str], kind: str) -> tuple[pa.Table, dict[str, Any]]:
+def read_table(path: str | os.PathLike[str], kind: str) -> tuple[Table, dict[str, Any]]:
     """Read what ``write_table`` wrote.
 
     Raises:
@@ -83,7 +84,7 @@ def read_table(path: str | os.PathLike[str], kind: str) -> tuple[pa.Table, dict[
     """
     source = Path(path)
     try:
-        table: pa.Table = pq.read_table(source, partitioning=None)
+        table: Table = pq.ParquetFile(source).read()
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"cannot read {str(source)!r} as a saved {kind}: {error}; pass a file written by {kind}.save().") from error
     metadata: dict[bytes, bytes] = table.schema.metadata or {}

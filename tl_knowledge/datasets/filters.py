@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -12,7 +13,7 @@ from tl_knowledge.model import HookedModel, check_model
 from tl_knowledge.prompts import Prompt, target_tokens
 from tl_knowledge.rows import keep_positions
 
-__all__ = ["known_facts", "of_relation", "predicted_tokens", "single_token_facts"]
+__all__ = ["known_facts", "of_relation", "predicted_tokens", "sample_facts", "single_token_facts"]
 
 PROMPTS_AT_ONCE = 64
 
@@ -56,6 +57,23 @@ def of_relation(facts: Iterable[Fact], *relations: str) -> list[Fact]:
     if missing:
         raise DataError(f"no fact has relation {missing[0]!r}; the facts have {', '.join(sorted(map(str, present)))}.")
     return [fact for fact in given if fact.relation in relations]
+
+
+def sample_facts(facts: Sequence[Fact], count: int, *, seed: int = 0) -> list[Fact]:
+    """A random sample of facts, in their order; all of them when there are no more.
+
+    Raises:
+        DataError: fewer than one.
+
+    Example:
+        >>> facts = [Fact(name, "{} is", " here") for name in "abcdef"]
+        >>> len(sample_facts(facts, 3)), sample_facts(facts, 9) == facts
+        (3, True)
+    """
+    if count < 1:
+        raise DataError(f"a sample of {count} facts is empty; pass at least 1.")
+    chosen = set(random.Random(seed).sample(range(len(facts)), min(count, len(facts))))
+    return [fact for index, fact in enumerate(facts) if index in chosen]
 
 
 def predicted_tokens(model: HookedModel, prompts: Sequence[Prompt]) -> list[int]:

@@ -21,7 +21,7 @@ from tl_knowledge.provenance import Provenance
 from tl_knowledge.statistics import Interval, mean_interval
 from tl_knowledge.tracing import average_figures
 from tl_knowledge.tracing.roles import ROLES, Role, Side, last_corrupted, role_positions, roles_of_side
-from tl_knowledge.tracing.sides import compare_sides, locate_sides
+from tl_knowledge.tracing.sides import Place, compare_sides, locate_sides
 from tl_knowledge.tracing.store import PartResult, join_parts, read_part
 from tl_knowledge.tracing.survey import FactTrace
 
@@ -134,9 +134,10 @@ class TraceAverage:
             found.append(effects[~np.isnan(effects).any(1)])
         return found
 
-    def last_corrupted_effects(self, corrupt: Side, component: Component, severed: Module | Sequence[Module] = ()) -> Effects:
-        """Effects at the last corrupted token, ``[fact layer]``."""
-        return np.concatenate(self.role_effects(corrupt, component, last_corrupted(corrupt), severed))
+    def effects_at(self, place: Place, corrupt: Side, component: Component, severed: Module | Sequence[Module] = ()) -> Effects:
+        """Effects at the early site (the last corrupted token) or the late one (the last token), ``[fact layer]``."""
+        role = last_corrupted(corrupt) if place == "last corrupted token" else "last token"
+        return np.concatenate(self.role_effects(corrupt, component, role, severed))
 
     def to_dataframe(self, interval: Interval = "bootstrap") -> pd.DataFrame:
         """Average indirect effects: one row a corruption, component, severing, role and layer.
@@ -176,16 +177,16 @@ class TraceAverage:
         return pd.DataFrame(rows)
 
     def top(self, k: int = 10) -> pd.DataFrame:
-        """The k largest average effects among the roles that a side is usually shown in.
+        """The k largest average effects with nothing severed, among the roles that a side is usually shown in.
 
         Raises:
             ComponentError: k smaller than 1.
         """
         if k < 1:
             raise ComponentError(f"top({k}) asks for no site; pass at least 1.")
-        frame = self.to_dataframe()
+        frame: pd.DataFrame = self.to_dataframe().query("severed == 'none'")
         usual = [role in roles_of_side(side) for side, role in zip(frame["corrupt"], frame["role"], strict=True)]
-        return frame[usual].sort_values("effect", ascending=False, kind="stable").head(k).reset_index(drop=True)
+        return frame.loc[usual].sort_values(by="effect", ascending=False, kind="stable").head(k).reset_index(drop=True)
 
     def compare_sides(self) -> pd.DataFrame:
         """Subject against relation, per component, place and layer: see `tl_knowledge.tracing.sides.compare_sides`."""

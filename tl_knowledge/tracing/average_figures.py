@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -15,6 +14,7 @@ from tl_knowledge.model import Component
 from tl_knowledge.statistics import Interval, mean_interval
 from tl_knowledge.tracing.result import COLOR_SCALES, COMPONENT_WORDS
 from tl_knowledge.tracing.roles import SIDES, last_corrupted, roles_of_side
+from tl_knowledge.tracing.sides import PLACES
 
 if TYPE_CHECKING:
     from tl_knowledge.tracing.average import TraceAverage
@@ -33,7 +33,7 @@ def plot_roles(average: TraceAverage, interval: Interval) -> go.Figure:
         styles = {role: style for style, role in enumerate(roles_of_side(side))}
         for component in average.components:
             of_panel = frame.query("corrupt == @side and component == @component")
-            lines = [_line(role, of_panel[of_panel["role"] == role], style if side == "subject" else 6 + style) for role, style in styles.items()]
+            lines = [_line(role, of_panel.loc[of_panel["role"] == role], style if side == "subject" else 6 + style) for role, style in styles.items()]
             panels.append(LinePanel(f"{side} corrupted: {_words(average, component)}", [line for line in lines if len(line.x)]))
     return line_panels(
         panels,
@@ -76,12 +76,14 @@ def plot_severed(average: TraceAverage) -> go.Figure:
     """
     severed = tuple(dict.fromkeys(measure.severed for measure in average.measures if measure.severed))
     if not severed or "resid_post" not in average.components:
-        raise ComponentError("no severed trace of the residual state is here; call trace_facts(..., severed=('mlp_out', 'attn_out')) with resid_post.")
+        raise ComponentError(
+            "no severed trace of the residual state is here; call trace_facts(..., severed=('mlp_out', 'attn_out')) with resid_post."
+        )
     panels: list[LinePanel] = []
     for side in average.sides:
         lines: list[Line] = []
         for style, modules in enumerate(((), *severed)):
-            values = average.last_corrupted_effects(side, "resid_post", modules)
+            values = average.effects_at("last corrupted token", side, "resid_post", modules)
             mean, low, high = mean_interval(list(values[:, None]))
             name = " and ".join(COMPONENT_WORDS[m] for m in modules) + " severed" if modules else "intact"
             lines.append(Line(name, average.layers, mean.tolist(), low.tolist(), high.tolist(), style))
@@ -99,17 +101,13 @@ def plot_sides(average: TraceAverage) -> go.Figure:
     """Subject against relation by layer; filled points differ after correction for many comparisons."""
     frame = average.compare_sides()
     panels: list[LinePanel] = []
-    for place in dict.fromkeys(frame["place"]):
+    for place in PLACES:
         for component in average.components:
             rows = frame.query("place == @place and component == @component")
             different = frozenset(float(x) for x in rows[rows["differs"]]["layer"])
             lines: list[Line] = []
             for style, side in enumerate(SIDES):
-                values = (
-                    average.last_corrupted_effects(side, component)
-                    if place == "last corrupted token"
-                    else np.concatenate(average.role_effects(side, component, "last token"))
-                )
+                values = average.effects_at(place, side, component)
                 mean, low, high = mean_interval(list(values[:, None]))
                 lines.append(Line(f"{side} corrupted", average.layers, mean.tolist(), low.tolist(), high.tolist(), style, filled=different))
             panels.append(LinePanel(f"{_words(average, component)} at the {place}", lines))

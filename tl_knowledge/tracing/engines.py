@@ -19,7 +19,7 @@ from tl_knowledge.arrays import Hooks, Tokens
 from tl_knowledge.errors import NumericalError
 from tl_knowledge.hooks import corrupt, restore, sever
 from tl_knowledge.metrics import answer_probability
-from tl_knowledge.model import COMPONENTS, HookedModel, Module, component_hook, layer_count
+from tl_knowledge.model import COMPONENTS, Component, HookedModel, Module, component_hook, layer_count
 from tl_knowledge.rows import (
     as_index,
     budget_rows,
@@ -187,8 +187,8 @@ def loop_over_sites(experiment: Experiment, sites: Sequence[Site], advance: Adva
         prompt, model = experiment.prompts[run.prompt], experiment.model
         layers = range(layer_count(model))
         noise = corrupt(run.positions, run.noise)
-        restored = [component_hook(component, layer) for component in sorted({s.component for s in own.values()}) for layer in layers]
-        pinned = [component_hook(module, layer) for module in sorted({m for s in own.values() for m in s.severed}) for layer in layers]
+        restored = [name for site in own.values() for name in _hook_names([site.component], layers)]
+        pinned = [name for site in own.values() for name in _hook_names(site.severed, layers)]
         batch = repeat(prompt.tokens, "1 pos -> sample pos", sample=experiment.samples)
         clean, corrupted = _record(model, prompt.tokens, [], restored), _record(model, batch, noise, pinned)
         for k, site in own.items():
@@ -199,6 +199,10 @@ def loop_over_sites(experiment: Experiment, sites: Sequence[Site], advance: Adva
             found[k] = answer_probability(logits[:, prompt.answer_positions], prompt.answer[None])
             advance(1)
     return torch.stack([found[k] for k in range(len(sites))])
+
+
+def _hook_names(components: Iterable[Component], layers: Iterable[int]) -> list[str]:
+    return [component_hook(component, layer) for layer in layers for component in components]
 
 
 def _record(model: HookedModel, tokens: Tokens, hooks: Hooks, names: Sequence[str]) -> dict[str, torch.Tensor]:

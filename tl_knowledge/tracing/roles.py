@@ -49,7 +49,7 @@ def role_positions(subject: Sequence[int], relation: Sequence[int], length: int)
     """
     if not subject or not relation:
         raise PromptError(f"subject {tuple(subject)} and relation {tuple(relation)} must both have tokens; pass a prompt with both.")
-    after = [p for p in range(subject[-1] + 1, length)]
+    after = list(range(subject[-1] + 1, length))
     return {
         "first subject token": (subject[0],),
         "middle subject tokens": tuple(subject[1:-1]),

@@ -6,6 +6,7 @@ finished part to ``finished``, which stores it.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -93,7 +94,7 @@ def run_on_ray(
         raise InputError("runner='ray' needs Ray; pip install 'tl-knowledge[ray]'.") from error
     started_here = not ray.is_initialized()
     if started_here:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR", num_cpus=max(workers, os.cpu_count() or 1))
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, num_cpus=max(workers, os.cpu_count() or 1))
     try:
         gpus = 1 if ray.cluster_resources().get("GPU", 0) >= workers else 0
         actor: Any = ray.remote(max_restarts=RESTARTS, max_task_retries=RESTARTS, num_gpus=gpus)(_Tracer)

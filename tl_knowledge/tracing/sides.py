@@ -7,7 +7,7 @@ within the fact, at the last corrupted token (the early site) and at the last to
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import pandas as pd
@@ -21,9 +21,12 @@ from tl_knowledge.tracing.roles import SIDES
 if TYPE_CHECKING:
     from tl_knowledge.tracing.average import TraceAverage
 
-__all__ = ["PLACES", "compare_sides", "locate_sides"]
+__all__ = ["PLACES", "Place", "compare_sides", "locate_sides"]
 
-PLACES = ("last corrupted token", "last token")
+Place: TypeAlias = Literal["last corrupted token", "last token"]
+"""The early site and the late one."""
+
+PLACES: tuple[Place, ...] = get_args(Place)
 
 Effects = NDArray[np.float64]
 QUANTILES = [0.025, 0.975]
@@ -91,13 +94,14 @@ def locate_sides(average: TraceAverage) -> pd.DataFrame:
     return pd.DataFrame(rows).astype({"peak_layer": "Int64"})
 
 
-def _pairs(average: TraceAverage) -> Iterator[tuple[Component, str, Effects, Effects]]:
+def _pairs(average: TraceAverage) -> Iterator[tuple[Component, Place, Effects, Effects]]:
     """Component, place, and effects ``[fact layer]`` of both sides, fact by fact."""
     if set(average.sides) != set(SIDES):
         raise ComponentError(f"only {', '.join(average.sides)} corruption was traced; trace corrupt=('subject', 'relation') to compare the sides.")
     for component in average.components:
-        yield component, PLACES[0], *(average.last_corrupted_effects(side, component) for side in SIDES)
-        yield component, PLACES[1], *(np.concatenate(average.role_effects(side, component, "last token")) for side in SIDES)
+        for place in PLACES:
+            subject, relation = (average.effects_at(place, side, component) for side in SIDES)
+            yield component, place, subject, relation
 
 
 def _centre(effects: Effects, layers: Effects) -> Effects:
@@ -105,5 +109,3 @@ def _centre(effects: Effects, layers: Effects) -> Effects:
     weights = effects.clip(min=0)
     with np.errstate(invalid="ignore"):
         return np.asarray((weights @ layers) / weights.sum(-1))
-
-

@@ -146,7 +146,7 @@ class TraceStore:
         different += [key for key in ("facts", "number_of_facts", "facts_per_part") if there.get(key) != now[key]]
         if different:
             raise DataError(
-                f"{str(self.directory)!r} holds a run with other {', '.join(different)}; pass a new folder, or the arguments of that run to go on with it."
+                f"{str(self.directory)!r} holds a run with other {', '.join(different)}; pass a new folder, or that run's arguments to go on with it."
             )
 
 
@@ -164,6 +164,5 @@ def _row(trace: FactTrace) -> dict[str, Any]:
 def _trace(row: dict[str, Any], layers: int) -> FactTrace:
     fact = Fact(row.pop("subject"), row.pop("template"), row.pop("target"), row.pop("relation"))
     effect = np.array(row.pop("effect"), dtype=np.float64).reshape(layers, -1)
-    lists = {name: tuple(value) for name, value in row.items() if isinstance(value, list)}
-    return FactTrace(fact=fact, effect=effect, **(row | lists))
-
+    fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
+    return FactTrace(fact=fact, effect=effect, **fields)

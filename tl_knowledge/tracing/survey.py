@@ -20,7 +20,7 @@ from tl_knowledge.facts import Fact
 from tl_knowledge.model import Component, HookedModel, Module, check_layers, check_model, has_units, layer_count, severable
 from tl_knowledge.prompts import Prompt
 from tl_knowledge.rows import budget_rows
-from tl_knowledge.tracing.arguments import check_prompt, check_words, choose_answer, resolve_noise, sample_count
+from tl_knowledge.tracing.arguments import check_prompt, check_words, choose_answer, sample_count
 from tl_knowledge.tracing.corruption import Noise
 from tl_knowledge.tracing.engines import exact_probability
 from tl_knowledge.tracing.experiment import CorruptedRun, Experiment, answered
@@ -63,7 +63,9 @@ class Survey:
         for component in self.components:
             check_words(component, self.engine, self.semantics)
             if has_units(component):
-                raise ComponentError(f"fact sets are averaged over states and modules, not {component}s; trace {component}s fact by fact with trace().")
+                raise ComponentError(
+                    f"fact sets are averaged over states and modules, not {component}s; trace {component}s fact by fact with trace()."
+                )
         if self.engine == "screen":
             raise ComponentError("fact sets are traced exactly; pass engine='rows' or 'loop'.")
         severable(self.severed)
@@ -112,7 +114,7 @@ def fact_seed(fact: Fact, seed: int = 0) -> int:
 
     Example:
         >>> fact_seed(Fact("France", "The capital of {} is", " Paris"))
-        1427106366
+        3454686431
     """
     return int.from_bytes(hashlib.sha256(json.dumps([seed, fact.subject, fact.template]).encode()).digest()[:4], "big")
 
@@ -138,7 +140,7 @@ def trace_part(
         advance: told of every fact that is finished.
     """
     check_model(model)
-    noise = resolve_noise(model, Prompt.from_tokens([0], subject=[0]), survey.noise, None, survey.semantics)
+    noise = _resolved(model, survey)
     skipped: dict[int, str] = {}
     questions: list[_Question] = []
     for index, fact in facts:
@@ -151,7 +153,7 @@ def trace_part(
         except InputError as error:
             skipped[index] = str(error)
             continue
-        seed = noise.seed if isinstance(noise, Noise) and survey.semantics == "rome_code" else fact_seed(fact, survey.seed)
+        seed = noise.seed if survey.semantics == "rome_code" else fact_seed(fact, survey.seed)
         questions.append(_Question(index, replace(fact, paraphrases=()), prompt, answer, seed))
     if survey.known_only:
         predicted = predicted_tokens(model, [q.prompt for q in questions])
@@ -164,6 +166,11 @@ def trace_part(
         traces += _trace_batch(model, batch, survey, noise)
         advance(len(batch))
     return sorted(traces, key=lambda trace: trace.index), skipped
+
+
+def _resolved(model: HookedModel, survey: Survey) -> Noise:
+    noise = survey.noise.resolve(model)
+    return replace(noise, stream="rome_code", seed=1) if survey.semantics == "rome_code" else noise
 
 
 def _batches(model: HookedModel, questions: Sequence[_Question], survey: Survey) -> Iterator[list[_Question]]:
@@ -184,7 +191,7 @@ def _batches(model: HookedModel, questions: Sequence[_Question], survey: Survey)
 
 
 def _trace_batch(model: HookedModel, batch: Sequence[_Question], survey: Survey, noise: Noise) -> list[FactTrace]:
-    runs = [(row, side) for row in range(len(batch)) for side in survey.corrupt]
+    runs: list[tuple[int, Side]] = [(row, side) for row in range(len(batch)) for side in survey.corrupt]
     experiment = Experiment(
         model=model,
         prompts=tuple(answered(q.prompt, q.answer) for q in batch),

@@ -153,7 +153,9 @@ def _noise(noise: Noise | float | str | None) -> Noise:
     if noise is None or isinstance(noise, float | int | str):
         return GaussianNoise(sd="3sd" if noise is None else noise)
     if not isinstance(noise, Noise):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise CorruptionError(f"{type(noise).__name__} belongs to one prompt; pass noise that can be drawn for every fact, or trace() each by itself.")
+        raise CorruptionError(
+            f"{type(noise).__name__} belongs to one prompt; pass noise that can be drawn for every fact, or trace() each by itself."
+        )
     return noise
 
 
