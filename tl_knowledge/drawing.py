@@ -109,7 +109,7 @@ def heat_maps(maps: Sequence[HeatMap], *, title: str, subtitle: str, color_axis:
         names = [chart.columns[i] for i in shown]
         figure.update_xaxes(tickvals=shown, ticktext=names, title_text=chart.column_axis, constrain="domain", row=row, col=col)
     tallest = max(len(m.rows) for m in maps)
-    figure.update_layout(**_layout(title, subtitle), height=190 + down * (95 + 24 * tallest), width=280 + 390 * across)
+    figure.update_layout(**_layout(title, subtitle), height=190 + down * (95 + 24 * tallest), width=min(280 + 390 * across, max(1210, 310 * across)))
     figure.update_annotations(font={"size": 13, "color": INK})
     return figure
 

@@ -94,7 +94,7 @@ BAD: dict[str, tuple[object, type[Exception], str]] = {
     "load_model: experts": (lambda m, p: tlk.load_model(moe_model()), errors.UnsupportedModelError, "no single W_out"),
     "load_model: name": (lambda m, p: tlk.load_model("no-such/model"), errors.DataError, "cannot load model 'no-such/model'"),
     "load_model: backend": (lambda m, p: tlk.load_model("factlm", backend="nnsight"), errors.UnsupportedModelError, "'nnsight' is unknown"),
-    "load_facts": (lambda m, p: tlk.load_facts("counterfoil"), errors.DataError, "'counterfoil' is unknown; pass 'factlm'"),
+    "load_facts": (lambda m, p: tlk.load_facts("counterfoil"), errors.DataError, "'counterfoil' is unknown; pass 'factlm', 'known_1000'"),
     "load_relations": (lambda m, p: tlk.load_relations("x"), errors.DataError, "unknown"),
     "load_edit_cases": (lambda m, p: tlk.load_edit_cases("x"), errors.DataError, "unknown"),
     "load_corpus": (lambda m, p: tlk.load_corpus("x"), errors.DataError, "unknown"),

@@ -12,10 +12,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from tl_knowledge.cli.arguments import noise_argument, window_argument, words_argument
 from tl_knowledge.datasets import load_facts
-from tl_knowledge.errors import ComponentError, InputError
+from tl_knowledge.errors import InputError
 from tl_knowledge.loading import load_model
-from tl_knowledge.model import Component, HookedModel, Module
+from tl_knowledge.model import Component, HookedModel
 from tl_knowledge.prompts import Prompt
 from tl_knowledge.storage import write_text
 from tl_knowledge.tracing import CausalTrace, trace
@@ -45,16 +46,15 @@ def trace_command(
     """Trace where a model keeps a fact."""
     loaded = load_model(model)
     asked = _prompt(loaded, model, prompt, subject, target)
-    number = _number(noise)
     traces = [
         trace(
             loaded,
             asked,
-            noise if number is None else number,
+            noise_argument(noise),
             corrupt=span,
             component=part,  # pyright: ignore[reportArgumentType]  # trace() refuses unknown words with a list of the known
-            window=_window(window),
-            sever=_modules(sever),
+            window=window_argument(window),
+            sever=words_argument(sever, ()),
             samples=samples,
             seed=seed,
             progress=not as_json,
@@ -79,25 +79,6 @@ def _prompt(model: HookedModel, name: str, text: str | None, subject: str | None
         raise InputError("no prompt was given; pass PROMPT with --subject (only the bundled model has a fact of its own to trace).")
     fact = next(f for f in load_facts("factlm") if f.subject == DEMO_SUBJECT and f.relation == DEMO_RELATION)
     return Prompt.from_fact(model, fact)
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
-
-
-def _window(text: str) -> Any:
-    if text == "auto":
-        return text
-    if not text.isdigit():
-        raise ComponentError(f"window {text!r} is no number of layers; pass a number, or 'auto'.")
-    return int(text)
-
-
-def _modules(sever: list[str] | None) -> list[Module] | None:
-    return list(sever) if sever else None  # pyright: ignore  # trace() refuses unknown words
 
 
 def _as_data(prompt: Prompt, traces: list[CausalTrace]) -> dict[str, Any]:

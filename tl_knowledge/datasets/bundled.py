@@ -13,24 +13,15 @@ from tl_knowledge.facts import EditCase, Fact, Relation
 from tl_knowledge.model import HookedModel
 from tl_knowledge.prompts import Prompt
 
-__all__ = ["load_corpus", "load_edit_cases", "load_facts", "load_relations", "paraphrases"]
+__all__ = ["bundled_facts", "load_corpus", "load_edit_cases", "load_relations", "paraphrases"]
 
 NEIGHBOURS = 5
 SPLIT_SEED = 0
 
 
-def load_facts(name: str = "factlm") -> list[Fact]:
-    """The facts of a data set; each has the templates held out of training as its ``paraphrases``.
-
-    Raises:
-        DataError: unknown name.
-
-    Example:
-        >>> facts = load_facts("factlm")
-        >>> len(facts) >= 1500 and len(facts[0].paraphrases) == 2
-        True
-    """
-    return [_fact(row) for row in _rows(name)["facts"]]
+def bundled_facts() -> list[Fact]:
+    """FactLM's facts; each has the templates held out of training as its ``paraphrases``."""
+    return [_fact(row) for row in _rows("factlm")["facts"]]
 
 
 def load_relations(name: str = "factlm") -> list[Relation]:

@@ -20,6 +20,7 @@ from tl_knowledge.model import Component, Module
 from tl_knowledge.provenance import Provenance
 from tl_knowledge.statistics import Interval, mean_interval
 from tl_knowledge.tracing import average_figures
+from tl_knowledge.tracing.average_page import average_page
 from tl_knowledge.tracing.roles import ROLES, Role, Side, last_corrupted, role_positions, roles_of_side
 from tl_knowledge.tracing.sides import Place, compare_sides, locate_sides
 from tl_knowledge.tracing.store import PartResult, join_parts, read_part
@@ -211,6 +212,10 @@ class TraceAverage:
     def plot_sides(self) -> go.Figure:
         """Subject against relation by layer; filled points differ after correction (paper 001, RQ1)."""
         return average_figures.plot_sides(self)
+
+    def to_html(self) -> str:
+        """One self-contained page: sample, total effects, figures, subject against relation, how to read them, provenance."""
+        return average_page(self)
 
     @cached_property
     def _by_measure(self) -> dict[Measure, list[FactTrace]]:

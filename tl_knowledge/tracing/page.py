@@ -8,9 +8,10 @@ from collections.abc import Iterable, Sequence
 import plotly.graph_objects as go
 
 from tl_knowledge.drawing import Table, html_page
+from tl_knowledge.provenance import Provenance
 from tl_knowledge.tracing.result import CausalTrace, compare
 
-__all__ = ["TABLE_HEADER", "summary_rows", "trace_page"]
+__all__ = ["TABLE_HEADER", "provenance_footer", "summary_rows", "trace_page"]
 
 TABLE_HEADER = ("corrupted", "restored", "total effect", "largest at last subject token", "largest anywhere")
 
@@ -71,7 +72,7 @@ def trace_page(traces: Sequence[CausalTrace], *, columns: int = 2) -> str:
         f"{first.clean_probability:.1%}. {first.indirect_effect.shape[0]} noise samples.</p>"
     )
     table = Table(TABLE_HEADER, summary_rows(traces))
-    return html_page("Causal trace", [intro, table, "<h2>Where restoring helps</h2>", _HOW_TO_READ, *figures, _provenance(first)])
+    return html_page("Causal trace", [intro, table, "<h2>Where restoring helps</h2>", _HOW_TO_READ, *figures, provenance_footer(first.provenance)])
 
 
 def _marked_prompt(trace: CausalTrace) -> str:
@@ -81,8 +82,9 @@ def _marked_prompt(trace: CausalTrace) -> str:
     return f"{tokens}<span class='answer'>{html.escape(trace.target)}</span>"
 
 
-def _provenance(trace: CausalTrace) -> str:
-    record = trace.provenance.to_dict()
+def provenance_footer(provenance: Provenance) -> str:
+    """How the numbers were computed, as a page's footer."""
+    record = provenance.to_dict()
     versions = ", ".join(f"{name} {number}" for name, number in record.pop("versions").items())
     settings = "; ".join(f"{key}: {value}" for key, value in (record.pop("settings") | record).items())
     return f"<footer><p>{html.escape(settings)}</p><p>{html.escape(versions)}</p></footer>"

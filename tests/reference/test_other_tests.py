@@ -1,0 +1,145 @@
+"""The attribution screen, attention knockout and perturbation test against slow references."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conftest import build
+
+import tl_knowledge as tlk
+from tl_knowledge.model import layer_count
+from tl_knowledge.tracing.sites import window_layers
+
+EXACT = 1e-12
+
+
+@pytest.mark.parametrize("component", ["resid_post", "mlp_out", "attn_out", "head", "neuron"])
+def test_the_screen_is_the_derivative_of_the_effect(model, prompt, component):
+    """For ever smaller noise the estimate's relative error vanishes as the noise does: it is the first-order term."""
+    few = {"units": [0, 3]} if component in ("head", "neuron") else {}
+    errors = []
+    for sd in (1e-2, 1e-4):
+        kwargs = {"component": component, "window": 1, "samples": 2, **few}
+        exact = tlk.trace(model, prompt, sd, **kwargs)
+        estimate = tlk.trace(model, prompt, sd, engine="screen", verify=0, **kwargs)
+        effect, guess = exact.indirect_effect.nan_to_num(), estimate.indirect_effect.nan_to_num()
+        errors.append(float((effect - guess).abs().max() / effect.abs().max()))
+    assert errors[1] < 0.05 * errors[0] + 1e-6
+    assert errors[1] < 0.02
+
+
+def test_verified_sites_are_exact_and_the_check_says_how_well_the_rest_agreed(factlm):
+    prompt = tlk.Prompt.from_fact(factlm, tlk.load_facts()[0])
+    exact = tlk.trace(factlm, prompt, component="mlp_out")
+    screen = tlk.trace(factlm, prompt, component="mlp_out", engine="screen", verify=20)
+    same = (screen.mean_effect - exact.mean_effect).abs() < 1e-6
+    assert 20 <= int(same.sum()) < same.numel()  # zeros without a run are the same in both
+    assert screen.screen is not None and screen.screen.verified == 20
+    assert -1.0 <= screen.screen.rank_correlation <= 1.0 and screen.screen.largest_error > 0
+    assert "20 sites verified by rows" in screen.provenance.engine
+    assert exact.screen is None
+
+
+def test_the_screen_survives_saving(tmp_path, gpt2, prompt):
+    result = tlk.trace(gpt2, prompt, 0.5, engine="screen", verify=5, samples=2)
+    assert tlk.CausalTrace.load(result.save(tmp_path / "screen")).screen == result.screen
+
+
+def test_windows_of_modules_are_summed(gpt2, prompt):
+    single = tlk.trace(gpt2, prompt, 1e-5, component="mlp_out", window=1, samples=2, engine="screen", verify=0).indirect_effect
+    pairs = tlk.trace(gpt2, prompt, 1e-5, component="mlp_out", window=2, samples=2, engine="screen", verify=0).indirect_effect
+    torch.testing.assert_close(pairs[:, 1], single[:, 1] + single[:, 2], rtol=0, atol=EXACT)
+
+
+def knocked_out_by_hand(model, prompt, keys, layers) -> float:
+    """One forward in which the pattern's blocked entries are zero and the rest renormalised."""
+
+    def block(pattern, *, hook):
+        changed = pattern.clone()
+        changed[:, :, -1, list(keys)] = 0
+        return changed / changed.sum(-1, keepdim=True)
+
+    hooks = [(f"blocks.{layer}.attn.hook_pattern", block) for layer in layers]
+    with torch.no_grad():
+        logits = model.run_with_hooks(prompt.tokens, fwd_hooks=hooks)
+    return float(logits[0, -1].softmax(-1)[prompt.target_token])
+
+
+@pytest.mark.parametrize("window", [1, 3])
+def test_knockout_equals_renormalised_patterns_one_forward_each(window):
+    model = tlk.load_model("factlm", dtype=torch.float64)
+    facts = tlk.load_facts()[::700]
+    found = tlk.attention_knockout(model, facts, window=window, progress=False)
+    for row, fact in enumerate(facts):
+        prompt = tlk.Prompt.from_fact(model, fact)
+        clean = float(model(prompt.tokens)[0, -1].softmax(-1)[prompt.target_token])
+        sets = {
+            "subject": prompt.subject.positions,
+            "non-subject": [p for p in prompt.relation if p != prompt.last.last],
+            "last": prompt.last.positions,
+        }
+        for index, name in enumerate(found.blocked):
+            for layer in range(layer_count(model)):
+                first, last = window_layers(layer, window, 8, "paper")
+                expected = (knocked_out_by_hand(model, prompt, sets[name], range(first, last + 1)) - clean) / clean
+                assert found.change[row, index, layer] == pytest.approx(expected, abs=1e-9)
+
+
+def test_knockout_hook_blocks_what_it_says(model, prompt):
+    hooks = tlk.knock_out_attention(prompt.last, [1, 2], layer=1, head=2)
+    patterns = []
+    record = [("blocks.1.attn.hook_pattern", lambda x, *, hook: patterns.append(x.detach().clone()))]
+    model.run_with_hooks(prompt.tokens, fwd_hooks=hooks + record)
+    if float(patterns[0][0, 2, -1, 1]) != 0:  # a bridge that only shows its scores
+        with pytest.raises(tlk.errors.UnsupportedModelError, match="ignores what is written"):
+            from tl_knowledge.tracing.knockout import _check_writable
+
+            _check_writable(model)
+        return
+    assert float(patterns[0][0, 2, -1, [1, 2]].sum()) == 0
+    assert float(patterns[0][0, 2, -1].sum()) == pytest.approx(1.0, abs=1e-6)
+    assert float(patterns[0][0, 1, -1, 1]) > 0 and float(patterns[0][0, 2, -2, 1]) > 0
+
+
+def test_knockout_of_given_rows_leaves_the_others(gpt2, prompt):
+    plain = gpt2(prompt.batch(2))
+    cut = gpt2.run_with_hooks(prompt.batch(2), fwd_hooks=tlk.knock_out_attention(6, [1], layer=[0, 1], rows=[1]))
+    torch.testing.assert_close(cut[0], plain[0], rtol=0, atol=0)
+    assert float((cut[1, -1] - plain[1, -1]).abs().max()) > 1e-6
+
+
+def test_perturbation_equals_the_hooks_by_hand(factlm):
+    facts = tlk.load_facts()[::250]
+    test = tlk.perturb_embeddings(factlm, facts, samples=3, seed=4, progress=False)
+    assert test.sd == pytest.approx(float(factlm.W_E.detach().double().abs().mean()) / 3)
+    for fact, row in zip(facts, test.table.to_dict(orient="records"), strict=True):
+        prompt = tlk.Prompt.from_fact(factlm, fact)
+        noise = tlk.GaussianNoise(test.sd, seed=tlk.fact_seed(fact, 4))
+        with torch.no_grad():
+            logits = factlm.run_with_hooks(prompt.batch(3), fwd_hooks=tlk.corrupt(range(len(prompt)), noise))
+        assert row["perturbed"] == pytest.approx(float(logits[:, -1].softmax(-1)[:, prompt.target_token].mean()), abs=1e-5)
+        assert row["drop"] == pytest.approx(row["clean"] - row["perturbed"])
+    overall = test.by_relation().set_index("relation").loc["all"]
+    assert overall["drop"] == pytest.approx(test.table["drop"].mean()) and overall["low"] <= overall["drop"] <= overall["high"]
+    assert "Drop of P(answer)" in test.plot().layout.title.text
+
+
+def test_knockout_results_draw_themselves(factlm):
+    found = tlk.attention_knockout(factlm, tlk.load_facts()[:3], window=3, progress=False)
+    frame = found.to_dataframe()
+    assert list(frame.columns) == ["blocked", "layer", "change", "low", "high", "facts"]
+    figure = found.plot()
+    assert [t.name for t in figure.data if t.showlegend] == ["subject tokens", "non-subject tokens", "last token"]
+    np.testing.assert_allclose(figure.data[1].y, frame[frame["blocked"] == "subject"]["change"])
+
+
+def test_auto_window_is_the_papers_share():
+    from tl_knowledge.tracing.knockout import _window
+
+    class Layers:
+        def __init__(self, n_layers):
+            self.cfg = type("Config", (), {"n_layers": n_layers})
+
+    assert [_window(Layers(n), "auto") for n in (4, 8, 12, 24, 48)] == [1, 1, 3, 5, 9]  # pyright: ignore
+    assert _window(build("bridge-gpt2"), 3) == 3
