@@ -54,12 +54,12 @@ class Line:
     """
 
     name: str
-    x: Sequence[float]
+    x: Sequence[int]
     y: Sequence[float]
     low: Sequence[float]
     high: Sequence[float]
     style: int = 0
-    filled: frozenset[float] | None = None
+    filled: frozenset[int] | None = None
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,23 @@ def test_the_page_draws_its_heat_maps_offline(chromium, page, tmp_path):
         assert word in dom, word
 
 
+@pytest.fixture(scope="module")
+def average_page(tmp_path_factory) -> Path:
+    facts = tlk.sample_facts(tlk.load_facts("factlm"), 8)
+    average = tlk.trace_facts("factlm", facts, severed=("mlp_out", "attn_out"), samples=2, progress=False)
+    path = tmp_path_factory.mktemp("pages") / "average.html"
+    path.write_text(average.to_html(), encoding="utf-8")
+    return path
+
+
+def test_the_page_of_a_fact_set_draws_its_figures_offline(chromium, average_page, tmp_path):
+    dom = browse(chromium, average_page, tmp_path, "--dump-dom")
+    assert len(re.findall(r'class="hm"', dom)) == 6
+    assert len(re.findall(r'class="js-line"', dom)) >= 6 * 4 + 6 * 2 + 2 * 3
+    for word in ("last subject token*", "average indirect effect (probability)", "8 facts", "Benjamini", "attention output severed", "bootstrap"):
+        assert word in dom, word
+
+
 def test_the_page_is_not_blank(chromium, page, tmp_path):
     picture = tmp_path / "page.png"
     browse(chromium, page, tmp_path / "profile", f"--screenshot={picture}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from types import SimpleNamespace
 
 import jaxtyping
@@ -64,6 +65,15 @@ def foreign_prompt():
     return tlk.Prompt.from_tokens(torch.tensor([[1, 2, 600]]), subject=[1], target=5)
 
 
+FACTS = [tlk.Fact("France", "The capital of {} is", " Paris", "P36")]
+NO_TOKENS = SimpleNamespace(target="")
+
+
+@cache
+def average():
+    return tlk.trace_facts("factlm", FACTS, corrupt="subject", components="mlp_out", layers=[0], samples=1, progress=False)
+
+
 BAD: dict[str, tuple[object, type[Exception], str]] = {
     "trace: no such span": (lambda m, p: tlk.trace(m, p, corrupt="verb"), errors.PromptError, "has no span 'verb'"),
     "trace: span outside": (lambda m, p: tlk.trace(m, p, corrupt=[99]), errors.PromptError, "pass positions from 0 to 6"),
@@ -99,6 +109,63 @@ BAD: dict[str, tuple[object, type[Exception], str]] = {
     "load_edit_cases": (lambda m, p: tlk.load_edit_cases("x"), errors.DataError, "unknown"),
     "load_corpus": (lambda m, p: tlk.load_corpus("x"), errors.DataError, "unknown"),
     "paraphrases": (lambda m, p: tlk.paraphrases(m, tlk.Fact("a", "{} is", " b")), errors.DataError, "has no paraphrases"),
+    "trace: verify": (lambda m, p: tlk.trace(m, p, engine="screen", verify=-1), errors.ComponentError, "verify=-1 is negative"),
+    "trace: screen of severed": (
+        lambda m, p: tlk.trace(m, p, engine="screen", sever="mlp_out"),
+        errors.ComponentError,
+        "estimates no severed effects; pass engine='rows'",
+    ),
+    "trace: screen of windows": (lambda m, p: tlk.trace(m, p, engine="screen", window=2), errors.ComponentError, "but window > 1 was given"),
+    "trace_facts: no fact": (lambda m, p: tlk.trace_facts(m, []), errors.DataError, "pass at least one"),
+    "trace_facts: side": (lambda m, p: tlk.trace_facts(m, FACTS, corrupt="verb"), errors.CorruptionError, "pass 'subject', 'relation' or both"),
+    "trace_facts: component": (lambda m, p: tlk.trace_facts(m, FACTS, components="resid"), errors.ComponentError, "'resid' is unknown"),
+    "trace_facts: no component": (lambda m, p: tlk.trace_facts(m, FACTS, components=()), errors.ComponentError, "no component was given"),
+    "trace_facts: heads": (lambda m, p: tlk.trace_facts(m, FACTS, components="head"), errors.ComponentError, r"fact by fact with trace\(\)"),
+    "trace_facts: sever": (lambda m, p: tlk.trace_facts(m, FACTS, severed="head"), errors.ComponentError, "cannot be severed"),
+    "trace_facts: engine": (lambda m, p: tlk.trace_facts(m, FACTS, engine="screen"), errors.ComponentError, "pass engine='rows' or 'loop'"),
+    "trace_facts: swap": (lambda m, p: tlk.trace_facts(m, FACTS, tlk.PromptSwap(p)), errors.CorruptionError, "PromptSwap belongs to one prompt"),
+    "trace_facts: samples": (lambda m, p: tlk.trace_facts(m, FACTS, samples=0), errors.CorruptionError, "samples=0"),
+    "trace_facts: runner": (lambda m, p: tlk.trace_facts(m, FACTS, runner="slurm"), errors.InputError, "'slurm' is unknown; pass 'local' or 'ray'"),
+    "trace_facts: ray needs a name": (lambda m, p: tlk.trace_facts(m, FACTS, runner="ray"), errors.InputError, "pass its name or directory"),
+    "trace_facts: workers": (lambda m, p: tlk.trace_facts("factlm", FACTS, runner="ray", workers=0), errors.InputError, "workers=0"),
+    "trace_facts: parts": (lambda m, p: tlk.trace_facts(m, FACTS, facts_per_part=0), errors.InputError, "facts_per_part=0"),
+    "trace_facts: layer": (lambda m, p: tlk.trace_facts("factlm", FACTS, layers=[8], progress=False), errors.ComponentError, "layer 8 is outside"),
+    "trace_facts: none known": (
+        lambda m, p: tlk.trace_facts("factlm", [tlk.Fact("France", "The capital of {} is", " Oslo")], progress=False),
+        errors.DataError,
+        r"none of the 1 facts could be traced \(the first: not known: the model predicts ' Paris'\)",
+    ),
+    "TraceAverage.load: nothing": (lambda m, p: tlk.TraceAverage.load("nowhere.parquet"), errors.DataError, "cannot read"),
+    "TraceAverage.of": (lambda m, p: average().of("relation", "mlp_out"), errors.ComponentError, "was not traced; there is subject, mlp_out"),
+    "TraceAverage.role_effects": (lambda m, p: average().role_effects("subject", "mlp_out", "verb"), errors.ComponentError, "'verb' is unknown"),
+    "TraceAverage.top": (lambda m, p: average().top(0), errors.ComponentError, "pass at least 1"),
+    "TraceAverage.compare_sides": (lambda m, p: average().compare_sides(), errors.ComponentError, "only subject corruption was traced"),
+    "TraceAverage.plot_severed": (lambda m, p: average().plot_severed(), errors.ComponentError, "no severed trace"),
+    "TraceAverage.interval": (lambda m, p: average().to_dataframe("t"), errors.InputError, "'t' is unknown; pass 'bootstrap'"),
+    "attention_knockout: no fact": (lambda m, p: tlk.attention_knockout(m, []), errors.DataError, "pass at least one"),
+    "attention_knockout: set": (lambda m, p: tlk.attention_knockout(m, FACTS, blocked=["verb"]), errors.ComponentError, "'verb'.* is not understood"),
+    "attention_knockout: window": (lambda m, p: tlk.attention_knockout(m, FACTS, window=9), errors.ComponentError, "window 9 does not fit"),
+    "knock_out_attention: nothing": (lambda m, p: tlk.knock_out_attention(3, [], layer=0), errors.ComponentError, "must both be given"),
+    "knock_out_attention: everything": (lambda m, p: tlk.knock_out_attention(1, [0, 1], layer=0), errors.ComponentError, "could attend to nothing"),
+    "knock_out_attention: outside": (
+        lambda m, p: m.run_with_hooks(p.tokens, fwd_hooks=tlk.knock_out_attention(50, [1], layer=0)),
+        errors.ComponentError,
+        "do not lie in the prompt of 7 tokens",
+    ),
+    "perturb_embeddings: no fact": (lambda m, p: tlk.perturb_embeddings(m, []), errors.DataError, "pass at least one"),
+    "perturb_embeddings: sd": (lambda m, p: tlk.perturb_embeddings("factlm", FACTS), errors.UnsupportedModelError, "str is not a Transformer"),
+    "perturb_embeddings: samples": (lambda m, p: tlk.perturb_embeddings(m, FACTS, samples=0), errors.CorruptionError, "samples=0"),
+    "of_relation": (lambda m, p: tlk.of_relation(FACTS, "P0"), errors.DataError, "no fact has relation 'P0'; the facts have"),
+    "sample_facts": (lambda m, p: tlk.sample_facts(FACTS, 0), errors.DataError, "pass at least 1"),
+    "known_facts: no model": (lambda m, p: tlk.known_facts(None, []), errors.UnsupportedModelError, "NoneType"),
+    "single_token_facts: no target": (lambda m, p: tlk.single_token_facts(tlk.load_model("factlm"), [NO_TOKENS]), errors.TargetError, "no tokens"),
+    "load_known": (lambda m, p: tlk.load_known("nowhere.json"), errors.DataError, "there is no file 'nowhere.json'"),
+    "load_counterfact": (lambda m, p: tlk.load_counterfact("nowhere.json"), errors.DataError, "there is no file"),
+    "load_zsre": (lambda m, p: tlk.load_zsre("nowhere.json"), errors.DataError, "there is no file"),
+    "load_blimp": (lambda m, p: tlk.load_blimp("x", "nowhere.jsonl"), errors.DataError, "there is no file"),
+    "load_lre": (lambda m, p: tlk.load_lre("nowhere.json"), errors.DataError, "there is no file"),
+    "load_pararel": (lambda m, p: tlk.load_pararel("nowhere"), errors.DataError, "pass the folder that has them"),
+    "load_context_pararel": (lambda m, p: tlk.load_context_pararel("nowhere"), errors.DataError, "pass the folder that has them"),
     "compare: one": (lambda m, p: tlk.compare(tlk.trace(m, p, 0.5)), errors.ComponentError, "pass at least two"),
     "compare: two prompts": (
         lambda m, p: tlk.compare(tlk.trace(m, p, 0.5), tlk.trace(m, tlk.Prompt.from_tokens([1, 2, 3], subject=[1]), 0.5)),
@@ -148,6 +215,7 @@ def test_bad_input(gpt2, prompt, case):
 
 COVERED = {name.split(":")[0].split(".")[0] for name in BAD}
 VALUES = {"CausalTrace", "EditCase", "Fact", "GaussianNoise", "HookedModel", "MultivariateGaussianNoise", "Prompt", "PromptSwap", "Relation"}
+VALUES |= {"AttentionKnockout", "FactTrace", "MinimalPair", "PerturbationTest", "ScreenCheck", "Statement", "fact_seed", "perturbation_sd"}
 VALUES |= {"Span", "StudentTNoise", "TraceComparison", "UniformNoise", "embedding_sd", "subject_embedding_sd"}  # their own unit tests
 
 

@@ -47,6 +47,31 @@ def test_options_reach_the_trace():
     assert found["provenance"]["seed"] == 7 and "sd=0.5" in found["provenance"]["settings"]["noise"]
 
 
+FEW = ["--relation", "P36", "--limit", "6", "--samples", "1", "--component", "mlp_out"]
+
+
+def test_trace_facts_prints_averages_and_writes_a_page_a_table_and_a_store(tmp_path):
+    page, table, store = tmp_path / "page.html", tmp_path / "averages.csv", tmp_path / "store"
+    result = run(
+        "trace-facts", *FEW, "--component", "resid_post", "--sever", "mlp_out", "--out", str(page), "--table", str(table), "--store", str(store)
+    )
+    assert result.exit_code == 0
+    assert "6 facts" in result.stdout and "last subject token" in result.stdout and "page written to" in result.stdout
+    assert page.read_text(encoding="utf-8").count("Plotly.newPlot") == 4
+    assert table.read_text().startswith("corrupt,component,severed,window,role,layer,effect,low,high,facts,tokens")
+    assert [path.name for path in sorted(store.iterdir())] == ["part-00000.parquet", "run.json"]
+
+
+def test_trace_facts_from_a_file_as_json(tmp_path):
+    rows = [{"subject": "France", "attribute": answer, "prompt": "The capital of France is"} for answer in ("Paris", "Oslo")]
+    (tmp_path / "known.json").write_text(json.dumps(rows))
+    options = ["--dataset", "known_1000", "--source", str(tmp_path / "known.json"), "--corrupt", "relation", "--samples", "1", "--json"]
+    found = json.loads(run("trace-facts", *options).stdout)
+    assert (found["facts"], found["asked"], found["sides"]) == (1, 2, [])
+    assert found["skipped"] == {"1": "not known: the model predicts ' Paris'"}
+    assert found["total_effects"][0]["corrupt"] == "relation"
+
+
 def test_info():
     found = json.loads(run("info", "--json").stdout)
     assert found["bundled_models"]["factlm"]["facts"] >= 1500

@@ -166,7 +166,7 @@ def test_a_hub_id_that_cannot_be_had_says_what_to_do():
 @pytest.mark.parametrize(
     ("load", "rows", "message"),
     [
-        (tlk.load_known, [KNOWN[0], {"subject": "x", "prompt": "x is"}], r"bad.jsonl, line 2: field 'attribute' is missing; the record has 'subject'"),
+        (tlk.load_known, [KNOWN[0], {"subject": "x"}], r"bad.jsonl, line 2: field 'attribute' is missing; the record has 'subject'"),
         (tlk.load_known, [KNOWN[0] | {"subject": 3}], r"line 1: field 'subject' is 3; it must be text"),
         (tlk.load_known, [KNOWN[0] | {"subject": " "}], r"line 1: field 'subject' is ' '; it must be text that is not blank"),
         (tlk.load_known, [KNOWN[0] | {"subject": "Mars"}], r"line 1: field 'prompt' is 'Vinson .*', in which subject 'Mars' does not occur"),
@@ -211,7 +211,7 @@ def test_malformed_files(tmp_path):
 def test_arrays_count_lines_of_the_file(tmp_path):
     path = tmp_path / "a.json"
     path.write_text("[\n" + ",\n\n".join(json.dumps(row) for row in [*KNOWN, {}]) + "\n]")
-    with pytest.raises(DataError, match="a.json, line 6: field 'subject' is missing"):
+    with pytest.raises(DataError, match=r"a.json, line 6: field 'subject' is missing"):
         tlk.load_known(path)
 
 

@@ -104,7 +104,7 @@ def plot_sides(average: TraceAverage) -> go.Figure:
     for place in PLACES:
         for component in average.components:
             rows = frame.query("place == @place and component == @component")
-            different = frozenset(float(x) for x in rows[rows["differs"]]["layer"])
+            different = frozenset(int(x) for x in rows[rows["differs"]]["layer"])
             lines: list[Line] = []
             for style, side in enumerate(SIDES):
                 values = average.effects_at(place, side, component)

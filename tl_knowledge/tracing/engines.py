@@ -49,9 +49,10 @@ def exact_probability(
     Raises:
         NumericalError: a probability that is not finite.
     """
+    base = experiment.base  # first, for its own clear error where activations are not finite
     refusal = growing_rows_refusal(experiment.model) if engine == "rows" else None
     if not sites:
-        return experiment.base.probability.new_empty(0, experiment.samples), engine
+        return base.probability.new_empty(0, experiment.samples), engine
     if engine == "loop" or refusal:
         found = loop_over_sites(experiment, sites, advance)
     else:

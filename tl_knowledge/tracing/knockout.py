@@ -175,10 +175,20 @@ def _keys(prompt: Prompt, name: Blocked) -> tuple[int, ...]:
 
 def _window(model: HookedModel, window: int | Literal["auto"]) -> int:
     if window == "auto":
-        return 2 * round((PAPER_WINDOW / PAPER_LAYERS * layer_count(model) - 1) / 2) + 1 if layer_count(model) > 5 else 1
-    if not 1 <= window <= 2 * layer_count(model):
+        return paper_window(layer_count(model))
+    if not 1 <= window <= layer_count(model):
         raise ComponentError(f"window {window} does not fit the model; pass 1 to {layer_count(model)} layers, or 'auto'.")
     return window
+
+
+def paper_window(n_layers: int) -> int:
+    """The odd window nearest to the paper's share of the layers: 9 of 48.
+
+    Example:
+        >>> [paper_window(n_layers) for n_layers in (4, 8, 12, 24, 48)]
+        [1, 1, 3, 5, 9]
+    """
+    return 2 * round((PAPER_WINDOW / PAPER_LAYERS * n_layers - 1) / 2) + 1
 
 
 def _check_writable(model: HookedModel) -> None:

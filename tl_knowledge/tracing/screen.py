@@ -68,8 +68,10 @@ def _first_order(experiment: Experiment, keys: Sequence[Key]) -> dict[Key, torch
     found: dict[Key, torch.Tensor] = {}
 
     def record(key: Key) -> Hooks:
-        def keep(activation: torch.Tensor, *, hook: object) -> None:
-            found[key] = activation
+        def keep(activation: torch.Tensor, *, hook: object) -> torch.Tensor:
+            # Handed back, because a bridge may show a view of what the model goes on with.
+            found[key] = activation.clone()
+            return found[key]
 
         return [(component_hook(*key), keep)]
 
