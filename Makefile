@@ -7,13 +7,13 @@ PIP_FLAGS := --quiet --disable-pip-version-check
 RUN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test lint types floors unit newest docs bench factlm clean
+.PHONY: demo test lint types floors unit newest docs demos bench factlm clean
 
 demo: $(VENV)/.demo
 	$(RUN)/tl-knowledge trace --out build/trace.html
 	@echo "Open build/trace.html in a browser."
 
-test: lint types floors unit newest docs
+test: lint types floors unit newest docs demos
 
 lint: $(VENV)/.dev
 	$(RUN)/ruff check .
@@ -34,8 +34,12 @@ newest: $(VENV4)/.dev
 docs: $(VENV)/.dev
 	NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build --strict --quiet
 
+demos: $(VENV)/.dev
+	$(RUN)/python -W ignore demos/build_notebooks.py build/demos
+
 bench: $(VENV)/.dev
 	$(RUN)/python benchmarks/trace_engines.py
+	$(RUN)/python benchmarks/trace_fact_sets.py
 
 factlm: $(VENV)/.dev
 	$(RUN)/python training/factlm/train.py --out build/factlm --seed 0

@@ -17,7 +17,8 @@ import time
 import torch
 
 import tl_knowledge as tlk
-from tl_knowledge.model import layer_count
+from tl_knowledge.model import component_hook, layer_count
+from tl_knowledge.tracing.sites import window_layers
 
 MIB = 2**20
 LENGTH, SAMPLES, NOISE = 12, 10, 0.1
@@ -99,10 +100,9 @@ def one_trace(model, engine: str, budget: float, **restrict) -> tlk.CausalTrace:
     return tlk.trace(model, one_prompt(model), NOISE, samples=SAMPLES, engine=engine, memory_budget=budget, progress=False, **restrict)
 
 
-def original_loop(model) -> torch.Tensor:
+def original_loop(model, prompt: tlk.Prompt, noise, *, side: str = "subject", component: str = "resid_post", window: int = 1) -> torch.Tensor:
     """The original program's loop: every token and layer, the clean run as row 0 of every batch; effects ``[layer pos]``."""
-    prompt, noise = one_prompt(model), tlk.GaussianNoise(NOISE)
-    span, tokens = prompt.subject.positions, prompt.batch(1 + SAMPLES)
+    span, tokens, layers = prompt.span(side).positions, prompt.batch(1 + SAMPLES), layer_count(model)
 
     def corrupt_rows(x, *, hook):
         changed = x.clone()
@@ -114,17 +114,17 @@ def original_loop(model) -> torch.Tensor:
             logits = model.run_with_hooks(tokens, fwd_hooks=[("hook_embed", corrupt_rows), *hooks])
         return logits[1:, -1].softmax(-1)[:, prompt.target_token].mean()
 
-    def copy_clean(pos):
+    def restored(layer, pos):
         def write(x, *, hook):
             changed = x.clone()
             changed[1:, pos] = x[0, pos]
             return changed
 
-        return write
+        first, last = window_layers(layer, window, layers, "paper")
+        return [(component_hook(component, index), write) for index in range(first, last + 1)]
 
     low = scores([])
-    sites = [[scores([(f"blocks.{layer}.hook_resid_post", copy_clean(pos))]) for pos in range(len(prompt))] for layer in range(layer_count(model))]
-    return torch.tensor(sites) - low
+    return torch.tensor([[scores(restored(layer, pos)) for pos in range(len(prompt))] for layer in range(layers)]) - low
 
 
 def timed(call, *arguments):
@@ -149,7 +149,7 @@ def main() -> None:
             swept.append(timed(one_trace, model, "rows", budget))
             looped.append(timed(one_trace, model, "loop", budget))
         rows, loop = (statistics.median(seconds for seconds, _ in runs) for runs in (swept, looped))
-        original, effects = timed(original_loop, model)
+        original, effects = timed(original_loop, model, one_prompt(model), tlk.GaussianNoise(NOISE))
         largest = float((swept[0][1].mean_effect - effects).abs().max())
         share = needed_flops(model) / rows / matrix_rate()
         print(

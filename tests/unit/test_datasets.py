@@ -30,13 +30,13 @@ EASYEDIT = {
     "rephrase_prompt": "Arun Nehru is known for", "locality_prompt": "George Washington's profession is a", "locality_ground_truth": "politician",
 }  # fmt: skip
 MEND = {
-    "subject": "UniFirst", "src": "What is the product made by UniFirst?", "pred": "uniform", "rephrase": "What will be the product of UniFirst?",
+    "subject": "Acme", "src": "What is the product made by Acme?", "pred": "uniform", "rephrase": "What will be the product of Acme?",
     "alt": "unmanned aircraft", "answers": ["uniform"], "loc": "nq question: who sings", "loc_ans": "Walter", "cond": "",
 }  # fmt: skip
 KNOWEDIT = {
-    "subject": "Butterfly Cluster", "target_new": "Orion", "prompt": "What constellation is home to Butterfly Cluster?", "ground_truth": ["Scorpius"],
-    "rephrase_prompt": "Which constellation holds the cluster?", "cond": "",
-    "locality": {"Relation_Specificity": [{"prompt": "Butterfly Cluster is a", "ground_truth": ["cluster"]}]}, "portability": {},
+    "subject": "Aster Group", "target_new": "Orion", "prompt": "What constellation is home to Aster Group?", "ground_truth": ["Leo"],
+    "rephrase_prompt": "Which constellation holds that group?", "cond": "",
+    "locality": {"Relation_Specificity": [{"prompt": "Aster Group is a", "ground_truth": ["cluster"]}]}, "portability": {},
 }  # fmt: skip
 BLIMP = {
     "sentence_good": "Raymond is selling this sketch.", "sentence_bad": "Raymond is selling this sketches.", "UID": "determiner_noun_agreement_1",
@@ -86,11 +86,11 @@ def test_counterfact_in_easyedits_form_has_no_paraphrase(tmp_path):
 def test_zsre_in_both_forms(tmp_path):
     cases = tlk.load_zsre(write(tmp_path / "z.json", [MEND, MEND | {"alt": ""}, KNOWEDIT]))
     assert [case.case_id for case in cases] == ["0", "2"]  # a record without a new answer is left out
-    assert cases[0].fact == tlk.Fact("UniFirst", "What is the product made by {}?", " uniform")
+    assert cases[0].fact == tlk.Fact("Acme", "What is the product made by {}?", " uniform")
     assert cases[0].paraphrases[0].template == "What will be the product of {}?"
     assert cases[0].neighbourhood == (tlk.Statement("nq question: who sings", " Walter"),)
     assert cases[1].paraphrases == ()  # the rephrasing names the subject in other words
-    assert cases[1].neighbourhood == (tlk.Statement("Butterfly Cluster is a", " cluster"),)
+    assert cases[1].neighbourhood == (tlk.Statement("Aster Group is a", " cluster"),)
 
 
 def test_blimp(tmp_path):

@@ -87,12 +87,12 @@ class Experiment:
         """Where the prompts are."""
         return self.prompts[0].tokens.device
 
-    @property
+    @cached_property
     def length(self) -> int:
         """The longest prompt's."""
         return max(prompt.tokens.shape[1] for prompt in self.prompts)
 
-    @property
+    @cached_property
     def tokens(self) -> Tokens:
         """One prompt a row, padded on the right."""
         padded = torch.full((len(self.prompts), self.length), PADDING, device=self.device)

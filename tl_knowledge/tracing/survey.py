@@ -233,5 +233,6 @@ def _grids(model: HookedModel, prompt: Prompt, side: Side, survey: Survey) -> li
     """Every component at every position, and each severing at the last corrupted token (paper 001, figure 3)."""
     layers = check_layers(model, range(layer_count(model)) if survey.layers is None else survey.layers)
     everywhere = tuple(range(len(prompt)))
-    grids = [Grid(c, resolve_window(model, c, survey.window, survey.semantics), survey.semantics, (), layers, everywhere) for c in survey.components]
+    windows = {c: 1 if c == "resid_post" else resolve_window(model, c, survey.window, survey.semantics) for c in survey.components}
+    grids = [Grid(c, windows[c], survey.semantics, (), layers, everywhere) for c in survey.components]
     return grids + [Grid("resid_post", 1, survey.semantics, (module,), layers, (prompt.span(side).last,)) for module in survey.severed]

@@ -63,7 +63,8 @@ def trace_facts(
         components: what is restored: ``"resid_post"``, ``"mlp_out"``, ``"attn_out"``.
         severed: modules to sever, each by itself, while the residual state at the last corrupted token is restored (paper 001,
             figure 3).
-        window, samples, semantics, multi_token, layers, engine, memory_budget: as in `trace`.
+        window: of modules; residual states are restored one layer at a time.
+        samples, semantics, multi_token, layers, engine, memory_budget: as in `trace`.
         seed: of the set; each fact's noise comes from it and the fact's text (``rome_code``: seed 1 for every fact).
         known_only: leave out facts whose target is not what the clean run predicts.
         store: a folder for finished parts; a run that stopped goes on from there.
