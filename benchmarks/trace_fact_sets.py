@@ -56,11 +56,9 @@ def main() -> None:
         looped.append(seconds_a_fact(facts, model, engine="loop")[0])
     rows, loop = statistics.median(seconds for seconds, _ in swept), statistics.median(looped)
     original, largest = original_seconds_a_fact(facts, model, swept[0][1])
-    print(
-        f"FactLM, {len(facts)} facts, two corruptions x three components, {SAMPLES} samples, {torch.get_num_threads()} threads: "
-        f"trace_facts {rows:.2f} s a fact; original program's loop {original:.2f} s = {original / rows:.1f}x; engine='loop' {loop:.2f} s = {loop / rows:.1f}x; largest "
-        f"difference {largest:.0e}"
-    )
+    what = f"FactLM, {len(facts)} facts, two corruptions x three components, {SAMPLES} samples, {torch.get_num_threads()} threads"
+    print(f"{what}: trace_facts {rows:.2f} s a fact; original program's loop {original:.2f} s = {original / rows:.1f}x;", end=" ")
+    print(f"engine='loop' {loop:.2f} s = {loop / rows:.1f}x; largest difference {largest:.0e}")
 
 
 if __name__ == "__main__":

@@ -59,7 +59,8 @@ def mean_interval(values: Sequence[Array], *, interval: Interval = "bootstrap", 
         seed: of the resampling.
 
     Returns:
-        Three arrays ``[*cell]``; NaN where there is no value, or for ``rome_code`` only one.
+        Three arrays ``[*cell]``; the mean is NaN where there is no value, the ends where fewer than two facts (``rome_code``: values) have
+        one, because one draw says nothing about the spread.
 
     Raises:
         InputError: an unknown interval, or no fact at all.
@@ -79,7 +80,8 @@ def mean_interval(values: Sequence[Array], *, interval: Interval = "bootstrap", 
         half = np.asarray(1.96 * pooled.std(0, ddof=1) / np.sqrt(len(pooled)))
         return mean, np.asarray(mean - half), np.asarray(mean + half)
     with np.errstate(invalid="ignore"):
-        low, high = np.nanquantile(bootstrap_means(sums, counts, seed=seed), [0.025, 0.975], axis=0)
+        ends = np.nanquantile(bootstrap_means(sums, counts, seed=seed), [0.025, 0.975], axis=0)
+    low, high = np.where((counts > 0).sum(0) > 1, ends, np.nan)
     return mean, np.asarray(low), np.asarray(high)
 
 
