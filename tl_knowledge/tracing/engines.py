@@ -136,32 +136,47 @@ class _Sweep:
         return hooks
 
     def _narrowing(self, layer: int, alive: Sequence[int]) -> Hooks:
-        """Skip MLPs and projections where the alive rows, restored at their positions, equal the corrupted rows, and all padding.
+        """Skip MLPs and projections where the alive rows equal the corrupted rows, and all padding.
 
         What is written inside a module (a head, a neuron) needs that module to keep its shape.
         """
         if not alive:
             return []
         experiment, model, sites = self.experiment, self.experiment.model, [self.sites[k] for k in alive]
-        where = torch.arange(experiment.length, device=experiment.device)
-        restored = self._column([site.pos for site in sites])
-        # Right behind its restored state a row differs at that one position; attention then spreads it.
-        newborn = self._column([site.component == "resid_post" and site.born_at == layer - 1 for site in sites]).bool()
         row_prompts = self.row_prompts[: self.base_rows + len(alive) * self.samples]
         source = torch.cat([torch.arange(self.base_rows, device=experiment.device), self._parent_rows(alive)])
+        where = torch.arange(experiment.length, device=experiment.device)
         inside = where < experiment.lengths[row_prompts][:, None]
+        if layer == layer_count(model) - 1:
+            read = inside & (where >= experiment.answer_positions[row_prompts, :1])
+        else:
+            read = inside
 
-        def with_base(of_sites: torch.Tensor) -> torch.Tensor:
+        def with_base(of_sites: torch.Tensor, among: torch.Tensor) -> torch.Tensor:
             rows = repeat(of_sites, "site pos -> (site sample) pos", sample=self.samples)
-            return inside & torch.cat([torch.ones(self.base_rows, experiment.length, dtype=torch.bool, device=experiment.device), rows])
+            return among & torch.cat([torch.ones(self.base_rows, experiment.length, dtype=torch.bool, device=experiment.device), rows])
 
-        changed = with_base(where >= restored)
-        entering = with_base(torch.where(newborn, where == restored, where >= restored))
-        answers = inside & (where >= experiment.answer_positions[row_prompts, :1])
-        read = answers if layer == layer_count(model) - 1 else changed
+        entering, attended, transformed = self._reach(layer, sites)
         components = {site.component for site in self.sites}
-        mlp = [] if "neuron" in components else narrow_mlp(model, layer, read, source)
-        return mlp + ([] if "head" in components else narrow_attention(model, layer, entering, read, source))
+        hooks = [] if "neuron" in components else narrow_mlp(model, layer, with_base(transformed, read), source)
+        if "head" in components:
+            return hooks
+        return hooks + narrow_attention(model, layer, with_base(entering, inside), with_base(attended, read), source)
+
+    def _reach(self, layer: int, sites: Sequence[Site]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Where ``[site pos]`` a row can differ from its corrupted run: entering attention, in what attention writes, entering the MLP.
+
+        A restored state differs at its one position when it enters the next block, whose attention spreads it to all behind. A restored
+        module output differs only from there on: nothing before it in its own block does.
+        """
+        where = torch.arange(self.experiment.length, device=self.experiment.device)
+        at, behind = where == (restored := self._column([site.pos for site in sites])), where >= restored
+        blocks_seen = self._column([layer - site.born_at - (site.component != "resid_post") for site in sites])
+        before_mlp = self._column([site.component in ("attn_out", "head") for site in sites]).bool()
+        entering = torch.where(blocks_seen == 1, at, behind) & (blocks_seen >= 1)
+        attended = behind & (blocks_seen >= 1)
+        transformed = torch.where(blocks_seen >= 1, behind, at & before_mlp)
+        return entering, attended, transformed
 
     def _rows(self, chosen: Sequence[int]) -> Int[torch.Tensor, " row"]:
         starts = self.base_rows + as_index(chosen, self.experiment.device) * self.samples
