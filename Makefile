@@ -60,7 +60,7 @@ $(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
-	$(RUN)/pip install $(PIP_FLAGS) -c constraints.txt -e ".[dev,docs]"
+	$(RUN)/pip install $(PIP_FLAGS) -c constraints.txt -e ".[dev,docs,ray]"
 	touch $@
 
 # The second lane: the newest TransformerLens 4, which has the bridge only; everything else as pinned.

@@ -82,13 +82,13 @@ def locate_sides(average: TraceAverage) -> pd.DataFrame:
         for side, effect, centre, draws in zip(SIDES, effects, centres, drawn, strict=True):
             mean = effect.mean(0)
             peak = int(mean.argmax())
-            low, high = np.quantile(draws, QUANTILES)
+            low, high = np.nanquantile(draws, QUANTILES)  # a draw without any positive effect has no centre
             share = float(mean[peak] / totals[side])
             rows.append(
                 {"component": component, "place": place, "side": side, "peak_layer": average.layers[peak], "peak_effect": mean[peak]}
                 | {"peak_share": share, "centre": float(centre), "low": low, "high": high}
             )
-        low, high = np.quantile(drawn[0] - drawn[1], QUANTILES)
+        low, high = np.nanquantile(drawn[0] - drawn[1], QUANTILES)
         difference = {"centre": float(centres[0] - centres[1]), "low": low, "high": high}
         rows.append({"component": component, "place": place, "side": "difference"} | difference)
     return pd.DataFrame(rows).astype({"peak_layer": "Int64"})

@@ -1,0 +1,114 @@
+"""Comparing the sides, and the figures of averages: what is drawn is what the tables say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import tl_knowledge as tlk
+
+
+@pytest.fixture(scope="module")
+def average():
+    facts = tlk.sample_facts(tlk.load_facts("factlm"), 12, seed=1)
+    return tlk.trace_facts("factlm", facts, severed=("mlp_out", "attn_out"), samples=2, progress=False)
+
+
+def effects_by_hand(average, side, component, place) -> np.ndarray:
+    """``[fact layer]`` at the last corrupted or the last token, found by walking the traces."""
+    rows = []
+    for trace in average.traces:
+        if (trace.corrupt, trace.component, trace.severed) == (side, component, ()):
+            spans = {"subject": trace.subject_positions, "relation": trace.relation_positions}
+            rows.append(trace.effect[:, spans[side][-1] if place == "last corrupted token" else len(trace.labels) - 1])
+    return np.array(rows)
+
+
+def test_compare_sides_by_hand(average):
+    frame, raw = average.compare_sides(), []
+    for row in frame.to_dict(orient="records"):
+        subject, relation = (effects_by_hand(average, side, row["component"], row["place"])[:, row["layer"]] for side in ("subject", "relation"))
+        assert row["difference"] == pytest.approx((subject - relation).mean(), abs=1e-12) and row["facts"] == 12
+        assert row["low"] <= row["difference"] <= row["high"]
+        raw.append(stats.wilcoxon(subject - relation).pvalue if np.any(subject != relation) else 1.0)
+    assert len(frame) == 3 * 2 * 8
+    np.testing.assert_allclose(frame["p"], raw)
+    np.testing.assert_allclose(frame["p_corrected"], stats.false_discovery_control(raw))
+    assert (frame["differs"] == (frame["p_corrected"] < 0.05)).all() and 0 < frame["differs"].sum() < len(frame)
+
+
+def test_locate_sides_by_hand(average):
+    frame = average.locate_sides()
+    totals = average.total_effects().set_index("corrupt")["total_effect"]
+    for (component, place), group in frame.groupby(["component", "place"]):
+        rows, centres = group.set_index("side"), {}
+        for side in ("subject", "relation"):
+            mean = effects_by_hand(average, side, component, place).mean(0)
+            centres[side] = (np.arange(8) * mean.clip(0)).sum() / mean.clip(0).sum()
+            assert rows.loc[side, "peak_layer"] == mean.argmax() and rows.loc[side, "peak_effect"] == pytest.approx(mean.max())
+            assert rows.loc[side, "peak_share"] == pytest.approx(mean.max() / totals[side])
+            assert rows.loc[side, "centre"] == pytest.approx(centres[side])
+            assert rows.loc[side, "low"] <= rows.loc[side, "centre"] <= rows.loc[side, "high"]
+        assert rows.loc["difference", "centre"] == pytest.approx(centres["subject"] - centres["relation"])
+
+
+def drawn_lines(figure) -> list:
+    return [trace for trace in figure.data if trace.mode == "lines+markers"]
+
+
+def test_role_lines_are_the_dataframe(average):
+    frame = average.to_dataframe().query("severed == 'none'")
+    figure = average.plot()
+    lines = drawn_lines(figure)
+    first_panel = {line.name: line for line in lines if line.xaxis == "x"}
+    assert set(first_panel) == {
+        "first subject token",
+        "middle subject tokens",
+        "last subject token",
+        "first token after",
+        "further tokens",
+        "last token",
+    }
+    expected = frame.query("corrupt == 'subject' and component == 'resid_post' and role == 'last subject token'")
+    np.testing.assert_allclose(first_panel["last subject token"].y, expected["effect"])
+    np.testing.assert_allclose(first_panel["last subject token"].customdata, expected[["low", "high"]])
+    assert "12 facts, 2 noise samples each; factlm; bands: 95% bootstrap" in figure.layout.title.subtitle.text
+    assert "1.96 sd" in average.plot("rome_code").layout.title.subtitle.text
+
+
+def test_heat_maps_are_the_dataframe(average):
+    figure = average.plot_heat_maps()
+    assert len(figure.data) == 6
+    table = average.to_dataframe().query("severed == 'none' and corrupt == 'relation' and component == 'attn_out' and role == 'last relation token'")
+    np.testing.assert_allclose(figure.data[5].z[-1], table["effect"])
+    assert len({(trace.zmin, trace.zmax) for trace in figure.data}) == 1
+
+
+def test_severed_lines(average):
+    lines = drawn_lines(average.plot_severed())
+    assert [line.name for line in lines] == ["intact", "MLP output severed", "attention output severed"] * 2
+    np.testing.assert_allclose(lines[1].y, average.effects_at("last corrupted token", "subject", "resid_post", "mlp_out").mean(0))
+
+
+def test_filled_points_are_the_layers_that_differ(average):
+    frame = average.compare_sides()
+    lines = drawn_lines(average.plot_sides())
+    for index, place in enumerate(("last corrupted token", "last token")):
+        for column, component in enumerate(average.components):
+            differs = frame[(frame["place"] == place) & (frame["component"] == component)]["differs"].tolist()
+            first = 2 * (3 * index + column)
+            assert [[color != "white" for color in line.marker.color] for line in lines[first : first + 2]] == [differs, differs]
+
+
+def test_the_page_says_what_it_rests_on(average):
+    page = average.to_html()
+    for words in ("12 facts of", "2 noise samples", "Benjamini", "Severed", "transformer-lens", "average total effect"):
+        assert words in page
+    one_side = tlk.trace_facts("factlm", average.facts[:2], corrupt="subject", components="mlp_out", samples=1, progress=False)
+    assert "Subject against relation" not in one_side.to_html()
+
+
+def test_top_is_of_unsevered_usual_roles(average):
+    top = average.top(5)
+    assert len(top) == 5 and set(top["severed"]) == {"none"} and top["effect"].is_monotonic_decreasing
