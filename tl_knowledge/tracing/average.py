@@ -21,6 +21,7 @@ from tl_knowledge.provenance import Provenance
 from tl_knowledge.statistics import Interval, mean_interval
 from tl_knowledge.tracing import average_figures
 from tl_knowledge.tracing.average_page import average_page
+from tl_knowledge.tracing.result import largest_effects
 from tl_knowledge.tracing.roles import ROLES, Role, Side, last_corrupted, role_positions, roles_of_side
 from tl_knowledge.tracing.sides import Place, compare_sides, locate_sides
 from tl_knowledge.tracing.store import PartResult, join_parts, read_part
@@ -183,11 +184,9 @@ class TraceAverage:
         Raises:
             ComponentError: k smaller than 1.
         """
-        if k < 1:
-            raise ComponentError(f"top({k}) asks for no site; pass at least 1.")
         frame: pd.DataFrame = self.to_dataframe().query("severed == 'none'")
         usual = [role in roles_of_side(side) for side, role in zip(frame["corrupt"], frame["role"], strict=True)]
-        return frame.loc[usual].sort_values(by="effect", ascending=False, kind="stable").head(k).reset_index(drop=True)
+        return largest_effects(frame.loc[usual], k)
 
     def compare_sides(self) -> pd.DataFrame:
         """Subject against relation, per component, place and layer: see `tl_knowledge.tracing.sides.compare_sides`."""

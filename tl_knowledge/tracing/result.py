@@ -21,7 +21,7 @@ from tl_knowledge.provenance import Provenance
 from tl_knowledge.storage import read_result, write_result
 from tl_knowledge.tracing.screen import ScreenCheck
 
-__all__ = ["COLOR_SCALES", "COMPONENT_WORDS", "CausalTrace", "TraceComparison", "compare"]
+__all__ = ["COLOR_SCALES", "COMPONENT_WORDS", "CausalTrace", "TraceComparison", "compare", "largest_effects"]
 
 EFFECT = "indirect effect (probability)"
 COLOR_SCALES: dict[Component, str] = {"resid_post": "Purples", "mlp_out": "Greens", "attn_out": "Reds", "head": "Oranges", "neuron": "Blues"}
@@ -111,9 +111,7 @@ class CausalTrace:
         Raises:
             ComponentError: k smaller than 1.
         """
-        if k < 1:
-            raise ComponentError(f"top({k}) asks for no site; pass at least 1.")
-        return self.to_dataframe().sort_values("effect", ascending=False, kind="stable").head(k).reset_index(drop=True)
+        return largest_effects(self.to_dataframe(), k)
 
     def plot(self) -> go.Figure:
         """A heat map, tokens by layers, corrupted tokens bold with an asterisk; bars of the top sites for neurons."""
@@ -242,6 +240,13 @@ def compare(*traces: CausalTrace) -> TraceComparison:
     if any(t.labels != traces[0].labels for t in traces):
         raise ComponentError("the traces belong to different prompts; pass traces of one prompt.")
     return TraceComparison(traces)
+
+
+def largest_effects(frame: pd.DataFrame, k: int) -> pd.DataFrame:
+    """The k rows of the largest ``effect``, largest first."""
+    if k < 1:
+        raise ComponentError(f"top({k}) asks for no site; pass at least 1.")
+    return frame.sort_values(by="effect", ascending=False, kind="stable").head(k).reset_index(drop=True)
 
 
 def _span(fields: dict[str, Any]) -> Span:

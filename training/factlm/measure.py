@@ -21,12 +21,12 @@ import torch
 from text import FactText, TrainingText
 
 import tl_knowledge as tlk
+from tl_knowledge.tracing.roles import SIDES, SUBJECT_ROLES, role_positions
 
 DATA = json.loads((tlk.factlm.directory / "facts.json").read_text(encoding="utf-8"))
 KNOWN_SAMPLE, TRACED_FACTS = 500, 100
 COMPONENTS = ("resid_post", "mlp_out", "attn_out")
-SIDES = ("subject", "relation")
-ROLES = ("first subject token", "middle subject tokens", "last subject token", "first token after", "further tokens", "last token")
+ROLES = SUBJECT_ROLES
 
 
 def accuracy(model, facts: list[tlk.Fact], context: list[str] | None = None, *, bos: bool = True) -> float:
@@ -72,18 +72,11 @@ def agreement(model, nouns: list[tuple[str, str]]) -> float:
     return 100 * sum(log_prob(good) > log_prob(bad) for good, bad in pairs) / len(pairs)
 
 
-def role_positions(prompt: tlk.Prompt) -> dict[str, list[int]]:
-    """Positions by role; a one-token subject is first and last, as in the original program's averages."""
-    subject, end = prompt.subject, prompt.last.last
-    after = [p for p in prompt.relation if subject.last < p < end]
-    return {
-        "first subject token": [subject.first],
-        "middle subject tokens": list(subject.positions[1:-1]),
-        "last subject token": [subject.last],
-        "first token after": after[:1],
-        "further tokens": after[1:],
-        "last token": [end],
-    }
+def card_positions(prompt: tlk.Prompt) -> dict[str, tuple[int, ...]]:
+    """Positions by role. The card counts a last token as last only, where the original program also counts it as first after."""
+    positions = role_positions(prompt.subject.positions, prompt.relation.positions, len(prompt))
+    after = tuple(p for p in positions["first token after"] if p != prompt.last.last)
+    return {role: positions[role] for role in ROLES} | {"first token after": after}
 
 
 def traced_facts(model, count: int) -> list[tlk.Prompt]:
@@ -113,7 +106,7 @@ def mean_traces(model, prompts: list[tlk.Prompt]) -> dict:
                 result = tlk.trace(model, prompt, corrupt=side, component=component, progress=False)
                 totals.append(float(result.total_effect.mean()))
                 cleans.append(result.clean_probability)
-                for role, positions in role_positions(prompt).items():
+                for role, positions in card_positions(prompt).items():
                     by_role[role] += [result.mean_effect[:, p].numpy() for p in positions]
             found["total"][side], found["clean"][side] = float(np.mean(totals)), float(np.mean(cleans))
             found["effects"][f"{side}/{component}"] = {role: np.mean(by_role[role], axis=0).tolist() for role in ROLES}
