@@ -177,12 +177,22 @@ def _line_traces(line: Line, x_axis: str, y_axis: str, *, show_name: bool) -> li
             y=list(line.y),
             name=line.name,
             legendgroup=line.name,
-            showlegend=show_name,
+            showlegend=False,
             mode="lines+markers",
             line={"color": color, "dash": dash, "width": 2},
             marker={"color": [color if f else "white" for f in filled], "line": {"color": color, "width": 1.5}, "size": 7},
             customdata=np.stack([np.asarray(line.low, float), np.asarray(line.high, float)], axis=1),
             hovertemplate=f"{html.escape(line.name)}<br>{x_axis} %{{x}}<br>{y_axis} %{{y:.3f}}{interval}<extra></extra>",
+        ),
+        # The legend's own entry: plotly would give it the first point's marker, open or filled.
+        go.Scatter(
+            x=[None],
+            y=[None],
+            name=line.name,
+            legendgroup=line.name,
+            showlegend=show_name,
+            mode="lines",
+            line={"color": color, "dash": dash, "width": 2},
         ),
     ]
 

@@ -156,6 +156,7 @@ def test_a_hub_data_set_is_read_by_the_datasets_library(tmp_path):
     local = tlk.load_counterfact(write(tmp_path / "c.json", [COUNTERFACT]))
     assert tlk.load_counterfact(str(hub)) == local
     assert len(tlk.load_counterfact(str(hub), split="test")) == 2
+    assert tlk.load_counterfact(hub / "data" / "train-00000-of-00001.parquet") == local
 
 
 def test_a_hub_id_that_cannot_be_had_says_what_to_do():
@@ -204,6 +205,9 @@ def test_malformed_files(tmp_path):
         tlk.load_known(tmp_path / "cut.json.gz")
     with pytest.raises(DataError, match="there is no file"):
         tlk.load_known(tmp_path / "nowhere.json")
+    (tmp_path / "bad.csv").write_text("subject,prompt\nFrance,The capital of France is\n")
+    with pytest.raises(DataError, match=r"bad.csv, row 0: field 'attribute' is missing"):
+        tlk.load_known(tmp_path / "bad.csv")
     with pytest.raises(DataError, match="pass the folder that has them"):
         tlk.load_pararel(tmp_path)
 

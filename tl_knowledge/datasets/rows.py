@@ -18,9 +18,10 @@ from tl_knowledge.errors import DataError, InputError
 __all__ = ["Row", "Source", "files_in", "read_rows"]
 
 Source: TypeAlias = str | os.PathLike[str]
-"""A file (``.json``, ``.jsonl``, either gzipped), a folder or hub id that ``datasets.load_dataset`` reads, or a URL of a file."""
+"""A file (JSON, JSON lines, either gzipped; parquet, CSV), a folder or hub id that ``datasets.load_dataset`` reads, or a URL of a file."""
 
-_SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
+_SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".parquet", ".csv")
+_TABLES = {".parquet": "parquet", ".csv": "csv"}
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,9 @@ def read_rows(source: Source, *, subset: str | None = None, split: str = "train"
         DataError: the source cannot be read, or a line of it is not a JSON record.
     """
     path = Path(source)
-    if path.is_file():
+    if path.is_file() and path.suffix not in _TABLES:
         yield from _file_rows(path)
-    elif str(source).endswith(_SUFFIXES) and "://" not in str(source):
+    elif str(source).endswith(_SUFFIXES) and "://" not in str(source) and not path.is_file():
         raise DataError(f"there is no file {str(source)!r}; pass the path of an existing file, or a data set of the Hugging Face hub.")
     else:
         yield from _hub_rows(source, subset, split, data_files)
@@ -159,8 +160,8 @@ def _hub_rows(source: Source, subset: str | None, split: str, data_files: str | 
 
     name = str(source)
     try:
-        if "://" in name:
-            loaded: Any = datasets.load_dataset("json", data_files=name, split=split)
+        if "://" in name or Path(name).is_file():
+            loaded: Any = datasets.load_dataset(_TABLES.get(Path(name).suffix, "json"), data_files=name, split=split)
         else:
             loaded = datasets.load_dataset(name, subset, split=split, data_files=data_files)
     except Exception as error:  # the library and the hub client raise many kinds

@@ -35,7 +35,7 @@ from tl_knowledge.rows import (
 from tl_knowledge.tracing.experiment import Experiment
 from tl_knowledge.tracing.sites import Site
 
-__all__ = ["exact_probability", "loop_over_sites", "sweep_sites"]
+__all__ = ["engine_used", "exact_probability", "loop_over_sites", "sweep_sites"]
 
 Advance = Callable[[int], None]
 SiteProbability = Float[torch.Tensor, "site sample"]
@@ -50,16 +50,22 @@ def exact_probability(
         NumericalError: a probability that is not finite.
     """
     base = experiment.base  # first, for its own clear error where activations are not finite
-    refusal = growing_rows_refusal(experiment.model) if engine == "rows" else None
+    used = engine_used(experiment.model, engine)
     if not sites:
-        return base.probability.new_empty(0, experiment.samples), engine
-    if engine == "loop" or refusal:
-        found = loop_over_sites(experiment, sites, advance)
-    else:
+        return base.probability.new_empty(0, experiment.samples), used
+    if used == "rows":
         found = sweep_sites(experiment, sites, memory_budget, advance)
+    else:
+        found = loop_over_sites(experiment, sites, advance)
     if not bool(found.isfinite().all()):
         raise NumericalError("restored runs gave probabilities that are not finite; load the model in float32, or lower the noise.")
-    return found, f"loop (growing rows refused: {refusal})" if refusal else engine
+    return found, used
+
+
+def engine_used(model: HookedModel, engine: Literal["rows", "loop"]) -> str:
+    """The engine that will run, with the reason where the model refuses the one that was asked for."""
+    refusal = growing_rows_refusal(model) if engine == "rows" else None
+    return f"loop (growing rows refused: {refusal})" if refusal else engine
 
 
 def sweep_sites(experiment: Experiment, sites: Sequence[Site], memory_budget: float, advance: Advance) -> SiteProbability:

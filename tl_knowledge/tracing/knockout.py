@@ -48,7 +48,7 @@ class AttentionKnockout:
     """What blocking attention from the last position does.
 
     Attributes:
-        change: ``[fact set layer]``: ``(p' - p) / p``; NaN where a prompt has no such tokens.
+        change: ``[fact set layer]``: ``(p' - p) / p``; NaN where a prompt has no such tokens, or p is zero.
         clean_probability: ``[fact]``.
         blocked: the sets of the set axis.
         window: layers blocked together around each layer.
@@ -105,7 +105,7 @@ def attention_knockout(
     """Block attention from the last position to sets of tokens, in a window around each layer.
 
     Args:
-        facts: each with a target that is scored by its first token.
+        facts: each with a target that is scored by its first token. Pass facts the model knows: the change is relative.
         blocked: which sets, each by itself.
         window: layers blocked together; the paper's 9 of GPT-2 XL's 48, or ``"auto"`` for that share of this model's, made odd.
 
@@ -162,7 +162,7 @@ def _knock_out(model: HookedModel, prompt: Prompt, blocked: Sequence[Blocked], w
     logits = run_rows(model, prompt.tokens, hooks + keep_positions(experiment.answer_positions))
     probability = answer_probability(logits, answer[None])[1:]
     for (index, layer, _), value in zip(jobs, probability.tolist(), strict=True):
-        found[index, layer] = (value - clean) / clean
+        found[index, layer] = (value - clean) / clean if clean else np.nan
     return found, clean
 
 

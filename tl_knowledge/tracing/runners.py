@@ -19,6 +19,7 @@ from tl_knowledge.facts import Fact
 from tl_knowledge.loading import load_model
 from tl_knowledge.model import HookedModel, check_layers, describe_model, layer_count, prepends_bos, weight_fingerprint
 from tl_knowledge.provenance import Provenance
+from tl_knowledge.tracing.engines import engine_used
 from tl_knowledge.tracing.store import PartResult
 from tl_knowledge.tracing.survey import Survey, trace_part
 
@@ -46,7 +47,7 @@ def _compute(model: HookedModel, part: Part, survey: Survey, weights: str, advan
         **describe_model(model),
         prepends_bos=prepends_bos(model),
         seed=survey.seed,
-        engine=survey.engine,
+        engine=engine_used(model, survey.engine),
         settings={"noise": repr(survey.noise), "samples": survey.samples, "semantics": survey.semantics, "multi_token": survey.multi_token},
     )
     layers = list(check_layers(model, range(layer_count(model)) if survey.layers is None else survey.layers))

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ class Survey:
     multi_token: bool
     known_only: bool
     layers: tuple[int, ...] | None
-    engine: str
+    engine: Literal["rows", "loop"]
     memory_budget: float
 
     def check(self) -> None:
@@ -60,14 +61,14 @@ class Survey:
             raise CorruptionError(f"corrupt={self.corrupt} is not understood; pass 'subject', 'relation' or both.")
         if not self.components:
             raise ComponentError("no component was given; pass at least one, for example 'mlp_out'.")
+        if self.engine not in ("rows", "loop"):
+            raise ComponentError(f"fact sets are traced exactly, not by engine {self.engine!r}; pass engine='rows' or 'loop'.")
         for component in self.components:
             check_words(component, self.engine, self.semantics)
             if has_units(component):
                 raise ComponentError(
                     f"fact sets are averaged over states and modules, not {component}s; trace {component}s fact by fact with trace()."
                 )
-        if self.engine == "screen":
-            raise ComponentError("fact sets are traced exactly; pass engine='rows' or 'loop'.")
         severable(self.severed)
         sample_count(self.samples, self.noise)
 
@@ -201,7 +202,7 @@ def _trace_batch(model: HookedModel, batch: Sequence[_Question], survey: Survey,
     grids = [(run, grid) for run, (row, side) in enumerate(runs) for grid in _grids(model, batch[row].prompt, side, survey)]
     sites = [grid.sites(experiment, run) for run, grid in grids]
     flat: list[Site] = [site for group in sites for site in group]
-    probability, _ = exact_probability(experiment, flat, survey.engine, survey.memory_budget, lambda count: None)  # pyright: ignore[reportArgumentType]
+    probability, _ = exact_probability(experiment, flat, survey.engine, survey.memory_budget, lambda count: None)
     predicted = experiment.base.predicted.tolist()
     found: list[FactTrace] = []
     for (run, grid), group, part in zip(grids, sites, probability.split([len(group) for group in sites]), strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import cast
+from typing import Literal, cast
 
 from tqdm.auto import tqdm
 
@@ -13,7 +13,6 @@ from tl_knowledge.errors import CorruptionError, DataError, InputError
 from tl_knowledge.facts import Fact
 from tl_knowledge.loading import load_model
 from tl_knowledge.model import Component, HookedModel, Module
-from tl_knowledge.tracing.arguments import Engine
 from tl_knowledge.tracing.average import TraceAverage
 from tl_knowledge.tracing.corruption import GaussianNoise, Noise
 from tl_knowledge.tracing.roles import SIDES, Side
@@ -44,7 +43,7 @@ def trace_facts(
     multi_token: bool = False,
     known_only: bool = True,
     layers: Sequence[int] | None = None,
-    engine: Engine = "rows",
+    engine: Literal["rows", "loop"] = "rows",
     store: str | os.PathLike[str] | None = None,
     runner: Runner = "local",
     workers: int = 2,
