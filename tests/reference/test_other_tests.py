@@ -132,3 +132,17 @@ def test_knockout_results_draw_themselves(factlm):
     figure = found.plot()
     assert [t.name for t in figure.data if t.showlegend] == ["subject tokens", "non-subject tokens", "last token"]
     np.testing.assert_allclose(figure.data[1].y, frame[frame["blocked"] == "subject"]["change"])
+
+
+def test_knockout_and_perturbation_save_and_load(tmp_path, factlm):
+    facts = tlk.load_facts()[:3]
+    found = tlk.attention_knockout(factlm, facts, window=3, progress=False)
+    again = tlk.AttentionKnockout.load(found.save(tmp_path / "knockout"))
+    np.testing.assert_array_equal(again.change, found.change)
+    assert (again.facts, again.blocked, again.window, again.provenance) == (found.facts, found.blocked, found.window, found.provenance)
+    assert again.top(2)["change"].abs().max() == found.to_dataframe()["change"].abs().max()
+    test = tlk.perturb_embeddings(factlm, facts, samples=2, progress=False)
+    loaded = tlk.PerturbationTest.load(test.save(tmp_path / "perturbation"))
+    assert loaded.to_dataframe().equals(test.to_dataframe())
+    assert (loaded.sd, loaded.samples, loaded.provenance) == (test.sd, test.samples, test.provenance)
+    assert loaded.top(1)["drop"].item() == test.table["drop"].max()

@@ -7,8 +7,10 @@ prompt are rows of one growing batch.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 from weakref import WeakKeyDictionary
 
@@ -30,7 +32,9 @@ from tl_knowledge.prompts import Prompt
 from tl_knowledge.provenance import Provenance
 from tl_knowledge.rows import as_index, grow_rows, growing_rows_refusal, keep_positions, run_rows
 from tl_knowledge.statistics import mean_interval
+from tl_knowledge.storage import read_result, write_result
 from tl_knowledge.tracing.experiment import Experiment, answered
+from tl_knowledge.tracing.result import largest_effects
 from tl_knowledge.tracing.sites import window_layers
 
 __all__ = ["AttentionKnockout", "Blocked", "attention_knockout"]
@@ -73,6 +77,29 @@ class AttentionKnockout:
                 columns = {"blocked": blocked, "layer": range(len(mean)), "change": mean, "low": low, "high": high, "facts": len(values)}
                 frames.append(pd.DataFrame(columns))
         return pd.concat(frames, ignore_index=True)
+
+    def top(self, k: int = 10) -> pd.DataFrame:
+        """The k sets and layers whose blocking changes the answer's probability most, in either direction."""
+        frame = self.to_dataframe()
+        return largest_effects(frame.assign(effect=frame["change"].abs()), k).drop(columns="effect")
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write to one ``.safetensors`` file; returns the path."""
+        tensors = {"change": torch.from_numpy(self.change), "clean_probability": torch.from_numpy(self.clean_probability)}
+        fields = {"blocked": self.blocked, "window": self.window, "facts": [asdict(fact) for fact in self.facts]}
+        return write_result(path, "AttentionKnockout", tensors, fields | {"provenance": self.provenance.to_dict()})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> AttentionKnockout:
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: not such a file.
+        """
+        tensors, fields = read_result(path, "AttentionKnockout")
+        facts = tuple(Fact(**fact | {"paraphrases": tuple(fact["paraphrases"])}) for fact in fields["facts"])
+        change, clean = tensors["change"].numpy(), tensors["clean_probability"].numpy()
+        return cls(change, clean, tuple(fields["blocked"]), fields["window"], facts, Provenance(**fields["provenance"]))
 
     def plot(self) -> go.Figure:
         """Mean relative change by layer, a line for each set of tokens."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+import pyarrow as pa
 from tqdm.auto import tqdm
 
 from tl_knowledge.drawing import bar_chart
@@ -17,9 +20,11 @@ from tl_knowledge.model import HookedModel, check_model, describe_model, embeddi
 from tl_knowledge.prompts import Prompt
 from tl_knowledge.provenance import Provenance
 from tl_knowledge.statistics import mean_interval
+from tl_knowledge.storage import read_table, write_table
 from tl_knowledge.tracing.arguments import check_prompt, choose_answer, sample_count
 from tl_knowledge.tracing.corruption import GaussianNoise
 from tl_knowledge.tracing.experiment import CorruptedRun, Experiment, answered
+from tl_knowledge.tracing.result import largest_effects
 from tl_knowledge.tracing.survey import fact_seed
 
 __all__ = ["PerturbationTest", "perturb_embeddings", "perturbation_sd"]
@@ -46,6 +51,31 @@ class PerturbationTest:
     sd: float
     samples: int
     provenance: Provenance
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row a fact."""
+        return self.table.copy()
+
+    def top(self, k: int = 10) -> pd.DataFrame:
+        """The k facts that lose most."""
+        return largest_effects(self.table.assign(effect=self.table["drop"]), k).drop(columns="effect")
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write to one ``.parquet`` file; returns the path."""
+        target = Path(path)
+        fields = {"sd": self.sd, "samples": self.samples, "provenance": self.provenance.to_dict()}
+        table = pa.Table.from_pylist(self.table.to_dict(orient="records"))
+        return write_table(target if target.suffix else target.with_suffix(".parquet"), "PerturbationTest", table, fields)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> PerturbationTest:
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: not such a file.
+        """
+        table, fields = read_table(path, "PerturbationTest")
+        return cls(pd.DataFrame(table.to_pylist()), fields["sd"], fields["samples"], Provenance(**fields["provenance"]))
 
     def by_relation(self) -> pd.DataFrame:
         """Mean drop of all facts, and of every relation (largest first), with 95% bootstrap intervals over facts (none for one fact)."""
