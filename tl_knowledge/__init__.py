@@ -26,9 +26,10 @@ from tl_knowledge.datasets import (
     single_token_facts,
 )
 from tl_knowledge.facts import EditCase, Fact, MinimalPair, Relation, Statement
-from tl_knowledge.hooks import corrupt, knock_out_attention, restore, sever
+from tl_knowledge.hooks import corrupt, knock_out_attention, restore, scale_neurons, sever
 from tl_knowledge.loading import load_model
 from tl_knowledge.model import HookedModel
+from tl_knowledge.neurons import NeuronAttribution, NeuronSet, adapt_sharing, attribute_neurons, coarse_neurons, mean_activation, select_neurons
 from tl_knowledge.prompts import Prompt, Span
 from tl_knowledge.tracing import (
     AttentionKnockout,
@@ -66,6 +67,8 @@ __all__ = [
     "HookedModel",
     "MinimalPair",
     "MultivariateGaussianNoise",
+    "NeuronAttribution",
+    "NeuronSet",
     "PerturbationTest",
     "Prompt",
     "PromptSwap",
@@ -77,7 +80,10 @@ __all__ = [
     "TraceAverage",
     "TraceComparison",
     "UniformNoise",
+    "adapt_sharing",
     "attention_knockout",
+    "attribute_neurons",
+    "coarse_neurons",
     "compare",
     "corrupt",
     "embedding_sd",
@@ -98,12 +104,15 @@ __all__ = [
     "load_pararel",
     "load_relations",
     "load_zsre",
+    "mean_activation",
     "of_relation",
     "paraphrases",
     "perturb_embeddings",
     "perturbation_sd",
     "restore",
     "sample_facts",
+    "scale_neurons",
+    "select_neurons",
     "sever",
     "single_token_facts",
     "subject_embedding_sd",

@@ -6,7 +6,8 @@ Three interventions make causal tracing (ROME, section 2):
 - `restore` writes clean activations back at some sites: the *corrupted-with-restoration run*;
 - `sever` pins a module's output to what it was in the corrupted run, so that a restored state cannot act through it.
 
-`knock_out_attention` asks the complementary question: which positions must be read.
+`scale_neurons` suppresses or enhances neurons; `knock_out_attention` asks which positions must be
+read.
 
 Lists compose with ``+``; where two write the same activation, the later one wins. Hooks never change an activation in
 place and hold for every row of the batch.
@@ -24,6 +25,7 @@ Example:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -34,7 +36,7 @@ from tl_knowledge.arrays import Embeddings, Hooks, as_positions
 from tl_knowledge.errors import ComponentError, CorruptionError
 from tl_knowledge.model import EMBED, Component, Module, attention_scores, component_hook, has_units, severable
 
-__all__ = ["Activations", "Corruption", "Positions", "corrupt", "knock_out_attention", "restore", "sever"]
+__all__ = ["Activations", "Corruption", "Positions", "corrupt", "knock_out_attention", "restore", "scale_neurons", "sever"]
 
 Positions: TypeAlias = int | Iterable[int]
 
@@ -163,6 +165,49 @@ def knock_out_attention(
         return changed
 
     return [(attention_scores(index), block) for index in as_positions(layer)]
+
+
+def scale_neurons(neurons: Iterable[tuple[int, int]], factor: float, *, pos: Positions | None = None) -> Hooks:
+    """Multiply neurons' activations: 0 suppresses them, 2 enhances them (Dai et al. 2022).
+
+    Args:
+        neurons: pairs of layer and neuron.
+        factor: what the activation is multiplied by.
+        pos: positions, negative ones from the end; every position when ``None``.
+
+    Returns:
+        One hook a layer, on ``mlp.hook_post``.
+
+    Raises:
+        ComponentError: a factor that is not finite; on running, a neuron or position outside the activation.
+
+    Example:
+        >>> import tl_knowledge as tlk
+        >>> model = tlk.load_model("factlm")
+        >>> logits = model.run_with_hooks("Rome is", fwd_hooks=tlk.scale_neurons([(0, 3), (0, 5), (2, 1)], 0.0, pos=-1))
+    """
+    if not math.isfinite(factor):
+        raise ComponentError(f"factor {factor} is not finite; pass for example 0 to suppress or 2 to enhance.")
+    by_layer: dict[int, list[int]] = {}
+    for layer, neuron in sorted(set(neurons)):
+        by_layer.setdefault(layer, []).append(neuron)
+    return [(component_hook("neuron", layer), _scale(chosen, factor, pos)) for layer, chosen in by_layer.items()]
+
+
+def _scale(neurons: Sequence[int], factor: float, pos: Positions | None):
+    positions = None if pos is None else list(as_positions(pos))
+
+    def scale(activation: torch.Tensor, *, hook: object) -> torch.Tensor:
+        if max(neurons) >= activation.shape[-1] or min(neurons) < 0:
+            raise ComponentError(f"neurons {list(neurons)} are not all inside the layer's {activation.shape[-1]}; pass smaller numbers.")
+        if positions is not None:
+            _check_reach(activation, positions, "mlp.hook_post")
+        factors = torch.ones_like(activation[0])
+        where = torch.arange(activation.shape[1]) if positions is None else torch.tensor(positions)
+        factors[where[:, None], torch.tensor(list(neurons))] = factor
+        return activation * factors
+
+    return scale
 
 
 def _write(recorded: Activations, name: str, pos: Positions | None, unit: int | None):

@@ -152,6 +152,36 @@ BAD: dict[str, tuple[object, type[Exception], str]] = {
         errors.ComponentError,
         "do not lie in the prompt of 7 tokens",
     ),
+    "attribute_neurons: no prompt": (lambda m, p: tlk.attribute_neurons(m, []), errors.InputError, "pass at least one"),
+    "attribute_neurons: no target": (
+        lambda m, p: tlk.attribute_neurons(m, tlk.Prompt.from_tokens([[1, 2]])),
+        errors.TargetError,
+        "has no target; pass target=",
+    ),
+    "attribute_neurons: target": (
+        lambda m, p: tlk.attribute_neurons(m, tlk.Prompt.from_tokens([[1, 2]], target=60)),
+        errors.TargetError,
+        "target token 60 is outside",
+    ),
+    "attribute_neurons: foreign": (lambda m, p: tlk.attribute_neurons(m, foreign_prompt()), errors.PromptError, "outside the model's vocabulary"),
+    "attribute_neurons: long": (lambda m, p: tlk.attribute_neurons(m, long_prompt()), errors.PromptError, "33 tokens; the model's context is 32"),
+    "attribute_neurons: steps": (lambda m, p: tlk.attribute_neurons(m, p, steps=0), errors.InputError, "steps=0 makes no path"),
+    "attribute_neurons: method": (lambda m, p: tlk.attribute_neurons(m, p, method="x"), errors.InputError, "method 'x' is unknown"),
+    "attribute_neurons: semantics": (lambda m, p: tlk.attribute_neurons(m, p, semantics="x"), errors.InputError, "semantics 'x' is unknown"),
+    "attribute_neurons: baseline": (lambda m, p: tlk.attribute_neurons(m, p, baseline="mean"), errors.InputError, "baseline 'mean' is unknown"),
+    "attribute_neurons: baseline's shape": (
+        lambda m, p: tlk.attribute_neurons(m, p, baseline=torch.zeros(4, 3)),
+        errors.InputError,
+        r"shape \(4, 3\); pass finite activations of shape \(4, 24\)",
+    ),
+    "attribute_neurons: layer": (lambda m, p: tlk.attribute_neurons(m, p, layers=[9]), errors.ComponentError, "layer 9 is outside"),
+    "attribute_neurons: experts": (lambda m, p: tlk.attribute_neurons(moe_model(), p), errors.UnsupportedModelError, "mixture of experts"),
+    "attribute_neurons: BERT": (lambda m, p: tlk.attribute_neurons(bidirectional_model(), p), errors.UnsupportedModelError, "both directions"),
+    "mean_activation": (lambda m, p: tlk.mean_activation(m, []), errors.InputError, "pass at least one"),
+    "scale_neurons": (lambda m, p: tlk.scale_neurons([(0, 1)], float("inf")), errors.ComponentError, "factor inf is not finite"),
+    "select_neurons": (lambda m, p: tlk.select_neurons(None, shared_by=2), errors.InputError, "shared_by=2 is no share"),
+    "coarse_neurons": (lambda m, p: tlk.coarse_neurons(None, kind="x"), errors.InputError, "kind 'x' is unknown"),
+    "adapt_sharing": (lambda m, p: tlk.adapt_sharing([]), errors.InputError, "nothing to adapt"),
     "perturb_embeddings: no fact": (lambda m, p: tlk.perturb_embeddings(m, []), errors.DataError, "pass at least one"),
     "perturb_embeddings: sd": (lambda m, p: tlk.perturb_embeddings("factlm", FACTS), errors.UnsupportedModelError, "str is not a Transformer"),
     "perturb_embeddings: samples": (lambda m, p: tlk.perturb_embeddings(m, FACTS, samples=0), errors.CorruptionError, "samples=0"),
@@ -215,7 +245,18 @@ def test_bad_input(gpt2, prompt, case):
 
 COVERED = {name.split(":")[0].split(".")[0] for name in BAD}
 VALUES = {"CausalTrace", "EditCase", "Fact", "GaussianNoise", "HookedModel", "MultivariateGaussianNoise", "Prompt", "PromptSwap", "Relation"}
-VALUES |= {"AttentionKnockout", "FactTrace", "MinimalPair", "PerturbationTest", "ScreenCheck", "Statement", "fact_seed", "perturbation_sd"}
+VALUES |= {
+    "AttentionKnockout",
+    "NeuronAttribution",
+    "NeuronSet",
+    "FactTrace",
+    "MinimalPair",
+    "PerturbationTest",
+    "ScreenCheck",
+    "Statement",
+    "fact_seed",
+    "perturbation_sd",
+}
 VALUES |= {"Span", "StudentTNoise", "TraceComparison", "UniformNoise", "embedding_sd", "subject_embedding_sd"}  # their own unit tests
 
 

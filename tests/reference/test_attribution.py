@@ -1,0 +1,128 @@
+"""Knowledge attribution on a frozen prefix equals the obvious loop: every layer by itself, full sequences, one forward a step."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import tl_knowledge as tlk
+from tl_knowledge.model import block_input, block_output, layer_count
+from tl_knowledge.prefix import run_on_prefix, with_prefix
+
+RELATIVE = 1e-10
+
+
+def slow_scores(model, tokens, answer, *, site="hook_post", alphas, start=None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores ``[layer d_mlp]`` and completeness gaps, written out."""
+    scores, gaps = [], []
+    for layer in range(layer_count(model)):
+        name = f"blocks.{layer}.mlp.{site}"
+        with torch.no_grad():
+            _, cache = model.run_with_cache(tokens, names_filter=[name])
+        clean = cache[name][0, -1].detach()
+        first = torch.zeros_like(clean) if start is None else start[layer]
+
+        def probability(value, name=name):
+            def put(activation, *, hook):
+                changed = activation.clone()
+                changed[:, -1] = value
+                return changed
+
+            return model.run_with_hooks(tokens, fwd_hooks=[(name, put)])[0, -1].softmax(-1)[answer]
+
+        total = torch.zeros_like(clean)
+        for alpha in alphas:
+            point = (first + alpha * (clean - first)).requires_grad_(True)
+            total += torch.autograd.grad(probability(point), point)[0]
+        score = (clean - first) * total / len(alphas)
+        scores.append(score)
+        gaps.append((score.sum() - (probability(clean) - probability(first))).abs().detach())
+    return torch.stack(scores), torch.stack(gaps)
+
+
+def assert_close(found, expected) -> None:
+    assert float((found - expected).abs().max()) < RELATIVE * float(expected.abs().max()) + 1e-16
+
+
+def test_rows_on_a_prefix_equal_full_sequences(model, prompt):
+    """Rows born anywhere, again and again on one prefix."""
+    prefix = with_prefix(model, prompt.tokens[:, :-1])
+    sites = [block_input(0), *(block_output(layer) for layer in range(layer_count(model) - 1))]
+    hooks = [(site, lambda x, *, hook: torch.cat([x, x[:1], x[:1]])) for site in sites]
+    expected = model(prompt.tokens)[0, -1]
+    for _ in range(2):
+        found = run_on_prefix(model, prompt.tokens[:, -1:], prefix, hooks)
+        assert found.shape[0] == 1 + 2 * len(sites)
+        torch.testing.assert_close(found[:, -1], expected.expand(found.shape[0], -1), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("budget", [1.0, 2.0**30], ids=["layer by layer", "all layers at once"])
+def test_integrated_gradients_equal_the_slow_loop(model, prompt, budget):
+    found = tlk.attribute_neurons(model, prompt, steps=5, memory_budget=budget)
+    expected, gaps = slow_scores(model, prompt.tokens, prompt.target_token, alphas=[0.2, 0.4, 0.6, 0.8, 1.0])
+    assert_close(found.scores[0], expected)
+    torch.testing.assert_close(found.completeness_gap[0], gaps, rtol=0, atol=1e-10)
+    assert found.clean_probability[0] == pytest.approx(float(model(prompt.tokens)[0, -1].softmax(-1)[5].detach()), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("semantics", "site", "alphas"),
+    [("dai", "hook_post", [0, 0.25, 0.5, 0.75]), ("eleuther", "hook_pre", [0, 1 / 3, 2 / 3, 1]), ("kn_thesis", "hook_pre", [0, 1 / 3, 2 / 3, 1])],
+)
+def test_semantics(model, prompt, semantics, site, alphas):
+    found = tlk.attribute_neurons(model, prompt, steps=4, semantics=semantics)
+    assert_close(found.scores[0], slow_scores(model, prompt.tokens, 5, site=site, alphas=alphas)[0])
+
+
+def test_gradient_times_activation_is_one_point_at_the_end(gpt2, prompt):
+    found = tlk.attribute_neurons(gpt2, prompt, method="gradient_x_activation")
+    assert_close(found.scores[0], slow_scores(gpt2, prompt.tokens, 5, alphas=[1.0])[0])
+
+
+def test_activation_method(gpt2, prompt):
+    found = tlk.attribute_neurons(gpt2, prompt, method="activation")
+    _, cache = gpt2.run_with_cache(prompt.tokens)
+    assert_close(found.scores[0, 2], cache["blocks.2.mlp.hook_post"][0, -1])
+    assert bool(found.completeness_gap.isnan().all())
+
+
+def test_mean_baseline_and_chosen_layers(gpt2, prompt):
+    other = tlk.Prompt.from_tokens([[3, 9, 4]], subject=[1], target=5)
+    start = tlk.mean_activation(gpt2, [prompt, other])
+    found = tlk.attribute_neurons(gpt2, prompt, steps=3, baseline=start, layers=[1, 3])
+    expected, _ = slow_scores(gpt2, prompt.tokens, 5, alphas=[1 / 3, 2 / 3, 1.0], start=start)
+    assert_close(found.scores[0], expected[[1, 3]])
+    assert found.layers == (1, 3)
+
+
+def test_multi_token_targets_add_up(gpt2, prompt):
+    found = tlk.attribute_neurons(gpt2, prompt, steps=2, multi_token=True)
+    expected = torch.zeros_like(found.scores[0])
+    for k, token in enumerate((5, 6, 9)):
+        tokens = torch.cat([prompt.tokens, torch.tensor([[5, 6, 9]])[:, :k]], dim=1)
+        expected += slow_scores(gpt2, tokens, token, alphas=[0.5, 1.0])[0]
+    assert_close(found.scores[0], expected)
+
+
+def test_a_prompt_of_one_token_needs_no_prefix(model):
+    one = tlk.Prompt.from_tokens([[7]], target=5)
+    found = tlk.attribute_neurons(model, one, steps=2)
+    assert_close(found.scores[0], slow_scores(model, one.tokens, 5, alphas=[0.5, 1.0])[0])
+
+
+def test_the_completeness_gap_shrinks_as_steps_grow(factlm):
+    prompt = tlk.Prompt.from_fact(factlm, tlk.load_facts()[0])
+    gaps = [float(tlk.attribute_neurons(factlm, prompt, steps=steps, progress=False).completeness_gap.max()) for steps in (5, 20, 80)]
+    assert gaps[2] < 0.5 * gaps[1] < 0.25 * gaps[0] * 2 and gaps[2] < 0.02
+
+
+def test_save_load_top_and_plot(tmp_path, factlm):
+    scores = tlk.attribute_neurons(factlm, tlk.paraphrases(factlm, tlk.load_facts()[0]), steps=3, progress=False)
+    again = tlk.NeuronAttribution.load(scores.save(tmp_path / "scores"))
+    torch.testing.assert_close(again.scores, scores.scores, rtol=0, atol=0)
+    assert (again.layers, again.prompts, again.targets, again.provenance) == (scores.layers, scores.prompts, scores.targets, scores.provenance)
+    best = scores.top(3)
+    assert best["score"].iloc[0] == pytest.approx(float(scores.mean_scores.max())) and len(best) == 3
+    assert float(scores.mean_scores[best["layer"].iloc[0], best["neuron"].iloc[0]]) == pytest.approx(best["score"].iloc[0])
+    figure = scores.plot()
+    assert figure.data[0].z.shape == (8, 20) and "mean over 2 prompts" in figure.layout.title.subtitle.text

@@ -1,0 +1,143 @@
+"""Neuron sets and their selection."""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from conftest import build
+from hypothesis import given
+
+import tl_knowledge as tlk
+from tl_knowledge.errors import ComponentError, DataError, InputError
+from tl_knowledge.provenance import Provenance
+
+PAIRS = st.frozensets(st.tuples(st.integers(0, 3), st.integers(0, 9)), max_size=12)
+
+
+def neurons(pairs) -> tlk.NeuronSet:
+    return tlk.NeuronSet(frozenset(pairs), 4, 10)
+
+
+def attribution(scores) -> tlk.NeuronAttribution:
+    provenance = Provenance("m", "b", {}, False, "float32", "cpu", 0, "rows", {"method": "integrated_gradients"})
+    values = torch.tensor(scores)
+    count = values.shape[0]
+    return tlk.NeuronAttribution(values, torch.zeros(count, 2), torch.ones(count), (1, 3), 4, ("p",) * count, ("t",) * count, provenance)
+
+
+@given(PAIRS, PAIRS)
+def test_set_algebra_is_that_of_sets(first, second):
+    a, b = neurons(first), neurons(second)
+    assert (a | b).neurons == first | second and (a & b).neurons == first & second
+    assert (a - b).neurons == first - second and (a ^ b).neurons == first ^ second
+    assert len(a) == len(first) and list(a) == sorted(first) and all(pair in a for pair in first)
+    assert sum(a.layer_histogram()) == len(first)
+    if first | second:
+        assert a.jaccard(b) == len(first & second) / len(first | second)
+
+
+@given(PAIRS, st.integers(0, 3))
+def test_the_random_control_has_the_same_layers_and_other_neurons(pairs, seed):
+    some = neurons(pairs)
+    if max(some.layer_histogram()) > 5:
+        with pytest.raises(ComponentError, match="fewer than the"):
+            some.random_control(seed)
+        return
+    control = some.random_control(seed)
+    assert control.layer_histogram() == some.layer_histogram() and not control.neurons & some.neurons
+    assert control == some.random_control(seed)
+
+
+def test_hooks_scale_what_they_say(model, prompt):
+    chosen = tlk.NeuronSet.of(model, [(0, 3), (2, 5), (2, 7)])
+    names = ["blocks.0.mlp.hook_post", "blocks.2.mlp.hook_post"]
+    seen: dict[str, torch.Tensor] = {}
+
+    def record(name):
+        return (name, lambda x, *, hook: seen.__setitem__(name, x.detach().clone()))
+
+    def run(hooks):
+        model.run_with_hooks(prompt.batch(2), fwd_hooks=hooks + [record(name) for name in names])
+        return dict(seen)
+
+    plain = run([])
+    everywhere, last = run(chosen.suppress()), run(chosen.enhance(3.0, pos=-1))
+    assert float(everywhere[names[0]][:, :, 3].abs().max()) == 0 and float(everywhere[names[1]][..., [5, 7]].abs().max()) == 0
+    torch.testing.assert_close(last[names[0]][:, -1, 3], 3 * plain[names[0]][:, -1, 3])
+    torch.testing.assert_close(last[names[0]][:, :-1], plain[names[0]][:, :-1], rtol=0, atol=0)
+    torch.testing.assert_close(everywhere[names[0]][..., :3], plain[names[0]][..., :3], rtol=0, atol=0)
+
+
+def test_coarse_sets_by_each_kind_of_threshold():
+    scores = attribution([[[0.0, 1.0, 10.0], [2.0, 1.9, -5.0]]])
+    assert tlk.coarse_neurons(scores, threshold=0.2)[0].neurons == {(1, 2), (3, 0)}
+    assert tlk.coarse_neurons(scores, threshold=1.5, kind="absolute")[0].neurons == {(1, 2), (3, 0), (3, 1)}
+    assert tlk.coarse_neurons(scores, threshold=1.0, kind="quantile")[0].neurons == {(1, 2)}
+
+
+def test_refinement_keeps_what_more_than_a_share_have():
+    rows = [[[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]], [[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]], [[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]], [[0.0, 1.0, 0.0]] * 2]
+    scores = attribution(rows)  # (1, 0) and (1, 1) in three of four; (3, 0) in two; (3, 1) in one
+    assert tlk.select_neurons(scores, shared_by=0.7).neurons == {(1, 0), (1, 1)}
+    assert tlk.select_neurons(scores, shared_by=0.75).neurons == frozenset()  # "more than"
+    assert tlk.select_neurons(scores, shared_by=0.4).neurons == {(1, 0), (1, 1), (3, 0)}
+    assert tlk.select_neurons(attribution(rows[:1] * 3), shared_by=1.0).neurons == {(1, 0), (1, 1)}
+
+
+def test_sharing_adapts_until_the_mean_count_fits():
+    many = attribution([[[1.0] * 10, [1.0] * 10] if i % 2 else [[1.0] * 4 + [0.0] * 6, [0.0] * 10] for i in range(10)])
+    sets, share = tlk.adapt_sharing([many, many], shared_by=0.3, mean_count=(2.0, 5.0))
+    assert share == 0.5 and [len(group) for group in sets] == [4, 4]
+    sets, share = tlk.adapt_sharing([many], shared_by=0.9, mean_count=(10.0, 30.0))
+    assert share == pytest.approx(0.45) and len(sets[0]) == 20
+
+
+def test_on_factlm_suppressing_a_facts_neurons_hurts_it_more_than_a_control(factlm):
+    fact = tlk.load_facts()[40]
+    prompts = [tlk.Prompt.from_fact(factlm, fact.rephrase(t)) for t in (fact.template, *fact.paraphrases)]
+    chosen = tlk.select_neurons(tlk.attribute_neurons(factlm, prompts, progress=False), threshold=0.2, shared_by=0.5)
+    prompt = prompts[0]
+
+    def probability(hooks) -> float:
+        with torch.no_grad():
+            logits = factlm.run_with_hooks(prompt.tokens, fwd_hooks=hooks)
+        return float(logits[0, -1].softmax(-1)[prompt.target_token])
+
+    clean = probability([])
+    controls = [clean - probability(chosen.random_control(seed).suppress(pos=-1)) for seed in range(5)]
+    assert clean - probability(chosen.suppress(pos=-1)) > max(controls)
+
+
+def test_save_and_load(tmp_path):
+    some = neurons({(0, 3), (3, 9)})
+    assert tlk.NeuronSet.load(some.save(tmp_path / "set")) == some
+    (tmp_path / "bad.json").write_text("[]")
+    with pytest.raises(DataError, match=r"written by NeuronSet\.save"):
+        tlk.NeuronSet.load(tmp_path / "bad.json")
+    assert list(some.to_dataframe()["neuron"]) == [3, 9]
+    assert list(some.plot().data[0].x) == [1, 0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: neurons({(4, 0)}), ComponentError, "neuron 0 of layer 4 is outside"),
+        (lambda: neurons(()).suppress(), ComponentError, "the set has no neuron"),
+        (lambda: neurons({(0, 1)}).enhance(float("nan")), ComponentError, "factor nan is not finite"),
+        (lambda: neurons({(0, 1)}) | tlk.NeuronSet(frozenset(), 5, 10), ComponentError, "do not combine"),
+        (lambda: tlk.select_neurons(attribution([[[1.0], [0.0]]]), threshold=1.5), InputError, "threshold=1.5 does not fit"),
+        (lambda: tlk.select_neurons(attribution([[[1.0], [0.0]]]), threshold=0.0), InputError, "threshold=0.0 does not fit"),
+        (lambda: tlk.select_neurons(attribution([[[1.0], [0.0]]]), shared_by=0.0), InputError, "no share of the prompts"),
+        (lambda: tlk.coarse_neurons(attribution([[[-1.0], [0.0]]])), InputError, "no score of a prompt is positive"),
+        (lambda: tlk.adapt_sharing([]), InputError, "nothing to adapt"),
+    ],
+)
+def test_bad_input(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_a_neuron_outside_the_activation_is_refused_when_run(prompt):
+    with pytest.raises(ComponentError, match="not all inside the layer's 24"):
+        build("bridge-gpt2").run_with_hooks(prompt.tokens, fwd_hooks=tlk.scale_neurons([(0, 24)], 0.0))

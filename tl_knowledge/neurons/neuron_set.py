@@ -1,0 +1,173 @@
+"""A set of neurons: set algebra, hooks, and a random control of the same shape."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from tl_knowledge.arrays import Hooks
+from tl_knowledge.drawing import bar_chart
+from tl_knowledge.errors import ComponentError, DataError
+from tl_knowledge.hooks import Positions, scale_neurons
+from tl_knowledge.model import HookedModel, layer_count
+from tl_knowledge.storage import write_text
+
+__all__ = ["Neuron", "NeuronSet"]
+
+Neuron = tuple[int, int]
+"""Layer, and number within the layer's MLP."""
+
+
+@dataclass(frozen=True)
+class NeuronSet:
+    """Neurons of one model; ``|``, ``&``, ``-`` and ``^`` work as on sets.
+
+    Attributes:
+        neurons: pairs of layer and neuron.
+        n_layers, d_mlp: the model's shape.
+
+    Raises:
+        ComponentError: a neuron outside the model.
+
+    Example:
+        >>> some = NeuronSet(frozenset({(0, 3), (2, 1)}), n_layers=4, d_mlp=8)
+        >>> other = NeuronSet(frozenset({(2, 1), (3, 7)}), n_layers=4, d_mlp=8)
+        >>> sorted(some & other), len(some | other), some.layer_histogram()
+        ([(2, 1)], 3, [1, 0, 1, 0])
+    """
+
+    neurons: frozenset[Neuron]
+    n_layers: int
+    d_mlp: int
+
+    def __post_init__(self) -> None:
+        for layer, neuron in self.neurons:
+            if not (0 <= layer < self.n_layers and 0 <= neuron < self.d_mlp):
+                raise ComponentError(f"neuron {neuron} of layer {layer} is outside the model's {self.n_layers} layers of {self.d_mlp} neurons.")
+
+    @classmethod
+    def of(cls, model: HookedModel, neurons: Iterable[Neuron]) -> NeuronSet:
+        """Neurons of a model."""
+        return cls(frozenset(neurons), layer_count(model), int(model.blocks[0].mlp.W_out.shape[0]))
+
+    def __len__(self) -> int:
+        return len(self.neurons)
+
+    def __iter__(self) -> Iterator[Neuron]:
+        return iter(sorted(self.neurons))
+
+    def __contains__(self, neuron: object) -> bool:
+        return neuron in self.neurons
+
+    def __or__(self, other: NeuronSet) -> NeuronSet:
+        return self._with(self.neurons | self._same_model(other))
+
+    def __and__(self, other: NeuronSet) -> NeuronSet:
+        return self._with(self.neurons & self._same_model(other))
+
+    def __sub__(self, other: NeuronSet) -> NeuronSet:
+        return self._with(self.neurons - self._same_model(other))
+
+    def __xor__(self, other: NeuronSet) -> NeuronSet:
+        return self._with(self.neurons ^ self._same_model(other))
+
+    def suppress(self, *, pos: Positions | None = None) -> Hooks:
+        """Hooks that set the neurons to zero, at some positions (``-1``: the last) or everywhere.
+
+        Raises:
+            ComponentError: the set is empty.
+        """
+        return self.scale(0.0, pos=pos)
+
+    def enhance(self, factor: float = 2.0, *, pos: Positions | None = None) -> Hooks:
+        """Hooks that multiply the neurons' activations.
+
+        Raises:
+            ComponentError: the set is empty, or the factor not finite.
+        """
+        return self.scale(factor, pos=pos)
+
+    def scale(self, factor: float, *, pos: Positions | None = None) -> Hooks:
+        """Hooks that multiply the neurons' activations by any factor.
+
+        Raises:
+            ComponentError: the set is empty, or the factor not finite.
+        """
+        if not self.neurons:
+            raise ComponentError("the set has no neuron, so its hooks would do nothing; lower the threshold or shared_by of select_neurons().")
+        return scale_neurons(self.neurons, factor, pos=pos)
+
+    def random_control(self, seed: int = 0) -> NeuronSet:
+        """As many other neurons in every layer, drawn at random.
+
+        Raises:
+            ComponentError: a layer has too few other neurons.
+        """
+        drawn: list[Neuron] = []
+        for layer, count in enumerate(self.layer_histogram()):
+            others = [neuron for neuron in range(self.d_mlp) if (layer, neuron) not in self.neurons]
+            if count > len(others):
+                raise ComponentError(f"layer {layer} has {len(others)} neurons outside the set, fewer than the {count} inside; take a smaller set.")
+            drawn += [(layer, neuron) for neuron in random.Random(f"{seed}/{layer}").sample(others, count)]
+        return self._with(frozenset(drawn))
+
+    def layer_histogram(self) -> list[int]:
+        """How many neurons each layer has."""
+        return [sum(layer == index for layer, _ in self.neurons) for index in range(self.n_layers)]
+
+    def jaccard(self, other: NeuronSet) -> float:
+        """Shared neurons over all neurons of both; NaN for two empty sets."""
+        both = self.neurons | self._same_model(other)
+        return len(self.neurons & other.neurons) / len(both) if both else float("nan")
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row a neuron."""
+        return pd.DataFrame(list(self), columns=["layer", "neuron"])  # pyright: ignore[reportArgumentType]
+
+    def plot(self) -> go.Figure:
+        """Bars: neurons by layer."""
+        counts = self.layer_histogram()
+        labels = [f"layer {layer}" for layer in range(self.n_layers)]
+        values = [float(count) for count in counts]
+        return bar_chart(
+            labels, values, [float("nan")] * len(counts), title="Neurons by layer", subtitle=f"{len(self)} neurons", value_axis="neurons"
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write to one JSON file; returns the path."""
+        target = Path(path)
+        text = json.dumps({"kind": "NeuronSet", "n_layers": self.n_layers, "d_mlp": self.d_mlp, "neurons": list(self)})
+        return write_text(target if target.suffix else target.with_suffix(".json"), text)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> NeuronSet:
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: not such a file.
+        """
+        source = Path(path)
+        source = source if source.suffix else source.with_suffix(".json")
+        try:
+            fields = json.loads(source.read_text(encoding="utf-8"))
+            neurons = frozenset((int(layer), int(neuron)) for layer, neuron in fields["neurons"])
+            return cls(neurons, int(fields["n_layers"]), int(fields["d_mlp"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"cannot read {str(source)!r} as a saved NeuronSet: {error}; pass a file written by NeuronSet.save().") from error
+
+    def _with(self, neurons: frozenset[Neuron]) -> NeuronSet:
+        return NeuronSet(neurons, self.n_layers, self.d_mlp)
+
+    def _same_model(self, other: NeuronSet) -> frozenset[Neuron]:
+        if (self.n_layers, self.d_mlp) != (other.n_layers, other.d_mlp):
+            raise ComponentError(
+                f"sets of models of {self.n_layers} x {self.d_mlp} and {other.n_layers} x {other.d_mlp} do not combine; take sets of one model."
+            )
+        return other.neurons

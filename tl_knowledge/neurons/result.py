@@ -1,0 +1,99 @@
+"""What a knowledge attribution found."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import torch
+from jaxtyping import Float
+
+from tl_knowledge.drawing import HeatMap, heat_maps
+from tl_knowledge.errors import ComponentError
+from tl_knowledge.provenance import Provenance
+from tl_knowledge.storage import read_result, write_result
+
+__all__ = ["NeuronAttribution"]
+
+SHOWN = 20
+
+
+@dataclass(frozen=True, eq=False)
+class NeuronAttribution:
+    """Scores of every neuron at the last position.
+
+    Attributes:
+        scores: ``[prompt layer d_mlp]``, in probability of the answer (activations for ``method="activation"``).
+        completeness_gap: ``[prompt layer]``: ``|sum of the layer's scores - (P(w) - P(baseline))|``, which vanishes as the steps grow; NaN
+            for ``method="activation"``.
+        clean_probability: ``[prompt]`` of the answer.
+        layers: the layer numbers of the layer axis.
+        n_layers: of the model.
+        prompts, targets: as text.
+        provenance: how it was computed.
+    """
+
+    scores: Float[torch.Tensor, "prompt layer d_mlp"]
+    completeness_gap: Float[torch.Tensor, "prompt layer"]
+    clean_probability: Float[torch.Tensor, " prompt"]
+    layers: tuple[int, ...]
+    n_layers: int
+    prompts: tuple[str, ...]
+    targets: tuple[str, ...]
+    provenance: Provenance
+
+    @property
+    def mean_scores(self) -> Float[torch.Tensor, "layer d_mlp"]:
+        """Scores averaged over prompts."""
+        return self.scores.mean(0)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row a neuron: layer, neuron, mean score over prompts, and in how many prompts it is positive."""
+        mean, positive = self.mean_scores, (self.scores > 0).sum(0)
+        layer, neuron = (axis.ravel() for axis in np.indices(tuple(mean.shape)))
+        columns = {"layer": np.array(self.layers)[layer], "neuron": neuron, "score": mean.ravel().numpy(), "positive": positive.ravel().numpy()}
+        return pd.DataFrame(columns)
+
+    def top(self, k: int = 10) -> pd.DataFrame:
+        """The k neurons of the largest mean score.
+
+        Raises:
+            ComponentError: k smaller than 1.
+        """
+        if k < 1:
+            raise ComponentError(f"top({k}) asks for no neuron; pass at least 1.")
+        return self.to_dataframe().sort_values(by="score", ascending=False, kind="stable").head(k).reset_index(drop=True)
+
+    def plot(self) -> go.Figure:
+        """Each layer's largest mean scores: layers by rank; the neuron's number is in the hover text."""
+        ranked = self.mean_scores.sort(dim=1, descending=True).values[:, :SHOWN]
+        count = ranked.shape[1]
+        columns, rows = [str(rank + 1) for rank in range(count)], [str(layer) for layer in self.layers]
+        chart = HeatMap(ranked.numpy(), rows, columns, "", "layer", "rank of the neuron in its layer", colors="Blues")
+        answers = ", ".join(sorted({target.strip() for target in self.targets}))
+        subtitle = f"mean over {len(self.prompts)} prompts for {answers[:60]!r}; {self.provenance.settings['method']}; {self.provenance.model}"
+        return heat_maps([chart], title="Attribution of the answer's probability to neurons", subtitle=subtitle, color_axis="score")
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write to one ``.safetensors`` file; returns the path."""
+        tensors = {name: getattr(self, name) for name in ("scores", "completeness_gap", "clean_probability")}
+        fields: dict[str, Any] = {name: getattr(self, name) for name in ("layers", "n_layers", "prompts", "targets")}
+        return write_result(path, "NeuronAttribution", tensors, fields | {"provenance": self.provenance.to_dict()})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> NeuronAttribution:
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: not such a file.
+        """
+        tensors, fields = read_result(path, "NeuronAttribution")
+        names: tuple[Any, ...] = tuple(tuple(fields[name]) for name in ("layers", "prompts", "targets"))
+        return cls(
+            **tensors, layers=names[0], n_layers=fields["n_layers"], prompts=names[1], targets=names[2], provenance=Provenance(**fields["provenance"])
+        )
