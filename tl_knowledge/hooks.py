@@ -149,6 +149,8 @@ def knock_out_attention(
     asking, answering = as_positions(queries), as_positions(keys)
     if not asking or not answering:
         raise ComponentError(f"queries {asking} and keys {answering} must both be given; pass at least one position of each.")
+    if min(*asking, *answering) < 0:
+        raise ComponentError(f"positions {asking} and {answering} must count from the start; pass positions from 0, for example prompt.last.")
     for query in asking:
         if set(range(query + 1)) <= set(answering):
             raise ComponentError(f"position {query} could attend to nothing: keys {answering} are all it sees; leave it at least one key.")
@@ -158,6 +160,8 @@ def knock_out_attention(
             raise ComponentError(
                 f"positions {asking} and {answering} do not lie in the prompt of {scores.shape[2]} tokens; pass positions inside it."
             )
+        if head is not None and not 0 <= head < scores.shape[1]:
+            raise ComponentError(f"head {head} is outside the layer's {scores.shape[1]} heads; pass a number from 0 to {scores.shape[1] - 1}.")
         chosen = torch.arange(scores.shape[0]) if rows is None else torch.tensor(list(rows))
         heads = torch.arange(scores.shape[1]) if head is None else torch.tensor([head])
         changed = scores.clone()

@@ -4,6 +4,9 @@ Where only the last position changes, the keys and values of every earlier posit
 each attention layer joins them to however many rows it is given, so the prefix composes with growing rows (`tl_knowledge.rows`): a row
 costs one token instead of a prompt.
 
+Hooks that the caller has set on the model see the prefix and the new token in two runs, so positions that count from the end mean
+another token in each.
+
 The prefix is handed to the model as its own key-value cache, in the form that the model's class reads, and never grows.
 """
 

@@ -147,6 +147,12 @@ BAD: dict[str, tuple[object, type[Exception], str]] = {
     "attention_knockout: window": (lambda m, p: tlk.attention_knockout(m, FACTS, window=9), errors.ComponentError, "window 9 does not fit"),
     "knock_out_attention: nothing": (lambda m, p: tlk.knock_out_attention(3, [], layer=0), errors.ComponentError, "must both be given"),
     "knock_out_attention: everything": (lambda m, p: tlk.knock_out_attention(1, [0, 1], layer=0), errors.ComponentError, "could attend to nothing"),
+    "knock_out_attention: from the end": (lambda m, p: tlk.knock_out_attention(-1, [1], layer=0), errors.ComponentError, "count from the start"),
+    "knock_out_attention: head": (
+        lambda m, p: m.run_with_hooks(p.tokens, fwd_hooks=tlk.knock_out_attention(6, [1], layer=0, head=4)),
+        errors.ComponentError,
+        "head 4 is outside the layer's 4 heads",
+    ),
     "knock_out_attention: outside": (
         lambda m, p: m.run_with_hooks(p.tokens, fwd_hooks=tlk.knock_out_attention(50, [1], layer=0)),
         errors.ComponentError,
