@@ -29,7 +29,17 @@ from tl_knowledge.facts import EditCase, Fact, MinimalPair, Relation, Statement
 from tl_knowledge.hooks import corrupt, knock_out_attention, restore, scale_neurons, sever
 from tl_knowledge.loading import load_model
 from tl_knowledge.model import HookedModel
-from tl_knowledge.neurons import NeuronAttribution, NeuronSet, adapt_sharing, attribute_neurons, coarse_neurons, mean_activation, select_neurons
+from tl_knowledge.neurons import (
+    NeuronAttribution,
+    NeuronEffects,
+    NeuronSet,
+    adapt_sharing,
+    attribute_neurons,
+    coarse_neurons,
+    mean_activation,
+    measure_neuron_effects,
+    select_neurons,
+)
 from tl_knowledge.prompts import Prompt, Span
 from tl_knowledge.tracing import (
     AttentionKnockout,
@@ -68,6 +78,7 @@ __all__ = [
     "MinimalPair",
     "MultivariateGaussianNoise",
     "NeuronAttribution",
+    "NeuronEffects",
     "NeuronSet",
     "PerturbationTest",
     "Prompt",
@@ -105,6 +116,7 @@ __all__ = [
     "load_relations",
     "load_zsre",
     "mean_activation",
+    "measure_neuron_effects",
     "of_relation",
     "paraphrases",
     "perturb_embeddings",

@@ -7,7 +7,7 @@ bottom, layers left to right, every axis named, sizes that fit a notebook.
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ import plotly.io
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-__all__ = ["PALETTE", "HeatMap", "Line", "LinePanel", "Table", "bar_chart", "heat_maps", "html_page", "line_panels"]
+__all__ = ["PALETTE", "HeatMap", "Line", "LinePanel", "Table", "bar_chart", "grouped_bars", "heat_maps", "html_page", "line_panels"]
 
 FONT = "Inter, 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"
 INK, MUTED = "#1f2430", "#667085"
@@ -213,6 +213,22 @@ def bar_chart(
     figure.update_yaxes(autorange="reversed", tickvals=list(range(len(labels))), ticktext=[html.escape(x) for x in labels])
     figure.update_xaxes(title_text=value_axis, zeroline=True, zerolinecolor=MUTED)
     figure.update_layout(**_layout(title, subtitle), height=190 + 26 * len(labels), width=720)
+    return figure
+
+
+def grouped_bars(
+    groups: Sequence[str], bars: Mapping[str, Sequence[tuple[float, float, float]]], *, title: str, subtitle: str, group_axis: str, value_axis: str
+) -> go.Figure:
+    """Vertical bars, one of each name in every group, each a (value, low, high) with its interval; a NaN end draws no interval."""
+    figure = go.Figure()
+    for color, (name, rows) in zip(PALETTE, bars.items(), strict=False):
+        values, low, high = np.array(rows, dtype=float).T
+        error = {"type": "data", "symmetric": False, "array": high - values, "arrayminus": values - low, "color": MUTED, "thickness": 1}
+        figure.add_trace(go.Bar(x=list(range(len(groups))), y=values, name=name, marker_color=color, error_y=error))
+    figure.update_xaxes(title_text=group_axis, tickvals=list(range(len(groups))), ticktext=[html.escape(g) for g in groups], tickangle=-60)
+    figure.update_yaxes(title_text=value_axis, tickformat=".1%", zeroline=True, zerolinecolor=MUTED, gridcolor="white")
+    width = max(620, 180 + 34 * len(groups))
+    figure.update_layout(**_layout(title, subtitle), height=560, width=width, barmode="group", legend={"orientation": "h", "y": 1.1, "x": 0})
     return figure
 
 

@@ -183,6 +183,7 @@ BAD: dict[str, tuple[object, type[Exception], str]] = {
     "attribute_neurons: layer": (lambda m, p: tlk.attribute_neurons(m, p, layers=[9]), errors.ComponentError, "layer 9 is outside"),
     "attribute_neurons: experts": (lambda m, p: tlk.attribute_neurons(moe_model(), p), errors.UnsupportedModelError, "mixture of experts"),
     "attribute_neurons: BERT": (lambda m, p: tlk.attribute_neurons(bidirectional_model(), p), errors.UnsupportedModelError, "both directions"),
+    "measure_neuron_effects: no fact": (lambda m, p: tlk.measure_neuron_effects(m, []), errors.DataError, "pass facts of at least two"),
     "mean_activation": (lambda m, p: tlk.mean_activation(m, []), errors.InputError, "pass at least one"),
     "scale_neurons": (lambda m, p: tlk.scale_neurons([(0, 1)], float("inf")), errors.ComponentError, "factor inf is not finite"),
     "select_neurons": (lambda m, p: tlk.select_neurons(None, shared_by=2), errors.InputError, "shared_by=2 is no share"),
@@ -263,6 +264,7 @@ VALUES |= {
     "fact_seed",
     "perturbation_sd",
 }
+VALUES |= {"NeuronEffects"}
 VALUES |= {"Span", "StudentTNoise", "TraceComparison", "UniformNoise", "embedding_sd", "subject_embedding_sd"}  # their own unit tests
 
 

@@ -1,0 +1,82 @@
+"""Effects of scaling a fact's neurons, against the same written out by hand."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+import tl_knowledge as tlk
+from tl_knowledge.errors import ComponentError, DataError, InputError
+
+
+@pytest.fixture(scope="module")
+def facts():
+    return tlk.load_facts("factlm")[::280]
+
+
+@pytest.fixture(scope="module")
+def effects(factlm, facts):
+    return tlk.measure_neuron_effects(factlm, facts, steps=5, unrelated=2, controls=2, seed=3, progress=False)
+
+
+def test_every_number_by_hand(factlm, facts, effects):
+    prompts = [tlk.Prompt.from_fact(factlm, fact) for fact in facts]
+
+    def probability(prompt, hooks) -> float:
+        with torch.no_grad():
+            logits = factlm.run_with_hooks(prompt.tokens, fwd_hooks=hooks)
+        return float(logits[0, -1].softmax(-1)[prompt.target_token])
+
+    def change(prompt, hooks) -> float:
+        return probability(prompt, hooks) / probability(prompt, []) - 1
+
+    for i, (fact, row) in enumerate(zip(facts, effects.table.to_dict(orient="records"), strict=True)):
+        scores = tlk.attribute_neurons(factlm, tlk.paraphrases(factlm, fact), steps=5, progress=False)
+        neurons = tlk.select_neurons(scores, threshold=0.2, shared_by=0.5)
+        assert row["neurons"] == len(neurons) and row["clean"] == pytest.approx(probability(prompts[i], []), abs=1e-6)
+        if not len(neurons):
+            assert np.isnan(row["own"])
+            continue
+        assert row["own"] == pytest.approx(change(prompts[i], neurons.suppress(pos=-1)), abs=1e-5)
+        controls = [change(prompts[i], neurons.random_control(seed).suppress(pos=-1)) for seed in (3, 4)]
+        assert row["control"] == pytest.approx(np.mean(controls), abs=1e-5)
+        others = [k for k, other in enumerate(facts) if other.relation != fact.relation]
+        chosen = random.Random(f"3/{fact.text}").sample(others, 2)
+        assert row["unrelated"] == pytest.approx(np.mean([change(prompts[k], neurons.suppress(pos=-1)) for k in chosen]), abs=1e-5)
+
+
+def test_summary_relations_and_figure(effects):
+    summary = effects.summary().set_index("what")
+    found = effects.table[effects.table["neurons"] > 0]
+    assert summary.loc["own fact", "change"] == pytest.approx(found["own"].mean())
+    assert np.isnan(summary.loc["own fact", "p_own_differs"]) and 0 <= summary.loc["random control", "p_own_differs"] <= 1
+    by_relation = effects.by_relation()
+    assert set(by_relation["what"]) == {"own fact", "random control", "unrelated facts"}
+    figure = effects.plot()
+    own = by_relation[by_relation["what"] == "own fact"]["change"]
+    np.testing.assert_allclose(figure.data[0].y, sorted(own))
+    assert [bar.name for bar in figure.data] == ["own fact", "random control", "unrelated facts"]
+    assert effects.top(1)["own"].abs().item() == found["own"].abs().max()
+
+
+def test_save_and_load(tmp_path, effects):
+    again = tlk.NeuronEffects.load(effects.save(tmp_path / "effects"))
+    assert again.to_dataframe().equals(effects.to_dataframe())
+    assert (again.factor, again.provenance) == (0.0, effects.provenance)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"facts": []}, DataError, "pass facts of at least two"),
+        ({"unrelated": 0}, InputError, "compare with nothing"),
+        ({"factor": float("inf")}, ComponentError, "factor inf is not finite"),
+        ({"facts": [tlk.Fact("a", "{} is", " b", "r"), tlk.Fact("c", "{} is", " d", "s")]}, DataError, "has no paraphrases"),
+    ],
+)
+def test_bad_input(factlm, facts, change, error, message):
+    with pytest.raises(error, match=message):
+        tlk.measure_neuron_effects(factlm, **({"facts": facts, "steps": 1, "progress": False} | change))

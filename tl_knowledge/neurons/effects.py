@@ -1,0 +1,204 @@
+"""What suppressing or enhancing a fact's neurons does: to the fact itself, to unrelated facts, beside random neurons (paper 000, figures 3-4).
+
+A fact's neurons are attributed on its *paraphrases* and measured on its own wording, so that what is measured was not attributed. The random
+control has as many neurons in every layer.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pyarrow as pa
+import torch
+from tqdm.auto import tqdm
+
+from tl_knowledge.arrays import Hooks
+from tl_knowledge.datasets import paraphrases
+from tl_knowledge.drawing import grouped_bars
+from tl_knowledge.errors import DataError, InputError
+from tl_knowledge.facts import Fact
+from tl_knowledge.model import HookedModel, check_model, describe_model
+from tl_knowledge.neurons.attribution import AttributionSemantics, attribute_neurons
+from tl_knowledge.neurons.selection import ThresholdKind, select_neurons
+from tl_knowledge.prompts import Prompt
+from tl_knowledge.provenance import Provenance
+from tl_knowledge.statistics import mean_interval, paired_p_values
+from tl_knowledge.storage import read_table, write_table
+
+__all__ = ["COMPARED", "NeuronEffects", "measure_neuron_effects"]
+
+COMPARED = ("own fact", "random control", "unrelated facts")
+_COLUMNS: dict[str, str] = {"own fact": "own", "random control": "control", "unrelated facts": "unrelated"}
+
+
+@dataclass(frozen=True, eq=False)
+class NeuronEffects:
+    """Relative changes of the answer's probability, ``(p' - p) / p``, one row a fact.
+
+    Attributes:
+        table: columns ``relation subject neurons clean own control unrelated``: the number of neurons, the clean probability, and the change of
+            the fact itself, of the fact under random neurons (mean over draws), and of facts of other relations (mean). Changes are NaN for facts
+            without neurons.
+        factor: what the neurons' activations were multiplied by.
+    """
+
+    table: pd.DataFrame
+    factor: float
+    provenance: Provenance
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row a fact."""
+        return self.table.copy()
+
+    def summary(self) -> pd.DataFrame:
+        """Mean change of each kind with its 95% bootstrap interval over facts, and p of own against it (Wilcoxon, paired, corrected).
+
+        Raises:
+            InputError: fewer than 6 facts with neurons.
+        """
+        found = self._found()
+        own = found[["own", "own"]].to_numpy()
+        _, corrected = paired_p_values(own, found[["control", "unrelated"]].to_numpy())
+        p_values = (float("nan"), *corrected.tolist())
+        rows = [self._row(kind, found) | {"p_own_differs": p} for kind, p in zip(COMPARED, p_values, strict=True)]
+        return pd.DataFrame(rows)
+
+    def by_relation(self) -> pd.DataFrame:
+        """Mean change of each kind for every relation, with intervals over its facts (none for one fact)."""
+        groups = self._found().groupby("relation", dropna=False)
+        return pd.DataFrame([{"relation": str(name)} | self._row(kind, rows) for name, rows in groups for kind in COMPARED])
+
+    def top(self, k: int = 10) -> pd.DataFrame:
+        """The k facts whose own probability changes most."""
+        if k < 1:
+            raise InputError(f"top({k}) asks for no fact; pass at least 1.")
+        order = self.table["own"].abs().sort_values(ascending=False, kind="stable").index
+        return self.table.loc[order].head(k).reset_index(drop=True)
+
+    def plot(self) -> go.Figure:
+        """Bars: the change of each kind by relation, with its interval; relations in order of their own facts' change."""
+        frame = self.by_relation()
+        own = frame.loc[frame["what"] == COMPARED[0]].sort_values(by=["change"], kind="stable")
+        relations = list(own["relation"])
+        by_kind = {kind: frame.loc[frame["what"] == kind].set_index("relation").loc[relations] for kind in COMPARED}
+        columns = ["change", "low", "high"]
+        counts = by_kind[COMPARED[0]]["facts"]
+        word = "suppressed" if self.factor == 0 else f"times {self.factor:g}"
+        return grouped_bars(
+            [f"{relation} ({count})" for relation, count in zip(relations, counts, strict=True)],
+            {kind: [tuple(row) for row in rows[columns].to_numpy().tolist()] for kind, rows in by_kind.items()},
+            title=f"The facts' neurons {word}: change of P(answer)",
+            subtitle=f"{len(self._found())} of {len(self.table)} facts have neurons; {self.provenance.model}; 95% bootstrap over a relation's facts",
+            group_axis="relation (number of facts)",
+            value_axis="change of P(answer), relative",
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write to one ``.parquet`` file; returns the path."""
+        target = Path(path)
+        table = pa.Table.from_pylist(self.table.to_dict(orient="records"))
+        fields = {"factor": self.factor, "provenance": self.provenance.to_dict()}
+        return write_table(target if target.suffix else target.with_suffix(".parquet"), "NeuronEffects", table, fields)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> NeuronEffects:
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: not such a file.
+        """
+        table, fields = read_table(path, "NeuronEffects")
+        return cls(pd.DataFrame(table.to_pylist()), fields["factor"], Provenance(**fields["provenance"]))
+
+    def _found(self) -> pd.DataFrame:
+        return self.table.loc[self.table["neurons"] > 0]
+
+    def _row(self, kind: str, rows: pd.DataFrame) -> dict[str, object]:
+        mean, low, high = mean_interval([np.array([float(x)]) for x in rows[_COLUMNS[kind]]])
+        return {"what": kind, "change": float(mean), "low": float(low), "high": float(high), "facts": len(rows)}
+
+
+def measure_neuron_effects(
+    model: HookedModel,
+    facts: Iterable[Fact],
+    *,
+    factor: float = 0.0,
+    threshold: float = 0.2,
+    kind: ThresholdKind = "max",
+    shared_by: float = 0.5,
+    semantics: AttributionSemantics = "paper",
+    steps: int = 20,
+    unrelated: int = 5,
+    controls: int = 5,
+    seed: int = 0,
+    progress: bool = True,
+) -> NeuronEffects:
+    """Attribute every fact's neurons on its paraphrases, scale them at the last position, and measure the fact in its own wording.
+
+    Args:
+        facts: known facts with paraphrases, of at least two relations.
+        factor: 0 suppresses, 2 enhances (paper 000).
+        threshold, kind, shared_by: as `select_neurons`.
+        semantics, steps: as `attribute_neurons`.
+        unrelated: facts of other relations to measure beside each.
+        controls: draws of the random control.
+
+    Raises:
+        DataError: no fact, a fact without paraphrases, or facts of one relation only.
+        InputError: as `attribute_neurons` and `select_neurons`, or no control or unrelated fact asked for.
+
+    Example:
+        >>> import tl_knowledge as tlk
+        >>> model = tlk.load_model("factlm")
+        >>> facts = tlk.load_facts("factlm")[::300]
+        >>> effects = tlk.measure_neuron_effects(model, facts, steps=5, progress=False)
+        >>> len(effects.table) == len(facts)
+        True
+    """
+    check_model(model)
+    chosen = list(facts)
+    if len({fact.relation for fact in chosen}) < 2:
+        raise DataError(
+            f"{len(chosen)} facts of {len({f.relation for f in chosen})} relation(s) leave no unrelated fact; pass facts of at least two."
+        )
+    if unrelated < 1 or controls < 1:
+        raise InputError(f"unrelated={unrelated} and controls={controls} compare with nothing; pass at least 1 of each.")
+    prompts = [Prompt.from_fact(model, fact) for fact in chosen]
+    clean = [_probability(model, prompt, []) for prompt in prompts]
+    rows: list[dict[str, object]] = []
+    for i, fact in enumerate(tqdm(chosen, desc="neuron effects", unit="fact", delay=2, disable=not progress)):
+        scores = attribute_neurons(model, paraphrases(model, fact), semantics=semantics, steps=steps, progress=False)
+        neurons = select_neurons(scores, threshold=threshold, kind=kind, shared_by=shared_by)
+        row: dict[str, object] = {"relation": fact.relation, "subject": fact.subject, "neurons": len(neurons), "clean": clean[i]}
+        row |= dict.fromkeys(_COLUMNS.values(), float("nan"))
+        if len(neurons):
+            others = [k for k, other in enumerate(chosen) if other.relation != fact.relation]
+            drawn = random.Random(f"{seed}/{fact.text}").sample(others, min(unrelated, len(others)))
+            random_hooks = [neurons.random_control(seed + draw).scale(factor, pos=-1) for draw in range(controls)]
+            hooks = neurons.scale(factor, pos=-1)
+            row["own"] = _change(model, prompts[i : i + 1], clean[i : i + 1], [hooks])
+            row["control"] = _change(model, prompts[i : i + 1], clean[i : i + 1], random_hooks)
+            row["unrelated"] = _change(model, [prompts[k] for k in drawn], [clean[k] for k in drawn], [hooks])
+        rows.append(row)
+    settings = {"factor": factor, "threshold": threshold, "kind": kind, "shared_by": shared_by, "semantics": semantics, "steps": steps}
+    provenance = Provenance(**describe_model(model), prepends_bos=prompts[0].has_bos, seed=seed, engine="hooks", settings=settings)
+    return NeuronEffects(pd.DataFrame(rows), factor, provenance)
+
+
+def _change(model: HookedModel, prompts: Sequence[Prompt], clean: Sequence[float], hooks: Sequence[Hooks]) -> float:
+    """Mean relative change over prompts and interventions."""
+    pairs = zip(prompts, clean, strict=True)
+    return float(np.mean([(_probability(model, prompt, hook) - before) / before for prompt, before in pairs for hook in hooks]))
+
+
+def _probability(model: HookedModel, prompt: Prompt, hooks: Hooks) -> float:
+    with torch.no_grad():
+        logits: torch.Tensor = model.run_with_hooks(prompt.tokens, fwd_hooks=hooks)
+    return float(logits[0, -1].softmax(-1)[prompt.target_token])
