@@ -245,12 +245,14 @@ def check_model(model: Any) -> HookedModel:
     return model
 
 
-def check_layers(model: HookedModel, layers: Sequence[int]) -> tuple[int, ...]:
-    """Return the layers, refusing those the model does not have.
+def check_layers(model: HookedModel, layers: Sequence[int] | None) -> tuple[int, ...]:
+    """Return the layers, all of them for ``None``, refusing those the model does not have.
 
     Raises:
         ComponentError: no layer, or one outside the model.
     """
+    if layers is None:
+        return tuple(range(layer_count(model)))
     if not layers:
         raise ComponentError("no layer was given; pass at least one layer.")
     for layer in layers:

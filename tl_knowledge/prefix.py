@@ -21,6 +21,7 @@ from jaxtyping import Float
 
 from tl_knowledge.arrays import Hooks, Tokens
 from tl_knowledge.model import HookedModel, layer_count
+from tl_knowledge.rows import record
 
 __all__ = ["run_on_prefix", "with_prefix"]
 
@@ -60,18 +61,10 @@ def with_prefix(model: HookedModel, tokens: Tokens) -> dict[str, Any]:
     """
     if hasattr(model, "original_model"):
         return {"past_key_values": _bridge_prefix(model, tokens)}
-    found: dict[str, torch.Tensor] = {}
-
-    def keep(name: str) -> Hooks:
-        def record(activation: torch.Tensor, *, hook: object) -> None:
-            found[name] = activation.detach()
-
-        return [(name, record)]
-
-    names = [f"blocks.{layer}.attn.hook_{part}" for layer in range(layer_count(model)) for part in ("k", "v")]
-    with torch.no_grad():
-        model.run_with_hooks(tokens, fwd_hooks=[pair for name in names for pair in keep(name)], stop_at_layer=layer_count(model))
-    entries = [_PrefixEntry(found[f"blocks.{i}.attn.hook_k"], found[f"blocks.{i}.attn.hook_v"]) for i in range(layer_count(model))]
+    layers = range(layer_count(model))
+    names = [f"blocks.{layer}.attn.hook_{part}" for layer in layers for part in ("k", "v")]
+    found = record(model, tokens, [], names, stop_at_layer=len(layers))
+    entries = [_PrefixEntry(found[f"blocks.{i}.attn.hook_k"], found[f"blocks.{i}.attn.hook_v"]) for i in layers]
     return {"past_kv_cache": _Prefix(entries, tokens.shape[1]), "attention_mask": torch.ones(1, 1, dtype=torch.long, device=tokens.device)}
 
 

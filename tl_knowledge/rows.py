@@ -17,6 +17,7 @@ architecture, masks expanded to the batch) is found out by `growing_rows_refusal
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -37,6 +38,8 @@ __all__ = [
     "keep_positions",
     "narrow_attention",
     "narrow_mlp",
+    "pad_right",
+    "record",
     "row_bytes",
     "run_rows",
 ]
@@ -145,10 +148,20 @@ def run_rows(model: HookedModel, tokens: Tokens, hooks: Hooks) -> Logits:
 def capture(name: str, into: list[torch.Tensor]) -> Hooks:
     """Record an activation."""
 
-    def record(activation: torch.Tensor, *, hook: object) -> None:
+    def keep(activation: torch.Tensor, *, hook: object) -> None:
         into.append(activation.detach())
 
-    return [(name, record)]
+    return [(name, keep)]
+
+
+def record(model: HookedModel, tokens: Tokens, hooks: Hooks, names: Iterable[str], **kwargs: Any) -> dict[str, torch.Tensor]:
+    """Run once under some hooks and keep the named activations; nothing runs when there is none to keep."""
+    boxes: dict[str, list[torch.Tensor]] = {name: [] for name in names}
+    recorders = [pair for name, box in boxes.items() for pair in capture(name, box)]
+    if boxes:
+        with torch.no_grad():
+            model.run_with_hooks(tokens, fwd_hooks=hooks + recorders, **kwargs)
+    return {name: box[0] for name, box in boxes.items()}
 
 
 def capture_base(model: HookedModel, into: list[torch.Tensor]) -> Hooks:
@@ -213,6 +226,14 @@ def _probe_narrowing(model: HookedModel, layer: int, device: torch.device) -> Ho
 def budget_rows(model: HookedModel, length: int, answer_positions: int, memory_budget: float) -> int:
     """How many rows fit a memory budget in bytes; at least one."""
     return max(1, int(memory_budget // row_bytes(model, length, answer_positions)))
+
+
+def pad_right(prompts: Sequence[Int[torch.Tensor, "_ _"]]) -> Tokens:
+    """Prompts of unequal length, ``[1 pos]`` each, as one batch; causal attention keeps the padding from mattering."""
+    padded = torch.zeros(len(prompts), max(tokens.shape[1] for tokens in prompts), dtype=torch.long, device=prompts[0].device)
+    for row, tokens in enumerate(prompts):
+        padded[row, : tokens.shape[1]] = tokens[0]
+    return padded
 
 
 def as_index(values: Iterable[int], device: torch.device) -> Index:

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy import stats
 
-from tl_knowledge.errors import InputError
+from tl_knowledge.errors import ComponentError, InputError
 
-__all__ = ["Interval", "bootstrap_means", "mean_interval", "paired_p_values", "rank_correlation"]
+__all__ = ["Interval", "bootstrap_means", "largest_rows", "mean_interval", "paired_p_values", "rank_correlation"]
 
 Interval: TypeAlias = Literal["bootstrap", "rome_code"]
 """``"bootstrap"``: percentile bootstrap over facts; ``"rome_code"``: ``1.96 sd / sqrt(n)`` over all pooled values."""
@@ -109,6 +110,21 @@ def paired_p_values(first: Float[np.ndarray[Any, Any], "fact cell"], second: Flo
             result: Any = stats.wilcoxon(difference[:, cell])
             raw[cell] = float(result.pvalue)
     return raw, np.asarray(stats.false_discovery_control(raw))
+
+
+def largest_rows(frame: pd.DataFrame, k: int, by: str, *, either_sign: bool = False) -> pd.DataFrame:
+    """The k rows of the largest value in a column, largest first: what every result's ``top`` gives.
+
+    Args:
+        either_sign: compare sizes, so that a large loss counts like a large gain.
+
+    Raises:
+        ComponentError: k smaller than 1.
+    """
+    if k < 1:
+        raise ComponentError(f"top({k}) asks for nothing; pass at least 1.")
+    values = frame[by].abs() if either_sign else frame[by]
+    return frame.loc[values.sort_values(ascending=False, kind="stable").index].head(k).reset_index(drop=True)
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:

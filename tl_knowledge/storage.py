@@ -69,8 +69,9 @@ def read_result(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, torc
 
 
 def write_table(path: str | os.PathLike[str], kind: str, table: Table, fields: dict[str, Any]) -> Path:
-    """Write a table and JSON-able fields to one parquet file, in one step."""
+    """Write a table and JSON-able fields to one parquet file, in one step; ``.parquet`` is appended when it has no suffix."""
     target = Path(path)
+    target = target if target.suffix else target.with_suffix(".parquet")
     with _moved_into_place(target) as partial:
         pq.write_table(table.replace_schema_metadata({"tl_knowledge": _header(kind, fields)}), partial, compression="zstd")
     return target
@@ -83,6 +84,7 @@ def read_table(path: str | os.PathLike[str], kind: str) -> tuple[Table, dict[str
         DataError: as `read_result`.
     """
     source = Path(path)
+    source = source if source.suffix else source.with_suffix(".parquet")
     try:
         table: Table = pq.ParquetFile(source).read()
     except (OSError, pa.ArrowException) as error:

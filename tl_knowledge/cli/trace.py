@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from tl_knowledge.cli.arguments import noise_argument, window_argument, words_argument
+from tl_knowledge.cli.tables import terminal_table
 from tl_knowledge.datasets import load_facts
+from tl_knowledge.drawing import Table
 from tl_knowledge.errors import InputError
 from tl_knowledge.loading import load_model
 from tl_knowledge.model import Component, HookedModel
@@ -113,9 +113,6 @@ def _print(prompt: Prompt, traces: list[CausalTrace], out: Path | None) -> None:
     console.print(f"[bold]{escape(prompt.text)}[/][green]{escape(first.target)}[/]", highlight=False)
     samples = len(first.total_effect)
     console.print(f"clean probability {first.clean_probability:.1%} ({known}), model {escape(first.provenance.model)}, {samples} noise samples")
-    table = Table(*TABLE_HEADER, box=SIMPLE_HEAD, padding=(0, 1))
-    for row in summary_rows(traces):
-        table.add_row(*map(escape, row))
-    console.print(table)
+    console.print(terminal_table(Table(TABLE_HEADER, summary_rows(traces))))
     if out is not None:
         console.print(f"page written to {out}", highlight=False, soft_wrap=True)

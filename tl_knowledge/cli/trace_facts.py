@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from tl_knowledge.cli.arguments import noise_argument, window_argument, words_argument
+from tl_knowledge.cli.tables import terminal_table
 from tl_knowledge.datasets import FACT_SETS, load_facts, of_relation, sample_facts
-from tl_knowledge.drawing import Table as PageTable
+from tl_knowledge.drawing import Table
 from tl_knowledge.storage import write_text
 from tl_knowledge.tracing import TraceAverage, trace_facts
 from tl_knowledge.tracing.average_page import estimate_text, location_table, total_effect_table
@@ -90,20 +89,13 @@ def _print(average: TraceAverage, out: Path | None) -> None:
     console = Console()
     left_out = f", {len(average.skipped)} of {average.asked} left out" if average.skipped else ""
     console.print(f"[bold]{len(average.facts)} facts[/] on {escape(average.provenance.model)}{left_out}", highlight=False)
-    console.print(_rich(total_effect_table(average)))
+    console.print(terminal_table(total_effect_table(average)))
     peaks = average.top(len(average.to_dataframe())).drop_duplicates(["corrupt", "component"]).to_dict(orient="records")
     rows = [(p["corrupt"], p["component"], p["role"], str(p["layer"]), estimate_text(p, "effect")) for p in peaks]
-    console.print(_rich(PageTable(("corrupted", "restored", "largest at the", "layer", "average effect [95%]"), rows)))
+    console.print(terminal_table(Table(("corrupted", "restored", "largest at the", "layer", "average effect [95%]"), rows)))
     if len(average.sides) == 2:
         located = location_table(average)
         shown = [0, 1, *range(4, 7)]  # the peaks stand in the table above
-        console.print(_rich(PageTable([located.header[i] for i in shown], [[row[i] for i in shown] for row in located.rows])))
+        console.print(terminal_table(Table([located.header[i] for i in shown], [[row[i] for i in shown] for row in located.rows])))
     if out is not None:
         console.print(f"page written to {out}", highlight=False, soft_wrap=True)
-
-
-def _rich(table: PageTable) -> Table:
-    made = Table(*table.header, box=SIMPLE_HEAD, padding=(0, 1))
-    for row in table.rows:
-        made.add_row(*map(escape, row))
-    return made

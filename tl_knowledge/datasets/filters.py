@@ -11,7 +11,7 @@ from tl_knowledge.errors import DataError, InputError
 from tl_knowledge.facts import Fact
 from tl_knowledge.model import HookedModel, check_model
 from tl_knowledge.prompts import Prompt, target_tokens
-from tl_knowledge.rows import keep_positions
+from tl_knowledge.rows import keep_positions, pad_right
 
 __all__ = ["known_facts", "of_relation", "predicted_tokens", "sample_facts", "single_token_facts"]
 
@@ -83,9 +83,7 @@ def predicted_tokens(model: HookedModel, prompts: Sequence[Prompt]) -> list[int]
     found: dict[int, int] = {}
     for start in range(0, len(order), PROMPTS_AT_ONCE):
         chosen = order[start : start + PROMPTS_AT_ONCE]
-        tokens = torch.zeros(len(chosen), max(len(prompts[i]) for i in chosen), dtype=torch.long, device=prompts[chosen[0]].tokens.device)
-        for row, i in enumerate(chosen):
-            tokens[row, : len(prompts[i])] = prompts[i].tokens[0]
+        tokens = pad_right([prompts[i].tokens for i in chosen])
         last = torch.tensor([[len(prompts[i]) - 1] for i in chosen], device=tokens.device)
         with torch.no_grad():
             logits: torch.Tensor = model.run_with_hooks(tokens, fwd_hooks=keep_positions(last))

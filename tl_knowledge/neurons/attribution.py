@@ -100,7 +100,7 @@ def attribute_neurons(
     check_model(model)
     asked = [prompts] if isinstance(prompts, Prompt) else list(prompts)
     _check(model, asked, method, semantics, steps, multi_token)
-    chosen = check_layers(model, range(layer_count(model)) if layers is None else layers)
+    chosen = check_layers(model, layers)
     start = _baseline(model, baseline, chosen)
     alphas = _alphas(method, semantics, steps)
     scores: list[torch.Tensor] = []

@@ -29,7 +29,7 @@ from tl_knowledge.neurons.attribution import AttributionSemantics, attribute_neu
 from tl_knowledge.neurons.selection import ThresholdKind, select_neurons
 from tl_knowledge.prompts import Prompt
 from tl_knowledge.provenance import Provenance
-from tl_knowledge.statistics import mean_interval, paired_p_values
+from tl_knowledge.statistics import largest_rows, mean_interval, paired_p_values
 from tl_knowledge.storage import read_table, write_table
 
 __all__ = ["COMPARED", "NeuronEffects", "measure_neuron_effects"]
@@ -77,10 +77,7 @@ class NeuronEffects:
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """The k facts whose own probability changes most."""
-        if k < 1:
-            raise InputError(f"top({k}) asks for no fact; pass at least 1.")
-        order = self.table["own"].abs().sort_values(ascending=False, kind="stable").index
-        return self.table.loc[order].head(k).reset_index(drop=True)
+        return largest_rows(self.table, k, "own", either_sign=True)
 
     def plot(self) -> go.Figure:
         """Bars: the change of each kind by relation, with its interval; relations in order of their own facts' change."""
@@ -102,10 +99,9 @@ class NeuronEffects:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write to one ``.parquet`` file; returns the path."""
-        target = Path(path)
         table = pa.Table.from_pylist(self.table.to_dict(orient="records"))
         fields = {"factor": self.factor, "provenance": self.provenance.to_dict()}
-        return write_table(target if target.suffix else target.with_suffix(".parquet"), "NeuronEffects", table, fields)
+        return write_table(path, "NeuronEffects", table, fields)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> NeuronEffects:

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 
 from tl_knowledge.drawing import HeatMap, heat_maps
-from tl_knowledge.errors import ComponentError
 from tl_knowledge.provenance import Provenance
+from tl_knowledge.statistics import largest_rows
 from tl_knowledge.storage import read_result, write_result
 
 __all__ = ["NeuronAttribution"]
@@ -65,9 +65,7 @@ class NeuronAttribution:
         Raises:
             ComponentError: k smaller than 1.
         """
-        if k < 1:
-            raise ComponentError(f"top({k}) asks for no neuron; pass at least 1.")
-        return self.to_dataframe().sort_values(by="score", ascending=False, kind="stable").head(k).reset_index(drop=True)
+        return largest_rows(self.to_dataframe(), k, "score")
 
     def plot(self) -> go.Figure:
         """Each layer's largest mean scores: layers by rank; the neuron's number is in the hover text."""

@@ -18,10 +18,9 @@ from tl_knowledge.errors import ComponentError, DataError
 from tl_knowledge.facts import Fact
 from tl_knowledge.model import Component, Module
 from tl_knowledge.provenance import Provenance
-from tl_knowledge.statistics import Interval, mean_interval
+from tl_knowledge.statistics import Interval, largest_rows, mean_interval
 from tl_knowledge.tracing import average_figures
 from tl_knowledge.tracing.average_page import average_page
-from tl_knowledge.tracing.result import largest_effects
 from tl_knowledge.tracing.roles import ROLES, Role, Side, last_corrupted, role_positions, roles_of_side
 from tl_knowledge.tracing.sides import Place, compare_sides, locate_sides
 from tl_knowledge.tracing.store import PartResult, join_parts, read_part
@@ -87,10 +86,9 @@ class TraceAverage:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write to one ``.parquet`` file; returns the path."""
-        target = Path(path)
         fields = {"asked": self.asked, "skipped": {str(i): reason for i, reason in self.skipped.items()}, "layers": list(self.layers)}
         part = PartResult(self.traces, fields | {"weights": self.weights, "provenance": self.provenance.to_dict()})
-        return part.write(target if target.suffix else target.with_suffix(".parquet"))
+        return part.write(path)
 
     @cached_property
     def measures(self) -> tuple[Measure, ...]:
@@ -147,6 +145,11 @@ class TraceAverage:
         Args:
             interval: ``"bootstrap"`` over facts, or ``"rome_code"`` (``1.96 sd / sqrt(n)`` over all tokens of the role).
         """
+        if interval not in self._averages:
+            self._averages[interval] = self._average(interval)
+        return self._averages[interval].copy()
+
+    def _average(self, interval: Interval) -> pd.DataFrame:
         rows: list[dict[str, Any]] = []
         for measure in self.measures:
             window = self.of(*measure)[0].window
@@ -186,11 +189,11 @@ class TraceAverage:
         """
         frame: pd.DataFrame = self.to_dataframe().query("severed == 'none'")
         usual = [role in roles_of_side(side) for side, role in zip(frame["corrupt"], frame["role"], strict=True)]
-        return largest_effects(frame.loc[usual], k)
+        return largest_rows(frame.loc[usual], k, "effect")
 
     def compare_sides(self) -> pd.DataFrame:
         """Subject against relation, per component, place and layer: see `tl_knowledge.tracing.sides.compare_sides`."""
-        return compare_sides(self)
+        return self._compared.copy()
 
     def locate_sides(self) -> pd.DataFrame:
         """Peak and centre layer of each side: see `tl_knowledge.tracing.sides.locate_sides`."""
@@ -215,6 +218,15 @@ class TraceAverage:
     def to_html(self) -> str:
         """One self-contained page: sample, total effects, figures, subject against relation, how to read them, provenance."""
         return average_page(self)
+
+    @cached_property
+    def _averages(self) -> dict[Interval, pd.DataFrame]:
+        """Averages computed so far: figures, tables and pages ask for the same ones, and each is thousands of resamples."""
+        return {}
+
+    @cached_property
+    def _compared(self) -> pd.DataFrame:
+        return compare_sides(self)
 
     @cached_property
     def _by_measure(self) -> dict[Measure, list[FactTrace]]:

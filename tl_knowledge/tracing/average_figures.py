@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 
 from tl_knowledge.drawing import HeatMap, Line, LinePanel, heat_maps, line_panels
 from tl_knowledge.errors import ComponentError
@@ -84,9 +86,8 @@ def plot_severed(average: TraceAverage) -> go.Figure:
         lines: list[Line] = []
         for style, modules in enumerate(((), *severed)):
             values = average.effects_at("last corrupted token", side, "resid_post", modules)
-            mean, low, high = mean_interval(list(values[:, None]))
             name = " and ".join(COMPONENT_WORDS[m] for m in modules) + " severed" if modules else "intact"
-            lines.append(Line(name, average.layers, mean.tolist(), low.tolist(), high.tolist(), style))
+            lines.append(_mean_line(name, average.layers, values, style))
         panels.append(LinePanel(f"{side} corrupted: restored at the {last_corrupted(side)}", lines))
     return line_panels(
         panels,
@@ -108,8 +109,7 @@ def plot_sides(average: TraceAverage) -> go.Figure:
             lines: list[Line] = []
             for style, side in enumerate(SIDES):
                 values = average.effects_at(place, side, component)
-                mean, low, high = mean_interval(list(values[:, None]))
-                lines.append(Line(f"{side} corrupted", average.layers, mean.tolist(), low.tolist(), high.tolist(), style, filled=different))
+                lines.append(_mean_line(f"{side} corrupted", average.layers, values, style, different))
             panels.append(LinePanel(f"{_words(average, component)} at the {place}", lines))
     return line_panels(
         panels,
@@ -119,6 +119,12 @@ def plot_sides(average: TraceAverage) -> go.Figure:
         y_axis=AIE,
         columns=len(average.components),
     )
+
+
+def _mean_line(name: str, layers: Sequence[int], effects: NDArray[np.float64], style: int, filled: frozenset[int] | None = None) -> Line:
+    """A line of means over facts with their intervals, from effects ``[fact layer]``."""
+    mean, low, high = mean_interval(list(effects[:, None]))
+    return Line(name, layers, mean.tolist(), low.tolist(), high.tolist(), style, filled)
 
 
 def _line(name: str, rows: pd.DataFrame, style: int) -> Line:

@@ -15,7 +15,7 @@ import torch
 from einops import rearrange, repeat
 from jaxtyping import Float, Int
 
-from tl_knowledge.arrays import Hooks, Tokens
+from tl_knowledge.arrays import Hooks
 from tl_knowledge.errors import NumericalError
 from tl_knowledge.hooks import corrupt, restore, sever
 from tl_knowledge.metrics import answer_probability
@@ -23,13 +23,13 @@ from tl_knowledge.model import COMPONENTS, Component, HookedModel, Module, compo
 from tl_knowledge.rows import (
     as_index,
     budget_rows,
-    capture,
     copy_rows,
     grow_rows,
     growing_rows_refusal,
     keep_positions,
     narrow_attention,
     narrow_mlp,
+    record,
     run_rows,
 )
 from tl_knowledge.tracing.experiment import Experiment
@@ -212,7 +212,7 @@ def loop_over_sites(experiment: Experiment, sites: Sequence[Site], advance: Adva
         restored = [name for site in own.values() for name in _hook_names([site.component], layers)]
         pinned = [name for site in own.values() for name in _hook_names(site.severed, layers)]
         batch = repeat(prompt.tokens, "1 pos -> sample pos", sample=experiment.samples)
-        clean, corrupted = _record(model, prompt.tokens, [], restored), _record(model, batch, noise, pinned)
+        clean, corrupted = record(model, prompt.tokens, [], restored), record(model, batch, noise, pinned)
         for k, site in own.items():
             hooks = noise + sever(corrupted, site.severed, layer=layers, pos=site.pos)
             hooks += restore(clean, site.component, layer=range(site.first, site.last + 1), pos=site.pos, unit=site.unit)
@@ -225,13 +225,3 @@ def loop_over_sites(experiment: Experiment, sites: Sequence[Site], advance: Adva
 
 def _hook_names(components: Iterable[Component], layers: Iterable[int]) -> list[str]:
     return [component_hook(component, layer) for layer in layers for component in components]
-
-
-def _record(model: HookedModel, tokens: Tokens, hooks: Hooks, names: Sequence[str]) -> dict[str, torch.Tensor]:
-    """Run once and keep the named activations."""
-    boxes: dict[str, list[torch.Tensor]] = {name: [] for name in names}
-    recorders = [pair for name, box in boxes.items() for pair in capture(name, box)]
-    if names:
-        with torch.no_grad():
-            model.run_with_hooks(tokens, fwd_hooks=hooks + recorders)
-    return {name: box[0] for name, box in boxes.items()}

@@ -20,11 +20,9 @@ from tl_knowledge.hooks import Corruption
 from tl_knowledge.metrics import answer_probability
 from tl_knowledge.model import EMBED, HookedModel
 from tl_knowledge.prompts import Prompt
-from tl_knowledge.rows import capture_base, keep_positions
+from tl_knowledge.rows import capture_base, keep_positions, pad_right
 
 __all__ = ["AnsweredPrompt", "BaseRuns", "CorruptedRun", "Experiment", "answered"]
-
-PADDING = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,10 +93,7 @@ class Experiment:
     @cached_property
     def tokens(self) -> Tokens:
         """One prompt a row, padded on the right."""
-        padded = torch.full((len(self.prompts), self.length), PADDING, device=self.device)
-        for row, prompt in enumerate(self.prompts):
-            padded[row, : prompt.tokens.shape[1]] = prompt.tokens[0]
-        return padded
+        return pad_right([prompt.tokens for prompt in self.prompts])
 
     @cached_property
     def row_prompts(self) -> Int[torch.Tensor, " row"]:

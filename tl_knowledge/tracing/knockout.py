@@ -8,6 +8,7 @@ prompt are rows of one growing batch.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,10 +32,9 @@ from tl_knowledge.model import HookedModel, check_model, describe_model, layer_c
 from tl_knowledge.prompts import Prompt
 from tl_knowledge.provenance import Provenance
 from tl_knowledge.rows import as_index, grow_rows, growing_rows_refusal, keep_positions, run_rows
-from tl_knowledge.statistics import mean_interval
+from tl_knowledge.statistics import largest_rows, mean_interval
 from tl_knowledge.storage import read_result, write_result
 from tl_knowledge.tracing.experiment import Experiment, answered
-from tl_knowledge.tracing.result import largest_effects
 from tl_knowledge.tracing.sites import window_layers
 
 __all__ = ["AttentionKnockout", "Blocked", "attention_knockout"]
@@ -80,8 +80,7 @@ class AttentionKnockout:
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """The k sets and layers whose blocking changes the answer's probability most, in either direction."""
-        frame = self.to_dataframe()
-        return largest_effects(frame.assign(effect=frame["change"].abs()), k).drop(columns="effect")
+        return largest_rows(self.to_dataframe(), k, "change", either_sign=True)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write to one ``.safetensors`` file; returns the path."""
@@ -159,13 +158,12 @@ def attention_knockout(
     _check_writable(model)
     changes: list[NDArray[np.float64]] = []
     cleans: list[float] = []
-    for fact in tqdm(chosen, desc="attention knockout", unit="fact", delay=2, disable=not progress):
-        change, clean = _knock_out(model, Prompt.from_fact(model, fact), blocked, width)
+    prompts = [Prompt.from_fact(model, fact) for fact in chosen]
+    for prompt in tqdm(prompts, desc="attention knockout", unit="fact", delay=2, disable=not progress):
+        change, clean = _knock_out(model, prompt, blocked, width)
         changes.append(change)
         cleans.append(clean)
-    provenance = Provenance(
-        **describe_model(model), prepends_bos=Prompt.from_fact(model, chosen[0]).has_bos, seed=0, engine="rows", settings={"window": width}
-    )
+    provenance = Provenance(**describe_model(model), prepends_bos=prompts[0].has_bos, seed=0, engine="rows", settings={"window": width})
     return AttentionKnockout(np.stack(changes), np.array(cleans), tuple(blocked), width, chosen, provenance)
 
 
@@ -180,9 +178,7 @@ def _knock_out(model: HookedModel, prompt: Prompt, blocked: Sequence[Blocked], w
     if not jobs:
         return found, clean
     windows = [window_layers(layer, window, n_layers, "paper") for _, layer, _ in jobs]
-    births: dict[int, torch.Tensor] = {}
-    for first, _ in windows:
-        births[first - 1] = as_index([0] * (len(births.get(first - 1, ())) + 1), experiment.device)
+    births = {born_at: as_index([0] * count, experiment.device) for born_at, count in Counter(first - 1 for first, _ in windows).items()}
     hooks: Hooks = grow_rows(experiment.base.streams, births)
     for row, ((_, _, keys), (first, last)) in enumerate(zip(jobs, windows, strict=True), start=1):
         hooks += knock_out_attention(prompt.last, keys, layer=range(first, last + 1), rows=[row])

@@ -19,12 +19,11 @@ from tl_knowledge.facts import Fact
 from tl_knowledge.model import HookedModel, check_model, describe_model, embedding_matrix
 from tl_knowledge.prompts import Prompt
 from tl_knowledge.provenance import Provenance
-from tl_knowledge.statistics import mean_interval
+from tl_knowledge.statistics import largest_rows, mean_interval
 from tl_knowledge.storage import read_table, write_table
 from tl_knowledge.tracing.arguments import check_prompt, choose_answer, sample_count
 from tl_knowledge.tracing.corruption import GaussianNoise
 from tl_knowledge.tracing.experiment import CorruptedRun, Experiment, answered
-from tl_knowledge.tracing.result import largest_effects
 from tl_knowledge.tracing.survey import fact_seed
 
 __all__ = ["PerturbationTest", "perturb_embeddings", "perturbation_sd"]
@@ -58,14 +57,13 @@ class PerturbationTest:
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """The k facts that lose most."""
-        return largest_effects(self.table.assign(effect=self.table["drop"]), k).drop(columns="effect")
+        return largest_rows(self.table, k, "drop")
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write to one ``.parquet`` file; returns the path."""
-        target = Path(path)
         fields = {"sd": self.sd, "samples": self.samples, "provenance": self.provenance.to_dict()}
         table = pa.Table.from_pylist(self.table.to_dict(orient="records"))
-        return write_table(target if target.suffix else target.with_suffix(".parquet"), "PerturbationTest", table, fields)
+        return write_table(path, "PerturbationTest", table, fields)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> PerturbationTest:

@@ -18,10 +18,11 @@ from tl_knowledge.errors import ComponentError
 from tl_knowledge.model import Component, Module, has_units
 from tl_knowledge.prompts import Span
 from tl_knowledge.provenance import Provenance
+from tl_knowledge.statistics import largest_rows
 from tl_knowledge.storage import read_result, write_result
 from tl_knowledge.tracing.screen import ScreenCheck
 
-__all__ = ["COLOR_SCALES", "COMPONENT_WORDS", "CausalTrace", "TraceComparison", "compare", "largest_effects"]
+__all__ = ["COLOR_SCALES", "COMPONENT_WORDS", "CausalTrace", "TraceComparison", "compare"]
 
 EFFECT = "indirect effect (probability)"
 COLOR_SCALES: dict[Component, str] = {"resid_post": "Purples", "mlp_out": "Greens", "attn_out": "Reds", "head": "Oranges", "neuron": "Blues"}
@@ -111,7 +112,7 @@ class CausalTrace:
         Raises:
             ComponentError: k smaller than 1.
         """
-        return largest_effects(self.to_dataframe(), k)
+        return largest_rows(self.to_dataframe(), k, "effect")
 
     def plot(self) -> go.Figure:
         """A heat map, tokens by layers, corrupted tokens bold with an asterisk; bars of the top sites for neurons."""
@@ -240,13 +241,6 @@ def compare(*traces: CausalTrace) -> TraceComparison:
     if any(t.labels != traces[0].labels for t in traces):
         raise ComponentError("the traces belong to different prompts; pass traces of one prompt.")
     return TraceComparison(traces)
-
-
-def largest_effects(frame: pd.DataFrame, k: int) -> pd.DataFrame:
-    """The k rows of the largest ``effect``, largest first."""
-    if k < 1:
-        raise ComponentError(f"top({k}) asks for no site; pass at least 1.")
-    return frame.sort_values(by="effect", ascending=False, kind="stable").head(k).reset_index(drop=True)
 
 
 def _span(fields: dict[str, Any]) -> Span:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -17,13 +18,13 @@ import torch
 from tl_knowledge.errors import InputError
 from tl_knowledge.facts import Fact
 from tl_knowledge.loading import load_model
-from tl_knowledge.model import HookedModel, check_layers, describe_model, layer_count, prepends_bos, weight_fingerprint
+from tl_knowledge.model import HookedModel, check_layers, describe_model, prepends_bos, weight_fingerprint
 from tl_knowledge.provenance import Provenance
 from tl_knowledge.tracing.engines import engine_used
 from tl_knowledge.tracing.store import PartResult
-from tl_knowledge.tracing.survey import Survey, trace_part
+from tl_knowledge.tracing.survey import Survey, resolve_survey_noise, trace_part
 
-__all__ = ["Runner", "run_locally", "run_on_ray"]
+__all__ = ["PartTracer", "Runner", "run_locally", "run_on_ray"]
 
 Runner: TypeAlias = Literal["local", "ray"]
 ModelSource: TypeAlias = "HookedModel | str | os.PathLike[str]"
@@ -36,24 +37,37 @@ def run_locally(
     model: HookedModel, parts: Mapping[int, Part], survey: Survey, finished: Callable[[int, PartResult], None], advance: Callable[[int], None]
 ) -> None:
     """Compute the parts one after the other in this process."""
-    weights = weight_fingerprint(model)
+    tracer = PartTracer(model, survey)
     for number, part in parts.items():
-        finished(number, _compute(model, part, survey, weights, advance))
+        finished(number, tracer.compute(part, advance))
 
 
-def _compute(model: HookedModel, part: Part, survey: Survey, weights: str, advance: Callable[[int], None]) -> PartResult:
-    traces, skipped = trace_part(model, part, survey, advance)
-    provenance = Provenance(
-        **describe_model(model),
-        prepends_bos=prepends_bos(model),
-        seed=survey.seed,
-        engine=engine_used(model, survey.engine),
-        settings={"noise": repr(survey.noise), "samples": survey.samples, "semantics": survey.semantics, "multi_token": survey.multi_token},
-    )
-    layers = list(check_layers(model, range(layer_count(model)) if survey.layers is None else survey.layers))
-    skipped_text = {str(index): reason for index, reason in skipped.items()}
-    fields = {"asked": len(part), "skipped": skipped_text, "layers": layers, "weights": weights, "provenance": provenance.to_dict()}
-    return PartResult(tuple(traces), fields)
+class PartTracer:
+    """Computes parts with one model; what depends on the model and the survey only is found once."""
+
+    def __init__(self, model: HookedModel, survey: Survey) -> None:
+        self.model, self.survey = model, survey
+        self.noise = resolve_survey_noise(model, survey)
+
+    @cached_property
+    def fields(self) -> dict[str, Any]:
+        """What every part of this model says of it; asked for behind the first trace, which has the clearer errors for a broken model."""
+        model, survey = self.model, self.survey
+        provenance = Provenance(
+            **describe_model(model),
+            prepends_bos=prepends_bos(model),
+            seed=survey.seed,
+            engine=engine_used(model, survey.engine),
+            settings={"noise": repr(survey.noise), "samples": survey.samples, "semantics": survey.semantics, "multi_token": survey.multi_token},
+        )
+        layers = list(check_layers(model, survey.layers))
+        return {"layers": layers, "weights": weight_fingerprint(model), "provenance": provenance.to_dict()}
+
+    def compute(self, part: Part, advance: Callable[[int], None]) -> PartResult:
+        """One part."""
+        traces, skipped = trace_part(self.model, part, self.survey, self.noise, advance)
+        skipped_text = {str(index): reason for index, reason in skipped.items()}
+        return PartResult(tuple(traces), {"asked": len(part), "skipped": skipped_text, **self.fields})
 
 
 class _Tracer:
@@ -61,11 +75,10 @@ class _Tracer:
 
     def __init__(self, source: str, survey: Survey, threads: int) -> None:
         torch.set_num_threads(threads)
-        self.model, self.survey = load_model(source), survey
-        self.weights = weight_fingerprint(self.model)
+        self.tracer = PartTracer(load_model(source), survey)
 
     def compute(self, number: int, part: Part) -> tuple[int, PartResult]:
-        return number, _compute(self.model, part, self.survey, self.weights, lambda count: None)
+        return number, self.tracer.compute(part, lambda count: None)
 
 
 def run_on_ray(

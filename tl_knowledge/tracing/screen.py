@@ -55,12 +55,12 @@ def screen_sites(experiment: Experiment, sites: Sequence[Site]) -> Float[torch.T
         raise ComponentError("engine 'screen' estimates single residual states, but window > 1 was given; pass window=1, or engine='rows'.")
     keys: list[Key] = sorted({(site.component, layer) for site in sites for layer in range(site.first, site.last + 1)})
     effects = _first_order(experiment, keys)
-    rows = [effects[site.component, site.first][experiment.sample_rows(site.run)].new_zeros(experiment.samples) for site in sites]
-    for k, site in enumerate(sites):
-        for layer in range(site.first, site.last + 1):
-            table = effects[site.component, layer][experiment.sample_rows(site.run), site.pos]
-            rows[k] = rows[k] + (table if site.unit is None else table[:, site.unit])
-    return torch.stack(rows)
+
+    def term(site: Site, layer: int) -> torch.Tensor:
+        table = effects[site.component, layer][experiment.sample_rows(site.run), site.pos]
+        return table if site.unit is None else table[:, site.unit]
+
+    return torch.stack([torch.stack([term(site, layer) for layer in range(site.first, site.last + 1)]).sum(0) for site in sites])
 
 
 def _first_order(experiment: Experiment, keys: Sequence[Key]) -> dict[Key, torch.Tensor]:

@@ -102,6 +102,7 @@ class TraceStore:
             DataError: the folder holds another run, or something else.
         """
         self.directory = Path(directory)
+        self._weights: str | None = None
         run = {"facts": _digest(facts), "number_of_facts": len(facts), "facts_per_part": facts_per_part, "settings": json.loads(survey.key())}
         path = self.directory / "run.json"
         if path.is_file():
@@ -131,10 +132,11 @@ class TraceStore:
 
     def check_weights(self, weights: str) -> None:
         """Refuse a model other than the one whose traces are already here."""
-        finished = self.finished()
-        there = self.read(finished[0]).fields["weights"] if finished else weights
-        if there != weights:
-            raise DataError(f"{str(self.directory)!r} holds traces of other weights ({there}, now {weights}); pass a new folder.")
+        if self._weights is None:
+            finished = self.finished()
+            self._weights = self.read(finished[0]).fields["weights"] if finished else weights
+        if self._weights != weights:
+            raise DataError(f"{str(self.directory)!r} holds traces of other weights ({self._weights}, now {weights}); pass a new folder.")
 
     def _path(self, number: int) -> Path:
         return self.directory / f"part-{number:05d}.parquet"

@@ -28,7 +28,7 @@ from tl_knowledge.tracing.experiment import CorruptedRun, Experiment, answered
 from tl_knowledge.tracing.roles import SIDES, Side
 from tl_knowledge.tracing.sites import Grid, Semantics, Site, Window, resolve_window
 
-__all__ = ["FactTrace", "Survey", "fact_seed", "trace_part"]
+__all__ = ["FactTrace", "Survey", "fact_seed", "resolve_survey_noise", "trace_part"]
 
 MOST_PADDING = 2  # tokens that a prompt may be shorter than the longest of its batch
 
@@ -132,16 +132,16 @@ class _Question:
 
 
 def trace_part(
-    model: HookedModel, facts: Sequence[tuple[int, Fact]], survey: Survey, advance: Callable[[int], None]
+    model: HookedModel, facts: Sequence[tuple[int, Fact]], survey: Survey, noise: Noise, advance: Callable[[int], None]
 ) -> tuple[list[FactTrace], dict[int, str]]:
     """Trace some facts; facts that cannot be traced, or are not known, come back with the reason.
 
     Args:
         facts: facts with their places in the set.
+        noise: the survey's, as `resolve_survey_noise` gives it for this model.
         advance: told of every fact that is finished.
     """
     check_model(model)
-    noise = _resolved(model, survey)
     skipped: dict[int, str] = {}
     questions: list[_Question] = []
     for index, fact in facts:
@@ -169,7 +169,8 @@ def trace_part(
     return sorted(traces, key=lambda trace: trace.index), skipped
 
 
-def _resolved(model: HookedModel, survey: Survey) -> Noise:
+def resolve_survey_noise(model: HookedModel, survey: Survey) -> Noise:
+    """The survey's noise with its scale as a number; the original program's stream under its semantics."""
     noise = survey.noise.resolve(model)
     return replace(noise, stream="rome_code", seed=1) if survey.semantics == "rome_code" else noise
 
@@ -232,7 +233,7 @@ def _trace_batch(model: HookedModel, batch: Sequence[_Question], survey: Survey,
 
 def _grids(model: HookedModel, prompt: Prompt, side: Side, survey: Survey) -> list[Grid]:
     """Every component at every position, and each severing at the last corrupted token (paper 001, figure 3)."""
-    layers = check_layers(model, range(layer_count(model)) if survey.layers is None else survey.layers)
+    layers = check_layers(model, survey.layers)
     everywhere = tuple(range(len(prompt)))
     windows = {c: 1 if c == "resid_post" else resolve_window(model, c, survey.window, survey.semantics) for c in survey.components}
     grids = [Grid(c, windows[c], survey.semantics, (), layers, everywhere) for c in survey.components]

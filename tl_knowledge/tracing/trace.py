@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from tl_knowledge.model import Component, HookedModel, Module, check_layers, check_model, describe_model, has_units, layer_count, severable
+from tl_knowledge.model import Component, HookedModel, Module, check_layers, check_model, describe_model, has_units, severable
 from tl_knowledge.prompts import Prompt, Span
 from tl_knowledge.provenance import Provenance
 from tl_knowledge.tracing.arguments import (
@@ -120,7 +120,7 @@ def trace(
         window=resolve_window(model, component, window, semantics),
         semantics=semantics,
         severed=severed,
-        layers=check_layers(model, range(layer_count(model)) if layers is None else layers),
+        layers=check_layers(model, layers),
         positions=traced_positions(prompt, span, component, positions),
         units=traced_units(model, component, units),
     )
