@@ -59,7 +59,7 @@ def load_model(
         8
     """
     if not isinstance(name_or_path_or_model, str | Path):
-        return check_model(name_or_path_or_model)
+        return check_model(name_or_path_or_model, masked=True)
     name = str(name_or_path_or_model)
     chosen = _choose_backend(name, backend)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -79,7 +79,7 @@ def load_model(
         model.cfg.default_prepend_bos = prepend_bos
     if name == "factlm":
         model.cfg.model_name = "factlm"
-    return check_model(model)
+    return check_model(model, masked=True)
 
 
 def hooked_transformer_available() -> bool:

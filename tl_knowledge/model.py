@@ -36,6 +36,7 @@ __all__ = [
     "describe_model",
     "embedding_matrix",
     "has_units",
+    "is_masked",
     "layer_count",
     "mlp_input",
     "model_device",
@@ -223,8 +224,18 @@ def weight_fingerprint(model: HookedModel) -> str:
     return digest.hexdigest()[:16]
 
 
-def check_model(model: Any) -> HookedModel:
-    """Return the model if every method of this package can work on it; it is not changed.
+def is_masked(model: HookedModel) -> bool:
+    """Whether the model reads in both directions and fills masks (BERT)."""
+    # Bridges call BERT's attention causal, so the architecture's name is asked too.
+    names = [str(getattr(model.cfg, name, "")) for name in ("architecture", "original_architecture")]
+    return getattr(model.cfg, "attention_dir", "causal") != "causal" or any(name.endswith("MaskedLM") for name in names)
+
+
+def check_model(model: Any, *, masked: bool = False) -> HookedModel:
+    """Return the model if the methods of this package can work on it; it is not changed.
+
+    Args:
+        masked: whether a masked model will do, which only knowledge neurons can work on.
 
     Raises:
         UnsupportedModelError: not a TransformerLens model, not autoregressive, or a mixture of experts.
@@ -234,7 +245,7 @@ def check_model(model: Any) -> HookedModel:
         raise UnsupportedModelError(
             f"{type(model).__name__} is not a TransformerLens model; pass a HookedTransformer, a TransformerBridge, or a name to load_model()."
         )
-    if getattr(model.cfg, "attention_dir", "causal") != "causal":
+    if not masked and is_masked(model):
         raise UnsupportedModelError(f"{_name(model)} attends in both directions; pass an autoregressive model.")
     for layer, block in enumerate(model.blocks):
         out = getattr(getattr(block, "mlp", None), "W_out", None)

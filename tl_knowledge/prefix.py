@@ -2,7 +2,7 @@
 
 Where only the last position changes, the keys and values of every earlier position are the same in all rows. They are computed once, and
 each attention layer joins them to however many rows it is given, so the prefix composes with growing rows (`tl_knowledge.rows`): a row
-costs one token instead of a prompt.
+costs one token instead of a prompt. Several prompts of one length go together: row ``r`` stands behind prompt ``r % prompts``.
 
 Hooks that the caller has set on the model see the prefix and the new token in two runs, so positions that count from the end mean
 another token in each.
@@ -13,6 +13,7 @@ The prefix is handed to the model as its own key-value cache, in the form that t
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from types import MethodType
 from typing import Any
 
@@ -20,24 +21,61 @@ import torch
 from jaxtyping import Float
 
 from tl_knowledge.arrays import Hooks, Tokens
-from tl_knowledge.model import HookedModel, layer_count
+from tl_knowledge.model import HookedModel, block_input, is_masked, layer_count
 from tl_knowledge.rows import record
 
-__all__ = ["run_on_prefix", "with_prefix"]
+__all__ = ["FrozenPrefix", "freeze_prefix", "run_on_prefix"]
 
 Heads = Float[torch.Tensor, "_ _ head d_head"]
 
 
+@dataclass(frozen=True)
+class FrozenPrefix:
+    """What is known before the rows run.
+
+    Attributes:
+        tokens: ``[1 pos]``: what the model is run on; one row, so that masks and rotary tables broadcast.
+        entering: ``[prompt pos d_model]``: what each prompt's own tokens enter block 0 with.
+        arguments: the keys and values of the tokens before, as the model takes them.
+    """
+
+    tokens: Tokens
+    entering: Float[torch.Tensor, "prompt _ d_model"]
+    arguments: dict[str, Any]
+
+
+def freeze_prefix(model: HookedModel, tokens: Tokens) -> FrozenPrefix:
+    """Freeze every token but the last of some prompts of one length; nothing where nothing can be frozen.
+
+    A masked model reads in both directions: a change anywhere changes every position, so its prompts run whole.
+
+    Args:
+        tokens: ``[prompt pos]``.
+    """
+    if tokens.shape[1] == 1 or is_masked(model):
+        entering = record(model, tokens, [], [block_input(0)])[block_input(0)]
+        return FrozenPrefix(tokens[:1], entering, {})
+    freeze = _freeze_bridge if hasattr(model, "original_model") else _freeze_hooked_transformer
+    entering, arguments = freeze(model, tokens)
+    return FrozenPrefix(tokens[:1, -1:], entering, arguments)
+
+
+def run_on_prefix(model: HookedModel, prefix: FrozenPrefix, hooks: Hooks) -> torch.Tensor:
+    """Run the tokens behind a prefix; the hooks say how many rows come out."""
+    swap_in: Hooks = [(block_input(0), lambda _, *, hook: prefix.entering)]
+    logits: torch.Tensor = model.run_with_hooks(prefix.tokens, fwd_hooks=swap_in + hooks, **prefix.arguments)
+    return logits
+
+
 class _PrefixEntry:
-    """One layer's prefix as ``HookedTransformer`` reads it: keys before rotation, ``[1 pos head d_head]``."""
+    """One layer's prefix as ``HookedTransformer`` reads it: keys before rotation, ``[prompt pos head d_head]``."""
 
     def __init__(self, keys: Heads, values: Heads) -> None:
         self.past_keys, self.past_values = keys, values
 
     def append(self, new_keys: Heads, new_values: Heads) -> tuple[Heads, Heads]:
-        rows = new_keys.shape[0]
-        keys = torch.cat([self.past_keys.expand(rows, -1, -1, -1), new_keys], dim=1)
-        return keys, torch.cat([self.past_values.expand(rows, -1, -1, -1), new_values], dim=1)
+        keys = torch.cat([_to_rows(self.past_keys, len(new_keys)), new_keys], dim=1)
+        return keys, torch.cat([_to_rows(self.past_values, len(new_values)), new_values], dim=1)
 
 
 class _Prefix:
@@ -53,42 +91,36 @@ class _Prefix:
         return torch.cat([attention_mask.new_ones(attention_mask.shape[0], self.length), attention_mask], dim=-1)
 
 
-def with_prefix(model: HookedModel, tokens: Tokens) -> dict[str, Any]:
-    """Keyword arguments that make the model see ``tokens`` before whatever it is run on next.
-
-    Args:
-        tokens: ``[1 pos]``, at least one.
-    """
-    if hasattr(model, "original_model"):
-        return {"past_key_values": _bridge_prefix(model, tokens)}
+def _freeze_hooked_transformer(model: HookedModel, tokens: Tokens) -> tuple[torch.Tensor, dict[str, Any]]:
     layers = range(layer_count(model))
     names = [f"blocks.{layer}.attn.hook_{part}" for layer in layers for part in ("k", "v")]
-    found = record(model, tokens, [], names, stop_at_layer=len(layers))
-    entries = [_PrefixEntry(found[f"blocks.{i}.attn.hook_k"], found[f"blocks.{i}.attn.hook_v"]) for i in layers]
-    return {"past_kv_cache": _Prefix(entries, tokens.shape[1]), "attention_mask": torch.ones(1, 1, dtype=torch.long, device=tokens.device)}
+    found = record(model, tokens, [], [block_input(0), *names], stop_at_layer=len(layers))
+    entries = [_PrefixEntry(found[f"blocks.{i}.attn.hook_k"][:, :-1], found[f"blocks.{i}.attn.hook_v"][:, :-1]) for i in layers]
+    mask = torch.ones(1, 1, dtype=torch.long, device=tokens.device)
+    return found[block_input(0)][:, -1:], {"past_kv_cache": _Prefix(entries, tokens.shape[1] - 1), "attention_mask": mask}
 
 
-def _bridge_prefix(model: Any, tokens: Tokens) -> Any:
+def _freeze_bridge(model: Any, tokens: Tokens) -> tuple[torch.Tensor, dict[str, Any]]:
     """A Hugging Face cache whose layers join the prefix to any number of rows and keep nothing."""
     from transformers import DynamicCache
 
     filled: Any = DynamicCache(config=model.original_model.config)
     with torch.no_grad():
-        model(tokens, past_key_values=filled, use_cache=True)
+        model(tokens[:, :-1], past_key_values=filled, use_cache=True)
     frozen = copy.copy(filled)
     frozen.layers = [copy.copy(layer) for layer in filled.layers]
     for layer in frozen.layers:
         layer.update = MethodType(_join, layer)
-    return frozen
+    arguments = {"past_key_values": frozen}
+    return record(model, tokens[:, -1:], [], [block_input(0)], **arguments)[block_input(0)], arguments
 
 
 def _join(layer: Any, keys: torch.Tensor, values: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    rows = keys.shape[0]
-    joined = torch.cat([layer.keys.expand(rows, -1, -1, -1), keys], dim=-2)
-    return joined, torch.cat([layer.values.expand(rows, -1, -1, -1), values], dim=-2)
+    joined = torch.cat([_to_rows(layer.keys, len(keys)), keys], dim=-2)
+    return joined, torch.cat([_to_rows(layer.values, len(values)), values], dim=-2)
 
 
-def run_on_prefix(model: HookedModel, tokens: Tokens, prefix: dict[str, Any], hooks: Hooks) -> torch.Tensor:
-    """Run ``tokens [1 pos]`` behind a prefix; the hooks say how many rows come out."""
-    logits: torch.Tensor = model.run_with_hooks(tokens, fwd_hooks=hooks, **prefix)
-    return logits
+def _to_rows(prompts: torch.Tensor, rows: int) -> torch.Tensor:
+    """Each row's prompt, ``[prompt ...] -> [row ...]``; a view where there is one prompt."""
+    copies = prompts.expand(rows // len(prompts), *prompts.shape) if len(prompts) > 1 else None
+    return prompts.expand(rows, *prompts.shape[1:]) if copies is None else copies.flatten(0, 1)

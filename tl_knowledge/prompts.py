@@ -1,14 +1,14 @@
-"""Prompts as tokens with named spans: the only place that finds token spans.
+"""Prompts as tokens with named spans, and the target that should follow.
 
-Spans come from the tokenizer's offset mapping, never from decoding tokens one by one: that is what survives characters
-split over several byte tokens, repeated subjects, leading spaces and subjects next to punctuation.
+A masked model (BERT) is asked at its mask: the prompt ends in ``[MASK].`` where the text has no mask of its own, and stands between the
+tokenizer's special tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 from einops import repeat
@@ -16,46 +16,10 @@ from einops import repeat
 from tl_knowledge.arrays import Tokens
 from tl_knowledge.errors import PromptError, SubjectNotFoundError, TargetError
 from tl_knowledge.facts import Fact
-from tl_knowledge.model import HookedModel, context_length, model_device, prepends_bos
+from tl_knowledge.model import HookedModel, context_length, is_masked, model_device, prepends_bos
+from tl_knowledge.spans import CharRange, Occurrence, Span, covering_tokens, encode, occurrences, relation_span
 
-__all__ = ["Occurrence", "Prompt", "Span", "target_tokens"]
-
-Occurrence: TypeAlias = int | Literal["all"]
-CharRange: TypeAlias = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Span:
-    """Named token positions of a prompt, in order; not necessarily adjacent.
-
-    Example:
-        >>> span = Span("subject", (1, 2, 3))
-        >>> span.first, span.last, len(span)
-        (1, 3, 3)
-    """
-
-    name: str
-    positions: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        if not self.positions or list(self.positions) != sorted(set(self.positions)):
-            raise PromptError(f"span {self.name!r} has positions {self.positions}; pass at least one, ascending, none twice.")
-
-    @property
-    def first(self) -> int:
-        """First position."""
-        return self.positions[0]
-
-    @property
-    def last(self) -> int:
-        """Last position."""
-        return self.positions[-1]
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.positions)
-
-    def __len__(self) -> int:
-        return len(self.positions)
+__all__ = ["Occurrence", "Prompt", "Span", "check_fits", "target_tokens"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +29,8 @@ class Prompt:
     Attributes:
         tokens: ``[1 pos]``.
         labels: each token as text, for axes and tables.
-        spans: ``subject``, ``relation`` (every prompt token outside the subject, without BOS), ``last``, and any more.
+        spans: ``subject``, ``relation`` (every prompt token outside the subject, without BOS and other special tokens), ``last`` (the position
+            that predicts the answer: the last one, or a masked model's mask), and any more.
         answer: the target's tokens; empty when no target is known.
         target: the target's text, ``""`` when unknown.
         text: what was tokenised, ``""`` for prompts made from tokens.
@@ -131,7 +96,7 @@ class Prompt:
             ' France'
         """
         wanted = {**({"subject": subject} if subject is not None else {}), **(spans or {})}
-        places = {name: _occurrences(text, part, name, occurrence) for name, part in wanted.items()}
+        places = {name: occurrences(text, part, name, occurrence) for name, part in wanted.items()}
         prompt = cls._tokenise(model, text, places, wanted, target, prepend_bos)
         return prompt if subject_span is None else prompt._with_subject(range(*subject_span))
 
@@ -174,7 +139,7 @@ class Prompt:
 
     @property
     def last(self) -> Span:
-        """The last position, which predicts the answer."""
+        """The position that predicts the answer: the last one, or a masked model's mask."""
         return self.span("last")
 
     @property
@@ -213,7 +178,8 @@ class Prompt:
                 f"subject positions {inside} do not lie in the prompt of {len(self)} tokens {list(self.labels)}; "
                 f"pass positions from 0 to {len(self) - 1}."
             )
-        spans = {**self.spans, "subject": Span("subject", inside), **_relation(inside, len(self), self.has_bos)}
+        left_out = {*range(int(self.has_bos)), *self.spans.get("special", ())}
+        spans = {**self.spans, "subject": Span("subject", inside), **relation_span(inside, len(self), left_out)}
         return Prompt(self.tokens, self.labels, spans, self.answer, self.target, text=self.text, has_bos=self.has_bos)
 
     @classmethod
@@ -228,22 +194,53 @@ class Prompt:
     ) -> Prompt:
         if not text.strip():
             raise PromptError(f"the prompt is {text!r}; pass a prompt with at least one character.")
-        ids, offsets = _ids_and_offsets(model, text)
-        has_bos = prepends_bos(model) if prepend_bos is None else prepend_bos
+        masked = is_masked(model)
+        shown = _with_mask(model, text) if masked else text
+        ids, offsets, labels = encode(model.tokenizer, shown, special=masked)
+        has_bos = not masked and (prepends_bos(model) if prepend_bos is None else prepend_bos)
         if has_bos:
-            ids, offsets = [model.tokenizer.bos_token_id, *ids], [(0, 0), *offsets]
-        if len(ids) > context_length(model):
-            raise PromptError(f"prompt {text[:60]!r}... has {len(ids)} tokens; the model's context is {context_length(model)}: shorten it.")
-        labels = tuple(_label(text, model, token, offset) for token, offset in zip(ids, offsets, strict=True))
-        labels = ("BOS", *labels[1:]) if has_bos else labels
-        spans = {"last": Span("last", (len(ids) - 1,))}
+            ids, offsets, labels = [model.tokenizer.bos_token_id, *ids], [(0, 0), *offsets], ["BOS", *labels]
+        special = (0,) if has_bos else ()
+        last = len(ids) - 1
+        if masked:
+            last = ids.index(model.tokenizer.mask_token_id)
+            special = tuple(i for i, (a, b) in enumerate(offsets) if a == b or i == last)
+        spans = {"last": Span("last", (last,))} | ({"special": Span("special", special)} if masked else {})
         for name, ranges in places.items():
-            spans[name] = Span(name, _covering_tokens(text, texts[name], ranges, offsets, labels))
+            spans[name] = Span(name, covering_tokens(shown, texts[name], ranges, offsets, tuple(labels)))
         if "subject" in spans:
-            spans |= _relation(spans["subject"].positions, len(ids), has_bos)
+            spans |= relation_span(spans["subject"].positions, len(ids), special)
         answer = () if target is None else target_tokens(model, target)
         tokens = torch.tensor([ids], device=model_device(model))
-        return cls(tokens, labels, spans, answer, target or "", text=text, has_bos=has_bos)
+        prompt = cls(tokens, tuple(labels), spans, answer, target or "", text=shown, has_bos=has_bos)
+        check_fits(model, prompt)
+        return prompt
+
+
+def check_fits(model: HookedModel, prompt: Prompt, *, multi_token: bool = False) -> None:
+    """Refuse a prompt that the model cannot read, or a target it cannot say.
+
+    Args:
+        multi_token: whether the target's tokens before its last are appended to the prompt.
+
+    Raises:
+        PromptError: longer than the context, or a token outside the vocabulary.
+        TargetError: a target token outside the vocabulary, or several for a masked model.
+    """
+    vocabulary, appended = int(model.cfg.d_vocab), max(0, len(prompt.answer) - 1) if multi_token else 0
+    if len(prompt) + appended > context_length(model):
+        raise PromptError(
+            f"prompt {prompt.text[:60]!r} has {len(prompt) + appended} tokens{' with its target' if appended else ''}; "
+            f"the model's context is {context_length(model)}: shorten it."
+        )
+    outside = [token for token in prompt.tokens[0].tolist() if not 0 <= token < vocabulary]
+    if outside:
+        raise PromptError(f"token {outside[0]} is outside the model's vocabulary of {vocabulary}; was the prompt made with another tokenizer?")
+    unknown = [token for token in prompt.answer if not 0 <= token < vocabulary]
+    if unknown:
+        raise TargetError(f"target token {unknown[0]} is outside the model's vocabulary of {vocabulary}; pass a token id of this model.")
+    if len(prompt.answer) > 1 and is_masked(model):
+        raise TargetError(f"target {prompt.target!r} has {len(prompt.answer)} tokens; one mask predicts one token: pass a target of one token.")
 
 
 def target_tokens(model: HookedModel, target: str) -> tuple[int, ...]:
@@ -258,54 +255,9 @@ def target_tokens(model: HookedModel, target: str) -> tuple[int, ...]:
     return tuple(ids)
 
 
-def _relation(subject: tuple[int, ...], length: int, has_bos: bool) -> dict[str, Span]:
-    outside = tuple(p for p in range(int(has_bos), length) if p not in subject)
-    return {"relation": Span("relation", outside)} if outside else {}
-
-
-def _occurrences(text: str, part: str, name: str, occurrence: Occurrence) -> list[CharRange]:
-    """Character ranges of a part of the text."""
-    starts: list[int] = []
-    start = text.find(part) if part else -1
-    while start >= 0:
-        starts.append(start)
-        start = text.find(part, start + len(part))
-    if not starts:
-        raise SubjectNotFoundError(f"{name} {part!r} does not occur in {text!r}; pass its exact text, or subject_span=(start, stop) in tokens.")
-    if occurrence != "all":
-        try:
-            starts = [starts[occurrence]]
-        except IndexError:
-            raise SubjectNotFoundError(
-                f"{name} {part!r} occurs {len(starts)} time(s) in {text!r}, so occurrence {occurrence} does not exist; pass 'all' or a smaller one."
-            ) from None
-    return [(s, s + len(part)) for s in starts]
-
-
-def _ids_and_offsets(model: HookedModel, text: str) -> tuple[list[int], list[CharRange]]:
-    if not getattr(model.tokenizer, "is_fast", False):
-        raise PromptError(
-            f"tokenizer {type(model.tokenizer).__name__} gives no character offsets; load a fast tokenizer, or use Prompt.from_tokens()."
-        )
-    encoded = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    return list(encoded["input_ids"]), [(int(a), int(b)) for a, b in encoded["offset_mapping"]]
-
-
-def _covering_tokens(text: str, part: str, ranges: list[CharRange], offsets: list[CharRange], labels: tuple[str, ...]) -> tuple[int, ...]:
-    """Tokens that hold the ranges' characters, refusing tokens that also hold others."""
-    found: set[int] = set()
-    for start, stop in ranges:
-        inside = {i for i, (a, b) in enumerate(offsets) if a < stop and b > start}
-        spill = [i for i in inside if text[offsets[i][0] : start].strip() or text[stop : offsets[i][1]].strip()]
-        if spill or not inside:
-            raise SubjectNotFoundError(
-                f"subject {part!r} does not align with the tokens {[labels[i] for i in sorted(inside)]} of {text!r}; pass subject_span=(start, stop)."
-            )
-        found |= inside
-    return tuple(sorted(found))
-
-
-def _label(text: str, model: HookedModel, token: int, offset: CharRange) -> str:
-    """A token as text; several byte tokens of one character share the character."""
-    piece = text[offset[0] : offset[1]]
-    return piece if piece else str(model.tokenizer.decode([token]))
+def _with_mask(model: HookedModel, text: str) -> str:
+    """The text with one mask: its own, or one at the end."""
+    mask: str = model.tokenizer.mask_token
+    if text.count(mask) > 1:
+        raise PromptError(f"the prompt {text!r} has {text.count(mask)} masks; leave one.")
+    return text if mask in text else f"{text.rstrip()} {mask}."

@@ -7,7 +7,7 @@ import torch
 
 import tl_knowledge as tlk
 from tl_knowledge.model import block_input, block_output, layer_count
-from tl_knowledge.prefix import run_on_prefix, with_prefix
+from tl_knowledge.prefix import freeze_prefix, run_on_prefix
 
 RELATIVE = 1e-10
 
@@ -46,12 +46,12 @@ def assert_close(found, expected) -> None:
 
 def test_rows_on_a_prefix_equal_full_sequences(model, prompt):
     """Rows born anywhere, again and again on one prefix."""
-    prefix = with_prefix(model, prompt.tokens[:, :-1])
+    prefix = freeze_prefix(model, prompt.tokens)
     sites = [block_input(0), *(block_output(layer) for layer in range(layer_count(model) - 1))]
     hooks = [(site, lambda x, *, hook: torch.cat([x, x[:1], x[:1]])) for site in sites]
     expected = model(prompt.tokens)[0, -1]
     for _ in range(2):
-        found = run_on_prefix(model, prompt.tokens[:, -1:], prefix, hooks)
+        found = run_on_prefix(model, prefix, hooks)
         assert found.shape[0] == 1 + 2 * len(sites)
         torch.testing.assert_close(found[:, -1], expected.expand(found.shape[0], -1), rtol=0, atol=1e-12)
 

@@ -5,17 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 
-import torch
-
+from tl_knowledge.batches import answer_logits
 from tl_knowledge.errors import DataError, InputError
 from tl_knowledge.facts import Fact
 from tl_knowledge.model import HookedModel, check_model
 from tl_knowledge.prompts import Prompt, target_tokens
-from tl_knowledge.rows import keep_positions, pad_right
 
 __all__ = ["known_facts", "of_relation", "predicted_tokens", "sample_facts", "single_token_facts"]
-
-PROMPTS_AT_ONCE = 64
 
 
 def known_facts(model: HookedModel, facts: Iterable[Fact]) -> list[Fact]:
@@ -77,15 +73,9 @@ def sample_facts(facts: Sequence[Fact], count: int, *, seed: int = 0) -> list[Fa
 
 
 def predicted_tokens(model: HookedModel, prompts: Sequence[Prompt]) -> list[int]:
-    """The most probable next token of each prompt, many prompts a forward, padded on the right."""
-    check_model(model)
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    """The most probable token where each prompt is answered, many prompts a forward."""
+    check_model(model, masked=True)
     found: dict[int, int] = {}
-    for start in range(0, len(order), PROMPTS_AT_ONCE):
-        chosen = order[start : start + PROMPTS_AT_ONCE]
-        tokens = pad_right([prompts[i].tokens for i in chosen])
-        last = torch.tensor([[len(prompts[i]) - 1] for i in chosen], device=tokens.device)
-        with torch.no_grad():
-            logits: torch.Tensor = model.run_with_hooks(tokens, fwd_hooks=keep_positions(last))
-        found |= dict(zip(chosen, logits[:, 0].argmax(-1).tolist(), strict=True))
+    for group, logits in answer_logits(model, prompts):
+        found |= dict(zip(group, logits.argmax(-1).tolist(), strict=True))
     return [found[i] for i in range(len(prompts))]

@@ -10,16 +10,15 @@ import torch
 from jaxtyping import Int
 
 from tl_knowledge.arrays import as_positions
-from tl_knowledge.errors import ComponentError, CorruptionError, NumericalError, PromptError, TargetError
-from tl_knowledge.model import COMPONENTS, Component, HookedModel, context_length, has_units, model_device
-from tl_knowledge.prompts import Prompt, Span, target_tokens
+from tl_knowledge.errors import ComponentError, CorruptionError, NumericalError, PromptError
+from tl_knowledge.model import COMPONENTS, Component, HookedModel, has_units, model_device
+from tl_knowledge.prompts import Prompt, Span, check_fits, target_tokens
 from tl_knowledge.tracing.corruption import GaussianNoise, Noise, PromptSwap
 from tl_knowledge.tracing.sites import Semantics, unit_count
 
 __all__ = [
     "Engine",
     "answer_label",
-    "check_prompt",
     "check_words",
     "choose_answer",
     "corrupted_span",
@@ -40,15 +39,6 @@ def check_words(component: str, engine: str, semantics: str) -> None:
         raise ComponentError(f"engine {engine!r} is unknown; pass 'rows', 'loop' or 'screen'.")
     if semantics not in ("paper", "rome_code"):
         raise ComponentError(f"semantics {semantics!r} is unknown; pass 'paper' or 'rome_code'.")
-
-
-def check_prompt(model: HookedModel, prompt: Prompt) -> None:
-    """Refuse a prompt that the model cannot read."""
-    if len(prompt) > context_length(model):
-        raise PromptError(f"the prompt has {len(prompt)} tokens; the model's context is {context_length(model)}: shorten it.")
-    highest = int(prompt.tokens.max())
-    if highest >= int(model.cfg.d_vocab) or int(prompt.tokens.min()) < 0:
-        raise PromptError(f"token {highest} is outside the model's vocabulary of {model.cfg.d_vocab}; was the prompt made with another tokenizer?")
 
 
 def corrupted_span(prompt: Prompt, corrupt: str | Span | Iterable[int]) -> Span:
@@ -83,11 +73,7 @@ def choose_answer(model: HookedModel, prompt: Prompt, target: str | int | None, 
         answer = target_tokens(model, target)
     else:
         answer = (target,) if target is not None else prompt.answer or (_predicted(model, prompt),)
-    outside = [token for token in answer if not 0 <= token < int(model.cfg.d_vocab)]
-    if outside:
-        raise TargetError(f"target token {outside[0]} is outside the model's vocabulary of {model.cfg.d_vocab}; pass a token id of this model.")
-    if multi_token and len(prompt) + len(answer) - 1 > context_length(model):
-        raise PromptError(f"prompt and target have {len(prompt) + len(answer)} tokens; the model's context is {context_length(model)}: shorten them.")
+    check_fits(model, replace(prompt, answer=answer), multi_token=multi_token)
     return torch.tensor(answer if multi_token else answer[:1], device=model_device(model))
 
 

@@ -17,11 +17,11 @@ from tl_knowledge.drawing import bar_chart
 from tl_knowledge.errors import DataError
 from tl_knowledge.facts import Fact
 from tl_knowledge.model import HookedModel, check_model, describe_model, embedding_matrix
-from tl_knowledge.prompts import Prompt
+from tl_knowledge.prompts import Prompt, check_fits
 from tl_knowledge.provenance import Provenance
 from tl_knowledge.statistics import largest_rows, mean_interval
 from tl_knowledge.storage import read_table, write_table
-from tl_knowledge.tracing.arguments import check_prompt, choose_answer, sample_count
+from tl_knowledge.tracing.arguments import choose_answer, sample_count
 from tl_knowledge.tracing.corruption import GaussianNoise
 from tl_knowledge.tracing.experiment import CorruptedRun, Experiment, answered
 from tl_knowledge.tracing.survey import fact_seed
@@ -129,7 +129,7 @@ def perturb_embeddings(
     sample_count(samples, noise)
     prompts = [Prompt.from_fact(model, fact) for fact in chosen]
     for prompt in prompts:
-        check_prompt(model, prompt)
+        check_fits(model, prompt)
     rows: list[dict[str, object]] = []
     for start in tqdm(range(0, len(chosen), FACTS_AT_ONCE), desc="perturb embeddings", unit="batch", delay=2, disable=not progress):
         batch = range(start, min(start + FACTS_AT_ONCE, len(chosen)))

@@ -19,9 +19,9 @@ from tl_knowledge.datasets.filters import predicted_tokens
 from tl_knowledge.errors import ComponentError, CorruptionError, InputError
 from tl_knowledge.facts import Fact
 from tl_knowledge.model import Component, HookedModel, Module, check_layers, check_model, has_units, layer_count, severable
-from tl_knowledge.prompts import Prompt
+from tl_knowledge.prompts import Prompt, check_fits
 from tl_knowledge.rows import budget_rows
-from tl_knowledge.tracing.arguments import check_prompt, check_words, choose_answer, sample_count
+from tl_knowledge.tracing.arguments import check_words, choose_answer, sample_count
 from tl_knowledge.tracing.corruption import Noise
 from tl_knowledge.tracing.engines import exact_probability
 from tl_knowledge.tracing.experiment import CorruptedRun, Experiment, answered
@@ -147,7 +147,7 @@ def trace_part(
     for index, fact in facts:
         try:
             prompt = Prompt.from_fact(model, fact)
-            check_prompt(model, prompt)
+            check_fits(model, prompt)
             for side in SIDES:
                 prompt.span(side)
             answer = choose_answer(model, prompt, None, survey.multi_token)

@@ -17,12 +17,11 @@ import torch
 from tqdm.auto import tqdm
 
 from tl_knowledge.model import Component, HookedModel, Module, check_layers, check_model, describe_model, has_units, severable
-from tl_knowledge.prompts import Prompt, Span
+from tl_knowledge.prompts import Prompt, Span, check_fits
 from tl_knowledge.provenance import Provenance
 from tl_knowledge.tracing.arguments import (
     Engine,
     answer_label,
-    check_prompt,
     check_words,
     choose_answer,
     corrupted_span,
@@ -104,7 +103,7 @@ def trace(
         True
     """
     check_model(model)
-    check_prompt(model, prompt)
+    check_fits(model, prompt)
     check_words(component, engine, semantics)
     span = corrupted_span(prompt, corrupt)
     settings = resolve_noise(model, prompt, noise, seed, semantics)

@@ -1,0 +1,74 @@
+"""Many prompts a forward, without padding: prompts of one length go together.
+
+Padding would change what a masked model reads, and what ``pos=-1`` means in anybody's hooks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float
+
+from tl_knowledge.arrays import Hooks
+from tl_knowledge.metrics import answer_probability
+from tl_knowledge.model import HookedModel
+from tl_knowledge.prompts import Prompt
+from tl_knowledge.rows import keep_positions
+
+__all__ = ["HooksAt", "answer_logits", "answer_probabilities", "equal_groups", "no_hooks"]
+
+HooksAt: TypeAlias = Callable[[int], Hooks]
+"""Hooks for prompts that are answered at a position, such as ``lambda pos: neurons.suppress(pos=pos)``."""
+
+PROMPTS_AT_ONCE = 64
+
+
+def equal_groups(keys: Sequence[Hashable], most: int = PROMPTS_AT_ONCE) -> Iterator[list[int]]:
+    """Indices of equal keys together, at most so many, in order of first appearance.
+
+    Example:
+        >>> list(equal_groups([7, 5, 7, 7], most=2))
+        [[0, 2], [3], [1]]
+    """
+    groups: dict[Hashable, list[int]] = {}
+    for index, key in enumerate(keys):
+        groups.setdefault(key, []).append(index)
+    for group in groups.values():
+        yield from (group[start : start + most] for start in range(0, len(group), most))
+
+
+def no_hooks(_: int) -> Hooks:
+    """The clean run."""
+    return []
+
+
+def answer_logits(
+    model: HookedModel, prompts: Sequence[Prompt], hooks_at: HooksAt = no_hooks
+) -> Iterator[tuple[list[int], Float[torch.Tensor, "prompt d_vocab"]]]:
+    """Logits where each prompt is answered, a group at a time: the prompts' indices and their rows.
+
+    Args:
+        hooks_at: hooks to run under; they are given the position that predicts the answer.
+    """
+    for group in equal_groups([(len(prompt), prompt.last.last) for prompt in prompts]):
+        position = prompts[group[0]].last.last
+        tokens = torch.cat([prompts[i].tokens for i in group])
+        kept = keep_positions(torch.full((len(group), 1), position, device=tokens.device))
+        with torch.no_grad():
+            logits: torch.Tensor = model.run_with_hooks(tokens, fwd_hooks=hooks_at(position) + kept)
+        yield group, logits[:, 0]
+
+
+def answer_probabilities(model: HookedModel, prompts: Sequence[Prompt], hooks_at: HooksAt = no_hooks) -> Float[torch.Tensor, " prompt"]:
+    """Probability of each prompt's first target token.
+
+    Raises:
+        TargetError: a prompt without a target.
+    """
+    found = torch.zeros(len(prompts), dtype=torch.float64)
+    for group, logits in answer_logits(model, prompts, hooks_at):
+        answers = torch.tensor([[prompts[i].target_token] for i in group], device=logits.device)
+        found[group] = answer_probability(logits[:, None], answers).double().cpu()
+    return found

@@ -1,0 +1,248 @@
+"""The attribution engine: every point of every layer's path is one row behind a frozen prefix.
+
+One forward carries all layers' rows, each born at the input of its own block as a copy of its prompt's clean row; one backward gives every
+gradient. The clean row is every path's end, so that point is shared. The gradient enters at the unembedding's input, where it is known in
+closed form (`tl_knowledge.unembedding`); a model that does more behind it is found out by its clean probability and differentiated throughout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+
+from tl_knowledge.arrays import HookFn, Hooks, Tokens
+from tl_knowledge.metrics import answer_probability
+from tl_knowledge.model import UNEMBED_IN, HookedModel, block_input, block_output, is_masked, layer_count
+from tl_knowledge.prefix import FrozenPrefix, freeze_prefix, run_on_prefix
+from tl_knowledge.rows import capture, keep_positions
+from tl_knowledge.unembedding import Unembedding
+
+__all__ = ["PathGradients", "Questions", "questions_at_once"]
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Prompts of one length, each asked for one token.
+
+    Attributes:
+        tokens: ``[prompt pos]``.
+        positions: where each is answered.
+        answers: a token each.
+    """
+
+    tokens: Tokens
+    positions: tuple[int, ...]
+    answers: tuple[int, ...]
+
+    @classmethod
+    def together(cls, parts: Sequence[Questions]) -> Questions:
+        """Questions of one length as one batch."""
+        positions, answers = (tuple(x for part in parts for x in getattr(part, name)) for name in ("positions", "answers"))
+        return cls(torch.cat([part.tokens for part in parts]), positions, answers)
+
+    def __len__(self) -> int:
+        return self.tokens.shape[1]
+
+
+@dataclass(frozen=True)
+class PathGradients:
+    """Integrated gradients of some questions at some layers.
+
+    Attributes:
+        model: any model of this package.
+        questions: what is asked.
+        layers: which layers.
+        site: ``"hook_post"`` or ``"hook_pre"``.
+        start: where each layer's path starts.
+    """
+
+    model: HookedModel
+    questions: Questions
+    layers: tuple[int, ...]
+    site: str
+    start: Float[torch.Tensor, "layer d_mlp"]
+
+    def scores(self, alphas: Sequence[float], memory_budget: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Scores ``[prompt layer d_mlp]``, completeness gaps ``[prompt layer]`` and clean probabilities ``[prompt]``.
+
+        Args:
+            alphas: points of the path, from 0 (its start) to 1 (the clean activations).
+            memory_budget: bytes that the activations kept for the backward may take.
+        """
+        prefix, head = freeze_prefix(self.model, self.questions.tokens), Unembedding.of(self.model)
+        try:
+            found = self._swept(prefix, alphas, memory_budget, head)
+        except _DoesMoreError:
+            found = self._swept(prefix, alphas, memory_budget, None)
+        return torch.cat([part[0] for part in found], dim=1), torch.cat([part[1] for part in found], dim=1), found[0][2]
+
+    def activations(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The clean activations in place of scores; there is no path, so the gaps are NaN."""
+        names = [f"blocks.{layer}.mlp.{self.site}" for layer in self.layers]
+        rows, tokens = torch.arange(len(self.questions.answers)), self.questions.tokens
+        positions = torch.tensor(self.questions.positions, device=tokens.device)[:, None]
+        boxes: list[torch.Tensor] = []
+        recorders = [pair for name in names for pair in capture(name, boxes)]
+        with torch.no_grad():
+            logits: torch.Tensor = self.model.run_with_hooks(tokens, fwd_hooks=recorders + keep_positions(positions))
+        activations = torch.stack([box[rows, positions[:, 0]] for box in boxes], dim=1)
+        probability = answer_probability(logits, torch.tensor(self.questions.answers, device=tokens.device)[:, None])
+        return activations, activations.new_full(activations.shape[:2], float("nan")), probability
+
+    def _swept(
+        self, prefix: FrozenPrefix, alphas: Sequence[float], memory_budget: float, head: Unembedding | None
+    ) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        chunks = self._chunks(len(alphas), memory_budget, holds_logits=head is None)
+        return [_Sweep(self, prefix, chunk, tuple(alphas), head).run() for chunk in chunks]
+
+    def _chunks(self, points: int, memory_budget: float, *, holds_logits: bool) -> Iterator[tuple[int, ...]]:
+        """Indices of layers whose rows fit the budget together; at least one at a time."""
+        rows, length = len(self.questions.answers) * points, self.questions.tokens.shape[1]
+        a_block = _bytes_a_layer_row(self.model, length)
+        logits = 3 * int(self.model.cfg.d_vocab) * self.start.element_size() if holds_logits else 0
+        chunk: tuple[int, ...] = ()
+        taken = 0.0
+        for i, layer in enumerate(self.layers):
+            # A layer's rows run from its own block on.
+            needed = rows * ((layer_count(self.model) - layer + 1) * a_block + logits)
+            if chunk and taken + needed > memory_budget:
+                yield chunk
+                chunk, taken = (), 0.0
+            chunk, taken = (*chunk, i), taken + needed
+        yield chunk
+
+
+def questions_at_once(model: HookedModel, length: int, layers: Sequence[int], points: int, memory_budget: float) -> int:
+    """How many questions' rows fit the budget with all layers together; at least one."""
+    needed = sum(layer_count(model) - layer + 1 for layer in layers) * max(1, points) * _bytes_a_layer_row(model, length)
+    return max(1, int(memory_budget // needed))
+
+
+def _bytes_a_layer_row(model: HookedModel, length: int) -> int:
+    """What one row keeps of one block for the backward, from above."""
+    config, kept = model.cfg, length if is_masked(model) else 1
+    hidden = 12 * int(config.d_model) + 6 * int(model.blocks[0].mlp.W_out.shape[0]) + 4 * int(config.n_heads) * length
+    return (kept * hidden + 2 * length * int(config.d_model)) * model.blocks[0].mlp.W_out.element_size()
+
+
+class _DoesMoreError(Exception):
+    """The model does more behind its unembedding's input than unembed."""
+
+
+@dataclass(frozen=True)
+class _Sweep:
+    """One forward and one backward of some layers' rows.
+
+    Rows: the clean rows, one a prompt; then for each layer its inner points, for each point one row a prompt.
+    """
+
+    task: PathGradients
+    prefix: FrozenPrefix
+    chunk: tuple[int, ...]
+    alphas: tuple[float, ...]
+    head: Unembedding | None
+
+    def run(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Scores, gaps and clean probabilities."""
+        clean: dict[int, torch.Tensor] = {}
+        paths: dict[int, torch.Tensor] = {}
+        states: list[torch.Tensor] = []
+        prefix = replace(self.prefix, entering=self.prefix.entering.clone().requires_grad_(True))
+        with torch.enable_grad():
+            logits = run_on_prefix(self.task.model, prefix, self._hooks(clean, paths, states))
+            inputs = [clean[i] for i in self.chunk] + [paths[i] for i in self.chunk]
+            if self.head is None:
+                probability = answer_probability(logits, self._answers(len(logits))[:, None])
+                gradients = torch.autograd.grad(probability.sum(), inputs)
+            else:
+                probability, gradient = self.head.answer_gradient(states[0][:, 0], self._answers(len(states[0])))
+                if not _agree(probability[:1], answer_probability(logits.detach(), self._answers(1)[:, None])):
+                    raise _DoesMoreError
+                gradients = torch.autograd.grad(states[0], inputs, grad_outputs=gradient[:, None])
+        return self._results(clean, gradients, probability.detach())
+
+    def _results(
+        self, clean: dict[int, torch.Tensor], gradients: Sequence[torch.Tensor], probability: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        count, weights = self._prompts, probability.new_tensor([self.alphas.count(point) for point in self._inner])
+        at_end, along = gradients[: len(self.chunk)], gradients[len(self.chunk) :]
+        end = float(self.alphas.count(1.0))
+        total = torch.stack([a * end + torch.einsum("k,kpn->pn", weights, b) for a, b in zip(at_end, along, strict=True)], dim=1)
+        away = torch.stack([clean[i].detach() - self.task.start[i] for i in self.chunk], dim=1)
+        scores = away * total / len(self.alphas)
+        at_start = probability[count:].view(len(self.chunk), len(self._inner), count)[:, 0].T
+        gaps = (scores.sum(2) - (probability[:count, None] - at_start)).abs()
+        return scores, gaps, probability[:count]
+
+    @property
+    def _prompts(self) -> int:
+        return len(self.task.questions.answers)
+
+    @property
+    def _inner(self) -> tuple[float, ...]:
+        """Points that need rows: the start, for the gap, and all others but the end."""
+        return (0.0, *sorted({alpha for alpha in self.alphas if alpha not in (0.0, 1.0)}))
+
+    def _answers(self, rows: int) -> torch.Tensor:
+        """Each row's answer; rows take turns by prompt."""
+        answers = torch.tensor(self.task.questions.answers, device=self.prefix.entering.device)
+        return answers.repeat(-(-rows // len(answers)))[:rows]
+
+    def _hooks(self, clean: dict[int, torch.Tensor], paths: dict[int, torch.Tensor], states: list[torch.Tensor]) -> Hooks:
+        born = len(self._inner) * self._prompts
+        hooks: Hooks = []
+        for order, i in enumerate(self.chunk):
+            layer = self.task.layers[i]
+            hooks.append((block_input(0) if layer == 0 else block_output(layer - 1), self._grow))
+            hooks.append((f"blocks.{layer}.mlp.{self.task.site}", self._put(i, self._prompts + order * born, clean, paths)))
+        return [*hooks, (UNEMBED_IN, self._take(states))]
+
+    def _grow(self, residual: torch.Tensor, *, hook: object) -> torch.Tensor:
+        # Copies are detached: what they do is not the clean rows' doing.
+        return torch.cat([residual, residual[: self._prompts].detach().repeat(len(self._inner), 1, 1)])
+
+    def _put(self, i: int, first: int, clean: dict[int, torch.Tensor], paths: dict[int, torch.Tensor]) -> HookFn:
+        """Write the path where the clean rows show their activations."""
+        points = self.task.start.new_tensor(self._inner)[:, None, None]
+
+        def put(activation: torch.Tensor, *, hook: object) -> torch.Tensor:
+            at = self._positions(activation)
+            clean[i] = activation[: self._prompts].take_along_dim(at, dim=1)[:, 0]
+            paths[i] = (self.task.start[i] + points * (clean[i].detach() - self.task.start[i])).requires_grad_(True)
+            born = activation[first:].unflatten(0, (-1, self._prompts))
+            parts = [_replaced(activation[None, : self._prompts], at, clean[i][None])[0], activation[self._prompts : first]]
+            return torch.cat([*parts, _replaced(born, at, paths[i]).flatten(0, 1)])
+
+        return put
+
+    def _take(self, states: list[torch.Tensor]) -> HookFn:
+        """Keep the answers' positions; with a head of our own, let the model unembed its first row only."""
+
+        def take(residual: torch.Tensor, *, hook: object) -> torch.Tensor:
+            at = self._positions(residual).repeat(len(residual) // self._prompts, 1, 1)
+            states.append(residual.take_along_dim(at, dim=1))
+            return states[0] if self.head is None else states[0][:1]
+
+        return take
+
+    def _positions(self, activation: torch.Tensor) -> torch.Tensor:
+        """Where each prompt is answered among the positions that run, ``[prompt 1 1]``."""
+        skipped = self.task.questions.tokens.shape[1] - activation.shape[1]
+        return torch.tensor(self.task.questions.positions, device=activation.device)[:, None, None] - skipped
+
+
+def _replaced(activation: torch.Tensor, at: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """``activation [point prompt pos d]`` with ``values [point prompt d]`` at each prompt's position."""
+    if activation.shape[2] == 1:
+        return values[:, :, None]
+    here = torch.arange(activation.shape[2], device=activation.device)[:, None] == at
+    return torch.where(here, values[:, :, None], activation)
+
+
+def _agree(ours: torch.Tensor, models: torch.Tensor) -> bool:
+    """Whether two probabilities are equal but for rounding; NaN agrees with NaN, to be refused later."""
+    tolerance = 1e-8 if ours.dtype == torch.float64 else 1e-3 if ours.dtype == torch.float32 else 5e-2
+    return bool(torch.isclose(ours, models.to(ours), rtol=tolerance, atol=0, equal_nan=True).all())
