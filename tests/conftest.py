@@ -16,6 +16,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 import torch
 from transformers import (
+    BertConfig,
+    BertForMaskedLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     GPT2Config,
@@ -65,6 +67,18 @@ def _hooked_transformer(**settings: Any) -> Callable[[], Any]:
     return build
 
 
+def _hooked_encoder() -> Any:
+    from transformer_lens import HookedEncoder, HookedTransformerConfig
+
+    sizes = {"n_layers": 4, "d_model": 16, "n_ctx": 32, "d_head": 4, "n_heads": 4, "d_mlp": 24, "d_vocab": VOCABULARY}
+    config = HookedTransformerConfig(**sizes, act_fn="gelu", attention_dir="bidirectional", device="cpu", seed=0, dtype=torch.float64)
+    torch.manual_seed(0)
+    encoder = HookedEncoder(config).eval()
+    for parameter in encoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.25)
+    return encoder
+
+
 BUILDERS: dict[str, Callable[[], Any]] = {
     "bridge-gpt2": _bridge(
         lambda: GPT2LMHeadModel(GPT2Config(n_layer=4, n_head=4, n_embd=16, n_positions=32, n_inner=24, **SIZES)), "GPT2LMHeadModel"
@@ -84,19 +98,31 @@ if hooked_transformer_available():
         "ht-llama": _hooked_transformer(gated_mlp=True, n_key_value_heads=2, normalization_type="RMS", act_fn="silu", **rotary),
     }
 
+MASKED_BUILDERS: dict[str, Callable[[], Any]] = {
+    "bridge-bert": _bridge(lambda: BertForMaskedLM(BertConfig(max_position_embeddings=32, **HF_SIZES)), "BertForMaskedLM"),
+}
+if hooked_transformer_available():
+    MASKED_BUILDERS["hooked-encoder"] = _hooked_encoder
+
 _built: dict[str, Any] = {}
 
 
 def build(name: str) -> Any:
     """A random model by name, built once."""
     if name not in _built:
-        _built[name] = BUILDERS[name]()
+        _built[name] = (BUILDERS | MASKED_BUILDERS)[name]()
     return _built[name]
 
 
 @pytest.fixture(params=BUILDERS)
 def model(request: pytest.FixtureRequest) -> Any:
     """Every architecture in turn."""
+    return build(request.param)
+
+
+@pytest.fixture(params=MASKED_BUILDERS)
+def masked_model(request: pytest.FixtureRequest) -> Any:
+    """Every masked architecture in turn."""
     return build(request.param)
 
 

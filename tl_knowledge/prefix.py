@@ -71,11 +71,12 @@ class _PrefixEntry:
     """One layer's prefix as ``HookedTransformer`` reads it: keys before rotation, ``[prompt pos head d_head]``."""
 
     def __init__(self, keys: Heads, values: Heads) -> None:
-        self.past_keys, self.past_values = keys, values
+        self.keys, self.values = keys, values
+        self.past_keys = keys[:1]  # the model reads their shape, and runs on one row of tokens
 
     def append(self, new_keys: Heads, new_values: Heads) -> tuple[Heads, Heads]:
-        keys = torch.cat([_to_rows(self.past_keys, len(new_keys)), new_keys], dim=1)
-        return keys, torch.cat([_to_rows(self.past_values, len(new_values)), new_values], dim=1)
+        keys = torch.cat([_to_rows(self.keys, len(new_keys)), new_keys], dim=1)
+        return keys, torch.cat([_to_rows(self.values, len(new_values)), new_values], dim=1)
 
 
 class _Prefix:

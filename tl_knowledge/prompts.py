@@ -108,6 +108,7 @@ class Prompt:
         subject: Iterable[int] | None = None,
         target: int | Iterable[int] | None = None,
         labels: Iterable[str] | None = None,
+        last: int | None = None,
         has_bos: bool = False,
     ) -> Prompt:
         """A prompt from token ids, for models without a tokenizer and for tests.
@@ -117,6 +118,7 @@ class Prompt:
             subject: the subject's positions, for example ``range(1, 4)``.
             target: the target's token id or ids.
             labels: texts of the tokens; the ids when not given.
+            last: the position that predicts the answer, for a masked model's mask; the last one when ``None``.
             has_bos: whether the first token is BOS, which then belongs to no span.
         """
         ids = torch.as_tensor(tokens).reshape(1, -1)
@@ -124,7 +126,10 @@ class Prompt:
             raise PromptError("the prompt has no tokens; pass at least one.")
         answer = () if target is None else (target,) if isinstance(target, int) else tuple(target)
         names = tuple(labels) if labels is not None else tuple(str(int(t)) for t in ids[0])
-        prompt = cls(ids, names, {"last": Span("last", (ids.shape[1] - 1,))}, answer, "", has_bos=has_bos)
+        position = ids.shape[1] - 1 if last is None else last
+        if not 0 <= position < ids.shape[1]:
+            raise PromptError(f"position {position} does not lie in the prompt of {ids.shape[1]} tokens; pass one from 0 to {ids.shape[1] - 1}.")
+        prompt = cls(ids, names, {"last": Span("last", (position,))}, answer, "", has_bos=has_bos)
         return prompt if subject is None else prompt._with_subject(subject)
 
     @property

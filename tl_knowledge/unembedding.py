@@ -9,15 +9,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
 
-from tl_knowledge.model import HookedModel
+from tl_knowledge.arrays import Hooks
+from tl_knowledge.model import UNEMBED_IN, HookedModel
 
 __all__ = ["Unembedding"]
 
 VOCABULARY_AT_ONCE = 4096
+
+_plain: WeakKeyDictionary[object, bool] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,19 @@ class Unembedding:
 
     @classmethod
     def of(cls, model: HookedModel) -> Unembedding | None:
-        """The model's, or ``None`` where its weights are not found; whether the model does no more than this is for the caller to check."""
+        """The model's, or ``None`` where the model does more behind the unembedding's input than this.
+
+        A probe of two tokens, run once a model, finds that out; hooks that somebody has set behind it are seen each time.
+        """
+        if any(point.fwd_hooks for name, point in model.hook_dict.items() if name.startswith("unembed.") and name != UNEMBED_IN):
+            return None
+        found = cls._read(model)
+        if found is not None and model not in _plain:
+            _plain[model] = found._tells(model)
+        return found if _plain.get(model) else None
+
+    @classmethod
+    def _read(cls, model: HookedModel) -> Unembedding | None:
         part: Any = getattr(model, "unembed", None)
         weights, bias = getattr(part, "W_U", None), getattr(part, "b_U", None)
         if not isinstance(weights, torch.Tensor):
@@ -44,6 +60,16 @@ class Unembedding:
         config = getattr(getattr(model, "original_model", None), "config", None)
         cap = getattr(config, "final_logit_softcapping", None) or getattr(model.cfg, "output_logits_soft_cap", None)
         return cls(weights.detach(), None if bias is None else bias.detach(), float(cap) if cap and cap > 0 else None)
+
+    def _tells(self, model: HookedModel) -> bool:
+        """Whether the model's logits are what this makes of its unembedding's input."""
+        tokens, states = torch.zeros(1, 2, dtype=torch.long, device=self.weights.device), list[torch.Tensor]()
+        recorder: Hooks = [(UNEMBED_IN, lambda x, *, hook: states.append(x.detach()))]
+        with torch.no_grad():
+            logits: torch.Tensor = model.run_with_hooks(tokens, fwd_hooks=recorder)
+        raw = states[0] @ self.weights if self.bias is None else states[0] @ self.weights + self.bias
+        ours, rounding = self._capped(raw)[0], torch.finfo(self.weights.dtype).eps ** 0.5
+        return bool(torch.allclose(ours, logits.to(ours), rtol=rounding, atol=rounding * float(logits.abs().max())))
 
     def answer_gradient(
         self, states: Float[torch.Tensor, "row d_model"], answers: Int[torch.Tensor, " row"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import hooks_left
 
 import tl_knowledge as tlk
 from tl_knowledge.model import block_input, block_output, layer_count
@@ -12,23 +13,23 @@ from tl_knowledge.prefix import freeze_prefix, run_on_prefix
 RELATIVE = 1e-10
 
 
-def slow_scores(model, tokens, answer, *, site="hook_post", alphas, start=None) -> tuple[torch.Tensor, torch.Tensor]:
+def slow_scores(model, tokens, answer, *, site="hook_post", alphas, start=None, pos=-1) -> tuple[torch.Tensor, torch.Tensor]:
     """Scores ``[layer d_mlp]`` and completeness gaps, written out."""
     scores, gaps = [], []
     for layer in range(layer_count(model)):
         name = f"blocks.{layer}.mlp.{site}"
         with torch.no_grad():
             _, cache = model.run_with_cache(tokens, names_filter=[name])
-        clean = cache[name][0, -1].detach()
+        clean = cache[name][0, pos].detach()
         first = torch.zeros_like(clean) if start is None else start[layer]
 
         def probability(value, name=name):
             def put(activation, *, hook):
                 changed = activation.clone()
-                changed[:, -1] = value
+                changed[:, pos] = value
                 return changed
 
-            return model.run_with_hooks(tokens, fwd_hooks=[(name, put)])[0, -1].softmax(-1)[answer]
+            return model.run_with_hooks(tokens, fwd_hooks=[(name, put)])[0, pos].softmax(-1)[answer]
 
         total = torch.zeros_like(clean)
         for alpha in alphas:
@@ -72,6 +73,46 @@ def test_integrated_gradients_equal_the_slow_loop(model, prompt, budget):
 def test_semantics(model, prompt, semantics, site, alphas):
     found = tlk.attribute_neurons(model, prompt, steps=4, semantics=semantics)
     assert_close(found.scores[0], slow_scores(model, prompt.tokens, 5, site=site, alphas=alphas)[0])
+
+
+@pytest.mark.parametrize("budget", [1.0, 2.0**30], ids=["one by one", "together"])
+def test_many_prompts_equal_each_alone(model, prompt, budget):
+    """Prompts of several lengths, two of one length, in one call."""
+    others = [tlk.Prompt.from_tokens(tokens, target=target) for tokens, target in (([9, 4, 33], 8), ([2, 7, 7, 11, 30, 8, 1], 40), ([5], 3))]
+    found = tlk.attribute_neurons(model, [prompt, *others], steps=3, memory_budget=budget)
+    for scores, one in zip(found.scores, [prompt, *others], strict=True):
+        assert_close(scores, slow_scores(model, one.tokens, one.target_token, alphas=[1 / 3, 2 / 3, 1.0])[0])
+
+
+@pytest.mark.parametrize(
+    ("semantics", "site", "alphas"), [("dai", "hook_post", [0, 0.25, 0.5, 0.75]), ("eleuther", "hook_pre", [0, 1 / 3, 2 / 3, 1])]
+)
+def test_masked_models_are_asked_at_their_mask(masked_model, semantics, site, alphas):
+    prompts = [tlk.Prompt.from_tokens([1, 9, 4, 33, 12, 2], target=8, last=pos) for pos in (3, 1)]
+    found = tlk.attribute_neurons(masked_model, prompts, steps=4, semantics=semantics)
+    for k, pos in enumerate((3, 1)):
+        expected, gaps = slow_scores(masked_model, prompts[k].tokens, 8, site=site, alphas=alphas, pos=pos)
+        assert_close(found.scores[k], expected)
+        torch.testing.assert_close(found.completeness_gap[k], gaps, rtol=0, atol=1e-10)
+    assert found.provenance.engine == "full sequences"
+    mean = tlk.mean_activation(masked_model, prompts)
+    both = tlk.attribute_neurons(masked_model, prompts, method="activation").scores
+    torch.testing.assert_close(mean, both.mean(0))
+
+
+def test_nothing_stays_on_the_model(model, prompt):
+    tlk.attribute_neurons(model, prompt, steps=2)
+    assert hooks_left(model) == []
+
+
+def test_hooks_behind_the_unembedding_are_seen(gpt2, prompt):
+    """A hook on the logits changes the probability, and so the scores; the closed form must not be used then."""
+    shift: list = [("unembed.hook_out", lambda logits, *, hook: 0.5 * logits)]
+    with gpt2.hooks(fwd_hooks=shift):
+        found = tlk.attribute_neurons(gpt2, prompt, steps=2)
+        expected = slow_scores(gpt2, prompt.tokens, 5, alphas=[0.5, 1.0])[0]
+    assert_close(found.scores[0], expected)
+    assert not torch.allclose(found.scores, tlk.attribute_neurons(gpt2, prompt, steps=2).scores)
 
 
 def test_gradient_times_activation_is_one_point_at_the_end(gpt2, prompt):

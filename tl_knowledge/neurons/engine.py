@@ -2,7 +2,7 @@
 
 One forward carries all layers' rows, each born at the input of its own block as a copy of its prompt's clean row; one backward gives every
 gradient. The clean row is every path's end, so that point is shared. The gradient enters at the unembedding's input, where it is known in
-closed form (`tl_knowledge.unembedding`); a model that does more behind it is found out by its clean probability and differentiated throughout.
+closed form (`tl_knowledge.unembedding`); a model that does more behind it is differentiated throughout.
 """
 
 from __future__ import annotations
@@ -73,10 +73,8 @@ class PathGradients:
             memory_budget: bytes that the activations kept for the backward may take.
         """
         prefix, head = freeze_prefix(self.model, self.questions.tokens), Unembedding.of(self.model)
-        try:
-            found = self._swept(prefix, alphas, memory_budget, head)
-        except _DoesMoreError:
-            found = self._swept(prefix, alphas, memory_budget, None)
+        chunks = self._chunks(len(alphas), memory_budget, holds_logits=head is None)
+        found = [_Sweep(self, prefix, chunk, tuple(alphas), head).run() for chunk in chunks]
         return torch.cat([part[0] for part in found], dim=1), torch.cat([part[1] for part in found], dim=1), found[0][2]
 
     def activations(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -91,12 +89,6 @@ class PathGradients:
         activations = torch.stack([box[rows, positions[:, 0]] for box in boxes], dim=1)
         probability = answer_probability(logits, torch.tensor(self.questions.answers, device=tokens.device)[:, None])
         return activations, activations.new_full(activations.shape[:2], float("nan")), probability
-
-    def _swept(
-        self, prefix: FrozenPrefix, alphas: Sequence[float], memory_budget: float, head: Unembedding | None
-    ) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        chunks = self._chunks(len(alphas), memory_budget, holds_logits=head is None)
-        return [_Sweep(self, prefix, chunk, tuple(alphas), head).run() for chunk in chunks]
 
     def _chunks(self, points: int, memory_budget: float, *, holds_logits: bool) -> Iterator[tuple[int, ...]]:
         """Indices of layers whose rows fit the budget together; at least one at a time."""
@@ -128,11 +120,11 @@ def _bytes_a_layer_row(model: HookedModel, length: int) -> int:
     return (kept * hidden + 2 * length * int(config.d_model)) * model.blocks[0].mlp.W_out.element_size()
 
 
-class _DoesMoreError(Exception):
-    """The model does more behind its unembedding's input than unembed."""
+class _Stop(Exception):  # noqa: N818  # no error: nothing behind this point is needed
+    """The rows have reached the unembedding."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # TransformerLens prints every hook it adds, and a method prints its owner
 class _Sweep:
     """One forward and one backward of some layers' rows.
 
@@ -152,17 +144,25 @@ class _Sweep:
         states: list[torch.Tensor] = []
         prefix = replace(self.prefix, entering=self.prefix.entering.clone().requires_grad_(True))
         with torch.enable_grad():
-            logits = run_on_prefix(self.task.model, prefix, self._hooks(clean, paths, states))
+            logits = self._rows(prefix, clean, paths, states)
             inputs = [clean[i] for i in self.chunk] + [paths[i] for i in self.chunk]
-            if self.head is None:
+            if logits is not None:
                 probability = answer_probability(logits, self._answers(len(logits))[:, None])
                 gradients = torch.autograd.grad(probability.sum(), inputs)
             else:
+                assert self.head is not None
                 probability, gradient = self.head.answer_gradient(states[0][:, 0], self._answers(len(states[0])))
-                if not _agree(probability[:1], answer_probability(logits.detach(), self._answers(1)[:, None])):
-                    raise _DoesMoreError
                 gradients = torch.autograd.grad(states[0], inputs, grad_outputs=gradient[:, None])
         return self._results(clean, gradients, probability.detach())
+
+    def _rows(
+        self, prefix: FrozenPrefix, clean: dict[int, torch.Tensor], paths: dict[int, torch.Tensor], states: list[torch.Tensor]
+    ) -> torch.Tensor | None:
+        """Run all rows; their logits, or ``None`` where the head of our own goes on from their states."""
+        try:
+            return run_on_prefix(self.task.model, prefix, self._hooks(clean, paths, states))
+        except _Stop:
+            return None
 
     def _results(
         self, clean: dict[int, torch.Tensor], gradients: Sequence[torch.Tensor], probability: torch.Tensor
@@ -219,12 +219,14 @@ class _Sweep:
         return put
 
     def _take(self, states: list[torch.Tensor]) -> HookFn:
-        """Keep the answers' positions; with a head of our own, let the model unembed its first row only."""
+        """Keep the answers' positions; with a head of our own, the model need not unembed."""
 
         def take(residual: torch.Tensor, *, hook: object) -> torch.Tensor:
             at = self._positions(residual).repeat(len(residual) // self._prompts, 1, 1)
             states.append(residual.take_along_dim(at, dim=1))
-            return states[0] if self.head is None else states[0][:1]
+            if self.head is not None:
+                raise _Stop
+            return states[0]
 
         return take
 
@@ -240,9 +242,3 @@ def _replaced(activation: torch.Tensor, at: torch.Tensor, values: torch.Tensor) 
         return values[:, :, None]
     here = torch.arange(activation.shape[2], device=activation.device)[:, None] == at
     return torch.where(here, values[:, :, None], activation)
-
-
-def _agree(ours: torch.Tensor, models: torch.Tensor) -> bool:
-    """Whether two probabilities are equal but for rounding; NaN agrees with NaN, to be refused later."""
-    tolerance = 1e-8 if ours.dtype == torch.float64 else 1e-3 if ours.dtype == torch.float32 else 5e-2
-    return bool(torch.isclose(ours, models.to(ours), rtol=tolerance, atol=0, equal_nan=True).all())
