@@ -200,15 +200,17 @@ def _line_traces(line: Line, x_axis: str, y_axis: str, *, show_name: bool) -> li
 def bar_chart(
     labels: Sequence[str],
     values: Sequence[float],
-    errors: Sequence[float],
+    errors: Sequence[float] | None = None,
     *,
     title: str,
     subtitle: str,
     value_axis: str,
     errors_below: Sequence[float] | None = None,
 ) -> go.Figure:
-    """Horizontal bars with error bars, first label on top; symmetric unless ``errors_below`` is given."""
-    bars = {"array": list(errors), "color": MUTED} | ({} if errors_below is None else {"arrayminus": list(errors_below), "symmetric": False})
+    """Horizontal bars, first label on top; error bars where given, symmetric unless ``errors_below`` is given."""
+    bars = None if errors is None else {"array": list(errors), "color": MUTED}
+    if bars is not None and errors_below is not None:
+        bars |= {"arrayminus": list(errors_below), "symmetric": False}
     figure = go.Figure(go.Bar(x=list(values), y=list(range(len(labels))), orientation="h", marker_color="#6a51a3", error_x=bars))
     figure.update_yaxes(autorange="reversed", tickvals=list(range(len(labels))), ticktext=[html.escape(x) for x in labels])
     figure.update_xaxes(title_text=value_axis, zeroline=True, zerolinecolor=MUTED)

@@ -19,14 +19,16 @@ import pyarrow as pa
 import torch
 from tqdm.auto import tqdm
 
-from tl_knowledge.arrays import Hooks
-from tl_knowledge.datasets import paraphrases
+from tl_knowledge.batches import answer_probabilities
 from tl_knowledge.drawing import grouped_bars
 from tl_knowledge.errors import DataError, InputError
 from tl_knowledge.facts import Fact
 from tl_knowledge.model import HookedModel, check_model, describe_model
-from tl_knowledge.neurons.attribution import AttributionSemantics, attribute_neurons
-from tl_knowledge.neurons.selection import ThresholdKind, select_neurons
+from tl_knowledge.neurons.attribution import AttributionSemantics
+from tl_knowledge.neurons.groups import fact_groups
+from tl_knowledge.neurons.locate import locate_neurons
+from tl_knowledge.neurons.neuron_set import NeuronSet
+from tl_knowledge.neurons.selection import ThresholdKind
 from tl_knowledge.prompts import Prompt
 from tl_knowledge.provenance import Provenance
 from tl_knowledge.statistics import largest_rows, mean_interval, paired_p_values
@@ -158,7 +160,7 @@ def measure_neuron_effects(
         >>> len(effects.table) == len(facts)
         True
     """
-    check_model(model)
+    check_model(model, masked=True)
     chosen = list(facts)
     if len({fact.relation for fact in chosen}) < 2:
         raise DataError(
@@ -167,34 +169,39 @@ def measure_neuron_effects(
     if unrelated < 1 or controls < 1:
         raise InputError(f"unrelated={unrelated} and controls={controls} compare with nothing; pass at least 1 of each.")
     prompts = [Prompt.from_fact(model, fact) for fact in chosen]
-    clean = [_probability(model, prompt, []) for prompt in prompts]
+    clean = answer_probabilities(model, prompts)
+    located = locate_neurons(
+        model,
+        fact_groups(model, chosen, own_wording=False),
+        threshold=threshold,
+        kind=kind,
+        shared_by=shared_by,
+        semantics=semantics,
+        steps=steps,
+        progress=progress,
+    )
     rows: list[dict[str, object]] = []
     for i, fact in enumerate(tqdm(chosen, desc="neuron effects", unit="fact", delay=2, disable=not progress)):
-        scores = attribute_neurons(model, paraphrases(model, fact), semantics=semantics, steps=steps, progress=False)
-        neurons = select_neurons(scores, threshold=threshold, kind=kind, shared_by=shared_by)
-        row: dict[str, object] = {"relation": fact.relation, "subject": fact.subject, "neurons": len(neurons), "clean": clean[i]}
+        neurons = located.sets[i]
+        row: dict[str, object] = {"relation": fact.relation, "subject": fact.subject, "neurons": len(neurons), "clean": float(clean[i])}
         row |= dict.fromkeys(_COLUMNS.values(), float("nan"))
         if len(neurons):
             others = [k for k, other in enumerate(chosen) if other.relation != fact.relation]
             drawn = random.Random(f"{seed}/{fact.text}").sample(others, min(unrelated, len(others)))
-            random_hooks = [neurons.random_control(seed + draw).scale(factor, pos=-1) for draw in range(controls)]
-            hooks = neurons.scale(factor, pos=-1)
-            row["own"] = _change(model, prompts[i : i + 1], clean[i : i + 1], [hooks])
-            row["control"] = _change(model, prompts[i : i + 1], clean[i : i + 1], random_hooks)
-            row["unrelated"] = _change(model, [prompts[k] for k in drawn], [clean[k] for k in drawn], [hooks])
+            random_sets = [neurons.random_control(seed + draw) for draw in range(controls)]
+            row["own"] = _change(model, prompts, clean, [i], [neurons], factor)
+            row["control"] = _change(model, prompts, clean, [i], random_sets, factor)
+            row["unrelated"] = _change(model, prompts, clean, drawn, [neurons], factor)
         rows.append(row)
     settings = {"factor": factor, "threshold": threshold, "kind": kind, "shared_by": shared_by, "semantics": semantics, "steps": steps}
     provenance = Provenance(**describe_model(model), prepends_bos=prompts[0].has_bos, seed=seed, engine="hooks", settings=settings)
     return NeuronEffects(pd.DataFrame(rows), factor, provenance)
 
 
-def _change(model: HookedModel, prompts: Sequence[Prompt], clean: Sequence[float], hooks: Sequence[Hooks]) -> float:
-    """Mean relative change over prompts and interventions."""
-    pairs = zip(prompts, clean, strict=True)
-    return float(np.mean([(_probability(model, prompt, hook) - before) / before for prompt, before in pairs for hook in hooks]))
-
-
-def _probability(model: HookedModel, prompt: Prompt, hooks: Hooks) -> float:
-    with torch.no_grad():
-        logits: torch.Tensor = model.run_with_hooks(prompt.tokens, fwd_hooks=hooks)
-    return float(logits[0, -1].softmax(-1)[prompt.target_token])
+def _change(
+    model: HookedModel, prompts: Sequence[Prompt], clean: torch.Tensor, measured: Sequence[int], sets: Sequence[NeuronSet], factor: float
+) -> float:
+    """Mean relative change over some of the prompts and the sets, scaled where the prompts are answered."""
+    before = clean[list(measured)]
+    after = [answer_probabilities(model, [prompts[k] for k in measured], lambda pos, s=neurons: s.scale(factor, pos=pos)) for neurons in sets]
+    return float(((torch.stack(after) - before) / before).mean())

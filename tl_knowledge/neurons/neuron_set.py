@@ -133,12 +133,9 @@ class NeuronSet:
 
     def plot(self) -> go.Figure:
         """Bars: neurons by layer."""
-        counts = self.layer_histogram()
         labels = [f"layer {layer}" for layer in range(self.n_layers)]
-        values = [float(count) for count in counts]
-        return bar_chart(
-            labels, values, [float("nan")] * len(counts), title="Neurons by layer", subtitle=f"{len(self)} neurons", value_axis="neurons"
-        )
+        counts = [float(count) for count in self.layer_histogram()]
+        return bar_chart(labels, counts, title="Neurons by layer", subtitle=f"{len(self)} neurons", value_axis="neurons")
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write to one JSON file; returns the path."""

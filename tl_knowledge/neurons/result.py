@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,25 @@ class NeuronAttribution:
     def mean_scores(self) -> Float[torch.Tensor, "layer d_mlp"]:
         """Scores averaged over prompts."""
         return self.scores.mean(0)
+
+    @property
+    def r1_squared(self) -> float:
+        """Paper 002's ``R1^2 = (s1^2 - 1) / (n - 1)``, ``s1`` the largest singular value of the scores with every prompt's scaled to length 1.
+
+        0 where the ``n`` prompts' scores are orthogonal, 1 where they are one pattern; NaN for one prompt, or scores that are all zero.
+        """
+        flat = self.scores.double().flatten(1)
+        lengths = flat.norm(dim=1, keepdim=True)
+        if len(flat) < 2 or not bool((lengths > 0).all()):
+            return float("nan")
+        flat = flat / lengths
+        return (float(torch.linalg.eigvalsh(flat @ flat.T)[-1]) - 1) / (len(flat) - 1)
+
+    def of_prompts(self, chosen: Iterable[int]) -> NeuronAttribution:
+        """The same for some of the prompts, by number."""
+        kept = list(chosen)
+        tensors = {name: getattr(self, name)[kept] for name in ("scores", "completeness_gap", "clean_probability")}
+        return replace(self, **tensors, prompts=tuple(self.prompts[i] for i in kept), targets=tuple(self.targets[i] for i in kept))
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row a neuron: layer, neuron, mean score over prompts, and in how many prompts it is positive."""

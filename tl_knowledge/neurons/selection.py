@@ -12,7 +12,7 @@ from tl_knowledge.errors import InputError
 from tl_knowledge.neurons.neuron_set import Neuron, NeuronSet
 from tl_knowledge.neurons.result import NeuronAttribution
 
-__all__ = ["ThresholdKind", "adapt_sharing", "coarse_neurons", "select_neurons"]
+__all__ = ["ThresholdKind", "adapt_sharing", "adapted_sharing", "check_selection", "coarse_neurons", "select_neurons", "shared_neurons"]
 
 ThresholdKind: TypeAlias = Literal["max", "absolute", "quantile"]
 """A share of the prompt's largest score; a score; or the quantile of the prompt's scores that must be reached."""
@@ -30,8 +30,7 @@ def select_neurons(scores: NeuronAttribution, *, threshold: float = 0.2, kind: T
         shared_by: neurons in *more* than this share of the coarse sets are kept; 1 keeps those in all of them.
 
     Raises:
-        InputError: a threshold or share outside (0, 1] (an absolute threshold may be any positive number), or activation scores under
-            ``"max"`` without a positive one.
+        InputError: a threshold or share outside (0, 1] (an absolute threshold may be any positive number).
 
     Example:
         >>> import tl_knowledge as tlk
@@ -41,10 +40,8 @@ def select_neurons(scores: NeuronAttribution, *, threshold: float = 0.2, kind: T
         >>> 0 < len(neurons) < 100
         True
     """
-    if not 0 < shared_by <= 1:
-        raise InputError(f"shared_by={shared_by} is no share of the prompts; pass a number in (0, 1], usually 0.7.")
-    coarse = coarse_neurons(scores, threshold=threshold, kind=kind)
-    return _shared(coarse, shared_by)
+    check_selection(threshold, kind, shared_by)
+    return shared_neurons(coarse_neurons(scores, threshold=threshold, kind=kind), shared_by)
 
 
 def coarse_neurons(scores: NeuronAttribution, *, threshold: float = 0.2, kind: ThresholdKind = "max") -> list[NeuronSet]:
@@ -53,19 +50,16 @@ def coarse_neurons(scores: NeuronAttribution, *, threshold: float = 0.2, kind: T
     Raises:
         InputError: as `select_neurons`.
     """
-    if kind not in get_args(ThresholdKind):
-        raise InputError(f"kind {kind!r} is unknown; pass one of {', '.join(map(repr, get_args(ThresholdKind)))}.")
-    if threshold <= 0 or (threshold > 1 and kind != "absolute"):
-        raise InputError(f"threshold={threshold} does not fit kind {kind!r}; pass a number in (0, 1], or a positive score with kind='absolute'.")
+    check_selection(threshold, kind)
     found: list[NeuronSet] = []
     for prompt in scores.scores:
         if kind == "quantile":
             least = float(torch.quantile(prompt.double().flatten(), threshold))
         else:
             least = threshold * (float(prompt.max()) if kind == "max" else 1.0)
-        if kind == "max" and least <= 0:
-            raise InputError("no score of a prompt is positive, so a share of its maximum selects everything; use kind='quantile'.")
-        pairs = [(scores.layers[i], n) for i, n in (prompt >= least).nonzero().tolist()]
+        # Where no score is positive no neuron raises the answer's probability, and a share of the largest would select them all.
+        chosen = prompt >= least if kind != "max" or least > 0 else torch.zeros_like(prompt, dtype=torch.bool)
+        pairs = [(scores.layers[i], n) for i, n in chosen.nonzero().tolist()]
         found.append(NeuronSet(frozenset(pairs), scores.n_layers, prompt.shape[1]))
     return found
 
@@ -91,24 +85,56 @@ def adapt_sharing(
     Raises:
         InputError: no attribution, an empty range, or as `select_neurons`.
     """
-    low, high = mean_count
-    if not attributions or not 0 <= low <= high:
-        raise InputError(f"{len(attributions)} attributions and mean_count={mean_count} leave nothing to adapt; pass facts and an ascending range.")
-    coarse = [coarse_neurons(scores, threshold=threshold, kind=kind) for scores in attributions]
+    check_selection(threshold, kind, shared_by, mean_count)
+    if not attributions:
+        raise InputError("no attribution leaves nothing to adapt; pass one for each fact.")
+    return adapted_sharing([coarse_neurons(scores, threshold=threshold, kind=kind) for scores in attributions], shared_by, mean_count)
+
+
+def adapted_sharing(coarse: Sequence[Sequence[NeuronSet]], shared_by: float, mean_count: tuple[float, float] | None) -> tuple[list[NeuronSet], float]:
+    """Each group's shared neurons, and the share; it is not moved when no range is given."""
     share = shared_by
-    for _ in range(MOST_TRIES):
-        sets = [_shared(group, share) for group in coarse]
-        mean = sum(map(len, sets)) / len(sets)
-        if low <= mean <= high:
+    for _ in range(0 if mean_count is None else MOST_TRIES):
+        assert mean_count is not None
+        mean = sum(len(shared_neurons(group, share)) for group in coarse) / len(coarse)
+        if mean_count[0] <= mean <= mean_count[1]:
             break
-        moved = round(share + (SHARING_STEP if mean > high else -SHARING_STEP), 10)
+        moved = round(share + (SHARING_STEP if mean > mean_count[1] else -SHARING_STEP), 10)
         if not 0 < moved <= 1:
             break
         share = moved
-    return [_shared(group, share) for group in coarse], share
+    return [shared_neurons(group, share) for group in coarse], share
 
 
-def _shared(coarse: Sequence[NeuronSet], shared_by: float) -> NeuronSet:
-    counts: Counter[Neuron] = Counter(neuron for group in coarse for neuron in group)
-    kept = frozenset(neuron for neuron, count in counts.items() if count > shared_by * len(coarse) or count == len(coarse))
-    return NeuronSet(kept, coarse[0].n_layers, coarse[0].d_mlp)
+def check_selection(threshold: float, kind: str, shared_by: float = 1.0, mean_count: tuple[float, float] = (0.0, 0.0)) -> None:
+    """Refuse settings that select nothing or everything.
+
+    Raises:
+        InputError: a threshold or share outside (0, 1], an unknown kind, or an empty range.
+    """
+    if kind not in get_args(ThresholdKind):
+        raise InputError(f"kind {kind!r} is unknown; pass one of {', '.join(map(repr, get_args(ThresholdKind)))}.")
+    if threshold <= 0 or (threshold > 1 and kind != "absolute"):
+        raise InputError(f"threshold={threshold} does not fit kind {kind!r}; pass a number in (0, 1], or a positive score with kind='absolute'.")
+    if not 0 < shared_by <= 1:
+        raise InputError(f"shared_by={shared_by} is no share of the prompts; pass a number in (0, 1], usually 0.7.")
+    if not 0 <= mean_count[0] <= mean_count[1]:
+        raise InputError(f"mean_count={mean_count} is no range of counts; pass an ascending pair, usually (2, 5).")
+
+
+def shared_neurons(sets: Sequence[NeuronSet], shared_by: float = 0.5) -> NeuronSet:
+    """Neurons in more than a share of some sets: of a fact's prompts, or of a relation's facts.
+
+    Raises:
+        InputError: no set, or a share outside (0, 1]; 1 keeps those in all of them.
+
+    Example:
+        >>> one, two = (NeuronSet(frozenset(pairs), 2, 8) for pairs in ({(0, 1), (1, 3)}, {(0, 1)}))
+        >>> list(shared_neurons([one, two], 0.5))
+        [(0, 1)]
+    """
+    if not sets or not 0 < shared_by <= 1:
+        raise InputError(f"{len(sets)} sets and shared_by={shared_by} share nothing; pass at least one set and a number in (0, 1].")
+    counts: Counter[Neuron] = Counter(neuron for group in sets for neuron in group)
+    kept = frozenset(neuron for neuron, count in counts.items() if count > shared_by * len(sets) or count == len(sets))
+    return NeuronSet(kept, sets[0].n_layers, sets[0].d_mlp)

@@ -1,0 +1,150 @@
+"""Prompts that should share their neurons: the wordings of one fact, the sentences of one determiner, the ends of one kind of sentence."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from tl_knowledge.errors import DataError, InputError
+from tl_knowledge.facts import Fact, MinimalPair
+from tl_knowledge.model import HookedModel, is_masked
+from tl_knowledge.prompts import Prompt, target_tokens
+
+__all__ = ["MARKS", "PromptGroup", "agreement_groups", "determiner", "fact_groups", "masked_pair", "punctuation_groups"]
+
+MARKS = (".", ",", "!", "?", ";")
+"""The marks of paper 000, table 2."""
+
+DETERMINERS = ("this", "that", "these", "those")
+
+
+@dataclass(frozen=True, eq=False)
+class PromptGroup:
+    """Prompts whose common neurons are looked for.
+
+    Attributes:
+        relation: what the group is one of: a relation, a BLiMP paradigm, punctuation.
+        name: the group's own: a fact's subject, a determiner, a mark.
+        prompts: each with a target; more than one, so that there is something to share.
+    """
+
+    relation: str
+    name: str
+    prompts: tuple[Prompt, ...]
+
+    def __post_init__(self) -> None:
+        if not self.prompts:
+            raise DataError(f"group {self.name!r} of {self.relation!r} has no prompts; pass at least one, better several.")
+
+
+def fact_groups(model: HookedModel, facts: Iterable[Fact], *, own_wording: bool = True) -> list[PromptGroup]:
+    """A group for each fact: its paraphrases, and its own wording unless that is kept for a measurement.
+
+    Raises:
+        DataError: a fact without paraphrases.
+    """
+    groups: list[PromptGroup] = []
+    for fact in facts:
+        if not fact.paraphrases:
+            raise DataError(f"fact {fact.text!r} has no paraphrases; make it with Fact(..., paraphrases=('... {{}} ...',)).")
+        templates = (*((fact.template,) if own_wording else ()), *fact.paraphrases)
+        prompts = tuple(Prompt.from_fact(model, fact.rephrase(template)) for template in templates)
+        groups.append(PromptGroup(fact.relation or "", fact.subject, prompts))
+    return groups
+
+
+def agreement_groups(
+    model: HookedModel, pairs: Iterable[MinimalPair], *, by: Callable[[MinimalPair], str] | None = None, most: int | None = None
+) -> list[PromptGroup]:
+    """Groups of minimal pairs of one paradigm (BLiMP): what precedes the word that makes the sentence good, with that word as the target.
+
+    An autoregressive model is asked for the word after the pair's prefix, so only paradigms with one prefix will do
+    (``determiner_noun_agreement_1``, whose noun differs). A masked model is asked at the word itself, in any paradigm whose sentences differ
+    in one word of one token; other pairs are left out.
+
+    Args:
+        by: what names a pair's group; the good word when ``None``. `determiner` puts all sentences with "these" together.
+        most: how many prompts of a group to take, from the first.
+
+    Raises:
+        DataError: no pair that the model can be asked.
+    """
+    groups: dict[tuple[str, str], list[Prompt]] = {}
+    given = list(pairs)
+    for pair in given:
+        asked = masked_pair(model, pair) if is_masked(model) else _prefix_prompt(model, pair)
+        if asked is not None:
+            groups.setdefault((pair.paradigm, by(pair) if by else asked.target.strip()), []).append(asked)
+    if not groups:
+        raise DataError(
+            f"none of {len(given)} pairs can be asked: an autoregressive model needs paradigms with one prefix (determiner_noun_agreement_1), "
+            "a masked one sentences that differ in one word of one token."
+        )
+    return [PromptGroup(paradigm, name, tuple(prompts[:most])) for (paradigm, name), prompts in groups.items()]
+
+
+def determiner(pair: MinimalPair) -> str:
+    """The demonstrative of the good sentence: "this", "that", "these" or "those".
+
+    Raises:
+        InputError: it has none.
+    """
+    found = [word for word in pair.good.lower().rstrip(".").split() if word in DETERMINERS]
+    if not found:
+        raise InputError(f"sentence {pair.good!r} has no demonstrative; group its paradigm by another word.")
+    return found[-1]
+
+
+def punctuation_groups(
+    model: HookedModel, sentences: Iterable[str], *, marks: Sequence[str] = MARKS, most: int = 200, seed: int = 0
+) -> list[PromptGroup]:
+    """Sentences cut off before their last mark, which the model is to predict (paper 000, section 5.5): a group for each mark.
+
+    Args:
+        sentences: each ending in one of the marks; others are left out.
+        marks: which; those without a sentence make no group.
+        most: how many sentences of a mark to draw.
+        seed: of the draw.
+
+    Raises:
+        DataError: no sentence ends in any of the marks.
+    """
+    by_mark: dict[str, list[str]] = {mark: [] for mark in marks}
+    for sentence in sentences:
+        text = sentence.strip()
+        if text[-1:] in by_mark and len(text) > 1:
+            by_mark[text[-1]].append(text)
+    groups: list[PromptGroup] = []
+    for mark, texts in by_mark.items():
+        drawn = random.Random(f"{seed}/{mark}").sample(texts, min(most, len(texts)))
+        prompts = tuple(_before_mark(model, text, mark) for text in drawn)
+        groups += [PromptGroup("punctuation", mark, prompts)] if prompts else []
+    if not groups:
+        raise DataError(f"no sentence ends in any of {' '.join(marks)}; pass whole sentences with their final mark.")
+    return groups
+
+
+def masked_pair(model: HookedModel, pair: MinimalPair) -> Prompt | None:
+    """The good sentence with the word that differs masked; ``None`` where more differs, or the word is not one token."""
+    good, bad = pair.good.split(), pair.bad.split()
+    differing = [i for i, (a, b) in enumerate(zip(good, bad, strict=False)) if a != b]
+    if len(good) != len(bad) or len(differing) != 1:
+        return None
+    word = good[differing[0]]
+    bare = word.rstrip(".,!?;")
+    if len(target_tokens(model, bare)) != 1:
+        return None
+    shown = [*good[: differing[0]], model.tokenizer.mask_token + word[len(bare) :], *good[differing[0] + 1 :]]
+    return Prompt.from_text(model, " ".join(shown), target=bare)
+
+
+def _prefix_prompt(model: HookedModel, pair: MinimalPair) -> Prompt | None:
+    return Prompt.from_text(model, pair.prefix, target=" " + pair.word_good) if pair.prefix else None
+
+
+def _before_mark(model: HookedModel, text: str, mark: str) -> Prompt:
+    before = text[: -len(mark)].rstrip()
+    if is_masked(model):
+        return Prompt.from_text(model, f"{before} {model.tokenizer.mask_token}", target=mark)
+    return Prompt.from_text(model, before, target=mark)

@@ -1,0 +1,187 @@
+"""The neurons of many facts (or grammatical paradigms): how many, how much they are shared, where they are, how far they overlap."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pyarrow as pa
+
+from tl_knowledge.drawing import HeatMap, Line, LinePanel, heat_maps, line_panels
+from tl_knowledge.errors import DataError, InputError
+from tl_knowledge.neurons.neuron_set import NeuronSet
+from tl_knowledge.neurons.selection import shared_neurons
+from tl_knowledge.provenance import Provenance
+from tl_knowledge.statistics import largest_rows, mean_interval
+from tl_knowledge.storage import read_table, write_table
+
+__all__ = ["LocatedNeurons", "compare_layers"]
+
+
+@dataclass(frozen=True, eq=False)
+class LocatedNeurons:
+    """Refined neurons of every group of prompts: a fact's wordings, a paradigm's sentences.
+
+    Attributes:
+        table: one row a group: ``relation name prompts neurons share r1_squared probability``: the number of prompts and of refined neurons, the
+            sharing threshold they were refined with (paper 002's tau), ``R1^2``, and the mean clean probability of the targets.
+        sets: the refined neurons, in the table's order.
+        provenance: how they were found.
+    """
+
+    table: pd.DataFrame
+    sets: tuple[NeuronSet, ...]
+    provenance: Provenance
+
+    def __getitem__(self, name: str) -> NeuronSet:
+        """The neurons of the group of that name.
+
+        Raises:
+            DataError: no group, or several, of that name.
+        """
+        found = [neurons for neurons, row in zip(self.sets, self.table["name"], strict=True) if row == name]
+        if len(found) != 1:
+            raise DataError(f"{len(found)} groups are called {name!r}; there are {', '.join(map(repr, self.table['name'][:10]))}.")
+        return found[0]
+
+    @property
+    def relations(self) -> tuple[str, ...]:
+        """Relations (paradigms), in order of their first group."""
+        return tuple(dict.fromkeys(map(str, self.table["relation"])))
+
+    def of_relation(self, relation: str) -> tuple[NeuronSet, ...]:
+        """The sets of a relation's groups.
+
+        Raises:
+            DataError: no group of that relation.
+        """
+        found = tuple(neurons for neurons, name in zip(self.sets, self.table["relation"], strict=True) if name == relation)
+        if not found:
+            raise DataError(f"no group has relation {relation!r}; there are {', '.join(self.relations)}.")
+        return found
+
+    def relation_neurons(self, relation: str, *, shared_by: float = 0.5) -> NeuronSet:
+        """Neurons in more than a share of a relation's sets: what is the relation's own rather than one fact's.
+
+        Raises:
+            DataError: no group of that relation.
+            InputError: a share outside (0, 1].
+        """
+        return shared_neurons(self.of_relation(relation), shared_by)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row a group."""
+        return self.table.copy()
+
+    def top(self, k: int = 10) -> pd.DataFrame:
+        """The k neurons in most groups, with the share of groups that have them."""
+        counts: dict[tuple[int, int], int] = {}
+        for neurons in self.sets:
+            for neuron in neurons:
+                counts[neuron] = counts.get(neuron, 0) + 1
+        rows = [{"layer": layer, "neuron": number, "share": count / len(self.sets)} for (layer, number), count in sorted(counts.items())]
+        return largest_rows(pd.DataFrame(rows, columns=["layer", "neuron", "share"]), k, "share")  # pyright: ignore[reportArgumentType]
+
+    def statistics(self) -> pd.DataFrame:
+        """Paper 002's characteristics by relation: ``|KN|``, ``tau`` and ``R1^2``, means over groups with 95% bootstrap intervals."""
+        rows: list[dict[str, object]] = []
+        for relation in self.relations:
+            of_it = self.table.loc[self.table["relation"] == relation]
+            row: dict[str, object] = {"relation": relation, "groups": len(of_it), "prompts": int(of_it["prompts"].sum())}
+            for name, column in (("KN", "neurons"), ("tau", "share"), ("R1^2", "r1_squared")):
+                mean, low, high = mean_interval([np.array([float(x)]) for x in of_it[column]])
+                row |= {name: float(mean), f"{name}_low": float(low), f"{name}_high": float(high)}
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def layer_distribution(self) -> pd.DataFrame:
+        """Which share of the neurons each layer has (paper 000, figure 5), with 95% bootstrap intervals over groups."""
+        counts = np.array([neurons.layer_histogram() for neurons in self.sets], dtype=float)
+        totals = counts.sum(1)
+        # A group's neurons are its draws: the share is all groups' neurons in the layer over all their neurons.
+        values = [
+            np.repeat(np.eye(counts.shape[1]), row.astype(int), axis=0) if total else np.zeros((0, counts.shape[1]))
+            for row, total in zip(counts, totals, strict=True)
+        ]
+        mean, low, high = mean_interval(values)
+        return pd.DataFrame({"layer": range(counts.shape[1]), "share": mean, "low": low, "high": high, "neurons": counts.sum(0).astype(int)})
+
+    def overlap(self) -> pd.DataFrame:
+        """Mean Jaccard index of the sets of two relations' groups, relation by relation; a group is not compared with itself.
+
+        NaN where a relation has no two groups with neurons to compare.
+        """
+        relations = self.relations
+        matrix = np.full((len(relations), len(relations)), np.nan)
+        for i, first in enumerate(relations):
+            for j, second in enumerate(relations[: i + 1]):
+                pairs = [
+                    a.jaccard(b)
+                    for k, a in enumerate(self.of_relation(first))
+                    for m, b in enumerate(self.of_relation(second))
+                    if (i != j or k < m) and len(a | b)
+                ]
+                matrix[i, j] = matrix[j, i] = float(np.mean(pairs)) if pairs else np.nan
+        return pd.DataFrame(matrix, index=list(relations), columns=list(relations))  # pyright: ignore[reportArgumentType]
+
+    def plot(self) -> go.Figure:
+        """Line: the share of the neurons in every layer."""
+        return compare_layers({self.provenance.model: self})
+
+    def plot_overlap(self) -> go.Figure:
+        """Heat map: how far two relations' groups share their neurons."""
+        frame = self.overlap()
+        chart = HeatMap(frame.to_numpy(), list(frame.index), list(frame.columns), "", "relation", "relation", colors="Blues")
+        subtitle = f"mean over pairs of different groups; {len(self.sets)} groups; {self.provenance.model}"
+        figure = heat_maps([chart], title="Overlap of the neurons of two relations", subtitle=subtitle, color_axis="Jaccard")
+        return figure.update_xaxes(tickvals=list(range(len(frame))), ticktext=list(frame.columns), tickangle=-60)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write to one ``.parquet`` file; returns the path."""
+        rows = self.table.to_dict(orient="records")
+        pairs = [{"layer": [a for a, _ in neurons], "neuron": [b for _, b in neurons]} for neurons in self.sets]
+        table = pa.Table.from_pylist([row | {"neurons_at": pair} for row, pair in zip(rows, pairs, strict=True)])
+        shape = {"n_layers": self.sets[0].n_layers, "d_mlp": self.sets[0].d_mlp}
+        return write_table(path, "LocatedNeurons", table, shape | {"provenance": self.provenance.to_dict()})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> LocatedNeurons:
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: not such a file.
+        """
+        table, fields = read_table(path, "LocatedNeurons")
+        rows: list[dict[str, Any]] = table.to_pylist()
+        at = [row.pop("neurons_at") for row in rows]
+        sets = [NeuronSet(frozenset(zip(a["layer"], a["neuron"], strict=True)), fields["n_layers"], fields["d_mlp"]) for a in at]
+        return cls(pd.DataFrame(rows), tuple(sets), Provenance(**fields["provenance"]))
+
+
+def compare_layers(located: Mapping[str, LocatedNeurons]) -> go.Figure:
+    """Lines: the share of the neurons in every layer, of several models or of facts beside syntax (paper 000, figure 5; paper 002).
+
+    Raises:
+        InputError: nothing to draw.
+    """
+    if not located:
+        raise InputError("there is nothing to compare; pass located neurons by name.")
+    lines: list[Line] = []
+    for style, (name, found) in enumerate(located.items()):
+        frame = found.layer_distribution()
+        x, y, low, high = (frame[column].tolist() for column in ("layer", "share", "low", "high"))
+        lines.append(Line(f"{name} ({int(frame['neurons'].sum())} neurons, {len(found.sets)} groups)", x, y, low, high, style))
+    return line_panels(
+        [LinePanel("", lines)],
+        title="Where the neurons are",
+        subtitle="share of all refined neurons; 95% bootstrap over groups",
+        x_axis="layer",
+        y_axis="share of the neurons",
+        percent=True,
+    )
