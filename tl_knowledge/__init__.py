@@ -8,6 +8,7 @@
 
 from tl_knowledge import errors, factlm
 from tl_knowledge.datasets import (
+    in_context,
     known_facts,
     load_blimp,
     load_context_pararel,
@@ -24,17 +25,21 @@ from tl_knowledge.datasets import (
     paraphrases,
     sample_facts,
     single_token_facts,
+    with_context,
 )
 from tl_knowledge.facts import EditCase, Fact, MinimalPair, Relation, Statement
 from tl_knowledge.hooks import corrupt, knock_out_attention, restore, scale_neurons, sever
 from tl_knowledge.loading import load_model
 from tl_knowledge.model import HookedModel
 from tl_knowledge.neurons import (
+    ContextGain,
     LocatedNeurons,
     NeuronAttribution,
     NeuronEffects,
     NeuronSet,
     PromptGroup,
+    Reliability,
+    TokenEffects,
     adapt_sharing,
     agreement_groups,
     attribute_neurons,
@@ -44,10 +49,14 @@ from tl_knowledge.neurons import (
     fact_groups,
     locate_neurons,
     mean_activation,
+    measure_context_gain,
     measure_neuron_effects,
+    measure_reliability,
+    measure_token_effects,
     punctuation_groups,
     select_neurons,
     shared_neurons,
+    single_token_words,
 )
 from tl_knowledge.prompts import Prompt, Span
 from tl_knowledge.tracing import (
@@ -79,6 +88,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AttentionKnockout",
     "CausalTrace",
+    "ContextGain",
     "EditCase",
     "Fact",
     "FactTrace",
@@ -95,10 +105,12 @@ __all__ = [
     "PromptGroup",
     "PromptSwap",
     "Relation",
+    "Reliability",
     "ScreenCheck",
     "Span",
     "Statement",
     "StudentTNoise",
+    "TokenEffects",
     "TraceAverage",
     "TraceComparison",
     "UniformNoise",
@@ -116,6 +128,7 @@ __all__ = [
     "fact_groups",
     "fact_seed",
     "factlm",
+    "in_context",
     "knock_out_attention",
     "known_facts",
     "load_blimp",
@@ -132,7 +145,10 @@ __all__ = [
     "load_zsre",
     "locate_neurons",
     "mean_activation",
+    "measure_context_gain",
     "measure_neuron_effects",
+    "measure_reliability",
+    "measure_token_effects",
     "of_relation",
     "paraphrases",
     "perturb_embeddings",
@@ -145,7 +161,9 @@ __all__ = [
     "sever",
     "shared_neurons",
     "single_token_facts",
+    "single_token_words",
     "subject_embedding_sd",
     "trace",
     "trace_facts",
+    "with_context",
 ]

@@ -17,7 +17,7 @@ from tl_knowledge.model import HookedModel
 from tl_knowledge.prompts import Prompt
 from tl_knowledge.rows import keep_positions
 
-__all__ = ["HooksAt", "answer_logits", "answer_probabilities", "equal_groups", "no_hooks"]
+__all__ = ["HooksAt", "answer_logits", "answer_probabilities", "equal_groups", "no_hooks", "text_log_probabilities"]
 
 HooksAt: TypeAlias = Callable[[int], Hooks]
 """Hooks for prompts that are answered at a position, such as ``lambda pos: neurons.suppress(pos=pos)``."""
@@ -71,4 +71,16 @@ def answer_probabilities(model: HookedModel, prompts: Sequence[Prompt], hooks_at
     for group, logits in answer_logits(model, prompts, hooks_at):
         answers = torch.tensor([[prompts[i].target_token] for i in group], device=logits.device)
         found[group] = answer_probability(logits[:, None], answers).double().cpu()
+    return found
+
+
+def text_log_probabilities(model: HookedModel, prompts: Sequence[Prompt], hooks: Hooks) -> Float[torch.Tensor, " prompt"]:
+    """Log probability of each whole prompt: of every token after the first, given those before it."""
+    found = torch.zeros(len(prompts), dtype=torch.float64)
+    for group in equal_groups([len(prompt) for prompt in prompts]):
+        tokens = torch.cat([prompts[i].tokens for i in group])
+        with torch.no_grad():
+            logits: torch.Tensor = model.run_with_hooks(tokens, fwd_hooks=hooks)
+        each = logits[:, :-1].log_softmax(-1).gather(-1, tokens[:, 1:, None])
+        found[group] = each.double().sum((1, 2)).cpu()
     return found

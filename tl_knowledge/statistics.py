@@ -16,7 +16,7 @@ from scipy import stats
 
 from tl_knowledge.errors import ComponentError, InputError
 
-__all__ = ["Interval", "bootstrap_means", "largest_rows", "mean_interval", "paired_p_values", "rank_correlation"]
+__all__ = ["Interval", "bootstrap_means", "largest_rows", "mean_interval", "paired_p_values", "paired_t_p_values", "rank_correlation"]
 
 Interval: TypeAlias = Literal["bootstrap", "rome_code"]
 """``"bootstrap"``: percentile bootstrap over facts; ``"rome_code"``: ``1.96 sd / sqrt(n)`` over all pooled values."""
@@ -110,6 +110,23 @@ def paired_p_values(first: Float[np.ndarray[Any, Any], "fact cell"], second: Flo
             result: Any = stats.wilcoxon(difference[:, cell])
             raw[cell] = float(result.pvalue)
     return raw, np.asarray(stats.false_discovery_control(raw))
+
+
+def paired_t_p_values(first: Float[np.ndarray[Any, Any], "draw cell"], second: Float[np.ndarray[Any, Any], "draw cell"]) -> tuple[Array, Array]:
+    """Two-sided paired t-test p for every cell, and the same corrected for their number (Benjamini and Hochberg).
+
+    A cell without any difference has p = 1; one whose differences are all equal has p = 0.
+
+    Raises:
+        InputError: fewer than 2 draws.
+    """
+    if len(first) < 2:
+        raise InputError(f"a paired t-test of {len(first)} draw(s) knows no spread; pass at least 2.")
+    difference = first - second
+    with np.errstate(invalid="ignore", divide="ignore"):
+        statistic = difference.mean(0) / (difference.std(0, ddof=1) / np.sqrt(len(difference)))
+    raw = np.where(np.all(difference == 0, axis=0), 1.0, 2 * stats.t.sf(np.abs(statistic), len(difference) - 1))
+    return np.asarray(raw), np.asarray(stats.false_discovery_control(raw))
 
 
 def largest_rows(frame: pd.DataFrame, k: int, by: str, *, either_sign: bool = False) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from tl_knowledge.datasets.blimp import load_blimp
 from tl_knowledge.datasets.bundled import load_corpus, load_edit_cases, load_relations, paraphrases
 from tl_knowledge.datasets.catalogue import FACT_SETS, load_facts
+from tl_knowledge.datasets.context import in_context, with_context
 from tl_knowledge.datasets.counterfact import load_counterfact
 from tl_knowledge.datasets.filters import known_facts, of_relation, predicted_tokens, sample_facts, single_token_facts
 from tl_knowledge.datasets.known import load_known
@@ -12,6 +13,7 @@ from tl_knowledge.datasets.zsre import load_zsre
 
 __all__ = [
     "FACT_SETS",
+    "in_context",
     "known_facts",
     "load_blimp",
     "load_context_pararel",
@@ -29,4 +31,5 @@ __all__ = [
     "predicted_tokens",
     "sample_facts",
     "single_token_facts",
+    "with_context",
 ]

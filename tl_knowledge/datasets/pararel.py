@@ -9,6 +9,7 @@ import random
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from tl_knowledge.datasets.context import CONTEXT_PAIRS, in_context
 from tl_knowledge.datasets.rows import Row, Source, files_in, read_rows
 from tl_knowledge.errors import DataError
 from tl_knowledge.facts import Fact
@@ -16,7 +17,7 @@ from tl_knowledge.facts import Fact
 __all__ = ["load_context_pararel", "load_pararel"]
 
 SUBJECT, OBJECT = "[X]", "[Y]"
-FEWEST_TEMPLATES, MOST_PAIRS, CONTEXT_PAIRS = 4, 100, 4
+FEWEST_TEMPLATES, MOST_PAIRS = 4, 100
 
 Pair = tuple[str, str]
 
@@ -69,8 +70,8 @@ def load_context_pararel(
         for subject, target in kept:
             others = [pair for pair in pairs if pair[0] != subject]
             context = random.Random(f"{seed}/{relation}/{subject}").sample(others, CONTEXT_PAIRS)
-            shown = ["".join(template.replace("{}", s) + " " + o + separator for s, o in context) + template for template in templates]
-            facts.append(Fact(subject, shown[0], " " + target, relation, tuple(shown[1:])))
+            fact = Fact(subject, templates[0], " " + target, relation, tuple(templates[1:]))
+            facts.append(in_context(fact, [(s, " " + o) for s, o in context], separator=separator))
     return facts
 
 

@@ -11,7 +11,7 @@ from tl_knowledge.facts import Fact, MinimalPair
 from tl_knowledge.model import HookedModel, is_masked
 from tl_knowledge.prompts import Prompt, target_tokens
 
-__all__ = ["MARKS", "PromptGroup", "agreement_groups", "determiner", "fact_groups", "masked_pair", "punctuation_groups"]
+__all__ = ["MARKS", "PromptGroup", "agreement_groups", "determiner", "fact_groups", "masked_word", "punctuation_groups"]
 
 MARKS = (".", ",", "!", "?", ";")
 """The marks of paper 000, table 2."""
@@ -73,7 +73,7 @@ def agreement_groups(
     groups: dict[tuple[str, str], list[Prompt]] = {}
     given = list(pairs)
     for pair in given:
-        asked = masked_pair(model, pair) if is_masked(model) else _prefix_prompt(model, pair)
+        asked = masked_word(model, pair.good, pair.bad) if is_masked(model) else _prefix_prompt(model, pair)
         if asked is not None:
             groups.setdefault((pair.paradigm, by(pair) if by else asked.target.strip()), []).append(asked)
     if not groups:
@@ -125,17 +125,17 @@ def punctuation_groups(
     return groups
 
 
-def masked_pair(model: HookedModel, pair: MinimalPair) -> Prompt | None:
-    """The good sentence with the word that differs masked; ``None`` where more differs, or the word is not one token."""
-    good, bad = pair.good.split(), pair.bad.split()
-    differing = [i for i, (a, b) in enumerate(zip(good, bad, strict=False)) if a != b]
-    if len(good) != len(bad) or len(differing) != 1:
+def masked_word(model: HookedModel, sentence: str, other: str) -> Prompt | None:
+    """The sentence with the word masked in which it differs from another; ``None`` where more differs, or the word is not one token."""
+    words, others = sentence.split(), other.split()
+    differing = [i for i, (a, b) in enumerate(zip(words, others, strict=False)) if a != b]
+    if len(words) != len(others) or len(differing) != 1:
         return None
-    word = good[differing[0]]
-    bare = word.rstrip(".,!?;")
+    word = words[differing[0]]
+    bare = word.rstrip("".join(MARKS))
     if len(target_tokens(model, bare)) != 1:
         return None
-    shown = [*good[: differing[0]], model.tokenizer.mask_token + word[len(bare) :], *good[differing[0] + 1 :]]
+    shown = [*words[: differing[0]], model.tokenizer.mask_token + word[len(bare) :], *words[differing[0] + 1 :]]
     return Prompt.from_text(model, " ".join(shown), target=bare)
 
 

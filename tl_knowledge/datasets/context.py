@@ -1,0 +1,62 @@
+"""In-context prompts: other facts of the relation, in the same template, before the fact (paper 000, section 3.2)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from tl_knowledge.errors import DataError
+from tl_knowledge.facts import Fact
+
+__all__ = ["CONTEXT_PAIRS", "in_context", "with_context"]
+
+CONTEXT_PAIRS = 4
+
+
+def in_context(fact: Fact, pairs: Sequence[tuple[str, str]], *, separator: str = ". ") -> Fact:
+    """The fact with other subjects and objects stated before it, in each of its templates.
+
+    Example:
+        >>> fact = Fact("France", "The capital of {} is", " Paris", paraphrases=("{}, whose capital is",))
+        >>> in_context(fact, [("Peru", " Lima")]).text
+        'The capital of Peru is Lima. The capital of France is'
+    """
+
+    def stated(template: str) -> str:
+        shown = "".join(template.replace("{}", subject) + target + separator for subject, target in pairs)
+        return shown + template
+
+    return replace(fact, template=stated(fact.template), paraphrases=tuple(map(stated, fact.paraphrases)))
+
+
+def with_context(
+    facts: Iterable[Fact], *, pairs: int = CONTEXT_PAIRS, pool: Iterable[Fact] | None = None, separator: str = ". ", seed: int = 0
+) -> list[Fact]:
+    """Every fact behind some others of its relation, drawn for each fact and the same in all its templates.
+
+    Args:
+        pairs: how many others.
+        pool: where the others are drawn from; the facts themselves when ``None``.
+        separator: between the statements.
+        seed: of the draws, which depend on it, the relation and the subject only.
+
+    Raises:
+        DataError: a relation with too few other subjects, or no pair asked for.
+    """
+    asked = list(facts)
+    by_relation: dict[str | None, dict[str, str]] = {}
+    for other in asked if pool is None else pool:
+        by_relation.setdefault(other.relation, {}).setdefault(other.subject, other.target)
+    if pairs < 1:
+        raise DataError(f"pairs={pairs} makes no context; pass at least 1 ({CONTEXT_PAIRS} is usual).")
+    made: list[Fact] = []
+    for fact in asked:
+        others = [(subject, target) for subject, target in by_relation.get(fact.relation, {}).items() if subject != fact.subject]
+        if len(others) < pairs:
+            raise DataError(
+                f"relation {fact.relation!r} has {len(others)} subjects beside {fact.subject!r}, fewer than {pairs}; pass a pool= with more."
+            )
+        drawn = random.Random(f"{seed}/{fact.relation}/{fact.subject}").sample(others, pairs)
+        made.append(in_context(fact, drawn, separator=separator))
+    return made

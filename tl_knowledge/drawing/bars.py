@@ -1,0 +1,74 @@
+"""Bars, and points with labels."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from tl_knowledge.drawing.look import MUTED, PALETTE, RED, layout
+
+__all__ = ["bar_chart", "grouped_bars", "labelled_points"]
+
+
+def bar_chart(
+    labels: Sequence[str],
+    values: Sequence[float],
+    errors: Sequence[float] | None = None,
+    *,
+    title: str,
+    subtitle: str,
+    value_axis: str,
+    errors_below: Sequence[float] | None = None,
+) -> go.Figure:
+    """Horizontal bars, first label on top; error bars where given, symmetric unless ``errors_below`` is given."""
+    bars = None if errors is None else {"array": list(errors), "color": MUTED}
+    if bars is not None and errors_below is not None:
+        bars |= {"arrayminus": list(errors_below), "symmetric": False}
+    figure = go.Figure(go.Bar(x=list(values), y=list(range(len(labels))), orientation="h", marker_color="#6a51a3", error_x=bars))
+    figure.update_yaxes(autorange="reversed", tickvals=list(range(len(labels))), ticktext=[html.escape(x) for x in labels])
+    figure.update_xaxes(title_text=value_axis, zeroline=True, zerolinecolor=MUTED)
+    figure.update_layout(**layout(title, subtitle), height=190 + 26 * len(labels), width=720)
+    return figure
+
+
+def grouped_bars(
+    groups: Sequence[str], bars: Mapping[str, Sequence[tuple[float, float, float]]], *, title: str, subtitle: str, group_axis: str, value_axis: str
+) -> go.Figure:
+    """Vertical bars, one of each name in every group, each a (value, low, high) with its interval; a NaN end draws no interval."""
+    figure = go.Figure()
+    for color, (name, rows) in zip(PALETTE, bars.items(), strict=False):
+        values, low, high = np.array(rows, dtype=float).T
+        error = {"type": "data", "symmetric": False, "array": high - values, "arrayminus": values - low, "color": MUTED, "thickness": 1}
+        figure.add_trace(go.Bar(x=list(range(len(groups))), y=values, name=name, marker_color=color, error_y=error))
+    figure.update_xaxes(title_text=group_axis, tickvals=list(range(len(groups))), ticktext=[html.escape(g) for g in groups], tickangle=-60)
+    figure.update_yaxes(title_text=value_axis, tickformat=".1%", zeroline=True, zerolinecolor=MUTED, gridcolor="white")
+    width = max(620, 180 + 34 * len(groups))
+    figure.update_layout(**layout(title, subtitle), height=560, width=width, barmode="group", legend={"orientation": "h", "y": 1.1, "x": 0})
+    return figure
+
+
+def labelled_points(
+    groups: Sequence[str], labels: Sequence[str], values: Sequence[float], marked: Sequence[bool], *, title: str, subtitle: str, value_axis: str
+) -> go.Figure:
+    """Points on horizontal lines from zero, one a label, in panels by group side by side; marked ones red, the others grey."""
+    names = list(dict.fromkeys(groups))
+    figure = make_subplots(rows=1, cols=len(names), subplot_titles=names, shared_xaxes="all", horizontal_spacing=0.34 / (len(names) + 1))  # pyright: ignore
+    for column, name in enumerate(names, start=1):
+        rows = sorted((i for i, group in enumerate(groups) if group == name), key=lambda i: values[i])
+        y, x = list(range(len(rows))), [values[i] for i in rows]
+        stems_x, stems_y = [v for value in x for v in (0.0, value, None)], [v for place in y for v in (place, place, None)]
+        figure.add_trace(go.Scatter(x=stems_x, y=stems_y, mode="lines", line={"color": "#c5c9d2", "width": 1}, hoverinfo="skip"), row=1, col=column)
+        colors = [RED if marked[i] else "#98a2b3" for i in rows]
+        texts = [html.escape(labels[i]) for i in rows]
+        hover = f"%{{text}}<br>{value_axis} %{{x:.3f}}<extra></extra>"
+        points = go.Scatter(x=x, y=y, text=texts, mode="markers", marker={"color": colors, "size": 8}, hovertemplate=hover)
+        figure.add_trace(points, row=1, col=column)
+        figure.update_yaxes(tickvals=y, ticktext=texts, gridcolor="white", zeroline=False, row=1, col=column)
+        figure.update_xaxes(title_text=value_axis, zeroline=True, zerolinecolor=MUTED, gridcolor="white", row=1, col=column)
+    longest = max(list(groups).count(name) for name in names)
+    figure.update_layout(**layout(title, subtitle), height=240 + 18 * longest, width=max(620, 120 + 310 * len(names)), showlegend=False)
+    return figure

@@ -1,0 +1,108 @@
+"""Line plots with interval bands."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from tl_knowledge.drawing.look import DASHES, INK, MUTED, PALETTE, layout
+
+__all__ = ["Line", "LinePanel", "line_panels"]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line with its interval band.
+
+    Attributes:
+        style: index into the palette and the dashes; lines of one style share a legend entry across panels.
+        filled: x values whose point is drawn filled (the others are open); ``None`` fills all.
+    """
+
+    name: str
+    x: Sequence[int]
+    y: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+    style: int = 0
+    filled: frozenset[int] | None = None
+
+
+@dataclass(frozen=True)
+class LinePanel:
+    """Lines that share axes."""
+
+    title: str
+    lines: Sequence[Line]
+
+
+def line_panels(
+    panels: Sequence[LinePanel], *, title: str, subtitle: str, x_axis: str, y_axis: str, columns: int | None = None, percent: bool = False
+) -> go.Figure:
+    """Line plots side by side on one common y range, each line with its interval as a band."""
+    across = columns or len(panels)
+    down = -(-len(panels) // across)
+    titles = [panel.title for panel in panels]
+    figure = make_subplots(
+        rows=down,
+        cols=across,
+        subplot_titles=titles,
+        shared_yaxes="all",  # pyright: ignore[reportArgumentType]
+        horizontal_spacing=0.04,
+        vertical_spacing=0.3 / down,
+    )
+    named: set[str] = set()
+    for index, panel in enumerate(panels):
+        row, col = index // across + 1, index % across + 1
+        for line in panel.lines:
+            for trace in _line_traces(line, x_axis, y_axis, show_name=line.name not in named):
+                figure.add_trace(trace, row=row, col=col)
+            named.add(line.name)
+        figure.update_xaxes(title_text=x_axis, dtick=max(1, len({x for line in panel.lines for x in line.x}) // 12), row=row, col=col)
+        figure.update_yaxes(title_text=y_axis if col == 1 else None, tickformat=".0%" if percent else None, row=row, col=col)
+    figure.update_yaxes(zeroline=True, zerolinecolor=MUTED, gridcolor="white")
+    figure.update_xaxes(gridcolor="white", zeroline=False)
+    made = layout(title, subtitle)
+    made["margin"] = made["margin"] | {"l": 80, "r": 40}
+    figure.update_layout(**made, height=230 + 300 * down, width=max(520, 180 + 330 * across), legend={"orientation": "h", "y": -0.16 / down, "x": 0})
+    figure.update_annotations(font={"size": 13, "color": INK})
+    return figure
+
+
+def _line_traces(line: Line, x_axis: str, y_axis: str, *, show_name: bool) -> list[go.Scatter]:
+    color, dash = PALETTE[line.style % len(PALETTE)], DASHES[(line.style // 3) % len(DASHES)]
+    x, band = list(line.x), [*line.high, *reversed(list(line.low))]
+    filled = [line.filled is None or value in line.filled for value in x]
+    interval = " [%{customdata[0]:.3f}, %{customdata[1]:.3f}]"
+    return [
+        go.Scatter(
+            x=x + x[::-1], y=band, fill="toself", fillcolor=color, opacity=0.18, line={"width": 0}, hoverinfo="skip", showlegend=False, mode="lines"
+        ),
+        go.Scatter(
+            x=x,
+            y=list(line.y),
+            name=line.name,
+            legendgroup=line.name,
+            showlegend=False,
+            mode="lines+markers",
+            line={"color": color, "dash": dash, "width": 2},
+            marker={"color": [color if f else "white" for f in filled], "line": {"color": color, "width": 1.5}, "size": 7},
+            customdata=np.stack([np.asarray(line.low, float), np.asarray(line.high, float)], axis=1),
+            hovertemplate=f"{html.escape(line.name)}<br>{x_axis} %{{x}}<br>{y_axis} %{{y:.3f}}{interval}<extra></extra>",
+        ),
+        # The legend's own entry: plotly would give it the first point's marker, open or filled.
+        go.Scatter(
+            x=[None],
+            y=[None],
+            name=line.name,
+            legendgroup=line.name,
+            showlegend=show_name,
+            mode="lines",
+            line={"color": color, "dash": dash, "width": 2},
+        ),
+    ]

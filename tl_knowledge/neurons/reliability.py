@@ -1,0 +1,153 @@
+"""Whether scaling a paradigm's neurons overturns the model's choice between minimal pairs (paper 002, "KN edit effect")."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from scipy import stats
+
+from tl_knowledge.batches import answer_logits, text_log_probabilities
+from tl_knowledge.drawing import grouped_bars
+from tl_knowledge.errors import DataError
+from tl_knowledge.facts import MinimalPair
+from tl_knowledge.model import HookedModel, check_model, describe_model, is_masked
+from tl_knowledge.neurons.groups import masked_word
+from tl_knowledge.neurons.located import LocatedNeurons
+from tl_knowledge.neurons.neuron_set import NeuronSet
+from tl_knowledge.prompts import Prompt
+from tl_knowledge.provenance import Provenance
+from tl_knowledge.statistics import mean_interval
+
+__all__ = ["Reliability", "measure_reliability"]
+
+_KINDS = ("before", "after", "control")
+
+
+@dataclass(frozen=True, eq=False)
+class Reliability:
+    """How far the model prefers the good sentence of each minimal pair.
+
+    Attributes:
+        table: one row a pair: ``paradigm name good neurons before after control``: its group's name and number of neurons, and ``log P(good) - log
+            P(bad)`` clean, with the group's neurons scaled, and with as many random neurons of the same layers.
+        factor: what the neurons were multiplied by.
+        provenance: how it was measured.
+    """
+
+    table: pd.DataFrame
+    factor: float
+    provenance: Provenance
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row a pair."""
+        return self.table.copy()
+
+    def summary(self) -> pd.DataFrame:
+        """By paradigm: the share of pairs decided rightly clean, scaled and under the control, the change with its 95% bootstrap interval over
+        pairs, and McNemar's exact p of the change."""
+        rows: list[dict[str, Any]] = []
+        for paradigm in dict.fromkeys(self.table["paradigm"]):
+            right = self._right(str(paradigm))
+            change, low, high = mean_interval([np.array([x]) for x in (right["after"] - right["before"])])
+            lost, won = (int(np.sum(right[a] > right[b])) for a, b in (("before", "after"), ("after", "before")))
+            exact: Any = stats.binomtest(lost, lost + won) if lost + won else None
+            row: dict[str, Any] = {"paradigm": paradigm, "pairs": len(right["before"])} | {kind: float(right[kind].mean()) for kind in _KINDS}
+            rows.append(row | {"change": float(change), "low": float(low), "high": float(high), "p": float(exact.pvalue) if exact else 1.0})
+        return pd.DataFrame(rows)
+
+    def plot(self) -> go.Figure:
+        """Bars: the share of pairs decided rightly by paradigm, before and after, and under random neurons."""
+        paradigms = [str(name) for name in dict.fromkeys(self.table["paradigm"])]
+        bars: dict[str, list[tuple[float, float, float]]] = {}
+        word = "suppressed" if self.factor == 0 else f"times {self.factor:g}"
+        for kind, name in zip(_KINDS, ("clean", f"neurons {word}", f"random neurons {word}"), strict=True):
+            intervals = [mean_interval([np.array([x]) for x in self._right(paradigm)[kind]]) for paradigm in paradigms]
+            bars[name] = [(float(mean), float(low), float(high)) for mean, low, high in intervals]
+        counts = self.table["paradigm"].value_counts()
+        return grouped_bars(
+            [f"{name.replace('determiner_noun_agreement', 'dna')} ({counts[name]})" for name in paradigms],
+            bars,
+            title="Minimal pairs decided rightly",
+            subtitle=f"{len(self.table)} pairs; chance 50%; {self.provenance.model}; 95% bootstrap over pairs",
+            group_axis="paradigm (number of pairs)",
+            value_axis="P(good) > P(bad)",
+        )
+
+    def _right(self, paradigm: str) -> dict[str, np.ndarray]:
+        rows = self.table.loc[self.table["paradigm"] == paradigm]
+        return {kind: (rows[kind].to_numpy() > 0).astype(float) for kind in _KINDS}
+
+
+def measure_reliability(
+    model: HookedModel,
+    pairs: Iterable[MinimalPair],
+    located: LocatedNeurons,
+    *,
+    by: Callable[[MinimalPair], str],
+    factor: float = 0.0,
+    seed: int = 0,
+) -> Reliability:
+    """Scale each pair's neurons, those of its group, and see whether the good sentence still wins.
+
+    An autoregressive model compares the sentences' log probabilities, the neurons scaled at every position; a masked one the two words at the
+    mask, where the neurons are scaled. Pairs that a masked model cannot be asked are left out.
+
+    Args:
+        located: from `locate_neurons` on `agreement_groups` of the same paradigms.
+        by: names a pair's group, as in `agreement_groups`.
+        factor: 0 suppresses.
+        seed: of the random control.
+
+    Raises:
+        DataError: a pair whose group was not located, or no pair that can be asked.
+    """
+    check_model(model, masked=True)
+    sets = dict(zip(zip(located.table["relation"], located.table["name"], strict=True), located.sets, strict=True))
+    groups: dict[tuple[str, str], list[MinimalPair]] = {}
+    for pair in pairs:
+        key = (pair.paradigm, by(pair))
+        if key not in sets:
+            raise DataError(f"the pair {pair.good!r} belongs to group {key[1]!r} of {key[0]!r}, which was not located; locate its paradigm first.")
+        groups.setdefault(key, []).append(pair)
+    margins = _masked_margins if is_masked(model) else _sentence_margins
+    rows: list[dict[str, Any]] = []
+    for key, members in groups.items():
+        neurons = sets[key]
+        control = neurons.random_control(seed) if len(neurons) else neurons
+        asked, *values = margins(model, members, [None, neurons, control], factor)
+        for pair, *three in zip(asked, *values, strict=True):
+            rows.append({"paradigm": key[0], "name": key[1], "good": pair.good, "neurons": len(neurons)} | dict(zip(_KINDS, three, strict=True)))
+    if not rows:
+        raise DataError("no pair can be asked; a masked model needs sentences that differ in one word of one token.")
+    settings = {"factor": factor}
+    provenance = Provenance(**describe_model(model), prepends_bos=located.provenance.prepends_bos, seed=seed, engine="hooks", settings=settings)
+    return Reliability(pd.DataFrame(rows), factor, provenance)
+
+
+def _sentence_margins(model: HookedModel, pairs: Sequence[MinimalPair], sets: Sequence[NeuronSet | None], factor: float) -> list[Any]:
+    """The pairs, and for each set ``log P(good) - log P(bad)`` of whole sentences."""
+    prompts = [Prompt.from_text(model, text) for pair in pairs for text in (pair.good, pair.bad)]
+    found: list[Any] = [pairs]
+    for neurons in sets:
+        both = text_log_probabilities(model, prompts, neurons.scale(factor) if neurons else []).view(-1, 2)
+        found.append((both[:, 0] - both[:, 1]).tolist())
+    return found
+
+
+def _masked_margins(model: HookedModel, pairs: Sequence[MinimalPair], sets: Sequence[NeuronSet | None], factor: float) -> list[Any]:
+    """The pairs that can be asked, and for each set ``log P(good) - log P(bad)`` at the mask."""
+    both = [(pair, masked_word(model, pair.good, pair.bad), masked_word(model, pair.bad, pair.good)) for pair in pairs]
+    asked = [(pair, good, bad) for pair, good, bad in both if good is not None and bad is not None]
+    found: list[Any] = [[pair for pair, _, _ in asked]]
+    for neurons in sets:
+        margins = [0.0] * len(asked)
+        for group, logits in answer_logits(model, [good for _, good, _ in asked], lambda pos, s=neurons: s.scale(factor, pos=pos) if s else []):
+            for i, row in zip(group, logits, strict=True):
+                margins[i] = float(row[asked[i][1].target_token] - row[asked[i][2].target_token])
+        found.append(margins)
+    return found

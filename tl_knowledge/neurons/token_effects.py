@@ -1,0 +1,145 @@
+"""What neurons do to single words: singular nouns, plural nouns, neutral words (paper 002, "singular and plural neurons")."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import torch
+
+from tl_knowledge.batches import HooksAt, answer_logits, no_hooks
+from tl_knowledge.drawing import labelled_points
+from tl_knowledge.errors import InputError, TargetError
+from tl_knowledge.model import HookedModel, check_model, describe_model, is_masked
+from tl_knowledge.neurons.neuron_set import NeuronSet
+from tl_knowledge.prompts import Prompt, target_tokens
+from tl_knowledge.provenance import Provenance
+from tl_knowledge.statistics import largest_rows, mean_interval, paired_t_p_values
+
+__all__ = ["TokenEffects", "measure_token_effects", "single_token_words"]
+
+SIGNIFICANT = 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class TokenEffects:
+    """Change of words' probability when neurons are scaled.
+
+    Attributes:
+        table: one row a word: ``category word before after effect p corrected``: mean probabilities over prompts, ``(after - before) /
+            min(after, before)``, the paired two-sided t-test's p, and the same corrected for the number of words (Benjamini and Hochberg).
+        neurons: what was scaled.
+        factor: by what.
+        prompts: over how many prompts.
+        provenance: how it was measured.
+    """
+
+    table: pd.DataFrame
+    neurons: NeuronSet
+    factor: float
+    prompts: int
+    provenance: Provenance
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row a word."""
+        return self.table.copy()
+
+    def top(self, k: int = 10) -> pd.DataFrame:
+        """The k words whose probability changes most, in either direction."""
+        return largest_rows(self.table, k, "effect", either_sign=True)
+
+    def summary(self) -> pd.DataFrame:
+        """Mean effect of every category with its 95% bootstrap interval over words, and how many words change significantly."""
+        rows: list[dict[str, object]] = []
+        for category in dict.fromkeys(self.table["category"]):
+            words = self.table.loc[self.table["category"] == category]
+            mean, low, high = mean_interval([np.array([float(x)]) for x in words["effect"]])
+            significant = int((words["corrected"] < SIGNIFICANT).sum())
+            rows.append({"category": category, "words": len(words), "significant": significant})
+            rows[-1] |= {"effect": float(mean), "low": float(low), "high": float(high)}
+        return pd.DataFrame(rows)
+
+    def plot(self, *, name: str = "the neurons") -> go.Figure:
+        """A point a word by category; red where the corrected p is below .05."""
+        frame = self.table
+        verb = "suppressed" if self.factor == 0 else f"times {self.factor:g}"
+        return labelled_points(
+            frame["category"].tolist(),
+            frame["word"].tolist(),
+            frame["effect"].tolist(),
+            (frame["corrected"] < SIGNIFICANT).tolist(),
+            title=f"Change of words' probability, {name} {verb}",
+            subtitle=f"{len(self.neurons)} neurons, {self.prompts} prompts, {len(frame)} words; {self.provenance.model}; red: p < .05, corrected",
+            value_axis="(after - before) / min(after, before)",
+        )
+
+
+def measure_token_effects(
+    model: HookedModel, neurons: NeuronSet, prompts: Sequence[Prompt], words: Mapping[str, Sequence[str]], *, factor: float = 0.0
+) -> TokenEffects:
+    """Scale neurons where the prompts are answered and compare words' probabilities there.
+
+    Args:
+        neurons: not empty.
+        prompts: at least 2; their targets are not used.
+        words: by category, each one token; an autoregressive model is asked for them with a leading space.
+        factor: 0 suppresses, 2 enhances.
+
+    Raises:
+        TargetError: a word that is not one token; `single_token_words` leaves those out.
+        InputError: fewer than 2 prompts, or no word.
+        ComponentError: an empty set.
+
+    Example:
+        >>> import tl_knowledge as tlk
+        >>> model = tlk.load_model("factlm")
+        >>> prompts = [tlk.Prompt.from_text(model, f"{name} saw these") for name in ("Anna", "Peter", "Maria")]
+        >>> words = {"singular": ["dog", "car"], "plural": ["dogs", "cars"]}
+        >>> words = {kind: tlk.single_token_words(model, some) for kind, some in words.items()}
+        >>> effects = tlk.measure_token_effects(model, tlk.NeuronSet.of(model, [(0, 28)]), prompts, words)
+        >>> list(effects.summary()["category"]) == [kind for kind in words if words[kind]]
+        True
+    """
+    check_model(model, masked=True)
+    chosen = [(category, word) for category, some in words.items() for word in some]
+    if len(prompts) < 2 or not chosen:
+        raise InputError(f"{len(prompts)} prompt(s) and {len(chosen)} word(s) leave nothing to test; pass at least 2 prompts and 1 word.")
+    tokens = [_token(model, word) for _, word in chosen]
+    neurons.scale(factor)  # refuses an empty set before anything runs
+    before = _probabilities(model, prompts, tokens, no_hooks)
+    after = _probabilities(model, prompts, tokens, lambda pos: neurons.scale(factor, pos=pos))
+    p, corrected = paired_t_p_values(after, before)
+    table = pd.DataFrame(chosen, columns=["category", "word"])  # pyright: ignore[reportArgumentType]
+    mean_before, mean_after = before.mean(0), after.mean(0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        effect = (mean_after - mean_before) / np.minimum(mean_after, mean_before)
+    table = table.assign(before=mean_before, after=mean_after, effect=effect, p=p, corrected=corrected)
+    provenance = Provenance(**describe_model(model), prepends_bos=prompts[0].has_bos, seed=0, engine="hooks", settings={"factor": factor})
+    return TokenEffects(table, neurons, factor, len(prompts), provenance)
+
+
+def single_token_words(model: HookedModel, words: Sequence[str]) -> list[str]:
+    """Words that are one token of this model (behind a space, for an autoregressive one)."""
+    return [word for word in words if len(_tokens(model, word)) == 1]
+
+
+def _tokens(model: HookedModel, word: str) -> tuple[int, ...]:
+    return target_tokens(model, word if is_masked(model) else f" {word}")
+
+
+def _token(model: HookedModel, word: str) -> int:
+    tokens = _tokens(model, word)
+    if len(tokens) != 1:
+        raise TargetError(f"word {word!r} has {len(tokens)} tokens in this model, so it has no probability of its own; see single_token_words().")
+    return tokens[0]
+
+
+def _probabilities(model: HookedModel, prompts: Sequence[Prompt], tokens: Sequence[int], hooks_at: HooksAt) -> np.ndarray:
+    """``[prompt word]``."""
+    found = np.zeros((len(prompts), len(tokens)))
+    for group, logits in answer_logits(model, prompts, hooks_at):
+        found[group] = logits.double().softmax(-1)[:, torch.tensor(tokens, device=logits.device)].cpu().numpy()
+    return found
