@@ -8,6 +8,7 @@
 
 from tl_knowledge import errors, factlm
 from tl_knowledge.datasets import (
+    BLIMP_SAMPLE,
     in_context,
     known_facts,
     load_blimp,
@@ -53,6 +54,7 @@ from tl_knowledge.neurons import (
     measure_neuron_effects,
     measure_reliability,
     measure_token_effects,
+    neuron_view,
     punctuation_groups,
     select_neurons,
     shared_neurons,
@@ -86,6 +88,7 @@ from tl_knowledge.tracing import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "BLIMP_SAMPLE",
     "AttentionKnockout",
     "CausalTrace",
     "ContextGain",
@@ -149,6 +152,7 @@ __all__ = [
     "measure_neuron_effects",
     "measure_reliability",
     "measure_token_effects",
+    "neuron_view",
     "of_relation",
     "paraphrases",
     "perturb_embeddings",

@@ -19,7 +19,7 @@ from tl_knowledge.facts import Fact
 from tl_knowledge.model import HookedModel, context_length, is_masked, model_device, prepends_bos
 from tl_knowledge.spans import CharRange, Occurrence, Span, covering_tokens, encode, occurrences, relation_span
 
-__all__ = ["Occurrence", "Prompt", "Span", "check_fits", "target_tokens"]
+__all__ = ["Occurrence", "Prompt", "Span", "check_fits", "is_one_token", "target_tokens"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,12 +252,23 @@ def target_tokens(model: HookedModel, target: str) -> tuple[int, ...]:
     """Tokens of a target's text.
 
     Raises:
-        TargetError: no tokens.
+        TargetError: no tokens, or a part that the tokenizer does not know.
     """
     ids = model.tokenizer(target, add_special_tokens=False)["input_ids"] if target else []
     if not ids:
         raise TargetError(f"target {target!r} has no tokens; pass the object's text, usually with its leading space, as in ' Seattle'.")
+    unknown = getattr(model.tokenizer, "unk_token_id", None)
+    if unknown is not None and unknown in ids:
+        raise TargetError(f"target {target!r} holds a part that the tokenizer does not know; pass words of its vocabulary.")
     return tuple(ids)
+
+
+def is_one_token(model: HookedModel, target: str) -> bool:
+    """Whether a target is one token of this model."""
+    try:
+        return len(target_tokens(model, target)) == 1
+    except TargetError:
+        return False
 
 
 def _with_mask(model: HookedModel, text: str) -> str:

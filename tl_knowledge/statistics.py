@@ -16,7 +16,16 @@ from scipy import stats
 
 from tl_knowledge.errors import ComponentError, InputError
 
-__all__ = ["Interval", "bootstrap_means", "largest_rows", "mean_interval", "paired_p_values", "paired_t_p_values", "rank_correlation"]
+__all__ = [
+    "FEWEST_TESTED",
+    "Interval",
+    "bootstrap_means",
+    "largest_rows",
+    "mean_interval",
+    "paired_p_values",
+    "paired_t_p_values",
+    "rank_correlation",
+]
 
 Interval: TypeAlias = Literal["bootstrap", "rome_code"]
 """``"bootstrap"``: percentile bootstrap over facts; ``"rome_code"``: ``1.96 sd / sqrt(n)`` over all pooled values."""
@@ -24,6 +33,7 @@ Interval: TypeAlias = Literal["bootstrap", "rome_code"]
 Array: TypeAlias = NDArray[np.float64]
 
 RESAMPLES = 5000
+FEWEST_TESTED = 6  # a signed-rank test of fewer pairs cannot reach p < .05
 RESAMPLES_AT_ONCE = 500
 
 
@@ -101,7 +111,7 @@ def paired_p_values(first: Float[np.ndarray[Any, Any], "fact cell"], second: Flo
         >>> bool(corrected[0] < 1e-6), bool(corrected[1] > 0.05)
         (True, True)
     """
-    if len(first) < 6:
+    if len(first) < FEWEST_TESTED:
         raise InputError(f"a paired test of {len(first)} facts cannot reach p < .05; trace at least 6 known facts.")
     difference = first - second
     raw = np.ones(difference.shape[1])

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import tl_knowledge as tlk
+from tl_knowledge.neurons.page import neurons_page
 from tl_knowledge.tracing.page import trace_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -74,3 +75,25 @@ def test_the_page_is_not_blank(chromium, page, tmp_path):
     picture = tmp_path / "page.png"
     browse(chromium, page, tmp_path / "profile", f"--screenshot={picture}")
     assert picture.stat().st_size > 60_000  # a blank page of this size compresses to about 10 kB
+
+
+def test_a_neuron_view_shows_its_tokens_offline(chromium, factlm, tmp_path):
+    """circuitsvis draws from the program inside the page, and no token breaks out of it."""
+    prompt = tlk.Prompt.from_text(factlm, "The capital of France is </script>")
+    page = tlk.neuron_view(factlm, tlk.NeuronSet.of(factlm, [(0, 28), (3, 5)]), prompt).save(tmp_path / "view.html")
+    dom = browse(chromium, page, tmp_path / "profile", "--dump-dom")
+    drawn = dom.partition('<div id="circuits-vis-')[2].partition("<script")[0]
+    for word in ("layer 0, neuron 28", "layer 3, neuron 5", "France", "activation"):
+        assert word in drawn, word
+
+
+def test_the_neurons_page_draws_its_figures_offline(chromium, factlm, tmp_path):
+    facts = tlk.sample_facts(tlk.load_facts(), 8, seed=1)
+    located = tlk.locate_neurons(factlm, tlk.fact_groups(factlm, facts, own_wording=False), steps=3, shared_by=0.5, progress=False)
+    effects = tlk.measure_neuron_effects(factlm, facts, located=located, progress=False)
+    page = tmp_path / "neurons.html"
+    page.write_text(neurons_page(located, [effects]), encoding="utf-8")
+    dom = browse(chromium, page, tmp_path / "profile", "--dump-dom")
+    assert dom.count('class="main-svg"') >= 3 and len(re.findall(r'class="hm"', dom)) == 1
+    for word in ("|KN|", "share of the neurons", "Jaccard", "random control", "8 groups"):
+        assert word in dom, word

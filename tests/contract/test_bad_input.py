@@ -57,6 +57,9 @@ def bidirectional_model():
     return made
 
 
+GROUPS = [tlk.PromptGroup("relation", "name", (tlk.Prompt.from_tokens([3, 4], target=5),))]
+
+
 def long_prompt():
     return tlk.Prompt.from_tokens(torch.zeros(1, 33, dtype=torch.long), subject=range(1, 3), target=5)
 
@@ -229,6 +232,39 @@ BAD: dict[str, tuple[object, type[Exception], str]] = {
         errors.ComponentError,
         "same length",
     ),
+    "locate_neurons: no group": (lambda m, p: tlk.locate_neurons(m, []), errors.DataError, "no fact and no group"),
+    "locate_neurons: adapt": (lambda m, p: tlk.locate_neurons(m, GROUPS, adapt="some"), errors.InputError, "adapt='some' is unknown"),
+    "locate_neurons: threshold": (lambda m, p: tlk.locate_neurons(m, GROUPS, threshold=2.0), errors.InputError, "does not fit kind"),
+    "locate_neurons: target": (
+        lambda m, p: tlk.locate_neurons(m, [tlk.PromptGroup("r", "n", (tlk.Prompt.from_tokens([1], target=99),))]),
+        errors.TargetError,
+        "target token 99 is outside",
+    ),
+    "PromptGroup: empty": (lambda m, p: tlk.PromptGroup("r", "n", ()), errors.DataError, "has no prompts"),
+    "fact_groups: no paraphrases": (lambda m, p: tlk.fact_groups(m, [tlk.Fact("a", "{} is", " b")]), errors.DataError, "has no paraphrases"),
+    "agreement_groups: none": (lambda m, p: tlk.agreement_groups(m, []), errors.DataError, "none of 0 pairs"),
+    "determiner: none": (lambda m, p: tlk.determiner(tlk.MinimalPair("A dog.", "A dogs.", "x")), errors.InputError, "no demonstrative"),
+    "punctuation_groups: none": (lambda m, p: tlk.punctuation_groups(m, ["no mark"]), errors.DataError, "no sentence ends"),
+    "shared_neurons: none": (lambda m, p: tlk.shared_neurons([]), errors.InputError, "0 sets"),
+    "compare_layers: none": (lambda m, p: tlk.compare_layers({}), errors.InputError, "nothing to compare"),
+    "in_context: no slot": (lambda m, p: tlk.in_context(tlk.Fact("a", "is", " b"), [("c", " d")]), errors.PromptError, "has no {}"),
+    "with_context: too few": (lambda m, p: tlk.with_context([tlk.Fact("a", "{} is", " b")]), errors.DataError, "0 subjects beside"),
+    "measure_context_gain: none": (lambda m, p: tlk.measure_context_gain(m, []), errors.InputError, "no fact was given"),
+    "measure_token_effects: one prompt": (
+        lambda m, p: tlk.measure_token_effects(m, tlk.NeuronSet.of(m, [(0, 1)]), [p], {"x": ["y"]}),
+        errors.InputError,
+        "at least 2 prompts",
+    ),
+    "measure_reliability: none": (
+        lambda m, p: tlk.measure_reliability(m, [], tlk.locate_neurons(m, GROUPS, steps=2, progress=False), by=tlk.determiner),
+        errors.DataError,
+        "no pair can be asked",
+    ),
+    "neuron_view: other model": (
+        lambda m, p: tlk.neuron_view(m, tlk.NeuronSet(frozenset({(0, 1)}), 9, 9), p),
+        errors.ComponentError,
+        "of this model",
+    ),
     "sever: module": (lambda m, p: tlk.sever({}, "resid_post", layer=1), errors.ComponentError, "cannot be severed"),
 }
 
@@ -264,7 +300,8 @@ VALUES |= {
     "fact_seed",
     "perturbation_sd",
 }
-VALUES |= {"NeuronEffects"}
+VALUES |= {"ContextGain", "LocatedNeurons", "NeuronEffects", "Reliability", "TokenEffects"}
+VALUES |= {"single_token_words"}  # leaves out what it cannot take
 VALUES |= {"Span", "StudentTNoise", "TraceComparison", "UniformNoise", "embedding_sd", "subject_embedding_sd"}  # their own unit tests
 
 

@@ -9,8 +9,9 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+import tl_knowledge as tlk
 from tl_knowledge.cli import app
-from tl_knowledge.errors import SubjectNotFoundError
+from tl_knowledge.errors import InputError, SubjectNotFoundError
 
 PROMPT = ["The capital of France is", "--subject", "France"]
 runner = CliRunner()
@@ -70,6 +71,37 @@ def test_trace_facts_from_a_file_as_json(tmp_path):
     assert (found["facts"], found["asked"], found["sides"]) == (1, 2, [])
     assert found["skipped"] == {"1": "not known: the model predicts ' Paris'"}
     assert found["total_effects"][0]["corrupt"] == "relation"
+
+
+def test_neurons_of_one_fact(tmp_path):
+    wordings = ["The capital of France is", "France, whose capital is"]
+    options = ["--target", " Paris", "--steps", "5", "--out", str(tmp_path / "page.html"), "--save", str(tmp_path / "set")]
+    printed = run("neurons", *wordings, *options).stdout
+    neurons = tlk.NeuronSet.load(tmp_path / "set.json")
+    assert f"{len(neurons)} neurons shared by 2 wordings" in printed and "P(answer) of every wording" in printed
+    assert (tmp_path / "page.html").read_text(encoding="utf-8").count("Plotly.newPlot") == 1
+    found = json.loads(run("neurons", *wordings, *options[:4], "--factor", "0", "--json").stdout)
+    assert {(row["layer"], row["neuron"]) for row in found["neurons"]} == neurons.neurons
+    assert set(found["effects"][0]) == {"prompt", "clean", "x 0", "random x 0"}
+
+
+def test_neurons_of_a_fact_set(tmp_path):
+    options = ["--limit", "8", "--steps", "3", "--seed", "1"]
+    printed = run("neurons", *options, "--out", str(tmp_path / "page.html"), "--save", str(tmp_path / "located")).stdout
+    located = tlk.LocatedNeurons.load(tmp_path / "located")
+    assert "8 facts on factlm" in printed and "random control" in printed and len(located.sets) == 8
+    assert (tmp_path / "page.html").read_text(encoding="utf-8").count("Plotly.newPlot") == 4
+    found = json.loads(run("neurons", *options, "--json").stdout)
+    assert [len(fact["neurons"]) for fact in found["facts"]] == [len(neurons) for neurons in located.sets]
+    assert set(found["effects"]) == {"0", "2"} and len(found["layers"]) == 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [(["The capital of France is"], "no answer was given"), (["--target", " Paris"], "--target belongs to wordings")]
+)
+def test_neurons_arguments_that_do_not_fit(arguments, message):
+    with pytest.raises(InputError, match=message):
+        run("neurons", *arguments)
 
 
 def test_info():

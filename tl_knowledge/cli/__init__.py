@@ -14,6 +14,7 @@ from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
 from tl_knowledge.cli.info import info
+from tl_knowledge.cli.neurons import neurons_command
 from tl_knowledge.cli.trace import trace_command
 from tl_knowledge.cli.trace_facts import trace_facts_command
 from tl_knowledge.errors import InputError, TLKnowledgeError
@@ -23,6 +24,7 @@ __all__ = ["app", "main"]
 app = typer.Typer(help="Locate knowledge in language models, edit it, and look at it.", no_args_is_help=True, pretty_exceptions_enable=False)
 app.command("trace")(trace_command)
 app.command("trace-facts")(trace_facts_command)
+app.command("neurons")(neurons_command)
 app.command("info")(info)
 
 

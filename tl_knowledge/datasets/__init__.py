@@ -1,6 +1,6 @@
 """Facts, edit cases, minimal pairs and corpora: FactLM's own, and loaders of the field's data sets."""
 
-from tl_knowledge.datasets.blimp import load_blimp
+from tl_knowledge.datasets.blimp import BLIMP_SAMPLE, load_blimp
 from tl_knowledge.datasets.bundled import load_corpus, load_edit_cases, load_relations, paraphrases
 from tl_knowledge.datasets.catalogue import FACT_SETS, load_facts
 from tl_knowledge.datasets.context import in_context, with_context
@@ -12,6 +12,7 @@ from tl_knowledge.datasets.pararel import load_context_pararel, load_pararel
 from tl_knowledge.datasets.zsre import load_zsre
 
 __all__ = [
+    "BLIMP_SAMPLE",
     "FACT_SETS",
     "in_context",
     "known_facts",

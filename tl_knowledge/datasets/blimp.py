@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from itertools import islice
+from collections.abc import Iterator
+from itertools import chain, islice
+from pathlib import Path
 
-from tl_knowledge.datasets.rows import Row, Source, read_rows
+from tl_knowledge.datasets.rows import Row, Source, files_in, read_rows
 from tl_knowledge.facts import MinimalPair
 
-__all__ = ["BLIMP_HUB", "load_blimp"]
+__all__ = ["BLIMP_HUB", "BLIMP_SAMPLE", "load_blimp"]
 
 BLIMP_HUB = "nyu-mll/blimp"
+
+BLIMP_SAMPLE = Path(__file__).parent / "blimp_sample"
+"""The first 100 pairs of five determiner-noun paradigms, which come with the package."""
 
 
 def load_blimp(paradigm: str | None = None, source: Source = BLIMP_HUB, *, limit: int | None = None) -> list[MinimalPair]:
@@ -17,15 +22,26 @@ def load_blimp(paradigm: str | None = None, source: Source = BLIMP_HUB, *, limit
 
     Args:
         paradigm: BLiMP's ``UID``, for example ``"determiner_noun_agreement_1"``; pairs of other paradigms in the source are left out. May
-            be ``None`` for a file, to take all of it.
-        source: the paradigm's ``.jsonl`` file, or a hub data set with one subset a paradigm.
+            be ``None`` for a file or folder, to take all of it.
+        source: the paradigm's ``.jsonl`` file, a folder of such files (`BLIMP_SAMPLE`), or a hub data set with one subset a paradigm.
         limit: how many to take, from the first.
+
+    Example:
+        >>> pair = load_blimp("determiner_noun_agreement_1", BLIMP_SAMPLE)[0]
+        >>> pair.prefix, pair.word_good, pair.word_bad
+        ('Raymond is selling this', 'sketch', 'sketches')
 
     Raises:
         DataError: the source cannot be read, or a record is malformed (file, line, field).
     """
-    pairs = (_pair(row) for row in read_rows(source, subset=paradigm))
+    pairs = (_pair(row) for row in _rows(source, paradigm))
     return list(islice((pair for pair in pairs if paradigm in (None, pair.paradigm)), limit))
+
+
+def _rows(source: Source, paradigm: str | None) -> Iterator[Row]:
+    if Path(source).is_dir() and any(Path(source).glob("*.jsonl*")):
+        return chain.from_iterable(map(read_rows, files_in(source, f"{paradigm or '*'}.jsonl*")))
+    return read_rows(source, subset=paradigm)
 
 
 def _pair(row: Row) -> MinimalPair:

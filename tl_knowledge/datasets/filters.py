@@ -9,7 +9,7 @@ from tl_knowledge.batches import answer_logits
 from tl_knowledge.errors import DataError, InputError
 from tl_knowledge.facts import Fact
 from tl_knowledge.model import HookedModel, check_model
-from tl_knowledge.prompts import Prompt, target_tokens
+from tl_knowledge.prompts import Prompt, is_one_token
 
 __all__ = ["known_facts", "of_relation", "predicted_tokens", "sample_facts", "single_token_facts"]
 
@@ -38,7 +38,7 @@ def known_facts(model: HookedModel, facts: Iterable[Fact]) -> list[Fact]:
 
 def single_token_facts(model: HookedModel, facts: Iterable[Fact]) -> list[Fact]:
     """Facts whose target is one token of this model."""
-    return [fact for fact in facts if len(target_tokens(model, fact.target)) == 1]
+    return [fact for fact in facts if is_one_token(model, fact.target)]
 
 
 def of_relation(facts: Iterable[Fact], *relations: str) -> list[Fact]:

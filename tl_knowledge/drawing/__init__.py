@@ -9,10 +9,12 @@ from tl_knowledge.drawing.heat_maps import HeatMap, heat_maps
 from tl_knowledge.drawing.lines import Line, LinePanel, line_panels
 from tl_knowledge.drawing.look import PALETTE
 from tl_knowledge.drawing.page import Table, html_page
+from tl_knowledge.drawing.views import HtmlView
 
 __all__ = [
     "PALETTE",
     "HeatMap",
+    "HtmlView",
     "Line",
     "LinePanel",
     "Table",

@@ -11,6 +11,7 @@ from tl_knowledge.neurons.reliability import Reliability, measure_reliability
 from tl_knowledge.neurons.result import NeuronAttribution
 from tl_knowledge.neurons.selection import adapt_sharing, coarse_neurons, select_neurons, shared_neurons
 from tl_knowledge.neurons.token_effects import TokenEffects, measure_token_effects, single_token_words
+from tl_knowledge.neurons.view import neuron_view
 
 __all__ = [
     "ContextGain",
@@ -34,6 +35,7 @@ __all__ = [
     "measure_neuron_effects",
     "measure_reliability",
     "measure_token_effects",
+    "neuron_view",
     "punctuation_groups",
     "select_neurons",
     "shared_neurons",

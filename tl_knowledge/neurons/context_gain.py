@@ -17,7 +17,7 @@ from tl_knowledge.facts import Fact
 from tl_knowledge.model import HookedModel, check_model, describe_model
 from tl_knowledge.prompts import Prompt
 from tl_knowledge.provenance import Provenance
-from tl_knowledge.statistics import mean_interval, paired_p_values
+from tl_knowledge.statistics import FEWEST_TESTED, mean_interval, paired_p_values
 
 __all__ = ["ContextGain", "measure_context_gain"]
 
@@ -45,11 +45,12 @@ class ContextGain:
     def summary(self) -> pd.DataFrame:
         """Mean probabilities and their difference with 95% bootstrap intervals over facts, and the Wilcoxon p of the difference.
 
-        Raises:
-            InputError: fewer than 6 facts.
+        Fewer than 6 facts cannot be tested: p is NaN then.
         """
         difference = self.table["in_context"] - self.table["alone"]
-        _, p = paired_p_values(self.table[["in_context"]].to_numpy(), self.table[["alone"]].to_numpy())
+        p = [float("nan")]
+        if len(difference) >= FEWEST_TESTED:
+            _, p = paired_p_values(self.table[["in_context"]].to_numpy(), self.table[["alone"]].to_numpy())
         rows = [self._row(name, self.table[column]) for name, column in _KINDS.items()]
         return pd.DataFrame([*rows, self._row("difference", difference) | {"p": float(p[0])}])
 

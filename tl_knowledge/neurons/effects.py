@@ -11,6 +11,7 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,11 +28,12 @@ from tl_knowledge.model import HookedModel, check_model, describe_model
 from tl_knowledge.neurons.attribution import AttributionSemantics
 from tl_knowledge.neurons.groups import fact_groups
 from tl_knowledge.neurons.locate import locate_neurons
+from tl_knowledge.neurons.located import LocatedNeurons
 from tl_knowledge.neurons.neuron_set import NeuronSet
 from tl_knowledge.neurons.selection import ThresholdKind
 from tl_knowledge.prompts import Prompt
 from tl_knowledge.provenance import Provenance
-from tl_knowledge.statistics import largest_rows, mean_interval, paired_p_values
+from tl_knowledge.statistics import FEWEST_TESTED, largest_rows, mean_interval, paired_p_values
 from tl_knowledge.storage import read_table, write_table
 
 __all__ = ["COMPARED", "NeuronEffects", "measure_neuron_effects"]
@@ -62,13 +64,13 @@ class NeuronEffects:
     def summary(self) -> pd.DataFrame:
         """Mean change of each kind with its 95% bootstrap interval over facts, and p of own against it (Wilcoxon, paired, corrected).
 
-        Raises:
-            InputError: fewer than 6 facts with neurons.
+        Fewer than 6 facts with neurons cannot be tested: p is NaN then.
         """
         found = self._found()
-        own = found[["own", "own"]].to_numpy()
-        _, corrected = paired_p_values(own, found[["control", "unrelated"]].to_numpy())
-        p_values = (float("nan"), *corrected.tolist())
+        p_values = [float("nan")] * len(COMPARED)
+        if len(found) >= FEWEST_TESTED:
+            _, corrected = paired_p_values(found[["own", "own"]].to_numpy(), found[["control", "unrelated"]].to_numpy())
+            p_values[1:] = corrected.tolist()
         rows = [self._row(kind, found) | {"p_own_differs": p} for kind, p in zip(COMPARED, p_values, strict=True)]
         return pd.DataFrame(rows)
 
@@ -128,6 +130,7 @@ def measure_neuron_effects(
     facts: Iterable[Fact],
     *,
     factor: float = 0.0,
+    located: LocatedNeurons | None = None,
     threshold: float = 0.2,
     kind: ThresholdKind = "max",
     shared_by: float = 0.5,
@@ -143,6 +146,8 @@ def measure_neuron_effects(
     Args:
         facts: known facts with paraphrases, of at least two relations.
         factor: 0 suppresses, 2 enhances (paper 000).
+        located: the facts' neurons, in their order, to measure several factors with one attribution; they should come from
+            ``fact_groups(model, facts, own_wording=False)``, or what is measured was attributed.
         threshold, kind, shared_by: as `select_neurons`.
         semantics, steps: as `attribute_neurons`.
         unrelated: facts of other relations to measure beside each.
@@ -170,16 +175,12 @@ def measure_neuron_effects(
         raise InputError(f"unrelated={unrelated} and controls={controls} compare with nothing; pass at least 1 of each.")
     prompts = [Prompt.from_fact(model, fact) for fact in chosen]
     clean = answer_probabilities(model, prompts)
-    located = locate_neurons(
-        model,
-        fact_groups(model, chosen, own_wording=False),
-        threshold=threshold,
-        kind=kind,
-        shared_by=shared_by,
-        semantics=semantics,
-        steps=steps,
-        progress=progress,
-    )
+    if located is None:
+        groups = fact_groups(model, chosen, own_wording=False)
+        selection: dict[str, Any] = {"threshold": threshold, "kind": kind, "shared_by": shared_by}
+        located = locate_neurons(model, groups, **selection, semantics=semantics, steps=steps, progress=progress)
+    if list(located.table["name"]) != [fact.subject for fact in chosen]:
+        raise InputError(f"{len(located.sets)} located groups are not these {len(chosen)} facts in their order; locate_neurons() of the same facts.")
     rows: list[dict[str, object]] = []
     for i, fact in enumerate(tqdm(chosen, desc="neuron effects", unit="fact", delay=2, disable=not progress)):
         neurons = located.sets[i]
@@ -193,7 +194,7 @@ def measure_neuron_effects(
             row["control"] = _change(model, prompts, clean, [i], random_sets, factor)
             row["unrelated"] = _change(model, prompts, clean, drawn, [neurons], factor)
         rows.append(row)
-    settings = {"factor": factor, "threshold": threshold, "kind": kind, "shared_by": shared_by, "semantics": semantics, "steps": steps}
+    settings = {name: located.provenance.settings[name] for name in ("threshold", "kind", "shared_by", "semantics", "steps")} | {"factor": factor}
     provenance = Provenance(**describe_model(model), prepends_bos=prompts[0].has_bos, seed=seed, engine="hooks", settings=settings)
     return NeuronEffects(pd.DataFrame(rows), factor, provenance)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tl_knowledge.errors import DataError, InputError
 from tl_knowledge.facts import Fact, MinimalPair
 from tl_knowledge.model import HookedModel, is_masked
-from tl_knowledge.prompts import Prompt, target_tokens
+from tl_knowledge.prompts import Prompt, is_one_token
 
 __all__ = ["MARKS", "PromptGroup", "agreement_groups", "determiner", "fact_groups", "masked_word", "punctuation_groups"]
 
@@ -133,7 +133,7 @@ def masked_word(model: HookedModel, sentence: str, other: str) -> Prompt | None:
         return None
     word = words[differing[0]]
     bare = word.rstrip("".join(MARKS))
-    if len(target_tokens(model, bare)) != 1:
+    if not is_one_token(model, bare):
         return None
     shown = [*words[: differing[0]], model.tokenizer.mask_token + word[len(bare) :], *words[differing[0] + 1 :]]
     return Prompt.from_text(model, " ".join(shown), target=bare)

@@ -57,6 +57,11 @@ class NeuronSet:
         """Neurons of a model."""
         return cls(frozenset(neurons), layer_count(model), int(model.blocks[0].mlp.W_out.shape[0]))
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Layers, and neurons a layer, of the model."""
+        return self.n_layers, self.d_mlp
+
     def __len__(self) -> int:
         return len(self.neurons)
 
@@ -163,7 +168,7 @@ class NeuronSet:
         return NeuronSet(neurons, self.n_layers, self.d_mlp)
 
     def _same_model(self, other: NeuronSet) -> frozenset[Neuron]:
-        if (self.n_layers, self.d_mlp) != (other.n_layers, other.d_mlp):
+        if self.shape != other.shape:
             raise ComponentError(
                 f"sets of models of {self.n_layers} x {self.d_mlp} and {other.n_layers} x {other.d_mlp} do not combine; take sets of one model."
             )

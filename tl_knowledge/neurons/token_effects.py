@@ -15,7 +15,7 @@ from tl_knowledge.drawing import labelled_points
 from tl_knowledge.errors import InputError, TargetError
 from tl_knowledge.model import HookedModel, check_model, describe_model, is_masked
 from tl_knowledge.neurons.neuron_set import NeuronSet
-from tl_knowledge.prompts import Prompt, target_tokens
+from tl_knowledge.prompts import Prompt, is_one_token, target_tokens
 from tl_knowledge.provenance import Provenance
 from tl_knowledge.statistics import largest_rows, mean_interval, paired_t_p_values
 
@@ -123,15 +123,15 @@ def measure_token_effects(
 
 def single_token_words(model: HookedModel, words: Sequence[str]) -> list[str]:
     """Words that are one token of this model (behind a space, for an autoregressive one)."""
-    return [word for word in words if len(_tokens(model, word)) == 1]
+    return [word for word in words if is_one_token(model, _asked(model, word))]
 
 
-def _tokens(model: HookedModel, word: str) -> tuple[int, ...]:
-    return target_tokens(model, word if is_masked(model) else f" {word}")
+def _asked(model: HookedModel, word: str) -> str:
+    return word if is_masked(model) else f" {word}"
 
 
 def _token(model: HookedModel, word: str) -> int:
-    tokens = _tokens(model, word)
+    tokens = target_tokens(model, _asked(model, word))
     if len(tokens) != 1:
         raise TargetError(f"word {word!r} has {len(tokens)} tokens in this model, so it has no probability of its own; see single_token_words().")
     return tokens[0]

@@ -1,0 +1,172 @@
+"""Location over many facts and grammatical groups, against the same done by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import tl_knowledge as tlk
+from tl_knowledge.errors import DataError, InputError
+from tl_knowledge.neurons.groups import masked_word
+
+SETTINGS = {"threshold": 0.2, "kind": "max"}
+
+
+@pytest.fixture(scope="module")
+def facts():
+    known = tlk.load_facts()
+    relations = list(dict.fromkeys(fact.relation for fact in known))[:2]
+    return [fact for relation in relations for fact in tlk.of_relation(known, relation)[:3]]
+
+
+@pytest.fixture(scope="module")
+def attributions(factlm, facts):
+    groups = tlk.fact_groups(factlm, facts)
+    return [tlk.attribute_neurons(factlm, group.prompts, steps=5, progress=False) for group in groups]
+
+
+@pytest.fixture(scope="module")
+def located(factlm, facts):
+    return tlk.locate_neurons(factlm, facts, steps=5, shared_by=0.6, progress=False)
+
+
+def test_every_set_is_what_the_fact_alone_gives(located, attributions, facts):
+    assert [len(found.prompts) for found in attributions] == [1 + len(fact.paraphrases) for fact in facts]
+    for neurons, scores in zip(located.sets, attributions, strict=True):
+        assert neurons == tlk.select_neurons(scores, **SETTINGS, shared_by=0.6)
+    assert list(located.table["neurons"]) == [len(neurons) for neurons in located.sets]
+    assert set(located.table["share"]) == {0.6}
+
+
+def test_r1_squared_is_the_singular_values(located, attributions):
+    for value, scores in zip(located.table["r1_squared"], attributions, strict=True):
+        rows = scores.scores.double().flatten(1).numpy()
+        first = np.linalg.svd(rows / np.linalg.norm(rows, axis=1, keepdims=True), compute_uv=False)[0]
+        assert value == pytest.approx((first**2 - 1) / (len(rows) - 1), rel=1e-5)
+
+
+def test_r1_squared_of_one_pattern_and_of_orthogonal_ones(attributions):
+    from dataclasses import replace
+
+    one = replace(attributions[0], scores=torch.ones(3, 8, 512))
+    apart = replace(attributions[0], scores=torch.eye(3, 8)[:, :, None].repeat(1, 1, 512))
+    assert one.r1_squared == pytest.approx(1) and apart.r1_squared == pytest.approx(0, abs=1e-9)
+    assert np.isnan(one.of_prompts([0]).r1_squared) and np.isnan(replace(one, scores=torch.zeros(3, 8, 512)).r1_squared)
+
+
+def test_sharing_adapts_by_group_and_by_relation(factlm, facts, attributions):
+    settings = {"steps": 5, "shared_by": 0.6, "mean_count": (1.0, 2.0), "progress": False}
+    alone = tlk.locate_neurons(factlm, facts, adapt="group", **settings)
+    for k, scores in enumerate(attributions):
+        (expected,), share = tlk.adapt_sharing([scores], shared_by=0.6, mean_count=(1.0, 2.0))
+        assert (alone.sets[k], alone.table["share"][k]) == (expected, share)
+    together = tlk.locate_neurons(factlm, facts, adapt="relation", **settings)
+    for first in (0, 3):
+        expected, share = tlk.adapt_sharing(attributions[first : first + 3], shared_by=0.6, mean_count=(1.0, 2.0))
+        assert list(together.sets[first : first + 3]) == expected and set(together.table["share"][first : first + 3]) == {share}
+
+
+def test_statistics_layers_and_overlap_by_hand(located):
+    statistics = located.statistics()
+    first, second = located.relations
+    assert list(statistics["relation"]) == [first, second] and list(statistics["groups"]) == [3, 3]
+    assert statistics["KN"][0] == pytest.approx(np.mean([len(s) for s in located.sets[:3]]))
+    assert statistics["R1^2"][1] == pytest.approx(located.table["r1_squared"][3:].mean())
+    layers = located.layer_distribution()
+    assert layers["share"].sum() == pytest.approx(1)
+    everything = [layer for neurons in located.sets for layer, _ in neurons]
+    assert layers["share"][0] == pytest.approx(everything.count(0) / len(everything)) and layers["neurons"][0] == everything.count(0)
+    overlap = located.overlap()
+    across = [a.jaccard(b) for a in located.sets[:3] for b in located.sets[3:]]
+    within = [located.sets[i].jaccard(located.sets[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
+    assert overlap.loc[first, second] == pytest.approx(np.mean(across)) == overlap.loc[second, first]
+    assert overlap.loc[first, first] == pytest.approx(np.mean(within))
+
+
+def test_the_neurons_of_a_relation(located):
+    first = located.relations[0]
+    counts = {n: sum(n in s for s in located.sets[:3]) for s in located.sets[:3] for n in s}
+    assert located.relation_neurons(first, shared_by=0.5).neurons == {n for n, count in counts.items() if count >= 2}
+    assert located.top(1)["share"][0] == max(sum(n in s for s in located.sets) for n in counts) / 6
+
+
+def test_save_load_and_figures(located, tmp_path):
+    again = tlk.LocatedNeurons.load(located.save(tmp_path / "located"))
+    assert again.sets == located.sets and again.provenance == located.provenance
+    assert again.table.equals(located.table)
+    figure = tlk.compare_layers({"facts": located, "again": again})
+    assert [trace.name for trace in figure.data if trace.showlegend] == [
+        f"{name} ({sum(map(len, located.sets))} neurons, 6 groups)" for name in ("facts", "again")
+    ]
+    assert located.plot_overlap().data[0].z.shape == (2, 2)
+
+
+def test_agreement_groups_ask_for_the_noun_behind_the_prefix(factlm):
+    pairs = tlk.load_blimp("determiner_noun_agreement_1", tlk.BLIMP_SAMPLE)
+    groups = tlk.agreement_groups(factlm, pairs, by=tlk.determiner, most=7)
+    assert {group.name for group in groups} == {"this", "that", "these", "those"} and {len(group.prompts) for group in groups} == {7}
+    assert all(prompt.labels[-1].strip() == group.name for group in groups for prompt in group.prompts)
+    assert groups[0].prompts[0].text == "Raymond is selling this" and groups[0].prompts[0].target == " sketch"
+    by_word = tlk.agreement_groups(factlm, pairs)
+    assert by_word[0].name == "sketch" and sum(len(group.prompts) for group in by_word) == 100
+
+
+def test_punctuation_groups_cut_the_mark_off(factlm):
+    groups = tlk.punctuation_groups(factlm, ["Is it here?", "It is.", "Look!", "no mark", "It was."], most=1)
+    assert [(group.name, len(group.prompts)) for group in groups] == [(".", 1), ("!", 1), ("?", 1)]
+    assert groups[2].prompts[0].text == "Is it here" and groups[2].prompts[0].target == "?"
+
+
+def test_with_context_states_other_facts_of_the_relation(facts):
+    shown = tlk.with_context(facts, pairs=2, seed=3)
+    for fact, made in zip(facts, shown, strict=True):
+        others = {fact.template.replace("{}", f.subject) + f.target for f in facts if f.relation == fact.relation and f.subject != fact.subject}
+        first, second, asked = made.text.split(". ")
+        assert {first, second} == others and asked == fact.text and made.target == fact.target
+        assert all(text.endswith(paraphrase) for text, paraphrase in zip(made.paraphrases, fact.paraphrases, strict=True))
+    assert tlk.with_context(facts, pairs=2, seed=3) == shown
+    with pytest.raises(DataError, match="has 2 subjects beside"):
+        tlk.with_context(facts, pairs=3)
+
+
+def test_context_gain_is_the_probability_with_and_without(factlm, facts):
+    gain = tlk.measure_context_gain(factlm, facts, pairs=2)
+    shown = tlk.with_context(facts, pairs=2)
+    for column, asked in (("alone", facts), ("in_context", shown)):
+        prompt = tlk.Prompt.from_fact(factlm, asked[4])
+        with torch.no_grad():
+            expected = float(factlm(prompt.tokens)[0, -1].softmax(-1)[prompt.target_token])
+        assert gain.table[column][4] == pytest.approx(expected, rel=1e-4)
+    summary = gain.summary().set_index("what")
+    assert summary.loc["difference", "mean"] == pytest.approx(gain.table["in_context"].mean() - gain.table["alone"].mean())
+    assert [trace.name for trace in gain.plot().data] == ["fact alone", "behind other facts"]
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda m, f: tlk.locate_neurons(m, []), DataError, "no fact and no group"),
+        (lambda m, f: tlk.locate_neurons(m, [tlk.Fact("a", "{} is", " b")]), DataError, "has no paraphrases"),
+        (lambda m, f: tlk.locate_neurons(m, f, shared_by=1.5), InputError, "no share of the prompts"),
+        (lambda m, f: tlk.locate_neurons(m, f, mean_count=(5.0, 2.0)), InputError, "no range of counts"),
+        (lambda m, f: tlk.agreement_groups(m, tlk.load_blimp("determiner_noun_agreement_2", tlk.BLIMP_SAMPLE)), DataError, "none of 100 pairs"),
+        (lambda m, f: tlk.determiner(tlk.MinimalPair("A dog runs.", "A dog run.", "x")), InputError, "has no demonstrative"),
+        (lambda m, f: tlk.punctuation_groups(m, ["no mark"]), DataError, "no sentence ends in any of"),
+        (lambda m, f: tlk.shared_neurons([], 0.5), InputError, "0 sets"),
+        (lambda m, f: tlk.PromptGroup("relation", "name", ()), DataError, "has no prompts"),
+        (lambda m, f: tlk.compare_layers({}), InputError, "nothing to compare"),
+    ],
+)
+def test_bad_input(factlm, facts, call, error, message):
+    with pytest.raises(error, match=message):
+        call(factlm, facts)
+
+
+def test_a_word_that_differs_is_masked(tmp_path_factory):
+    from test_masked_models import bert_directory
+
+    bert = tlk.load_model(bert_directory(tmp_path_factory.mktemp("bert")), backend="bridge")
+    asked = masked_word(bert, "the dog saw this city .", "the dog saw these city .")
+    assert asked is not None and asked.target == "this" and asked.labels[asked.last.last] == "[MASK]"
+    assert masked_word(bert, "the dog .", "a dog saw .") is None and masked_word(bert, "the unseen dog .", "the dog dog .") is None

@@ -1,0 +1,140 @@
+"""Agreement reliability and per-token effects, against the same done by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+
+import tl_knowledge as tlk
+from tl_knowledge.errors import ComponentError, DataError, InputError, TargetError
+from tl_knowledge.provenance import Provenance
+from tl_knowledge.statistics import paired_t_p_values
+
+PARADIGM = "determiner_noun_agreement_1"
+PROVENANCE = Provenance("m", "b", {}, False, "float32", "cpu", 0, "hooks", {})
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    return tlk.load_blimp(PARADIGM, tlk.BLIMP_SAMPLE, limit=30)
+
+
+@pytest.fixture(scope="module")
+def located(factlm, pairs):
+    groups = tlk.agreement_groups(factlm, pairs, by=tlk.determiner, most=5)
+    return tlk.locate_neurons(factlm, groups, threshold=0.1, shared_by=0.5, steps=5, progress=False)
+
+
+def sentence_log_probability(model, text, hooks) -> float:
+    tokens = tlk.Prompt.from_text(model, text).tokens
+    with torch.no_grad():
+        each = model.run_with_hooks(tokens, fwd_hooks=hooks)[0].double().log_softmax(-1)
+    return sum(float(each[i, tokens[0, i + 1]]) for i in range(tokens.shape[1] - 1))
+
+
+def test_reliability_is_the_difference_of_whole_sentences(factlm, pairs, located):
+    found = tlk.measure_reliability(factlm, pairs, located, by=tlk.determiner)
+    rows = found.table.set_index("good")
+    assert set(rows.index) == {pair.good for pair in pairs}
+    for pair in pairs[:3]:
+        neurons = located[tlk.determiner(pair)]
+        for column, hooks in (("before", []), ("after", neurons.suppress()), ("control", neurons.random_control(0).suppress())):
+            expected = sentence_log_probability(factlm, pair.good, hooks) - sentence_log_probability(factlm, pair.bad, hooks)
+            assert rows.loc[pair.good, column] == pytest.approx(expected, abs=2e-4), column
+    assert len({trace.name for trace in found.plot().data}) == 3
+
+
+def test_the_summary_counts_decisions_and_tests_their_change():
+    before, after = [1.0] * 9 + [-1.0], [1.0] * 2 + [-1.0] * 7 + [1.0]
+    table = pd.DataFrame({"paradigm": "p", "name": "n", "good": "g", "neurons": 1, "before": before, "after": after, "control": before})
+    row = tlk.Reliability(table, 0.0, PROVENANCE).summary().iloc[0]
+    assert (row["before"], row["after"], row["control"], row["pairs"]) == (0.9, 0.3, 0.9, 10)
+    assert row["change"] == pytest.approx(-0.6) and row["low"] < -0.6 < row["high"]
+    assert row["p"] == pytest.approx(stats.binomtest(7, 8).pvalue)
+
+
+def test_pairs_without_neurons_are_unchanged(factlm, pairs, located):
+    from dataclasses import replace
+
+    empty = replace(located, sets=tuple(neurons - neurons for neurons in located.sets))
+    table = tlk.measure_reliability(factlm, pairs[:4], empty, by=tlk.determiner).table
+    assert list(table["before"]) == list(table["after"]) == list(table["control"]) and set(table["neurons"]) == {0}
+
+
+WORDS = {"singular": ["dog", "car", "book"], "plural": ["dogs", "cars"], "neutral": ["the"]}
+
+
+@pytest.fixture(scope="module")
+def asked(factlm):
+    return [tlk.Prompt.from_text(factlm, f"{name} {verb} these") for name in ("Anna", "Peter", "Maria") for verb in ("saw", "liked", "has seen")]
+
+
+def test_token_effects_by_hand(factlm, asked):
+    neurons = tlk.NeuronSet.of(factlm, [(0, 28), (0, 340), (3, 5)])
+    found = tlk.measure_token_effects(factlm, neurons, asked, WORDS, factor=2.0)
+    token = tlk.Prompt.from_text(factlm, "a", target=" cars").target_token
+
+    def probabilities(hooks):
+        with torch.no_grad():
+            return np.array([float(factlm.run_with_hooks(p.tokens, fwd_hooks=hooks)[0, -1].double().softmax(-1)[token]) for p in asked])
+
+    before, after = probabilities([]), probabilities(neurons.enhance(2.0, pos=-1))
+    row = found.table.set_index("word").loc["cars"]
+    assert (row["before"], row["after"]) == (pytest.approx(before.mean(), rel=1e-4), pytest.approx(after.mean(), rel=1e-4))
+    assert row["effect"] == pytest.approx((after.mean() - before.mean()) / min(after.mean(), before.mean()), rel=1e-3)
+    assert row["p"] == pytest.approx(float(stats.ttest_rel(after, before).pvalue), rel=1e-2)
+    assert (found.table["corrected"] >= found.table["p"] - 1e-12).all() and found.prompts == 9
+    assert list(found.summary()["words"]) == [3, 2, 1]
+
+
+def test_significant_words_are_red():
+    table = pd.DataFrame({"category": ["a", "a", "b"], "word": ["x", "y", "z"], "before": 0.1, "after": 0.2, "effect": [1.0, -0.5, 0.1]})
+    table = table.assign(p=[0.001, 0.5, 0.04], corrected=[0.003, 0.5, 0.06])
+    effects = tlk.TokenEffects(table, tlk.NeuronSet(frozenset({(0, 1)}), 2, 4), 0.0, 7, PROVENANCE)
+    points = [trace for trace in effects.plot().data if trace.mode == "markers"]
+    assert [list(p.text) for p in points] == [["y", "x"], ["z"]]  # ordered by effect
+    assert [[color == "#c1121f" for color in p.marker.color] for p in points] == [[False, True], [False]]
+    assert list(effects.top(2)["word"]) == ["x", "y"] and list(effects.summary()["significant"]) == [1, 0]
+
+
+def test_paired_t_equals_scipy():
+    draws = np.random.default_rng(0).normal(size=(2, 12, 3))
+    draws[1, :, 2] = draws[0, :, 2]
+    raw, corrected = paired_t_p_values(*draws)
+    assert raw[:2] == pytest.approx(stats.ttest_rel(*draws[:, :, :2]).pvalue) and raw[2] == 1
+    assert corrected == pytest.approx(stats.false_discovery_control(raw))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda m, p, s: tlk.measure_token_effects(m, s, p, {"x": ["antidisestablishment"]}), TargetError, "tokens in this model"),
+        (lambda m, p, s: tlk.measure_token_effects(m, s, p[:1], WORDS), InputError, "at least 2 prompts"),
+        (lambda m, p, s: tlk.measure_token_effects(m, s, p, {}), InputError, "0 word"),
+        (lambda m, p, s: tlk.measure_token_effects(m, s - s, p, WORDS), ComponentError, "the set has no neuron"),
+        (lambda m, p, s: tlk.neuron_view(m, s - s, p), ComponentError, "a set of 0 neurons"),
+        (lambda m, p, s: tlk.neuron_view(m, s, []), InputError, "no prompt was given"),
+    ],
+)
+def test_bad_input(factlm, asked, call, error, message):
+    with pytest.raises(error, match=message):
+        call(factlm, asked, tlk.NeuronSet.of(factlm, [(0, 28)]))
+
+
+def test_a_pair_of_another_group_is_refused(factlm, located):
+    other = tlk.MinimalPair("Anna saw this dog.", "Anna saw this dogs.", "another_paradigm")
+    with pytest.raises(DataError, match="which was not located"):
+        tlk.measure_reliability(factlm, [other], located, by=tlk.determiner)
+
+
+def test_a_token_cannot_break_out_of_the_view(factlm, tmp_path):
+    prompt = tlk.Prompt.from_tokens([1, 2], labels=["</script><b>", "x"])
+    view = tlk.neuron_view(factlm, tlk.NeuronSet.of(factlm, [(0, 3), (5, 1)]), prompt)
+    tail = view.source.rpartition("CircuitsVis.render(")[2]
+    assert tail.count("</script>") == 1 and "<\\/script><b>" in tail and view.source.startswith('<div id="circuits-vis-')
+    assert "></div>" in view.source[:200] and "https://unpkg" not in view.source
+    page = view.save(tmp_path / "view.html").read_text()
+    assert "2 neurons, 1 prompts; factlm" in page and view._repr_html_().endswith("</div>")

@@ -1,0 +1,59 @@
+"""Which tokens drive which neurons: circuitsvis' text view of a neuron set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from circuitsvis.activations import text_neuron_activations
+
+from tl_knowledge.drawing import HtmlView
+from tl_knowledge.errors import ComponentError, InputError
+from tl_knowledge.model import HookedModel, check_model, describe_model
+from tl_knowledge.neurons.neuron_set import NeuronSet
+from tl_knowledge.prompts import Prompt
+from tl_knowledge.rows import record
+
+__all__ = ["neuron_view"]
+
+
+def neuron_view(model: HookedModel, neurons: NeuronSet, prompts: Prompt | Sequence[Prompt]) -> HtmlView:
+    """The neurons' activations at every token, as a view for notebooks; ``.save(path)`` writes a page that works offline.
+
+    Raises:
+        ComponentError: an empty set, or one of another model.
+        InputError: no prompt.
+
+    Example:
+        >>> import tl_knowledge as tlk
+        >>> model = tlk.load_model("factlm")
+        >>> prompt = tlk.Prompt.from_text(model, "The capital of France is")
+        >>> "France" in tlk.neuron_view(model, tlk.NeuronSet.of(model, [(0, 28), (3, 5)]), prompt).source
+        True
+    """
+    check_model(model, masked=True)
+    asked = [prompts] if isinstance(prompts, Prompt) else list(prompts)
+    if not asked:
+        raise InputError("no prompt was given; pass at least one.")
+    if not len(neurons) or (neurons.n_layers, neurons.d_mlp) != NeuronSet.of(model, []).shape:
+        raise ComponentError(
+            f"a set of {len(neurons)} neurons of a model of {neurons.n_layers} x {neurons.d_mlp} cannot be viewed here; pass a set of this model."
+        )
+    layers = sorted({layer for layer, _ in neurons})
+    activations: list[torch.Tensor] = []
+    for prompt in asked:
+        found = record(model, prompt.tokens, [], [f"blocks.{layer}.mlp.hook_post" for layer in layers])
+        columns = [found[f"blocks.{layer}.mlp.hook_post"][0, :, neuron] for layer, neuron in neurons]
+        activations.append(torch.stack(columns, dim=1)[:, :, None].float().cpu())
+    rendered = text_neuron_activations(
+        [list(prompt.labels) for prompt in asked],
+        activations,  # pyright: ignore[reportArgumentType]
+        first_dimension_name="Neuron",
+        second_dimension_name="Shown",
+        first_dimension_labels=[f"layer {layer}, neuron {neuron}" for layer, neuron in neurons],
+        second_dimension_labels=["activation"],
+    )
+    name = describe_model(model)["model"]
+    return HtmlView.of(
+        rendered, title="Activations of the neurons", note=f"{len(neurons)} neurons, {len(asked)} prompts; {name}; red above zero, violet below"
+    )
