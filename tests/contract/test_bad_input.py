@@ -69,7 +69,6 @@ def foreign_prompt():
 
 
 FACTS = [tlk.Fact("France", "The capital of {} is", " Paris", "P36")]
-NO_TOKENS = SimpleNamespace(target="")
 
 
 @cache
@@ -185,7 +184,7 @@ BAD: dict[str, tuple[object, type[Exception], str]] = {
     ),
     "attribute_neurons: layer": (lambda m, p: tlk.attribute_neurons(m, p, layers=[9]), errors.ComponentError, "layer 9 is outside"),
     "attribute_neurons: experts": (lambda m, p: tlk.attribute_neurons(moe_model(), p), errors.UnsupportedModelError, "mixture of experts"),
-    "attribute_neurons: BERT": (lambda m, p: tlk.attribute_neurons(bidirectional_model(), p), errors.UnsupportedModelError, "both directions"),
+    "attribute_neurons: MoE": (lambda m, p: tlk.attribute_neurons(moe_model(), p), errors.UnsupportedModelError, "no single W_out"),
     "measure_neuron_effects: no fact": (lambda m, p: tlk.measure_neuron_effects(m, []), errors.DataError, "pass facts of at least two"),
     "mean_activation": (lambda m, p: tlk.mean_activation(m, []), errors.InputError, "pass at least one"),
     "scale_neurons": (lambda m, p: tlk.scale_neurons([(0, 1)], float("inf")), errors.ComponentError, "factor inf is not finite"),
@@ -198,7 +197,6 @@ BAD: dict[str, tuple[object, type[Exception], str]] = {
     "of_relation": (lambda m, p: tlk.of_relation(FACTS, "P0"), errors.DataError, "no fact has relation 'P0'; the facts have"),
     "sample_facts": (lambda m, p: tlk.sample_facts(FACTS, 0), errors.DataError, "pass at least 1"),
     "known_facts: no model": (lambda m, p: tlk.known_facts(None, []), errors.UnsupportedModelError, "NoneType"),
-    "single_token_facts: no target": (lambda m, p: tlk.single_token_facts(tlk.load_model("factlm"), [NO_TOKENS]), errors.TargetError, "no tokens"),
     "load_known": (lambda m, p: tlk.load_known("nowhere.json"), errors.DataError, "there is no file 'nowhere.json'"),
     "load_counterfact": (lambda m, p: tlk.load_counterfact("nowhere.json"), errors.DataError, "there is no file"),
     "load_zsre": (lambda m, p: tlk.load_zsre("nowhere.json"), errors.DataError, "there is no file"),
@@ -301,7 +299,7 @@ VALUES |= {
     "perturbation_sd",
 }
 VALUES |= {"ContextGain", "LocatedNeurons", "NeuronEffects", "Reliability", "TokenEffects"}
-VALUES |= {"single_token_words"}  # leaves out what it cannot take
+VALUES |= {"single_token_facts", "single_token_words"}  # leave out what they cannot take
 VALUES |= {"Span", "StudentTNoise", "TraceComparison", "UniformNoise", "embedding_sd", "subject_embedding_sd"}  # their own unit tests
 
 
