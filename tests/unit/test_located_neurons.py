@@ -96,9 +96,8 @@ def test_save_load_and_figures(located, tmp_path):
     assert again.sets == located.sets and again.provenance == located.provenance
     assert again.table.equals(located.table)
     figure = tlk.compare_layers({"facts": located, "again": again})
-    assert [trace.name for trace in figure.data if trace.showlegend] == [
-        f"{name} ({sum(map(len, located.sets))} neurons, 6 groups)" for name in ("facts", "again")
-    ]
+    assert [trace.name for trace in figure.data] == [f"{name} ({sum(map(len, located.sets))} neurons, 6 groups)" for name in ("facts", "again")]
+    assert figure.data[0].y == pytest.approx(located.layer_distribution()["share"].to_numpy())
     assert located.plot_overlap().data[0].z.shape == (2, 2)
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import pyarrow as pa
 
-from tl_knowledge.drawing import HeatMap, Line, LinePanel, heat_maps, line_panels
+from tl_knowledge.drawing import HeatMap, grouped_bars, heat_maps
 from tl_knowledge.errors import DataError, InputError
 from tl_knowledge.neurons.neuron_set import NeuronSet
 from tl_knowledge.neurons.selection import shared_neurons
@@ -131,7 +131,7 @@ class LocatedNeurons:
         return pd.DataFrame(matrix, index=list(relations), columns=list(relations))  # pyright: ignore[reportArgumentType]
 
     def plot(self) -> go.Figure:
-        """Line: the share of the neurons in every layer."""
+        """Bars: the share of the neurons in every layer."""
         return compare_layers({self.provenance.model: self})
 
     def plot_overlap(self) -> go.Figure:
@@ -165,23 +165,25 @@ class LocatedNeurons:
 
 
 def compare_layers(located: Mapping[str, LocatedNeurons]) -> go.Figure:
-    """Lines: the share of the neurons in every layer, of several models or of facts beside syntax (paper 000, figure 5; paper 002).
+    """Bars: the share of the neurons in every layer, of several models or of facts beside syntax (paper 000, figure 5; paper 002).
 
     Raises:
         InputError: nothing to draw.
     """
     if not located:
         raise InputError("there is nothing to compare; pass located neurons by name.")
-    lines: list[Line] = []
-    for style, (name, found) in enumerate(located.items()):
+    bars: dict[str, list[tuple[float, float, float]]] = {}
+    for name, found in located.items():
         frame = found.layer_distribution()
-        x, y, low, high = (frame[column].tolist() for column in ("layer", "share", "low", "high"))
-        lines.append(Line(f"{name} ({int(frame['neurons'].sum())} neurons, {len(found.sets)} groups)", x, y, low, high, style))
-    return line_panels(
-        [LinePanel("", lines)],
+        rows = frame[["share", "low", "high"]].to_numpy().tolist()
+        bars[f"{name} ({int(frame['neurons'].sum())} neurons, {len(found.sets)} groups)"] = [(row[0], row[1], row[2]) for row in rows]
+    layers = max(len(rows) for rows in bars.values())
+    missing = (float("nan"),) * 3
+    return grouped_bars(
+        [str(layer) for layer in range(layers)],
+        {name: [*rows, *[missing] * (layers - len(rows))] for name, rows in bars.items()},
         title="Where the neurons are",
         subtitle="share of all refined neurons; 95% bootstrap over groups",
-        x_axis="layer",
-        y_axis="share of the neurons",
-        percent=True,
+        group_axis="layer",
+        value_axis="share of the neurons",
     )

@@ -1,0 +1,112 @@
+# %% [markdown]
+# # Knowledge neurons
+#
+# Which neurons raise the probability of a fact's answer, and what happens to the fact when they are suppressed or enhanced? (Dai et al. 2022;
+# paper 000.) Everything here is hooks: it composes with whatever else you do to the model.
+#
+# `MODEL=gpt2 FACTS=200` takes another model and more facts; facts that the model does not know are left out.
+
+# %%
+import os
+
+import tl_knowledge as tlk
+
+MODEL, FACTS = os.environ.get("MODEL", "factlm"), int(os.environ.get("FACTS", "60"))
+model = tlk.load_model(MODEL)
+everything = tlk.load_facts("factlm")
+facts = tlk.sample_facts(tlk.known_facts(model, everything), FACTS)
+
+# %% [markdown]
+# ## One fact
+#
+# Integrated gradients of the answer's probability, all layers in one forward and one backward. Every row is one token behind frozen keys and
+# values, so this costs about as much as running the prompt a few times.
+
+# %%
+wordings = ["The capital of France is", "The capital city of France is", "France, whose capital is"]
+prompts = [tlk.Prompt.from_text(model, text, target=" Paris") for text in wordings]
+scores = tlk.attribute_neurons(model, prompts, progress=False)
+scores.plot()
+
+# %% [markdown]
+# The integral's error: the scores of a layer should add up to what the layer contributes.
+
+# %%
+scores.completeness_gap.max()
+
+# %% [markdown]
+# What the three wordings share are the fact's *refined* neurons.
+
+# %%
+neurons = tlk.select_neurons(scores, threshold=0.2, shared_by=0.7)
+list(neurons)
+
+# %% [markdown]
+# `suppress`, `enhance` and `scale` are plain hook lists.
+
+
+# %%
+def p_paris(hooks):
+    """Probability of " Paris" after the third wording."""
+    logits = model.run_with_hooks(prompts[2].tokens, fwd_hooks=hooks)
+    return round(float(logits[0, -1].softmax(-1)[prompts[2].target_token]), 3)
+
+
+{
+    "clean": p_paris([]),
+    "suppressed": p_paris(neurons.suppress(pos=-1)),
+    "enhanced": p_paris(neurons.enhance(2.0, pos=-1)),
+    "random neurons suppressed": p_paris(neurons.random_control(seed=0).suppress(pos=-1)),
+}
+
+# %% [markdown]
+# Which tokens drive them (circuitsvis, with its program inside: it works offline; `.save("view.html")` makes a page).
+
+# %%
+tlk.neuron_view(model, neurons, prompts)
+
+# %% [markdown]
+# ## Many facts
+#
+# A group for each fact: its paraphrases. The fact's own wording is kept for the measurement below.
+
+# %%
+located = tlk.locate_neurons(model, tlk.fact_groups(model, facts, own_wording=False), shared_by=0.5, progress=False)
+located.statistics().round(2).head(12)
+
+# %% [markdown]
+# Paper 000, figure 5: in GPT-2 the first layer holds a high share of the neurons.
+
+# %%
+located.plot()
+
+# %% [markdown]
+# Do facts of one relation share their neurons more than facts of two? (the diagonal: different facts of one relation)
+
+# %%
+located.plot_overlap()
+
+# %% [markdown]
+# ## Suppress and enhance, beside random neurons and unrelated facts
+#
+# Paper 000, figures 3 and 4. A change that random neurons cause too would be no finding, nor would one that hits every fact alike.
+
+# %%
+effects = {factor: tlk.measure_neuron_effects(model, facts, factor=factor, located=located, progress=False) for factor in (0.0, 2.0)}
+effects[0.0].summary().round(4)
+
+# %%
+effects[2.0].summary().round(4)
+
+# %%
+effects[0.0].plot()
+
+# %% [markdown]
+# ## In-context prompts
+#
+# Paper 000, section 3.2, puts four other facts of the relation before the fact, to raise the base probability. FactLM knows its facts without
+# that, and was trained on short paragraphs.
+
+# %%
+gain = tlk.measure_context_gain(model, facts, pool=everything)
+gain.summary().round(4)
