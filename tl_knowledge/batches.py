@@ -20,7 +20,7 @@ from tl_knowledge.rows import keep_positions
 __all__ = ["HooksAt", "answer_logits", "answer_probabilities", "equal_groups", "no_hooks", "text_log_probabilities"]
 
 HooksAt: TypeAlias = Callable[[int], Hooks]
-"""Hooks for prompts that are answered at a position, such as ``lambda pos: neurons.suppress(pos=pos)``."""
+"""Hooks for prompts by position, such as ``lambda pos: neurons.suppress(pos=pos)``."""
 
 PROMPTS_AT_ONCE = 64
 
@@ -45,30 +45,34 @@ def no_hooks(_: int) -> Hooks:
 
 
 def answer_logits(
-    model: HookedModel, prompts: Sequence[Prompt], hooks_at: HooksAt = no_hooks
+    model: HookedModel, prompts: Sequence[Prompt], hooks_at: HooksAt = no_hooks, *, at: str = "last"
 ) -> Iterator[tuple[list[int], Float[torch.Tensor, "prompt d_vocab"]]]:
     """Logits where each prompt is answered, a group at a time: the prompts' indices and their rows.
 
     Args:
-        hooks_at: hooks to run under; they are given the position that predicts the answer.
+        hooks_at: hooks to run under; they are given the last position of the span ``at``.
+        at: the span; ``"last"`` is the position that predicts the answer.
     """
-    for group in equal_groups([(len(prompt), prompt.last.last) for prompt in prompts]):
+    for group in equal_groups([(len(prompt), prompt.last.last, prompt.span(at).last) for prompt in prompts]):
         position = prompts[group[0]].last.last
+        hooks = hooks_at(prompts[group[0]].span(at).last)
         tokens = torch.cat([prompts[i].tokens for i in group])
         kept = keep_positions(torch.full((len(group), 1), position, device=tokens.device))
         with torch.no_grad():
-            logits: torch.Tensor = model.run_with_hooks(tokens, fwd_hooks=hooks_at(position) + kept)
+            logits: torch.Tensor = model.run_with_hooks(tokens, fwd_hooks=hooks + kept)
         yield group, logits[:, 0]
 
 
-def answer_probabilities(model: HookedModel, prompts: Sequence[Prompt], hooks_at: HooksAt = no_hooks) -> Float[torch.Tensor, " prompt"]:
+def answer_probabilities(
+    model: HookedModel, prompts: Sequence[Prompt], hooks_at: HooksAt = no_hooks, *, at: str = "last"
+) -> Float[torch.Tensor, " prompt"]:
     """Probability of each prompt's first target token.
 
     Raises:
         TargetError: a prompt without a target.
     """
     found = torch.zeros(len(prompts), dtype=torch.float64)
-    for group, logits in answer_logits(model, prompts, hooks_at):
+    for group, logits in answer_logits(model, prompts, hooks_at, at=at):
         answers = torch.tensor([[prompts[i].target_token] for i in group], device=logits.device)
         found[group] = answer_probability(logits[:, None], answers).double().cpu()
     return found

@@ -1,8 +1,8 @@
-"""A frozen prefix: run one new token a row against the keys and values of the tokens before it.
+"""A frozen prefix: run few new tokens a row against the keys and values of the tokens before it.
 
-Where only the last position changes, the keys and values of every earlier position are the same in all rows. They are computed once, and
+Where only the last positions change, the keys and values of every earlier position are the same in all rows. They are computed once, and
 each attention layer joins them to however many rows it is given, so the prefix composes with growing rows (`tl_knowledge.rows`): a row
-costs one token instead of a prompt. Several prompts of one length go together: row ``r`` stands behind prompt ``r % prompts``.
+costs one token (or a few) instead of a prompt. Several prompts of one length go together: row ``r`` stands behind prompt ``r % prompts``.
 
 Hooks that the caller has set on the model see the prefix and the new token in two runs, so positions that count from the end mean
 another token in each.
@@ -44,20 +44,21 @@ class FrozenPrefix:
     arguments: dict[str, Any]
 
 
-def freeze_prefix(model: HookedModel, tokens: Tokens) -> FrozenPrefix:
-    """Freeze every token but the last of some prompts of one length; nothing where nothing can be frozen.
+def freeze_prefix(model: HookedModel, tokens: Tokens, kept: int = 1) -> FrozenPrefix:
+    """Freeze every token but the last ones of some prompts of one length; nothing where nothing can be frozen.
 
     A masked model reads in both directions: a change anywhere changes every position, so its prompts run whole.
 
     Args:
         tokens: ``[prompt pos]``.
+        kept: how many tokens at the end are run anew in every row.
     """
-    if tokens.shape[1] == 1 or is_masked(model):
+    if tokens.shape[1] <= kept or is_masked(model):
         entering = record(model, tokens, [], [block_input(0)])[block_input(0)]
         return FrozenPrefix(tokens[:1], entering, {})
     freeze = _freeze_bridge if hasattr(model, "original_model") else _freeze_hooked_transformer
-    entering, arguments = freeze(model, tokens)
-    return FrozenPrefix(tokens[:1, -1:], entering, arguments)
+    entering, arguments = freeze(model, tokens, kept)
+    return FrozenPrefix(tokens[:1, -kept:], entering, arguments)
 
 
 def run_on_prefix(model: HookedModel, prefix: FrozenPrefix, hooks: Hooks) -> torch.Tensor:
@@ -92,28 +93,28 @@ class _Prefix:
         return torch.cat([attention_mask.new_ones(attention_mask.shape[0], self.length), attention_mask], dim=-1)
 
 
-def _freeze_hooked_transformer(model: HookedModel, tokens: Tokens) -> tuple[torch.Tensor, dict[str, Any]]:
+def _freeze_hooked_transformer(model: HookedModel, tokens: Tokens, kept: int) -> tuple[torch.Tensor, dict[str, Any]]:
     layers = range(layer_count(model))
     names = [f"blocks.{layer}.attn.hook_{part}" for layer in layers for part in ("k", "v")]
     found = record(model, tokens, [], [block_input(0), *names], stop_at_layer=len(layers))
-    entries = [_PrefixEntry(found[f"blocks.{i}.attn.hook_k"][:, :-1], found[f"blocks.{i}.attn.hook_v"][:, :-1]) for i in layers]
-    mask = torch.ones(1, 1, dtype=torch.long, device=tokens.device)
-    return found[block_input(0)][:, -1:], {"past_kv_cache": _Prefix(entries, tokens.shape[1] - 1), "attention_mask": mask}
+    entries = [_PrefixEntry(found[f"blocks.{i}.attn.hook_k"][:, :-kept], found[f"blocks.{i}.attn.hook_v"][:, :-kept]) for i in layers]
+    mask = torch.ones(1, kept, dtype=torch.long, device=tokens.device)
+    return found[block_input(0)][:, -kept:], {"past_kv_cache": _Prefix(entries, tokens.shape[1] - kept), "attention_mask": mask}
 
 
-def _freeze_bridge(model: Any, tokens: Tokens) -> tuple[torch.Tensor, dict[str, Any]]:
+def _freeze_bridge(model: Any, tokens: Tokens, kept: int) -> tuple[torch.Tensor, dict[str, Any]]:
     """A Hugging Face cache whose layers join the prefix to any number of rows and keep nothing."""
     from transformers import DynamicCache
 
     filled: Any = DynamicCache(config=model.original_model.config)
     with torch.no_grad():
-        model(tokens[:, :-1], past_key_values=filled, use_cache=True)
+        model(tokens[:, :-kept], past_key_values=filled, use_cache=True)
     frozen = copy.copy(filled)
     frozen.layers = [copy.copy(layer) for layer in filled.layers]
     for layer in frozen.layers:
         layer.update = MethodType(_join, layer)
     arguments = {"past_key_values": frozen}
-    return record(model, tokens[:, -1:], [], [block_input(0)], **arguments)[block_input(0)], arguments
+    return record(model, tokens[:, -kept:], [], [block_input(0)], **arguments)[block_input(0)], arguments
 
 
 def _join(layer: Any, keys: torch.Tensor, values: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor]:

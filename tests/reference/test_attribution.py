@@ -13,7 +13,7 @@ from tl_knowledge.prefix import freeze_prefix, run_on_prefix
 RELATIVE = 1e-10
 
 
-def slow_scores(model, tokens, answer, *, site="hook_post", alphas, start=None, pos=-1) -> tuple[torch.Tensor, torch.Tensor]:
+def slow_scores(model, tokens, answer, *, site="hook_post", alphas, start=None, pos=-1, answered=None) -> tuple[torch.Tensor, torch.Tensor]:
     """Scores ``[layer d_mlp]`` and completeness gaps, written out."""
     scores, gaps = [], []
     for layer in range(layer_count(model)):
@@ -29,7 +29,7 @@ def slow_scores(model, tokens, answer, *, site="hook_post", alphas, start=None, 
                 changed[:, pos] = value
                 return changed
 
-            return model.run_with_hooks(tokens, fwd_hooks=[(name, put)])[0, pos].softmax(-1)[answer]
+            return model.run_with_hooks(tokens, fwd_hooks=[(name, put)])[0, pos if answered is None else answered].softmax(-1)[answer]
 
         total = torch.zeros_like(clean)
         for alpha in alphas:
@@ -113,6 +113,22 @@ def test_hooks_behind_the_unembedding_are_seen(gpt2, prompt):
         expected = slow_scores(gpt2, prompt.tokens, 5, alphas=[0.5, 1.0])[0]
     assert_close(found.scores[0], expected)
     assert not torch.allclose(found.scores, tlk.attribute_neurons(gpt2, prompt, steps=2).scores)
+
+
+def test_neurons_of_another_position(model, prompt):
+    """At the subject's last token: every row is the tokens from there on; and the prompts' subjects end in different places."""
+    others = [tlk.Prompt.from_tokens([9, 4, 33, 7], subject=[0], target=8), tlk.Prompt.from_tokens([2, 7, 7, 11, 30, 8, 1], subject=[4], target=40)]
+    found = tlk.attribute_neurons(model, [prompt, *others], at="subject", steps=3)
+    for k, one in enumerate([prompt, *others]):
+        expected, gaps = slow_scores(model, one.tokens, one.target_token, alphas=[1 / 3, 2 / 3, 1.0], pos=one.subject.last, answered=-1)
+        assert_close(found.scores[k], expected)
+        torch.testing.assert_close(found.completeness_gap[k], gaps, rtol=0, atol=1e-10)
+
+
+def test_a_masked_models_other_position(masked_model):
+    asked = tlk.Prompt.from_tokens([1, 9, 4, 33, 12, 2], subject=[4], target=8, last=1)  # behind the mask, which reads it all the same
+    found = tlk.attribute_neurons(masked_model, asked, at="subject", steps=2)
+    assert_close(found.scores[0], slow_scores(masked_model, asked.tokens, 8, alphas=[0.5, 1.0], pos=4, answered=1)[0])
 
 
 def test_gradient_times_activation_is_one_point_at_the_end(gpt2, prompt):

@@ -52,6 +52,7 @@ def attribute_neurons(
     *,
     method: AttributionMethod = "integrated_gradients",
     semantics: AttributionSemantics = "paper",
+    at: str = "last",
     steps: int = 20,
     baseline: Literal["zero"] | torch.Tensor = "zero",
     multi_token: bool = False,
@@ -59,13 +60,14 @@ def attribute_neurons(
     memory_budget: float = GIBIBYTE,
     progress: bool = True,
 ) -> NeuronAttribution:
-    """Score every neuron at the last position for the prompts' answers.
+    """Score every neuron at one position, the last unless told otherwise, for the prompts' answers.
 
     Args:
         prompts: each with a target; those of one length run together.
         method: integrated gradients; the gradient at the activation times the activation (a screen); or the activation alone (a
             baseline).
         semantics: where the path's points lie and which activation is scaled.
+        at: the span at whose last token the neurons are: ``"last"``, the position that predicts the answer, or for example ``"subject"``.
         steps: points of the path.
         baseline: the path's start: ``"zero"``, or activations ``[layer d_mlp]`` such as `mean_activation`.
         multi_token: attribute every token of the target, the earlier ones appended to the prompt, and add the scores; else the first.
@@ -95,10 +97,10 @@ def attribute_neurons(
     alphas = () if method == "activation" else _alphas(method, semantics, steps)
     scores = start.new_zeros(len(asked), *start.shape, device="cpu")
     gaps, clean = scores.new_zeros(len(asked), len(chosen)), scores.new_ones(len(asked))
-    questions = [(i, question) for i, prompt in enumerate(asked) for question in _questions(prompt, multi_token)]
-    most = questions_at_once(model, max(len(prompt) for prompt in asked), chosen, len(alphas), memory_budget)
+    questions = [(i, question) for i, prompt in enumerate(asked) for question in _questions(prompt, at, multi_token)]
+    most = questions_at_once(model, [question for _, question in questions], chosen, len(alphas), memory_budget)
     with tqdm(total=len(questions), desc="attribute neurons", unit="prompt", delay=2, disable=not progress) as bar:
-        for group in equal_groups([len(question) for _, question in questions], most):
+        for group in equal_groups([(question.length, question.kept) for _, question in questions], most):
             task = PathGradients(model, Questions.together([questions[k][1] for k in group]), chosen, _site(semantics), start)
             found = task.scores(alphas, memory_budget) if alphas else task.activations()
             for k, *parts in zip(group, *(part.cpu() for part in found), strict=True):
@@ -107,7 +109,7 @@ def attribute_neurons(
             bar.update(len(group))
     if not bool(scores.isfinite().all()):
         raise NumericalError("attribution scores are not finite; check the weights for NaN, or load the model in float32.")
-    settings: dict[str, Any] = {"method": method, "semantics": semantics, "steps": steps, "multi_token": multi_token}
+    settings: dict[str, Any] = {"method": method, "semantics": semantics, "at": at, "steps": steps, "multi_token": multi_token}
     settings["baseline"] = baseline if isinstance(baseline, str) else "activations"
     engine = "full sequences" if is_masked(model) else "rows on a frozen prefix"
     provenance = Provenance(**describe_model(model), prepends_bos=asked[0].has_bos, seed=0, engine=engine, settings=settings)
@@ -124,9 +126,9 @@ def attribute_neurons(
 
 
 def mean_activation(
-    model: HookedModel, prompts: Sequence[Prompt], *, semantics: AttributionSemantics = "paper"
+    model: HookedModel, prompts: Sequence[Prompt], *, semantics: AttributionSemantics = "paper", at: str = "last"
 ) -> Float[torch.Tensor, "layer d_mlp"]:
-    """Mean activation of every neuron at the last position of some prompts: a baseline for `attribute_neurons`.
+    """Mean activation of every neuron at the last position (or another, as there) of some prompts: a baseline for `attribute_neurons`.
 
     Raises:
         InputError: no prompt, or unknown semantics.
@@ -140,7 +142,7 @@ def mean_activation(
     start = _baseline(model, "zero", layers)
     total = torch.zeros_like(start, dtype=torch.float64)
     for group in equal_groups([len(prompt) for prompt in prompts]):
-        questions = Questions.together([Questions(prompts[i].tokens, (prompts[i].last.last,), (0,)) for i in group])
+        questions = Questions.together([Questions(prompts[i].tokens, (prompts[i].last.last,), (0,), (prompts[i].span(at).last,)) for i in group])
         total += PathGradients(model, questions, layers, _site(semantics), start).activations()[0].double().sum(0)
     return (total / len(prompts)).to(start.dtype)
 
@@ -170,12 +172,13 @@ def _baseline(model: HookedModel, baseline: Literal["zero"] | torch.Tensor, laye
     return baseline.to(written)[list(layers)].detach()
 
 
-def _questions(prompt: Prompt, multi_token: bool) -> Iterator[Questions]:
+def _questions(prompt: Prompt, at: str, multi_token: bool) -> Iterator[Questions]:
     """One question for the answer's first token, or one for each, the tokens before it appended."""
     answer = prompt.answer if multi_token else prompt.answer[:1]
     for k, token in enumerate(answer):
         before = torch.tensor([answer[:k]], dtype=prompt.tokens.dtype, device=prompt.tokens.device)
-        yield Questions(torch.cat([prompt.tokens, before], dim=1), (prompt.last.last + k,), (token,))
+        position = prompt.last.last + k
+        yield Questions(torch.cat([prompt.tokens, before], dim=1), (position,), (token,), (position if at == "last" else prompt.span(at).last,))
 
 
 def _check(

@@ -135,13 +135,14 @@ def measure_neuron_effects(
     kind: ThresholdKind = "max",
     shared_by: float = 0.5,
     semantics: AttributionSemantics = "paper",
+    at: str = "last",
     steps: int = 20,
     unrelated: int = 5,
     controls: int = 5,
     seed: int = 0,
     progress: bool = True,
 ) -> NeuronEffects:
-    """Attribute every fact's neurons on its paraphrases, scale them at the last position, and measure the fact in its own wording.
+    """Attribute every fact's neurons on its paraphrases, scale them where they were attributed, and measure the fact in its own wording.
 
     Args:
         facts: known facts with paraphrases, of at least two relations.
@@ -149,7 +150,7 @@ def measure_neuron_effects(
         located: the facts' neurons, in their order, to measure several factors with one attribution; they should come from
             ``fact_groups(model, facts, own_wording=False)``, or what is measured was attributed.
         threshold, kind, shared_by: as `select_neurons`.
-        semantics, steps: as `attribute_neurons`.
+        semantics, at, steps: as `attribute_neurons`.
         unrelated: facts of other relations to measure beside each.
         controls: draws of the random control.
 
@@ -178,9 +179,10 @@ def measure_neuron_effects(
     if located is None:
         groups = fact_groups(model, chosen, own_wording=False)
         selection: dict[str, Any] = {"threshold": threshold, "kind": kind, "shared_by": shared_by}
-        located = locate_neurons(model, groups, **selection, semantics=semantics, steps=steps, progress=progress)
+        located = locate_neurons(model, groups, **selection, semantics=semantics, at=at, steps=steps, progress=progress)
     if list(located.table["name"]) != [fact.subject for fact in chosen]:
         raise InputError(f"{len(located.sets)} located groups are not these {len(chosen)} facts in their order; locate_neurons() of the same facts.")
+    at = located.provenance.settings["at"]
     rows: list[dict[str, object]] = []
     for i, fact in enumerate(tqdm(chosen, desc="neuron effects", unit="fact", delay=2, disable=not progress)):
         neurons = located.sets[i]
@@ -190,19 +192,21 @@ def measure_neuron_effects(
             others = [k for k, other in enumerate(chosen) if other.relation != fact.relation]
             drawn = random.Random(f"{seed}/{fact.text}").sample(others, min(unrelated, len(others)))
             random_sets = [neurons.random_control(seed + draw) for draw in range(controls)]
-            row["own"] = _change(model, prompts, clean, [i], [neurons], factor)
-            row["control"] = _change(model, prompts, clean, [i], random_sets, factor)
-            row["unrelated"] = _change(model, prompts, clean, drawn, [neurons], factor)
+            row["own"] = _change(model, prompts, clean, [i], [neurons], factor, at)
+            row["control"] = _change(model, prompts, clean, [i], random_sets, factor, at)
+            row["unrelated"] = _change(model, prompts, clean, drawn, [neurons], factor, at)
         rows.append(row)
-    settings = {name: located.provenance.settings[name] for name in ("threshold", "kind", "shared_by", "semantics", "steps")} | {"factor": factor}
+    names = ("threshold", "kind", "shared_by", "semantics", "at", "steps")
+    settings = {name: located.provenance.settings[name] for name in names} | {"factor": factor}
     provenance = Provenance(**describe_model(model), prepends_bos=prompts[0].has_bos, seed=seed, engine="hooks", settings=settings)
     return NeuronEffects(pd.DataFrame(rows), factor, provenance)
 
 
 def _change(
-    model: HookedModel, prompts: Sequence[Prompt], clean: torch.Tensor, measured: Sequence[int], sets: Sequence[NeuronSet], factor: float
+    model: HookedModel, prompts: Sequence[Prompt], clean: torch.Tensor, measured: Sequence[int], sets: Sequence[NeuronSet], factor: float, at: str
 ) -> float:
-    """Mean relative change over some of the prompts and the sets, scaled where the prompts are answered."""
+    """Mean relative change over some of the prompts and the sets, scaled at the prompts' own position."""
     before = clean[list(measured)]
-    after = [answer_probabilities(model, [prompts[k] for k in measured], lambda pos, s=neurons: s.scale(factor, pos=pos)) for neurons in sets]
+    asked = [prompts[k] for k in measured]
+    after = [answer_probabilities(model, asked, lambda pos, s=neurons: s.scale(factor, pos=pos), at=at) for neurons in sets]
     return float(((torch.stack(after) - before) / before).mean())

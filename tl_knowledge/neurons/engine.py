@@ -31,20 +31,29 @@ class Questions:
         tokens: ``[prompt pos]``.
         positions: where each is answered.
         answers: a token each.
+        at: where the neurons are; nowhere behind the answer's position.
     """
 
     tokens: Tokens
     positions: tuple[int, ...]
     answers: tuple[int, ...]
+    at: tuple[int, ...]
 
     @classmethod
     def together(cls, parts: Sequence[Questions]) -> Questions:
         """Questions of one length as one batch."""
-        positions, answers = (tuple(x for part in parts for x in getattr(part, name)) for name in ("positions", "answers"))
-        return cls(torch.cat([part.tokens for part in parts]), positions, answers)
+        joined = {name: tuple(x for part in parts for x in getattr(part, name)) for name in ("positions", "answers", "at")}
+        return cls(torch.cat([part.tokens for part in parts]), **joined)
 
-    def __len__(self) -> int:
+    @property
+    def length(self) -> int:
+        """Tokens of each prompt."""
         return self.tokens.shape[1]
+
+    @property
+    def kept(self) -> int:
+        """How many tokens can differ from the clean run: those from the neurons' position on."""
+        return self.length - min(self.at)
 
 
 @dataclass(frozen=True)
@@ -72,7 +81,7 @@ class PathGradients:
             alphas: points of the path, from 0 (its start) to 1 (the clean activations).
             memory_budget: bytes that the activations kept for the backward may take.
         """
-        prefix, head = freeze_prefix(self.model, self.questions.tokens), Unembedding.of(self.model)
+        prefix, head = freeze_prefix(self.model, self.questions.tokens, self.questions.kept), Unembedding.of(self.model)
         chunks = self._chunks(len(alphas), memory_budget, holds_logits=head is None)
         found = [_Sweep(self, prefix, chunk, tuple(alphas), head).run() for chunk in chunks]
         return torch.cat([part[0] for part in found], dim=1), torch.cat([part[1] for part in found], dim=1), found[0][2]
@@ -81,19 +90,19 @@ class PathGradients:
         """The clean activations in place of scores; there is no path, so the gaps are NaN."""
         names = [f"blocks.{layer}.mlp.{self.site}" for layer in self.layers]
         rows, tokens = torch.arange(len(self.questions.answers)), self.questions.tokens
-        positions = torch.tensor(self.questions.positions, device=tokens.device)[:, None]
+        positions, at = (torch.tensor(places, device=tokens.device)[:, None] for places in (self.questions.positions, self.questions.at))
         boxes: list[torch.Tensor] = []
         recorders = [pair for name in names for pair in capture(name, boxes)]
         with torch.no_grad():
             logits: torch.Tensor = self.model.run_with_hooks(tokens, fwd_hooks=recorders + keep_positions(positions))
-        activations = torch.stack([box[rows, positions[:, 0]] for box in boxes], dim=1)
+        activations = torch.stack([box[rows, at[:, 0]] for box in boxes], dim=1)
         probability = answer_probability(logits, torch.tensor(self.questions.answers, device=tokens.device)[:, None])
         return activations, activations.new_full(activations.shape[:2], float("nan")), probability
 
     def _chunks(self, points: int, memory_budget: float, *, holds_logits: bool) -> Iterator[tuple[int, ...]]:
         """Indices of layers whose rows fit the budget together; at least one at a time."""
-        rows, length = len(self.questions.answers) * points, self.questions.tokens.shape[1]
-        a_block = _bytes_a_layer_row(self.model, length)
+        rows = len(self.questions.answers) * points
+        a_block = _bytes_a_layer_row(self.model, self.questions.length, self.questions.kept)
         logits = 3 * int(self.model.cfg.d_vocab) * self.start.element_size() if holds_logits else 0
         chunk: tuple[int, ...] = ()
         taken = 0.0
@@ -107,15 +116,16 @@ class PathGradients:
         yield chunk
 
 
-def questions_at_once(model: HookedModel, length: int, layers: Sequence[int], points: int, memory_budget: float) -> int:
+def questions_at_once(model: HookedModel, questions: Sequence[Questions], layers: Sequence[int], points: int, memory_budget: float) -> int:
     """How many questions' rows fit the budget with all layers together; at least one."""
-    needed = sum(layer_count(model) - layer + 1 for layer in layers) * max(1, points) * _bytes_a_layer_row(model, length)
+    a_block = _bytes_a_layer_row(model, max(q.length for q in questions), max(q.kept for q in questions))
+    needed = sum(layer_count(model) - layer + 1 for layer in layers) * max(1, points) * a_block
     return max(1, int(memory_budget // needed))
 
 
-def _bytes_a_layer_row(model: HookedModel, length: int) -> int:
+def _bytes_a_layer_row(model: HookedModel, length: int, kept: int) -> int:
     """What one row keeps of one block for the backward, from above."""
-    config, kept = model.cfg, length if is_masked(model) else 1
+    config, kept = model.cfg, length if is_masked(model) else kept
     hidden = 12 * int(config.d_model) + 6 * int(model.blocks[0].mlp.W_out.shape[0]) + 4 * int(config.n_heads) * length
     return (kept * hidden + 2 * length * int(config.d_model)) * model.blocks[0].mlp.W_out.element_size()
 
@@ -209,7 +219,7 @@ class _Sweep:
         points = self.task.start.new_tensor(self._inner)[:, None, None]
 
         def put(activation: torch.Tensor, *, hook: object) -> torch.Tensor:
-            at = self._positions(activation)
+            at = self._among_kept(self.task.questions.at, activation)
             clean[i] = activation[: self._prompts].take_along_dim(at, dim=1)[:, 0]
             paths[i] = (self.task.start[i] + points * (clean[i].detach() - self.task.start[i])).requires_grad_(True)
             born = activation[first:].unflatten(0, (-1, self._prompts))
@@ -222,7 +232,7 @@ class _Sweep:
         """Keep the answers' positions; with a head of our own, the model need not unembed."""
 
         def take(residual: torch.Tensor, *, hook: object) -> torch.Tensor:
-            at = self._positions(residual).repeat(len(residual) // self._prompts, 1, 1)
+            at = self._among_kept(self.task.questions.positions, residual).repeat(len(residual) // self._prompts, 1, 1)
             states.append(residual.take_along_dim(at, dim=1))
             if self.head is not None:
                 raise _Stop
@@ -230,10 +240,10 @@ class _Sweep:
 
         return take
 
-    def _positions(self, activation: torch.Tensor) -> torch.Tensor:
-        """Where each prompt is answered among the positions that run, ``[prompt 1 1]``."""
-        skipped = self.task.questions.tokens.shape[1] - activation.shape[1]
-        return torch.tensor(self.task.questions.positions, device=activation.device)[:, None, None] - skipped
+    def _among_kept(self, positions: Sequence[int], activation: torch.Tensor) -> torch.Tensor:
+        """Each prompt's position among those that run, ``[prompt 1 1]``."""
+        skipped = self.task.questions.length - activation.shape[1]
+        return torch.tensor(positions, device=activation.device)[:, None, None] - skipped
 
 
 def _replaced(activation: torch.Tensor, at: torch.Tensor, values: torch.Tensor) -> torch.Tensor:

@@ -37,6 +37,7 @@ def locate_neurons(
     adapt: Adaptation = "no",
     mean_count: tuple[float, float] = (2.0, 5.0),
     semantics: AttributionSemantics = "paper",
+    at: str = "last",
     steps: int = 20,
     memory_budget: float = GIBIBYTE,
     progress: bool = True,
@@ -47,7 +48,7 @@ def locate_neurons(
         groups: facts (their own wording and paraphrases are a group), or groups of prompts.
         threshold, kind, shared_by: as `select_neurons`.
         adapt: whether ``shared_by`` moves by 0.05 until the count lies in ``mean_count``.
-        semantics, steps, memory_budget: as `attribute_neurons`.
+        semantics, at, steps, memory_budget: as `attribute_neurons`.
 
     Raises:
         DataError: no group, or a fact without paraphrases.
@@ -71,7 +72,7 @@ def locate_neurons(
     with tqdm(total=sum(len(group.prompts) for group in asked), desc="locate neurons", unit="prompt", delay=2, disable=not progress) as bar:
         for bundle in _bundles(asked):
             prompts = [prompt for group in bundle for prompt in group.prompts]
-            scores = attribute_neurons(model, prompts, semantics=semantics, steps=steps, memory_budget=memory_budget, progress=False)
+            scores = attribute_neurons(model, prompts, semantics=semantics, at=at, steps=steps, memory_budget=memory_budget, progress=False)
             provenance = scores.provenance
             first = 0
             for group in bundle:
