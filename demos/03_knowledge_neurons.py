@@ -102,6 +102,20 @@ effects[2.0].summary().round(4)
 effects[0.0].plot()
 
 # %% [markdown]
+# ## The same at the subject's last token
+#
+# The papers look at the position that predicts the answer. Causal tracing finds FactLM's facts at the last token of the *subject*; the same
+# attribution and the same experiment there (`at="subject"`): now it is this fact, and no other, that the neurons carry.
+
+# %%
+at_subject = tlk.locate_neurons(model, tlk.fact_groups(model, facts, own_wording=False), shared_by=0.5, at="subject", progress=False)
+carried = tlk.measure_neuron_effects(model, facts, factor=0.0, located=at_subject, progress=False)
+carried.summary().round(4)
+
+# %%
+carried.plot()
+
+# %% [markdown]
 # ## In-context prompts
 #
 # Paper 000, section 3.2, puts four other facts of the relation before the fact, to raise the base probability. FactLM knows its facts without

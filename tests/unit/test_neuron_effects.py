@@ -80,3 +80,13 @@ def test_save_and_load(tmp_path, effects):
 def test_bad_input(factlm, facts, change, error, message):
     with pytest.raises(error, match=message):
         tlk.measure_neuron_effects(factlm, **({"facts": facts, "steps": 1, "progress": False} | change))
+
+
+def test_on_factlm_the_neurons_of_the_subjects_last_token_carry_the_fact(factlm):
+    """FactLM looks facts up at the subject's last token, so suppressing a fact's neurons there costs it, and it alone, a large part."""
+    facts = tlk.sample_facts(tlk.known_facts(factlm, tlk.load_facts()), 30)
+    effects = tlk.measure_neuron_effects(factlm, facts, at="subject", steps=10, progress=False)
+    summary = effects.summary().set_index("what")
+    assert summary.loc["own fact", "high"] < -0.05 < summary.loc["unrelated facts", "low"]
+    assert (summary["p_own_differs"].drop("own fact") < 0.001).all()
+    assert effects.provenance.settings["at"] == "subject"

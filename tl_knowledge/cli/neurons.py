@@ -51,6 +51,7 @@ def neurons_command(
     shared_by: Annotated[float, typer.Option(help="Keep neurons in more than this share of a fact's prompts.")] = 0.5,
     adapt: Annotated[str, typer.Option(help="no; or move --shared-by until 2 to 5 neurons are left: group (each fact) or relation.")] = "no",
     semantics: Annotated[str, typer.Option(help="paper, dai, eleuther or kn_thesis.")] = "paper",
+    at: Annotated[str, typer.Option(help="last, or subject: the subject's last token (fact sets only).")] = "last",
     steps: Annotated[int, typer.Option(help="Points of the integral.")] = 20,
     factor: Annotated[list[float] | None, typer.Option(help="Scale the neurons by this; repeatable, default 0 (suppress) and 2 (enhance).")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sample and of the random controls.")] = 0,
@@ -78,7 +79,7 @@ def neurons_command(
     facts = load_facts(dataset, source)
     facts = of_relation(facts, *relation) if relation else facts
     facts = sample_facts(known_facts(loaded, facts), limit, seed=seed)
-    located = locate_neurons(loaded, fact_groups(loaded, facts, own_wording=False), **selection, adapt=adapt, **attribution)  # pyright: ignore
+    located = locate_neurons(loaded, fact_groups(loaded, facts, own_wording=False), **selection, adapt=adapt, at=at, **attribution)  # pyright: ignore
     compared = len({fact.relation for fact in facts}) > 1
     effects = [measure_neuron_effects(loaded, facts, factor=x, located=located, seed=seed, progress=not as_json) for x in factors] if compared else []
     if out is not None:

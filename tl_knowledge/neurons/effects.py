@@ -36,10 +36,15 @@ from tl_knowledge.provenance import Provenance
 from tl_knowledge.statistics import FEWEST_TESTED, largest_rows, mean_interval, paired_p_values
 from tl_knowledge.storage import read_table, write_table
 
-__all__ = ["COMPARED", "NeuronEffects", "measure_neuron_effects"]
+__all__ = ["COMPARED", "NeuronEffects", "measure_neuron_effects", "place_words"]
 
 COMPARED = ("own fact", "random control", "unrelated facts")
 _COLUMNS: dict[str, str] = {"own fact": "own", "random control": "control", "unrelated facts": "unrelated"}
+
+
+def place_words(at: str) -> str:
+    """Where neurons are, in words."""
+    return "the last position" if at == "last" else f"the {at}'s last token"
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +100,7 @@ class NeuronEffects:
         return grouped_bars(
             [f"{relation} ({count})" for relation, count in zip(relations, counts, strict=True)],
             {kind: [tuple(row) for row in rows[columns].to_numpy().tolist()] for kind, rows in by_kind.items()},
-            title=f"The facts' neurons {word}: change of P(answer)",
+            title=f"The facts' neurons {word} at {place_words(self.provenance.settings['at'])}: change of P(answer)",
             subtitle=f"{len(self._found())} of {len(self.table)} facts have neurons; {self.provenance.model}; 95% bootstrap over a relation's facts",
             group_axis="relation (number of facts)",
             value_axis="change of P(answer), relative",

@@ -178,7 +178,7 @@ def compare_layers(located: Mapping[str, LocatedNeurons]) -> go.Figure:
         rows = frame[["share", "low", "high"]].to_numpy().tolist()
         bars[f"{name} ({int(frame['neurons'].sum())} neurons, {len(found.sets)} groups)"] = [(row[0], row[1], row[2]) for row in rows]
     layers = max(len(rows) for rows in bars.values())
-    missing = (float("nan"),) * 3
+    missing = (float("nan"), float("nan"), float("nan"))
     return grouped_bars(
         [str(layer) for layer in range(layers)],
         {name: [*rows, *[missing] * (layers - len(rows))] for name, rows in bars.items()},

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from tl_knowledge.drawing import Table, html_page
-from tl_knowledge.neurons.effects import NeuronEffects
+from tl_knowledge.neurons.effects import NeuronEffects, place_words
 from tl_knowledge.neurons.located import LocatedNeurons
 
 __all__ = ["effects_table", "neurons_page", "statistics_table"]
@@ -65,8 +65,8 @@ _STATISTICS = (
     "scores is one common pattern (0 none, 1 all). Means over facts with 95% bootstrap intervals.</p>"
 )
 _EFFECTS = (
-    "<p class='note'>Each fact's neurons are scaled at the position that predicts the answer. Own fact: the fact in a wording that was not "
-    "attributed. Random control: as many other neurons of the same layers. Unrelated facts: facts of other relations. p: Wilcoxon, paired over "
+    "<p class='note'>Each fact's neurons are scaled where they were attributed. Own fact: the fact in a wording that was not attributed. "
+    "Random control: as many other neurons of the same layers. Unrelated facts: facts of other relations. p: Wilcoxon, paired over "
     "facts, corrected.</p>"
 )
 
@@ -75,8 +75,9 @@ def _intro(located: LocatedNeurons) -> str:
     settings = located.provenance.settings
     empty = sum(not len(neurons) for neurons in located.sets)
     without = f", {empty} of them without neurons" if empty else ""
+    place = html.escape(place_words(settings["at"]))
     return (
-        f"<p>{len(located.sets)} facts of {len(located.relations)} relations{without}. Integrated gradients ({settings['semantics']}, "
+        f"<p>{len(located.sets)} facts of {len(located.relations)} relations{without}. Integrated gradients at {place} ({settings['semantics']}, "
         f"{settings['steps']} steps); neurons above {settings['threshold']:g} ({settings['kind']}) in more than {settings['shared_by']:g} of a "
         "fact's prompts.</p>"
     )
