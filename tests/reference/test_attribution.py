@@ -115,6 +115,16 @@ def test_hooks_behind_the_unembedding_are_seen(gpt2, prompt):
     assert not torch.allclose(found.scores, tlk.attribute_neurons(gpt2, prompt, steps=2).scores)
 
 
+@pytest.mark.parametrize("at", ["last", "subject"])
+def test_on_factlm(at):
+    """The bundled model in float64, on a real fact."""
+    factlm = tlk.load_model("factlm", dtype=torch.float64)
+    asked = tlk.Prompt.from_fact(factlm, tlk.load_facts()[7])
+    found = tlk.attribute_neurons(factlm, asked, at=at, steps=3)
+    expected, _ = slow_scores(factlm, asked.tokens, asked.target_token, alphas=[1 / 3, 2 / 3, 1.0], pos=asked.span(at).last, answered=-1)
+    assert_close(found.scores[0], expected)
+
+
 def test_neurons_of_another_position(model, prompt):
     """At the subject's last token: every row is the tokens from there on; and the prompts' subjects end in different places."""
     others = [tlk.Prompt.from_tokens([9, 4, 33, 7], subject=[0], target=8), tlk.Prompt.from_tokens([2, 7, 7, 11, 30, 8, 1], subject=[4], target=40)]
