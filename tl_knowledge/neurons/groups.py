@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from tl_knowledge.datasets import paraphrases
 from tl_knowledge.errors import DataError, InputError
 from tl_knowledge.facts import Fact, MinimalPair
 from tl_knowledge.model import HookedModel, is_masked
@@ -46,11 +47,8 @@ def fact_groups(model: HookedModel, facts: Iterable[Fact], *, own_wording: bool 
     """
     groups: list[PromptGroup] = []
     for fact in facts:
-        if not fact.paraphrases:
-            raise DataError(f"fact {fact.text!r} has no paraphrases; make it with Fact(..., paraphrases=('... {{}} ...',)).")
-        templates = (*((fact.template,) if own_wording else ()), *fact.paraphrases)
-        prompts = tuple(Prompt.from_fact(model, fact.rephrase(template)) for template in templates)
-        groups.append(PromptGroup(fact.relation or "", fact.subject, prompts))
+        own = [Prompt.from_fact(model, fact)] if own_wording else []
+        groups.append(PromptGroup(fact.relation or "", fact.subject, (*own, *paraphrases(model, fact))))
     return groups
 
 
