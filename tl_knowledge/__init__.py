@@ -28,8 +28,10 @@ from tl_knowledge.datasets import (
     single_token_facts,
     with_context,
 )
+from tl_knowledge.editing import ROME, Edit, EditMethod, KeyMoments, LowRank, ValueSettings, collect_key_moments, plan_edit
+from tl_knowledge.evaluation import EditReport, Score, evaluate
 from tl_knowledge.facts import EditCase, Fact, MinimalPair, Relation, Statement
-from tl_knowledge.hooks import corrupt, knock_out_attention, restore, scale_neurons, sever
+from tl_knowledge.hooks import add_low_rank, corrupt, knock_out_attention, restore, scale_neurons, sever
 from tl_knowledge.loading import load_model
 from tl_knowledge.model import HookedModel
 from tl_knowledge.neurons import (
@@ -89,15 +91,21 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BLIMP_SAMPLE",
+    "ROME",
     "AttentionKnockout",
     "CausalTrace",
     "ContextGain",
+    "Edit",
     "EditCase",
+    "EditMethod",
+    "EditReport",
     "Fact",
     "FactTrace",
     "GaussianNoise",
     "HookedModel",
+    "KeyMoments",
     "LocatedNeurons",
+    "LowRank",
     "MinimalPair",
     "MultivariateGaussianNoise",
     "NeuronAttribution",
@@ -109,6 +117,7 @@ __all__ = [
     "PromptSwap",
     "Relation",
     "Reliability",
+    "Score",
     "ScreenCheck",
     "Span",
     "Statement",
@@ -117,17 +126,21 @@ __all__ = [
     "TraceAverage",
     "TraceComparison",
     "UniformNoise",
+    "ValueSettings",
     "adapt_sharing",
+    "add_low_rank",
     "agreement_groups",
     "attention_knockout",
     "attribute_neurons",
     "coarse_neurons",
+    "collect_key_moments",
     "compare",
     "compare_layers",
     "corrupt",
     "determiner",
     "embedding_sd",
     "errors",
+    "evaluate",
     "fact_groups",
     "fact_seed",
     "factlm",
@@ -157,6 +170,7 @@ __all__ = [
     "paraphrases",
     "perturb_embeddings",
     "perturbation_sd",
+    "plan_edit",
     "punctuation_groups",
     "restore",
     "sample_facts",

@@ -36,7 +36,7 @@ from tl_knowledge.arrays import Embeddings, Hooks, as_positions
 from tl_knowledge.errors import ComponentError, CorruptionError
 from tl_knowledge.model import EMBED, Component, Module, attention_scores, component_hook, has_units, severable
 
-__all__ = ["Activations", "Corruption", "Positions", "corrupt", "knock_out_attention", "restore", "scale_neurons", "sever"]
+__all__ = ["Activations", "Corruption", "Positions", "add_low_rank", "corrupt", "knock_out_attention", "restore", "scale_neurons", "sever"]
 
 Positions: TypeAlias = int | Iterable[int]
 
@@ -196,6 +196,33 @@ def scale_neurons(neurons: Iterable[tuple[int, int]], factor: float, *, pos: Pos
     for layer, neuron in sorted(set(neurons)):
         by_layer.setdefault(layer, []).append(neuron)
     return [(component_hook("neuron", layer), _scale(chosen, factor, pos)) for layer, chosen in by_layer.items()]
+
+
+def add_low_rank(layer: int, left: Float[torch.Tensor, "d_mlp rank"], right: Float[torch.Tensor, "rank d_model"], output: str) -> Hooks:
+    """Let a block's MLP write as if ``left @ right`` were added to its ``W_out [d_mlp d_model]``.
+
+    Args:
+        layer: the block.
+        left, right: the factors.
+        output: the hook of ``W_out``'s own output.
+
+    Returns:
+        Two hooks: one reads ``mlp.hook_post``, one adds to the output.
+
+    Raises:
+        ComponentError: on running, when the factors do not fit the model.
+    """
+    keys: list[torch.Tensor] = []
+
+    def read(activation: torch.Tensor, *, hook: object) -> None:
+        if activation.shape[-1] != left.shape[0]:
+            raise ComponentError(f"factors for {left.shape[0]} neurons do not fit the layer's {activation.shape[-1]}; the edit is of another model.")
+        keys[:] = [activation]
+
+    def add(activation: torch.Tensor, *, hook: object) -> torch.Tensor:
+        return activation + (keys.pop() @ left.to(activation)) @ right.to(activation)
+
+    return [(component_hook("neuron", layer), read), (output, add)]
 
 
 def _scale(neurons: Sequence[int], factor: float, pos: Positions | None):

@@ -28,6 +28,7 @@ from tl_knowledge.errors import TLKnowledgeError
 from tl_knowledge.model import UNEMBED_IN, HookedModel, attention_input, block_input, block_output, component_hook, layer_count, mlp_input
 
 __all__ = [
+    "Reached",
     "as_index",
     "budget_rows",
     "capture",
@@ -42,6 +43,7 @@ __all__ = [
     "record",
     "row_bytes",
     "run_rows",
+    "run_until",
 ]
 
 Index = Int[torch.Tensor, " written"]
@@ -162,6 +164,24 @@ def record(model: HookedModel, tokens: Tokens, hooks: Hooks, names: Iterable[str
         with torch.no_grad():
             model.run_with_hooks(tokens, fwd_hooks=hooks + recorders, **kwargs)
     return {name: box[0] for name, box in boxes.items()}
+
+
+class Reached(Exception):  # noqa: N818  # no error: nothing behind this point is needed
+    """A forward has come to the hook where it should stop."""
+
+
+def stop(_: torch.Tensor, *, hook: object) -> None:
+    """A hook that ends the forward; `run_until` catches it."""
+    raise Reached
+
+
+def run_until(model: HookedModel, tokens: Tokens, hooks: Hooks, last: str) -> None:
+    """Run under some hooks up to one of them: what lies behind is not computed."""
+    with torch.no_grad():
+        try:
+            model.run_with_hooks(tokens, fwd_hooks=[*hooks, (last, stop)])
+        except Reached:
+            return
 
 
 def capture_base(model: HookedModel, into: list[torch.Tensor]) -> Hooks:

@@ -17,7 +17,7 @@ from tl_knowledge.arrays import HookFn, Hooks, Tokens
 from tl_knowledge.metrics import answer_probability
 from tl_knowledge.model import UNEMBED_IN, HookedModel, block_input, block_output, is_masked, layer_count
 from tl_knowledge.prefix import FrozenPrefix, freeze_prefix, run_on_prefix
-from tl_knowledge.rows import capture, keep_positions
+from tl_knowledge.rows import Reached, capture, keep_positions
 from tl_knowledge.unembedding import Unembedding
 
 __all__ = ["PathGradients", "Questions", "questions_at_once"]
@@ -130,10 +130,6 @@ def _bytes_a_layer_row(model: HookedModel, length: int, kept: int) -> int:
     return (kept * hidden + 2 * length * int(config.d_model)) * model.blocks[0].mlp.W_out.element_size()
 
 
-class _Stop(Exception):  # noqa: N818  # no error: nothing behind this point is needed
-    """The rows have reached the unembedding."""
-
-
 @dataclass(frozen=True, repr=False)  # TransformerLens prints every hook it adds, and a method prints its owner
 class _Sweep:
     """One forward and one backward of some layers' rows.
@@ -171,7 +167,7 @@ class _Sweep:
         """Run all rows; their logits, or ``None`` where the head of our own goes on from their states."""
         try:
             return run_on_prefix(self.task.model, prefix, self._hooks(clean, paths, states))
-        except _Stop:
+        except Reached:
             return None
 
     def _results(
@@ -235,7 +231,7 @@ class _Sweep:
             at = self._among_kept(self.task.questions.positions, residual).repeat(len(residual) // self._prompts, 1, 1)
             states.append(residual.take_along_dim(at, dim=1))
             if self.head is not None:
-                raise _Stop
+                raise Reached
             return states[0]
 
         return take

@@ -47,8 +47,9 @@ def fact_groups(model: HookedModel, facts: Iterable[Fact], *, own_wording: bool 
     """
     groups: list[PromptGroup] = []
     for fact in facts:
+        others = paraphrases(model, fact)
         own = [Prompt.from_fact(model, fact)] if own_wording else []
-        groups.append(PromptGroup(fact.relation or "", fact.subject, (*own, *paraphrases(model, fact))))
+        groups.append(PromptGroup(fact.relation or "", fact.subject, (*own, *others)))
     return groups
 
 

@@ -1,0 +1,263 @@
+"""ROME and what it rests on, against the obvious programs, on every architecture with random weights in float64."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from conftest import VOCABULARY, fingerprint, hooks_left
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+import tl_knowledge as tlk
+from tl_knowledge.editing.requests import at_positions, rows_of
+from tl_knowledge.editing.values import optimise_value
+from tl_knowledge.errors import ComponentError, DataError, InputError, ModelStateError, NumericalError
+from tl_knowledge.model import component_hook, layer_count
+from tl_knowledge.weights import output_hook, output_weights
+
+FACT = tlk.Fact("w3 w9", "w1 {} w4 w8", " w7 w11")
+SHORT = ((3, 2), (4, 2))
+
+
+@pytest.fixture
+def speaking(model):
+    """Every architecture with a tokenizer of sixty words."""
+    words = {f"w{i}": i for i in range(VOCABULARY)}
+    plain = Tokenizer(models.WordLevel(words, unk_token="w59"))
+    plain.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    before = model.tokenizer
+    model.tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain)
+    yield model
+    model.tokenizer = before
+
+
+@pytest.fixture
+def texts():
+    draw = torch.Generator().manual_seed(0)
+    return [" ".join(f"w{int(i)}" for i in torch.randint(0, 58, (int(n),), generator=draw)) for n in torch.randint(4, 20, (60,), generator=draw)]
+
+
+@pytest.fixture
+def moments(speaking, texts):
+    return tlk.collect_key_moments(speaking, texts, progress=False)
+
+
+def test_moments_are_the_mean_outer_product_of_all_keys(speaking, texts, moments):
+    for layer in (0, layer_count(speaking) - 1):
+        keys = []
+        for text in texts:
+            tokens = torch.tensor([[int(word[1:]) for word in text.split()]])
+            _, cache = speaking.run_with_cache(tokens, names_filter=[component_hook("neuron", layer)])
+            keys.append(cache[component_hook("neuron", layer)][0].detach())
+        kept = torch.cat(keys)[: moments.tokens]
+        # Some bridges take norms and softmax in float32, where padding moves the last digits.
+        torch.testing.assert_close(moments.moments[layer], kept.T @ kept / moments.tokens, rtol=2e-4, atol=2e-7)
+    assert moments.tokens == 240 and hooks_left(speaking) == []
+    key = torch.randn(2, 24, dtype=torch.float64)
+    torch.testing.assert_close(moments.solve(1, key) @ moments.moments[1], key, rtol=1e-6, atol=1e-8)
+
+
+def slow_value(model, rows, layer, settings):
+    """The optimisation with whole forwards from the embedding, row by row."""
+    site = output_hook(model, layer)
+    lengths = [int(rows.scored[k, -1]) + 1 for k in range(len(rows.scored))] + [rows.essence + 1]
+
+    def run(k, delta):
+        def change(activation, *, hook):
+            changed = activation.clone()
+            changed[0, rows.edited[k]] = changed[0, rows.edited[k]] + delta
+            return changed
+
+        return model.run_with_hooks(rows.tokens[k : k + 1, : lengths[k]], fwd_hooks=[(site, change)])[0].log_softmax(-1)
+
+    _, cache = model.run_with_cache(rows.tokens[:1], names_filter=[site])
+    start = cache[site][0, rows.edited[0]].detach()
+    delta = torch.zeros_like(start, requires_grad=True)
+    optimiser = torch.optim.Adam([delta], lr=settings.learning_rate)
+    reference = run(len(lengths) - 1, delta)[rows.essence].detach()
+    losses = []
+    for step in range(settings.steps):
+        nll = 0.0
+        for k in range(len(rows.scored)):
+            log_p = run(k, delta)
+            for position, token in zip(rows.scored[k], rows.answer, strict=True):
+                nll = nll - log_p[position, token] / (len(rows.scored) * len(rows.answer))
+        now = run(len(lengths) - 1, delta)[rows.essence]
+        drift = (now.exp() * (now - reference)).sum()
+        loss = nll + settings.kl_factor * drift + settings.weight_decay * delta.norm() / start.norm() ** 2
+        losses.append(float(loss.detach()))
+        if losses[-1] < settings.stop_below or step == settings.steps - 1:
+            break
+        (delta.grad,) = torch.autograd.grad(loss, [delta])
+        optimiser.step()
+        with torch.no_grad():
+            if delta.norm() > settings.clamp * start.norm():
+                delta.mul_(settings.clamp * start.norm() / delta.norm())
+    return delta.detach(), losses
+
+
+@pytest.mark.parametrize("layer", [0, 2])
+def test_the_optimised_value_equals_whole_forwards(speaking, layer):
+    rows = rows_of(speaking, FACT, ("{}", "w5 w6 {}", "w2 w2 w40 {}"), "subject_last")
+    settings = tlk.ValueSettings(steps=6, learning_rate=0.1, clamp=0.8)
+    found = optimise_value(speaking, rows, layer, output_hook(speaking, layer), settings)
+    delta, losses = slow_value(speaking, rows, layer, settings)
+    assert found.losses == pytest.approx(losses, rel=1e-9)
+    torch.testing.assert_close(found.delta, delta, rtol=1e-8, atol=1e-10)
+    assert found.reason == "steps" and hooks_left(speaking) == []
+
+
+@pytest.mark.parametrize("preset", ["r_rome", "rome_code", "p_rome"])
+def test_the_edited_key_gives_the_value_and_the_change_has_rank_one(speaking, moments, preset):
+    before = fingerprint(speaking)
+    method = tlk.ROME(layer=1, preset=preset, contexts=SHORT, value=tlk.ValueSettings(steps=4))
+    edit = tlk.plan_edit(speaking, FACT, method, moments=moments)
+    assert fingerprint(speaking) == before
+    change = edit.factors[1].dense
+    assert int(torch.linalg.matrix_rank(change)) == 1
+    from tl_knowledge.editing.contexts import context_templates
+
+    rows = rows_of(speaking, FACT, context_templates(speaking, SHORT), "subject_last")
+    site, key_site = output_hook(speaking, 1), component_hook("neuron", 1)
+    _, cache = speaking.run_with_cache(rows.tokens, names_filter=[site, key_site])
+    keys, outputs = (at_positions(cache[name].detach(), rows.edited)[:-1] for name in (key_site, site))
+    key, output = (keys.mean(0), outputs.mean(0)) if preset == "r_rome" else (keys[0], outputs[0])
+    wanted = optimise_value(speaking, rows, 1, site, tlk.ValueSettings(steps=4))
+    torch.testing.assert_close(output + key @ change, wanted.start + wanted.delta, rtol=1e-8, atol=1e-9)
+    direction = keys[0] if preset == "p_rome" else keys.mean(0)
+    cosine = torch.nn.functional.cosine_similarity(change @ change[0], torch.linalg.solve(moments.moments[1], direction), dim=0)
+    assert abs(float(cosine)) == pytest.approx(1, abs=1e-6)
+
+
+def random_edit(model, layers, seed, **_):
+    from tl_knowledge.editing.method import edit_provenance
+
+    draw = torch.Generator().manual_seed(seed)
+    shape = output_weights(model, 0).shape
+    factors = {
+        layer: tlk.LowRank(
+            torch.randn(shape[0], 2, dtype=torch.float64, generator=draw), torch.randn(2, shape[1], dtype=torch.float64, generator=draw) / 9
+        )
+        for layer in layers
+    }
+    return tlk.Edit(factors, {layer: output_hook(model, layer) for layer in layers}, ({},), edit_provenance(model, None, {}, seed))
+
+
+def test_hooks_applied_and_written_are_the_same(model, prompt):
+    edit = random_edit(model, (0, 2), 1)
+    before, plain = fingerprint(model), model(prompt.tokens)
+    hooked = model.run_with_hooks(prompt.tokens, fwd_hooks=edit.hooks())
+    with edit.applied(model):
+        applied = model(prompt.tokens)
+    assert fingerprint(model) == before
+    edit.write_into(model)
+    written = model(prompt.tokens)
+    edit.revert(model)
+    assert torch.equal(applied, written) and torch.equal(model(prompt.tokens), plain)
+    torch.testing.assert_close(hooked, written, rtol=1e-9, atol=1e-10)
+    assert float((hooked - plain).abs().max()) > 1e-3 and hooks_left(model) == []
+
+
+def test_edits_stack_and_leave_in_any_order(model):
+    edits = [random_edit(model, layers, seed) for seed, layers in enumerate([(0, 1), (1,), (1, 3)])]
+    originals = [output_weights(model, layer).detach().clone() for layer in range(4)]
+    for order in itertools.permutations(range(3)):
+        for edit in edits:
+            edit.write_into(model)
+        edits[order[0]].revert(model)
+        for layer in range(4):  # what the other two alone would have made
+            left = [edits[k].factors[layer].dense for k in sorted(order[1:]) if layer in edits[k].factors]
+            expected = originals[layer] if not left else originals[layer] + torch.stack(left).sum(0)
+            assert torch.equal(output_weights(model, layer), expected)
+        for k in order[1:]:
+            edits[k].revert(model)
+        assert all(torch.equal(output_weights(model, layer), original) for layer, original in enumerate(originals))
+
+
+def test_an_exception_inside_leaves_the_weights_as_they_were(gpt2):
+    before = [output_weights(gpt2, layer).detach().clone() for layer in range(4)]
+    with pytest.raises(KeyboardInterrupt), random_edit(gpt2, (0,), 1).applied(gpt2):
+        raise KeyboardInterrupt
+    assert all(torch.equal(output_weights(gpt2, layer), weights) for layer, weights in enumerate(before))
+
+
+def test_an_edit_saves_and_loads(gpt2, tmp_path):
+    edit = random_edit(gpt2, (0, 3), 1)
+    again = tlk.Edit.load(edit.save(tmp_path / "edit"))
+    assert again.layers == (0, 3) and again.outputs == edit.outputs and again.provenance == edit.provenance
+    assert torch.equal(again.factors[3].dense, edit.factors[3].dense)
+    assert list(edit.to_dataframe()["rank"]) == [2, 2]
+    with pytest.raises(DataError, match=r"written by Edit\.save"):
+        tlk.Edit.load(tmp_path / "nothing")
+
+
+def test_moments_save_load_and_report(speaking, moments, tmp_path):
+    again = tlk.KeyMoments.load(moments.save(tmp_path / "moments"))
+    assert (again.tokens, again.fingerprint, again.corpus, again.change) == (moments.tokens, moments.fingerprint, moments.corpus, moments.change)
+    assert torch.equal(again.moments[2], moments.moments[2])
+    frame = again.to_dataframe()
+    assert list(frame["layer"]) == [0, 1, 2, 3] and (frame["condition"] > 1).all() and frame["change"].between(0, 1).all()
+
+
+def test_moments_stay_valid_while_an_edit_is_written(speaking, moments):
+    edit = random_edit(speaking, (1,), 5)
+    edit.write_into(speaking)
+    try:
+        moments.check(speaking)
+    finally:
+        edit.revert(speaking)
+
+
+def test_what_is_refused(speaking, texts, moments):
+    method = tlk.ROME(layer=1, contexts=SHORT)
+    edit = random_edit(speaking, (1,), 5)
+    before = fingerprint(speaking)
+    few = tlk.collect_key_moments(speaking, texts[:1], tokens=5, progress=False)
+    cases = [
+        (lambda: edit.revert(speaking), ModelStateError, "is not written into the model"),
+        (lambda: tlk.plan_edit(speaking, [], method, moments=moments), InputError, "no fact was given"),
+        (lambda: tlk.plan_edit(speaking, [FACT, FACT.retarget(" w2")], method, moments=moments), InputError, "in one batch"),
+        (lambda: tlk.plan_edit(speaking, FACT, method), InputError, "needs the second moments"),
+        (lambda: tlk.plan_edit(speaking, FACT, method, moments=few), NumericalError, "are singular: 5 tokens for 24 neurons"),
+        (lambda: tlk.plan_edit(speaking, FACT, tlk.ROME(layer=9), moments=moments), ComponentError, "layer 9 is outside"),
+        (lambda: tlk.plan_edit(speaking, FACT, tlk.ROME(layer=1, preset="best"), moments=moments), InputError, "preset 'best' is unknown"),  # type: ignore
+        (lambda: tlk.collect_key_moments(speaking, []), DataError, "no text with a token"),
+        (lambda: tlk.collect_key_moments(speaking, texts, tokens=0), InputError, "reads nothing"),
+    ]
+    import jaxtyping
+
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        for call, error, message in cases:
+            with pytest.raises(error, match=message):
+                call()
+        edit.write_into(speaking)
+        with pytest.raises(ModelStateError, match="already written"):
+            edit.write_into(speaking)
+        edit.revert(speaking)
+        with torch.no_grad():
+            output_weights(speaking, 0).add_(1.0)
+        with pytest.raises(InputError, match="belong to other weights"):
+            tlk.plan_edit(speaking, FACT, method, moments=moments)
+        with torch.no_grad():
+            output_weights(speaking, 0).sub_(1.0)
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+    assert fingerprint(speaking) == pytest.approx(before, rel=1e-12) and hooks_left(speaking) == []
+
+
+def test_someone_elses_change_is_not_overwritten(gpt2):
+    edit = random_edit(gpt2, (1,), 5)
+    edit.write_into(gpt2)
+    with torch.no_grad():
+        output_weights(gpt2, 1).add_(1.0)
+    with pytest.raises(ModelStateError, match="was changed by something else"):
+        edit.revert(gpt2)
+    with torch.no_grad():
+        output_weights(gpt2, 1).copy_(output_weights(gpt2, 1) - 1.0)
+        from tl_knowledge.weights import ledger_of
+
+        output_weights(gpt2, 1).copy_(ledger_of(gpt2)._written[1])
+    edit.revert(gpt2)

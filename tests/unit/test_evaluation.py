@@ -1,0 +1,119 @@
+"""Scores of edits, by hand and on FactLM."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import tl_knowledge as tlk
+from tl_knowledge.errors import DataError, InputError
+from tl_knowledge.evaluation.scores import METRICS, CandidateScores, case_scores, score_candidates
+from tl_knowledge.provenance import Provenance
+from tl_knowledge.weights import output_weights
+
+PROVENANCE = Provenance("m", "b", {}, False, "float32", "cpu", 0, "e", {})
+
+
+@pytest.fixture(scope="module")
+def moments(factlm):
+    return tlk.collect_key_moments(factlm, tlk.load_corpus(), layers=[0], progress=False)
+
+
+def negative_log_likelihood(model, text, answer) -> float:
+    prompt = tlk.Prompt.from_text(model, text, target=answer)
+    tokens = prompt.tokens
+    total = 0.0
+    for token in prompt.answer:
+        with torch.no_grad():
+            total -= float(model(tokens)[0, -1].double().log_softmax(-1)[token])
+        tokens = torch.cat([tokens, torch.tensor([[token]])], dim=1)
+    return total / len(prompt.answer)
+
+
+def test_candidates_are_scored_token_by_token(factlm):
+    case = next(c for c in tlk.load_edit_cases() if len(tlk.Prompt.from_fact(factlm, c.request).answer) > 1)
+    found = score_candidates(factlm, case)
+    for kind, texts in (("rewrite", [case.fact.text]), ("paraphrase", [f.text for f in case.paraphrases])):
+        for row, text in zip(found[kind], texts, strict=True):
+            assert row.new == pytest.approx(negative_log_likelihood(factlm, text, case.target_new), rel=1e-4)
+            assert row.true == pytest.approx(negative_log_likelihood(factlm, text, case.fact.target), rel=1e-4, abs=1e-4)
+    assert len(found["neighbourhood"]) == len(case.neighbourhood)
+
+
+def test_success_magnitude_and_accuracy():
+    new, true = CandidateScores(0.1, 2.0, True, False), CandidateScores(3.0, 0.2, False, True)
+    found = case_scores({"rewrite": [new], "paraphrase": [new, true], "neighbourhood": [new, true, true]})
+    assert (found["ES"], found["PS"], found["NS"]) == (100, 50, pytest.approx(200 / 3))
+    assert found["EM"] == pytest.approx(100 * (np.exp(-0.1) - np.exp(-2.0)))
+    assert found["NM"] == pytest.approx(100 / 3 * (np.exp(-2.0) - np.exp(-0.1) + 2 * (np.exp(-0.2) - np.exp(-3.0))))
+    assert (found["EA"], found["PA"], found["NA"]) == (100, 50, pytest.approx(200 / 3))
+    assert np.isnan(case_scores({"rewrite": [new]})["NS"])
+
+
+def report(values, seed=0) -> tlk.EditReport:
+    rows = [
+        {"case_id": str(i), "subject": "s", "relation": "r", "target_new": "t"}
+        | {p + m: v for m in METRICS for p, v in (("", value), ("base_", 0.0))}
+        for i, value in enumerate(values)
+    ]
+    return tlk.EditReport(pd.DataFrame(rows), "Method", PROVENANCE)
+
+
+def test_the_report_averages_with_intervals_and_a_harmonic_mean(tmp_path):
+    found = report([100.0] * 15 + [50.0] * 5)
+    assert found.scores["ES"].mean == 87.5 and found.scores["ES"].low < 87.5 < found.scores["ES"].high
+    assert found.scores["S"].mean == pytest.approx(87.5) and found.base["S"].mean == pytest.approx(0, abs=1e-9)
+    mixed = found.table.assign(NS=25.0)
+    assert tlk.EditReport(mixed, "M", PROVENANCE).scores["S"].mean == pytest.approx(3 / (2 / 87.5 + 1 / 25))
+    assert "| Method |" in found.to_markdown() and list(found.summary()["model"]) == ["unedited", "Method"]
+    again = tlk.EditReport.load(found.save(tmp_path / "report"))
+    assert again.table.equals(found.table) and again.method == "Method"
+    compared = found.compare(report([60.0] * 20)).set_index("metric")
+    assert compared.loc["ES", "difference"] == pytest.approx(27.5) and compared.loc["ES", "p"] < 0.05
+    assert [bar.name for bar in found.plot().data] == ["unedited", "Method"]
+
+
+def test_rome_on_factlm(factlm, moments):
+    """A fact is changed in its own and unseen wordings, its neighbours mostly keep theirs, and the weights come back bit for bit."""
+    before = output_weights(factlm, 0).clone()
+    found = tlk.evaluate(factlm, tlk.load_edit_cases()[:10], tlk.ROME(layer=0), moments=moments, progress=False)
+    assert found.scores["ES"].mean == 100 and found.scores["PS"].mean >= 90 and found.scores["NS"].mean >= 70
+    assert found.base["ES"].mean < 20 < found.base["NS"].mean
+    assert torch.equal(output_weights(factlm, 0), before)
+    assert found.provenance.settings["method"] == "ROME" and found.provenance.settings["layer"] == 0
+
+
+def test_sequential_edits_stay_until_the_end(factlm, moments):
+    before = output_weights(factlm, 0).clone()
+    cases = tlk.load_edit_cases()[:3]
+    found = tlk.evaluate(factlm, cases, tlk.ROME(layer=0), moments=moments, protocol="sequential", progress=False)
+    assert found.scores["ES"].mean == 100 and torch.equal(output_weights(factlm, 0), before)
+
+    class Fails:
+        def __init__(self):
+            self.calls = 0
+
+        def plan(self, model, facts, moments):
+            self.calls += 1
+            if self.calls == 3:
+                raise KeyboardInterrupt
+            return tlk.ROME(layer=0).plan(model, facts, moments)
+
+    with pytest.raises(KeyboardInterrupt):
+        tlk.evaluate(factlm, cases, Fails(), moments=moments, protocol="sequential", progress=False)
+    assert torch.equal(output_weights(factlm, 0), before)
+
+
+def test_the_relations_side_can_be_edited(factlm, moments):
+    case = tlk.load_edit_cases()[0]
+    edit = tlk.plan_edit(factlm, case.request, tlk.ROME(layer=0, token="relation_last"), moments=moments)
+    assert edit.notes[0]["target_probability"] > 0.5
+
+
+def test_bad_input(factlm, moments):
+    with pytest.raises(DataError, match="no case"):
+        tlk.evaluate(factlm, [], tlk.ROME(layer=0), moments=moments)
+    with pytest.raises(InputError, match="one fact at a time"):
+        tlk.evaluate(factlm, tlk.load_edit_cases()[:2], tlk.ROME(layer=0), moments=moments, protocol="batch", progress=False)

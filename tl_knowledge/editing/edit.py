@@ -1,0 +1,143 @@
+"""An edit is a value: low-rank factors for some layers' ``W_out``, as hooks, inside a ``with``, or written into the weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+
+from tl_knowledge.arrays import Hooks
+from tl_knowledge.errors import ComponentError
+from tl_knowledge.hooks import add_low_rank
+from tl_knowledge.model import HookedModel, check_layers
+from tl_knowledge.provenance import Provenance
+from tl_knowledge.storage import read_result, write_result
+from tl_knowledge.weights import ledger_of, output_weights
+
+__all__ = ["Edit", "LowRank"]
+
+
+@dataclass(frozen=True, eq=False)
+class LowRank:
+    """``dW = left @ right``: one layer's change of ``W_out [d_mlp d_model]``."""
+
+    left: Float[torch.Tensor, "d_mlp rank"]
+    right: Float[torch.Tensor, "rank d_model"]
+
+    @property
+    def dense(self) -> Float[torch.Tensor, "d_mlp d_model"]:
+        """The change itself."""
+        return self.left @ self.right
+
+    @property
+    def rank(self) -> int:
+        """Columns of the factors; the change's rank is at most this."""
+        return self.left.shape[1]
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """Changes of ``W_out`` in some layers.
+
+    Attributes:
+        factors: by layer.
+        outputs: by layer, the hook of ``W_out``'s own output.
+        notes: what the method recorded of each fact, plain data: losses, stop reason, norms.
+        provenance: the model, the method and its settings; ``settings["fingerprint"]`` is of the weights it was made for.
+
+    Example:
+        >>> import tl_knowledge as tlk
+        >>> model = tlk.load_model("factlm")
+        >>> moments = tlk.collect_key_moments(model, tlk.load_corpus(), layers=[0], progress=False)
+        >>> fact = tlk.Fact("France", "The capital of {} is", " London")
+        >>> edit = tlk.plan_edit(model, fact, tlk.ROME(layer=0), moments=moments)
+        >>> prompt = tlk.Prompt.from_fact(model, fact)
+        >>> with edit.applied(model):
+        ...     int(model(prompt.tokens)[0, -1].argmax()) == prompt.target_token
+        True
+    """
+
+    factors: Mapping[int, LowRank]
+    outputs: Mapping[int, str]
+    notes: tuple[dict[str, Any], ...]
+    provenance: Provenance
+    _key: object = field(default_factory=object, repr=False)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers it changes, ascending."""
+        return tuple(sorted(self.factors))
+
+    def hooks(self) -> Hooks:
+        """The edit as plain hooks, for anybody's ``run_with_hooks`` or ``with model.hooks(...)``; the weights stay as they are."""
+        return [
+            pair for layer in self.layers for pair in add_low_rank(layer, self.factors[layer].left, self.factors[layer].right, self.outputs[layer])
+        ]
+
+    @contextmanager
+    def applied(self, model: HookedModel) -> Generator[HookedModel]:
+        """Write the edit for the length of a ``with``; afterwards, and after an exception, the weights are bit for bit what they were.
+
+        Raises:
+            ComponentError: the edit is of another model's shape.
+            ModelStateError: it is written already.
+        """
+        self.write_into(model)
+        try:
+            yield model
+        finally:
+            self.revert(model)
+
+    def write_into(self, model: HookedModel) -> None:
+        """Write the edit into the weights; several stack, and any of them can be reverted.
+
+        Raises:
+            ComponentError, ModelStateError: as `applied`.
+        """
+        check_layers(model, self.layers)
+        for layer in self.layers:
+            shape, own = tuple(output_weights(model, layer).shape), self.factors[layer]
+            if shape != (own.left.shape[0], own.right.shape[1]):
+                raise ComponentError(
+                    f"the edit was made for {self.provenance.model!r} with a W_out of {own.left.shape[0]} x {own.right.shape[1]}; "
+                    f"layer {layer} of this model has {shape[0]} x {shape[1]}."
+                )
+        ledger_of(model).add(model, self._key, {layer: self.factors[layer].dense for layer in self.layers})
+
+    def revert(self, model: HookedModel) -> None:
+        """Take the edit back out of the weights.
+
+        Raises:
+            ModelStateError: it is not written into this model, or someone else changed the weights since.
+        """
+        ledger_of(model).remove(model, self._key)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row a layer: rank of the factors and the change's Frobenius norm."""
+        rows = [{"layer": layer, "rank": self.factors[layer].rank, "norm": float(self.factors[layer].dense.norm())} for layer in self.layers]
+        return pd.DataFrame(rows)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write to one ``.safetensors`` file; returns the path."""
+        tensors = {f"{name}.{layer}": getattr(self.factors[layer], name) for layer in self.layers for name in ("left", "right")}
+        outputs = [[layer, self.outputs[layer]] for layer in self.layers]
+        return write_result(path, "Edit", tensors, {"outputs": outputs, "notes": list(self.notes), "provenance": self.provenance.to_dict()})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Edit:
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: not such a file.
+        """
+        tensors, fields = read_result(path, "Edit")
+        outputs = {int(layer): str(name) for layer, name in fields["outputs"]}
+        factors = {layer: LowRank(tensors[f"left.{layer}"], tensors[f"right.{layer}"]) for layer in outputs}
+        return cls(factors, outputs, tuple(fields["notes"]), Provenance(**fields["provenance"]))

@@ -1,0 +1,60 @@
+"""What every editing method is, and the one verb that plans an edit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from tl_knowledge.editing.edit import Edit
+from tl_knowledge.editing.moments import KeyMoments
+from tl_knowledge.errors import InputError
+from tl_knowledge.facts import Fact
+from tl_knowledge.model import HookedModel, check_model, describe_model, prepends_bos
+from tl_knowledge.prompts import Prompt, check_fits
+from tl_knowledge.provenance import Provenance
+from tl_knowledge.weights import unedited_fingerprint
+
+__all__ = ["EditMethod", "edit_provenance", "plan_edit"]
+
+
+@runtime_checkable
+class EditMethod(Protocol):
+    """Frozen settings of an editing method."""
+
+    def plan(self, model: HookedModel, facts: Sequence[Fact], moments: KeyMoments | None) -> Edit:
+        """The edit that makes the model say each fact's target; the model is left as it was."""
+        ...
+
+
+def plan_edit(model: HookedModel, facts: Fact | Iterable[Fact], method: EditMethod, *, moments: KeyMoments | None = None) -> Edit:
+    """Plan the edit that makes the model say each fact's target; the model is never changed.
+
+    Args:
+        facts: with their *new* targets (``fact.retarget(" Rome")``, ``case.request``).
+        method: for example ``ROME(layer=5)``.
+        moments: of the model's keys, from `collect_key_moments`, for the methods that need them.
+
+    Raises:
+        InputError: no fact, facts that contradict each other, or moments of another model.
+        PromptError, TargetError, SubjectNotFoundError: a fact that the model cannot be asked.
+        NumericalError: singular moments, or a loss that is not finite.
+    """
+    check_model(model)
+    asked = [facts] if isinstance(facts, Fact) else list(facts)
+    if not asked:
+        raise InputError("no fact was given to edit; pass at least one.")
+    wanted: dict[tuple[str, str], str] = {}
+    for fact in asked:
+        other = wanted.setdefault((fact.subject, fact.relation or fact.template), fact.target)
+        if other != fact.target:
+            raise InputError(f"{fact.text!r} is asked to be both {other!r} and {fact.target!r} in one batch; keep one of them.")
+        check_fits(model, Prompt.from_fact(model, fact), multi_token=True)
+    if moments is not None:
+        moments.check(model)
+    return method.plan(model, asked, moments)
+
+
+def edit_provenance(model: HookedModel, method: Any, settings: dict[str, Any], seed: int) -> Provenance:
+    """Where an edit comes from."""
+    made = {"method": type(method).__name__, "fingerprint": unedited_fingerprint(model)} | settings
+    return Provenance(**describe_model(model), prepends_bos=prepends_bos(model), seed=seed, engine="cached residuals", settings=made)

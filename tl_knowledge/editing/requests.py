@@ -1,0 +1,85 @@
+"""A fact to write, as the rows that its value is optimised on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from jaxtyping import Float, Int
+
+from tl_knowledge.arrays import Tokens
+from tl_knowledge.errors import InputError
+from tl_knowledge.facts import Fact
+from tl_knowledge.model import HookedModel
+from tl_knowledge.prompts import Prompt
+from tl_knowledge.rows import pad_right
+
+__all__ = ["EditedToken", "Rows", "edited_position", "rows_of"]
+
+EditedToken: TypeAlias = Literal["subject_last", "subject_first", "subject_first_after_last", "relation_last"]
+"""Which token's key is edited; ``"relation_last"`` edits the relation's side (paper 001)."""
+
+ESSENCE = "{} is a"
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """One fact in every context, padded right, with the row that must not drift (``"{subject} is a"``) at the end.
+
+    Attributes:
+        tokens: ``[row pos]``, the target's tokens but the last appended.
+        edited: ``[row]``: where the value is changed.
+        scored: ``[row answer]``: the positions that predict the target's tokens; all rows but the last.
+        answer: the target's tokens.
+        essence: the position of the last row whose prediction is kept.
+    """
+
+    tokens: Tokens
+    edited: Int[torch.Tensor, " row"]
+    scored: Int[torch.Tensor, "context answer"]
+    answer: Int[torch.Tensor, " answer"]
+    essence: int
+
+
+def rows_of(model: HookedModel, fact: Fact, templates: Sequence[str], token: EditedToken) -> Rows:
+    """A fact as rows.
+
+    Args:
+        templates: contexts with ``{}`` in the prompt's place.
+        token: where to edit.
+    """
+    stated = [fact.rephrase(template.replace("{}", fact.template)) for template in templates]
+    prompts = [Prompt.from_fact(model, each) for each in stated]
+    essence = Prompt.from_fact(model, fact.rephrase(ESSENCE))
+    answer = torch.tensor(prompts[0].answer, device=prompts[0].tokens.device)
+    rows = [torch.cat([prompt.tokens, answer[None, :-1]], dim=1) for prompt in prompts]
+    scored = torch.tensor([[len(prompt) - 1 + k for k in range(len(answer))] for prompt in prompts], device=answer.device)
+    edited = [edited_position(prompt, token) for prompt in prompts]
+    at_essence = essence.subject.last if token != "relation_last" else len(essence) - 1
+    positions = torch.tensor([*edited, at_essence], device=answer.device)
+    return Rows(pad_right([*rows, essence.tokens]), positions, scored, answer, at_essence)
+
+
+def edited_position(prompt: Prompt, token: EditedToken) -> int:
+    """The position of the edited token in a prompt.
+
+    Raises:
+        InputError: an unknown choice, or one that the prompt does not have.
+    """
+    last = max(prompt.subject) if token != "subject_first" else prompt.subject.first
+    if token in ("subject_last", "subject_first"):
+        return last
+    if token == "relation_last":
+        return prompt.relation.last
+    if token != "subject_first_after_last":
+        raise InputError(f"token {token!r} is unknown; pass 'subject_last', 'subject_first', 'subject_first_after_last' or 'relation_last'.")
+    if last + 1 >= len(prompt):
+        raise InputError(f"no token follows the subject in {prompt.text!r}; edit its last token instead.")
+    return last + 1
+
+
+def at_positions(states: Float[torch.Tensor, "row pos d"], positions: Int[torch.Tensor, " row"]) -> Float[torch.Tensor, "row d"]:
+    """One position of every row."""
+    return states[torch.arange(len(states), device=states.device), positions]

@@ -1,0 +1,121 @@
+"""``W_out``: where it is, what it writes to, and the only place that changes it.
+
+Whatever is written is kept in a ledger beside the model: the weights as they were, and what has been added since. Removing an addition writes
+the weights that the others alone would have made, and with none left the weights are what they were, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float
+
+from tl_knowledge.errors import ModelStateError, UnsupportedModelError
+from tl_knowledge.model import HookedModel, component_hook, weight_fingerprint
+
+__all__ = ["WeightLedger", "ledger_of", "output_hook", "output_weights", "unedited_fingerprint"]
+
+Delta = Float[torch.Tensor, "d_mlp d_model"]
+
+_ledgers: WeakKeyDictionary[object, WeightLedger] = WeakKeyDictionary()
+_fingerprints: WeakKeyDictionary[object, tuple[int, str]] = WeakKeyDictionary()
+
+
+def output_weights(model: HookedModel, layer: int) -> Delta:
+    """A block's ``W_out``, as the model holds it."""
+    weights: torch.Tensor = model.blocks[layer].mlp.W_out
+    return weights
+
+
+def output_hook(model: HookedModel, layer: int) -> str:
+    """The hook of ``W_out``'s own output, before any norm or residual.
+
+    Raises:
+        UnsupportedModelError: the model normalises the MLP's output before it shows it.
+    """
+    own = f"blocks.{layer}.mlp.out.hook_out"
+    if own in model.hook_dict:
+        return own
+    if getattr(model.cfg, "use_normalization_before_and_after", False):
+        raise UnsupportedModelError("this model normalises the MLP's output before its hook; load it with backend='bridge', which shows W_out's own.")
+    return component_hook("mlp_out", layer)
+
+
+class WeightLedger:
+    """What has been added to a model's ``W_out``, in order."""
+
+    def __init__(self, model: HookedModel) -> None:
+        self.fingerprint = weight_fingerprint(model)
+        self._original: dict[int, torch.Tensor] = {}
+        self._written: dict[int, torch.Tensor] = {}
+        self._additions: dict[Hashable, Mapping[int, Delta]] = {}
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._additions
+
+    def __len__(self) -> int:
+        return len(self._additions)
+
+    def add(self, model: HookedModel, key: Hashable, deltas: Mapping[int, Delta]) -> None:
+        """Add to the weights of some layers.
+
+        Raises:
+            ModelStateError: added already, or the weights were changed by someone else.
+        """
+        if key in self._additions:
+            raise ModelStateError("this edit is already written into the model; revert(model) takes it back first.")
+        self._check_untouched(model, deltas)
+        for layer in deltas:
+            self._original.setdefault(layer, output_weights(model, layer).detach().clone())
+        self._additions[key] = dict(deltas)
+        self._rewrite(model, deltas)
+
+    def remove(self, model: HookedModel, key: Hashable) -> None:
+        """Take an addition back, whichever came after it.
+
+        Raises:
+            ModelStateError: it was never added, or the weights were changed by someone else.
+        """
+        if key not in self._additions:
+            raise ModelStateError("this edit is not written into the model; write_into(model) comes before revert(model).")
+        self._check_untouched(model, self._additions[key])
+        self._rewrite(model, self._additions.pop(key))
+
+    def _rewrite(self, model: HookedModel, layers: Mapping[int, Delta]) -> None:
+        for layer in layers:
+            weights, original = output_weights(model, layer), self._original[layer]
+            added = [deltas[layer] for deltas in self._additions.values() if layer in deltas]
+            made = (
+                original
+                if not added
+                else (original.double() + torch.stack([d.to(original.device).double() for d in added]).sum(0)).to(original.dtype)
+            )
+            with torch.no_grad():
+                weights.copy_(made)
+            self._written[layer] = made
+            if not added:
+                del self._original[layer], self._written[layer]
+
+    def _check_untouched(self, model: HookedModel, layers: Mapping[int, Delta]) -> None:
+        for layer in layers:
+            if layer in self._written and not torch.equal(output_weights(model, layer), self._written[layer]):
+                raise ModelStateError(f"W_out of layer {layer} was changed by something else since an edit was written; undo that change first.")
+
+
+def ledger_of(model: HookedModel) -> WeightLedger:
+    """The model's ledger, opened at the first use."""
+    if model not in _ledgers or not len(_ledgers[model]):
+        _ledgers[model] = WeightLedger(model)
+    return _ledgers[model]
+
+
+def unedited_fingerprint(model: HookedModel) -> str:
+    """`weight_fingerprint` of the model as it was before anything was written through its ledger."""
+    if model in _ledgers and len(_ledgers[model]):
+        return _ledgers[model].fingerprint
+    changes = sum(int(parameter._version) for parameter in model.parameters())
+    if _fingerprints.get(model, (-1, ""))[0] != changes:
+        _fingerprints[model] = (changes, weight_fingerprint(model))
+    return _fingerprints[model][1]
