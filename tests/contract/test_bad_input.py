@@ -269,6 +269,8 @@ BAD: dict[str, tuple[object, type[Exception], str]] = {
         errors.InputError,
         "one fact at a time, not 2",
     ),
+    "MEMIT: order": (lambda m, p: tlk.MEMIT(layers=(2, 1)).plan(m, [], None), errors.InputError, "do not ascend"),
+    "MEMIT: moments": (lambda m, p: tlk.MEMIT(layers=(1,)).plan(m, [], None), errors.InputError, "needs the second moments"),
     "ROME: layer": (lambda m, p: tlk.ROME(layer=99).plan(m, [tlk.Fact("a", "{} is", " b")], None), errors.ComponentError, "layer 99 is outside"),
     "ROME.for_model": (lambda m, p: tlk.ROME.for_model(m), errors.InputError, "no layer is published"),
     "collect_key_moments: layer": (lambda m, p: tlk.collect_key_moments(m, ["a"], layers=[9]), errors.ComponentError, "layer 9 is outside"),

@@ -131,6 +131,48 @@ def test_the_edited_key_gives_the_value_and_the_change_has_rank_one(speaking, mo
     assert abs(float(cosine)) == pytest.approx(1, abs=1e-6)
 
 
+def test_memit_is_the_regularised_least_squares_solution(speaking, moments):
+    """Against the dense normal equations as one overdetermined system, for keys and changes read off plain runs."""
+    facts = [FACT, tlk.Fact("w5", "w1 {} w4 w8", " w7"), tlk.Fact("w30 w31", "w2 {} w8", " w9")]
+    method = tlk.MEMIT(layers=(1,), moment_weight=3.0, contexts=((3, 2),), value=tlk.ValueSettings(steps=4, clamp=0.75))
+    before = fingerprint(speaking)
+    edit = tlk.plan_edit(speaking, facts, method, moments=moments)
+    assert fingerprint(speaking) == before and len(edit.notes) == 3
+    from tl_knowledge.editing.contexts import context_templates
+    from tl_knowledge.model import block_output
+
+    keys, changes = [], []
+    for fact in facts:
+        rows = rows_of(speaking, fact, context_templates(speaking, ((3, 2),)), "subject_last")
+        _, cache = speaking.run_with_cache(rows.tokens, names_filter=[component_hook("neuron", 1)])
+        each = at_positions(cache[component_hook("neuron", 1)].detach(), rows.edited)[:-1]
+        keys.append((each[0] + each[1:].mean(0)) / 2)
+        changes.append(optimise_value(speaking, rows, 1, block_output(1), method.value).delta)
+    values, vectors = torch.linalg.eigh(moments.moments[1])
+    root = (3.0 * values).sqrt()[:, None] * vectors.T
+    system, wanted = torch.cat([root, torch.stack(keys)]), torch.cat([torch.zeros(24, 16, dtype=torch.float64), torch.stack(changes)])
+    torch.testing.assert_close(edit.factors[1].dense, torch.linalg.lstsq(system, wanted).solution, rtol=1e-5, atol=1e-7)
+    assert edit.factors[1].rank == 3
+
+
+def test_memit_spreads_what_is_missing_and_reaches_the_state(speaking, moments, request):
+    """With next to no weight on other text and no contexts, the last layer's state becomes what was optimised."""
+    if "gemma2" in request.node.name:
+        pytest.skip("Gemma-2 normalises the MLP's output, so a change of W_out is no change of the state by as much")
+    facts = [FACT, tlk.Fact("w5", "w1 {} w4 w8", " w7")]
+    method = tlk.MEMIT(layers=(0, 1, 2), moment_weight=1e-9, contexts=(), value=tlk.ValueSettings(steps=4, clamp=0.75))
+    edit = tlk.plan_edit(speaking, facts, method, moments=moments)
+    from tl_knowledge.model import block_output
+
+    for fact in facts:
+        rows = rows_of(speaking, fact, ("{}",), "subject_last")
+        found = optimise_value(speaking, rows, 2, block_output(2), method.value)
+        with edit.applied(speaking):
+            _, cache = speaking.run_with_cache(rows.tokens[:1], names_filter=[block_output(2)])
+        torch.testing.assert_close(cache[block_output(2)][0, rows.edited[0]].detach(), found.start + found.delta, rtol=1e-4, atol=1e-5)
+    assert all(float(edit.factors[layer].dense.norm()) > 0 for layer in (0, 1, 2))
+
+
 def random_edit(model, layers, seed, **_):
     from tl_knowledge.editing.method import edit_provenance
 

@@ -39,7 +39,9 @@ def test_candidates_are_scored_token_by_token(factlm):
         for row, text in zip(found[kind], texts, strict=True):
             assert row.new == pytest.approx(negative_log_likelihood(factlm, text, case.target_new), rel=1e-4)
             assert row.true == pytest.approx(negative_log_likelihood(factlm, text, case.fact.target), rel=1e-4, abs=1e-4)
-    assert len(found["neighbourhood"]) == len(case.neighbourhood)
+    for row, neighbour in zip(found["neighbourhood"], case.neighbourhood, strict=True):
+        assert row.true == pytest.approx(negative_log_likelihood(factlm, neighbour.text, neighbour.target), rel=1e-4, abs=1e-4)
+        assert row.new == pytest.approx(negative_log_likelihood(factlm, neighbour.text, case.target_new), rel=1e-4)
 
 
 def test_success_magnitude_and_accuracy():
@@ -80,7 +82,7 @@ def test_rome_on_factlm(factlm, moments):
     before = output_weights(factlm, 0).clone()
     found = tlk.evaluate(factlm, tlk.load_edit_cases()[:10], tlk.ROME(layer=0), moments=moments, progress=False)
     assert found.scores["ES"].mean == 100 and found.scores["PS"].mean >= 90 and found.scores["NS"].mean >= 70
-    assert found.base["ES"].mean < 20 < found.base["NS"].mean
+    assert found.base["ES"].mean < 20 and found.base["NS"].mean > 90
     assert torch.equal(output_weights(factlm, 0), before)
     assert found.provenance.settings["method"] == "ROME" and found.provenance.settings["layer"] == 0
 
@@ -104,6 +106,12 @@ def test_sequential_edits_stay_until_the_end(factlm, moments):
     with pytest.raises(KeyboardInterrupt):
         tlk.evaluate(factlm, cases, Fails(), moments=moments, protocol="sequential", progress=False)
     assert torch.equal(output_weights(factlm, 0), before)
+
+
+def test_memit_edits_a_batch_on_factlm(factlm, moments):
+    method = tlk.MEMIT(layers=(0,), moment_weight=100.0)
+    found = tlk.evaluate(factlm, tlk.load_edit_cases()[:8], method, moments=moments, protocol="batch", progress=False)
+    assert found.scores["ES"].mean >= 85 and found.scores["S"].mean > 70
 
 
 def test_the_relations_side_can_be_edited(factlm, moments):

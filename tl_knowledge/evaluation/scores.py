@@ -64,17 +64,17 @@ def _percent(values: Sequence[float]) -> float:
 
 
 def score_candidates(model: HookedModel, case: EditCase) -> dict[str, list[CandidateScores]]:
-    """Both candidates after every prompt of a case, by kind of prompt."""
-    prompts = {
-        "rewrite": [Prompt.from_fact(model, case.fact)],
-        "paraphrase": [Prompt.from_fact(model, fact) for fact in case.paraphrases],
-        "neighbourhood": [_asked(model, neighbour) for neighbour in case.neighbourhood],
-    }
-    candidates = [target_tokens(model, case.target_new), target_tokens(model, case.fact.target)]
-    flat = [(kind, prompt) for kind, some in prompts.items() for prompt in some]
-    found = _likelihoods(model, [(prompt, answer) for _, prompt in flat for answer in candidates])
-    made: dict[str, list[CandidateScores]] = {kind: [] for kind in prompts}
-    for i, (kind, _) in enumerate(flat):
+    """Both candidates after every prompt of a case, by kind of prompt.
+
+    A neighbour's true object is its own (in CounterFact the edited fact's old one; FactLM's cases fill up with others).
+    """
+    asked: list[tuple[str, Prompt, str]] = [("rewrite", Prompt.from_fact(model, case.fact), case.fact.target)]
+    asked += [("paraphrase", Prompt.from_fact(model, fact), case.fact.target) for fact in case.paraphrases]
+    asked += [("neighbourhood", _asked(model, neighbour), neighbour.target) for neighbour in case.neighbourhood]
+    pairs = [(prompt, target_tokens(model, answer)) for _, prompt, true in asked for answer in (case.target_new, true)]
+    found = _likelihoods(model, pairs)
+    made: dict[str, list[CandidateScores]] = {kind: [] for kind in ("rewrite", "paraphrase", "neighbourhood")}
+    for i, (kind, _, _) in enumerate(asked):
         (new, new_exact), (true, true_exact) = found[2 * i], found[2 * i + 1]
         made[kind].append(CandidateScores(new, true, new_exact, true_exact))
     return made
