@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pyarrow as pa
+from scipy import sparse
 
 from tl_knowledge.drawing import HeatMap, grouped_bars, heat_maps
 from tl_knowledge.errors import DataError, InputError
@@ -117,17 +118,13 @@ class LocatedNeurons:
 
         NaN where a relation has no two groups with neurons to compare.
         """
+        shared, sizes = _shared_counts(self.sets)
+        with np.errstate(invalid="ignore"):
+            jaccard = shared / (sizes[:, None] + sizes[None, :] - shared)
+        np.fill_diagonal(jaccard, np.nan)
         relations = self.relations
-        matrix = np.full((len(relations), len(relations)), np.nan)
-        for i, first in enumerate(relations):
-            for j, second in enumerate(relations[: i + 1]):
-                pairs = [
-                    a.jaccard(b)
-                    for k, a in enumerate(self.of_relation(first))
-                    for m, b in enumerate(self.of_relation(second))
-                    if (i != j or k < m) and len(a | b)
-                ]
-                matrix[i, j] = matrix[j, i] = float(np.mean(pairs)) if pairs else np.nan
+        members = [np.flatnonzero(self.table["relation"].to_numpy() == relation) for relation in relations]
+        matrix = np.array([[_mean(jaccard[np.ix_(first, second)]) for second in members] for first in members])
         return pd.DataFrame(matrix, index=list(relations), columns=list(relations))  # pyright: ignore[reportArgumentType]
 
     def plot(self) -> go.Figure:
@@ -162,6 +159,21 @@ class LocatedNeurons:
         at = [row.pop("neurons_at") for row in rows]
         sets = [NeuronSet(frozenset(zip(a["layer"], a["neuron"], strict=True)), fields["n_layers"], fields["d_mlp"]) for a in at]
         return cls(pd.DataFrame(rows), tuple(sets), Provenance(**fields["provenance"]))
+
+
+def _shared_counts(sets: Sequence[NeuronSet]) -> tuple[np.ndarray, np.ndarray]:
+    """How many neurons every two sets share, ``[group group]``, and how many each has."""
+    rows = [row for row, neurons in enumerate(sets) for _ in neurons]
+    columns = [layer * neurons.d_mlp + number for neurons in sets for layer, number in neurons]
+    shape = (len(sets), sets[0].n_layers * sets[0].d_mlp)
+    incidence = sparse.csr_array((np.ones(len(rows)), (np.array(rows, int), np.array(columns, int))), shape=shape)
+    return (incidence @ incidence.T).toarray(), np.array([len(neurons) for neurons in sets], dtype=float)
+
+
+def _mean(values: np.ndarray) -> float:
+    """Mean of what is not NaN; NaN of nothing."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if known.size else float("nan")
 
 
 def compare_layers(located: Mapping[str, LocatedNeurons]) -> go.Figure:
