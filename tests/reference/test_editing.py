@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 import tl_knowledge as tlk
 from tl_knowledge.editing.requests import at_positions, rows_of
-from tl_knowledge.editing.values import optimise_value
+from tl_knowledge.editing.values import optimise_values
 from tl_knowledge.errors import ComponentError, DataError, InputError, ModelStateError, NumericalError
 from tl_knowledge.model import component_hook, layer_count
 from tl_knowledge.weights import output_hook, output_weights
@@ -102,11 +102,29 @@ def slow_value(model, rows, layer, settings):
 def test_the_optimised_value_equals_whole_forwards(speaking, layer):
     rows = rows_of(speaking, FACT, ("{}", "w5 w6 {}", "w2 w2 w40 {}"), "subject_last")
     settings = tlk.ValueSettings(steps=6, learning_rate=0.1, clamp=0.8)
-    found = optimise_value(speaking, rows, layer, output_hook(speaking, layer), settings)
+    found = optimise_values(speaking, [rows], layer, output_hook(speaking, layer), settings)[0]
     delta, losses = slow_value(speaking, rows, layer, settings)
     assert found.losses == pytest.approx(losses, rel=1e-9)
     torch.testing.assert_close(found.delta, delta, rtol=1e-8, atol=1e-10)
     assert found.reason == "steps" and hooks_left(speaking) == []
+
+
+def test_facts_together_get_what_each_gets_alone(speaking):
+    """Facts of other lengths, answers and stopping times in one batch, whole and in pieces."""
+    facts = [FACT, tlk.Fact("w5", "w1 {} w4 w8", " w7"), tlk.Fact("w30 w31 w2", "w2 {} w8 w6", " w9 w1 w12")]
+    asked = [rows_of(speaking, fact, ("{}", "w5 w6 {}"), "subject_last") for fact in facts]
+    site, settings = output_hook(speaking, 1), tlk.ValueSettings(steps=6, learning_rate=0.1, clamp=0.5)
+    alone = [optimise_values(speaking, [rows], 1, site, settings)[0] for rows in asked]
+    middle = sorted(each.losses[2] for each in alone)[1]
+    settings = tlk.ValueSettings(steps=6, learning_rate=0.1, clamp=0.5, stop_below=middle * 1.0001)  # some stop early
+    alone = [optimise_values(speaking, [rows], 1, site, settings)[0] for rows in asked]
+    for at_once in (256, 4):
+        together = optimise_values(speaking, asked, 1, site, settings, rows_at_once=at_once)
+        for ours, expected in zip(together, alone, strict=True):
+            assert ours.losses == pytest.approx(expected.losses, rel=1e-6) and (ours.reason, ours.clamped) == (expected.reason, expected.clamped)
+            torch.testing.assert_close(ours.delta, expected.delta, rtol=1e-5, atol=1e-7)
+            assert ours.probability == pytest.approx(expected.probability, rel=1e-5)
+    assert len({len(each.losses) for each in alone}) > 1
 
 
 @pytest.mark.parametrize("preset", ["r_rome", "rome_code", "p_rome"])
@@ -124,7 +142,7 @@ def test_the_edited_key_gives_the_value_and_the_change_has_rank_one(speaking, mo
     _, cache = speaking.run_with_cache(rows.tokens, names_filter=[site, key_site])
     keys, outputs = (at_positions(cache[name].detach(), rows.edited)[:-1] for name in (key_site, site))
     key, output = (keys.mean(0), outputs.mean(0)) if preset == "r_rome" else (keys[0], outputs[0])
-    wanted = optimise_value(speaking, rows, 1, site, tlk.ValueSettings(steps=4))
+    wanted = optimise_values(speaking, [rows], 1, site, tlk.ValueSettings(steps=4))[0]
     torch.testing.assert_close(output + key @ change, wanted.start + wanted.delta, rtol=1e-8, atol=1e-9)
     direction = keys[0] if preset == "p_rome" else keys.mean(0)
     cosine = torch.nn.functional.cosine_similarity(change @ change[0], torch.linalg.solve(moments.moments[1], direction), dim=0)
@@ -147,7 +165,7 @@ def test_memit_is_the_regularised_least_squares_solution(speaking, moments):
         _, cache = speaking.run_with_cache(rows.tokens, names_filter=[component_hook("neuron", 1)])
         each = at_positions(cache[component_hook("neuron", 1)].detach(), rows.edited)[:-1]
         keys.append((each[0] + each[1:].mean(0)) / 2)
-        changes.append(optimise_value(speaking, rows, 1, block_output(1), method.value).delta)
+        changes.append(optimise_values(speaking, [rows], 1, block_output(1), method.value)[0].delta)
     values, vectors = torch.linalg.eigh(moments.moments[1])
     root = (3.0 * values).sqrt()[:, None] * vectors.T
     system, wanted = torch.cat([root, torch.stack(keys)]), torch.cat([torch.zeros(24, 16, dtype=torch.float64), torch.stack(changes)])
@@ -166,7 +184,7 @@ def test_memit_spreads_what_is_missing_and_reaches_the_state(speaking, moments, 
 
     for fact in facts:
         rows = rows_of(speaking, fact, ("{}",), "subject_last")
-        found = optimise_value(speaking, rows, 2, block_output(2), method.value)
+        found = optimise_values(speaking, [rows], 2, block_output(2), method.value)[0]
         with edit.applied(speaking):
             _, cache = speaking.run_with_cache(rows.tokens[:1], names_filter=[block_output(2)])
         torch.testing.assert_close(cache[block_output(2)][0, rows.edited[0]].detach(), found.start + found.delta, rtol=1e-4, atol=1e-5)

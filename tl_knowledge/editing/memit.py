@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field
 
 import torch
 from jaxtyping import Float
-from tqdm.auto import tqdm
 
 from tl_knowledge.arrays import Hooks
 from tl_knowledge.editing.contexts import context_templates
@@ -15,7 +14,7 @@ from tl_knowledge.editing.edit import Edit, LowRank
 from tl_knowledge.editing.method import edit_provenance
 from tl_knowledge.editing.moments import KeyMoments
 from tl_knowledge.editing.requests import EditedToken, Rows, at_positions, rows_of
-from tl_knowledge.editing.values import ValueSettings, optimise_value
+from tl_knowledge.editing.values import ValueSettings, optimise_values
 from tl_knowledge.errors import InputError
 from tl_knowledge.facts import Fact
 from tl_knowledge.hooks import add_low_rank
@@ -62,7 +61,7 @@ class MEMIT:
             raise InputError(f"moment_weight={self.moment_weight} keeps nothing of other text; pass a positive number, such as 15000.")
         last, templates = self.layers[-1], context_templates(model, self.contexts, seed=self.seed)
         asked = [rows_of(model, fact, templates, self.token) for fact in facts]
-        found = [optimise_value(model, rows, last, block_output(last), self.value) for rows in tqdm(asked, desc="values", unit="fact", delay=2)]
+        found = optimise_values(model, asked, last, block_output(last), self.value)
         wanted = torch.stack([each.start.double() + each.delta.double() for each in found])
         factors: dict[int, LowRank] = {}
         outputs = {layer: output_hook(model, layer) for layer in self.layers}

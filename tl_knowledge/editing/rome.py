@@ -13,7 +13,7 @@ from tl_knowledge.editing.edit import Edit, LowRank
 from tl_knowledge.editing.method import edit_provenance
 from tl_knowledge.editing.moments import KeyMoments
 from tl_knowledge.editing.requests import EditedToken, Rows, at_positions, rows_of
-from tl_knowledge.editing.values import Optimised, ValueSettings, optimise_value
+from tl_knowledge.editing.values import Optimised, ValueSettings, optimise_values
 from tl_knowledge.errors import InputError
 from tl_knowledge.facts import Fact
 from tl_knowledge.model import HookedModel, check_layers, component_hook
@@ -89,7 +89,7 @@ class ROME:
         moments.of_layer(self.layer)
         site = output_hook(model, self.layer)
         rows = rows_of(model, facts[0], context_templates(model, self.contexts, seed=self.seed), self.token)
-        optimised = optimise_value(model, rows, self.layer, site, self.value)
+        (optimised,) = optimise_values(model, [rows], self.layer, site, self.value)
         factors = self._rank_one(model, rows, site, optimised, moments)
         notes = optimised.notes() | {"subject": facts[0].subject, "target": facts[0].target, "norm": float(factors.dense.norm())}
         settings = asdict(self) | {"tokens": moments.tokens}

@@ -6,7 +6,8 @@ through the lower layers, swaps the cached rows in where they start to matter, a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +17,12 @@ from jaxtyping import Float
 from tl_knowledge.arrays import Hooks
 from tl_knowledge.editing.requests import Rows, at_positions
 from tl_knowledge.errors import NumericalError
-from tl_knowledge.model import UNEMBED_IN, HookedModel, block_input, block_output
-from tl_knowledge.rows import record
+from tl_knowledge.model import HookedModel, block_input, block_output
+from tl_knowledge.rows import keep_positions, pad_right, record
 
-__all__ = ["Optimised", "ValueSettings", "optimise_value"]
+__all__ = ["Optimised", "ValueSettings", "optimise_values"]
+
+ROWS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -69,71 +72,137 @@ class Optimised:
         return {"losses": list(self.losses), "stopped": self.reason, "clamped": self.clamped, "target_probability": self.probability} | lengths
 
 
-def optimise_value(model: HookedModel, rows: Rows, layer: int, site: str, settings: ValueSettings) -> Optimised:
-    """Find the change of one site's output at the edited positions.
+def optimise_values(
+    model: HookedModel, asked: Sequence[Rows], layer: int, site: str, settings: ValueSettings, *, rows_at_once: int = ROWS_AT_ONCE
+) -> list[Optimised]:
+    """Find, for each of some facts, the change of one site's output at its edited positions; as many facts together as fit.
+
+    Facts do not touch each other: each has its own rows, loss and stop, and gets what it would get alone.
 
     Args:
-        rows: the fact in its contexts.
+        asked: the facts in their contexts.
         layer: the edited layer.
         site: the hook to change: ``W_out``'s output (ROME) or the block's (MEMIT).
         settings: of the optimisation.
+        rows_at_once: contexts of all facts that run together.
 
     Raises:
         NumericalError: a loss that is not finite.
     """
-    entering = block_input(0) if layer == 0 else block_output(layer - 1)
-    known = record(model, rows.tokens, [], [entering, site])
-    start = at_positions(known[site], rows.edited)[0]
-    delta = torch.zeros_like(start, requires_grad=True)
-    optimiser = torch.optim.Adam([delta], lr=settings.learning_rate)
-    longest = settings.clamp * float(start.norm())
-    reference: torch.Tensor | None = None
-    losses: list[float] = []
-    clamped, reason, probability = False, "steps", float("nan")
-    for step in range(settings.steps):
-        with torch.enable_grad():
-            log_p = _log_probabilities(model, rows, entering, known[entering], site, delta)
-            target = log_p[: len(rows.scored)].gather(-1, rows.answer[None, :, None].expand(len(rows.scored), -1, 1))[..., 0]
-            kept = log_p[-1, 0]
-            reference = kept.detach() if reference is None else reference
-            drift = torch.nn.functional.kl_div(reference, kept, log_target=True, reduction="sum")
-            loss = -target.mean() + settings.kl_factor * drift + settings.weight_decay * delta.norm() / start.norm() ** 2
-        losses.append(float(loss.detach()))
-        probability = float(target.detach().sum(-1).exp().mean())
-        if not bool(loss.isfinite()):
-            raise NumericalError(
-                f"the loss is {losses[-1]} at step {step}; check the weights for NaN, or lower learning_rate={settings.learning_rate:g}."
-            )
-        if losses[-1] < settings.stop_below:
-            reason = "loss"
-            break
-        if step == settings.steps - 1:
-            break
-        (delta.grad,) = torch.autograd.grad(loss, [delta])
-        optimiser.step()
-        with torch.no_grad():
-            length = float(delta.norm())
-            if length > longest:
-                delta.mul_(longest / length)
-                clamped = True
-    return Optimised(start.detach(), delta.detach(), tuple(losses), reason, clamped, probability)
+    found: list[Optimised] = []
+    chunk: list[Rows] = []
+    for rows in asked:
+        if chunk and sum(len(other.edited) for other in chunk) + len(rows.edited) > rows_at_once:
+            found += _Together(model, chunk, layer, site, settings).run()
+            chunk = []
+        chunk.append(rows)
+    return found + (_Together(model, chunk, layer, site, settings).run() if chunk else [])
 
 
-def _log_probabilities(
-    model: HookedModel, rows: Rows, entering: str, states: torch.Tensor, site: str, delta: torch.Tensor
-) -> Float[torch.Tensor, "row answer d_vocab"]:
-    """Log probabilities at the scored positions of every row; the last row's are those of the essence position, repeated."""
-    essence = torch.full((1, rows.scored.shape[1]), rows.essence, device=rows.scored.device)
-    read = torch.cat([rows.scored, essence])
-    number = torch.arange(len(states), device=states.device)
+class _Together:
+    """Some facts' rows as one batch."""
 
-    def change(activation: torch.Tensor, *, hook: object) -> torch.Tensor:
-        changed = activation.clone()
-        changed[number, rows.edited] = changed[number, rows.edited] + delta
-        return changed
+    def __init__(self, model: HookedModel, asked: Sequence[Rows], layer: int, site: str, settings: ValueSettings) -> None:
+        self.model, self.site, self.settings = model, site, settings
+        self.tokens = pad_right([row[None] for rows in asked for row in rows.tokens])
+        self.edited = torch.cat([rows.edited for rows in asked])
+        self.owner = torch.tensor([i for i, rows in enumerate(asked) for _ in rows.edited], device=self.tokens.device)
+        self.essence_rows = (torch.tensor([len(rows.edited) for rows in asked]).cumsum(0) - 1).to(self.tokens.device)
+        widest = max(len(rows.answer) for rows in asked)
+        self.read = torch.cat([_widened(_read(rows), widest) for rows in asked])
+        self.answers = torch.cat([_widened(rows.answer[None].expand(len(rows.edited), -1), widest) for rows in asked])
+        self.weights = torch.cat([_weights(rows, widest) for rows in asked])
+        self.entering = block_input(0) if layer == 0 else block_output(layer - 1)
+        known = record(model, self.tokens, [], [self.entering, site])
+        self.states = known[self.entering]
+        first = torch.cat([self.essence_rows.new_zeros(1), self.essence_rows[:-1] + 1])
+        self.starts = at_positions(known[site], self.edited)[first]
 
-    swap: Callable[..., torch.Tensor] = lambda _, *, hook: states  # noqa: E731
-    keep: Callable[..., torch.Tensor] = lambda x, *, hook: x.take_along_dim(read[..., None], dim=1)  # noqa: E731
-    hooks: Hooks = [(entering, swap), (site, change), (UNEMBED_IN, keep)]
-    logits: torch.Tensor = model.run_with_hooks(rows.tokens[:1], fwd_hooks=hooks)
-    return logits.log_softmax(-1)
+    def run(self) -> list[Optimised]:
+        """Optimise until every fact has stopped."""
+        deltas = [torch.zeros_like(start, requires_grad=True) for start in self.starts]
+        optimiser = torch.optim.Adam(deltas, lr=self.settings.learning_rate)
+        lengths = self.starts.norm(dim=-1)
+        losses: list[list[float]] = [[] for _ in deltas]
+        clamped, probability = [False] * len(deltas), [float("nan")] * len(deltas)
+        reference: torch.Tensor | None = None
+        active = list(range(len(deltas)))
+        for step in range(self.settings.steps):
+            with torch.enable_grad():
+                nll, kept, said = self._losses(torch.stack(deltas))
+                reference = kept.detach() if reference is None else reference
+                drift = torch.nn.functional.kl_div(reference, kept, log_target=True, reduction="none").sum(-1)
+                decay = torch.stack([delta.norm() for delta in deltas]) / lengths**2
+                loss = nll + self.settings.kl_factor * drift + self.settings.weight_decay * decay
+            values = loss.detach().tolist()
+            for i in active:
+                losses[i].append(values[i])
+                probability[i] = float(said[i])
+            self._check([values[i] for i in active], step)
+            active = [i for i in active if values[i] >= self.settings.stop_below]
+            if not active or step == self.settings.steps - 1:
+                break
+            gradients = torch.autograd.grad(loss[active].sum(), [deltas[i] for i in active])
+            optimiser.zero_grad(set_to_none=True)
+            for i, gradient in zip(active, gradients, strict=True):
+                deltas[i].grad = gradient
+            optimiser.step()
+            for i in active:
+                clamped[i] |= _shorten(deltas[i], self.settings.clamp * float(lengths[i]))
+        return [
+            Optimised(self.starts[i].detach(), delta.detach(), tuple(losses[i]), "steps" if i in active else "loss", clamped[i], probability[i])
+            for i, delta in enumerate(deltas)
+        ]
+
+    def _losses(self, deltas: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Each fact's mean negative log-likelihood, its essence row's log probabilities, and the target's mean probability."""
+        number = torch.arange(len(self.states), device=self.states.device)
+
+        def change(activation: torch.Tensor, *, hook: object) -> torch.Tensor:
+            changed = activation.clone()
+            changed[number, self.edited] = changed[number, self.edited] + deltas[self.owner]
+            return changed
+
+        hooks: Hooks = [(self.entering, lambda _, *, hook: self.states), (self.site, change), *keep_positions(self.read)]
+        logits: torch.Tensor = self.model.run_with_hooks(self.tokens[:1], fwd_hooks=hooks)
+        log_p = logits.log_softmax(-1)
+        target = log_p.gather(-1, self.answers[..., None])[..., 0]
+        weighted = torch.zeros(len(deltas), dtype=target.dtype, device=target.device)
+        nll = weighted.index_add(0, self.owner, -(target * self.weights.to(target)).sum(1))
+        contexts = torch.bincount(self.owner, minlength=len(deltas)) - 1
+        whole = (target.detach() * (self.weights > 0)).sum(1).exp() * (self.weights[:, 0] > 0)
+        return nll, log_p[self.essence_rows, 0], weighted.index_add(0, self.owner, whole) / contexts
+
+    def _check(self, values: Sequence[float], step: int) -> None:
+        wrong = [value for value in values if not math.isfinite(value)]
+        if wrong:
+            rate = self.settings.learning_rate
+            raise NumericalError(f"the loss is {wrong[0]} at step {step}; check the weights for NaN, or lower learning_rate={rate:g}.")
+
+
+def _read(rows: Rows) -> torch.Tensor:
+    """The positions to unembed, ``[row answer]``: the scored ones, and in the last row the essence position."""
+    return torch.cat([rows.scored, torch.full((1, rows.scored.shape[1]), rows.essence, device=rows.scored.device)])
+
+
+def _weights(rows: Rows, width: int) -> torch.Tensor:
+    """How much each scored token counts: the mean over contexts and tokens; padding and the essence row nothing."""
+    contexts, length = rows.scored.shape
+    weights = torch.zeros(contexts + 1, width, dtype=torch.float64, device=rows.scored.device)
+    weights[:contexts, :length] = 1 / (contexts * length)
+    return weights
+
+
+def _widened(values: torch.Tensor, width: int) -> torch.Tensor:
+    """Repeat the last column up to a width."""
+    return torch.cat([values, values[:, -1:].expand(-1, width - values.shape[1])], dim=1)
+
+
+def _shorten(delta: torch.Tensor, longest: float) -> bool:
+    """Cut a change back to a length; whether that was needed."""
+    length = float(delta.norm())
+    if length <= longest:
+        return False
+    with torch.no_grad():
+        delta.mul_(longest / length)
+    return True
