@@ -41,6 +41,7 @@ bench: $(VENV)/.dev
 	$(RUN)/python benchmarks/trace_engines.py
 	$(RUN)/python benchmarks/trace_fact_sets.py
 	$(RUN)/python benchmarks/attribution.py
+	$(RUN)/python benchmarks/editing.py
 
 factlm: $(VENV)/.dev
 	$(RUN)/python training/factlm/train.py --out build/factlm --seed 0

@@ -1,0 +1,78 @@
+"""Editing at GPT-2-small shape: ROME's optimisation, MEMIT's values, second moments; each beside the obvious program, in one run.
+
+    python benchmarks/editing.py [--facts 64] [--steps 5]
+
+Ratios, because the machine's speed cancels in them. FactLM's words are tokenised with its own tokenizer; the larger network has random weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+
+import torch
+from trace_engines import random_model, timed
+from transformers import AutoTokenizer
+
+import tl_knowledge as tlk
+from tl_knowledge.editing.requests import rows_of
+from tl_knowledge.editing.values import optimise_values
+from tl_knowledge.loading import FACTLM_DIRECTORY
+from tl_knowledge.model import block_output
+from tl_knowledge.weights import output_hook
+
+LAYER = 5
+CONTEXTS = ("{}", *(f"{start} few words that stand before the fact. {{}}" for start in ("The", "Therefore a", "Because of", "I wrote", "You read")))
+
+
+def whole_forwards(model, rows, layer: int, steps: int) -> None:
+    """The original program's loop: every step runs all layers and unembeds every position."""
+    site, number = output_hook(model, layer), torch.arange(len(rows.edited))
+    start = model.run_with_cache(rows.tokens, names_filter=[site])[1][site][0, rows.edited[0]].detach()
+    delta = torch.zeros_like(start, requires_grad=True)
+    optimiser = torch.optim.Adam([delta], lr=0.5)
+
+    def change(activation, *, hook):
+        changed = activation.clone()
+        changed[number, rows.edited] = changed[number, rows.edited] + delta
+        return changed
+
+    for _ in range(steps):
+        log_p = model.run_with_hooks(rows.tokens, fwd_hooks=[(site, change)]).log_softmax(-1)
+        scored = log_p[:-1].gather(1, rows.scored[..., None].expand(-1, -1, log_p.shape[-1]))
+        loss = -scored.gather(-1, rows.answer[None, :, None].expand(len(scored), -1, 1)).mean()
+        loss = loss + 0.0625 * log_p[-1, rows.essence].exp().sum() + 0.5 * delta.norm() / start.norm() ** 2
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--facts", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=5)
+    args = parser.parse_args()
+    model = random_model("gpt2-small")
+    model.tokenizer = AutoTokenizer.from_pretrained(FACTLM_DIRECTORY)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    facts = [case.request for case in tlk.load_edit_cases()[: args.facts]]
+    settings = tlk.ValueSettings(steps=args.steps, stop_below=0.0)
+    asked = [rows_of(model, fact, CONTEXTS, "subject_last") for fact in facts]
+    fast, _ = timed(lambda: optimise_values(model, asked[:1], LAYER, output_hook(model, LAYER), settings))
+    slow, _ = timed(lambda: whole_forwards(model, asked[0], LAYER, args.steps))
+    print(f"ROME, layer {LAYER} of 12, {len(CONTEXTS)} contexts, {args.steps} steps: {fast:.2f} s; whole forwards {slow:.2f} s = {slow / fast:.1f}x")
+    factlm = tlk.load_model("factlm")
+    small = [rows_of(factlm, fact, CONTEXTS, "subject_last") for fact in facts]
+    together, _ = timed(lambda: optimise_values(factlm, small, 0, block_output(0), settings))
+    alone, _ = timed(lambda: [optimise_values(factlm, [rows], 0, block_output(0), settings) for rows in small])
+    print(f"MEMIT's values of {len(facts)} facts (FactLM): together {together:.2f} s; one by one {alone:.2f} s = {alone / together:.1f}x")
+    corpus = tlk.load_corpus()
+    top, _ = timed(lambda: tlk.collect_key_moments(factlm, corpus, layers=[7], progress=False))
+    every, _ = timed(lambda: tlk.collect_key_moments(factlm, corpus, progress=False))
+    print(f"moments of 5,120 tokens (FactLM): all 8 layers {every:.2f} s; the top layer alone {top:.2f} s = {every / top:.1f}x")
+    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
+
+
+if __name__ == "__main__":
+    main()
