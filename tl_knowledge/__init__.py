@@ -28,7 +28,7 @@ from tl_knowledge.datasets import (
     single_token_facts,
     with_context,
 )
-from tl_knowledge.editing import MEMIT, ROME, Edit, EditMethod, KeyMoments, LowRank, ValueSettings, collect_key_moments, plan_edit
+from tl_knowledge.editing import EMMET, MEMIT, ROME, Edit, EditMethod, FineTune, KeyMoments, LowRank, ValueSettings, collect_key_moments, plan_edit
 from tl_knowledge.evaluation import EditReport, Score, evaluate
 from tl_knowledge.facts import EditCase, Fact, MinimalPair, Relation, Statement
 from tl_knowledge.hooks import add_low_rank, corrupt, knock_out_attention, restore, scale_neurons, sever
@@ -91,6 +91,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BLIMP_SAMPLE",
+    "EMMET",
     "MEMIT",
     "ROME",
     "AttentionKnockout",
@@ -102,6 +103,7 @@ __all__ = [
     "EditReport",
     "Fact",
     "FactTrace",
+    "FineTune",
     "GaussianNoise",
     "HookedModel",
     "KeyMoments",

@@ -269,6 +269,8 @@ BAD: dict[str, tuple[object, type[Exception], str]] = {
         errors.InputError,
         "one fact at a time, not 2",
     ),
+    "EMMET: moments": (lambda m, p: tlk.EMMET(layer=1).plan(m, [], None), errors.InputError, "needs the second moments"),
+    "FineTune: bound": (lambda m, p: tlk.FineTune(layer=1, most_change=0.0).plan(m, [], None), errors.InputError, "allows no change"),
     "MEMIT: order": (lambda m, p: tlk.MEMIT(layers=(2, 1)).plan(m, [], None), errors.InputError, "do not ascend"),
     "MEMIT: moments": (lambda m, p: tlk.MEMIT(layers=(1,)).plan(m, [], None), errors.InputError, "needs the second moments"),
     "ROME: layer": (lambda m, p: tlk.ROME(layer=99).plan(m, [tlk.Fact("a", "{} is", " b")], None), errors.ComponentError, "layer 99 is outside"),

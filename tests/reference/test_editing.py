@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 import torch
 from conftest import VOCABULARY, fingerprint, hooks_left
+from test_edit_weights import random_edit
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -191,68 +190,6 @@ def test_memit_spreads_what_is_missing_and_reaches_the_state(speaking, moments, 
     assert all(float(edit.factors[layer].dense.norm()) > 0 for layer in (0, 1, 2))
 
 
-def random_edit(model, layers, seed, **_):
-    from tl_knowledge.editing.method import edit_provenance
-
-    draw = torch.Generator().manual_seed(seed)
-    shape = output_weights(model, 0).shape
-    factors = {
-        layer: tlk.LowRank(
-            torch.randn(shape[0], 2, dtype=torch.float64, generator=draw), torch.randn(2, shape[1], dtype=torch.float64, generator=draw) / 9
-        )
-        for layer in layers
-    }
-    return tlk.Edit(factors, {layer: output_hook(model, layer) for layer in layers}, ({},), edit_provenance(model, None, {}, seed))
-
-
-def test_hooks_applied_and_written_are_the_same(model, prompt):
-    edit = random_edit(model, (0, 2), 1)
-    before, plain = fingerprint(model), model(prompt.tokens)
-    hooked = model.run_with_hooks(prompt.tokens, fwd_hooks=edit.hooks())
-    with edit.applied(model):
-        applied = model(prompt.tokens)
-    assert fingerprint(model) == before
-    edit.write_into(model)
-    written = model(prompt.tokens)
-    edit.revert(model)
-    assert torch.equal(applied, written) and torch.equal(model(prompt.tokens), plain)
-    torch.testing.assert_close(hooked, written, rtol=1e-9, atol=1e-10)
-    assert float((hooked - plain).abs().max()) > 1e-3 and hooks_left(model) == []
-
-
-def test_edits_stack_and_leave_in_any_order(model):
-    edits = [random_edit(model, layers, seed) for seed, layers in enumerate([(0, 1), (1,), (1, 3)])]
-    originals = [output_weights(model, layer).detach().clone() for layer in range(4)]
-    for order in itertools.permutations(range(3)):
-        for edit in edits:
-            edit.write_into(model)
-        edits[order[0]].revert(model)
-        for layer in range(4):  # what the other two alone would have made
-            left = [edits[k].factors[layer].dense for k in sorted(order[1:]) if layer in edits[k].factors]
-            expected = originals[layer] if not left else originals[layer] + torch.stack(left).sum(0)
-            assert torch.equal(output_weights(model, layer), expected)
-        for k in order[1:]:
-            edits[k].revert(model)
-        assert all(torch.equal(output_weights(model, layer), original) for layer, original in enumerate(originals))
-
-
-def test_an_exception_inside_leaves_the_weights_as_they_were(gpt2):
-    before = [output_weights(gpt2, layer).detach().clone() for layer in range(4)]
-    with pytest.raises(KeyboardInterrupt), random_edit(gpt2, (0,), 1).applied(gpt2):
-        raise KeyboardInterrupt
-    assert all(torch.equal(output_weights(gpt2, layer), weights) for layer, weights in enumerate(before))
-
-
-def test_an_edit_saves_and_loads(gpt2, tmp_path):
-    edit = random_edit(gpt2, (0, 3), 1)
-    again = tlk.Edit.load(edit.save(tmp_path / "edit"))
-    assert again.layers == (0, 3) and again.outputs == edit.outputs and again.provenance == edit.provenance
-    assert torch.equal(again.factors[3].dense, edit.factors[3].dense)
-    assert list(edit.to_dataframe()["rank"]) == [2, 2]
-    with pytest.raises(DataError, match=r"written by Edit\.save"):
-        tlk.Edit.load(tmp_path / "nothing")
-
-
 def test_moments_save_load_and_report(speaking, moments, tmp_path):
     again = tlk.KeyMoments.load(moments.save(tmp_path / "moments"))
     assert (again.tokens, again.fingerprint, again.corpus, again.change) == (moments.tokens, moments.fingerprint, moments.corpus, moments.change)
@@ -308,16 +245,46 @@ def test_what_is_refused(speaking, texts, moments):
     assert fingerprint(speaking) == pytest.approx(before, rel=1e-12) and hooks_left(speaking) == []
 
 
-def test_someone_elses_change_is_not_overwritten(gpt2):
-    edit = random_edit(gpt2, (1,), 5)
-    edit.write_into(gpt2)
-    with torch.no_grad():
-        output_weights(gpt2, 1).add_(1.0)
-    with pytest.raises(ModelStateError, match="was changed by something else"):
-        edit.revert(gpt2)
-    with torch.no_grad():
-        output_weights(gpt2, 1).copy_(output_weights(gpt2, 1) - 1.0)
-        from tl_knowledge.weights import ledger_of
+def test_emmet_without_damping_holds_every_constraint(speaking, moments):
+    """With one context, the edited layer says exactly what was optimised, for every fact at once."""
+    facts = [FACT, tlk.Fact("w5", "w1 {} w4 w8", " w7"), tlk.Fact("w30 w31", "w2 {} w8", " w9")]
+    method = tlk.EMMET(layer=1, damping=0.0, contexts=(), value=tlk.ValueSettings(steps=4))
+    edit = tlk.plan_edit(speaking, facts, method, moments=moments)
+    site = output_hook(speaking, 1)
+    for fact in facts:
+        rows = rows_of(speaking, fact, ("{}",), "subject_last")
+        found = optimise_values(speaking, [rows], 1, site, method.value)[0]
+        with edit.applied(speaking):
+            _, cache = speaking.run_with_cache(rows.tokens[:1], names_filter=[site])
+        torch.testing.assert_close(cache[site][0, rows.edited[0]].detach(), found.start + found.delta, rtol=1e-5, atol=1e-6)
+    one = tlk.plan_edit(speaking, FACT, method, moments=moments)
+    rome = tlk.plan_edit(speaking, FACT, tlk.ROME(layer=1, contexts=(), value=method.value), moments=moments)
+    torch.testing.assert_close(one.factors[1].dense, rome.factors[1].dense, rtol=1e-8, atol=1e-10)  # of one fact it is ROME
 
-        output_weights(gpt2, 1).copy_(ledger_of(gpt2)._written[1])
-    edit.revert(gpt2)
+
+@pytest.mark.parametrize("bound", [None, 2e-3])
+def test_fine_tuning_is_adam_on_the_weights(speaking, bound):
+    """Against training the weights themselves."""
+    method = tlk.FineTune(layer=1, steps=3, learning_rate=1e-2, most_change=bound)
+    before = fingerprint(speaking)
+    found = tlk.plan_edit(speaking, FACT, method).factors[1].dense
+    assert fingerprint(speaking) == before
+    tokens = tlk.Prompt.from_fact(speaking, FACT)
+    row, answer = torch.cat([tokens.tokens, torch.tensor([tokens.answer[:-1]])], dim=1), tokens.answer
+    start = output_weights(speaking, 1).detach().clone()
+    change = torch.zeros_like(start, requires_grad=True)
+    optimiser = torch.optim.Adam([change], lr=1e-2)
+    for _ in range(3):
+        keys: list = []
+        hooks = [(component_hook("neuron", 1), lambda x, *, hook, keys=keys: keys.append(x))]
+        hooks.append((output_hook(speaking, 1), lambda x, *, hook, keys=keys: x + keys[0] @ change))
+        log_p = speaking.run_with_hooks(row, fwd_hooks=hooks)[0].log_softmax(-1)
+        loss = -sum(log_p[len(tokens) - 1 + k, token] for k, token in enumerate(answer)) / len(answer)
+        optimiser.zero_grad()
+        (change.grad,) = torch.autograd.grad(loss, [change])
+        optimiser.step()
+        if bound is not None:
+            with torch.no_grad():
+                change.clamp_(-bound, bound)
+    torch.testing.assert_close(found, change.detach(), rtol=1e-6, atol=1e-9)
+    assert bound is None or float(found.abs().max()) <= bound

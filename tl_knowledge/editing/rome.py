@@ -10,14 +10,14 @@ import torch
 
 from tl_knowledge.editing.contexts import context_templates
 from tl_knowledge.editing.edit import Edit, LowRank
+from tl_knowledge.editing.keys import keys_and_outputs
 from tl_knowledge.editing.method import edit_provenance
 from tl_knowledge.editing.moments import KeyMoments
-from tl_knowledge.editing.requests import EditedToken, Rows, at_positions, rows_of
+from tl_knowledge.editing.requests import EditedToken, Rows, rows_of
 from tl_knowledge.editing.values import Optimised, ValueSettings, optimise_values
 from tl_knowledge.errors import InputError
 from tl_knowledge.facts import Fact
-from tl_knowledge.model import HookedModel, check_layers, component_hook
-from tl_knowledge.rows import record
+from tl_knowledge.model import HookedModel, check_layers
 from tl_knowledge.weights import output_hook
 
 __all__ = ["ROME", "ROMEPreset"]
@@ -96,10 +96,7 @@ class ROME:
         return Edit({self.layer: factors}, {self.layer: site}, (notes,), edit_provenance(model, self, settings, self.seed))
 
     def _rank_one(self, model: HookedModel, rows: Rows, site: str, optimised: Optimised, moments: KeyMoments) -> LowRank:
-        key_site = component_hook("neuron", self.layer)
-        found = record(model, rows.tokens, [], [key_site, site])
-        contexts = len(rows.scored)  # without the row that must not drift
-        keys, outputs = (at_positions(found[name], rows.edited)[:contexts].double() for name in (key_site, site))
+        keys, outputs = keys_and_outputs(model, rows, self.layer, site)
         mean_key, mean_output = keys.mean(0), outputs.mean(0)
         direction_key = keys[0] if self.preset == "p_rome" else mean_key
         key, output = (mean_key, mean_output) if self.preset == "r_rome" else (keys[0], outputs[0])

@@ -1,0 +1,88 @@
+"""An edit as hooks, in a ``with`` and in the weights: the same each way, and taken back bit for bit."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from conftest import fingerprint, hooks_left
+
+import tl_knowledge as tlk
+from tl_knowledge.editing.method import edit_provenance
+from tl_knowledge.errors import DataError, ModelStateError
+from tl_knowledge.weights import ledger_of, output_hook, output_weights
+
+
+def random_edit(model, layers, seed):
+    """An edit of rank two in some layers."""
+    draw = torch.Generator().manual_seed(seed)
+    shape = output_weights(model, 0).shape
+    factors = {
+        layer: tlk.LowRank(
+            torch.randn(shape[0], 2, dtype=torch.float64, generator=draw), torch.randn(2, shape[1], dtype=torch.float64, generator=draw) / 9
+        )
+        for layer in layers
+    }
+    return tlk.Edit(factors, {layer: output_hook(model, layer) for layer in layers}, ({},), edit_provenance(model, None, {}, seed))
+
+
+def test_hooks_applied_and_written_are_the_same(model, prompt):
+    edit = random_edit(model, (0, 2), 1)
+    before, plain = fingerprint(model), model(prompt.tokens)
+    hooked = model.run_with_hooks(prompt.tokens, fwd_hooks=edit.hooks())
+    with edit.applied(model):
+        applied = model(prompt.tokens)
+    assert fingerprint(model) == before
+    edit.write_into(model)
+    written = model(prompt.tokens)
+    edit.revert(model)
+    assert torch.equal(applied, written) and torch.equal(model(prompt.tokens), plain)
+    torch.testing.assert_close(hooked, written, rtol=1e-9, atol=1e-10)
+    assert float((hooked - plain).abs().max()) > 1e-3 and hooks_left(model) == []
+
+
+def test_edits_stack_and_leave_in_any_order(model):
+    edits = [random_edit(model, layers, seed) for seed, layers in enumerate([(0, 1), (1,), (1, 3)])]
+    originals = [output_weights(model, layer).detach().clone() for layer in range(4)]
+    for order in itertools.permutations(range(3)):
+        for edit in edits:
+            edit.write_into(model)
+        edits[order[0]].revert(model)
+        for layer in range(4):  # what the other two alone would have made
+            left = [edits[k].factors[layer].dense for k in sorted(order[1:]) if layer in edits[k].factors]
+            expected = originals[layer] if not left else originals[layer] + torch.stack(left).sum(0)
+            assert torch.equal(output_weights(model, layer), expected)
+        for k in order[1:]:
+            edits[k].revert(model)
+        assert all(torch.equal(output_weights(model, layer), original) for layer, original in enumerate(originals))
+
+
+def test_an_exception_inside_leaves_the_weights_as_they_were(gpt2):
+    before = [output_weights(gpt2, layer).detach().clone() for layer in range(4)]
+    with pytest.raises(KeyboardInterrupt), random_edit(gpt2, (0,), 1).applied(gpt2):
+        raise KeyboardInterrupt
+    assert all(torch.equal(output_weights(gpt2, layer), weights) for layer, weights in enumerate(before))
+
+
+def test_an_edit_saves_and_loads(gpt2, tmp_path):
+    edit = random_edit(gpt2, (0, 3), 1)
+    again = tlk.Edit.load(edit.save(tmp_path / "edit"))
+    assert again.layers == (0, 3) and again.outputs == edit.outputs and again.provenance == edit.provenance
+    assert torch.equal(again.factors[3].dense, edit.factors[3].dense)
+    assert list(edit.to_dataframe()["rank"]) == [2, 2]
+    with pytest.raises(DataError, match=r"written by Edit\.save"):
+        tlk.Edit.load(tmp_path / "nothing")
+
+
+def test_someone_elses_change_is_not_overwritten(gpt2):
+    edit = random_edit(gpt2, (1,), 5)
+    edit.write_into(gpt2)
+    with torch.no_grad():
+        output_weights(gpt2, 1).add_(1.0)
+    with pytest.raises(ModelStateError, match="was changed by something else"):
+        edit.revert(gpt2)
+    with torch.no_grad():
+        output_weights(gpt2, 1).copy_(output_weights(gpt2, 1) - 1.0)
+        output_weights(gpt2, 1).copy_(ledger_of(gpt2)._written[1])
+    edit.revert(gpt2)

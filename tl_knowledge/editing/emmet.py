@@ -1,0 +1,70 @@
+"""EMMET: ROME's equality constraints for many facts at once (Gupta et al. 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+import torch
+
+from tl_knowledge.editing.contexts import context_templates
+from tl_knowledge.editing.edit import Edit, LowRank
+from tl_knowledge.editing.keys import keys_and_outputs
+from tl_knowledge.editing.method import edit_provenance
+from tl_knowledge.editing.moments import KeyMoments
+from tl_knowledge.editing.requests import EditedToken, rows_of
+from tl_knowledge.editing.values import ValueSettings, optimise_values
+from tl_knowledge.errors import InputError
+from tl_knowledge.facts import Fact
+from tl_knowledge.model import HookedModel, check_layers
+from tl_knowledge.weights import output_hook
+
+__all__ = ["EMMET"]
+
+
+@dataclass(frozen=True)
+class EMMET:
+    """Settings of EMMET: ``dW = C^-1 K (K^T C^-1 K + damping I)^-1 R``.
+
+    Attributes:
+        layer: which block's ``W_out`` to edit.
+        damping: how far the constraints may give way; 0 holds them exactly.
+        token: which token's key is edited.
+        contexts: how many generated contexts of how many tokens.
+        value: of the values' optimisation.
+        seed: of the contexts.
+    """
+
+    layer: int
+    damping: float = 0.1
+    token: EditedToken = "subject_last"
+    contexts: tuple[tuple[int, int], ...] = ((5, 10), (10, 10))
+    value: ValueSettings = field(default_factory=ValueSettings)
+    seed: int = 0
+
+    def plan(self, model: HookedModel, facts: Sequence[Fact], moments: KeyMoments | None) -> Edit:
+        """One edit of all facts.
+
+        Raises:
+            InputError: no moments, or a negative damping.
+            ComponentError: no such layer.
+        """
+        check_layers(model, [self.layer])
+        if moments is None:
+            raise InputError("EMMET needs the second moments of the keys; pass moments=collect_key_moments(model, corpus).")
+        if self.damping < 0:
+            raise InputError(f"damping={self.damping} is negative; pass 0 to hold every constraint exactly, or a little more (0.1 is usual).")
+        moments.of_layer(self.layer)
+        site = output_hook(model, self.layer)
+        templates = context_templates(model, self.contexts, seed=self.seed)
+        asked = [rows_of(model, fact, templates, self.token) for fact in facts]
+        found = optimise_values(model, asked, self.layer, site, self.value)
+        known = [keys_and_outputs(model, rows, self.layer, site) for rows in asked]
+        keys, outputs = (torch.stack([pair[k].mean(0) for pair in known]) for k in (0, 1))
+        wanted = torch.stack([each.start.double() + each.delta.double() for each in found])
+        directions = moments.solve(self.layer, keys.cpu()).to(keys)
+        overlap = keys @ directions.T + self.damping * torch.eye(len(keys), dtype=keys.dtype, device=keys.device)
+        factors = LowRank(torch.linalg.solve(overlap, directions).T, wanted - outputs)
+        notes = tuple(each.notes() | {"subject": fact.subject, "target": fact.target} for each, fact in zip(found, facts, strict=True))
+        settings = asdict(self) | {"tokens": moments.tokens}
+        return Edit({self.layer: factors}, {self.layer: site}, notes, edit_provenance(model, self, settings, self.seed))
