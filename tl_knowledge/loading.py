@@ -144,7 +144,9 @@ def _load_hooked_transformer(name: str, *, process_weights: bool, device: str | 
     directory = _local_directory(name)
     if directory is not None:
         return _hooked_transformer_from_gpt2(hooked_transformer, directory, process_weights, device, dtype)
-    if AutoConfig.from_pretrained(name).model_type == "bert":
+    from transformer_lens.loading_from_pretrained import get_official_model_name
+
+    if "bert" in get_official_model_name(name).lower():  # names of its own, which no hub knows, pass here too
         return transformer_lens.HookedEncoder.from_pretrained(name, device=str(device), dtype=dtype)
     load = hooked_transformer.from_pretrained if process_weights else hooked_transformer.from_pretrained_no_processing
     return load(name, device=device, dtype=dtype)

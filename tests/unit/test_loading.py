@@ -6,6 +6,7 @@ import logging
 
 import pytest
 import torch
+from conftest import build
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tl_knowledge as tlk
@@ -82,3 +83,16 @@ def test_hooked_transformer_is_refused_where_there_is_none():
 def test_a_hub_name_that_cannot_be_reached_says_so(caplog):
     with caplog.at_level(logging.CRITICAL), pytest.raises(DataError, match=r"cannot load model 'gpt2'.*pass 'factlm'"):
         tlk.load_model("gpt2")
+
+
+@pytest.mark.skipif(not hooked_transformer_available(), reason="TransformerLens 4 has no HookedEncoder")
+@pytest.mark.parametrize(("name", "expected"), [("bert-base-cased", "hooked-encoder"), ("pythia-70m", "ht-gpt2"), ("solu-1l", "ht-gpt2")])
+def test_names_of_transformer_lens_reach_the_right_class(monkeypatch, name, expected):
+    """Without any hub: TransformerLens' own short names, BERT's to the encoder."""
+    import transformer_lens
+
+    asked = []
+    encoder, transformer = transformer_lens.HookedEncoder, transformer_lens.HookedTransformer
+    monkeypatch.setattr(encoder, "from_pretrained", lambda name, **_: asked.append(name) or build("hooked-encoder"))
+    monkeypatch.setattr(transformer, "from_pretrained_no_processing", lambda name, **_: asked.append(name) or build("ht-gpt2"))
+    assert tlk.load_model(name, device="cpu", requires_grad=True) is build(expected) and asked == [name]
