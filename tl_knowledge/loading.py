@@ -146,7 +146,7 @@ def _load_hooked_transformer(name: str, *, process_weights: bool, device: str | 
         return _hooked_transformer_from_gpt2(hooked_transformer, directory, process_weights, device, dtype)
     from transformer_lens.loading_from_pretrained import get_official_model_name
 
-    if "bert" in get_official_model_name(name).lower():  # names of its own, which no hub knows, pass here too
+    if "/bert-" in get_official_model_name(name):  # names of its own, which no hub knows, pass here too
         return transformer_lens.HookedEncoder.from_pretrained(name, device=str(device), dtype=dtype)
     load = hooked_transformer.from_pretrained if process_weights else hooked_transformer.from_pretrained_no_processing
     return load(name, device=device, dtype=dtype)
