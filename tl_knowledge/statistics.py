@@ -5,8 +5,8 @@ Facts are the unit that is drawn at random, so every interval resamples facts, n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, SupportsFloat, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,7 @@ __all__ = [
     "paired_p_values",
     "paired_t_p_values",
     "rank_correlation",
+    "scalar_interval",
 ]
 
 Interval: TypeAlias = Literal["bootstrap", "rome_code"]
@@ -94,6 +95,12 @@ def mean_interval(values: Sequence[Array], *, interval: Interval = "bootstrap", 
         ends = np.nanquantile(bootstrap_means(sums, counts, seed=seed), [0.025, 0.975], axis=0)
     low, high = np.where((counts > 0).sum(0) > 1, ends, np.nan)
     return mean, np.asarray(low), np.asarray(high)
+
+
+def scalar_interval(values: Iterable[SupportsFloat]) -> tuple[float, float, float]:
+    """`mean_interval` of one number a fact, as plain numbers."""
+    mean, low, high = mean_interval([np.array([float(value)]) for value in values])
+    return float(mean), float(low), float(high)
 
 
 def paired_p_values(first: Float[np.ndarray[Any, Any], "fact cell"], second: Float[np.ndarray[Any, Any], "fact cell"]) -> tuple[Array, Array]:

@@ -46,11 +46,12 @@ def output_hook(model: HookedModel, layer: int) -> str:
 class WeightLedger:
     """What has been added to a model's ``W_out``, in order."""
 
-    def __init__(self, model: HookedModel) -> None:
-        self.fingerprint = weight_fingerprint(model)
+    def __init__(self, fingerprint: str) -> None:
+        self.fingerprint = fingerprint
         self._original: dict[int, torch.Tensor] = {}
         self._written: dict[int, torch.Tensor] = {}
         self._additions: dict[Hashable, Mapping[int, Delta]] = {}
+        self._changes: int | None = None  # of all parameters after our last write; None once someone else has written too
 
     def __contains__(self, key: Hashable) -> bool:
         return key in self._additions
@@ -82,8 +83,11 @@ class WeightLedger:
             raise ModelStateError("this edit is not written into the model; write_into(model) comes before revert(model).")
         self._check_untouched(model, self._additions[key])
         self._rewrite(model, self._additions.pop(key))
+        if not self._additions and self._changes is not None:  # bit for bit what they were: no need to read all weights again
+            _fingerprints[model] = (self._changes, self.fingerprint)
 
     def _rewrite(self, model: HookedModel, layers: Mapping[int, Delta]) -> None:
+        ours_alone = not self._written or self._changes == _changes(model)
         for layer in layers:
             weights, original = output_weights(model, layer), self._original[layer]
             added = [deltas[layer] for deltas in self._additions.values() if layer in deltas]
@@ -97,6 +101,7 @@ class WeightLedger:
             self._written[layer] = made
             if not added:
                 del self._original[layer], self._written[layer]
+        self._changes = _changes(model) if ours_alone else None
 
     def _check_untouched(self, model: HookedModel, layers: Mapping[int, Delta]) -> None:
         for layer in layers:
@@ -107,7 +112,7 @@ class WeightLedger:
 def ledger_of(model: HookedModel) -> WeightLedger:
     """The model's ledger, opened at the first use."""
     if model not in _ledgers or not len(_ledgers[model]):
-        _ledgers[model] = WeightLedger(model)
+        _ledgers[model] = WeightLedger(unedited_fingerprint(model))
     return _ledgers[model]
 
 
@@ -115,7 +120,12 @@ def unedited_fingerprint(model: HookedModel) -> str:
     """`weight_fingerprint` of the model as it was before anything was written through its ledger."""
     if model in _ledgers and len(_ledgers[model]):
         return _ledgers[model].fingerprint
-    changes = sum(int(parameter._version) for parameter in model.parameters())
+    changes = _changes(model)
     if _fingerprints.get(model, (-1, ""))[0] != changes:
         _fingerprints[model] = (changes, weight_fingerprint(model))
     return _fingerprints[model][1]
+
+
+def _changes(model: HookedModel) -> int:
+    """How often any parameter was written to, as torch counts it."""
+    return sum(int(parameter._version) for parameter in model.parameters())

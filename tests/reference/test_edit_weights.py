@@ -86,3 +86,26 @@ def test_someone_elses_change_is_not_overwritten(gpt2):
         output_weights(gpt2, 1).copy_(output_weights(gpt2, 1) - 1.0)
         output_weights(gpt2, 1).copy_(ledger_of(gpt2)._written[1])
     edit.revert(gpt2)
+
+
+def test_the_weights_are_read_once_and_not_for_every_edit(model, monkeypatch):
+    """An edit that came and went leaves the fingerprint as it was; someone else's change meanwhile is noticed all the same."""
+    from tl_knowledge import weights
+
+    first, calls = weights.unedited_fingerprint(model), []
+    whole = weights.weight_fingerprint
+    monkeypatch.setattr(weights, "weight_fingerprint", lambda m: calls.append(m) or whole(m))
+    edits = [random_edit(model, (0, 1), 1), random_edit(model, (1,), 2)]
+    for _ in range(2):
+        with edits[0].applied(model), edits[1].applied(model):
+            assert weights.unedited_fingerprint(model) == first
+        assert weights.unedited_fingerprint(model) == first == whole(model)
+    assert calls == []
+    parameter = next(iter(model.parameters()))
+    kept = parameter.detach().clone()
+    with edits[0].applied(model), torch.no_grad():
+        parameter.add_(1.0)
+    assert weights.unedited_fingerprint(model) == whole(model) != first
+    with torch.no_grad():
+        parameter.copy_(kept)
+    assert weights.unedited_fingerprint(model) == first

@@ -11,7 +11,7 @@ from tl_knowledge.editing.contexts import context_templates
 from tl_knowledge.editing.edit import Edit, LowRank
 from tl_knowledge.editing.keys import keys_and_outputs
 from tl_knowledge.editing.method import edit_provenance
-from tl_knowledge.editing.moments import KeyMoments
+from tl_knowledge.editing.moments import KeyMoments, needed_moments
 from tl_knowledge.editing.requests import EditedToken, rows_of
 from tl_knowledge.editing.values import ValueSettings, optimise_values
 from tl_knowledge.errors import InputError
@@ -50,21 +50,20 @@ class EMMET:
             ComponentError: no such layer.
         """
         check_layers(model, [self.layer])
-        if moments is None:
-            raise InputError("EMMET needs the second moments of the keys; pass moments=collect_key_moments(model, corpus).")
+        second = needed_moments(moments, "EMMET")
         if self.damping < 0:
             raise InputError(f"damping={self.damping} is negative; pass 0 to hold every constraint exactly, or a little more (0.1 is usual).")
-        moments.of_layer(self.layer)
+        second.of_layer(self.layer)
         site = output_hook(model, self.layer)
         templates = context_templates(model, self.contexts, seed=self.seed)
         asked = [rows_of(model, fact, templates, self.token) for fact in facts]
         found = optimise_values(model, asked, self.layer, site, self.value)
         known = [keys_and_outputs(model, rows, self.layer, site) for rows in asked]
         keys, outputs = (torch.stack([pair[k].mean(0) for pair in known]) for k in (0, 1))
-        wanted = torch.stack([each.start.double() + each.delta.double() for each in found])
-        directions = moments.solve(self.layer, keys.cpu()).to(keys)
+        wanted = torch.stack([each.wanted for each in found])
+        directions = second.solve(self.layer, keys.cpu()).to(keys)
         overlap = keys @ directions.T + self.damping * torch.eye(len(keys), dtype=keys.dtype, device=keys.device)
         factors = LowRank(torch.linalg.solve(overlap, directions).T, wanted - outputs)
-        notes = tuple(each.notes() | {"subject": fact.subject, "target": fact.target} for each, fact in zip(found, facts, strict=True))
-        settings = asdict(self) | {"tokens": moments.tokens}
+        notes = tuple(each.notes(fact) for each, fact in zip(found, facts, strict=True))
+        settings = asdict(self) | {"tokens": second.tokens}
         return Edit({self.layer: factors}, {self.layer: site}, notes, edit_provenance(model, self, settings, self.seed))

@@ -11,15 +11,15 @@ from jaxtyping import Float
 from tl_knowledge.arrays import Hooks
 from tl_knowledge.editing.contexts import context_templates
 from tl_knowledge.editing.edit import Edit, LowRank
+from tl_knowledge.editing.keys import keys_and_outputs
 from tl_knowledge.editing.method import edit_provenance
-from tl_knowledge.editing.moments import KeyMoments
-from tl_knowledge.editing.requests import EditedToken, Rows, at_positions, rows_of
+from tl_knowledge.editing.moments import KeyMoments, needed_moments
+from tl_knowledge.editing.requests import EditedToken, Rows, rows_of
 from tl_knowledge.editing.values import ValueSettings, optimise_values
 from tl_knowledge.errors import InputError
 from tl_knowledge.facts import Fact
 from tl_knowledge.hooks import add_low_rank
-from tl_knowledge.model import HookedModel, block_output, check_layers, component_hook
-from tl_knowledge.rows import record
+from tl_knowledge.model import HookedModel, block_output, check_layers
 from tl_knowledge.weights import output_hook
 
 __all__ = ["MEMIT"]
@@ -55,23 +55,22 @@ class MEMIT:
         check_layers(model, self.layers)
         if list(self.layers) != sorted(set(self.layers)):
             raise InputError(f"layers {self.layers} do not ascend; pass each once, lowest first.")
-        if moments is None:
-            raise InputError("MEMIT needs the second moments of the keys; pass moments=collect_key_moments(model, corpus).")
+        known = needed_moments(moments, "MEMIT")
         if self.moment_weight <= 0:
             raise InputError(f"moment_weight={self.moment_weight} keeps nothing of other text; pass a positive number, such as 15000.")
         last, templates = self.layers[-1], context_templates(model, self.contexts, seed=self.seed)
         asked = [rows_of(model, fact, templates, self.token) for fact in facts]
         found = optimise_values(model, asked, last, block_output(last), self.value)
-        wanted = torch.stack([each.start.double() + each.delta.double() for each in found])
+        wanted = torch.stack([each.wanted for each in found])
         factors: dict[int, LowRank] = {}
         outputs = {layer: output_hook(model, layer) for layer in self.layers}
         for done, layer in enumerate(self.layers):
             so_far = [pair for k, made in factors.items() for pair in add_low_rank(k, made.left, made.right, outputs[k])]
             keys, now = _keys_and_states(model, asked, layer, last, so_far)
             spread = (wanted - now) / (len(self.layers) - done)
-            factors[layer] = _least_squares(moments.of_layer(layer).to(keys), keys, spread, self.moment_weight)
-        notes = tuple(each.notes() | {"subject": fact.subject, "target": fact.target} for each, fact in zip(found, facts, strict=True))
-        return Edit(factors, outputs, notes, edit_provenance(model, self, asdict(self) | {"tokens": moments.tokens}, self.seed))
+            factors[layer] = _least_squares(known.of_layer(layer).to(keys), keys, spread, self.moment_weight)
+        notes = tuple(each.notes(fact) for each, fact in zip(found, facts, strict=True))
+        return Edit(factors, outputs, notes, edit_provenance(model, self, asdict(self) | {"tokens": known.tokens}, self.seed))
 
 
 def _least_squares(
@@ -85,12 +84,6 @@ def _keys_and_states(
     model: HookedModel, asked: Sequence[Rows], layer: int, last: int, hooks: Hooks
 ) -> tuple[Float[torch.Tensor, "fact d_mlp"], Float[torch.Tensor, "fact d_model"]]:
     """Every fact's key in a layer (the bare prompt weighs as much as all contexts) and its state at the last edited layer, under some hooks."""
-    keys: list[torch.Tensor] = []
-    states: list[torch.Tensor] = []
-    key_site, state_site = component_hook("neuron", layer), block_output(last)
-    for rows in asked:
-        found = record(model, rows.tokens[:-1], hooks, [key_site, state_site])
-        each = at_positions(found[key_site], rows.edited[:-1]).double()
-        keys.append(each[0] if len(each) == 1 else (each[0] + each[1:].mean(0)) / 2)
-        states.append(at_positions(found[state_site], rows.edited[:-1])[0].double())
-    return torch.stack(keys), torch.stack(states)
+    known = [keys_and_outputs(model, rows, layer, block_output(last), hooks) for rows in asked]
+    keys = [each[0] if len(each) == 1 else (each[0] + each[1:].mean(0)) / 2 for each, _ in known]
+    return torch.stack(keys), torch.stack([states[0] for _, states in known])

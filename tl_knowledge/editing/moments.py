@@ -22,7 +22,7 @@ from tl_knowledge.rows import pad_right, run_until
 from tl_knowledge.storage import read_result, write_result
 from tl_knowledge.weights import unedited_fingerprint
 
-__all__ = ["KeyMoments", "collect_key_moments"]
+__all__ = ["KeyMoments", "collect_key_moments", "needed_moments"]
 
 TOKENS_A_NEURON = 10  # arXiv 2506.04226: keeps 95% of the editing score
 TEXTS_AT_ONCE = 16
@@ -111,6 +111,17 @@ class KeyMoments:
         tensors, fields = read_result(path, "KeyMoments")
         moments, change = {int(name): value for name, value in tensors.items()}, {int(layer): float(value) for layer, value in fields["change"]}
         return cls(moments, fields["tokens"], change, fields["fingerprint"], fields["corpus"], Provenance(**fields["provenance"]))
+
+
+def needed_moments(moments: KeyMoments | None, method: str) -> KeyMoments:
+    """The moments of a method that cannot do without.
+
+    Raises:
+        InputError: none were passed.
+    """
+    if moments is None:
+        raise InputError(f"{method} needs the second moments of the keys; pass moments=collect_key_moments(model, corpus).")
+    return moments
 
 
 def collect_key_moments(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import torch
 
@@ -12,7 +12,7 @@ from tl_knowledge.editing.contexts import context_templates
 from tl_knowledge.editing.edit import Edit, LowRank
 from tl_knowledge.editing.keys import keys_and_outputs
 from tl_knowledge.editing.method import edit_provenance
-from tl_knowledge.editing.moments import KeyMoments
+from tl_knowledge.editing.moments import KeyMoments, needed_moments
 from tl_knowledge.editing.requests import EditedToken, Rows, rows_of
 from tl_knowledge.editing.values import Optimised, ValueSettings, optimise_values
 from tl_knowledge.errors import InputError
@@ -82,17 +82,16 @@ class ROME:
         check_layers(model, [self.layer])
         if len(facts) != 1:
             raise InputError(f"ROME edits one fact at a time, not {len(facts)}; plan them one by one, or use MEMIT.")
-        if moments is None:
-            raise InputError("ROME needs the second moments of the keys; pass moments=collect_key_moments(model, corpus).")
-        if self.preset not in ("r_rome", "p_rome", "rome_code"):
+        second = needed_moments(moments, "ROME")
+        if self.preset not in get_args(ROMEPreset):
             raise InputError(f"preset {self.preset!r} is unknown; pass 'r_rome', 'p_rome' or 'rome_code'.")
-        moments.of_layer(self.layer)
+        second.of_layer(self.layer)
         site = output_hook(model, self.layer)
         rows = rows_of(model, facts[0], context_templates(model, self.contexts, seed=self.seed), self.token)
         (optimised,) = optimise_values(model, [rows], self.layer, site, self.value)
-        factors = self._rank_one(model, rows, site, optimised, moments)
-        notes = optimised.notes() | {"subject": facts[0].subject, "target": facts[0].target, "norm": float(factors.dense.norm())}
-        settings = asdict(self) | {"tokens": moments.tokens}
+        factors = self._rank_one(model, rows, site, optimised, second)
+        notes = optimised.notes(facts[0]) | {"norm": float(factors.dense.norm())}
+        settings = asdict(self) | {"tokens": second.tokens}
         return Edit({self.layer: factors}, {self.layer: site}, (notes,), edit_provenance(model, self, settings, self.seed))
 
     def _rank_one(self, model: HookedModel, rows: Rows, site: str, optimised: Optimised, moments: KeyMoments) -> LowRank:
@@ -101,10 +100,7 @@ class ROME:
         direction_key = keys[0] if self.preset == "p_rome" else mean_key
         key, output = (mean_key, mean_output) if self.preset == "r_rome" else (keys[0], outputs[0])
         direction = moments.solve(self.layer, direction_key[None].cpu())[0].to(key)
-        wanted = optimised.start.double() + optimised.delta.double()
         scale = float(key @ direction)
-        return LowRank((direction / scale)[:, None], (wanted - output)[None]) if torch.isfinite(direction).all() else _refuse(scale)
-
-
-def _refuse(scale: float) -> LowRank:
-    raise InputError(f"the key has length {scale} under the inverse moments; collect moments of more tokens.")
+        if not torch.isfinite(direction).all():
+            raise InputError(f"the key has length {scale} under the inverse moments; collect moments of more tokens.")
+        return LowRank((direction / scale)[:, None], (optimised.wanted - output)[None])

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from tl_knowledge.arrays import Hooks
 from tl_knowledge.editing.requests import Rows, at_positions
 from tl_knowledge.errors import NumericalError
+from tl_knowledge.facts import Fact
 from tl_knowledge.model import HookedModel, block_input, block_output
 from tl_knowledge.rows import keep_positions, pad_right, record
 
@@ -66,10 +67,16 @@ class Optimised:
     clamped: bool
     probability: float
 
-    def notes(self) -> dict[str, Any]:
-        """As plain data."""
+    @property
+    def wanted(self) -> Float[torch.Tensor, " d_model"]:
+        """The value to write, in float64."""
+        return self.start.double() + self.delta.double()
+
+    def notes(self, fact: Fact) -> dict[str, Any]:
+        """As plain data, with the fact it was found for."""
         lengths = {"start_norm": float(self.start.norm()), "delta_norm": float(self.delta.norm())}
-        return {"losses": list(self.losses), "stopped": self.reason, "clamped": self.clamped, "target_probability": self.probability} | lengths
+        found = {"losses": list(self.losses), "stopped": self.reason, "clamped": self.clamped, "target_probability": self.probability}
+        return found | lengths | {"subject": fact.subject, "target": fact.target}
 
 
 def optimise_values(

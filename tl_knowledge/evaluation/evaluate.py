@@ -78,7 +78,7 @@ def evaluate(
         raise InputError(f"protocol {protocol!r} is unknown; pass one of {', '.join(map(repr, get_args(EvaluationProtocol)))}.")
     if hasattr(moments, "check"):
         moments.check(model)
-    base = [case_scores(score_candidates(model, case)) for case in tqdm(asked, desc="unedited model", unit="case", delay=2, disable=not progress)]
+    base = _measured(model, asked, progress)
     measure = {"single": _single, "batch": _batch, "sequential": _sequential}[protocol]
     after = measure(model, asked, method, moments, progress)
     rows = [
@@ -99,17 +99,22 @@ def evaluate(
     return EditReport(pd.DataFrame(rows), name, provenance)
 
 
+def _measured(model: HookedModel, cases: Sequence[EditCase], progress: bool) -> list[dict[str, float]]:
+    """The metrics of every case on the model as it is."""
+    return [case_scores(score_candidates(model, case)) for case in tqdm(cases, desc="measure", unit="case", delay=2, disable=not progress)]
+
+
 def _single(model: HookedModel, cases: Sequence[EditCase], method: PlansEdits, moments: Any, progress: bool) -> list[dict[str, float]]:
     found: list[dict[str, float]] = []
     for case in tqdm(cases, desc="edit and measure", unit="case", delay=2, disable=not progress):
         with method.plan(model, [case.request], moments).applied(model):
-            found.append(case_scores(score_candidates(model, case)))
+            found += _measured(model, [case], progress=False)
     return found
 
 
 def _batch(model: HookedModel, cases: Sequence[EditCase], method: PlansEdits, moments: Any, progress: bool) -> list[dict[str, float]]:
     with method.plan(model, [case.request for case in cases], moments).applied(model):
-        return [case_scores(score_candidates(model, case)) for case in tqdm(cases, desc="measure", unit="case", delay=2, disable=not progress)]
+        return _measured(model, cases, progress)
 
 
 def _sequential(model: HookedModel, cases: Sequence[EditCase], method: PlansEdits, moments: Any, progress: bool) -> list[dict[str, float]]:
@@ -119,7 +124,7 @@ def _sequential(model: HookedModel, cases: Sequence[EditCase], method: PlansEdit
             edit = method.plan(model, [case.request], moments)
             edit.write_into(model)
             written.append(edit)
-        return [case_scores(score_candidates(model, case)) for case in tqdm(cases, desc="measure", unit="case", delay=2, disable=not progress)]
+        return _measured(model, cases, progress)
     finally:
         for edit in reversed(written):
             edit.revert(model)

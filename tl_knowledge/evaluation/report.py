@@ -14,7 +14,7 @@ import pyarrow as pa
 from tl_knowledge.drawing import grouped_bars
 from tl_knowledge.evaluation.scores import METRICS
 from tl_knowledge.provenance import Provenance
-from tl_knowledge.statistics import largest_rows, mean_interval, paired_p_values
+from tl_knowledge.statistics import largest_rows, mean_interval, paired_p_values, scalar_interval
 from tl_knowledge.storage import read_table, write_table
 
 __all__ = ["EditReport", "Score"]
@@ -87,8 +87,8 @@ class EditReport:
         _, corrected = paired_p_values(first, second)
         rows: list[dict[str, object]] = []
         for k, metric in enumerate(METRICS):
-            mean, low, high = mean_interval([np.array([x]) for x in first[:, k] - second[:, k]])
-            rows.append({"metric": metric, "difference": float(mean), "low": float(low), "high": float(high), "p": float(corrected[k])})
+            mean, low, high = scalar_interval(first[:, k] - second[:, k])
+            rows.append({"metric": metric, "difference": mean, "low": low, "high": high, "p": float(corrected[k])})
         return pd.DataFrame(rows)
 
     def plot(self) -> go.Figure:

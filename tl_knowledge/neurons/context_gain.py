@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -17,7 +16,7 @@ from tl_knowledge.facts import Fact
 from tl_knowledge.model import HookedModel, check_model, describe_model
 from tl_knowledge.prompts import Prompt
 from tl_knowledge.provenance import Provenance
-from tl_knowledge.statistics import FEWEST_TESTED, mean_interval, paired_p_values
+from tl_knowledge.statistics import FEWEST_TESTED, paired_p_values, scalar_interval
 
 __all__ = ["ContextGain", "measure_context_gain"]
 
@@ -58,7 +57,7 @@ class ContextGain:
         """Bars: mean probability by relation, alone and in context."""
         relations = sorted(self.table["relation"].astype(str).unique())
         by_relation = {relation: self.table.loc[self.table["relation"].astype(str) == relation] for relation in relations}
-        bars = {name: [self._interval(rows[column]) for rows in by_relation.values()] for name, column in _KINDS.items()}
+        bars = {name: [scalar_interval(rows[column]) for rows in by_relation.values()] for name, column in _KINDS.items()}
         return grouped_bars(
             [f"{relation} ({len(rows)})" for relation, rows in by_relation.items()],
             bars,
@@ -69,12 +68,8 @@ class ContextGain:
         )
 
     def _row(self, name: str, values: pd.Series) -> dict[str, object]:
-        mean, low, high = self._interval(values)
+        mean, low, high = scalar_interval(values)
         return {"what": name, "mean": mean, "low": low, "high": high, "facts": len(values)}
-
-    def _interval(self, values: pd.Series) -> tuple[float, float, float]:
-        mean, low, high = mean_interval([np.array([float(x)]) for x in values])
-        return float(mean), float(low), float(high)
 
 
 def measure_context_gain(

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pyarrow as pa
@@ -33,7 +32,7 @@ from tl_knowledge.neurons.neuron_set import NeuronSet
 from tl_knowledge.neurons.selection import ThresholdKind
 from tl_knowledge.prompts import Prompt
 from tl_knowledge.provenance import Provenance
-from tl_knowledge.statistics import FEWEST_TESTED, largest_rows, mean_interval, paired_p_values
+from tl_knowledge.statistics import FEWEST_TESTED, largest_rows, paired_p_values, scalar_interval
 from tl_knowledge.storage import read_table, write_table
 
 __all__ = ["COMPARED", "NeuronEffects", "measure_neuron_effects", "place_words"]
@@ -126,8 +125,8 @@ class NeuronEffects:
         return self.table.loc[self.table["neurons"] > 0]
 
     def _row(self, kind: str, rows: pd.DataFrame) -> dict[str, object]:
-        mean, low, high = mean_interval([np.array([float(x)]) for x in rows[_COLUMNS[kind]]])
-        return {"what": kind, "change": float(mean), "low": float(low), "high": float(high), "facts": len(rows)}
+        mean, low, high = scalar_interval(rows[_COLUMNS[kind]])
+        return {"what": kind, "change": mean, "low": low, "high": high, "facts": len(rows)}
 
 
 def measure_neuron_effects(

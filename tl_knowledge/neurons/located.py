@@ -19,7 +19,7 @@ from tl_knowledge.errors import DataError, InputError
 from tl_knowledge.neurons.neuron_set import NeuronSet
 from tl_knowledge.neurons.selection import shared_neurons
 from tl_knowledge.provenance import Provenance
-from tl_knowledge.statistics import largest_rows, mean_interval
+from tl_knowledge.statistics import largest_rows, mean_interval, scalar_interval
 from tl_knowledge.storage import read_table, write_table
 
 __all__ = ["LocatedNeurons", "compare_layers"]
@@ -96,8 +96,8 @@ class LocatedNeurons:
             of_it = self.table.loc[self.table["relation"] == relation]
             row: dict[str, object] = {"relation": relation, "groups": len(of_it), "prompts": int(of_it["prompts"].sum())}
             for name, column in (("KN", "neurons"), ("tau", "share"), ("R1^2", "r1_squared")):
-                mean, low, high = mean_interval([np.array([float(x)]) for x in of_it[column]])
-                row |= {name: float(mean), f"{name}_low": float(low), f"{name}_high": float(high)}
+                mean, low, high = scalar_interval(of_it[column])
+                row |= {name: mean, f"{name}_low": low, f"{name}_high": high}
             rows.append(row)
         return pd.DataFrame(rows)
 

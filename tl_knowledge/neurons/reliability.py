@@ -21,7 +21,7 @@ from tl_knowledge.neurons.located import LocatedNeurons
 from tl_knowledge.neurons.neuron_set import NeuronSet
 from tl_knowledge.prompts import Prompt
 from tl_knowledge.provenance import Provenance
-from tl_knowledge.statistics import mean_interval
+from tl_knowledge.statistics import scalar_interval
 
 __all__ = ["Reliability", "measure_reliability"]
 
@@ -53,11 +53,11 @@ class Reliability:
         rows: list[dict[str, Any]] = []
         for paradigm in dict.fromkeys(self.table["paradigm"]):
             right = self._right(str(paradigm))
-            change, low, high = mean_interval([np.array([x]) for x in (right["after"] - right["before"])])
+            change, low, high = scalar_interval(right["after"] - right["before"])
             lost, won = (int(np.sum(right[a] > right[b])) for a, b in (("before", "after"), ("after", "before")))
             exact: Any = stats.binomtest(lost, lost + won) if lost + won else None
             row: dict[str, Any] = {"paradigm": paradigm, "pairs": len(right["before"])} | {kind: float(right[kind].mean()) for kind in _KINDS}
-            rows.append(row | {"change": float(change), "low": float(low), "high": float(high), "p": float(exact.pvalue) if exact else 1.0})
+            rows.append(row | {"change": change, "low": low, "high": high, "p": float(exact.pvalue) if exact else 1.0})
         return pd.DataFrame(rows)
 
     def plot(self) -> go.Figure:
@@ -66,8 +66,7 @@ class Reliability:
         bars: dict[str, list[tuple[float, float, float]]] = {}
         word = "suppressed" if self.factor == 0 else f"times {self.factor:g}"
         for kind, name in zip(_KINDS, ("clean", f"neurons {word}", f"random neurons {word}"), strict=True):
-            intervals = [mean_interval([np.array([x]) for x in self._right(paradigm)[kind]]) for paradigm in paradigms]
-            bars[name] = [(float(mean), float(low), float(high)) for mean, low, high in intervals]
+            bars[name] = [scalar_interval(self._right(paradigm)[kind]) for paradigm in paradigms]
         counts = self.table["paradigm"].value_counts()
         return grouped_bars(
             [f"{name.replace('determiner_noun_agreement', 'dna')} ({counts[name]})" for name in paradigms],

@@ -17,7 +17,7 @@ from tl_knowledge.model import HookedModel, check_model, describe_model, is_mask
 from tl_knowledge.neurons.neuron_set import NeuronSet
 from tl_knowledge.prompts import Prompt, is_one_token, target_tokens
 from tl_knowledge.provenance import Provenance
-from tl_knowledge.statistics import largest_rows, mean_interval, paired_t_p_values
+from tl_knowledge.statistics import largest_rows, paired_t_p_values, scalar_interval
 
 __all__ = ["TokenEffects", "measure_token_effects", "single_token_words"]
 
@@ -56,10 +56,10 @@ class TokenEffects:
         rows: list[dict[str, object]] = []
         for category in dict.fromkeys(self.table["category"]):
             words = self.table.loc[self.table["category"] == category]
-            mean, low, high = mean_interval([np.array([float(x)]) for x in words["effect"]])
+            mean, low, high = scalar_interval(words["effect"])
             significant = int((words["corrected"] < SIGNIFICANT).sum())
             rows.append({"category": category, "words": len(words), "significant": significant})
-            rows[-1] |= {"effect": float(mean), "low": float(low), "high": float(high)}
+            rows[-1] |= {"effect": mean, "low": low, "high": high}
         return pd.DataFrame(rows)
 
     def plot(self, *, name: str = "the neurons") -> go.Figure:

@@ -9,7 +9,7 @@ from circuitsvis.activations import text_neuron_activations
 
 from tl_knowledge.drawing import HtmlView
 from tl_knowledge.errors import ComponentError, InputError
-from tl_knowledge.model import HookedModel, check_model, describe_model
+from tl_knowledge.model import HookedModel, check_model, component_hook, describe_model
 from tl_knowledge.neurons.neuron_set import NeuronSet
 from tl_knowledge.prompts import Prompt
 from tl_knowledge.rows import record
@@ -42,8 +42,8 @@ def neuron_view(model: HookedModel, neurons: NeuronSet, prompts: Prompt | Sequen
     layers = sorted({layer for layer, _ in neurons})
     activations: list[torch.Tensor] = []
     for prompt in asked:
-        found = record(model, prompt.tokens, [], [f"blocks.{layer}.mlp.hook_post" for layer in layers])
-        columns = [found[f"blocks.{layer}.mlp.hook_post"][0, :, neuron] for layer, neuron in neurons]
+        found = record(model, prompt.tokens, [], [component_hook("neuron", layer) for layer in layers])
+        columns = [found[component_hook("neuron", layer)][0, :, neuron] for layer, neuron in neurons]
         activations.append(torch.stack(columns, dim=1)[:, :, None].float().cpu())
     rendered = text_neuron_activations(
         [list(prompt.labels) for prompt in asked],

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pyarrow as pa
@@ -19,7 +18,7 @@ from tl_knowledge.facts import Fact
 from tl_knowledge.model import HookedModel, check_model, describe_model, embedding_matrix
 from tl_knowledge.prompts import Prompt, check_fits
 from tl_knowledge.provenance import Provenance
-from tl_knowledge.statistics import largest_rows, mean_interval
+from tl_knowledge.statistics import largest_rows, scalar_interval
 from tl_knowledge.storage import read_table, write_table
 from tl_knowledge.tracing.arguments import choose_answer, sample_count
 from tl_knowledge.tracing.corruption import GaussianNoise
@@ -80,8 +79,8 @@ class PerturbationTest:
         groups = [(str(name), rows) for name, rows in self.table.groupby("relation", dropna=False)]
         rows: list[dict[str, object]] = []
         for name, facts in [("all", self.table), *sorted(groups, key=lambda group: -float(group[1]["drop"].mean()))]:
-            mean, low, high = mean_interval([np.array([x]) for x in facts["drop"]])
-            rows.append({"relation": name, "drop": float(mean), "low": float(low), "high": float(high), "facts": len(facts)})
+            mean, low, high = scalar_interval(facts["drop"])
+            rows.append({"relation": name, "drop": mean, "low": low, "high": high, "facts": len(facts)})
         return pd.DataFrame(rows)
 
     def plot(self) -> go.Figure:
