@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
-from tl_knowledge.errors import PromptError, TargetError
+from tl_knowledge.errors import InputError, PromptError, TargetError
 
-__all__ = ["EditCase", "Fact", "MinimalPair", "Relation", "Statement"]
+__all__ = ["EditCase", "Fact", "MinimalPair", "Relation", "Statement", "refuse_contradictions"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class Relation:
 class Fact:
     """A subject, a template with ``{}`` in the subject's place, and the target that completes it.
 
-    The target keeps its leading space (`` Seattle``), as the model has to write it.
+    The target keeps its leading space (`` Seattle``), as the model has to write it. A fact that is to be written may know in ``replaces`` what it
+    was before.
 
     Example:
         >>> fact = Fact("The Space Needle", "{} is located in downtown", " Seattle")
@@ -46,6 +48,7 @@ class Fact:
     target: str
     relation: str | None = None
     paraphrases: tuple[str, ...] = ()
+    replaces: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not self.subject.strip():
@@ -62,8 +65,8 @@ class Fact:
         return self.template.replace("{}", self.subject)
 
     def retarget(self, target: str) -> Fact:
-        """The same fact with another target."""
-        return replace(self, target=target)
+        """The same fact with another target; ``replaces`` remembers the first one."""
+        return replace(self, target=target, replaces=self.replaces or self.target)
 
     def rephrase(self, template: str) -> Fact:
         """The same fact in another template."""
@@ -134,3 +137,16 @@ class EditCase:
     def request(self) -> Fact:
         """The fact with its new target: what an editing method is asked to write."""
         return self.fact.retarget(self.target_new)
+
+
+def refuse_contradictions(facts: Iterable[Fact]) -> None:
+    """Refuse facts that ask one subject and relation to be two things.
+
+    Raises:
+        InputError: two of them do.
+    """
+    wanted: dict[tuple[str, str], str] = {}
+    for fact in facts:
+        other = wanted.setdefault((fact.subject, fact.relation or fact.template), fact.target)
+        if other != fact.target:
+            raise InputError(f"{fact.text!r} is asked to be both {other!r} and {fact.target!r} in one batch; keep one of them.")

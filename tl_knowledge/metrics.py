@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float, Int
 
-__all__ = ["answer_probability"]
+__all__ = ["answer_probability", "unlikelihood"]
 
 ROWS_AT_ONCE = 256  # softmax copies the logits: a few rows at a time keep the copy small
 
@@ -27,3 +27,13 @@ def answer_probability(logits: Float[torch.Tensor, "row answer d_vocab"], answer
     index = answer.to(logits.device)[..., None].expand(logits.shape[0], -1, 1)
     pieces = zip(logits.split(ROWS_AT_ONCE), index.split(ROWS_AT_ONCE), strict=True)
     return torch.cat([rows.softmax(dim=-1).gather(-1, at).squeeze(-1).prod(dim=-1) for rows, at in pieces])
+
+
+def unlikelihood(log_probability: Float[torch.Tensor, "*row"]) -> Float[torch.Tensor, "*row"]:
+    """``-log(1 - p)`` from ``log p``: the loss of something that should not be said; finite and with a gradient up to ``p = 1 - 1e-6``.
+
+    Example:
+        >>> unlikelihood(torch.tensor(0.5).log())
+        tensor(0.6931)
+    """
+    return -torch.log(-torch.expm1(log_probability.clamp(max=-1e-6)))

@@ -3,6 +3,7 @@
 Where only the last positions change, the keys and values of every earlier position are the same in all rows. They are computed once, and
 each attention layer joins them to however many rows it is given, so the prefix composes with growing rows (`tl_knowledge.rows`): a row
 costs one token (or a few) instead of a prompt. Several prompts of one length go together: row ``r`` stands behind prompt ``r % prompts``.
+Layers that only feed ones whose input is swapped in may run fewer rows than there are prompts.
 
 Hooks that the caller has set on the model see the prefix and the new token in two runs, so positions that count from the end mean
 another token in each.
@@ -21,10 +22,10 @@ import torch
 from jaxtyping import Float
 
 from tl_knowledge.arrays import Hooks, Tokens
-from tl_knowledge.model import HookedModel, block_input, is_masked, layer_count
-from tl_knowledge.rows import record
+from tl_knowledge.model import UNEMBED_IN, HookedModel, block_input, block_output, is_masked, layer_count
+from tl_knowledge.rows import record, run_until
 
-__all__ = ["FrozenPrefix", "freeze_prefix", "run_on_prefix"]
+__all__ = ["FrozenPrefix", "freeze_prefix", "run_on_prefix", "run_on_prefix_from"]
 
 Heads = Float[torch.Tensor, "_ _ head d_head"]
 
@@ -68,6 +69,23 @@ def run_on_prefix(model: HookedModel, prefix: FrozenPrefix, hooks: Hooks) -> tor
     return logits
 
 
+def run_on_prefix_from(
+    model: HookedModel, prefix: FrozenPrefix, layer: int, states: Float[torch.Tensor, "row pos d_model"], hooks: Hooks
+) -> torch.Tensor:
+    """Run states that enter a block (or, behind the last one, leave it) through the rest of the model, behind a prefix.
+
+    ``HookedTransformer`` starts there; a bridge cannot, so one dummy row runs through the layers below.
+    """
+    if not hasattr(model, "original_model"):
+        arguments = {name: value for name, value in prefix.arguments.items() if name != "attention_mask"}
+        logits: torch.Tensor = model.run_with_hooks(states, start_at_layer=layer, fwd_hooks=hooks, **arguments)
+        return logits
+    site = block_output(layer - 1) if layer else block_input(0)
+    swapped: Hooks = [(site, lambda _, *, hook: states), *hooks]
+    dummy: torch.Tensor = model.run_with_hooks(prefix.tokens, fwd_hooks=swapped, **prefix.arguments)
+    return dummy
+
+
 class _PrefixEntry:
     """One layer's prefix as ``HookedTransformer`` reads it: keys before rotation, ``[prompt pos head d_head]``."""
 
@@ -107,8 +125,7 @@ def _freeze_bridge(model: Any, tokens: Tokens, kept: int) -> tuple[torch.Tensor,
     from transformers import DynamicCache
 
     filled: Any = DynamicCache(config=model.original_model.config)
-    with torch.no_grad():
-        model(tokens[:, :-kept], past_key_values=filled, use_cache=True)
+    run_until(model, tokens[:, :-kept], [], UNEMBED_IN, past_key_values=filled, use_cache=True)
     frozen = copy.copy(filled)
     frozen.layers = [copy.copy(layer) for layer in filled.layers]
     for layer in frozen.layers:
@@ -123,6 +140,8 @@ def _join(layer: Any, keys: torch.Tensor, values: torch.Tensor, *_: Any, **__: A
 
 
 def _to_rows(prompts: torch.Tensor, rows: int) -> torch.Tensor:
-    """Each row's prompt, ``[prompt ...] -> [row ...]``; a view where there is one prompt."""
+    """Each row's prompt, ``[prompt ...] -> [row ...]``; a view where there is one prompt, or fewer rows than prompts."""
+    if rows < len(prompts):
+        return prompts[:rows]
     copies = prompts.expand(rows // len(prompts), *prompts.shape) if len(prompts) > 1 else None
     return prompts.expand(rows, *prompts.shape[1:]) if copies is None else copies.flatten(0, 1)

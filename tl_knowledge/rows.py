@@ -17,6 +17,7 @@ architecture, masks expanded to the batch) is found out by `growing_rows_refusal
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -156,16 +157,6 @@ def capture(name: str, into: list[torch.Tensor]) -> Hooks:
     return [(name, keep)]
 
 
-def record(model: HookedModel, tokens: Tokens, hooks: Hooks, names: Iterable[str], **kwargs: Any) -> dict[str, torch.Tensor]:
-    """Run once under some hooks and keep the named activations; nothing runs when there is none to keep."""
-    boxes: dict[str, list[torch.Tensor]] = {name: [] for name in names}
-    recorders = [pair for name, box in boxes.items() for pair in capture(name, box)]
-    if boxes:
-        with torch.no_grad():
-            model.run_with_hooks(tokens, fwd_hooks=hooks + recorders, **kwargs)
-    return {name: box[0] for name, box in boxes.items()}
-
-
 class Reached(Exception):  # noqa: N818  # no error: nothing behind this point is needed
     """A forward has come to the hook where it should stop."""
 
@@ -175,13 +166,29 @@ def stop(_: torch.Tensor, *, hook: object) -> None:
     raise Reached
 
 
-def run_until(model: HookedModel, tokens: Tokens, hooks: Hooks, last: str) -> None:
+def run_until(model: HookedModel, tokens: Tokens, hooks: Hooks, last: str, **kwargs: Any) -> None:
     """Run under some hooks up to one of them: what lies behind is not computed."""
-    with torch.no_grad():
-        try:
-            model.run_with_hooks(tokens, fwd_hooks=[*hooks, (last, stop)])
-        except Reached:
-            return
+    with torch.no_grad(), suppress(Reached):
+        model.run_with_hooks(tokens, fwd_hooks=[*hooks, (last, stop)], **kwargs)
+
+
+def record(model: HookedModel, tokens: Tokens, hooks: Hooks, names: Iterable[str], **kwargs: Any) -> dict[str, torch.Tensor]:
+    """Run once under some hooks and keep the named activations; what lies behind the last of them is not computed."""
+    found: dict[str, torch.Tensor] = {}
+    wanted = set(names)
+
+    def keep(name: str) -> HookFn:
+        def catch(activation: torch.Tensor, *, hook: object) -> None:
+            found[name] = activation.detach()
+            if len(found) == len(wanted):
+                raise Reached
+
+        return catch
+
+    if wanted:
+        with torch.no_grad(), suppress(Reached):
+            model.run_with_hooks(tokens, fwd_hooks=hooks + [(name, keep(name)) for name in sorted(wanted)], **kwargs)
+    return found
 
 
 def capture_base(model: HookedModel, into: list[torch.Tensor]) -> Hooks:

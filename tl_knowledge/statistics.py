@@ -6,6 +6,7 @@ Facts are the unit that is drawn at random, so every interval resamples facts, n
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, SupportsFloat, TypeAlias
 
 import numpy as np
@@ -19,7 +20,9 @@ from tl_knowledge.errors import ComponentError, InputError
 __all__ = [
     "FEWEST_TESTED",
     "Interval",
+    "Regression",
     "bootstrap_means",
+    "compare_regressions",
     "largest_rows",
     "mean_interval",
     "paired_p_values",
@@ -172,3 +175,52 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
         return float("nan")
     result: Any = stats.spearmanr(first, second)
     return float(result.statistic)
+
+
+@dataclass(frozen=True)
+class Regression:
+    """What two sets of explaining columns explain of one variable, alone and together.
+
+    Attributes:
+        first, second, both: R^2 of each.
+        f, p: of the F-test that the second set adds nothing to the first.
+    """
+
+    first: float
+    second: float
+    both: float
+    f: float
+    p: float
+
+
+def compare_regressions(
+    y: Float[np.ndarray[Any, Any], " row"], first: Float[np.ndarray[Any, Any], "row column"], second: Float[np.ndarray[Any, Any], "row other"]
+) -> Regression:
+    """Least squares of y on two sets of columns (with a constant), and whether the second adds to the first.
+
+    Example:
+        >>> draw = np.random.default_rng(0)
+        >>> a, b = draw.normal(size=(200, 1)), draw.normal(size=(200, 1))
+        >>> fit = compare_regressions((a[:, 0] + 0.1 * draw.normal(size=200)), a, b)
+        >>> fit.first > 0.95, fit.second < 0.1, fit.p > 0.05
+        (True, True, True)
+
+    Raises:
+        InputError: y does not vary, or there are too few rows.
+    """
+    together = np.hstack([first, second])
+    total = float(((y - y.mean()) ** 2).sum())
+    (rest_first, _), (rest_second, _), (rest, rank) = (_residual(y, columns) for columns in (first, second, together))
+    added, free = rank - _residual(y, first)[1], len(y) - rank
+    if total == 0 or free < 1:
+        raise InputError(f"{len(y)} rows cannot be regressed: y does not vary, or there are no more rows than columns; pass more facts.")
+    f = ((rest_first - rest) / added) / (rest / free) if added and rest > 0 else (float("inf") if added and rest_first > rest else 0.0)
+    p = float(stats.f.sf(f, added, free)) if added else 1.0
+    return Regression(1 - rest_first / total, 1 - rest_second / total, 1 - rest / total, float(f), p)
+
+
+def _residual(y: Array, columns: Array) -> tuple[float, int]:
+    """Squared residual of a fit with a constant, and its rank."""
+    design = np.hstack([np.ones((len(y), 1)), columns])
+    solution, _, rank, _ = np.linalg.lstsq(design, y, rcond=None)
+    return float(((y - design @ solution) ** 2).sum()), int(rank)

@@ -67,9 +67,13 @@ class Unembedding:
         recorder: Hooks = [(UNEMBED_IN, lambda x, *, hook: states.append(x.detach()))]
         with torch.no_grad():
             logits: torch.Tensor = model.run_with_hooks(tokens, fwd_hooks=recorder)
-        raw = states[0] @ self.weights if self.bias is None else states[0] @ self.weights + self.bias
-        ours, rounding = self._capped(raw)[0], torch.finfo(self.weights.dtype).eps ** 0.5
+        ours, rounding = self.logits(states[0]), torch.finfo(self.weights.dtype).eps ** 0.5
         return bool(torch.allclose(ours, logits.to(ours), rtol=rounding, atol=rounding * float(logits.abs().max())))
+
+    def logits(self, states: Float[torch.Tensor, "*row d_model"]) -> Float[torch.Tensor, "*row d_vocab"]:
+        """Logits of some states, differentiable in them."""
+        raw = states @ self.weights
+        return self._capped(raw if self.bias is None else raw + self.bias)[0]
 
     def answer_gradient(
         self, states: Float[torch.Tensor, "row d_model"], answers: Int[torch.Tensor, " row"]

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from tl_knowledge.errors import ModelStateError, UnsupportedModelError
 from tl_knowledge.model import HookedModel, component_hook, weight_fingerprint
 
-__all__ = ["WeightLedger", "ledger_of", "output_hook", "output_weights", "unedited_fingerprint"]
+__all__ = ["WeightLedger", "has_written_edits", "ledger_of", "output_hook", "output_weights", "unedited_fingerprint", "written_keys"]
 
 Delta = Float[torch.Tensor, "d_mlp d_model"]
 
@@ -51,6 +51,7 @@ class WeightLedger:
         self._original: dict[int, torch.Tensor] = {}
         self._written: dict[int, torch.Tensor] = {}
         self._additions: dict[Hashable, Mapping[int, Delta]] = {}
+        self._keys: dict[Hashable, Mapping[int, torch.Tensor]] = {}
         self._changes: int | None = None  # of all parameters after our last write; None once someone else has written too
 
     def __contains__(self, key: Hashable) -> bool:
@@ -59,8 +60,8 @@ class WeightLedger:
     def __len__(self) -> int:
         return len(self._additions)
 
-    def add(self, model: HookedModel, key: Hashable, deltas: Mapping[int, Delta]) -> None:
-        """Add to the weights of some layers.
+    def add(self, model: HookedModel, key: Hashable, deltas: Mapping[int, Delta], keys: Mapping[int, torch.Tensor] | None = None) -> None:
+        """Add to the weights of some layers; ``keys`` are those that the addition was made for, by layer.
 
         Raises:
             ModelStateError: added already, or the weights were changed by someone else.
@@ -70,7 +71,7 @@ class WeightLedger:
         self._check_untouched(model, deltas)
         for layer in deltas:
             self._original.setdefault(layer, output_weights(model, layer).detach().clone())
-        self._additions[key] = dict(deltas)
+        self._additions[key], self._keys[key] = dict(deltas), dict(keys or {})
         self._rewrite(model, deltas)
 
     def remove(self, model: HookedModel, key: Hashable) -> None:
@@ -82,9 +83,14 @@ class WeightLedger:
         if key not in self._additions:
             raise ModelStateError("this edit is not written into the model; write_into(model) comes before revert(model).")
         self._check_untouched(model, self._additions[key])
+        del self._keys[key]
         self._rewrite(model, self._additions.pop(key))
         if not self._additions and self._changes is not None:  # bit for bit what they were: no need to read all weights again
             _fingerprints[model] = (self._changes, self.fingerprint)
+
+    def keys(self, layer: int) -> list[Float[torch.Tensor, "fact d_mlp"]]:
+        """The keys that the present additions were made for, an addition at a time."""
+        return [keys[layer] for keys in self._keys.values() if layer in keys]
 
     def _rewrite(self, model: HookedModel, layers: Mapping[int, Delta]) -> None:
         ours_alone = not self._written or self._changes == _changes(model)
@@ -116,9 +122,19 @@ def ledger_of(model: HookedModel) -> WeightLedger:
     return _ledgers[model]
 
 
+def written_keys(model: HookedModel, layer: int) -> list[Float[torch.Tensor, "fact d_mlp"]]:
+    """The keys of all edits that are written into a layer of the model, in the order they came."""
+    return _ledgers[model].keys(layer) if model in _ledgers else []
+
+
+def has_written_edits(model: HookedModel) -> bool:
+    """Whether anything is written through the model's ledger now."""
+    return model in _ledgers and len(_ledgers[model]) > 0
+
+
 def unedited_fingerprint(model: HookedModel) -> str:
     """`weight_fingerprint` of the model as it was before anything was written through its ledger."""
-    if model in _ledgers and len(_ledgers[model]):
+    if has_written_edits(model):
         return _ledgers[model].fingerprint
     changes = _changes(model)
     if _fingerprints.get(model, (-1, ""))[0] != changes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +11,7 @@ import torch
 
 import tl_knowledge as tlk
 from tl_knowledge.errors import DataError, InputError
-from tl_knowledge.evaluation.scores import METRICS, CandidateScores, case_scores, score_candidates
+from tl_knowledge.evaluation.scores import COUNTERFACT, Answer, Candidates, case_scores, read_candidates
 from tl_knowledge.provenance import Provenance
 from tl_knowledge.weights import output_weights
 
@@ -34,30 +36,50 @@ def negative_log_likelihood(model, text, answer) -> float:
 
 def test_candidates_are_scored_token_by_token(factlm):
     case = next(c for c in tlk.load_edit_cases() if len(tlk.Prompt.from_fact(factlm, c.request).answer) > 1)
-    found = score_candidates(factlm, case)
+    found = read_candidates(factlm, case)
     for kind, texts in (("rewrite", [case.fact.text]), ("paraphrase", [f.text for f in case.paraphrases])):
         for row, text in zip(found[kind], texts, strict=True):
-            assert row.new == pytest.approx(negative_log_likelihood(factlm, text, case.target_new), rel=1e-4)
-            assert row.true == pytest.approx(negative_log_likelihood(factlm, text, case.fact.target), rel=1e-4, abs=1e-4)
+            assert row.new.nll == pytest.approx(negative_log_likelihood(factlm, text, case.target_new), rel=1e-4)
+            assert row.true.nll == pytest.approx(negative_log_likelihood(factlm, text, case.fact.target), rel=1e-4, abs=1e-4)
     for row, neighbour in zip(found["neighbourhood"], case.neighbourhood, strict=True):
-        assert row.true == pytest.approx(negative_log_likelihood(factlm, neighbour.text, neighbour.target), rel=1e-4, abs=1e-4)
-        assert row.new == pytest.approx(negative_log_likelihood(factlm, neighbour.text, case.target_new), rel=1e-4)
+        assert row.true.nll == pytest.approx(negative_log_likelihood(factlm, neighbour.text, neighbour.target), rel=1e-4, abs=1e-4)
+        assert row.new.nll == pytest.approx(negative_log_likelihood(factlm, neighbour.text, case.target_new), rel=1e-4)
 
 
 def test_success_magnitude_and_accuracy():
-    new, true = CandidateScores(0.1, 2.0, True, False), CandidateScores(3.0, 0.2, False, True)
-    found = case_scores({"rewrite": [new], "paraphrase": [new, true], "neighbourhood": [new, true, true]})
+    new = Candidates(Answer(0.1, (1, 2), (1, 2)), Answer(2.0, (3,), (1,)))
+    true = Candidates(Answer(3.0, (1, 2), (1, 5)), Answer(0.2, (3,), (3,)))
+    found = case_scores({}, {"rewrite": [new], "paraphrase": [new, true], "neighbourhood": [new, true, true]})
     assert (found["ES"], found["PS"], found["NS"]) == (100, 50, pytest.approx(200 / 3))
     assert found["EM"] == pytest.approx(100 * (np.exp(-0.1) - np.exp(-2.0)))
     assert found["NM"] == pytest.approx(100 / 3 * (np.exp(-2.0) - np.exp(-0.1) + 2 * (np.exp(-0.2) - np.exp(-3.0))))
     assert (found["EA"], found["PA"], found["NA"]) == (100, 50, pytest.approx(200 / 3))
-    assert np.isnan(case_scores({"rewrite": [new]})["NS"])
+    assert (found["reliability"], found["generality"], found["token_generality"]) == (100, 50, 75)
+    assert np.isnan(case_scores({}, {"rewrite": [new]})["NS"])
+
+
+def test_scores_against_the_unedited_model():
+    """Hase's scores and EasyEdit's locality, by hand."""
+    before = {
+        "rewrite": [Candidates(Answer(-math.log(0.2), (1,), (3,)), Answer(-math.log(0.5), (3,), (3,)))],
+        "neighbourhood": [Candidates(Answer(2.0, (1,), (3,)), Answer(-math.log(0.9) / 2, (3, 4), (3, 4)))],
+    }
+    after = {
+        "rewrite": [Candidates(Answer(-math.log(0.6), (1,), (1,)), Answer(-math.log(0.1), (3,), (1,)))],
+        "neighbourhood": [Candidates(Answer(2.0, (1,), (3,)), Answer(-math.log(0.7) / 2, (3, 4), (3, 9)))],
+    }
+    found = case_scores(before, after)
+    assert found["hase_rewrite"] == pytest.approx(50) and found["hase_erasure"] == pytest.approx(80)
+    assert found["hase_neighbourhood"] == pytest.approx(100 * (1 - 0.2 / 0.9))
+    assert (found["locality"], found["token_specificity"], found["token_reliability"]) == (50, 50, 100)
+    same = case_scores(before, before)
+    assert (same["hase_rewrite"], same["hase_erasure"], same["hase_neighbourhood"], same["locality"]) == (0, 0, 100, 100)
 
 
 def report(values, seed=0) -> tlk.EditReport:
     rows = [
         {"case_id": str(i), "subject": "s", "relation": "r", "target_new": "t"}
-        | {p + m: v for m in METRICS for p, v in (("", value), ("base_", 0.0))}
+        | {p + m: v for m in COUNTERFACT for p, v in (("", value), ("base_", 0.0))}
         for i, value in enumerate(values)
     ]
     return tlk.EditReport(pd.DataFrame(rows), "Method", PROVENANCE)

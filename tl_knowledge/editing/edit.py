@@ -51,6 +51,7 @@ class Edit:
         outputs: by layer, the hook of ``W_out``'s own output.
         notes: what the method recorded of each fact, plain data: losses, stop reason, norms.
         provenance: the model, the method and its settings; ``settings["fingerprint"]`` is of the weights it was made for.
+        keys: by layer, the facts' keys it was made for, where the method has them; later edits can spare them (`AlphaEdit`).
 
     Example:
         >>> import tl_knowledge as tlk
@@ -68,6 +69,7 @@ class Edit:
     outputs: Mapping[int, str]
     notes: tuple[dict[str, Any], ...]
     provenance: Provenance
+    keys: Mapping[int, Float[torch.Tensor, "fact d_mlp"]] = field(default_factory=dict)
     _key: object = field(default_factory=object, repr=False)
 
     @property
@@ -109,7 +111,7 @@ class Edit:
                     f"the edit was made for {self.provenance.model!r} with a W_out of {own.left.shape[0]} x {own.right.shape[1]}; "
                     f"layer {layer} of this model has {shape[0]} x {shape[1]}."
                 )
-        ledger_of(model).add(model, self._key, {layer: self.factors[layer].dense for layer in self.layers})
+        ledger_of(model).add(model, self._key, {layer: self.factors[layer].dense for layer in self.layers}, self.keys)
 
     def revert(self, model: HookedModel) -> None:
         """Take the edit back out of the weights.
@@ -127,6 +129,7 @@ class Edit:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write to one ``.safetensors`` file; returns the path."""
         tensors = {f"{name}.{layer}": getattr(self.factors[layer], name) for layer in self.layers for name in ("left", "right")}
+        tensors |= {f"keys.{layer}": keys for layer, keys in self.keys.items()}
         outputs = [[layer, self.outputs[layer]] for layer in self.layers]
         return write_result(path, "Edit", tensors, {"outputs": outputs, "notes": list(self.notes), "provenance": self.provenance.to_dict()})
 
@@ -140,4 +143,5 @@ class Edit:
         tensors, fields = read_result(path, "Edit")
         outputs = {int(layer): str(name) for layer, name in fields["outputs"]}
         factors = {layer: LowRank(tensors[f"left.{layer}"], tensors[f"right.{layer}"]) for layer in outputs}
-        return cls(factors, outputs, tuple(fields["notes"]), Provenance(**fields["provenance"]))
+        keys = {layer: tensors[f"keys.{layer}"] for layer in outputs if f"keys.{layer}" in tensors}
+        return cls(factors, outputs, tuple(fields["notes"]), Provenance(**fields["provenance"]), keys)

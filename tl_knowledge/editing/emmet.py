@@ -12,6 +12,7 @@ from tl_knowledge.editing.edit import Edit, LowRank
 from tl_knowledge.editing.keys import keys_and_outputs
 from tl_knowledge.editing.method import edit_provenance
 from tl_knowledge.editing.moments import KeyMoments, needed_moments
+from tl_knowledge.editing.objective import Objective
 from tl_knowledge.editing.requests import EditedToken, rows_of
 from tl_knowledge.editing.values import ValueSettings, optimise_values
 from tl_knowledge.errors import InputError
@@ -31,6 +32,7 @@ class EMMET:
         damping: how far the constraints may give way; 0 holds them exactly.
         token: which token's key is edited.
         contexts: how many generated contexts of how many tokens.
+        objective: to write the target (default), to erase it, or to force it under noise.
         value: of the values' optimisation.
         seed: of the contexts.
     """
@@ -39,6 +41,7 @@ class EMMET:
     damping: float = 0.1
     token: EditedToken = "subject_last"
     contexts: tuple[tuple[int, int], ...] = ((5, 10), (10, 10))
+    objective: Objective = field(default_factory=Objective)
     value: ValueSettings = field(default_factory=ValueSettings)
     seed: int = 0
 
@@ -56,7 +59,7 @@ class EMMET:
         second.of_layer(self.layer)
         site = output_hook(model, self.layer)
         templates = context_templates(model, self.contexts, seed=self.seed)
-        asked = [rows_of(model, fact, templates, self.token) for fact in facts]
+        asked = [rows_of(model, fact, templates, self.token, self.objective) for fact in facts]
         found = optimise_values(model, asked, self.layer, site, self.value)
         known = [keys_and_outputs(model, rows, self.layer, site) for rows in asked]
         keys, outputs = (torch.stack([pair[k].mean(0) for pair in known]) for k in (0, 1))
@@ -66,4 +69,4 @@ class EMMET:
         factors = LowRank(torch.linalg.solve(overlap, directions).T, wanted - outputs)
         notes = tuple(each.notes(fact) for each, fact in zip(found, facts, strict=True))
         settings = asdict(self) | {"tokens": second.tokens}
-        return Edit({self.layer: factors}, {self.layer: site}, notes, edit_provenance(model, self, settings, self.seed))
+        return Edit({self.layer: factors}, {self.layer: site}, notes, edit_provenance(model, self, settings, self.seed), {self.layer: keys})

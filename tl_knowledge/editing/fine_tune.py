@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import torch
 
@@ -11,15 +11,17 @@ from tl_knowledge.arrays import Hooks
 from tl_knowledge.editing.edit import Edit, LowRank
 from tl_knowledge.editing.method import edit_provenance
 from tl_knowledge.editing.moments import KeyMoments
+from tl_knowledge.editing.objective import Objective
 from tl_knowledge.editing.requests import rows_of
 from tl_knowledge.errors import InputError, NumericalError
 from tl_knowledge.facts import Fact
 from tl_knowledge.hooks import add_low_rank
+from tl_knowledge.metrics import unlikelihood
 from tl_knowledge.model import HookedModel, check_layers
 from tl_knowledge.rows import keep_positions
 from tl_knowledge.weights import output_hook, output_weights
 
-__all__ = ["FineTune"]
+__all__ = ["FineTune", "FineTuneConstrained"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class FineTune:
         steps: of Adam, at most.
         learning_rate: of Adam.
         stop_below: the mean loss at which to stop.
+        objective: to write the target (default), to erase it, or to force it under noise.
         most_change: how far any weight may move (FT+L: 5e-4 for GPT-2 XL's layer 0, 2e-3 for medium); ``None``: as far as it likes (FT).
     """
 
@@ -39,6 +42,7 @@ class FineTune:
     learning_rate: float = 5e-4
     stop_below: float = 0.01
     most_change: float | None = None
+    objective: Objective = field(default_factory=Objective)
 
     def plan(self, model: HookedModel, facts: Sequence[Fact], moments: KeyMoments | None) -> Edit:
         """One edit of all facts, each on its bare prompt, every target token at its own position; moments are not needed.
@@ -55,15 +59,16 @@ class FineTune:
         identity = torch.eye(weights.shape[1], dtype=weights.dtype, device=weights.device)
         change = torch.zeros_like(weights).requires_grad_(True)
         optimiser = torch.optim.Adam([change], lr=self.learning_rate)
-        asked = [rows_of(model, fact, ("{}",), "subject_last") for fact in facts]
+        asked = [rows_of(model, fact, ("{}",), "subject_last", self.objective) for fact in facts]
         losses: list[float] = []
         for step in range(self.steps):
             gradient, total = torch.zeros_like(weights), 0.0
             for rows in asked:
-                hooks: Hooks = [*add_low_rank(self.layer, change, identity, site), *keep_positions(rows.scored)]
+                hooks: Hooks = [*add_low_rank(self.layer, change, identity, site), *keep_positions(rows.scored), *rows.noise]
                 with torch.enable_grad():
                     log_p = model.run_with_hooks(rows.tokens[:1], fwd_hooks=hooks).log_softmax(-1)
-                    loss = -log_p.gather(-1, rows.answer[None, :, None]).mean() / len(asked)
+                    target = log_p.gather(-1, rows.answer[None, :, None])
+                    loss = (unlikelihood(target.sum()) if self.objective.erase else -target.mean()) / len(asked)
                     gradient += torch.autograd.grad(loss, [change])[0]
                 total += float(loss.detach())
             losses.append(total)
@@ -79,3 +84,10 @@ class FineTune:
         notes = ({"losses": losses, "stopped": "loss" if losses[-1] < self.stop_below else "steps", "facts": len(asked)},)
         factors = {self.layer: LowRank(change.detach().clone(), identity)}
         return Edit(factors, {self.layer: site}, notes, edit_provenance(model, self, asdict(self), 0))
+
+
+@dataclass(frozen=True)
+class FineTuneConstrained(FineTune):
+    """FT+L: no weight may move further than ``most_change`` (5e-4 for GPT-2 XL's layer 0, 2e-3 for GPT-2 medium)."""
+
+    most_change: float | None = 5e-4

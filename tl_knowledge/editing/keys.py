@@ -16,8 +16,11 @@ __all__ = ["keys_and_outputs"]
 def keys_and_outputs(
     model: HookedModel, rows: Rows, layer: int, site: str, hooks: Hooks | None = None
 ) -> tuple[Float[torch.Tensor, "context d_mlp"], Float[torch.Tensor, "context d_model"]]:
-    """The edited token's key in every context, the bare prompt first, and a site's output there, under some hooks, in float64."""
+    """The edited token's key in every context, the bare prompt first, and a site's output there, under some hooks, in float64.
+
+    Where the objective corrupts the subject, both are read corrupted.
+    """
     key_site = component_hook("neuron", layer)
-    found = record(model, rows.tokens[:-1], hooks or [], [key_site, site])
+    found = record(model, rows.tokens[:-1], rows.noise + (hooks or []), [key_site, site])
     keys, outputs = (at_positions(found[name], rows.edited[:-1]).double() for name in (key_site, site))
     return keys, outputs

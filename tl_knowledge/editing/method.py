@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 from tl_knowledge.editing.edit import Edit
 from tl_knowledge.editing.moments import KeyMoments
 from tl_knowledge.errors import InputError
-from tl_knowledge.facts import Fact
+from tl_knowledge.facts import Fact, refuse_contradictions
 from tl_knowledge.model import HookedModel, check_model, describe_model, prepends_bos
 from tl_knowledge.prompts import Prompt, check_fits
 from tl_knowledge.provenance import Provenance
@@ -43,11 +43,8 @@ def plan_edit(model: HookedModel, facts: Fact | Iterable[Fact], method: EditMeth
     asked = [facts] if isinstance(facts, Fact) else list(facts)
     if not asked:
         raise InputError("no fact was given to edit; pass at least one.")
-    wanted: dict[tuple[str, str], str] = {}
+    refuse_contradictions(asked)
     for fact in asked:
-        other = wanted.setdefault((fact.subject, fact.relation or fact.template), fact.target)
-        if other != fact.target:
-            raise InputError(f"{fact.text!r} is asked to be both {other!r} and {fact.target!r} in one batch; keep one of them.")
         check_fits(model, Prompt.from_fact(model, fact), multi_token=True)
     if moments is not None:
         moments.check(model)

@@ -159,7 +159,7 @@ def collect_key_moments(
         for batch in _batches(model, corpus, asked, digest):
             keys = _keys(model, batch, chosen)
             for layer in chosen:
-                sums[layer] += keys[layer].T @ keys[layer]
+                sums[layer] += (keys[layer].T @ keys[layer]).double()
             seen += len(keys[chosen[0]])
             if not half and 2 * seen >= asked:
                 half, half_seen = {layer: total.clone() for layer, total in sums.items()}, seen
@@ -205,7 +205,7 @@ def _keys(model: HookedModel, rows: Sequence[torch.Tensor], layers: Sequence[int
     found: dict[int, torch.Tensor] = {}
 
     def keep(layer: int) -> Hooks:
-        return [(component_hook("neuron", layer), lambda x, *, hook: found.__setitem__(layer, x[inside].double()))]
+        return [(component_hook("neuron", layer), lambda x, *, hook: found.__setitem__(layer, x[inside]))]
 
     run_until(model, pad_right(rows), [pair for layer in layers for pair in keep(layer)], component_hook("neuron", max(layers)))
     return found

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
 
-from tl_knowledge.arrays import Tokens
+from tl_knowledge.arrays import Hooks, Tokens
+from tl_knowledge.editing.objective import Objective
 from tl_knowledge.errors import InputError
 from tl_knowledge.facts import Fact
-from tl_knowledge.model import HookedModel
+from tl_knowledge.hooks import Corruption
+from tl_knowledge.model import EMBED, HookedModel
 from tl_knowledge.prompts import Prompt
 from tl_knowledge.rows import pad_right
 
-__all__ = ["EditedToken", "Rows", "edited_position", "rows_of"]
+__all__ = ["EditedToken", "Rows", "at_positions", "corrupt_rows", "edited_position", "rows_of"]
 
 EditedToken: TypeAlias = Literal["subject_last", "subject_first", "subject_first_after_last", "relation_last"]
 """Which token's key is edited; ``"relation_last"`` edits the relation's side (paper 001)."""
@@ -34,6 +36,8 @@ class Rows:
         scored: ``[row answer]``: the positions that predict the target's tokens; all rows but the last.
         answer: the target's tokens.
         essence: the position of the last row whose prediction is kept.
+        objective: what is asked of the target.
+        subjects: each row's subject tokens; the last row's are never corrupted.
     """
 
     tokens: Tokens
@@ -41,14 +45,22 @@ class Rows:
     scored: Int[torch.Tensor, "context answer"]
     answer: Int[torch.Tensor, " answer"]
     essence: int
+    objective: Objective = field(default_factory=Objective)
+    subjects: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def noise(self) -> Hooks:
+        """The objective's corruption of every row but the last, as hooks; none without one."""
+        return corrupt_rows(self.subjects, self.objective.noise)
 
 
-def rows_of(model: HookedModel, fact: Fact, templates: Sequence[str], token: EditedToken) -> Rows:
+def rows_of(model: HookedModel, fact: Fact, templates: Sequence[str], token: EditedToken, objective: Objective | None = None) -> Rows:
     """A fact as rows.
 
     Args:
         templates: contexts with ``{}`` in the prompt's place.
         token: where to edit.
+        objective: what is asked of the target; to be said when ``None``.
     """
     stated = [fact.rephrase(template.replace("{}", fact.template)) for template in templates]
     prompts = [Prompt.from_fact(model, each) for each in stated]
@@ -59,7 +71,23 @@ def rows_of(model: HookedModel, fact: Fact, templates: Sequence[str], token: Edi
     edited = [edited_position(prompt, token) for prompt in prompts]
     at_essence = essence.subject.last if token != "relation_last" else len(essence) - 1
     positions = torch.tensor([*edited, at_essence], device=answer.device)
-    return Rows(pad_right([*rows, essence.tokens]), positions, scored, answer, at_essence)
+    subjects = (*(tuple(prompt.subject) for prompt in prompts), ())
+    return Rows(pad_right([*rows, essence.tokens]), positions, scored, answer, at_essence, objective or Objective(), subjects)
+
+
+def corrupt_rows(subjects: Sequence[Sequence[int]], noise: Corruption | None) -> Hooks:
+    """Corrupt each row's own tokens, with the same draw for rows of equally many; rows of none, and those not listed, stay."""
+    if noise is None:
+        return []
+
+    def corrupt(embeddings: torch.Tensor, *, hook: object) -> torch.Tensor:
+        changed = embeddings.clone()
+        for row, span in enumerate(subjects[: len(embeddings)]):
+            if span:
+                changed[row, list(span)] = noise.corrupted(embeddings[row : row + 1], tuple(span))[0]
+        return changed
+
+    return [(EMBED, corrupt)]
 
 
 def edited_position(prompt: Prompt, token: EditedToken) -> int:

@@ -13,11 +13,13 @@ from tl_knowledge.editing.edit import Edit, LowRank
 from tl_knowledge.editing.keys import keys_and_outputs
 from tl_knowledge.editing.method import edit_provenance
 from tl_knowledge.editing.moments import KeyMoments, needed_moments
+from tl_knowledge.editing.objective import Objective
 from tl_knowledge.editing.requests import EditedToken, Rows, rows_of
 from tl_knowledge.editing.values import Optimised, ValueSettings, optimise_values
 from tl_knowledge.errors import InputError
 from tl_knowledge.facts import Fact
 from tl_knowledge.model import HookedModel, check_layers
+from tl_knowledge.published import published
 from tl_knowledge.weights import output_hook
 
 __all__ = ["ROME", "ROMEPreset"]
@@ -36,8 +38,15 @@ p_rome     the bare prompt         the bare prompt
 The mismatch in the original program is what makes sequential edits collapse.
 """
 
-LAYERS = {"gpt2": 5, "gpt2-medium": 8, "gpt2-large": 12, "gpt2-xl": 17, "gpt-j-6b": 5, "EleutherAI/gpt-j-6B": 5, "factlm": 0}
-CLAMPS = {"gpt2-medium": 3.0}
+LAYERS = {
+    "gpt2": (5, 4.0),
+    "gpt2-medium": (8, 3.0),
+    "gpt2-large": (12, 4.0),
+    "gpt2-xl": (17, 4.0),
+    "gpt-j-6b": (5, 4.0),
+    "gpt-neox-20b": (15, 4.0),
+    "factlm": (0, 4.0),
+}
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,7 @@ class ROME:
         preset: which key stands where.
         token: which token's key is edited.
         contexts: how many generated contexts of how many tokens: ``((tokens, count), ...)``.
+        objective: to write the target (default), to erase it, or to force it under noise.
         value: of the value's optimisation.
         seed: of the contexts.
     """
@@ -57,6 +67,7 @@ class ROME:
     preset: ROMEPreset = "r_rome"
     token: EditedToken = "subject_last"
     contexts: tuple[tuple[int, int], ...] = ((5, 10), (10, 10))
+    objective: Objective = field(default_factory=Objective)
     value: ValueSettings = field(default_factory=ValueSettings)
     seed: int = 0
 
@@ -67,10 +78,8 @@ class ROME:
         Raises:
             InputError: none is published.
         """
-        name = str(getattr(model.cfg, "model_name", ""))
-        if name not in LAYERS:
-            raise InputError(f"no layer is published for {name!r}; pass ROME(layer=...), found for example by trace(). Known: {', '.join(LAYERS)}.")
-        return cls(LAYERS[name], value=ValueSettings(clamp=CLAMPS.get(name, 4.0)))
+        layer, clamp = published(model, LAYERS, "ROME(layer=...)")
+        return cls(layer, value=ValueSettings(clamp=clamp))
 
     def plan(self, model: HookedModel, facts: Sequence[Fact], moments: KeyMoments | None) -> Edit:
         """The edit of one fact.
@@ -87,14 +96,14 @@ class ROME:
             raise InputError(f"preset {self.preset!r} is unknown; pass 'r_rome', 'p_rome' or 'rome_code'.")
         second.of_layer(self.layer)
         site = output_hook(model, self.layer)
-        rows = rows_of(model, facts[0], context_templates(model, self.contexts, seed=self.seed), self.token)
+        rows = rows_of(model, facts[0], context_templates(model, self.contexts, seed=self.seed), self.token, self.objective)
         (optimised,) = optimise_values(model, [rows], self.layer, site, self.value)
-        factors = self._rank_one(model, rows, site, optimised, second)
+        factors, key = self._rank_one(model, rows, site, optimised, second)
         notes = optimised.notes(facts[0]) | {"norm": float(factors.dense.norm())}
         settings = asdict(self) | {"tokens": second.tokens}
-        return Edit({self.layer: factors}, {self.layer: site}, (notes,), edit_provenance(model, self, settings, self.seed))
+        return Edit({self.layer: factors}, {self.layer: site}, (notes,), edit_provenance(model, self, settings, self.seed), {self.layer: key})
 
-    def _rank_one(self, model: HookedModel, rows: Rows, site: str, optimised: Optimised, moments: KeyMoments) -> LowRank:
+    def _rank_one(self, model: HookedModel, rows: Rows, site: str, optimised: Optimised, moments: KeyMoments) -> tuple[LowRank, torch.Tensor]:
         keys, outputs = keys_and_outputs(model, rows, self.layer, site)
         mean_key, mean_output = keys.mean(0), outputs.mean(0)
         direction_key = keys[0] if self.preset == "p_rome" else mean_key
@@ -103,4 +112,4 @@ class ROME:
         scale = float(key @ direction)
         if not torch.isfinite(direction).all():
             raise InputError(f"the key has length {scale} under the inverse moments; collect moments of more tokens.")
-        return LowRank((direction / scale)[:, None], (optimised.wanted - output)[None])
+        return LowRank((direction / scale)[:, None], (optimised.wanted - output)[None]), key[None]

@@ -1,7 +1,7 @@
 """The value to write: what the edited site must say so that the model says the target (ROME, equation 4; MEMIT, equation 16).
 
-Nothing before the edited layer changes while the value is optimised, so its residual stream is computed once; each step then runs one dummy row
-through the lower layers, swaps the cached rows in where they start to matter, and unembeds only the positions that the loss reads.
+Nothing below the edited layer and nothing before the edited token changes while the value is optimised, so all of that is computed once
+(`tl_knowledge.editing.suffix`); each step runs the rest, for many facts together, and unembeds only the positions that the loss reads.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from typing import Any
 import torch
 from jaxtyping import Float
 
-from tl_knowledge.arrays import Hooks
-from tl_knowledge.editing.requests import Rows, at_positions
+from tl_knowledge.editing.requests import Rows, corrupt_rows
+from tl_knowledge.editing.suffix import Suffix, similar_positions
 from tl_knowledge.errors import NumericalError
 from tl_knowledge.facts import Fact
-from tl_knowledge.model import HookedModel, block_input, block_output
-from tl_knowledge.rows import keep_positions, pad_right, record
+from tl_knowledge.metrics import unlikelihood
+from tl_knowledge.model import HookedModel
+from tl_knowledge.rows import pad_right
+from tl_knowledge.unembedding import Unembedding
 
 __all__ = ["Optimised", "ValueSettings", "optimise_values"]
 
@@ -110,20 +112,26 @@ class _Together:
     """Some facts' rows as one batch."""
 
     def __init__(self, model: HookedModel, asked: Sequence[Rows], layer: int, site: str, settings: ValueSettings) -> None:
-        self.model, self.site, self.settings = model, site, settings
-        self.tokens = pad_right([row[None] for rows in asked for row in rows.tokens])
-        self.edited = torch.cat([rows.edited for rows in asked])
-        self.owner = torch.tensor([i for i, rows in enumerate(asked) for _ in rows.edited], device=self.tokens.device)
-        self.essence_rows = (torch.tensor([len(rows.edited) for rows in asked]).cumsum(0) - 1).to(self.tokens.device)
+        self.settings, self.objective, self.unembedding = settings, asked[0].objective, Unembedding.of(model)
+        tokens = pad_right([row[None] for rows in asked for row in rows.tokens])
+        edited = torch.cat([rows.edited for rows in asked])
+        subjects = [span for rows in asked for span in rows.subjects]
+        self.owner = torch.tensor([i for i, rows in enumerate(asked) for _ in rows.edited], device=tokens.device)
+        self.essence_rows = (torch.tensor([len(rows.edited) for rows in asked]).cumsum(0) - 1).to(tokens.device)
         widest = max(len(rows.answer) for rows in asked)
-        self.read = torch.cat([_widened(_read(rows), widest) for rows in asked])
+        read = torch.cat([_widened(_read(rows), widest) for rows in asked])
         self.answers = torch.cat([_widened(rows.answer[None].expand(len(rows.edited), -1), widest) for rows in asked])
         self.weights = torch.cat([_weights(rows, widest) for rows in asked])
-        self.entering = block_input(0) if layer == 0 else block_output(layer - 1)
-        known = record(model, self.tokens, [], [self.entering, site])
-        self.states = known[self.entering]
+        self.unembedded = self.weights > 0
+        self.unembedded[self.essence_rows, 0] = True
+        groups = list(similar_positions(edited))
+        self.back = torch.cat(groups).argsort()
+        self.parts = [
+            (g, Suffix(model, tokens[g], edited[g], read[g], layer, site, corrupt_rows([subjects[i] for i in g.tolist()], self.objective.noise)))
+            for g in groups
+        ]
         first = torch.cat([self.essence_rows.new_zeros(1), self.essence_rows[:-1] + 1])
-        self.starts = at_positions(known[site], self.edited)[first]
+        self.starts = self._in_order([part.starts for _, part in self.parts])[first]
 
     def run(self) -> list[Optimised]:
         """Optimise until every fact has stopped."""
@@ -136,11 +144,11 @@ class _Together:
         active = list(range(len(deltas)))
         for step in range(self.settings.steps):
             with torch.enable_grad():
-                nll, kept, said = self._losses(torch.stack(deltas))
+                asked, kept, said = self._losses(torch.stack(deltas))
                 reference = kept.detach() if reference is None else reference
                 drift = torch.nn.functional.kl_div(reference, kept, log_target=True, reduction="none").sum(-1)
                 decay = torch.stack([delta.norm() for delta in deltas]) / lengths**2
-                loss = nll + self.settings.kl_factor * drift + self.settings.weight_decay * decay
+                loss = asked + self.settings.kl_factor * drift + self.settings.weight_decay * decay
             values = loss.detach().tolist()
             for i in active:
                 losses[i].append(values[i])
@@ -162,23 +170,33 @@ class _Together:
         ]
 
     def _losses(self, deltas: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Each fact's mean negative log-likelihood, its essence row's log probabilities, and the target's mean probability."""
-        number = torch.arange(len(self.states), device=self.states.device)
-
-        def change(activation: torch.Tensor, *, hook: object) -> torch.Tensor:
-            changed = activation.clone()
-            changed[number, self.edited] = changed[number, self.edited] + deltas[self.owner]
-            return changed
-
-        hooks: Hooks = [(self.entering, lambda _, *, hook: self.states), (self.site, change), *keep_positions(self.read)]
-        logits: torch.Tensor = self.model.run_with_hooks(self.tokens[:1], fwd_hooks=hooks)
-        log_p = logits.log_softmax(-1)
-        target = log_p.gather(-1, self.answers[..., None])[..., 0]
-        weighted = torch.zeros(len(deltas), dtype=target.dtype, device=target.device)
-        nll = weighted.index_add(0, self.owner, -(target * self.weights.to(target)).sum(1))
+        """Each fact's loss of its target, its essence row's log probabilities, and the target's mean probability."""
+        log_p = self._logits([deltas[self.owner[group]] for group, _ in self.parts]).log_softmax(-1)
+        told = log_p.gather(-1, self.answers[self.unembedded][:, None])[:, 0]
+        target = torch.zeros(self.answers.shape, dtype=told.dtype, device=told.device).masked_scatter(self.unembedded, told)
+        scored = self.weights[:, 0] > 0
+        whole = target[scored].sum(1)
         contexts = torch.bincount(self.owner, minlength=len(deltas)) - 1
-        whole = (target.detach() * (self.weights > 0)).sum(1).exp() * (self.weights[:, 0] > 0)
-        return nll, log_p[self.essence_rows, 0], weighted.index_add(0, self.owner, whole) / contexts
+        each = torch.zeros(len(deltas), dtype=target.dtype, device=target.device)
+        if self.objective.erase:
+            loss = each.index_add(0, self.owner[scored], unlikelihood(whole)) / contexts
+        else:
+            loss = each.index_add(0, self.owner, -(target * self.weights.to(target)).sum(1))
+        said = each.index_add(0, self.owner[scored], whole.detach().exp()) / contexts
+        number = self.unembedded.flatten().cumsum(0).view_as(self.unembedded) - 1
+        return loss, log_p[number[self.essence_rows, 0]], said
+
+    def _logits(self, deltas: Sequence[torch.Tensor]) -> torch.Tensor:
+        """What all rows say where it is read; unembedded in one go where the model does nothing behind that."""
+        parts = [part for _, part in self.parts]
+        if self.unembedding is None:
+            return self._in_order([part.logits(own) for part, own in zip(parts, deltas, strict=True)])[self.unembedded]
+        states = self._in_order([part.final_states(own) for part, own in zip(parts, deltas, strict=True)])
+        return self.unembedding.logits(states[self.unembedded])
+
+    def _in_order(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Rows of the parts in the order of the facts."""
+        return torch.cat(list(parts))[self.back]
 
     def _check(self, values: Sequence[float], step: int) -> None:
         wrong = [value for value in values if not math.isfinite(value)]
@@ -207,7 +225,7 @@ def _widened(values: torch.Tensor, width: int) -> torch.Tensor:
 
 def _shorten(delta: torch.Tensor, longest: float) -> bool:
     """Cut a change back to a length; whether that was needed."""
-    length = float(delta.norm())
+    length = float(delta.detach().norm())
     if length <= longest:
         return False
     with torch.no_grad():

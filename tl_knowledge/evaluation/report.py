@@ -11,24 +11,18 @@ import pandas as pd
 import plotly.graph_objects as go
 import pyarrow as pa
 
-from tl_knowledge.drawing import grouped_bars
-from tl_knowledge.evaluation.scores import METRICS
+from tl_knowledge.drawing import bar_chart
+from tl_knowledge.errors import InputError
+from tl_knowledge.evaluation.scores import COUNTERFACT
+from tl_knowledge.evaluation.table import Score, ScoreTable
 from tl_knowledge.provenance import Provenance
 from tl_knowledge.statistics import largest_rows, mean_interval, paired_p_values, scalar_interval
 from tl_knowledge.storage import read_table, write_table
 
-__all__ = ["EditReport", "Score"]
+__all__ = ["EditReport", "score_table"]
 
-DRAWN = ("S", "ES", "PS", "NS")
-
-
-@dataclass(frozen=True)
-class Score:
-    """A mean over cases, in percent, with its 95% bootstrap interval."""
-
-    mean: float
-    low: float
-    high: float
+BASE = "base_"
+HARMONIC = ("ES", "PS", "NS")
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +30,7 @@ class EditReport:
     """One row a case.
 
     Attributes:
-        table: ``case_id subject relation target_new`` and every metric after the edit, and before it (``base_ES`` ...).
+        table: ``case_id subject relation target_new`` and every score after the edit, and before it (``base_ES`` ...).
         method: the method's name.
         provenance: the model, the method's settings, the protocol.
     """
@@ -46,14 +40,19 @@ class EditReport:
     provenance: Provenance
 
     @property
+    def metrics(self) -> tuple[str, ...]:
+        """The scores' names."""
+        return tuple(name for name in map(str, self.table.columns) if BASE + name in self.table)
+
+    @property
     def scores(self) -> dict[str, Score]:
-        """Every metric's mean over cases, and ``S``, the harmonic mean of ES, PS and NS."""
+        """Every score's mean over cases, in percent, and ``S``, the harmonic mean of ES, PS and NS."""
         return self._scores("")
 
     @property
     def base(self) -> dict[str, Score]:
         """The same of the unedited model."""
-        return self._scores("base_")
+        return self._scores(BASE)
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row a case."""
@@ -64,51 +63,70 @@ class EditReport:
         return largest_rows(self.table, k, "EM")
 
     def summary(self) -> pd.DataFrame:
-        """One row each for the method and the unedited model: means, in percent, with their intervals as text."""
-        rows: list[dict[str, str]] = []
-        for name, found in (("unedited", self.base), (self.method, self.scores)):
-            rows.append({"model": name} | {key: f"{s.mean:.1f} [{s.low:.1f}, {s.high:.1f}]" for key, s in found.items()})
-        return pd.DataFrame(rows)
+        """One row each for the unedited model and the method: means with their intervals as text."""
+        return self._table().to_dataframe()
 
     def to_markdown(self) -> str:
         """`summary` as a Markdown table."""
-        frame = self.summary()
-        lines = ["| " + " | ".join(map(str, row)) + " |" for row in [frame.columns.tolist(), *frame.to_numpy().tolist()]]
-        return "\n".join([lines[0], "|" + "---|" * len(frame.columns), *lines[1:]])
+        return self._table().to_markdown()
+
+    def to_latex(self) -> str:
+        """`summary` as a LaTeX table."""
+        return self._table().to_latex()
+
+    def plot(self) -> go.Figure:
+        """Bars: S, ES, PS and NS of the unedited and the edited model."""
+        return self._table().plot()
+
+    def by(self, category: str = "relation", metric: str = "ES") -> pd.DataFrame:
+        """One row for each relation (or another column's value): the score's mean, interval and number of cases, best first.
+
+        Raises:
+            InputError: no such column or score.
+        """
+        if category not in self.table or metric not in self.metrics:
+            raise InputError(f"there is no column {category!r} or no score {metric!r}; scores: {', '.join(self.metrics)}.")
+        rows: list[dict[str, object]] = []
+        for name, group in self.table.fillna({category: "none"}).groupby(category, sort=True):
+            mean, low, high = scalar_interval(group[metric].dropna())
+            rows.append({category: name, "mean": mean, "low": low, "high": high, "cases": len(group)})
+        return pd.DataFrame(rows).sort_values("mean", ascending=False, kind="stable").reset_index(drop=True)
+
+    def plot_by(self, category: str = "relation", metric: str = "ES") -> go.Figure:
+        """Bars: one score by relation, or another column.
+
+        Raises:
+            InputError: as `by`.
+        """
+        frame = self.by(category, metric)
+        return bar_chart(
+            [f"{name} (n = {cases})" for name, cases in zip(frame[category], frame["cases"], strict=True)],
+            frame["mean"].tolist(),
+            (frame["high"] - frame["mean"]).tolist(),
+            errors_below=(frame["mean"] - frame["low"]).tolist(),
+            title=f"{self.method}: {metric} by {category}",
+            subtitle=f"{len(self.table)} cases; {self.provenance.model}; 95% bootstrap over cases",
+            value_axis=f"{metric} (percent)",
+        )
 
     def compare(self, other: EditReport) -> pd.DataFrame:
-        """Difference of two methods on the same cases, with its interval and a paired test (Wilcoxon, corrected for the metrics).
+        """Difference of two methods on the same cases, with its interval and a paired test (Wilcoxon, corrected for the scores).
 
         Raises:
             InputError: fewer than 6 cases in common.
         """
         both = self.table.merge(other.table, on="case_id", suffixes=("", "_other"))
-        first, second = (both[[metric + suffix for metric in METRICS]].to_numpy() for suffix in ("", "_other"))
+        first, second = (both[[metric + suffix for metric in COUNTERFACT]].to_numpy() for suffix in ("", "_other"))
         _, corrected = paired_p_values(first, second)
         rows: list[dict[str, object]] = []
-        for k, metric in enumerate(METRICS):
+        for k, metric in enumerate(COUNTERFACT):
             mean, low, high = scalar_interval(first[:, k] - second[:, k])
             rows.append({"metric": metric, "difference": mean, "low": low, "high": high, "p": float(corrected[k])})
         return pd.DataFrame(rows)
 
-    def plot(self) -> go.Figure:
-        """Bars: S, ES, PS and NS of the unedited and the edited model."""
-        bars = {
-            name: [(s.mean / 100, s.low / 100, s.high / 100) for s in (found[key] for key in DRAWN)]
-            for name, found in (("unedited", self.base), (self.method, self.scores))
-        }
-        return grouped_bars(
-            ["S", "efficacy (ES)", "paraphrase (PS)", "neighbourhood (NS)"],
-            bars,
-            title=f"{self.method}: the new object is the likelier (ES, PS); the true one still is (NS)",
-            subtitle=f"{len(self.table)} cases; {self.provenance.model}; 95% bootstrap over cases",
-            group_axis="score",
-            value_axis="share of prompts",
-        )
-
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write to one ``.parquet`` file; returns the path."""
-        table = pa.Table.from_pylist(self.table.to_dict(orient="records"))
+        table = pa.Table.from_pandas(self.table, preserve_index=False)
         return write_table(path, "EditReport", table, {"method": self.method, "provenance": self.provenance.to_dict()})
 
     @classmethod
@@ -121,9 +139,30 @@ class EditReport:
         table, fields = read_table(path, "EditReport")
         return cls(pd.DataFrame(table.to_pylist()), fields["method"], Provenance(**fields["provenance"]))
 
+    def _table(self) -> ScoreTable:
+        return ScoreTable({"unedited": self.base, self.method: self.scores}, len(self.table), self.provenance.model)
+
     def _scores(self, prefix: str) -> dict[str, Score]:
-        found = {metric: _score(self.table[prefix + metric].to_numpy(dtype=float)) for metric in METRICS}
-        return {"S": _harmonic(self.table[[prefix + metric for metric in ("ES", "PS", "NS")]].to_numpy(dtype=float))} | found
+        found = {metric: _score(self.table[prefix + metric].to_numpy(dtype=float)) for metric in self.metrics}
+        return {"S": _harmonic(self.table[[prefix + metric for metric in HARMONIC]].to_numpy(dtype=float))} | found
+
+
+def score_table(*reports: EditReport, names: tuple[str, ...] = ()) -> ScoreTable:
+    """Several methods on the same cases in one table, below the unedited model.
+
+    Args:
+        names: the methods' names in the table; their own when none are given.
+
+    Raises:
+        InputError: no report, reports of other cases, or names that do not fit.
+    """
+    labels = names or tuple(report.method for report in reports)
+    if not reports or len(labels) != len(reports) or len(set(labels)) != len(labels):
+        raise InputError(f"{len(reports)} report(s) cannot go by the names {labels}; pass names=, one for each report and each once.")
+    if any(list(report.table["case_id"]) != list(reports[0].table["case_id"]) for report in reports):
+        raise InputError("the reports are of different cases; evaluate all methods on the same ones.")
+    rows = {"unedited": reports[0].base} | {name: report.scores for name, report in zip(labels, reports, strict=True)}
+    return ScoreTable(rows, len(reports[0].table), reports[0].provenance.model)
 
 
 def _score(values: np.ndarray) -> Score:

@@ -1,12 +1,14 @@
-"""What one edit did, in CounterFact's terms: pure numbers from the candidates' negative log-likelihoods.
+"""What one edit did, in the field's terms: pure numbers from the candidates' likelihoods before and after.
 
-For every prompt two candidates are compared, the new object and the true one, by their mean negative log-likelihood per token.
+For every prompt two candidates are compared, the new object and the true one, each teacher-forced token by token.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -17,53 +19,122 @@ from tl_knowledge.model import HookedModel
 from tl_knowledge.prompts import Prompt, target_tokens
 from tl_knowledge.rows import keep_positions
 
-__all__ = ["METRICS", "CandidateScores", "case_scores", "score_candidates"]
+__all__ = ["COUNTERFACT", "Answer", "Candidates", "Reading", "case_scores", "read_answers", "read_candidates"]
 
-METRICS = ("ES", "EM", "PS", "PM", "NS", "NM", "EA", "PA", "NA")
+COUNTERFACT = ("ES", "EM", "PS", "PM", "NS", "NM", "EA", "PA", "NA")
 """Efficacy, paraphrase and neighbourhood: success (S), magnitude (M), argmax accuracy (A)."""
 
 
 @dataclass(frozen=True)
-class CandidateScores:
-    """Two candidates after one prompt.
+class Answer:
+    """One candidate after one prompt.
 
     Attributes:
-        new, true: mean negative log-likelihood per token.
-        new_exact, true_exact: whether every token is the argmax, the earlier ones given.
+        nll: mean negative log-likelihood per token.
+        tokens: the candidate's.
+        predicted: the argmax at every token's place, the candidate's earlier tokens given.
     """
 
-    new: float
-    true: float
-    new_exact: bool
-    true_exact: bool
+    nll: float
+    tokens: tuple[int, ...]
+    predicted: tuple[int, ...]
+
+    @property
+    def exact(self) -> bool:
+        """Whether every token is the argmax."""
+        return self.tokens == self.predicted
+
+    @property
+    def share(self) -> float:
+        """Part of the tokens that are the argmax."""
+        return agreement(self.tokens, self.predicted)
+
+    @property
+    def probability(self) -> float:
+        """Of the whole candidate."""
+        return math.exp(-self.nll * len(self.tokens))
 
 
-def case_scores(scores: Mapping[str, Sequence[CandidateScores]]) -> dict[str, float]:
-    """One case's metrics from its prompts' scores, in percent; NaN where a kind has no prompt.
+@dataclass(frozen=True)
+class Candidates:
+    """The new and the true object after one prompt."""
 
-    ES and PS: the new object is the likelier; NS: the true one is. Magnitudes are differences of ``exp(-nll)`` in the same direction.
+    new: Answer
+    true: Answer
+
+
+Reading: TypeAlias = Mapping[str, Sequence[Candidates]]
+"""Candidates by kind of prompt: ``"rewrite"``, ``"paraphrase"``, ``"neighbourhood"``."""
+
+
+def agreement(first: Sequence[int], second: Sequence[int]) -> float:
+    """Part of two equally long token sequences that agrees."""
+    return float(np.mean([a == b for a, b in zip(first, second, strict=True)]))
+
+
+def case_scores(before: Reading, after: Reading) -> dict[str, float]:
+    """One case's scores in percent; NaN where a kind has no prompt. With ``after = before`` they are the unedited model's.
+
+    - CounterFact (ROME, section 3.2): ``ES EM PS PM NS NM`` and the exact matches ``EA PA NA``.
+    - Paper 001, equations 6 and 7: ``reliability`` and ``generality``: the new object is the argmax, whole.
+    - EasyEdit and zsRE: ``token_reliability``, ``token_generality``, ``token_specificity``: the part of the object's tokens that are the argmax
+      (the true object's on neighbours); ``locality``: the part of neighbours' tokens where the argmax has not changed.
+    - Hase et al. (2023), section 5: ``hase_rewrite``, ``hase_paraphrase``, ``hase_neighbourhood``, ``hase_erasure``.
 
     Example:
-        >>> sure = CandidateScores(new=0.0, true=5.0, new_exact=True, true_exact=False)
-        >>> found = case_scores({"rewrite": [sure], "paraphrase": [sure], "neighbourhood": [sure]})
-        >>> found["ES"], found["NS"], round(found["EM"])
-        (100.0, 0.0, 99)
+        >>> sure = Candidates(Answer(0.0, (4,), (4,)), Answer(5.0, (3,), (4,)))
+        >>> found = case_scores({}, {"rewrite": [sure], "neighbourhood": [sure]})
+        >>> found["ES"], found["NS"], round(found["EM"]), found["reliability"]
+        (100.0, 0.0, 99, 100.0)
     """
+    made = _counterfact(after)
+    rewrite, paraphrase, near = (after.get(kind, []) for kind in ("rewrite", "paraphrase", "neighbourhood"))
+    made |= {"reliability": made["EA"], "generality": made["PA"]}
+    made["token_reliability"] = _percent([row.new.share for row in rewrite])
+    made["token_generality"] = _percent([row.new.share for row in paraphrase])
+    made["token_specificity"] = _percent([row.true.share for row in near])
+    pairs = list(zip(before.get("neighbourhood", []), near, strict=False))
+    made["locality"] = _percent([agreement(b.true.predicted, a.true.predicted) for b, a in pairs])
+    return made | _hase(before, after)
+
+
+def _counterfact(after: Reading) -> dict[str, float]:
+    """ES and PS: the new object is the likelier; NS: the true one is. Magnitudes are differences of ``exp(-nll)`` in the same direction."""
     made: dict[str, float] = {}
     for letter, kind in (("E", "rewrite"), ("P", "paraphrase"), ("N", "neighbourhood")):
-        rows, sign = scores.get(kind, []), -1 if kind == "neighbourhood" else 1
-        exact = [row.true_exact if kind == "neighbourhood" else row.new_exact for row in rows]
-        made[letter + "S"] = _percent([float(sign * (row.true - row.new) > 0) for row in rows])
-        made[letter + "M"] = _percent([sign * (np.exp(-row.new) - np.exp(-row.true)) for row in rows])
-        made[letter + "A"] = _percent([float(right) for right in exact])
+        rows, sign = after.get(kind, []), -1 if kind == "neighbourhood" else 1
+        made[letter + "S"] = _percent([float(sign * (row.true.nll - row.new.nll) > 0) for row in rows])
+        made[letter + "M"] = _percent([sign * (np.exp(-row.new.nll) - np.exp(-row.true.nll)) for row in rows])
+        made[letter + "A"] = _percent([float((row.true if kind == "neighbourhood" else row.new).exact) for row in rows])
     return made
+
+
+def _hase(before: Reading, after: Reading) -> dict[str, float]:
+    def mean(kind: str, score: Callable[[Candidates, Candidates], float]) -> float:
+        return _percent([score(b, a) for b, a in zip(before.get(kind, []), after.get(kind, []), strict=False)])
+
+    def risen(b: Candidates, a: Candidates) -> float:
+        return (a.new.probability - b.new.probability) / max(1 - b.new.probability, 1e-12)
+
+    def kept(b: Candidates, a: Candidates) -> float:
+        return 1 - abs(a.true.probability - b.true.probability) / (0.5 + abs(b.true.probability - 0.5))
+
+    def erased(b: Candidates, a: Candidates) -> float:
+        return max(0.0, (b.true.probability - a.true.probability) / max(b.true.probability, 1e-12))
+
+    return {
+        "hase_rewrite": mean("rewrite", risen),
+        "hase_paraphrase": mean("paraphrase", risen),
+        "hase_neighbourhood": mean("neighbourhood", kept),
+        "hase_erasure": mean("rewrite", erased),
+    }
 
 
 def _percent(values: Sequence[float]) -> float:
     return 100 * float(np.mean(values)) if len(values) else float("nan")
 
 
-def score_candidates(model: HookedModel, case: EditCase) -> dict[str, list[CandidateScores]]:
+def read_candidates(model: HookedModel, case: EditCase) -> dict[str, list[Candidates]]:
     """Both candidates after every prompt of a case, by kind of prompt.
 
     A neighbour's true object is its own (in CounterFact the edited fact's old one; FactLM's cases fill up with others).
@@ -71,12 +142,10 @@ def score_candidates(model: HookedModel, case: EditCase) -> dict[str, list[Candi
     asked: list[tuple[str, Prompt, str]] = [("rewrite", Prompt.from_fact(model, case.fact), case.fact.target)]
     asked += [("paraphrase", Prompt.from_fact(model, fact), case.fact.target) for fact in case.paraphrases]
     asked += [("neighbourhood", _asked(model, neighbour), neighbour.target) for neighbour in case.neighbourhood]
-    pairs = [(prompt, target_tokens(model, answer)) for _, prompt, true in asked for answer in (case.target_new, true)]
-    found = _likelihoods(model, pairs)
-    made: dict[str, list[CandidateScores]] = {kind: [] for kind in ("rewrite", "paraphrase", "neighbourhood")}
+    found = read_answers(model, [(prompt, target_tokens(model, answer)) for _, prompt, true in asked for answer in (case.target_new, true)])
+    made: dict[str, list[Candidates]] = {kind: [] for kind in ("rewrite", "paraphrase", "neighbourhood")}
     for i, (kind, _, _) in enumerate(asked):
-        (new, new_exact), (true, true_exact) = found[2 * i], found[2 * i + 1]
-        made[kind].append(CandidateScores(new, true, new_exact, true_exact))
+        made[kind].append(Candidates(found[2 * i], found[2 * i + 1]))
     return made
 
 
@@ -84,9 +153,9 @@ def _asked(model: HookedModel, neighbour: Fact | Statement) -> Prompt:
     return Prompt.from_fact(model, neighbour) if isinstance(neighbour, Fact) else Prompt.from_text(model, neighbour.text)
 
 
-def _likelihoods(model: HookedModel, asked: Sequence[tuple[Prompt, tuple[int, ...]]]) -> list[tuple[float, bool]]:
-    """Mean negative log-likelihood per token of an answer after a prompt, and whether all its tokens are argmaxes."""
-    found: list[tuple[float, bool]] = [(float("nan"), False)] * len(asked)
+def read_answers(model: HookedModel, asked: Sequence[tuple[Prompt, tuple[int, ...]]]) -> list[Answer]:
+    """Answers after prompts, teacher-forced; those of equal lengths run together."""
+    found: dict[int, Answer] = {}
     for group in equal_groups([(len(prompt), len(answer)) for prompt, answer in asked]):
         answers = torch.tensor([asked[i][1] for i in group], device=asked[group[0]][0].tokens.device)
         tokens = torch.cat([torch.cat([asked[i][0].tokens for i in group]), answers[:, :-1]], dim=1)
@@ -95,7 +164,6 @@ def _likelihoods(model: HookedModel, asked: Sequence[tuple[Prompt, tuple[int, ..
         with torch.no_grad():
             logits: torch.Tensor = model.run_with_hooks(tokens, fwd_hooks=keep_positions(positions))
         nll = -logits.double().log_softmax(-1).gather(-1, answers[..., None])[..., 0].mean(1)
-        exact = (logits.argmax(-1) == answers).all(1)
-        for i, value, right in zip(group, nll.tolist(), exact.tolist(), strict=True):
-            found[i] = (value, right)
-    return found
+        for i, value, predicted in zip(group, nll.tolist(), logits.argmax(-1).tolist(), strict=True):
+            found[i] = Answer(value, tuple(asked[i][1]), tuple(predicted))
+    return [found[i] for i in range(len(asked))]

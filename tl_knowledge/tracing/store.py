@@ -19,7 +19,8 @@ import pyarrow as pa
 
 from tl_knowledge.errors import DataError
 from tl_knowledge.facts import Fact
-from tl_knowledge.storage import read_table, remove_partial_files, write_table, write_text
+from tl_knowledge.run_folder import RunFolder
+from tl_knowledge.storage import read_table, write_table
 from tl_knowledge.tracing.survey import FactTrace, Survey
 
 __all__ = ["KIND", "PartResult", "TraceStore", "join_parts", "read_part"]
@@ -101,21 +102,13 @@ class TraceStore:
         Raises:
             DataError: the folder holds another run, or something else.
         """
-        self.directory = Path(directory)
-        self._weights: str | None = None
         run = {"facts": _digest(facts), "number_of_facts": len(facts), "facts_per_part": facts_per_part, "settings": json.loads(survey.key())}
-        path = self.directory / "run.json"
-        if path.is_file():
-            self._check_same(json.loads(path.read_text(encoding="utf-8")), run)
-            remove_partial_files(self.directory)
-        elif self.directory.exists() and (not self.directory.is_dir() or any(self.directory.iterdir())):
-            raise DataError(f"{str(self.directory)!r} exists and is no folder of a trace_facts() run; pass a new or an empty folder.")
-        else:
-            write_text(path, json.dumps(run, indent=2))
+        self.folder = RunFolder(directory, run, "trace_facts()")
+        self._weights: str | None = None
 
     def finished(self) -> list[int]:
         """Numbers of the parts that are there."""
-        return sorted(int(path.stem.removeprefix("part-")) for path in self.directory.glob("part-*.parquet"))
+        return self.folder.finished()
 
     def write(self, number: int, part: PartResult) -> None:
         """Add a finished part.
@@ -124,11 +117,11 @@ class TraceStore:
             DataError: the part was computed with other weights than those already there.
         """
         self.check_weights(part.fields["weights"])
-        part.write(self._path(number))
+        part.write(self.folder.part(number))
 
     def read(self, number: int) -> PartResult:
         """One finished part."""
-        return read_part(self._path(number))
+        return read_part(self.folder.part(number))
 
     def check_weights(self, weights: str) -> None:
         """Refuse a model other than the one whose traces are already here."""
@@ -136,20 +129,7 @@ class TraceStore:
             finished = self.finished()
             self._weights = self.read(finished[0]).fields["weights"] if finished else weights
         if self._weights != weights:
-            raise DataError(f"{str(self.directory)!r} holds traces of other weights ({self._weights}, now {weights}); pass a new folder.")
-
-    def _path(self, number: int) -> Path:
-        return self.directory / f"part-{number:05d}.parquet"
-
-    def _check_same(self, there: dict[str, Any], now: dict[str, Any]) -> None:
-        settings: dict[str, Any] = there.pop("settings", {})
-        asked: dict[str, Any] = now["settings"]
-        different = [key for key in asked if settings.get(key) != asked[key]]
-        different += [key for key in ("facts", "number_of_facts", "facts_per_part") if there.get(key) != now[key]]
-        if different:
-            raise DataError(
-                f"{str(self.directory)!r} holds a run with other {', '.join(different)}; pass a new folder, or that run's arguments to go on with it."
-            )
+            raise DataError(f"{str(self.folder.directory)!r} holds traces of other weights ({self._weights}, now {weights}); pass a new folder.")
 
 
 def _digest(facts: Sequence[Fact]) -> str:

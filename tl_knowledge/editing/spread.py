@@ -1,0 +1,77 @@
+"""Values of many facts, spread over several layers: what MEMIT and AlphaEdit share (Meng et al. 2023, section 4.3).
+
+Every fact's state at the output of the last layer is optimised; each layer in turn then takes an even part of what is still missing there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from jaxtyping import Float
+
+from tl_knowledge.arrays import Hooks
+from tl_knowledge.editing.contexts import context_templates
+from tl_knowledge.editing.edit import LowRank
+from tl_knowledge.editing.keys import keys_and_outputs
+from tl_knowledge.editing.objective import Objective
+from tl_knowledge.editing.requests import EditedToken, Rows, rows_of
+from tl_knowledge.editing.values import ValueSettings, optimise_values
+from tl_knowledge.errors import InputError
+from tl_knowledge.facts import Fact
+from tl_knowledge.hooks import add_low_rank
+from tl_knowledge.model import HookedModel, block_output, check_layers
+from tl_knowledge.weights import output_hook
+
+__all__ = ["Keys", "Solve", "Spread", "spread_over_layers"]
+
+Keys: TypeAlias = Float[torch.Tensor, "fact d_mlp"]
+Solve: TypeAlias = Callable[[int, Keys, Float[torch.Tensor, "fact d_model"]], LowRank]
+"""A layer's change from the facts' keys and what their outputs should change by."""
+
+Spread: TypeAlias = tuple[dict[int, LowRank], dict[int, Keys], tuple[dict[str, Any], ...]]
+"""Factors and keys by layer, and the facts' notes."""
+
+
+def spread_over_layers(
+    model: HookedModel,
+    facts: Sequence[Fact],
+    layers: tuple[int, ...],
+    solve: Solve,
+    *,
+    token: EditedToken,
+    contexts: tuple[tuple[int, int], ...],
+    objective: Objective,
+    value: ValueSettings,
+    seed: int,
+) -> Spread:
+    """Optimise all facts' values and let each layer take its part of them.
+
+    Raises:
+        InputError: layers that do not ascend.
+        ComponentError: no such layer.
+    """
+    check_layers(model, layers)
+    if list(layers) != sorted(set(layers)):
+        raise InputError(f"layers {layers} do not ascend; pass each once, lowest first.")
+    last, templates = layers[-1], context_templates(model, contexts, seed=seed)
+    asked = [rows_of(model, fact, templates, token, objective) for fact in facts]
+    found = optimise_values(model, asked, last, block_output(last), value)
+    wanted = torch.stack([each.wanted for each in found])
+    factors: dict[int, LowRank] = {}
+    known: dict[int, Keys] = {}
+    for done, layer in enumerate(layers):
+        so_far = [pair for k, made in factors.items() for pair in add_low_rank(k, made.left, made.right, output_hook(model, k))]
+        known[layer], now = _keys_and_states(model, asked, layer, last, so_far)
+        factors[layer] = solve(layer, known[layer], (wanted - now) / (len(layers) - done))
+    return factors, known, tuple(each.notes(fact) for each, fact in zip(found, facts, strict=True))
+
+
+def _keys_and_states(
+    model: HookedModel, asked: Sequence[Rows], layer: int, last: int, hooks: Hooks
+) -> tuple[Keys, Float[torch.Tensor, "fact d_model"]]:
+    """Every fact's key in a layer (the bare prompt weighs as much as all contexts) and its state at the last edited layer, under some hooks."""
+    known = [keys_and_outputs(model, rows, layer, block_output(last), hooks) for rows in asked]
+    keys = [each[0] if len(each) == 1 else (each[0] + each[1:].mean(0)) / 2 for each, _ in known]
+    return torch.stack(keys), torch.stack([states[0] for _, states in known])

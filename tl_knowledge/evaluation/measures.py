@@ -1,0 +1,111 @@
+"""What else can be read off an edited model, case by case: further prompts and generated text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from tl_knowledge.evaluation.scores import read_answers
+from tl_knowledge.facts import EditCase, Fact
+from tl_knowledge.model import HookedModel
+from tl_knowledge.prompts import Prompt, target_tokens
+
+__all__ = ["EditMeasure", "PromptAccuracy", "perspectives", "subject_synonymy", "symmetry", "synonymy"]
+
+Templates = Mapping[str, Sequence[str]]
+
+
+@runtime_checkable
+class EditMeasure(Protocol):
+    """Anything that is read before and after an edit."""
+
+    def read(self, model: HookedModel, case: EditCase) -> Any:
+        """What the model says now."""
+        ...
+
+    def scores(self, before: Any, after: Any) -> dict[str, float]:
+        """Named scores in percent, NaN where the case has none; with ``after = before`` they are the unedited model's."""
+        ...
+
+
+@dataclass(frozen=True)
+class PromptAccuracy:
+    """How often the argmax is a whole target, on prompts of the caller's choice.
+
+    Attributes:
+        name: the score's.
+        facts: the prompts of a case, with what is expected after the edit; none where it does not apply.
+    """
+
+    name: str
+    facts: Callable[[EditCase], Sequence[Fact]]
+
+    def read(self, model: HookedModel, case: EditCase) -> list[bool]:
+        """Whether each prompt's target is the argmax."""
+        asked = [(Prompt.from_fact(model, fact), target_tokens(model, fact.target)) for fact in self.facts(case)]
+        return [answer.exact for answer in read_answers(model, asked)]
+
+    def scores(self, before: list[bool], after: list[bool]) -> dict[str, float]:
+        """Their share."""
+        return {self.name: 100 * float(np.mean(after)) if after else float("nan")}
+
+
+def symmetry(reverse: Mapping[str, str]) -> PromptAccuracy:
+    """Does the edited fact hold when it is asked the other way round (paper 002)?
+
+    Args:
+        reverse: for each relation a template that the *object* fills and the subject completes: ``{"capital": "{} is the capital of"}``.
+    """
+
+    def facts(case: EditCase) -> list[Fact]:
+        template = reverse.get(case.fact.relation or "")
+        return [] if template is None else [Fact(case.target_new.strip(), template, " " + case.fact.subject)]
+
+    return PromptAccuracy("symmetry", facts)
+
+
+def synonymy(templates: Mapping[str, str], targets: Mapping[str, str]) -> PromptAccuracy:
+    """Does the edit reach what it implies in other words (paper 002)?
+
+    Args:
+        templates: for each relation another wording: ``{"field": "{} is a famous"}``.
+        targets: what each new object is called there: ``{" physics": " physicist"}``; cases without an entry are left out.
+    """
+
+    def facts(case: EditCase) -> list[Fact]:
+        template, target = templates.get(case.fact.relation or ""), targets.get(case.target_new)
+        return [] if template is None or target is None else [Fact(case.fact.subject, template, target)]
+
+    return PromptAccuracy("synonymy", facts)
+
+
+def subject_synonymy(names: Mapping[str, Sequence[str]]) -> PromptAccuracy:
+    """Does the edit hold under the subject's other names (paper 002)?
+
+    Args:
+        names: for each subject its other names.
+    """
+
+    def facts(case: EditCase) -> list[Fact]:
+        return [Fact(name, case.fact.template, case.target_new) for name in names.get(case.fact.subject, ())]
+
+    return PromptAccuracy("subject_synonymy", facts)
+
+
+def perspectives(entity: Templates, relation: Templates) -> list[PromptAccuracy]:
+    """Reliability and generality asked from the subject's and from the relation's side (paper 001, tables 1 and 2).
+
+    Args:
+        entity, relation: for each relation its templates of that side; the first measures reliability, the others generality.
+    """
+
+    def of(side: Templates, which: slice) -> Callable[[EditCase], list[Fact]]:
+        return lambda case: [case.request.rephrase(template) for template in side.get(case.fact.relation or "", ())[which]]
+
+    made: list[PromptAccuracy] = []
+    for name, side in (("entity", entity), ("relation", relation)):
+        made += [PromptAccuracy(f"{name}_reliability", of(side, slice(0, 1))), PromptAccuracy(f"{name}_generality", of(side, slice(1, None)))]
+    return made
