@@ -15,6 +15,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -28,6 +29,7 @@ from transformers import (
     GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedTokenizerFast,
 )
 
 import tl_knowledge as tlk
@@ -143,6 +145,31 @@ def prompt() -> tlk.Prompt:
     """Seven random tokens; the subject is the second and third, the answer three tokens."""
     tokens = torch.randint(0, VOCABULARY, (1, 7), generator=torch.Generator().manual_seed(1))
     return tlk.Prompt.from_tokens(tokens, subject=range(1, 3), target=[5, 6, 9])
+
+
+@pytest.fixture
+def speaking(model: Any) -> Any:
+    """Every architecture with a tokenizer of sixty words."""
+    words = {f"w{i}": i for i in range(VOCABULARY)}
+    plain = Tokenizer(models.WordLevel(words, unk_token="w59"))
+    plain.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    before = model.tokenizer
+    model.tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain, eos_token="w57", pad_token="w58")
+    yield model
+    model.tokenizer = before
+
+
+@pytest.fixture
+def texts() -> list[str]:
+    """Sixty random texts of those words."""
+    draw = torch.Generator().manual_seed(0)
+    return [" ".join(f"w{int(i)}" for i in torch.randint(0, 58, (int(n),), generator=draw)) for n in torch.randint(4, 20, (60,), generator=draw)]
+
+
+@pytest.fixture
+def moments(speaking: Any, texts: list[str]) -> tlk.KeyMoments:
+    """Their second moments, of every layer."""
+    return tlk.collect_key_moments(speaking, texts, progress=False)
 
 
 def fingerprint(model: Any) -> tuple[float, ...]:

@@ -17,7 +17,7 @@ from tl_knowledge.model import HookedModel
 from tl_knowledge.prompts import Prompt
 from tl_knowledge.rows import keep_positions
 
-__all__ = ["HooksAt", "answer_logits", "answer_probabilities", "equal_groups", "no_hooks", "text_log_probabilities"]
+__all__ = ["HooksAt", "answer_logits", "answer_probabilities", "equal_groups", "no_hooks", "perplexity", "text_log_probabilities"]
 
 HooksAt: TypeAlias = Callable[[int], Hooks]
 """Hooks for prompts by position, such as ``lambda pos: neurons.suppress(pos=pos)``."""
@@ -88,3 +88,9 @@ def text_log_probabilities(model: HookedModel, prompts: Sequence[Prompt], hooks:
         each = logits[:, :-1].log_softmax(-1).gather(-1, tokens[:, 1:, None])
         found[group] = each.double().sum((1, 2)).cpu()
     return found
+
+
+def perplexity(model: HookedModel, prompts: Sequence[Prompt], hooks: Hooks) -> float:
+    """``exp`` of the mean negative log probability per token, over all tokens but each text's first."""
+    tokens = sum(len(prompt) - 1 for prompt in prompts)
+    return float((-text_log_probabilities(model, prompts, hooks).sum() / tokens).exp())

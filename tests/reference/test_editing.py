@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import VOCABULARY, fingerprint, hooks_left
+from conftest import fingerprint, hooks_left
 from test_edit_weights import random_edit
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 import tl_knowledge as tlk
 from tl_knowledge.editing.requests import at_positions, rows_of
@@ -18,29 +16,6 @@ from tl_knowledge.weights import output_hook, output_weights
 
 FACT = tlk.Fact("w3 w9", "w1 {} w4 w8", " w7 w11")
 SHORT = ((3, 2), (4, 2))
-
-
-@pytest.fixture
-def speaking(model):
-    """Every architecture with a tokenizer of sixty words."""
-    words = {f"w{i}": i for i in range(VOCABULARY)}
-    plain = Tokenizer(models.WordLevel(words, unk_token="w59"))
-    plain.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    before = model.tokenizer
-    model.tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain)
-    yield model
-    model.tokenizer = before
-
-
-@pytest.fixture
-def texts():
-    draw = torch.Generator().manual_seed(0)
-    return [" ".join(f"w{int(i)}" for i in torch.randint(0, 58, (int(n),), generator=draw)) for n in torch.randint(4, 20, (60,), generator=draw)]
-
-
-@pytest.fixture
-def moments(speaking, texts):
-    return tlk.collect_key_moments(speaking, texts, progress=False)
 
 
 def test_moments_are_the_mean_outer_product_of_all_keys(speaking, texts, moments):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,15 @@ import torch
 from jaxtyping import Float
 
 from tl_knowledge.arrays import Hooks
-from tl_knowledge.errors import ComponentError
+from tl_knowledge.batches import perplexity
+from tl_knowledge.editing.health import EditHealth, LayerHealth, clamped_subjects
+from tl_knowledge.errors import ComponentError, ModelStateError
 from tl_knowledge.hooks import add_low_rank
-from tl_knowledge.model import HookedModel, check_layers
+from tl_knowledge.model import HookedModel, check_layers, context_length
+from tl_knowledge.prompts import Prompt
 from tl_knowledge.provenance import Provenance
 from tl_knowledge.storage import read_result, write_result
-from tl_knowledge.weights import ledger_of, output_weights
+from tl_knowledge.weights import add_to_hugging_face, ledger_of, output_weights
 
 __all__ = ["Edit", "LowRank"]
 
@@ -120,6 +124,37 @@ class Edit:
             ModelStateError: it is not written into this model, or someone else changed the weights since.
         """
         ledger_of(model).remove(model, self._key)
+
+    def to_hf(self, module: torch.nn.Module) -> None:
+        """Add the edit to a Hugging Face model's own weights, in all layers or in none; keep a copy to go back.
+
+        Raises:
+            UnsupportedModelError: a model without these layers or of another shape.
+        """
+        add_to_hugging_face(module, {layer: self.factors[layer].dense for layer in self.layers})
+
+    def health(self, model: HookedModel, corpus: Iterable[str] = (), *, texts: int = 100) -> EditHealth:
+        """How large the change is, whether the clamp was bound, and what it does to ordinary text; the model is left as it is.
+
+        Args:
+            model: the model without this edit.
+            corpus: ordinary text for the perplexity; none is measured without.
+            texts: how many of them, at most.
+
+        Raises:
+            ModelStateError: the edit is written into the model.
+        """
+        if self._key in ledger_of(model):
+            raise ModelStateError("the edit is written into this model, so there is nothing to compare it with; revert(model) first.")
+        layers: list[LayerHealth] = []
+        for layer in self.layers:
+            change = self.factors[layer].dense.double()
+            relative = float(change.norm()) / float(output_weights(model, layer).detach().double().norm())
+            layers.append(LayerHealth(layer, int(torch.linalg.matrix_rank(change)), relative))
+        prompts = [Prompt.from_text(model, text) for text in islice(corpus, texts)]
+        prompts = [prompt for prompt in prompts if 1 < len(prompt) <= context_length(model)]
+        before, after = (perplexity(model, prompts, hooks) if prompts else float("nan") for hooks in ([], self.hooks()))
+        return EditHealth(tuple(layers), clamped_subjects(self.notes), before, after)
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row a layer: rank of the factors and the change's Frobenius norm."""

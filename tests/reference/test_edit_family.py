@@ -1,0 +1,240 @@
+"""AlphaEdit, objectives, neuron edits and the rest of the family against the obvious programs, on every architecture in float64."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from conftest import build, fingerprint
+from test_edit_weights import random_edit
+
+import tl_knowledge as tlk
+from tl_knowledge.editing.alphaedit import free_directions
+from tl_knowledge.editing.contexts import context_templates
+from tl_knowledge.editing.requests import at_positions, rows_of
+from tl_knowledge.editing.values import optimise_values
+from tl_knowledge.errors import ModelStateError, NumericalError, UnsupportedModelError
+from tl_knowledge.model import block_output, component_hook, embedding_matrix
+from tl_knowledge.weights import output_hook, output_weights
+
+FACTS = [tlk.Fact("w3 w9", "w1 {} w4 w8", " w7 w11"), tlk.Fact("w5", "w1 {} w4 w8", " w7"), tlk.Fact("w30 w31", "w2 {} w8", " w9")]
+SHORT = ((3, 2),)
+VALUE = tlk.ValueSettings(steps=4, clamp=0.75)
+NOISE = tlk.GaussianNoise(sd=0.5, seed=3)
+
+
+def keys_and_changes(model, facts, layer):
+    """Keys (the bare prompt weighs half) and optimised changes of facts, read off plain runs."""
+    keys, changes, site = [], [], component_hook("neuron", layer)
+    for fact in facts:
+        rows = rows_of(model, fact, context_templates(model, SHORT), "subject_last")
+        _, cache = model.run_with_cache(rows.tokens, names_filter=[site])
+        each = at_positions(cache[site].detach(), rows.edited)[:-1]
+        keys.append((each[0] + each[1:].mean(0)) / 2)
+        changes.append(optimise_values(model, [rows], layer, block_output(layer), VALUE)[0].delta)
+    return torch.stack(keys), torch.stack(changes)
+
+
+def middle(moments, layer):
+    """A bound that leaves half of the directions free."""
+    return float(torch.linalg.eigvalsh(moments.moments[layer]).median())
+
+
+def test_alphaedit_is_the_projected_solution_and_spares_other_text(speaking, moments):
+    method = tlk.AlphaEdit(layers=(1,), null_below=middle(moments, 1), ridge=0.5, contexts=SHORT, value=VALUE)
+    edit = tlk.plan_edit(speaking, FACTS, method, moments=moments)
+    keys, changes = keys_and_changes(speaking, FACTS, 1)
+    values, vectors = torch.linalg.eigh(moments.moments[1])
+    free = values < method.null_below
+    projection = vectors[:, free] @ vectors[:, free].T
+    system = projection @ keys.T @ keys + 0.5 * torch.eye(24, dtype=torch.float64)
+    torch.testing.assert_close(edit.factors[1].dense, torch.linalg.solve(system, projection @ keys.T @ changes), rtol=1e-5, atol=1e-7)
+    kept = torch.randn(5, int((~free).sum()), dtype=torch.float64) @ vectors[:, ~free].T  # keys of the preserved directions
+    assert float((kept @ edit.factors[1].dense).abs().max()) < 1e-9 * float(edit.factors[1].dense.abs().max())
+
+
+def test_alphaedit_spares_the_edits_that_are_written(speaking, moments):
+    """The history's keys enter the system, whatever method wrote them, and leave it with their edit."""
+    method = tlk.AlphaEdit(layers=(1,), null_below=middle(moments, 1), ridge=0.5, contexts=SHORT, value=VALUE)
+    first = tlk.plan_edit(speaking, FACTS[:1], method, moments=moments)
+    alone = tlk.plan_edit(speaking, FACTS[1:], method, moments=moments)
+    with first.applied(speaking):
+        second = tlk.plan_edit(speaking, FACTS[1:], method, moments=moments)
+        keys, changes = keys_and_changes(speaking, FACTS[1:], 1)
+    basis = free_directions(moments, 1, method.null_below)
+    both = torch.cat([keys, first.keys[1]])
+    projection = basis @ basis.T
+    system = projection @ both.T @ both + 0.5 * torch.eye(24, dtype=torch.float64)
+    torch.testing.assert_close(second.factors[1].dense, torch.linalg.solve(system, projection @ keys.T @ changes), rtol=1e-5, atol=1e-7)
+    again = tlk.plan_edit(speaking, FACTS[1:], method, moments=moments)
+    assert torch.equal(again.factors[1].dense, alone.factors[1].dense)
+    with pytest.raises(NumericalError, match="raise null_below"):
+        tlk.plan_edit(speaking, FACTS, tlk.AlphaEdit(layers=(1,), null_below=1e-30), moments=moments)
+
+
+def slow_objective(model, rows, layer, objective):
+    """The optimisation under an objective, with whole forwards from the embedding, row by row."""
+    site = output_hook(model, layer)
+    lengths = [int(rows.scored[k, -1]) + 1 for k in range(len(rows.scored))] + [rows.essence + 1]
+
+    def run(k, delta):
+        def change(activation, *, hook):
+            changed = activation.clone()
+            changed[0, rows.edited[k]] = changed[0, rows.edited[k]] + delta
+            return changed
+
+        noise = tlk.corrupt(rows.subjects[k], objective.noise) if objective.noise is not None and rows.subjects[k] else []
+        return model.run_with_hooks(rows.tokens[k : k + 1, : lengths[k]], fwd_hooks=[*noise, (site, change)])[0].log_softmax(-1)
+
+    start: list = []
+    noise = [] if objective.noise is None else tlk.corrupt(rows.subjects[0], objective.noise)
+    model.run_with_hooks(rows.tokens[:1], fwd_hooks=[*noise, (site, lambda x, *, hook: start.append(x[0, rows.edited[0]].detach()))])
+    delta = torch.zeros_like(start[0], requires_grad=True)
+    optimiser = torch.optim.Adam([delta], lr=VALUE.learning_rate)
+    reference, losses = run(len(lengths) - 1, delta)[rows.essence].detach(), []
+    for step in range(VALUE.steps):
+        loss = 0.0
+        for k in range(len(rows.scored)):
+            log_p = run(k, delta)
+            each = torch.stack([log_p[position, token] for position, token in zip(rows.scored[k], rows.answer, strict=True)])
+            loss = loss + (-torch.log(1 - each.sum().exp()) if objective.erase else -each.mean()) / len(rows.scored)
+        now = run(len(lengths) - 1, delta)[rows.essence]
+        drift = (now.exp() * (now - reference)).sum()
+        loss = loss + VALUE.kl_factor * drift + VALUE.weight_decay * delta.norm() / start[0].norm() ** 2
+        losses.append(float(loss.detach()))
+        if losses[-1] < VALUE.stop_below or step == VALUE.steps - 1:
+            break
+        (delta.grad,) = torch.autograd.grad(loss, [delta])
+        optimiser.step()
+        with torch.no_grad():
+            delta.mul_(min(1.0, float(VALUE.clamp * start[0].norm() / delta.norm())))
+    return delta.detach(), losses
+
+
+@pytest.mark.parametrize("objective", [tlk.Objective(erase=True), tlk.Objective(noise=NOISE)], ids=["erase", "force"])
+def test_objectives_equal_whole_forwards(speaking, objective):
+    rows = rows_of(speaking, FACTS[0], ("{}", "w5 w6 {}", "w2 w2 w40 {}"), "subject_last", objective)
+    found = optimise_values(speaking, [rows], 1, output_hook(speaking, 1), VALUE)[0]
+    delta, losses = slow_objective(speaking, rows, 1, objective)
+    assert found.losses == pytest.approx(losses, rel=1e-8)
+    torch.testing.assert_close(found.delta, delta, rtol=1e-7, atol=1e-9)
+
+
+def test_knowledge_neuron_edit_writes_embeddings_on_rows(speaking):
+    fact = FACTS[0].retarget(" w30")
+    edit = tlk.plan_edit(speaking, fact, tlk.KnowledgeNeuronEdit(steps=4))
+    neurons = edit.notes[0]["neurons"]
+    scores = tlk.attribute_neurons(speaking, tlk.Prompt.from_fact(speaking, FACTS[0].retarget(" w7")), steps=4)
+    assert neurons == sorted(tlk.select_neurons(scores, threshold=0.2, shared_by=0.5))
+    embeddings = embedding_matrix(speaking)
+    for layer in edit.layers:
+        rows = [neuron for own, neuron in neurons if own == layer]
+        expected = torch.zeros(24, 16, dtype=torch.float64)
+        expected[rows] = 8 * embeddings[30] - embeddings[7]
+        torch.testing.assert_close(edit.factors[layer].dense, expected)
+    dai = tlk.plan_edit(speaking, fact, tlk.KnowledgeNeuronEdit(steps=4, lambdas="dai"))
+    layer, neuron = neurons[0]
+    length = output_weights(speaking, layer)[neuron].detach().norm()
+    expected = length * (8 * embeddings[30] / embeddings[30].norm() - embeddings[7] / embeddings[7].norm())
+    torch.testing.assert_close(dai.factors[layer].dense[neuron], expected)
+    erased = tlk.plan_edit(speaking, fact, tlk.KnowledgeNeuronEdit(steps=4, erase=True))
+    with erased.applied(speaking):
+        assert all(float(output_weights(speaking, layer)[neuron].abs().max()) < 1e-12 for layer, neuron in neurons)
+
+
+def test_cne_moves_the_causal_state_by_the_objects(speaking):
+    fact = FACTS[0].retarget(" w30")
+    edit = tlk.plan_edit(speaking, fact, tlk.CausalNeuronEdit(samples=2, noise=0.5))
+    layer, pos = edit.notes[0]["layer"], edit.notes[0]["pos"]
+    prompt = tlk.Prompt.from_fact(speaking, fact)
+    found = tlk.trace(speaking, prompt, 0.5, component="mlp_out", window=1, target=7, samples=2, seed=0)
+    assert found.causal_state == (pos, layer)
+    site = output_hook(speaking, layer)
+    _, before = speaking.run_with_cache(prompt.tokens, names_filter=[site])
+    with edit.applied(speaking):
+        _, after = speaking.run_with_cache(prompt.tokens, names_filter=[site])
+    embeddings = embedding_matrix(speaking)
+    torch.testing.assert_close((after[site] - before[site])[0, pos].detach(), 8 * embeddings[30] - embeddings[7], rtol=1e-6, atol=1e-7)
+
+
+HUGGING_FACE = ["bridge-gpt2", "bridge-llama", "bridge-gptneox", "bridge-gptj", "bridge-gemma2"]
+
+
+@pytest.mark.parametrize("name", HUGGING_FACE)
+def test_an_edit_goes_into_the_hugging_face_model(name, prompt):
+    model = build(name)
+    wrapped = model.original_model  # whose modules the bridge has wrapped: a plain model is made of the same weights
+    plain = type(wrapped)(wrapped.config).double().eval()
+    state = {key.replace("._original_component", ""): value for key, value in wrapped.state_dict().items()}
+    missing = plain.load_state_dict(state, strict=False).missing_keys
+    assert missing in ([], ["lm_head.weight"])
+    edit = random_edit(model, (0, 2), 1)
+    torch.testing.assert_close(plain(prompt.tokens).logits, model(prompt.tokens), rtol=1e-5, atol=1e-6)
+    edit.to_hf(plain)
+    with edit.applied(model):
+        torch.testing.assert_close(plain(prompt.tokens).logits, model(prompt.tokens), rtol=1e-5, atol=1e-6)
+    before = fingerprint(plain)
+    with pytest.raises(UnsupportedModelError, match="layer 9 of"):
+        tlk.Edit({0: edit.factors[0], 9: edit.factors[2]}, {}, (), edit.provenance).to_hf(plain)
+    assert fingerprint(plain) == before
+
+
+def test_health_measures_the_change_and_the_text(speaking, moments, texts):
+    edit = tlk.plan_edit(speaking, FACTS[1], tlk.ROME(layer=1, contexts=SHORT, value=VALUE), moments=moments)
+    found = edit.health(speaking, texts, texts=10)
+    assert (found.layers[0].layer, found.layers[0].rank) == (1, 1)
+    assert found.layers[0].relative_norm == pytest.approx(float(edit.factors[1].dense.norm() / output_weights(speaking, 1).detach().norm()))
+    for hooks, value in (([], found.perplexity_before), (edit.hooks(), found.perplexity_after)):
+        total, count = 0.0, 0
+        for text in texts[:10]:
+            tokens = torch.tensor([[int(word[1:]) for word in text.split()]])
+            log_p = speaking.run_with_hooks(tokens, fwd_hooks=hooks)[0].log_softmax(-1)
+            total -= float(log_p[:-1].gather(-1, tokens[0, 1:, None]).sum())
+            count += tokens.shape[1] - 1
+        assert value == pytest.approx(math.exp(total / count), rel=1e-5)
+    assert math.isnan(edit.health(speaking).perplexity_before) and not edit.health(speaking).disabling
+    assert ("DISABLING" in str(found)) == found.disabling == (found.perplexity_ratio >= 2)
+    assert found.clamped == (("w5",) if edit.notes[0]["clamped"] else ())
+    edit.write_into(speaking)
+    with pytest.raises(ModelStateError, match=r"revert\(model\) first"):
+        edit.health(speaking)
+    edit.revert(speaking)
+
+
+class Killed(Exception):  # noqa: N818
+    pass
+
+
+def test_moments_are_cached_and_a_killed_pass_goes_on(speaking, texts, tmp_path, monkeypatch):
+    from tl_knowledge.editing import collect
+
+    monkeypatch.setattr(collect, "TEXTS_AT_ONCE", 4)
+    monkeypatch.setattr(collect, "BATCHES_A_CHECKPOINT", 2)
+    whole = tlk.collect_key_moments(speaking, texts, layers=[0, 2], tokens=400, progress=False)
+    run, calls = collect.run_until, []
+
+    def kill(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 6:
+            raise Killed
+        run(*args, **kwargs)
+
+    monkeypatch.setattr(collect, "run_until", kill)
+    with pytest.raises(Killed):
+        tlk.collect_key_moments(speaking, texts, layers=[0, 2], tokens=400, cache=tmp_path, progress=False)
+    done, calls[:] = 4, [1] * 100  # five batches ran, four were kept
+    resumed = tlk.collect_key_moments(speaking, texts, layers=[0, 2], tokens=400, cache=tmp_path, progress=False)
+    from_cache, extra = len(calls), tlk.collect_key_moments(speaking, iter(texts), layers=[2], tokens=400, cache=tmp_path, progress=False)
+    assert len(calls) == from_cache and from_cache - 100 == math.ceil(len([*_rows(speaking, texts, 400)]) / 4) - done
+    for layer in (0, 2):
+        assert torch.equal(resumed.moments[layer], whole.moments[layer]) and resumed.change[layer] == whole.change[layer]
+    assert torch.equal(extra.moments[2], whole.moments[2]) and (extra.tokens, extra.corpus) == (whole.tokens, whole.corpus)
+    other = tlk.collect_key_moments(speaking, texts[1:], layers=[2], tokens=400, cache=tmp_path, progress=False)
+    assert len(calls) > from_cache and not torch.equal(other.moments[2], whole.moments[2])
+
+
+def _rows(model, texts, tokens):
+    from tl_knowledge.editing.collect import _token_rows
+
+    return _token_rows(model, texts, tokens)

@@ -1,0 +1,65 @@
+"""Has an edit harmed the model? Sizes of the change, clamps, and the perplexity of ordinary text before and after."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+__all__ = ["EditHealth", "LayerHealth"]
+
+DISABLED_BEYOND = 2.0
+
+
+@dataclass(frozen=True)
+class LayerHealth:
+    """One layer's change: its numerical rank and ``||dW|| / ||W||``."""
+
+    layer: int
+    rank: int
+    relative_norm: float
+
+
+@dataclass(frozen=True)
+class EditHealth:
+    """What `Edit.health` found.
+
+    Attributes:
+        layers: by layer.
+        clamped: subjects whose value was cut to the clamp: their edit could not go as far as it wanted.
+        perplexity_before, perplexity_after: of the corpus; NaN without one.
+    """
+
+    layers: tuple[LayerHealth, ...]
+    clamped: tuple[str, ...]
+    perplexity_before: float
+    perplexity_after: float
+
+    @property
+    def perplexity_ratio(self) -> float:
+        """After over before."""
+        return self.perplexity_after / self.perplexity_before
+
+    @property
+    def disabling(self) -> bool:
+        """The alarm: ordinary text has at least doubled in perplexity, or is not finite; False without a corpus."""
+        ratio = self.perplexity_ratio
+        return not math.isnan(self.perplexity_before) and not ratio < DISABLED_BEYOND
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row a layer."""
+        return pd.DataFrame([vars(layer) for layer in self.layers])
+
+    def __str__(self) -> str:
+        parts = [f"layer {each.layer}: rank {each.rank}, ||dW||/||W|| {each.relative_norm:.3g}" for each in self.layers]
+        parts += [f"clamped: {', '.join(self.clamped)}"] if self.clamped else []
+        if not math.isnan(self.perplexity_before):
+            parts.append(f"perplexity {self.perplexity_before:.2f} -> {self.perplexity_after:.2f}{' DISABLING' if self.disabling else ''}")
+        return "; ".join(parts)
+
+
+def clamped_subjects(notes: Sequence[dict[str, object]]) -> tuple[str, ...]:
+    """Subjects whose notes say that the clamp was bound."""
+    return tuple(str(note["subject"]) for note in notes if note.get("clamped"))
