@@ -13,7 +13,10 @@ import typer
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
+from tl_knowledge.cli.edit import edit_command
+from tl_knowledge.cli.evaluate import evaluate_command
 from tl_knowledge.cli.info import info
+from tl_knowledge.cli.moments import moments_command
 from tl_knowledge.cli.neurons import neurons_command
 from tl_knowledge.cli.trace import trace_command
 from tl_knowledge.cli.trace_facts import trace_facts_command
@@ -25,6 +28,9 @@ app = typer.Typer(help="Locate knowledge in language models, edit it, and look a
 app.command("trace")(trace_command)
 app.command("trace-facts")(trace_facts_command)
 app.command("neurons")(neurons_command)
+app.command("moments")(moments_command)
+app.command("edit")(edit_command)
+app.command("evaluate")(evaluate_command)
 app.command("info")(info)
 
 

@@ -18,9 +18,12 @@ from tl_knowledge.editing.values import ValueSettings
 from tl_knowledge.errors import InputError, NumericalError
 from tl_knowledge.facts import Fact
 from tl_knowledge.model import HookedModel, check_layers
+from tl_knowledge.published import published
 from tl_knowledge.weights import output_hook, written_keys
 
 __all__ = ["AlphaEdit"]
+
+LAYERS = {"gpt2-xl": ((13, 14, 15, 16, 17), 10.0), "gpt-j-6b": ((3, 4, 5, 6, 7, 8), 10.0), "factlm": ((0,), 0.1)}
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,16 @@ class AlphaEdit:
     objective: Objective = field(default_factory=Objective)
     value: ValueSettings = field(default_factory=lambda: ValueSettings(steps=25, clamp=0.75))
     seed: int = 0
+
+    @classmethod
+    def for_model(cls, model: HookedModel) -> AlphaEdit:
+        """The published layers of a model; FactLM's ridge is on the scale of its keys.
+
+        Raises:
+            InputError: none are published.
+        """
+        layers, ridge = published(model, LAYERS, "AlphaEdit(layers=...)")
+        return cls(layers, ridge=ridge)
 
     def plan(self, model: HookedModel, facts: Sequence[Fact], moments: KeyMoments | None) -> Edit:
         """One edit of all facts.

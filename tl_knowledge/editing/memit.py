@@ -22,6 +22,12 @@ from tl_knowledge.weights import output_hook
 
 __all__ = ["MEMIT"]
 
+LAYERS = {
+    "gpt2-xl": ((13, 14, 15, 16, 17), 20_000.0, 20),
+    "gpt-j-6b": ((3, 4, 5, 6, 7, 8), 15_000.0, 25),
+    "factlm": ((0,), 100.0, 25),
+}
+
 
 @dataclass(frozen=True)
 class MEMIT:
@@ -75,10 +81,3 @@ class MEMIT:
         factors, keys, notes = spread_over_layers(model, facts, self.layers, solve, **shared)
         outputs = {layer: output_hook(model, layer) for layer in self.layers}
         return Edit(factors, outputs, notes, edit_provenance(model, self, asdict(self) | {"tokens": second.tokens}, self.seed), keys)
-
-
-LAYERS = {
-    "gpt2-xl": ((13, 14, 15, 16, 17), 20_000.0, 20),
-    "gpt-j-6b": ((3, 4, 5, 6, 7, 8), 15_000.0, 25),
-    "factlm": ((0,), 100.0, 25),
-}
