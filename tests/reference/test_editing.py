@@ -101,10 +101,10 @@ def test_facts_together_get_what_each_gets_alone(speaking):
     assert len({len(each.losses) for each in alone}) > 1
 
 
-@pytest.mark.parametrize("preset", ["r_rome", "rome_code", "p_rome"])
-def test_the_edited_key_gives_the_value_and_the_change_has_rank_one(speaking, moments, preset):
+@pytest.mark.parametrize(("preset", "bare"), [("r_rome", 0.5), ("r_rome", None), ("rome_code", 0.5), ("p_rome", 0.5)])
+def test_the_edited_key_gives_the_value_and_the_change_has_rank_one(speaking, moments, preset, bare):
     before = fingerprint(speaking)
-    method = tlk.ROME(layer=1, preset=preset, contexts=SHORT, value=tlk.ValueSettings(steps=4))
+    method = tlk.ROME(layer=1, preset=preset, contexts=SHORT, bare_weight=bare, value=tlk.ValueSettings(steps=4))
     edit = tlk.plan_edit(speaking, FACT, method, moments=moments)
     assert fingerprint(speaking) == before
     change = edit.factors[1].dense
@@ -115,10 +115,11 @@ def test_the_edited_key_gives_the_value_and_the_change_has_rank_one(speaking, mo
     site, key_site = output_hook(speaking, 1), component_hook("neuron", 1)
     _, cache = speaking.run_with_cache(rows.tokens, names_filter=[site, key_site])
     keys, outputs = (at_positions(cache[name].detach(), rows.edited)[:-1] for name in (key_site, site))
-    key, output = (keys.mean(0), outputs.mean(0)) if preset == "r_rome" else (keys[0], outputs[0])
+    means = (keys.mean(0), outputs.mean(0)) if bare is None else ((each[0] + each[1:].mean(0)) / 2 for each in (keys, outputs))
+    key, output = means if preset == "r_rome" else (keys[0], outputs[0])
     wanted = optimise_values(speaking, [rows], 1, site, tlk.ValueSettings(steps=4))[0]
     torch.testing.assert_close(output + key @ change, wanted.start + wanted.delta, rtol=1e-8, atol=1e-9)
-    direction = keys[0] if preset == "p_rome" else keys.mean(0)
+    direction = {"p_rome": keys[0], "rome_code": keys.mean(0), "r_rome": key}[preset]
     cosine = torch.nn.functional.cosine_similarity(change @ change[0], torch.linalg.solve(moments.moments[1], direction), dim=0)
     assert abs(float(cosine)) == pytest.approx(1, abs=1e-6)
 

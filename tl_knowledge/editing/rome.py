@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal, TypeAlias, get_args
 
 import torch
+from jaxtyping import Float
 
 from tl_knowledge.editing.contexts import context_templates
 from tl_knowledge.editing.edit import Edit, LowRank
@@ -58,6 +59,8 @@ class ROME:
         preset: which key stands where.
         token: which token's key is edited.
         contexts: how many generated contexts of how many tokens: ``((tokens, count), ...)``.
+        bare_weight: how much the bare prompt weighs in r_rome's means: a half, as in MEMIT, so that the prompt that is asked is surely edited;
+            ``None``: no more than any other context (R-ROME's own).
         objective: to write the target (default), to erase it, or to force it under noise.
         value: of the value's optimisation.
         seed: of the contexts.
@@ -67,6 +70,7 @@ class ROME:
     preset: ROMEPreset = "r_rome"
     token: EditedToken = "subject_last"
     contexts: tuple[tuple[int, int], ...] = ((5, 10), (10, 10))
+    bare_weight: float | None = 0.5
     objective: Objective = field(default_factory=Objective)
     value: ValueSettings = field(default_factory=ValueSettings)
     seed: int = 0
@@ -94,6 +98,8 @@ class ROME:
         second = needed_moments(moments, "ROME")
         if self.preset not in get_args(ROMEPreset):
             raise InputError(f"preset {self.preset!r} is unknown; pass 'r_rome', 'p_rome' or 'rome_code'.")
+        if self.bare_weight is not None and not 0 <= self.bare_weight <= 1:
+            raise InputError(f"bare_weight={self.bare_weight} is no weight; pass a number from 0 to 1, or None to weigh all contexts alike.")
         second.of_layer(self.layer)
         site = output_hook(model, self.layer)
         rows = rows_of(model, facts[0], context_templates(model, self.contexts, seed=self.seed), self.token, self.objective)
@@ -105,11 +111,20 @@ class ROME:
 
     def _rank_one(self, model: HookedModel, rows: Rows, site: str, optimised: Optimised, moments: KeyMoments) -> tuple[LowRank, torch.Tensor]:
         keys, outputs = keys_and_outputs(model, rows, self.layer, site)
-        mean_key, mean_output = keys.mean(0), outputs.mean(0)
-        direction_key = keys[0] if self.preset == "p_rome" else mean_key
-        key, output = (mean_key, mean_output) if self.preset == "r_rome" else (keys[0], outputs[0])
+        bare, alike = torch.zeros(len(keys)).to(keys), torch.full((len(keys),), 1 / len(keys)).to(keys)
+        bare[0] = 1.0
+        weights = {"p_rome": bare, "rome_code": alike, "r_rome": self._weights(len(keys)).to(keys)}[self.preset]
+        direction_key, asked = weights @ keys, weights if self.preset == "r_rome" else bare
+        key, output = asked @ keys, asked @ outputs
         direction = moments.solve(self.layer, direction_key[None].cpu())[0].to(key)
         scale = float(key @ direction)
         if not torch.isfinite(direction).all():
             raise InputError(f"the key has length {scale} under the inverse moments; collect moments of more tokens.")
         return LowRank((direction / scale)[:, None], (optimised.wanted - output)[None]), key[None]
+
+    def _weights(self, contexts: int) -> Float[torch.Tensor, " context"]:
+        """How much each context weighs, the bare prompt first."""
+        if self.bare_weight is None or contexts == 1:
+            return torch.full((contexts,), 1 / contexts, dtype=torch.float64)
+        others = (1 - self.bare_weight) / (contexts - 1)
+        return torch.tensor([self.bare_weight, *[others] * (contexts - 1)], dtype=torch.float64)

@@ -1,0 +1,130 @@
+"""Five editing problems, and localisation against editing, on FactLM."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import fingerprint, hooks_left
+
+import tl_knowledge as tlk
+from tl_knowledge.errors import InputError, TargetError
+from tl_knowledge.provenance import Provenance
+from tl_knowledge.statistics import compare_regressions
+
+
+@pytest.fixture(scope="module")
+def moments(factlm):
+    return tlk.collect_key_moments(factlm, tlk.load_corpus(), layers=[0, 4], progress=False)
+
+
+@pytest.fixture
+def case():
+    return tlk.load_edit_cases()[0]
+
+
+def probability(model, fact, hooks=()) -> float:
+    prompt = tlk.Prompt.from_fact(model, fact)
+    with torch.no_grad():
+        return float(model.run_with_hooks(prompt.tokens, fwd_hooks=list(hooks))[0, -1].softmax(-1)[prompt.target_token])
+
+
+def test_five_problems_are_asked_and_solved(factlm, moments, case):
+    before, noise = fingerprint(factlm), tlk.GaussianNoise(sd=0.5, seed=3)
+    prompt = tlk.Prompt.from_fact(factlm, case.fact)
+    corrupted = tlk.corrupt(prompt.subject, noise)
+    said = int(factlm.run_with_hooks(prompt.tokens, fwd_hooks=corrupted)[0, -1].argmax())
+    assert said != prompt.target_token
+    for problem in ("error_injection", "tracing_reversal", "fact_erasure", "fact_amplification", "fact_forcing"):
+        request, objective = tlk.editing_problem(factlm, case, problem, noise=noise, seed=3)
+        edit = tlk.plan_edit(factlm, request, tlk.ROME(layer=0, objective=objective, contexts=((4, 2),)), moments=moments)
+        hooks = edit.hooks()
+        if problem == "error_injection":
+            assert request == case.request and probability(factlm, request, hooks) > 0.5 > probability(factlm, request)
+        elif problem == "tracing_reversal":
+            assert tlk.Prompt.from_fact(factlm, request).target_token == said and probability(factlm, request, hooks) > 0.5
+        elif problem == "fact_erasure":
+            assert request == case.fact and probability(factlm, case.fact, hooks) < 0.2 < probability(factlm, case.fact)
+        elif problem == "fact_amplification":
+            assert probability(factlm, case.fact, hooks) >= probability(factlm, case.fact) - 0.01
+        else:
+            assert probability(factlm, case.fact, corrupted + hooks) > 0.5 > probability(factlm, case.fact, corrupted)
+    assert fingerprint(factlm) == before and hooks_left(factlm) == []
+
+
+def test_problems_that_do_not_apply(factlm, case):
+    unknown = tlk.EditCase(case.request, case.fact.target, (), ())
+    with pytest.raises(TargetError, match="nothing to erase"):
+        tlk.editing_problem(factlm, unknown, "fact_erasure")
+    with pytest.raises(TargetError, match="raise the noise"):
+        tlk.editing_problem(factlm, case, "tracing_reversal", noise=1e-9)
+
+
+def test_regressions_equal_the_textbook():
+    """R^2 and F by the normal equations, written out."""
+    draw = np.random.default_rng(0)
+    layers, trace = np.repeat(np.arange(4), 10), draw.normal(size=40)
+    y = 0.5 * layers + 0.2 * trace + draw.normal(size=40)
+    factor = (layers[:, None] == np.arange(4)[None]).astype(float)
+    found = compare_regressions(y, factor, trace[:, None])
+
+    def rest(columns):
+        return float(((y - columns @ np.linalg.pinv(columns) @ y) ** 2).sum())
+
+    total, one = float(((y - y.mean()) ** 2).sum()), np.ones((40, 1))
+    assert found.first == pytest.approx(1 - rest(factor) / total)
+    assert found.second == pytest.approx(1 - rest(np.hstack([one, trace[:, None]])) / total)
+    full = rest(np.hstack([factor, trace[:, None]]))
+    assert found.both == pytest.approx(1 - full / total)
+    assert found.f == pytest.approx((rest(factor) - full) / (full / (40 - 5)))
+    assert 0 < found.p < 1
+    assert compare_regressions(y, factor, factor).p == 1.0  # the same columns add nothing
+    with pytest.raises(InputError, match="cannot be regressed"):
+        compare_regressions(np.ones(5), np.arange(5.0)[:, None], np.ones((5, 1)))
+
+
+def test_a_sweep_edits_and_traces_every_layer(factlm, moments, tmp_path):
+    cases, before = tlk.load_edit_cases()[:4], fingerprint(factlm)
+    found = tlk.sweep_layers(
+        factlm,
+        cases,
+        lambda layer, objective: tlk.ROME(layer=layer, objective=objective, contexts=((4, 2),)),
+        moments=moments,
+        layers=[0, 4],
+        samples=3,
+        progress=False,
+    )
+    assert fingerprint(factlm) == before and len(found.table) == 8 - 2 * len(found.skipped)
+    first = found.table.iloc[0]
+    edit = tlk.plan_edit(factlm, cases[0].request, tlk.ROME(layer=0, contexts=((4, 2),)), moments=moments)
+    old, new = probability(factlm, cases[0].request), probability(factlm, cases[0].request, edit.hooks())
+    if len(tlk.Prompt.from_fact(factlm, cases[0].request).answer) == 1:
+        assert first["score"] == pytest.approx((new - old) / (1 - old), rel=1e-4)
+    prompt = tlk.Prompt.from_fact(factlm, cases[0].fact)
+    traced = tlk.trace(factlm, prompt, component="mlp_out", window=5, samples=3, seed=0, layers=[0, 4], progress=False)
+    effect = float(traced.mean_effect[0].nan_to_num(-1).max() / traced.total_effect.mean())
+    assert first["tracing_effect"] == pytest.approx(min(max(effect, 0), 1), rel=1e-6)
+    again = tlk.LayerSweep.load(found.save(tmp_path / "sweep"))
+    pd.testing.assert_frame_equal(again.table, found.table)
+    assert len(found.top(3)) == 3 and "R²" in found.plot().layout.title.subtitle.text
+
+
+def test_a_figure_says_what_the_regressions_found():
+    draw = np.random.default_rng(1)
+    rows = [
+        {"case_id": str(c), "layer": layer, "score": 1 - 0.2 * layer + 0.01 * draw.normal(), "tracing_effect": draw.random()}
+        for c in range(20)
+        for layer in range(4)
+    ]
+    made = Provenance("m", "b", {}, False, "float32", "cpu", 0, "e", {"problem": "fact_erasure", "method": "ROME"})
+    sweep = tlk.LayerSweep(pd.DataFrame(rows), {}, made)
+    fit = sweep.regressions()
+    assert fit.first > 0.98 and fit.second < 0.2
+    assert f"layer {fit.first:.3f}" in sweep.plot().layout.title.subtitle.text and "fact erasure" in sweep.plot().layout.title.text
+
+
+def test_no_case_left(factlm, case):
+    unknown = tlk.EditCase(case.request, case.fact.target, (), ())
+    with pytest.raises(InputError, match="no case is left of 1"):
+        tlk.sweep_layers(factlm, [unknown], lambda layer, o: tlk.ROME(layer=layer, objective=o), problem="fact_erasure", progress=False)

@@ -1,0 +1,178 @@
+"""Further measures, protocols, the store, tables and figures of an evaluation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import fingerprint
+
+import tl_knowledge as tlk
+from tl_knowledge.errors import DataError, InputError
+from tl_knowledge.evaluation.generation import generate, ngram_entropy
+from tl_knowledge.weights import output_weights
+
+
+@pytest.fixture(scope="module")
+def moments(factlm):
+    return tlk.collect_key_moments(factlm, tlk.load_corpus(), layers=[0], progress=False)
+
+
+@pytest.fixture
+def capitals():
+    return [case for case in tlk.load_edit_cases() if case.fact.relation == "P36"][:4]
+
+
+ROME = tlk.ROME(layer=0, contexts=((4, 2),), value=tlk.ValueSettings(steps=8))
+
+
+class Says:
+    """An edit that makes the model say one token everywhere, by hand: what each measure must see is known."""
+
+    def __init__(self, model, token):
+        self.model, self.token = model, token
+
+    def plan(self, model, facts, moments):
+        return self
+
+    def applied(self, model):
+        hook = ("unembed.hook_out", lambda x, *, hook: x + 100 * torch.nn.functional.one_hot(torch.tensor(self.token), x.shape[-1]))
+        return model.hooks(fwd_hooks=[hook])
+
+    def write_into(self, model):
+        raise AssertionError
+
+    def revert(self, model):
+        raise AssertionError
+
+
+def test_prompts_of_ones_choice_are_asked_before_and_after(factlm, capitals):
+    token = tlk.Prompt.from_fact(factlm, capitals[0].request).target_token
+    word = factlm.tokenizer.decode([token])
+    case = capitals[0]
+    measures = [
+        tlk.symmetry({"P36": "{} is the capital of"}),
+        tlk.synonymy({"P36": "{} is run from"}, {case.target_new: word}),
+        tlk.subject_synonymy({case.fact.subject: ["Italy"]}),
+        *tlk.perspectives({"P36": ["The capital of {} is"]}, {"P36": ["{}, whose capital is", "{} has the capital"]}),
+    ]
+    (symmetric,) = measures[0].facts(case)
+    assert (symmetric.text, symmetric.target) == (f"{case.target_new.strip()} is the capital of", f" {case.fact.subject}")
+    (other,) = measures[1].facts(case)
+    assert (other.text, other.target) == (f"{case.fact.subject} is run from", word)
+    assert [len(measure.facts(case)) for measure in measures] == [1, 1, 1, 1, 0, 1, 1]
+    single = [c for c in capitals if len(tlk.Prompt.from_fact(factlm, c.request).answer) == 1]
+    report = tlk.evaluate(factlm, single[:1] or capitals[:1], Says(factlm, token), measures=measures, progress=False)
+    assert report.table["synonymy"][0] in (100.0,) or np.isnan(report.table["synonymy"][0])
+    assert report.table["base_synonymy"][0] == 0 or np.isnan(report.table["base_synonymy"][0])
+    assert "symmetry" in report.scores and "entity_reliability" in report.metrics
+
+
+def test_generated_texts_are_seeded_and_scored(factlm, capitals):
+    case = tlk.EditCase(capitals[0].fact, capitals[0].target_new, (), (), generation=("France is", "Italy is", "The capital of France is"))
+    first = generate(factlm, case.generation, length=16, top_k=5, seed=1)
+    state = torch.random.get_rng_state()
+    assert generate(factlm, case.generation, length=16, top_k=5, seed=1) == first
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert generate(factlm, case.generation, length=16, top_k=5, seed=2) != first
+    assert [text.startswith(beginning) for text, beginning in zip(first, case.generation, strict=True)] == [True] * 3
+    measure = tlk.GenerationScores({case.target_new: first}, length=16, seed=1)
+    read = measure.read(factlm, case)
+    found = measure.scores(read, read)
+    assert found["RS"] == pytest.approx(100) and found["GE"] == pytest.approx(100 * np.mean([ngram_entropy(text) for text in first]))
+    unlike = measure.scores(read, (["of an entirely different kind"], case.target_new))
+    assert unlike["RS"] < 30 and ngram_entropy("the the the the") < 0.1 < ngram_entropy("all of these words differ")
+    assert all(np.isnan(value) for value in measure.scores(read, ([], "x")).values())
+
+
+def test_the_unedited_model_is_read_once_for_all_methods(factlm, moments, capitals, monkeypatch):
+    import sys
+
+    module = sys.modules["tl_knowledge.evaluation.evaluate"]
+    calls, whole = [], module.read_candidates
+    monkeypatch.setattr(module, "read_candidates", lambda model, case: calls.append(case) or whole(model, case))
+    monkeypatch.setattr(module, "_base", type(module._base)())
+    first = tlk.evaluate(factlm, capitals[:2], ROME, moments=moments, progress=False)
+    assert len(calls) == 4
+    second = tlk.evaluate(factlm, capitals[:2], tlk.FineTune(layer=0, steps=2), progress=False)
+    assert len(calls) == 6  # only the edited model
+    assert first.base == second.base
+    with tlk.plan_edit(factlm, capitals[3].request, ROME, moments=moments).applied(factlm):  # another base: nothing is taken from before
+        tlk.evaluate(factlm, capitals[:2], tlk.FineTune(layer=0, steps=2), progress=False)
+    assert len(calls) == 10
+
+
+def test_a_killed_evaluation_goes_on_and_ends_the_same(factlm, moments, tmp_path, monkeypatch):
+    import sys
+
+    module = sys.modules["tl_knowledge.evaluation.evaluate"]
+    monkeypatch.setattr(module, "CASES_PER_PART", 2)
+    cases = tlk.load_edit_cases()[:5]
+    whole = tlk.evaluate(factlm, cases, ROME, moments=moments, progress=False)
+    planned: list = []
+    plan = tlk.ROME.plan
+
+    def killed(self, model, facts, moments):
+        planned.append(facts[0])
+        if len(planned) == 4:
+            raise KeyboardInterrupt
+        return plan(self, model, facts, moments)
+
+    before = output_weights(factlm, 0).clone()
+    monkeypatch.setattr(tlk.ROME, "plan", killed)
+    with pytest.raises(KeyboardInterrupt):
+        tlk.evaluate(factlm, cases, ROME, moments=moments, store=tmp_path / "run", progress=False)
+    assert torch.equal(output_weights(factlm, 0), before)
+    again = tlk.evaluate(factlm, cases, ROME, moments=moments, store=tmp_path / "run", progress=False)
+    assert len(planned) == 4 + 3  # one part of two was finished
+    pd.testing.assert_frame_equal(again.table, whole.table)
+    with pytest.raises(DataError, match="holds a run with other layer"):
+        tlk.evaluate(factlm, cases, tlk.ROME(layer=1), moments=moments, store=tmp_path / "run", progress=False)
+    with pytest.raises(DataError, match=r"holds a run with other .*cases"):
+        tlk.evaluate(factlm, cases[1:], ROME, moments=moments, store=tmp_path / "run", progress=False)
+
+
+def test_batches_and_growth(factlm, moments):
+    cases = tlk.load_edit_cases()[:6]
+    before = fingerprint(factlm)
+    method = tlk.MEMIT(layers=(0,), moment_weight=100.0, contexts=((4, 2),), value=tlk.ValueSettings(steps=8, clamp=0.75))
+    sizes: list[int] = []
+
+    class Counts:
+        def plan(self, model, facts, moments):
+            sizes.append(len(facts))
+            return method.plan(model, facts, moments)
+
+    tlk.evaluate(factlm, cases, Counts(), moments=moments, protocol="sequential", batch_size=4, progress=False)
+    tlk.evaluate(factlm, cases, Counts(), moments=moments, batch_size=3, progress=False)
+    tlk.evaluate(factlm, cases, Counts(), moments=moments, protocol="batch", progress=False)
+    assert sizes == [4, 2, 3, 3, 6]
+    found = tlk.measure_growth(factlm, cases, {"MEMIT": method}, [2, 6], moments=moments, protocol="batch", progress=False)
+    frame = found.to_dataframe()
+    assert list(frame["edits"].unique()) == [2, 6] and frame[frame["score"] == "ES"]["mean"].between(0, 100).all()
+    assert [len(report.table) for report in found.reports["MEMIT"].values()] == [2, 6]
+    assert {line.name for line in found.plot().data if line.name} == {"MEMIT"}
+    assert fingerprint(factlm) == before
+    with pytest.raises(InputError, match="do not fit 6 cases"):
+        tlk.measure_growth(factlm, cases, {"MEMIT": method}, [7])
+
+
+def test_methods_stand_in_one_table(factlm, moments):
+    cases = tlk.load_edit_cases()[:4]
+    reports = [tlk.evaluate(factlm, cases, m, moments=moments, progress=False) for m in (ROME, tlk.FineTune(layer=0, steps=3))]
+    table = tlk.score_table(*reports, names=("ROME", "FT_1"))
+    frame = table.to_dataframe()
+    assert list(frame["model"]) == ["unedited", "ROME", "FT_1"] and list(frame.columns)[:3] == ["model", "S", "ES"]
+    assert "FT\\_1" in table.to_latex() and "\\begin{tabular}{l" in table.to_latex() and "4 cases" in table.to_latex()
+    assert table.to_markdown("ES", "locality").splitlines()[0] == "| model | ES | locality |"
+    assert [bar.name for bar in table.plot().data] == ["unedited", "ROME", "FT_1"]
+    by = reports[0].by("relation", "ES")
+    assert by["cases"].sum() == 4 and by["mean"].between(0, 100).all()
+    assert len(reports[0].plot_by("relation", "PS").data[0].y) == len(by)
+    with pytest.raises(InputError, match="different cases"):
+        tlk.score_table(reports[0], tlk.evaluate(factlm, cases[:2], ROME, moments=moments, progress=False), names=("a", "b"))
+    with pytest.raises(InputError, match="go by the names"):
+        tlk.score_table(*reports, names=("a",))
+    with pytest.raises(InputError, match="no column 'country'"):
+        reports[0].by("country")
