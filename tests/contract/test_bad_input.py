@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import jaxtyping
 import pytest
 import torch
+from bad_edits import BAD_EDITS
 from conftest import build, fingerprint, hooks_left
 
 import tl_knowledge as tlk
@@ -263,25 +264,6 @@ BAD: dict[str, tuple[object, type[Exception], str]] = {
         errors.ComponentError,
         "of this model",
     ),
-    "plan_edit: no fact": (lambda m, p: tlk.plan_edit(m, [], tlk.ROME(layer=1)), errors.InputError, "no fact was given"),
-    "ROME: several": (
-        lambda m, p: tlk.ROME(layer=1).plan(m, [tlk.Fact("a", "{} is", " b")] * 2, None),
-        errors.InputError,
-        "one fact at a time, not 2",
-    ),
-    "EMMET: moments": (lambda m, p: tlk.EMMET(layer=1).plan(m, [], None), errors.InputError, "needs the second moments"),
-    "FineTune: bound": (lambda m, p: tlk.FineTune(layer=1, most_change=0.0).plan(m, [], None), errors.InputError, "allows no change"),
-    "MEMIT: order": (lambda m, p: tlk.MEMIT(layers=(2, 1)).plan(m, [], None), errors.InputError, "do not ascend"),
-    "MEMIT: moments": (lambda m, p: tlk.MEMIT(layers=(1,)).plan(m, [], None), errors.InputError, "needs the second moments"),
-    "ROME: layer": (lambda m, p: tlk.ROME(layer=99).plan(m, [tlk.Fact("a", "{} is", " b")], None), errors.ComponentError, "layer 99 is outside"),
-    "ROME.for_model": (lambda m, p: tlk.ROME.for_model(m), errors.InputError, "no layer is published"),
-    "collect_key_moments: layer": (lambda m, p: tlk.collect_key_moments(m, ["a"], layers=[9]), errors.ComponentError, "layer 9 is outside"),
-    "evaluate: no case": (lambda m, p: tlk.evaluate(m, [], tlk.ROME(layer=1)), errors.DataError, "no case was given"),
-    "evaluate: protocol": (
-        lambda m, p: tlk.evaluate(m, tlk.load_edit_cases()[:1], tlk.ROME(layer=1), protocol="all"),  # pyright: ignore[reportArgumentType]
-        errors.InputError,
-        "protocol 'all' is unknown",
-    ),
     "add_low_rank: other model": (
         lambda m, p: m.run_with_hooks(p.tokens, fwd_hooks=tlk.add_low_rank(1, torch.zeros(9, 1), torch.zeros(1, 16), "blocks.1.mlp.out.hook_out")),
         errors.ComponentError,
@@ -289,6 +271,9 @@ BAD: dict[str, tuple[object, type[Exception], str]] = {
     ),
     "sever: module": (lambda m, p: tlk.sever({}, "resid_post", layer=1), errors.ComponentError, "cannot be severed"),
 }
+
+
+BAD |= BAD_EDITS
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -323,6 +308,8 @@ VALUES |= {
     "perturbation_sd",
 }
 VALUES |= {"Edit", "EditMethod", "EditReport", "KeyMoments", "LowRank", "Score", "ValueSettings"}
+VALUES |= {"EditGrowth", "EditHealth", "EditMeasure", "LayerHealth", "LayerSweep", "Objective", "PromptAccuracy", "ScoreTable"}
+VALUES |= {"EditingProblem", "GenerationScores", "perspectives", "subject_synonymy", "symmetry", "synonymy"}  # leave out what they do not apply to
 VALUES |= {"ContextGain", "LocatedNeurons", "NeuronEffects", "Reliability", "TokenEffects"}
 VALUES |= {"single_token_facts", "single_token_words"}  # leave out what they cannot take
 VALUES |= {"Span", "StudentTNoise", "TraceComparison", "UniformNoise", "embedding_sd", "subject_embedding_sd"}  # their own unit tests

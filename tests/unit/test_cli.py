@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import tl_knowledge as tlk
 from tl_knowledge.cli import app
-from tl_knowledge.errors import InputError, SubjectNotFoundError
+from tl_knowledge.errors import InputError, SubjectNotFoundError, TLKnowledgeError
 
 PROMPT = ["The capital of France is", "--subject", "France"]
 runner = CliRunner()
@@ -102,6 +102,57 @@ def test_neurons_of_a_fact_set(tmp_path):
 def test_neurons_arguments_that_do_not_fit(arguments, message):
     with pytest.raises(InputError, match=message):
         run("neurons", *arguments)
+
+
+def test_moments_are_written_and_kept(tmp_path):
+    options = ["--layer", "0", "--tokens", "600", "--cache", str(tmp_path / "kept")]
+    printed = run("moments", str(tmp_path / "m.safetensors"), *options).stdout
+    assert "condition number" in printed and "moments written to" in printed
+    found = json.loads(run("moments", str(tmp_path / "m.safetensors"), *options, "--json").stdout)
+    assert [(row["layer"], row["tokens"]) for row in found["layers"]] == [(0, 600)] and tlk.KeyMoments.load(found["path"]).tokens == 600
+    assert [path.suffix for path in (tmp_path / "kept").iterdir()] == [".safetensors"]
+
+
+EDIT = ["edit", PROMPT[0], "--subject", "France", "--target", " London"]
+
+
+def test_edit_shows_before_and_after(tmp_path):
+    printed = run(*EDIT, "--text", "The capital of Italy is", "--save", str(tmp_path / "edit")).stdout
+    assert "before" in printed and "London" in printed and "perplexity" in printed
+    edit = tlk.Edit.load(tmp_path / "edit")
+    assert edit.layers == (0,) and edit.notes[0]["target"] == " London"
+    found = json.loads(run(*EDIT, "--method", "memit", "--layer", "0", "--setting", "moment_weight=50", "--setting", "steps=5", "--json").stdout)
+    assert found["texts"][0]["before"][0][0] == " Paris" and not found["health"]["disabling"]
+    assert found["provenance"]["settings"]["moment_weight"] == 50 and found["provenance"]["settings"]["value"]["steps"] == 5
+
+
+def test_evaluate_scores_methods_side_by_side(tmp_path):
+    options = ["--method", "ft", "--method", "cne", "--limit", "2", "--store", str(tmp_path / "runs")]
+    table, page = tmp_path / "scores.tex", tmp_path / "page.html"
+    printed = run("evaluate", *options, "--table", str(table), "--out", str(page)).stdout
+    assert "2 cases on factlm" in printed and "unedited" in printed
+    assert "\\begin{tabular}" in table.read_text() and page.read_text(encoding="utf-8").count("Plotly.newPlot") == 3
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["cne", "ft"]
+    found = json.loads(run("evaluate", *options, "--json").stdout)
+    assert found["cases"] == 2 and set(found["scores"]) == {"unedited", "ft", "cne"} and found["scores"]["unedited"]["ES"]["mean"] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["edit", PROMPT[0], "--subject", "Spain", "--target", " London"], "stands 0 times"),
+        ([*EDIT, "--method", "magic"], "method 'magic' is unknown"),
+        ([*EDIT, "--setting", "steps"], "setting 'steps' is not understood"),
+        ([*EDIT, "--layer", "0", "--layer", "1"], "edits one layer, not 2"),
+        ([*EDIT, "--corpus", "nowhere.txt"], "cannot read 'nowhere.txt' as text"),
+        (["evaluate", "--dataset", "known_1000"], "has no edit cases"),
+        (["evaluate", "--limit", "0"], "limit=0 takes no case"),
+        (["evaluate", "--table", "scores.doc"], "has no known form"),
+    ],
+)
+def test_editing_arguments_that_do_not_fit(arguments, message):
+    with pytest.raises(TLKnowledgeError, match=message):
+        run(*arguments)
 
 
 def test_info():

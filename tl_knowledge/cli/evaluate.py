@@ -22,6 +22,7 @@ from tl_knowledge.storage import write_text
 
 __all__ = ["evaluate_command"]
 
+TERMINAL_SHOWN = ("S", "ES", "PS", "NS")
 ZSRE_SHOWN = ("token_reliability", "token_generality", "token_specificity", "locality")
 
 
@@ -68,7 +69,7 @@ def evaluate_command(
         return
     console = Console()
     console.print(f"[bold]{found.cases} cases[/] on {found.model}; percent, 95% bootstrap over cases", highlight=False)
-    console.print(terminal_table(_text_table(found, shown)))
+    console.print(terminal_table(_text_table(found, shown or TERMINAL_SHOWN)))
     for path in (table, out):
         if path is not None:
             console.print(f"written to {path}", highlight=False, soft_wrap=True)

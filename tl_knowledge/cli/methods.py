@@ -65,8 +65,10 @@ def method_argument(model: HookedModel, name: str, layers: Layers, settings: Seq
         inner = {field.name for field in fields(method.value)} if "value" in known else set[str]()
         if key not in known | inner or not value:
             raise InputError(f"setting {setting!r} is not understood for {name}; pass name=value with one of {', '.join(sorted(known | inner))}.")
+        own = method.value if key in inner else method
         parsed = _parsed(value)
-        method = replace(method, value=replace(method.value, **{key: parsed})) if key in inner else replace(method, **{key: parsed})
+        changed = replace(own, **{key: float(parsed) if isinstance(getattr(own, key), float) and isinstance(parsed, int) else parsed})
+        method = replace(method, value=changed) if key in inner else changed
     return method
 
 

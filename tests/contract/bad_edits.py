@@ -1,0 +1,82 @@
+"""The table of bad input, continued: editing and its evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+import tl_knowledge as tlk
+from tl_knowledge import errors
+from tl_knowledge.provenance import Provenance
+
+FACT = tlk.Fact("a", "{} is", " b")
+MOMENTS = tlk.KeyMoments(
+    {1: torch.eye(24, dtype=torch.float64)}, 99, {1: 0.1}, "x", "y", Provenance("m", "b", {}, False, "float64", "cpu", 0, "e", {})
+)
+CASES = tlk.load_edit_cases()
+
+BAD_EDITS = {
+    "plan_edit: no fact": (lambda m, p: tlk.plan_edit(m, [], tlk.ROME(layer=1)), errors.InputError, "no fact was given"),
+    "ROME: several": (
+        lambda m, p: tlk.ROME(layer=1).plan(m, [FACT] * 2, None),
+        errors.InputError,
+        "one fact at a time, not 2",
+    ),
+    "EMMET: moments": (lambda m, p: tlk.EMMET(layer=1).plan(m, [], None), errors.InputError, "needs the second moments"),
+    "FineTune: bound": (lambda m, p: tlk.FineTune(layer=1, most_change=0.0).plan(m, [], None), errors.InputError, "allows no change"),
+    "MEMIT: order": (lambda m, p: tlk.MEMIT(layers=(2, 1)).plan(m, [], MOMENTS), errors.InputError, "do not ascend"),
+    "MEMIT: moments": (lambda m, p: tlk.MEMIT(layers=(1,)).plan(m, [], None), errors.InputError, "needs the second moments"),
+    "ROME: layer": (lambda m, p: tlk.ROME(layer=99).plan(m, [FACT], None), errors.ComponentError, "layer 99 is outside"),
+    "ROME.for_model": (lambda m, p: tlk.ROME.for_model(m), errors.InputError, "nothing is published for"),
+    "collect_key_moments: layer": (lambda m, p: tlk.collect_key_moments(m, ["a"], layers=[9]), errors.ComponentError, "layer 9 is outside"),
+    "evaluate: no case": (lambda m, p: tlk.evaluate(m, [], tlk.ROME(layer=1)), errors.DataError, "no case was given"),
+    "evaluate: protocol": (
+        lambda m, p: tlk.evaluate(m, tlk.load_edit_cases()[:1], tlk.ROME(layer=1), protocol="all"),  # pyright: ignore[reportArgumentType]
+        errors.InputError,
+        "protocol 'all' is unknown",
+    ),
+    "MEMIT: weight": (lambda m, p: tlk.MEMIT(layers=(1,), moment_weight=0.0).plan(m, [], MOMENTS), errors.InputError, "keeps nothing of other text"),
+    "MEMIT.for_model": (lambda m, p: tlk.MEMIT.for_model(m), errors.InputError, "nothing is published for"),
+    "ROME: bare weight": (
+        lambda m, p: tlk.ROME(layer=1, bare_weight=2.0).plan(m, [FACT], MOMENTS),
+        errors.InputError,
+        "bare_weight=2.0 is no weight",
+    ),
+    "AlphaEdit: moments": (lambda m, p: tlk.AlphaEdit(layers=(1,)).plan(m, [], None), errors.InputError, "needs the second moments"),
+    "AlphaEdit: ridge": (lambda m, p: tlk.AlphaEdit(layers=(1,), ridge=0.0).plan(m, [], MOMENTS), errors.InputError, "leaves the update singular"),
+    "AlphaEdit.for_model": (lambda m, p: tlk.AlphaEdit.for_model(m), errors.InputError, "nothing is published for"),
+    "FineTuneConstrained: bound": (
+        lambda m, p: tlk.FineTuneConstrained(layer=1, most_change=-1.0).plan(m, [], None),
+        errors.InputError,
+        "allows no change",
+    ),
+    "KnowledgeNeuronEdit: lambdas": (
+        lambda m, p: tlk.KnowledgeNeuronEdit(lambdas="both").plan(m, [FACT], None),  # pyright: ignore[reportArgumentType]
+        errors.InputError,
+        "lambdas 'both' is unknown",
+    ),
+    "CausalNeuronEdit: lambdas": (
+        lambda m, p: tlk.CausalNeuronEdit(lambdas="both").plan(m, [FACT], None),  # pyright: ignore[reportArgumentType]
+        errors.InputError,
+        "lambdas 'both' is unknown",
+    ),
+    "editing_problem: unknown": (
+        lambda m, p: tlk.editing_problem(m, CASES[0], "forgetting"),  # pyright: ignore[reportArgumentType]
+        errors.InputError,
+        "problem 'forgetting' is unknown",
+    ),
+    "sweep_layers: no case": (lambda m, p: tlk.sweep_layers(m, [], lambda layer, o: tlk.ROME(layer=layer)), errors.InputError, "none was given"),
+    "evaluate: batch size": (lambda m, p: tlk.evaluate(m, CASES[:1], tlk.ROME(layer=1), batch_size=0), errors.InputError, "batch_size=0"),
+    "evaluate: contradiction": (
+        lambda m, p: tlk.evaluate(m, [CASES[0], replace(CASES[0], target_new=" Atlantis")], tlk.MEMIT(layers=(1,)), protocol="batch"),
+        errors.InputError,
+        "in one batch; keep one of them",
+    ),
+    "measure_growth: sizes": (
+        lambda m, p: tlk.measure_growth(m, CASES[:2], {"ROME": tlk.ROME(layer=1)}, [3]),
+        errors.InputError,
+        "do not fit 2 cases",
+    ),
+    "score_table: none": (lambda m, p: tlk.score_table(), errors.InputError, "0 report"),
+}
