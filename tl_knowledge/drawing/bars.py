@@ -45,10 +45,10 @@ def grouped_bars(
         error = {"type": "data", "symmetric": False, "array": high - values, "arrayminus": values - low, "color": MUTED, "thickness": 1}
         figure.add_trace(go.Bar(x=list(range(len(groups))), y=values, name=name, marker_color=color, error_y=error))
     labels = [html.escape(group) for group in groups]
-    angle = -60 if max(map(len, groups), default=0) > 3 else 0
+    width = max(760, 180 + 34 * len(groups))
+    angle = -60 if 7 * max(map(len, groups), default=0) > (width - 180) / max(len(groups), 1) else 0
     figure.update_xaxes(title_text=group_axis, tickvals=list(range(len(groups))), ticktext=labels, tickangle=angle)
     figure.update_yaxes(title_text=value_axis, tickformat=".1%", zeroline=True, zerolinecolor=MUTED, gridcolor="white")
-    width = max(760, 180 + 34 * len(groups))
     legend_lines = -(-sum(60 + 7 * len(name) for name in bars) // (width - 220))
     height, made = 520 + 24 * legend_lines, layout(title, subtitle)
     made["margin"] = made["margin"] | {"t": 84 + 24 * legend_lines}

@@ -14,6 +14,8 @@ from tl_knowledge.drawing.look import DASHES, INK, MUTED, PALETTE, layout
 
 __all__ = ["Line", "LinePanel", "line_panels"]
 
+MOST_TICKS = 12
+
 
 @dataclass(frozen=True)
 class Line:
@@ -63,13 +65,20 @@ def line_panels(
             for trace in _line_traces(line, x_axis, y_axis, show_name=line.name not in named):
                 figure.add_trace(trace, row=row, col=col)
             named.add(line.name)
-        figure.update_xaxes(title_text=x_axis, dtick=max(1, len({x for line in panel.lines for x in line.x}) // 12), row=row, col=col)
+        places = sorted({x for line in panel.lines for x in line.x})
+        ticks = {"tickvals": places} if len(places) <= MOST_TICKS else {"dtick": len(places) // MOST_TICKS}
+        figure.update_xaxes(title_text=x_axis, **ticks, row=row, col=col)
         figure.update_yaxes(title_text=y_axis if col == 1 else None, tickformat=".0%" if percent else None, row=row, col=col)
     figure.update_yaxes(zeroline=True, zerolinecolor=MUTED, gridcolor="white")
     figure.update_xaxes(gridcolor="white", zeroline=False)
     made = layout(title, subtitle)
     made["margin"] = made["margin"] | {"l": 80, "r": 40}
-    figure.update_layout(**made, height=230 + 300 * down, width=max(520, 180 + 330 * across), legend={"orientation": "h", "y": -0.16 / down, "x": 0})
+    figure.update_layout(
+        **made,
+        height=230 + 300 * down,
+        width=max(520, 180 + 330 * across, 60 + 6 * len(subtitle)),
+        legend={"orientation": "h", "y": -0.16 / down, "x": 0},
+    )
     figure.update_annotations(font={"size": 13, "color": INK})
     return figure
 

@@ -11,6 +11,7 @@ import pandas as pd
 __all__ = ["EditHealth", "LayerHealth"]
 
 DISABLED_BEYOND = 2.0
+NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class EditHealth:
 
     def __str__(self) -> str:
         parts = [f"layer {each.layer}: rank {each.rank}, ||dW||/||W|| {each.relative_norm:.3g}" for each in self.layers]
-        parts += [f"clamped: {', '.join(self.clamped)}"] if self.clamped else []
+        more = f" and {len(self.clamped) - NAMED} more" if len(self.clamped) > NAMED else ""
+        parts += [f"clamped: {', '.join(self.clamped[:NAMED])}{more}"] if self.clamped else []
         if not math.isnan(self.perplexity_before):
             parts.append(f"perplexity {self.perplexity_before:.2f} -> {self.perplexity_after:.2f}{' DISABLING' if self.disabling else ''}")
         return "; ".join(parts)

@@ -49,7 +49,7 @@ class EditGrowth:
             for style, method in enumerate(self.reports):
                 own = frame[(frame["method"] == method) & (frame["score"] == metric)]
                 mean, low, high = ((own[name] / 100).tolist() for name in ("mean", "low", "high"))
-                lines.append(Line(method, own["edits"].tolist(), mean, low, high, style=style))
+                lines.append(Line(method, own["edits"].tolist(), mean, low, high, style=4 * style))  # a dash of its own each: lines may coincide
             panels.append(LinePanel(f"{title} ({metric})", lines))
         any_report = next(iter(next(iter(self.reports.values())).values()))
         return line_panels(
