@@ -9,8 +9,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import tl_knowledge as tlk
+from tl_knowledge.cli import app
 from tl_knowledge.neurons.page import neurons_page
 from tl_knowledge.tracing.page import trace_page
 
@@ -96,4 +98,14 @@ def test_the_neurons_page_draws_its_figures_offline(chromium, factlm, tmp_path):
     dom = browse(chromium, page, tmp_path / "profile", "--dump-dom")
     assert dom.count('class="main-svg"') >= 3 and len(re.findall(r'class="hm"', dom)) == 1
     for word in ("|KN|", "share of the neurons", "Jaccard", "random control", "8 groups"):
+        assert word in dom, word
+
+
+def test_the_page_of_an_evaluation_draws_its_figures_offline(chromium, tmp_path):
+    page = tmp_path / "scores.html"
+    arguments = ["evaluate", "--method", "ft", "--method", "cne", "--limit", "4", "--out", str(page), "--json"]
+    assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
+    dom = browse(chromium, page, tmp_path / "profile", "--dump-dom")
+    assert dom.count('class="main-svg"') >= 3 and len(re.findall(r'class="point"', dom)) >= 12
+    for word in ("neighbourhood (NS)", "unedited", "4 cases", "bootstrap", "NS by relation"):
         assert word in dom, word

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from conftest import build, fingerprint
+from conftest import build, fingerprint, hooks_left
 from test_edit_weights import random_edit
 
 import tl_knowledge as tlk
@@ -200,6 +200,16 @@ def test_health_measures_the_change_and_the_text(speaking, moments, texts):
     with pytest.raises(ModelStateError, match=r"revert\(model\) first"):
         edit.health(speaking)
     edit.revert(speaking)
+
+
+def test_a_loss_that_is_not_finite_stops_the_plan(speaking, moments):
+    before = fingerprint(speaking)
+    poison = [("blocks.3.hook_mlp_out", lambda x, *, hook: x * float("nan"))]
+    for method in (tlk.ROME(layer=1, contexts=SHORT), tlk.MEMIT(layers=(1,), contexts=SHORT), tlk.FineTune(layer=1)):
+        tlk.plan_edit(speaking, FACTS[1], method, moments=moments)  # the contexts are drawn before the poison
+        with speaking.hooks(fwd_hooks=poison), pytest.raises(NumericalError, match="the loss is nan at step 0"):
+            tlk.plan_edit(speaking, FACTS[1], method, moments=moments)
+    assert fingerprint(speaking) == before and hooks_left(speaking) == []
 
 
 class Killed(Exception):  # noqa: N818

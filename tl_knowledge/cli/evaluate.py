@@ -99,4 +99,4 @@ def _written(found: ScoreTable, suffix: str, shown: tuple[str, ...]) -> str:
 
 def _page(found: ScoreTable, reports: list[EditReport], shown: tuple[str, ...]) -> list[Any]:
     intro = f"<p>{found.cases} cases, {found.model}: means in percent, 95% bootstrap intervals over cases.</p>"
-    return [intro, _text_table(found, shown), found.plot(), *(report.plot_by() for report in reports)]
+    return [intro, _text_table(found, shown), found.plot(), *(report.plot_by(metric="NS") for report in reports)]

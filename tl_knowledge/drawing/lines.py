@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -66,7 +67,7 @@ def line_panels(
                 figure.add_trace(trace, row=row, col=col)
             named.add(line.name)
         places = sorted({x for line in panel.lines for x in line.x})
-        ticks = {"tickvals": places} if len(places) <= MOST_TICKS else {"dtick": len(places) // MOST_TICKS}
+        ticks: dict[str, Any] = {"tickvals": places} if len(places) <= MOST_TICKS else {"dtick": len(places) // MOST_TICKS}
         figure.update_xaxes(title_text=x_axis, **ticks, row=row, col=col)
         figure.update_yaxes(title_text=y_axis if col == 1 else None, tickformat=".0%" if percent else None, row=row, col=col)
     figure.update_yaxes(zeroline=True, zerolinecolor=MUTED, gridcolor="white")

@@ -99,7 +99,7 @@ class EditReport:
             InputError: as `by`.
         """
         frame = self.by(category, metric)
-        return bar_chart(
+        figure = bar_chart(
             [f"{name} (n = {cases})" for name, cases in zip(frame[category], frame["cases"], strict=True)],
             frame["mean"].tolist(),
             (frame["high"] - frame["mean"]).tolist(),
@@ -108,6 +108,9 @@ class EditReport:
             subtitle=f"{len(self.table)} cases; {self.provenance.model}; 95% bootstrap over cases",
             value_axis=f"{metric} (percent)",
         )
+        if frame["mean"].between(0, 100).all():
+            figure.update_xaxes(range=[0, 104])
+        return figure
 
     def compare(self, other: EditReport) -> pd.DataFrame:
         """Difference of two methods on the same cases, with its interval and a paired test (Wilcoxon, corrected for the scores).
