@@ -56,6 +56,11 @@ BAD_EDITS = {
         errors.InputError,
         "lambdas 'both' is unknown",
     ),
+    "KnowledgeNeuronEdit: at": (
+        lambda m, p: tlk.KnowledgeNeuronEdit(at="relation").plan(m, [FACT], None),
+        errors.InputError,
+        "is no place for knowledge neurons",
+    ),
     "CausalNeuronEdit: lambdas": (
         lambda m, p: tlk.CausalNeuronEdit(lambdas="both").plan(m, [FACT], None),  # pyright: ignore[reportArgumentType]
         errors.InputError,

@@ -133,7 +133,7 @@ def test_a_killed_evaluation_goes_on_and_ends_the_same(factlm, moments, tmp_path
         tlk.evaluate(factlm, cases[1:], ROME, moments=moments, store=tmp_path / "run", progress=False)
 
 
-def test_batches_and_growth(factlm, moments):
+def test_batches_and_growth(factlm, moments, tmp_path):
     cases = tlk.load_edit_cases()[:6]
     before = fingerprint(factlm)
     method = tlk.MEMIT(layers=(0,), moment_weight=100.0, contexts=((4, 2),), value=tlk.ValueSettings(steps=8, clamp=0.75))
@@ -151,7 +151,8 @@ def test_batches_and_growth(factlm, moments):
     found = tlk.measure_growth(factlm, cases, {"MEMIT": method}, [2, 6], moments=moments, protocol="batch", progress=False)
     frame = found.to_dataframe()
     assert list(frame["edits"].unique()) == [2, 6] and frame[frame["score"] == "ES"]["mean"].between(0, 100).all()
-    assert [len(report.table) for report in found.reports["MEMIT"].values()] == [2, 6]
+    pd.testing.assert_frame_equal(tlk.EditGrowth.load(found.save(tmp_path / "growth")).table, found.table)
+    assert found.provenance.settings["methods"]["MEMIT"]["batch_size"] == 1 and len(found.top(2)) == 2
     assert {line.name for line in found.plot().data if line.name} == {"MEMIT"}
     assert fingerprint(factlm) == before
     with pytest.raises(InputError, match="do not fit 6 cases"):

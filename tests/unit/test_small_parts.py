@@ -106,3 +106,13 @@ def test_every_error_is_ours_and_a_builtin_one():
 def test_exported_names_are_sorted_and_there():
     assert tlk.__all__ == sorted(tlk.__all__, key=lambda name: (not name.isupper(), name))  # constants first
     assert all(hasattr(tlk, name) for name in tlk.__all__)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "clamp"),
+    [("gpt2", 5, 4.0), ("gpt2-medium", 8, 3.0), ("EleutherAI/gpt-j-6B", 5, 4.0), ("gpt-neox-20b", 15, 4.0), ("openai-community/gpt2-xl", 17, 4.0)],
+)
+def test_published_layers_by_name(gpt2, monkeypatch, name, layer, clamp):
+    monkeypatch.setattr(gpt2.cfg, "model_name", name)
+    found = tlk.ROME.for_model(gpt2)
+    assert (found.layer, found.value.clamp) == (layer, clamp)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -12,9 +12,10 @@ import plotly.graph_objects as go
 from tl_knowledge.drawing import Line, LinePanel, line_panels
 from tl_knowledge.errors import InputError
 from tl_knowledge.evaluation.evaluate import PlansEdits, evaluate
-from tl_knowledge.evaluation.report import EditReport
 from tl_knowledge.facts import EditCase
 from tl_knowledge.model import HookedModel
+from tl_knowledge.provenance import Provenance
+from tl_knowledge.table_result import TableResult
 
 __all__ = ["EditGrowth", "measure_growth"]
 
@@ -22,40 +23,33 @@ DRAWN = {"ES": "efficacy", "PS": "paraphrase", "NS": "neighbourhood"}
 
 
 @dataclass(frozen=True, eq=False)
-class EditGrowth:
-    """Reports by number of edits.
+class EditGrowth(TableResult):
+    """Scores by method and number of edits.
 
     Attributes:
-        reports: by method and number of edits; each is over all edited cases.
+        table: ``method edits score mean low high``, in percent; each row is over all cases that are edited.
+        provenance: of the first run; the methods' settings are in ``settings["methods"]``.
     """
 
-    reports: Mapping[str, Mapping[int, EditReport]]
-
-    def to_dataframe(self) -> pd.DataFrame:
-        """One row a method, number of edits and score: mean and interval, in percent."""
-        rows: list[dict[str, Any]] = []
-        for method, reports in self.reports.items():
-            for edits, report in reports.items():
-                scores = report.scores
-                rows += [{"method": method, "edits": edits, "score": name} | vars(scores[name]) for name in ("S", *DRAWN)]
-        return pd.DataFrame(rows)
+    ranked_by: ClassVar[str] = "mean"
+    table: pd.DataFrame
+    provenance: Provenance
 
     def plot(self) -> go.Figure:
         """Lines: ES, PS and NS against the number of edits, a line for each method."""
-        frame = self.to_dataframe()
+        frame, methods = self.table, list(dict.fromkeys(self.table["method"]))
         panels: list[LinePanel] = []
         for metric, title in DRAWN.items():
             lines: list[Line] = []
-            for style, method in enumerate(self.reports):
+            for style, method in enumerate(methods):
                 own = frame[(frame["method"] == method) & (frame["score"] == metric)]
                 mean, low, high = ((own[name] / 100).tolist() for name in ("mean", "low", "high"))
                 lines.append(Line(method, own["edits"].tolist(), mean, low, high, style=4 * style))  # a dash of its own each: lines may coincide
             panels.append(LinePanel(f"{title} ({metric})", lines))
-        any_report = next(iter(next(iter(self.reports.values())).values()))
         return line_panels(
             panels,
             title="What is left of the edits as more are made",
-            subtitle=f"{any_report.provenance.model}; over all edited cases; bands: 95% bootstrap over cases",
+            subtitle=f"{self.provenance.model}; over all edited cases; bands: 95% bootstrap over cases",
             x_axis="edits in the model",
             y_axis="share of prompts",
             percent=True,
@@ -81,11 +75,19 @@ def measure_growth(
         protocol, batch_size: as `evaluate`.
 
     Raises:
-        InputError: no size, or more than there are cases.
+        InputError: no method, no size, or more than there are cases.
     """
+    if not methods:
+        raise InputError("no method was given; pass at least one, by name: {'MEMIT': MEMIT(...)}.")
     if not sizes or min(sizes) < 1 or max(sizes) > len(cases):
         raise InputError(f"sizes {list(sizes)} do not fit {len(cases)} cases; pass numbers between 1 and that.")
     shared: dict[str, Any] = {"moments": moments, "protocol": protocol, "batch_size": batch_size, "progress": progress}
-    return EditGrowth(
-        {name: {size: evaluate(model, cases[:size], method, **shared) for size in sorted(set(sizes))} for name, method in methods.items()}
-    )
+    rows: list[dict[str, Any]] = []
+    settings: dict[str, Any] = {}
+    for name, method in methods.items():
+        for size in sorted(set(sizes)):
+            report = evaluate(model, cases[:size], method, **shared)
+            settings.setdefault(name, report.provenance)
+            rows += [{"method": name, "edits": size, "score": score} | vars(report.scores[score]) for score in ("S", *DRAWN)]
+    first: Provenance = next(iter(settings.values()))
+    return EditGrowth(pd.DataFrame(rows), replace(first, settings={"methods": {name: made.settings for name, made in settings.items()}}))

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-import pyarrow as pa
 
 from tl_knowledge.drawing import bar_chart
 from tl_knowledge.errors import InputError
 from tl_knowledge.evaluation.scores import COUNTERFACT
 from tl_knowledge.evaluation.table import Score, ScoreTable
 from tl_knowledge.provenance import Provenance
-from tl_knowledge.statistics import largest_rows, mean_interval, paired_p_values, scalar_interval
-from tl_knowledge.storage import read_table, write_table
+from tl_knowledge.statistics import mean_interval, paired_p_values, scalar_interval
+from tl_knowledge.table_result import TableResult
 
 __all__ = ["EditReport", "score_table"]
 
@@ -26,7 +24,7 @@ HARMONIC = ("ES", "PS", "NS")
 
 
 @dataclass(frozen=True, eq=False)
-class EditReport:
+class EditReport(TableResult):
     """One row a case.
 
     Attributes:
@@ -35,6 +33,7 @@ class EditReport:
         provenance: the model, the method's settings, the protocol.
     """
 
+    ranked_by: ClassVar[str] = "EM"
     table: pd.DataFrame
     method: str
     provenance: Provenance
@@ -53,14 +52,6 @@ class EditReport:
     def base(self) -> dict[str, Score]:
         """The same of the unedited model."""
         return self._scores(BASE)
-
-    def to_dataframe(self) -> pd.DataFrame:
-        """One row a case."""
-        return self.table.copy()
-
-    def top(self, k: int = 10) -> pd.DataFrame:
-        """The k cases of the largest efficacy magnitude."""
-        return largest_rows(self.table, k, "EM")
 
     def summary(self) -> pd.DataFrame:
         """One row each for the unedited model and the method: means with their intervals as text."""
@@ -126,21 +117,6 @@ class EditReport:
             mean, low, high = scalar_interval(first[:, k] - second[:, k])
             rows.append({"metric": metric, "difference": mean, "low": low, "high": high, "p": float(corrected[k])})
         return pd.DataFrame(rows)
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write to one ``.parquet`` file; returns the path."""
-        table = pa.Table.from_pandas(self.table, preserve_index=False)
-        return write_table(path, "EditReport", table, {"method": self.method, "provenance": self.provenance.to_dict()})
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> EditReport:
-        """Read what `save` wrote.
-
-        Raises:
-            DataError: not such a file.
-        """
-        table, fields = read_table(path, "EditReport")
-        return cls(pd.DataFrame(table.to_pylist()), fields["method"], Provenance(**fields["provenance"]))
 
     def _table(self) -> ScoreTable:
         return ScoreTable({"unedited": self.base, self.method: self.scores}, len(self.table), self.provenance.model)

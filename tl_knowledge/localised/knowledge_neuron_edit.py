@@ -48,10 +48,12 @@ class KnowledgeNeuronEdit:
         """One edit of all facts; moments are not needed.
 
         Raises:
-            InputError: unknown lambdas.
+            InputError: unknown lambdas or place.
             NumericalError: no neuron is left for a fact.
         """
         check_lambdas(self.lambdas)
+        if self.at not in ("last", "subject"):
+            raise InputError(f"at={self.at!r} is no place for knowledge neurons; pass 'last' or 'subject'.")
         rows: dict[int, dict[int, torch.Tensor]] = {}
         notes: list[dict[str, Any]] = []
         for fact in facts:
@@ -72,8 +74,6 @@ class KnowledgeNeuronEdit:
         templates = [fact.template, *(template for template in fact.paraphrases if template != fact.template)]
         old = model.tokenizer.decode([old_token])
         prompts = [Prompt.from_fact(model, fact.rephrase(template).retarget(old)) for template in templates]
-        if self.at not in ("last", "subject"):
-            raise InputError(f"at={self.at!r} is no place for knowledge neurons; pass 'last' or 'subject'.")
         scores = attribute_neurons(model, prompts, semantics=self.semantics, steps=self.steps, at=self.at, progress=False)
         found = select_neurons(scores, threshold=self.threshold, shared_by=self.shared_by)
         found = found if self.spare is None else found - self.spare

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
@@ -28,8 +25,8 @@ from tl_knowledge.metrics import answer_probability
 from tl_knowledge.model import HookedModel, check_layers, check_model
 from tl_knowledge.prompts import Prompt
 from tl_knowledge.provenance import Provenance
-from tl_knowledge.statistics import Regression, compare_regressions, largest_rows, scalar_interval
-from tl_knowledge.storage import read_table, write_table
+from tl_knowledge.statistics import Regression, compare_regressions, scalar_interval
+from tl_knowledge.table_result import TableResult
 from tl_knowledge.tracing import trace
 from tl_knowledge.tracing.corruption import Noise
 
@@ -39,7 +36,7 @@ MethodAt = Callable[[int, Objective], EditMethod]
 
 
 @dataclass(frozen=True, eq=False)
-class LayerSweep:
+class LayerSweep(TableResult):
     """Editing success and tracing effect of every case in every layer.
 
     Attributes:
@@ -48,17 +45,10 @@ class LayerSweep:
         provenance: the model and the settings.
     """
 
+    ranked_by: ClassVar[str] = "score"
     table: pd.DataFrame
     skipped: dict[str, str]
     provenance: Provenance
-
-    def to_dataframe(self) -> pd.DataFrame:
-        """One row a case and layer."""
-        return self.table.copy()
-
-    def top(self, k: int = 10) -> pd.DataFrame:
-        """The k largest scores."""
-        return largest_rows(self.table, k, "score")
 
     def regressions(self) -> Regression:
         """R^2 of the score on the layer, on the tracing effect, on both, and whether tracing adds anything (F-test)."""
@@ -80,21 +70,6 @@ class LayerSweep:
         )
         title = f"Where tracing points and where {settings['method']} works best ({settings['problem'].replace('_', ' ')})"
         return line_panels([LinePanel("", lines)], title=title, subtitle=subtitle, x_axis="layer", y_axis="mean over facts")
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write to one ``.parquet`` file; returns the path."""
-        fields = {"skipped": self.skipped, "provenance": self.provenance.to_dict()}
-        return write_table(path, "LayerSweep", pa.Table.from_pandas(self.table, preserve_index=False), fields)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> LayerSweep:
-        """Read what `save` wrote.
-
-        Raises:
-            DataError: not such a file.
-        """
-        table, fields = read_table(path, "LayerSweep")
-        return cls(pd.DataFrame(table.to_pylist()), fields["skipped"], Provenance(**fields["provenance"]))
 
 
 def sweep_layers(

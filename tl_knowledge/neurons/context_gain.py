@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -17,6 +18,7 @@ from tl_knowledge.model import HookedModel, check_model, describe_model
 from tl_knowledge.prompts import Prompt
 from tl_knowledge.provenance import Provenance
 from tl_knowledge.statistics import FEWEST_TESTED, paired_p_values, scalar_interval
+from tl_knowledge.table_result import TableResult
 
 __all__ = ["ContextGain", "measure_context_gain"]
 
@@ -24,7 +26,7 @@ _KINDS = {"fact alone": "alone", "behind other facts": "in_context"}
 
 
 @dataclass(frozen=True, eq=False)
-class ContextGain:
+class ContextGain(TableResult):
     """Probability of each fact's answer, asked alone and behind other facts of its relation.
 
     Attributes:
@@ -33,13 +35,10 @@ class ContextGain:
         provenance: how it was measured.
     """
 
+    ranked_by: ClassVar[str] = "in_context"
     table: pd.DataFrame
     pairs: int
     provenance: Provenance
-
-    def to_dataframe(self) -> pd.DataFrame:
-        """One row a fact."""
-        return self.table.copy()
 
     def summary(self) -> pd.DataFrame:
         """Mean probabilities and their difference with 95% bootstrap intervals over facts, and the Wilcoxon p of the difference.

@@ -6,16 +6,13 @@ control has as many neurons in every layer.
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import plotly.graph_objects as go
-import pyarrow as pa
 import torch
 from tqdm.auto import tqdm
 
@@ -32,8 +29,8 @@ from tl_knowledge.neurons.neuron_set import NeuronSet
 from tl_knowledge.neurons.selection import ThresholdKind
 from tl_knowledge.prompts import Prompt
 from tl_knowledge.provenance import Provenance
-from tl_knowledge.statistics import FEWEST_TESTED, largest_rows, paired_p_values, scalar_interval
-from tl_knowledge.storage import read_table, write_table
+from tl_knowledge.statistics import FEWEST_TESTED, paired_p_values, scalar_interval
+from tl_knowledge.table_result import TableResult
 
 __all__ = ["COMPARED", "NeuronEffects", "measure_neuron_effects", "place_words"]
 
@@ -47,7 +44,7 @@ def place_words(at: str) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class NeuronEffects:
+class NeuronEffects(TableResult):
     """Relative changes of the answer's probability, ``(p' - p) / p``, one row a fact.
 
     Attributes:
@@ -57,13 +54,11 @@ class NeuronEffects:
         factor: what the neurons' activations were multiplied by.
     """
 
+    ranked_by: ClassVar[str] = "own"
+    either_sign: ClassVar[bool] = True
     table: pd.DataFrame
     factor: float
     provenance: Provenance
-
-    def to_dataframe(self) -> pd.DataFrame:
-        """One row a fact."""
-        return self.table.copy()
 
     def summary(self) -> pd.DataFrame:
         """Mean change of each kind with its 95% bootstrap interval over facts, and p of own against it (Wilcoxon, paired, corrected).
@@ -83,10 +78,6 @@ class NeuronEffects:
         groups = self._found().groupby("relation", dropna=False)
         return pd.DataFrame([{"relation": str(name)} | self._row(kind, rows) for name, rows in groups for kind in COMPARED])
 
-    def top(self, k: int = 10) -> pd.DataFrame:
-        """The k facts whose own probability changes most."""
-        return largest_rows(self.table, k, "own", either_sign=True)
-
     def plot(self) -> go.Figure:
         """Bars: the change of each kind by relation, with its interval; relations in order of their own facts' change."""
         frame = self.by_relation()
@@ -104,22 +95,6 @@ class NeuronEffects:
             group_axis="relation (number of facts)",
             value_axis="change of P(answer), relative",
         )
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write to one ``.parquet`` file; returns the path."""
-        table = pa.Table.from_pylist(self.table.to_dict(orient="records"))
-        fields = {"factor": self.factor, "provenance": self.provenance.to_dict()}
-        return write_table(path, "NeuronEffects", table, fields)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> NeuronEffects:
-        """Read what `save` wrote.
-
-        Raises:
-            DataError: not such a file.
-        """
-        table, fields = read_table(path, "NeuronEffects")
-        return cls(pd.DataFrame(table.to_pylist()), fields["factor"], Provenance(**fields["provenance"]))
 
     def _found(self) -> pd.DataFrame:
         return self.table.loc[self.table["neurons"] > 0]

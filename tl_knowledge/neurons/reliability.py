@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ from tl_knowledge.neurons.neuron_set import NeuronSet
 from tl_knowledge.prompts import Prompt
 from tl_knowledge.provenance import Provenance
 from tl_knowledge.statistics import scalar_interval
+from tl_knowledge.table_result import TableResult
 
 __all__ = ["Reliability", "measure_reliability"]
 
@@ -29,7 +30,7 @@ _KINDS = ("before", "after", "control")
 
 
 @dataclass(frozen=True, eq=False)
-class Reliability:
+class Reliability(TableResult):
     """How far the model prefers the good sentence of each minimal pair.
 
     Attributes:
@@ -39,13 +40,11 @@ class Reliability:
         provenance: how it was measured.
     """
 
+    ranked_by: ClassVar[str] = "before"
+    either_sign: ClassVar[bool] = True
     table: pd.DataFrame
     factor: float
     provenance: Provenance
-
-    def to_dataframe(self) -> pd.DataFrame:
-        """One row a pair."""
-        return self.table.copy()
 
     def summary(self) -> pd.DataFrame:
         """By paradigm: the share of pairs decided rightly clean, scaled and under the control, the change with its 95% bootstrap interval over

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,8 @@ from tl_knowledge.model import HookedModel, check_model, describe_model, is_mask
 from tl_knowledge.neurons.neuron_set import NeuronSet
 from tl_knowledge.prompts import Prompt, is_one_token, target_tokens
 from tl_knowledge.provenance import Provenance
-from tl_knowledge.statistics import largest_rows, paired_t_p_values, scalar_interval
+from tl_knowledge.statistics import paired_t_p_values, scalar_interval
+from tl_knowledge.table_result import TableResult
 
 __all__ = ["TokenEffects", "measure_token_effects", "single_token_words"]
 
@@ -25,7 +27,7 @@ SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True, eq=False)
-class TokenEffects:
+class TokenEffects(TableResult):
     """Change of words' probability when neurons are scaled.
 
     Attributes:
@@ -37,19 +39,22 @@ class TokenEffects:
         provenance: how it was measured.
     """
 
+    ranked_by: ClassVar[str] = "effect"
+    either_sign: ClassVar[bool] = True
     table: pd.DataFrame
     neurons: NeuronSet
     factor: float
     prompts: int
     provenance: Provenance
 
-    def to_dataframe(self) -> pd.DataFrame:
-        """One row a word."""
-        return self.table.copy()
+    def _packed(self) -> dict[str, Any]:
+        return super()._packed() | {"neurons": sorted(self.neurons), "shape": self.neurons.shape}
 
-    def top(self, k: int = 10) -> pd.DataFrame:
-        """The k words whose probability changes most, in either direction."""
-        return largest_rows(self.table, k, "effect", either_sign=True)
+    @classmethod
+    def _unpacked(cls, packed: dict[str, Any]) -> dict[str, Any]:
+        neurons = frozenset((layer, neuron) for layer, neuron in packed["neurons"])
+        shape: tuple[int, int] = packed.pop("shape")
+        return packed | {"neurons": NeuronSet(neurons, *shape)}
 
     def summary(self) -> pd.DataFrame:
         """Mean effect of every category with its 95% bootstrap interval over words, and how many words change significantly."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import ClassVar
 
 import pandas as pd
 import plotly.graph_objects as go
-import pyarrow as pa
 from tqdm.auto import tqdm
 
 from tl_knowledge.drawing import bar_chart
@@ -18,8 +16,8 @@ from tl_knowledge.facts import Fact
 from tl_knowledge.model import HookedModel, check_model, describe_model, embedding_matrix
 from tl_knowledge.prompts import Prompt, check_fits
 from tl_knowledge.provenance import Provenance
-from tl_knowledge.statistics import largest_rows, scalar_interval
-from tl_knowledge.storage import read_table, write_table
+from tl_knowledge.statistics import scalar_interval
+from tl_knowledge.table_result import TableResult
 from tl_knowledge.tracing.arguments import choose_answer, sample_count
 from tl_knowledge.tracing.corruption import GaussianNoise
 from tl_knowledge.tracing.experiment import CorruptedRun, Experiment, answered
@@ -36,7 +34,7 @@ def perturbation_sd(model: HookedModel) -> float:
 
 
 @dataclass(frozen=True, eq=False)
-class PerturbationTest:
+class PerturbationTest(TableResult):
     """The answer's probability with and without noise on every token's embedding.
 
     Attributes:
@@ -45,34 +43,11 @@ class PerturbationTest:
         samples: noise draws a fact.
     """
 
+    ranked_by: ClassVar[str] = "drop"
     table: pd.DataFrame
     sd: float
     samples: int
     provenance: Provenance
-
-    def to_dataframe(self) -> pd.DataFrame:
-        """One row a fact."""
-        return self.table.copy()
-
-    def top(self, k: int = 10) -> pd.DataFrame:
-        """The k facts that lose most."""
-        return largest_rows(self.table, k, "drop")
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write to one ``.parquet`` file; returns the path."""
-        fields = {"sd": self.sd, "samples": self.samples, "provenance": self.provenance.to_dict()}
-        table = pa.Table.from_pylist(self.table.to_dict(orient="records"))
-        return write_table(path, "PerturbationTest", table, fields)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> PerturbationTest:
-        """Read what `save` wrote.
-
-        Raises:
-            DataError: not such a file.
-        """
-        table, fields = read_table(path, "PerturbationTest")
-        return cls(pd.DataFrame(table.to_pylist()), fields["sd"], fields["samples"], Provenance(**fields["provenance"]))
 
     def by_relation(self) -> pd.DataFrame:
         """Mean drop of all facts, and of every relation (largest first), with 95% bootstrap intervals over facts (none for one fact)."""

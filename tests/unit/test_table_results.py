@@ -1,0 +1,40 @@
+"""Results that are one table save, load and rank alike."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+import tl_knowledge as tlk
+from tl_knowledge.errors import ComponentError, DataError
+from tl_knowledge.provenance import Provenance
+
+MADE = Provenance("m", "b", {}, False, "float32", "cpu", 0, "e", {"steps": 3})
+NEURONS = tlk.NeuronSet(frozenset({(0, 3), (2, 1)}), n_layers=4, d_mlp=8)
+RESULTS = {
+    "Reliability": tlk.Reliability(pd.DataFrame({"paradigm": ["a", "b"], "before": [0.5, -2.0], "after": [0.1, None]}), 0.0, MADE),
+    "ContextGain": tlk.ContextGain(pd.DataFrame({"relation": [None, "P36"], "in_context": [0.2, 0.9]}), 4, MADE),
+    "TokenEffects": tlk.TokenEffects(pd.DataFrame({"word": ["x", "y"], "effect": [0.1, -0.7]}), NEURONS, 2.0, 5, MADE),
+    "NeuronEffects": tlk.NeuronEffects(pd.DataFrame({"own": [-0.3, 0.2], "neurons": [1, 0]}), 0.0, MADE),
+    "PerturbationTest": tlk.PerturbationTest(pd.DataFrame({"drop": [0.1, 0.4]}), 0.3, 10, MADE),
+    "LayerSweep": tlk.LayerSweep(pd.DataFrame({"case_id": ["1", "1"], "layer": [0, 1], "score": [0.1, 0.9]}), {"2": "why"}, MADE),
+    "EditReport": tlk.EditReport(pd.DataFrame({"case_id": ["0", "1"], "EM": [3.0, 50.0], "base_EM": [1.0, 2.0]}), "ROME", MADE),
+    "EditGrowth": tlk.EditGrowth(pd.DataFrame({"method": ["a", "a"], "mean": [3.0, 50.0]}), MADE),
+}
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_a_table_comes_back_as_it_was(name, tmp_path):
+    result = RESULTS[name]
+    again = type(result).load(result.save(tmp_path / "result"))
+    pd.testing.assert_frame_equal(again.table, result.table, check_dtype=False)
+    for field in result.__dataclass_fields__:
+        assert field == "table" or getattr(again, field) == getattr(result, field)
+    top = result.top(1)
+    assert len(top) == 1 and top.iloc[0][result.ranked_by] == result.table[result.ranked_by].iloc[1 - (name == "NeuronEffects")]
+    result.to_dataframe().insert(0, "mine", 1)  # a copy
+    assert "mine" not in result.table
+    with pytest.raises(ComponentError, match="pass at least 1"):
+        result.top(0)
+    with pytest.raises(DataError, match=f"as a saved {name}"):
+        type(result).load(tmp_path / "nothing")
