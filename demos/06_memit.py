@@ -10,7 +10,7 @@ import os
 
 import tl_knowledge as tlk
 
-FACTS = int(os.environ.get("FACTS", "24"))
+FACTS = int(os.environ.get("FACTS", "18"))
 model = tlk.load_model("factlm")
 moments = tlk.collect_key_moments(model, tlk.load_corpus(), progress=False)
 cases = tlk.load_edit_cases()[:FACTS]
