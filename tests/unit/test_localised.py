@@ -128,3 +128,12 @@ def test_no_case_left(factlm, case):
     unknown = tlk.EditCase(case.request, case.fact.target, (), ())
     with pytest.raises(InputError, match="no case is left of 1"):
         tlk.sweep_layers(factlm, [unknown], lambda layer, o: tlk.ROME(layer=layer, objective=o), problem="fact_erasure", progress=False)
+
+
+def test_objects_that_begin_with_a_bare_space_can_be_edited(factlm):
+    """Some objects' first token is a space alone, which is no text to ask for."""
+    asked = ((case, tlk.Prompt.from_fact(factlm, case.fact).target_token) for case in tlk.load_edit_cases())
+    case = next(case for case, token in asked if not factlm.tokenizer.decode([token]).strip())
+    for method in (tlk.KnowledgeNeuronEdit(steps=3), tlk.CausalNeuronEdit(samples=2)):
+        edit = tlk.plan_edit(factlm, case.request, method)
+        assert edit.layers and edit.notes[0]["subject"] == case.fact.subject

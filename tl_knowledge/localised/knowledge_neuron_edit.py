@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -72,8 +72,8 @@ class KnowledgeNeuronEdit:
     def _neurons(self, model: HookedModel, fact: Fact, old_token: int) -> NeuronSet:
         """The old object's neurons, refined over the fact's wordings."""
         templates = [fact.template, *(template for template in fact.paraphrases if template != fact.template)]
-        old = model.tokenizer.decode([old_token])
-        prompts = [Prompt.from_fact(model, fact.rephrase(template).retarget(old)) for template in templates]
+        asked = [Prompt.from_fact(model, fact.rephrase(template)) for template in templates]
+        prompts = [replace(prompt, answer=(old_token,)) for prompt in asked]
         scores = attribute_neurons(model, prompts, semantics=self.semantics, steps=self.steps, at=self.at, progress=False)
         found = select_neurons(scores, threshold=self.threshold, shared_by=self.shared_by)
         found = found if self.spare is None else found - self.spare
