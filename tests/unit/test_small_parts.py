@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import tl_knowledge as tlk
-from tl_knowledge.drawing import HeatMap, heat_maps, html_page
+from tl_knowledge.drawing import HeatMap, grouped_bars, heat_maps, html_page
 from tl_knowledge.errors import ComponentError, DataError, InputError, TLKnowledgeError
 from tl_knowledge.metrics import answer_probability
 from tl_knowledge.storage import read_result, write_result, write_text
@@ -116,3 +116,10 @@ def test_published_layers_by_name(gpt2, monkeypatch, name, layer, clamp):
     monkeypatch.setattr(gpt2.cfg, "model_name", name)
     found = tlk.ROME.for_model(gpt2)
     assert (found.layer, found.value.clamp) == (layer, clamp)
+
+
+def test_no_bar_is_lost_beyond_the_palette():
+    bars = {str(k): [(0.5, 0.4, 0.6)] for k in range(9)}
+    drawn = grouped_bars(["S"], bars, title="t", subtitle="s", group_axis="g", value_axis="v").data
+    assert [bar.name for bar in drawn] == list(bars)
+    assert len({(bar.marker.color, bar.marker.pattern.shape) for bar in drawn}) == 9

@@ -40,10 +40,11 @@ def grouped_bars(
 ) -> go.Figure:
     """Vertical bars, one of each name in every group, each a (value, low, high) with its interval; a NaN end draws no interval."""
     figure = go.Figure()
-    for color, (name, rows) in zip(PALETTE, bars.items(), strict=False):
+    for number, (name, rows) in enumerate(bars.items()):
+        look = {"color": PALETTE[number % len(PALETTE)], "pattern": {"shape": ("", "/", "x", ".")[number // len(PALETTE) % 4]}}
         values, low, high = np.array(rows, dtype=float).T
         error = {"type": "data", "symmetric": False, "array": high - values, "arrayminus": values - low, "color": MUTED, "thickness": 1}
-        figure.add_trace(go.Bar(x=list(range(len(groups))), y=values, name=name, marker_color=color, error_y=error))
+        figure.add_trace(go.Bar(x=list(range(len(groups))), y=values, name=name, marker=look, error_y=error))
     labels = [html.escape(group) for group in groups]
     width = max(760, 180 + 34 * len(groups))
     angle = -60 if 7 * max(map(len, groups), default=0) > (width - 180) / max(len(groups), 1) else 0

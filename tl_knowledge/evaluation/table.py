@@ -65,10 +65,11 @@ class ScoreTable:
 
     def plot(self) -> go.Figure:
         """Bars: S, ES, PS and NS of every method."""
+        methods = list(self.rows)[1:]
         return grouped_bars(
             list(DRAWN.values()),
             {name: [(s.mean / 100, s.low / 100, s.high / 100) for s in (found[key] for key in DRAWN)] for name, found in self.rows.items()},
-            title=f"{', '.join(list(self.rows)[1:])}: the new object is the likelier (ES, PS); the true one still is (NS)",
+            title=f"{methods[0] if len(methods) == 1 else 'Editing methods'}: the new object is the likelier (ES, PS); the true one still is (NS)",
             subtitle=f"{self.cases} cases; {self.model}; 95% bootstrap over cases",
             group_axis="score",
             value_axis="share of prompts",
