@@ -43,6 +43,11 @@ BAD_EDITS = {
         errors.InputError,
         "bare_weight=2.0 is no weight",
     ),
+    "EMMET: bare weight": (
+        lambda m, p: tlk.EMMET(layer=1, bare_weight=-1.0).plan(m, [FACT], MOMENTS),
+        errors.InputError,
+        "bare_weight=-1.0 is no weight",
+    ),
     "AlphaEdit: moments": (lambda m, p: tlk.AlphaEdit(layers=(1,)).plan(m, [], None), errors.InputError, "needs the second moments"),
     "AlphaEdit: ridge": (lambda m, p: tlk.AlphaEdit(layers=(1,), ridge=0.0).plan(m, [], MOMENTS), errors.InputError, "leaves the update singular"),
     "AlphaEdit.for_model": (lambda m, p: tlk.AlphaEdit.for_model(m), errors.InputError, "nothing is published for"),

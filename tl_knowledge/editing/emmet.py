@@ -9,7 +9,7 @@ import torch
 
 from tl_knowledge.editing.contexts import context_templates
 from tl_knowledge.editing.edit import Edit, LowRank
-from tl_knowledge.editing.keys import keys_and_outputs
+from tl_knowledge.editing.keys import check_bare_weight, context_weights, keys_and_outputs
 from tl_knowledge.editing.method import edit_provenance
 from tl_knowledge.editing.moments import KeyMoments, needed_moments
 from tl_knowledge.editing.objective import Objective
@@ -32,6 +32,7 @@ class EMMET:
         damping: how far the constraints may give way; 0 holds them exactly.
         token: which token's key is edited.
         contexts: how many generated contexts of how many tokens.
+        bare_weight: how much the bare prompt weighs in the means over contexts, as in `ROME`.
         objective: to write the target (default), to erase it, or to force it under noise.
         value: of the values' optimisation.
         seed: of the contexts.
@@ -41,6 +42,7 @@ class EMMET:
     damping: float = 0.1
     token: EditedToken = "subject_last"
     contexts: tuple[tuple[int, int], ...] = ((5, 10), (10, 10))
+    bare_weight: float | None = None
     objective: Objective = field(default_factory=Objective)
     value: ValueSettings = field(default_factory=ValueSettings)
     seed: int = 0
@@ -49,20 +51,21 @@ class EMMET:
         """One edit of all facts.
 
         Raises:
-            InputError: no moments, or a negative damping.
+            InputError: no moments, a negative damping, or a bare_weight that is no weight.
             ComponentError: no such layer.
         """
         check_layers(model, [self.layer])
         second = needed_moments(moments, "EMMET")
         if self.damping < 0:
             raise InputError(f"damping={self.damping} is negative; pass 0 to hold every constraint exactly, or a little more (0.1 is usual).")
+        check_bare_weight(self.bare_weight)
         second.of_layer(self.layer)
         site = output_hook(model, self.layer)
         templates = context_templates(model, self.contexts, seed=self.seed)
         asked = [rows_of(model, fact, templates, self.token, self.objective) for fact in facts]
         found = optimise_values(model, asked, self.layer, site, self.value)
         known = [keys_and_outputs(model, rows, self.layer, site) for rows in asked]
-        keys, outputs = (torch.stack([pair[k].mean(0) for pair in known]) for k in (0, 1))
+        keys, outputs = (torch.stack([context_weights(pair[k], self.bare_weight) @ pair[k] for pair in known]) for k in (0, 1))
         wanted = torch.stack([each.wanted for each in found])
         directions = second.solve(self.layer, keys.cpu()).to(keys)
         overlap = keys @ directions.T + self.damping * torch.eye(len(keys), dtype=keys.dtype, device=keys.device)

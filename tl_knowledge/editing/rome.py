@@ -7,11 +7,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal, TypeAlias, get_args
 
 import torch
-from jaxtyping import Float
 
 from tl_knowledge.editing.contexts import context_templates
 from tl_knowledge.editing.edit import Edit, LowRank
-from tl_knowledge.editing.keys import keys_and_outputs
+from tl_knowledge.editing.keys import check_bare_weight, context_weights, keys_and_outputs
 from tl_knowledge.editing.method import edit_provenance
 from tl_knowledge.editing.moments import KeyMoments, needed_moments
 from tl_knowledge.editing.objective import Objective
@@ -98,8 +97,7 @@ class ROME:
         second = needed_moments(moments, "ROME")
         if self.preset not in get_args(ROMEPreset):
             raise InputError(f"preset {self.preset!r} is unknown; pass 'r_rome', 'p_rome' or 'rome_code'.")
-        if self.bare_weight is not None and not 0 <= self.bare_weight <= 1:
-            raise InputError(f"bare_weight={self.bare_weight} is no weight; pass a number from 0 to 1, or None to weigh all contexts alike.")
+        check_bare_weight(self.bare_weight)
         second.of_layer(self.layer)
         site = output_hook(model, self.layer)
         rows = rows_of(model, facts[0], context_templates(model, self.contexts, seed=self.seed), self.token, self.objective)
@@ -111,9 +109,8 @@ class ROME:
 
     def _rank_one(self, model: HookedModel, rows: Rows, site: str, optimised: Optimised, moments: KeyMoments) -> tuple[LowRank, torch.Tensor]:
         keys, outputs = keys_and_outputs(model, rows, self.layer, site)
-        bare, alike = torch.zeros(len(keys)).to(keys), torch.full((len(keys),), 1 / len(keys)).to(keys)
-        bare[0] = 1.0
-        weights = {"p_rome": bare, "rome_code": alike, "r_rome": self._weights(len(keys)).to(keys)}[self.preset]
+        bare = context_weights(keys, 1.0)
+        weights = {"p_rome": bare, "rome_code": context_weights(keys, None), "r_rome": context_weights(keys, self.bare_weight)}[self.preset]
         direction_key, asked = weights @ keys, weights if self.preset == "r_rome" else bare
         key, output = asked @ keys, asked @ outputs
         direction = moments.solve(self.layer, direction_key[None].cpu())[0].to(key)
@@ -121,10 +118,3 @@ class ROME:
         if not torch.isfinite(direction).all():
             raise InputError(f"the key has length {scale} under the inverse moments; collect moments of more tokens.")
         return LowRank((direction / scale)[:, None], (optimised.wanted - output)[None]), key[None]
-
-    def _weights(self, contexts: int) -> Float[torch.Tensor, " context"]:
-        """How much each context weighs, the bare prompt first."""
-        if self.bare_weight is None or contexts == 1:
-            return torch.full((contexts,), 1 / contexts, dtype=torch.float64)
-        others = (1 - self.bare_weight) / (contexts - 1)
-        return torch.tensor([self.bare_weight, *[others] * (contexts - 1)], dtype=torch.float64)

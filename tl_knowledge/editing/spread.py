@@ -14,7 +14,7 @@ from jaxtyping import Float
 from tl_knowledge.arrays import Hooks
 from tl_knowledge.editing.contexts import context_templates
 from tl_knowledge.editing.edit import LowRank
-from tl_knowledge.editing.keys import keys_and_outputs
+from tl_knowledge.editing.keys import context_weights, keys_and_outputs
 from tl_knowledge.editing.objective import Objective
 from tl_knowledge.editing.requests import EditedToken, Rows, rows_of
 from tl_knowledge.editing.values import ValueSettings, optimise_values
@@ -73,5 +73,5 @@ def _keys_and_states(
 ) -> tuple[Keys, Float[torch.Tensor, "fact d_model"]]:
     """Every fact's key in a layer (the bare prompt weighs as much as all contexts) and its state at the last edited layer, under some hooks."""
     known = [keys_and_outputs(model, rows, layer, block_output(last), hooks) for rows in asked]
-    keys = [each[0] if len(each) == 1 else (each[0] + each[1:].mean(0)) / 2 for each, _ in known]
+    keys = [context_weights(each, 0.5) @ each for each, _ in known]
     return torch.stack(keys), torch.stack([states[0] for _, states in known])
