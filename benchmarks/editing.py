@@ -72,13 +72,11 @@ def main() -> None:
     site = block_output(MEMIT_LAYER)
     optimise_values(model, asked[:1], MEMIT_LAYER, site, replace(settings, steps=1))
     together, _ = timed(lambda: optimise_values(model, asked, MEMIT_LAYER, site, settings))
-    alone, _ = timed(lambda: [optimise_values(model, [rows], MEMIT_LAYER, site, settings) for rows in asked])
     slow, _ = timed(lambda: [whole_forwards(model, rows, site, args.steps) for rows in asked])
     print(
         f"MEMIT's values of {len(facts)} facts, layer {MEMIT_LAYER}: together {together:.2f} s; "
         f"one by one, as the original does, {slow:.2f} s = {slow / together:.1f}x"
     )
-    print(f"    (one by one with our own engine {alone:.2f} s = {alone / together:.1f}x)")
     corpus = tlk.load_corpus()
     top, _ = timed(lambda: tlk.collect_key_moments(factlm, corpus, layers=[7], progress=False))
     every, _ = timed(lambda: tlk.collect_key_moments(factlm, corpus, progress=False))
