@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import build, fingerprint, hooks_left
 from test_edit_weights import random_edit
+from test_editing import slow_value
 
 import tl_knowledge as tlk
 from tl_knowledge.editing.alphaedit import free_directions
@@ -73,50 +74,11 @@ def test_alphaedit_spares_the_edits_that_are_written(speaking, moments):
         tlk.plan_edit(speaking, FACTS, tlk.AlphaEdit(layers=(1,), null_below=1e-30), moments=moments)
 
 
-def slow_objective(model, rows, layer, objective):
-    """The optimisation under an objective, with whole forwards from the embedding, row by row."""
-    site = output_hook(model, layer)
-    lengths = [int(rows.scored[k, -1]) + 1 for k in range(len(rows.scored))] + [rows.essence + 1]
-
-    def run(k, delta):
-        def change(activation, *, hook):
-            changed = activation.clone()
-            changed[0, rows.edited[k]] = changed[0, rows.edited[k]] + delta
-            return changed
-
-        noise = tlk.corrupt(rows.subjects[k], objective.noise) if objective.noise is not None and rows.subjects[k] else []
-        return model.run_with_hooks(rows.tokens[k : k + 1, : lengths[k]], fwd_hooks=[*noise, (site, change)])[0].log_softmax(-1)
-
-    start: list = []
-    noise = [] if objective.noise is None else tlk.corrupt(rows.subjects[0], objective.noise)
-    model.run_with_hooks(rows.tokens[:1], fwd_hooks=[*noise, (site, lambda x, *, hook: start.append(x[0, rows.edited[0]].detach()))])
-    delta = torch.zeros_like(start[0], requires_grad=True)
-    optimiser = torch.optim.Adam([delta], lr=VALUE.learning_rate)
-    reference, losses = run(len(lengths) - 1, delta)[rows.essence].detach(), []
-    for step in range(VALUE.steps):
-        loss = 0.0
-        for k in range(len(rows.scored)):
-            log_p = run(k, delta)
-            each = torch.stack([log_p[position, token] for position, token in zip(rows.scored[k], rows.answer, strict=True)])
-            loss = loss + (-torch.log(1 - each.sum().exp()) if objective.erase else -each.mean()) / len(rows.scored)
-        now = run(len(lengths) - 1, delta)[rows.essence]
-        drift = (now.exp() * (now - reference)).sum()
-        loss = loss + VALUE.kl_factor * drift + VALUE.weight_decay * delta.norm() / start[0].norm() ** 2
-        losses.append(float(loss.detach()))
-        if losses[-1] < VALUE.stop_below or step == VALUE.steps - 1:
-            break
-        (delta.grad,) = torch.autograd.grad(loss, [delta])
-        optimiser.step()
-        with torch.no_grad():
-            delta.mul_(min(1.0, float(VALUE.clamp * start[0].norm() / delta.norm())))
-    return delta.detach(), losses
-
-
 @pytest.mark.parametrize("objective", [tlk.Objective(erase=True), tlk.Objective(noise=NOISE)], ids=["erase", "force"])
 def test_objectives_equal_whole_forwards(speaking, objective):
     rows = rows_of(speaking, FACTS[0], ("{}", "w5 w6 {}", "w2 w2 w40 {}"), "subject_last", objective)
     found = optimise_values(speaking, [rows], 1, output_hook(speaking, 1), VALUE)[0]
-    delta, losses = slow_objective(speaking, rows, 1, objective)
+    delta, losses = slow_value(speaking, rows, 1, VALUE)
     assert found.losses == pytest.approx(losses, rel=1e-8)
     torch.testing.assert_close(found.delta, delta, rtol=1e-7, atol=1e-9)
 

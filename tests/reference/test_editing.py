@@ -34,8 +34,8 @@ def test_moments_are_the_mean_outer_product_of_all_keys(speaking, texts, moments
 
 
 def slow_value(model, rows, layer, settings):
-    """The optimisation with whole forwards from the embedding, row by row."""
-    site = output_hook(model, layer)
+    """The optimisation under the rows' objective, with whole forwards from the embedding, row by row."""
+    site, objective = output_hook(model, layer), rows.objective
     lengths = [int(rows.scored[k, -1]) + 1 for k in range(len(rows.scored))] + [rows.essence + 1]
 
     def run(k, delta):
@@ -44,23 +44,27 @@ def slow_value(model, rows, layer, settings):
             changed[0, rows.edited[k]] = changed[0, rows.edited[k]] + delta
             return changed
 
-        return model.run_with_hooks(rows.tokens[k : k + 1, : lengths[k]], fwd_hooks=[(site, change)])[0].log_softmax(-1)
+        return model.run_with_hooks(rows.tokens[k : k + 1, : lengths[k]], fwd_hooks=[*noise(k), (site, change)])[0].log_softmax(-1)
 
-    _, cache = model.run_with_cache(rows.tokens[:1], names_filter=[site])
-    start = cache[site][0, rows.edited[0]].detach()
+    def noise(k):
+        return tlk.corrupt(rows.subjects[k], objective.noise) if objective.noise is not None and rows.subjects[k] else []
+
+    found: list = []
+    model.run_with_hooks(rows.tokens[:1], fwd_hooks=[*noise(0), (site, lambda x, *, hook: found.append(x[0, rows.edited[0]].detach()))])
+    start = found[0]
     delta = torch.zeros_like(start, requires_grad=True)
     optimiser = torch.optim.Adam([delta], lr=settings.learning_rate)
     reference = run(len(lengths) - 1, delta)[rows.essence].detach()
     losses = []
     for step in range(settings.steps):
-        nll = 0.0
+        asked = 0.0
         for k in range(len(rows.scored)):
             log_p = run(k, delta)
-            for position, token in zip(rows.scored[k], rows.answer, strict=True):
-                nll = nll - log_p[position, token] / (len(rows.scored) * len(rows.answer))
+            each = torch.stack([log_p[position, token] for position, token in zip(rows.scored[k], rows.answer, strict=True)])
+            asked = asked + (-torch.log(1 - each.sum().exp()) if objective.erase else -each.mean()) / len(rows.scored)
         now = run(len(lengths) - 1, delta)[rows.essence]
         drift = (now.exp() * (now - reference)).sum()
-        loss = nll + settings.kl_factor * drift + settings.weight_decay * delta.norm() / start.norm() ** 2
+        loss = asked + settings.kl_factor * drift + settings.weight_decay * delta.norm() / start.norm() ** 2
         losses.append(float(loss.detach()))
         if losses[-1] < settings.stop_below or step == settings.steps - 1:
             break

@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float
 
 from tl_knowledge.editing.edit import Edit, LowRank
-from tl_knowledge.editing.method import edit_provenance
 from tl_knowledge.editing.moments import KeyMoments, needed_moments
 from tl_knowledge.editing.objective import Objective
 from tl_knowledge.editing.requests import EditedToken
@@ -19,7 +18,7 @@ from tl_knowledge.errors import InputError, NumericalError
 from tl_knowledge.facts import Fact
 from tl_knowledge.model import HookedModel, check_layers
 from tl_knowledge.published import published
-from tl_knowledge.weights import output_hook, written_keys
+from tl_knowledge.weights import written_keys
 
 __all__ = ["AlphaEdit"]
 
@@ -84,11 +83,8 @@ class AlphaEdit:
             ridge = self.ridge * torch.eye(basis.shape[1], dtype=keys.dtype, device=keys.device)
             return LowRank(basis @ torch.linalg.solve(inside.T @ inside + ridge, (keys @ basis).T), change)
 
-        shared = {name: getattr(self, name) for name in ("token", "contexts", "objective", "value", "seed")}
-        factors, keys, notes = spread_over_layers(model, facts, self.layers, solve, **shared)
-        outputs = {layer: output_hook(model, layer) for layer in self.layers}
         settings = asdict(self) | {"tokens": second.tokens, "free_directions": [free[layer].shape[1] for layer in self.layers]}
-        return Edit(factors, outputs, notes, edit_provenance(model, self, settings, self.seed), keys)
+        return spread_over_layers(model, facts, self, solve, settings)
 
 
 def free_directions(moments: KeyMoments, layer: int, below: float) -> Float[torch.Tensor, "d_mlp free"]:

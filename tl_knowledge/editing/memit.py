@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field
 import torch
 
 from tl_knowledge.editing.edit import Edit, LowRank
-from tl_knowledge.editing.method import edit_provenance
 from tl_knowledge.editing.moments import KeyMoments, needed_moments
 from tl_knowledge.editing.objective import Objective
 from tl_knowledge.editing.requests import EditedToken
@@ -18,7 +17,6 @@ from tl_knowledge.errors import InputError
 from tl_knowledge.facts import Fact
 from tl_knowledge.model import HookedModel, check_layers
 from tl_knowledge.published import published
-from tl_knowledge.weights import output_hook
 
 __all__ = ["MEMIT"]
 
@@ -77,7 +75,4 @@ class MEMIT:
             kept = self.moment_weight * second.of_layer(layer).to(keys)
             return LowRank(torch.linalg.solve(kept + keys.T @ keys, keys.T), change)
 
-        shared = {name: getattr(self, name) for name in ("token", "contexts", "objective", "value", "seed")}
-        factors, keys, notes = spread_over_layers(model, facts, self.layers, solve, **shared)
-        outputs = {layer: output_hook(model, layer) for layer in self.layers}
-        return Edit(factors, outputs, notes, edit_provenance(model, self, asdict(self) | {"tokens": second.tokens}, self.seed), keys)
+        return spread_over_layers(model, facts, self, solve, asdict(self) | {"tokens": second.tokens})

@@ -6,15 +6,16 @@ Every fact's state at the output of the last layer is optimised; each layer in t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Float
 
 from tl_knowledge.arrays import Hooks
 from tl_knowledge.editing.contexts import context_templates
-from tl_knowledge.editing.edit import LowRank
+from tl_knowledge.editing.edit import Edit, LowRank
 from tl_knowledge.editing.keys import context_weights, keys_and_outputs
+from tl_knowledge.editing.method import edit_provenance
 from tl_knowledge.editing.objective import Objective
 from tl_knowledge.editing.requests import EditedToken, Rows, rows_of
 from tl_knowledge.editing.values import ValueSettings, optimise_values
@@ -24,40 +25,65 @@ from tl_knowledge.hooks import add_low_rank
 from tl_knowledge.model import HookedModel, block_output, check_layers
 from tl_knowledge.weights import output_hook
 
-__all__ = ["Keys", "Solve", "Spread", "spread_over_layers"]
+__all__ = ["Keys", "Solve", "SpreadsValues", "spread_over_layers"]
 
 Keys: TypeAlias = Float[torch.Tensor, "fact d_mlp"]
 Solve: TypeAlias = Callable[[int, Keys, Float[torch.Tensor, "fact d_model"]], LowRank]
 """A layer's change from the facts' keys and what their outputs should change by."""
 
-Spread: TypeAlias = tuple[dict[int, LowRank], dict[int, Keys], tuple[dict[str, Any], ...]]
-"""Factors and keys by layer, and the facts' notes."""
+
+@runtime_checkable
+class SpreadsValues(Protocol):
+    """The settings that such methods share."""
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The edited layers, ascending."""
+        ...
+
+    @property
+    def token(self) -> EditedToken:
+        """Which token's key is edited."""
+        ...
+
+    @property
+    def contexts(self) -> tuple[tuple[int, int], ...]:
+        """How many generated contexts of how many tokens."""
+        ...
+
+    @property
+    def objective(self) -> Objective:
+        """What is asked of the target."""
+        ...
+
+    @property
+    def value(self) -> ValueSettings:
+        """Of the values' optimisation."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Of the contexts."""
+        ...
 
 
-def spread_over_layers(
-    model: HookedModel,
-    facts: Sequence[Fact],
-    layers: tuple[int, ...],
-    solve: Solve,
-    *,
-    token: EditedToken,
-    contexts: tuple[tuple[int, int], ...],
-    objective: Objective,
-    value: ValueSettings,
-    seed: int,
-) -> Spread:
+def spread_over_layers(model: HookedModel, facts: Sequence[Fact], method: SpreadsValues, solve: Solve, settings: dict[str, Any]) -> Edit:
     """Optimise all facts' values and let each layer take its part of them.
+
+    Args:
+        settings: the method's, as the edit records them.
 
     Raises:
         InputError: layers that do not ascend.
         ComponentError: no such layer.
     """
+    layers = method.layers
     check_layers(model, layers)
     if list(layers) != sorted(set(layers)):
         raise InputError(f"layers {layers} do not ascend; pass each once, lowest first.")
-    last, templates = layers[-1], context_templates(model, contexts, seed=seed)
-    asked = [rows_of(model, fact, templates, token, objective) for fact in facts]
-    found = optimise_values(model, asked, last, block_output(last), value)
+    last, templates = layers[-1], context_templates(model, method.contexts, seed=method.seed)
+    asked = [rows_of(model, fact, templates, method.token, method.objective) for fact in facts]
+    found = optimise_values(model, asked, last, block_output(last), method.value)
     wanted = torch.stack([each.wanted for each in found])
     factors: dict[int, LowRank] = {}
     known: dict[int, Keys] = {}
@@ -65,7 +91,9 @@ def spread_over_layers(
         so_far = [pair for k, made in factors.items() for pair in add_low_rank(k, made.left, made.right, output_hook(model, k))]
         known[layer], now = _keys_and_states(model, asked, layer, last, so_far)
         factors[layer] = solve(layer, known[layer], (wanted - now) / (len(layers) - done))
-    return factors, known, tuple(each.notes(fact) for each, fact in zip(found, facts, strict=True))
+    notes = tuple(each.notes(fact) for each, fact in zip(found, facts, strict=True))
+    outputs = {layer: output_hook(model, layer) for layer in layers}
+    return Edit(factors, outputs, notes, edit_provenance(model, method, settings, method.seed), known)
 
 
 def _keys_and_states(

@@ -122,9 +122,9 @@ def sweep_layers(
         except TargetError as error:
             skipped[name] = str(error)
             continue
+        before = _probability(model, request, objective)
         for layer, effect in zip(chosen, effects, strict=True):
             edit = plan_edit(model, request, method_at(layer, objective), moments=moments)
-            before = _probability(model, request, objective)
             with edit.applied(model):
                 after = _probability(model, request, objective)
             score = (before - after) / before if objective.erase else (after - before) / (1 - before)
