@@ -6,7 +6,18 @@
 >>> result = tlk.trace(model, prompt, corrupt="subject")
 """
 
-from tl_knowledge import errors, factlm
+from tl_knowledge import circuits, errors, factlm
+from tl_knowledge.circuits import (
+    AttentionAnalysis,
+    Circuit,
+    DirectAttribution,
+    LogitLens,
+    analyse_attention,
+    attribute_directly,
+    edit_view,
+    effect_view,
+    logit_lens,
+)
 from tl_knowledge.datasets import (
     BLIMP_SAMPLE,
     in_context,
@@ -28,6 +39,7 @@ from tl_knowledge.datasets import (
     single_token_facts,
     with_context,
 )
+from tl_knowledge.drawing import ViewPage, dark
 from tl_knowledge.editing import (
     EMMET,
     MEMIT,
@@ -135,10 +147,13 @@ __all__ = [
     "MEMIT",
     "ROME",
     "AlphaEdit",
+    "AttentionAnalysis",
     "AttentionKnockout",
     "CausalNeuronEdit",
     "CausalTrace",
+    "Circuit",
     "ContextGain",
+    "DirectAttribution",
     "Edit",
     "EditCase",
     "EditGrowth",
@@ -159,6 +174,7 @@ __all__ = [
     "LayerHealth",
     "LayerSweep",
     "LocatedNeurons",
+    "LogitLens",
     "LowRank",
     "MinimalPair",
     "MultivariateGaussianNoise",
@@ -184,18 +200,25 @@ __all__ = [
     "TraceComparison",
     "UniformNoise",
     "ValueSettings",
+    "ViewPage",
     "adapt_sharing",
     "add_low_rank",
     "agreement_groups",
+    "analyse_attention",
     "attention_knockout",
+    "attribute_directly",
     "attribute_neurons",
+    "circuits",
     "coarse_neurons",
     "collect_key_moments",
     "compare",
     "compare_layers",
     "corrupt",
+    "dark",
     "determiner",
+    "edit_view",
     "editing_problem",
+    "effect_view",
     "embedding_sd",
     "errors",
     "evaluate",
@@ -218,6 +241,7 @@ __all__ = [
     "load_relations",
     "load_zsre",
     "locate_neurons",
+    "logit_lens",
     "mean_activation",
     "measure_context_gain",
     "measure_growth",

@@ -26,6 +26,7 @@ __all__ = [
     "HookedModel",
     "Module",
     "attention_input",
+    "attention_pattern",
     "attention_scores",
     "block_input",
     "block_output",
@@ -157,6 +158,11 @@ def attention_input(model: HookedModel, layer: int) -> str | None:
 def attention_scores(layer: int) -> str:
     """The hook of a block's attention scores before the softmax, ``[batch head query key]``."""
     return f"blocks.{layer}.attn.hook_attn_scores"
+
+
+def attention_pattern(layer: int) -> str:
+    """The hook of a block's attention pattern behind the softmax, ``[batch head query key]``."""
+    return f"blocks.{layer}.attn.hook_pattern"
 
 
 def layer_count(model: HookedModel) -> int:

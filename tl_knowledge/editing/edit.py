@@ -125,6 +125,10 @@ class Edit:
         """
         ledger_of(model).remove(model, self._key)
 
+    def is_written_into(self, model: HookedModel) -> bool:
+        """Whether the edit is in the model's weights now."""
+        return self._key in ledger_of(model)
+
     def to_hf(self, module: torch.nn.Module) -> None:
         """Add the edit to a Hugging Face model's own weights, in all layers or in none; keep a copy to go back.
 
@@ -144,7 +148,7 @@ class Edit:
         Raises:
             ModelStateError: the edit is written into the model.
         """
-        if self._key in ledger_of(model):
+        if self.is_written_into(model):
             raise ModelStateError("the edit is written into this model, so there is nothing to compare it with; revert(model) first.")
         layers: list[LayerHealth] = []
         for layer in self.layers:

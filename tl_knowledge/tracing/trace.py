@@ -126,8 +126,9 @@ def trace(
     sites = grid.sites(experiment, run=0)
     probability, used, check = _run(experiment, sites, engine, verify, memory_budget, progress)
     corrupted = experiment.corrupted_probability(0)
-    choices = {"noise": repr(settings), "samples": len(corrupted), "semantics": semantics, "multi_token": multi_token, "prompt": prompt.text}
     answer = experiment.prompts[0].answer
+    choices = {"noise": repr(settings), "samples": len(corrupted), "semantics": semantics, "multi_token": multi_token, "prompt": prompt.text}
+    choices["answer"] = answer.tolist()
     return CausalTrace(
         indirect_effect=grid.arrange(sites, probability - corrupted, len(prompt)),
         total_effect=(experiment.clean_probability(0) - corrupted).cpu(),

@@ -1,0 +1,109 @@
+"""Two circuits of one prompt in one picture: relation against subject, before against after an edit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from tl_knowledge.circuits.circuit import Circuit
+from tl_knowledge.circuits.figures import edge_hover, on_tokens, points_of
+from tl_knowledge.circuits.nodes import Edge, Node
+from tl_knowledge.drawing import Arrow
+from tl_knowledge.errors import ComponentError
+from tl_knowledge.statistics import largest_rows
+
+__all__ = ["CircuitComparison", "compare"]
+
+FIRST, SECOND, BOTH = "#d55e00", "#0072b2", "#667085"
+
+
+@dataclass(frozen=True, eq=False)
+class CircuitComparison:
+    """Two circuits over the same tokens.
+
+    Attributes:
+        names: what the two are called.
+    """
+
+    first: Circuit
+    second: Circuit
+    names: tuple[str, str]
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row an edge of either: its share of each circuit's total effect (0 where it is not in that circuit), and the difference."""
+        first, second = (_shares(circuit) for circuit in (self.first, self.second))
+        rows = [
+            {"source": a.name, "source_token": self._token(a), "target": b.name, "target_token": self._token(b)}
+            | dict(zip(self.names, (first.get((a, b), 0.0), second.get((a, b), 0.0)), strict=True))
+            | {"difference": second.get((a, b), 0.0) - first.get((a, b), 0.0)}
+            for a, b in dict.fromkeys([*first, *second])
+        ]
+        return pd.DataFrame(rows)
+
+    def top(self, k: int = 10) -> pd.DataFrame:
+        """The k edges whose shares differ most.
+
+        Raises:
+            ComponentError: k smaller than 1.
+        """
+        return largest_rows(self.to_dataframe(), k, "difference", either_sign=True)
+
+    def plot(self) -> go.Figure:
+        """Both graphs over each other: arrows of the first circuit only, of the second only, and of both, as wide as their share."""
+        circuits = [self.first, self.second]
+        points, number = points_of(circuits)
+        edges = [{(e.source, e.target): e for e in circuit.edges} for circuit in circuits]
+        shares = [_shares(circuit) for circuit in circuits]
+        arrows: list[Arrow] = []
+        for pair in dict.fromkeys([*edges[0], *edges[1]]):
+            own = [(circuit, found[pair]) for circuit, found in zip(circuits, edges, strict=True) if pair in found]
+            weight = max((share[pair] for share in shares if pair in share), key=abs)
+            color, name = self._look(pair in edges[0], pair in edges[1])
+            arrows.append(Arrow(number[pair[0]], number[pair[1]], weight, _hover(own), color, name))
+        words = "; ".join(f"{name}: P({c.target.strip()!r}) {c.clean_probability:.1%}" for name, c in zip(self.names, circuits, strict=True))
+        subtitle = f"{words}; arrows as wide as their share of the total effect, dotted where they lower it; {self.first.provenance.model}"
+        return on_tokens(circuits, points, arrows, f"{self.names[0].capitalize()} against {self.names[1]}", subtitle)
+
+    def _look(self, in_first: bool, in_second: bool) -> tuple[str, str]:
+        if in_first and in_second:
+            return BOTH, "both"
+        return (FIRST, f"{self.names[0]} only") if in_first else (SECOND, f"{self.names[1]} only")
+
+    def _token(self, node: Node) -> str:
+        return self.first.labels[node.pos]
+
+
+def compare(first: Circuit, second: Circuit, *, names: tuple[str, str] | None = None) -> CircuitComparison:
+    """Put two circuits of one prompt over each other.
+
+    Args:
+        names: what to call them; default what they contrast, for example ``"subject corrupted"``.
+
+    Raises:
+        ComponentError: circuits of different tokens or models, or equal names.
+
+    Example:
+        >>> import tl_knowledge as tlk
+        >>> model = tlk.load_model("factlm")
+        >>> prompt = tlk.Prompt.from_fact(model, tlk.load_facts("factlm")[0])
+        >>> sides = [tlk.trace(model, prompt, corrupt=side, component="mlp_out", progress=False) for side in ("subject", "relation")]
+        >>> both = tlk.circuits.compare(*[tlk.circuits.from_trace(model, prompt, side, top=5) for side in sides])
+        >>> both.names
+        ('subject corrupted', 'relation corrupted')
+    """
+    if first.labels != second.labels or first.provenance.settings["n_layers"] != second.provenance.settings["n_layers"]:
+        raise ComponentError(f"the circuits are of {''.join(first.labels)!r} and {''.join(second.labels)!r}; pass two of the same tokens and model.")
+    chosen = names or (first.contrast, second.contrast)
+    if chosen[0] == chosen[1]:
+        raise ComponentError(f"both circuits are called {chosen[0]!r}; pass names=, for example ('before', 'after').")
+    return CircuitComparison(first, second, chosen)
+
+
+def _shares(circuit: Circuit) -> dict[tuple[Node, Node], float]:
+    return {(edge.source, edge.target): edge.weight / circuit.total_effect for edge in circuit.edges}
+
+
+def _hover(own: list[tuple[Circuit, Edge]]) -> str:
+    return "<br><br>".join(edge_hover(circuit, edge) for circuit, edge in own)

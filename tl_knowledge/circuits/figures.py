@@ -1,0 +1,140 @@
+"""Circuits as plotly figures."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import plotly.graph_objects as go
+
+from tl_knowledge.circuits.nodes import Edge, Node
+from tl_knowledge.drawing import Arrow, GraphPoint, Line, LinePanel, graph, line_panels
+
+if TYPE_CHECKING:
+    from tl_knowledge.circuits.circuit import Circuit
+
+__all__ = ["circuit_figure", "edge_hover", "growth_figure", "on_tokens", "place_of", "points_of", "shares_text"]
+
+LOOKS: dict[str, tuple[str, str]] = {
+    "source": ("triangle-right", "#667085"),
+    "attention": ("circle", "#cc79a7"),
+    "MLP": ("square", "#009e73"),
+    "head": ("circle", "#cc79a7"),
+    "neurons": ("diamond", "#009e73"),
+    "state": ("hexagon", "#56b4e9"),
+    "answer": ("star", "#e69f00"),
+}
+_KINDS = {
+    "attn_out": "attention",
+    "mlp_out": "MLP",
+    "head": "head",
+    "neuron": "neurons",
+    "resid_post": "state",
+    "answer": "answer",
+    "embed": "source",
+}
+_OFFSETS = {"embed": 0.0, "head": -0.2, "attn_out": -0.2, "neuron": 0.2, "mlp_out": 0.2, "resid_post": 0.3, "answer": 0.0}
+
+
+def place_of(node: Node, n_layers: int, rank: int = 0, together: int = 1) -> tuple[float, float]:
+    """Where a node is drawn; nodes of one place (heads of a layer) are spread a little."""
+    spread = (rank - (together - 1) / 2) * min(0.28, 0.7 / max(together, 1))
+    return min(node.layer, n_layers) + _OFFSETS[node.component], node.pos + spread
+
+
+def circuit_figure(circuit: Circuit) -> go.Figure:
+    """The graph of one circuit."""
+    points, number = points_of([circuit])
+    arrows = [Arrow(number[e.source], number[e.target], e.weight, edge_hover(circuit, e)) for e in circuit.edges]
+    title = f"What carries P({circuit.target.strip()!r}): {len(circuit.nodes)} nodes, {len(circuit.edges)} edges"
+    return on_tokens([circuit], points, arrows, title, f"{circuit.contrast}; {shares_text(circuit)}")
+
+
+def points_of(circuits: Sequence[Circuit]) -> tuple[list[GraphPoint], dict[Node, int]]:
+    """Every node of some circuits of one prompt as a point, as large as in the circuit where it matters most; and each node's number."""
+    ends = dict.fromkeys(node for circuit in circuits for edge in circuit.edges for node in (edge.source, edge.target))
+    nodes = [*dict.fromkeys([*(node for circuit in circuits for node in circuit.nodes), *ends])]
+    n_layers = int(circuits[0].provenance.settings["n_layers"])
+    points: list[GraphPoint] = []
+    for node in nodes:
+        same = [other for other in nodes if (other.component, other.layer, other.pos) == (node.component, node.layer, node.pos)]
+        x, y = place_of(node, n_layers, same.index(node), len(same))
+        kind = "source" if any(node in circuit.sources for circuit in circuits) else _KINDS[node.component]
+        size = max(_size(circuit, node) for circuit in circuits)
+        points.append(GraphPoint(x, y, kind, size, "<br><br>".join(dict.fromkeys(_hover(circuit, node) for circuit in circuits))))
+    return points, {node: i for i, node in enumerate(nodes)}
+
+
+def on_tokens(circuits: Sequence[Circuit], points: Sequence[GraphPoint], arrows: Sequence[Arrow], title: str, subtitle: str) -> go.Figure:
+    """Draw points and arrows over the tokens and layers of circuits of one prompt."""
+    first = circuits[0]
+    n_layers = int(first.provenance.settings["n_layers"])
+    rows = [label.replace("\n", "\\n") or " " for label in first.labels]
+    columns = [(-1.0, "tokens"), *((float(layer), str(layer)) for layer in range(n_layers)), (float(n_layers), "answer")]
+    marked = frozenset(pos for circuit in circuits for pos in circuit.corrupted.positions) if len(circuits) == 1 else frozenset[int]()
+    return graph(points, arrows, looks=LOOKS, rows=rows, columns=columns, title=title, subtitle=subtitle, marked=marked)
+
+
+UNITS = {"probability": "", "log_probability": " nats"}
+
+
+def shares_text(circuit: Circuit) -> str:
+    """What the circuit explains, in words."""
+    low = float(circuit.corrupted_probability.mean())
+    unit = " in log P" if circuit.metric == "log_probability" else ""
+    alone = f"kept alone it keeps {circuit.faithfulness:.0%} of that difference{unit}, held out it takes {circuit.completeness:.0%}"
+    samples = len(circuit.corrupted_probability)
+    drawn = f"; {samples} noise samples" if samples > 1 else ""
+    return f"P {low:.1%} to {circuit.clean_probability:.1%}: {alone}{drawn}; {circuit.provenance.model}"
+
+
+def growth_figure(circuit: Circuit) -> go.Figure:
+    """Shares of the total effect by number of nodes."""
+    names = {"faithfulness": "kept alone (faithfulness)", "completeness": "lost without it (completeness)", "restored": "restored together"}
+    counts = [int(count) for count in circuit.growth["nodes"]]
+    lines = [
+        Line(words, counts, values := [float(v) for v in circuit.growth[column]], values, values, style)
+        for style, (column, words) in enumerate(names.items())
+    ]
+    return line_panels(
+        [LinePanel("", lines)],
+        title=f"How many nodes carry P({circuit.target.strip()!r})",
+        subtitle=f"{circuit.contrast}; before pruning; {len(circuit.corrupted_probability)} samples; {circuit.provenance.model}",
+        x_axis="nodes, in order of effect or need",
+        y_axis="share of the total effect",
+        percent=True,
+    )
+
+
+def edge_hover(circuit: Circuit, edge: Edge) -> str:
+    """What an arrow says."""
+    start, end = (f"{html.escape(node.name)} at {html.escape(repr(circuit.labels[node.pos]))}" for node in (edge.source, edge.target))
+    weight = f"{edge.weight:+.3f}{UNITS[circuit.metric]} ({edge.weight / circuit.total_effect:.0%} of the total effect)"
+    return f"{start}<br>to {end}<br>{html.escape(circuit.contrast)}: carries {weight}"
+
+
+def _measured(circuit: Circuit, node: Node) -> tuple[float, float] | None:
+    """A node's mean effect and need, where it is one of the circuit's."""
+    if node not in circuit.nodes:
+        return None
+    row = circuit.nodes.index(node)
+    return float(circuit.effect[row].mean()), float(circuit.need[row].mean())
+
+
+def _size(circuit: Circuit, node: Node) -> float:
+    found = _measured(circuit, node)
+    if found is None:
+        return 1.0 if node.component == "answer" else 0.25 if node in circuit.sources else 0.0
+    return min(1.0, max(map(abs, found)) / (abs(circuit.total_effect) or 1.0))
+
+
+def _hover(circuit: Circuit, node: Node) -> str:
+    token = html.escape(repr(circuit.labels[node.pos]))
+    if node.component == "answer":
+        return f"<b>answer</b> {html.escape(repr(circuit.target))}<br>P {circuit.clean_probability:.1%}"
+    found, unit = _measured(circuit, node), UNITS[circuit.metric]
+    name = f"<b>{html.escape(node.name)}</b> at {token}"
+    if found is None:
+        return name
+    return f"{name}<br>{html.escape(circuit.contrast)}:<br>restored alone: {found[0]:+.3f}{unit}<br>lost without it: {found[1]:+.3f}{unit}"

@@ -1,0 +1,86 @@
+"""What reaches the logits directly: the final norm with its scale frozen is linear, and so is the unembedding.
+
+The norm is found out by probing, not by its class: it is odd about its bias, so two opposite states give the bias, and the rest is the
+state, centred or not, over its root mean square, times weights. That holds for LayerNorm and RMSNorm in every spelling (folded, ``1 + w``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+
+from tl_knowledge.errors import UnsupportedModelError
+from tl_knowledge.model import UNEMBED_IN, HookedModel, block_output, layer_count, model_device
+from tl_knowledge.rows import capture, run_rows
+
+__all__ = ["FinalNorm", "normalised", "unembed"]
+
+
+def unembed(model: HookedModel, states: Float[torch.Tensor, "state d_model"]) -> Float[torch.Tensor, "state d_vocab"]:
+    """Logits of some residual states, through the model's own final norm and unembedding: each enters as the last block's output."""
+    token = torch.zeros(1, 1, dtype=torch.long, device=model_device(model))
+    return run_rows(model, token, [_enter(model, states)])[:, 0]
+
+
+def normalised(model: HookedModel, states: Float[torch.Tensor, "state d_model"]) -> Float[torch.Tensor, "state d_model"]:
+    """What the final norm makes of some residual states."""
+    token, found = torch.zeros(1, 1, dtype=torch.long, device=model_device(model)), list[torch.Tensor]()
+    run_rows(model, token, [_enter(model, states), *capture(UNEMBED_IN, found)])
+    return found[0][:, 0]
+
+
+def _enter(model: HookedModel, states: torch.Tensor):
+    return block_output(layer_count(model) - 1), lambda _, *, hook: states[:, None]
+
+
+@dataclass(frozen=True)
+class FinalNorm:
+    """``norm(x) = weight * center(x) / scale(x) + bias``.
+
+    Attributes:
+        centred: whether the mean over ``d_model`` is taken off first (LayerNorm) or not (RMSNorm).
+    """
+
+    weight: Float[torch.Tensor, " d_model"]
+    bias: Float[torch.Tensor, " d_model"]
+    centred: bool
+
+    @classmethod
+    def of(cls, model: HookedModel) -> FinalNorm:
+        """The model's.
+
+        Raises:
+            UnsupportedModelError: what lies before the unembedding is no LayerNorm and no RMSNorm.
+        """
+        weights = next(iter(model.parameters()))
+        draw = torch.Generator().manual_seed(0)
+        # Large and off centre: the norm's small constant is lost against it, and centring shows.
+        probe = (100 * torch.randn(2, int(model.cfg.d_model), generator=draw, dtype=torch.float64) + 50).to(weights)
+        plus, minus = normalised(model, torch.cat([probe, -probe])).double().split(2)
+        bias, odd = (plus + minus)[0] / 2, (plus - minus) / 2
+        rounding = 1e3 * torch.finfo(weights.dtype).eps
+        for centred in (True, False):
+            shape = _direction(probe.double(), centred)
+            weight = odd / shape
+            if torch.allclose(weight[0] * shape[1], odd[1], rtol=0, atol=rounding * float(odd.abs().max())):
+                clear = (odd * shape).sum(0) / shape.square().sum(0)  # both probes together: no division by a small number
+                return cls(clear.to(weights.dtype), bias.to(weights.dtype), centred)
+        raise UnsupportedModelError("the final norm of this model is neither LayerNorm nor RMSNorm, so nothing reaches the logits by a linear way.")
+
+    def frozen_at(
+        self, state: Float[torch.Tensor, " d_model"], output: Float[torch.Tensor, " d_model"], parts: Float[torch.Tensor, "*part d_model"]
+    ) -> Float[torch.Tensor, "*part d_model"]:
+        """What parts of a state add to the norm's output, with the scale that the whole state has."""
+        whole = self.weight * self._centre(state)
+        scale = whole.square().sum() / (whole * (output - self.bias)).sum()
+        return self.weight * self._centre(parts) / scale
+
+    def _centre(self, states: torch.Tensor) -> torch.Tensor:
+        return states - states.mean(-1, keepdim=True) if self.centred else states
+
+
+def _direction(states: torch.Tensor, centred: bool) -> torch.Tensor:
+    states = states - states.mean(-1, keepdim=True) if centred else states
+    return states / states.square().mean(-1, keepdim=True).sqrt()

@@ -1,0 +1,142 @@
+"""Directed graphs on a grid: layers left to right, tokens top to bottom, arrows weighted by what they carry."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+
+from tl_knowledge.drawing.look import layout
+
+__all__ = ["Arrow", "GraphPoint", "graph"]
+
+POSITIVE, NEGATIVE = "#0072b2", "#d55e00"  # of the palette that colour-blind eyes tell apart; the sign is also in the dash
+WIDEST, THINNEST = 9.0, 0.8
+LARGEST, SMALLEST = 30.0, 8.0
+
+
+@dataclass(frozen=True)
+class GraphPoint:
+    """A node: its place, how it looks, and what hovering says.
+
+    Attributes:
+        size: from 0 to 1.
+        hover: HTML.
+        color: overrides that of its kind.
+    """
+
+    x: float
+    y: float
+    kind: str
+    size: float
+    hover: str
+    color: str | None = None
+
+
+@dataclass(frozen=True)
+class Arrow:
+    """An edge between two points by number; ``color`` overrides that of its sign."""
+
+    source: int
+    target: int
+    weight: float
+    hover: str
+    color: str | None = None
+    name: str | None = None
+
+
+def graph(
+    points: Sequence[GraphPoint],
+    arrows: Sequence[Arrow],
+    *,
+    looks: dict[str, tuple[str, str]],
+    rows: Sequence[str],
+    columns: Sequence[tuple[float, str]],
+    title: str,
+    subtitle: str,
+    marked: frozenset[int] = frozenset(),
+) -> go.Figure:
+    """Draw a graph.
+
+    Args:
+        looks: marker symbol and colour of each kind, in the order of the legend.
+        rows: the tokens, top to bottom.
+        columns: places and names along the x axis.
+        marked: rows whose label is drawn bold with an asterisk.
+    """
+    figure = go.Figure()
+    heaviest = max((abs(arrow.weight) for arrow in arrows), default=1.0) or 1.0
+    shown: set[str] = set()
+    for arrow in sorted(arrows, key=lambda a: abs(a.weight)):
+        figure.add_traces(_arrow_traces(points, arrow, abs(arrow.weight) / heaviest, shown))
+    for kind, (symbol, color) in looks.items():
+        own = [point for point in points if point.kind == kind]
+        if own:
+            sizes = [SMALLEST + (LARGEST - SMALLEST) * point.size**0.5 for point in own]
+            marker = {
+                "symbol": symbol,
+                "size": sizes,
+                "color": [p.color or color for p in own],
+                "line": {"color": "white", "width": 1.5},
+                "opacity": 1,
+            }
+            at = {"x": [point.x for point in own], "y": [point.y for point in own]}
+            texts = {"text": [point.hover for point in own], "hovertemplate": "%{text}<extra></extra>"}
+            figure.add_trace(go.Scatter(**at, **texts, mode="markers", marker=marker, showlegend=False, legendgroup=kind))
+            look = {"symbol": symbol, "size": 11, "color": color}
+            figure.add_trace(go.Scatter(x=[None], y=[None], name=html.escape(kind), mode="markers", marker=look, legendgroup=kind))
+    labels = [f"<b>{html.escape(row)}*</b>" if i in marked else html.escape(row) for i, row in enumerate(rows)]
+    figure.update_yaxes(range=[len(rows) - 0.4, -0.6], tickvals=list(range(len(rows))), ticktext=labels, title_text="token", gridcolor="white")
+    low, high = columns[0][0], columns[-1][0]
+    ticks, names = [place for place, _ in columns], [html.escape(name) for _, name in columns]
+    figure.update_xaxes(range=[low - 0.6, high + 0.6], tickvals=ticks, ticktext=names, title_text="layer", gridcolor="white", zeroline=False)
+    made = layout(title, subtitle)
+    legend = {"orientation": "h", "y": 1.01, "yanchor": "bottom", "x": 0, "itemsizing": "constant"}
+    height = 230 + 44 * len(rows)
+    made["title"] = made["title"] | {"y": 1 - 18 / height, "yanchor": "top"}
+    made["margin"] = made["margin"] | {"t": 112, "r": 30}
+    figure.update_layout(**made, height=height, width=max(760, min(1180, 240 + 66 * len(columns))), legend=legend, hovermode="closest")
+    return figure
+
+
+def _arrow_traces(points: Sequence[GraphPoint], arrow: Arrow, share: float, shown: set[str]) -> list[go.Scatter]:
+    """A curve with an arrowhead, wider and darker the more it carries; hovering anywhere near its middle says what."""
+    start, end = points[arrow.source], points[arrow.target]
+    x, y = _curve(start, end)
+    color = arrow.color or (POSITIVE if arrow.weight >= 0 else NEGATIVE)
+    name = arrow.name or ("raises the answer" if arrow.weight >= 0 else "lowers the answer")
+    line = {"color": color, "width": THINNEST + (WIDEST - THINNEST) * share, "dash": "solid" if arrow.weight >= 0 else "dot"}
+    opacity = 0.25 + 0.6 * share
+    curve = go.Scatter(x=x, y=y, mode="lines", line=line, opacity=opacity, hoverinfo="skip", showlegend=False, legendgroup=name)
+    tip = {"symbol": "arrow", "size": 8 + 8 * share, "color": color, "angleref": "previous", "opacity": [0.0, min(1.0, opacity + 0.15)]}
+    cut = len(x) * 3 // 4
+    head = go.Scatter(
+        x=x[cut - 1 : cut + 1], y=y[cut - 1 : cut + 1], mode="markers", marker=tip, hoverinfo="skip", showlegend=False, legendgroup=name
+    )
+    middle, invisible = len(x) // 2, {"size": 12, "color": color, "opacity": 0.0}
+    text = {"text": [arrow.hover], "hovertemplate": "%{text}<extra></extra>"}
+    target = go.Scatter(x=[x[middle]], y=[y[middle]], mode="markers", marker=invisible, **text, showlegend=False, legendgroup=name)
+    entry: list[go.Scatter] = []
+    if name not in shown:
+        shown.add(name)
+        entry = [
+            go.Scatter(
+                x=[None], y=[None], mode="lines", name=name, legendgroup=name, line=line | {"width": 4} | ({"dash": "solid"} if arrow.name else {})
+            )
+        ]
+    return [curve, head, target, *entry]
+
+
+def _curve(start: GraphPoint, end: GraphPoint, steps: int = 25) -> tuple[list[float], list[float]]:
+    """A quadratic curve; along one row it bends upwards, the more the further it goes, so that arrows over others can be told apart."""
+    t = np.linspace(0, 1, steps)
+    flat = abs(end.y - start.y) < 1e-9
+    bend = -0.10 - 0.055 * abs(end.x - start.x) if flat else 0.0
+    middle_x = start.x + (end.x - start.x) * (0.5 if flat else 0.75)
+    middle_y = start.y + bend if flat else start.y + 0.25 * (end.y - start.y)
+    x = (1 - t) ** 2 * start.x + 2 * t * (1 - t) * middle_x + t**2 * end.x
+    y = (1 - t) ** 2 * start.y + 2 * t * (1 - t) * middle_y + t**2 * end.y
+    return [float(v) for v in x], [float(v) for v in y]
