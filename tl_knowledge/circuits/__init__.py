@@ -7,6 +7,7 @@ from tl_knowledge.circuits.direct import DirectAttribution, attribute_directly
 from tl_knowledge.circuits.heads import AttentionAnalysis, analyse_attention
 from tl_knowledge.circuits.lens import LogitLens, logit_lens
 from tl_knowledge.circuits.nodes import Edge, Node
+from tl_knowledge.circuits.report import Report, report
 from tl_knowledge.circuits.views import edit_view, effect_view
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Edge",
     "LogitLens",
     "Node",
+    "Report",
     "analyse_attention",
     "attribute_directly",
     "compare",
@@ -26,4 +28,5 @@ __all__ = [
     "from_neurons",
     "from_trace",
     "logit_lens",
+    "report",
 ]

@@ -44,8 +44,8 @@ def from_trace(
         traces: one, or several of one corruption (for example of ``mlp_out`` and ``attn_out``); their components, layers, positions and units
             are the candidates. Effects are measured again, each site by itself, whatever the traces' windows.
         top: how many sites to look at.
-        rank: by what is lost without a site (``"need"``: the most faithful circuits, see the documentation), by what it restores alone (``"effect"``, as
-            in the trace), or by the larger of both (``"either"``: where sites stand in for each other).
+        rank: by what is lost without a site (``"need"``: the most faithful circuits, see the documentation), by what it restores alone
+            (``"effect"``, as in the trace), or by the larger of both (``"either"``: where sites stand in for each other).
         threshold: edges below this share of the total effect are pruned, but for each node's heaviest in and out; then nodes on no path from the
             corrupted tokens to the answer.
         metric: what effects are measured in: the answer's probability, as the trace's, or its logarithm.
@@ -100,7 +100,7 @@ def from_neurons(
     at: Span | Iterable[int] | None = None,
     corrupt: str | Span | Iterable[int] = "subject",
     carriers: int = 10,
-    threshold: float = 0.0,
+    threshold: float = 0.01,
     noise: Noise | PromptSwap | float | str | None = None,
     samples: int | None = None,
     seed: int | None = None,
@@ -115,7 +115,7 @@ def from_neurons(
         corrupt, noise, samples, seed, target: as in `tl_knowledge.trace`.
         carriers: how many attention outputs to add, those of the largest effect or need.
         metric: as in `from_trace`.
-        threshold: as in `from_trace`; a few neurons carry little, so by default nothing is pruned but what has no path.
+        threshold: as in `from_trace`; lower, because a few neurons carry little.
 
     Raises:
         ComponentError: an empty set, or one of another model; positions outside the prompt.
@@ -237,8 +237,7 @@ def _one_corruption(prompt: Prompt, traces: Sequence[CausalTrace]) -> CausalTrac
 
 def _sites(trace: CausalTrace) -> list[Node]:
     """The traced sites that can matter, largest effects first."""
-    frame = trace.to_dataframe()
-    frame = frame[frame["effect"] != 0].sort_values("effect", key=abs, ascending=False).head(MOST_CANDIDATES)
+    frame = trace.top(min(MOST_CANDIDATES, trace.mean_effect.numel()), either_sign=True).query("effect != 0")
     units = frame[trace.component].tolist() if trace.units else [None] * len(frame)
     places = zip(frame["layer"].tolist(), frame["pos"].tolist(), units, strict=True)
     return [Node(trace.component, int(layer), int(pos), () if unit is None else (int(unit),)) for layer, pos, unit in places]

@@ -7,6 +7,7 @@ Logits are taken relative to the mean over the vocabulary, or to another answer.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -63,11 +64,14 @@ class DirectAttribution(TableResult):
     provenance: Provenance
 
     def by_layer(self) -> pd.DataFrame:
-        """Contributions of attention (split by span) and MLPs, one row a layer."""
-        frame = self.table[self.table["layer"] >= 0]
-        attention = frame[frame["component"] != "mlp_out"].groupby("layer")[["direct", *SPANS]].sum()
-        mlp = frame[frame["component"] == "mlp_out"].groupby("layer")["direct"].sum()
-        return attention.rename(columns={"direct": "attention"}).assign(mlp=mlp).reset_index()
+        """Contributions of attention (and of that, by span) and MLPs, one row a layer."""
+        rows: list[dict[str, float]] = []
+        for layer in range(int(self.table["layer"].max()) + 1):
+            own = self.table.query("layer == @layer")
+            attention = own.query("component != 'mlp_out'")
+            row = {"layer": layer, "attention": float(attention["direct"].sum())} | {span: float(attention[span].sum()) for span in SPANS}
+            rows.append(row | {"mlp": float(own.query("component == 'mlp_out'")["direct"].sum())})
+        return pd.DataFrame(rows)
 
     def plot(self, *, k: int = 20) -> go.Figure:
         """Bars: the k largest contributions of either sign."""
@@ -110,115 +114,89 @@ def attribute_directly(model: HookedModel, prompt: Prompt, *, target: str | int 
     head = Unembedding.of(model)
     if head is None:
         raise UnsupportedModelError("this model does more behind the unembedding's input than a matrix and a bias; hooks set there must go first.")
-    streams = _Streams(model, prompt)
-    parts = streams.parts()
+    run = _Run(model, prompt)
     norm = FinalNorm.of(model)
-    written = norm.frozen_at(streams.last_state, streams.normalised, torch.stack([vector for _, vector in parts]))
     base = head.weights.mean(1) if other is None else head.weights[:, other]
     towards = head.weights[:, token] - base
-    per_part = written @ head.weights
-    rank = (per_part > per_part[:, token, None]).sum(1).tolist()
-    table = pd.DataFrame([about for about, _ in parts]).assign(rank=rank, direct=(written @ towards).tolist())
-    splits = streams.split(norm, towards)
-    table = _by_part(table.join(splits) if len(splits) else table.assign(**dict.fromkeys(SPANS, float("nan"))))
     bias = torch.zeros_like(towards[0]) if head.bias is None else head.bias[token] - (head.bias.mean() if other is None else head.bias[other])
-    constant = float(norm.bias @ towards + bias)
     return DirectAttribution(
-        table=table[["component", "layer", "head", "direct", *SPANS, "rank"]],
-        logit=float(streams.normalised @ towards + bias),
-        biases=constant,
+        table=pd.DataFrame(run.rows(norm, head.weights, towards, token)),
+        logit=float(run.normalised @ towards + bias),
+        biases=float(norm.bias @ towards + bias),
         target=answer_label(model, prompt, torch.tensor([token])),
         against="the mean over the vocabulary" if other is None else repr(str(against)),
         provenance=Provenance(**describe_model(model), prepends_bos=prompt.has_bos, seed=0, engine="one forward", settings={"prompt": prompt.text}),
     )
 
 
-class _Streams:
+class _Run:
     """One run's writes into the last position's residual stream."""
 
     def __init__(self, model: HookedModel, prompt: Prompt) -> None:
         self.model, self.prompt, self.pos = model, prompt, prompt.last.last
-        layers = range(layer_count(model))
-        names = [block_input(0), block_output(layers[-1]), UNEMBED_IN]
-        names += [component_hook(part, layer) for part in ("attn_out", "mlp_out", "head") for layer in layers]
-        names += [name for layer in layers for name in (attention_pattern(layer), _values(layer)) if name in model.hook_dict]
+        self.layers = range(layer_count(model))
+        names = [block_input(0), block_output(self.layers[-1]), UNEMBED_IN]
+        names += [component_hook(part, layer) for part in ("attn_out", "mlp_out", "head") for layer in self.layers]
+        names += [name for layer in self.layers for name in (attention_pattern(layer), _values(layer)) if name in model.hook_dict]
         self.found = record(model, prompt.tokens, [], names)
-        self.last_state, self.normalised = (self.found[name][0, self.pos] for name in (block_output(layers[-1]), UNEMBED_IN))
-        self.heads = {layer: written for layer in layers if (written := self._heads(layer)) is not None}
+        self.state, self.normalised = (self.found[name][0, self.pos] for name in (block_output(self.layers[-1]), UNEMBED_IN))
+        self.spans = {name: list(prompt.spans[name]) for name in ("subject", "relation") if name in prompt.spans}
 
-    def parts(self) -> list[tuple[dict[str, Any], Float[torch.Tensor, " d_model"]]]:
-        """Every write: what it is, and the vector."""
-        found: list[tuple[dict[str, Any], torch.Tensor]] = [
-            ({"component": "embed", "layer": -1, "head": -1}, self.found[block_input(0)][0, self.pos])
-        ]
-        for layer in range(layer_count(self.model)):
-            attention = self.found[component_hook("attn_out", layer)][0, self.pos]
-            heads = self.heads.get(layer)
-            if heads is None:
-                found.append(({"component": "attn_out", "layer": layer, "head": -1}, attention))
-            else:
-                found += [({"component": "head", "layer": layer, "head": i}, vector) for i, vector in enumerate(heads.sum(1))]
-                found.append(({"component": "attn_bias", "layer": layer, "head": -1}, attention - heads.sum((0, 1))))
-            found.append(({"component": "mlp_out", "layer": layer, "head": -1}, self.found[component_hook("mlp_out", layer)][0, self.pos]))
+    def rows(self, norm: FinalNorm, vocabulary: torch.Tensor, towards: torch.Tensor, answer: int) -> list[dict[str, Any]]:
+        """One row a part: what it adds to the answer's logit, by the span it was read from."""
+        found: list[dict[str, Any]] = []
+        for about, by_token in self._parts():
+            written = norm.frozen_at(self.state, self.normalised, by_token)
+            direct, said = written @ towards, written.sum(0) @ vocabulary
+            row = about | {"direct": float(direct.sum())}
+            row |= {
+                name: float(direct[self.spans[name]].sum()) if name in self.spans and len(direct) > 1 else 0.0 for name in ("subject", "relation")
+            }
+            row |= {"other": row["direct"] - row["subject"] - row["relation"], "rank": int((said > said[answer]).sum())}
+            found.append(row)
         return found
 
-    def split(self, norm: FinalNorm, towards: torch.Tensor) -> pd.DataFrame:
-        """Heads' contributions by the span of the token they read, in the order of `parts`."""
-        rows: list[dict[str, float]] = []
-        inside = {name: list(self.prompt.spans[name]) for name in ("subject", "relation") if name in self.prompt.spans}
-        for about, _ in self.parts():
-            row = dict.fromkeys(SPANS, float("nan"))
-            if about["component"] == "head":
-                by_token = norm.frozen_at(self.last_state, self.normalised, self.heads[about["layer"]][about["head"]]) @ towards
-                row = {name: float(by_token[inside[name]].sum()) if name in inside else 0.0 for name in ("subject", "relation")}
-                row["other"] = float(by_token.sum()) - sum(row.values())
-            rows.append(row)
-        return pd.DataFrame(rows)
+    def _parts(self) -> Iterator[tuple[dict[str, Any], Float[torch.Tensor, "source d_model"]]]:
+        """Everything written: a head by the tokens it reads, all else as one vector."""
+        yield {"component": "embed", "layer": -1, "head": -1}, self.found[block_input(0)][:, self.pos]
+        for layer in self.layers:
+            attention = self.found[component_hook("attn_out", layer)][:, self.pos]
+            heads = self._heads(layer)
+            if heads is None:
+                yield {"component": "attn_out", "layer": layer, "head": -1}, attention
+            else:
+                for number, by_token in enumerate(heads):
+                    yield {"component": "head", "layer": layer, "head": number}, by_token
+                yield {"component": "attn_bias", "layer": layer, "head": -1}, attention - heads.sum((0, 1))
+            yield {"component": "mlp_out", "layer": layer, "head": -1}, self.found[component_hook("mlp_out", layer)][:, self.pos]
 
     def _heads(self, layer: int) -> Float[torch.Tensor, "head source d_model"] | None:
         """What each head writes, by the token it reads; ``None`` where attention's output is not the sum of that (a norm behind it)."""
         part: Any = getattr(self.model.blocks[layer], "attn", None)
         out = getattr(part, "W_O", None)
-        z = self.found[component_hook("head", layer)][0, self.pos]
-        if not isinstance(out, torch.Tensor) or tuple(out.shape[:2]) != tuple(z.shape):
+        z, written = (self.found[component_hook(name, layer)][0] for name in ("head", "attn_out"))
+        if not isinstance(out, torch.Tensor) or out.shape[:2] != z.shape[1:]:
             return None
-        written = self._by_token(layer, z) @ out.detach()
-        left = self.found[component_hook("attn_out", layer)][0] - torch.einsum(
-            "phd,hdm->pm", self.found[component_hook("head", layer)][0], out.detach()
-        )
         # What heads do not explain must be a bias: the same at every position.
-        spread = (left - left[:1]).abs().max()
-        rounding = 1e3 * torch.finfo(left.dtype).eps * float(self.found[component_hook("attn_out", layer)].abs().max())
-        return written if float(spread) <= rounding else None
+        left = written - torch.einsum("phd,hdm->pm", z, out.detach())
+        rounding = 1e3 * torch.finfo(left.dtype).eps * float(written.abs().max())
+        if float((left - left[:1]).abs().max()) > rounding:
+            return None
+        return self._by_token(layer, z[self.pos]) @ out.detach()
 
-    def _by_token(self, layer: int, z: torch.Tensor) -> Float[torch.Tensor, "head source d_head"]:
-        """``z`` by the token it was read from; all of it at the last position where the model hides patterns or values."""
-        whole = torch.zeros(z.shape[0], len(self.prompt), z.shape[1], dtype=z.dtype, device=z.device)
-        whole[:, self.pos] = z
+    def _by_token(self, layer: int, z: Float[torch.Tensor, "head d_head"]) -> Float[torch.Tensor, "head source d_head"]:
+        """``z`` by the token it was read from; as one, from nowhere, where the model hides patterns or values."""
         pattern, values = (self.found.get(name) for name in (attention_pattern(layer), _values(layer)))
         if pattern is None or values is None:
-            return whole
-        spoken = (
-            values[0]
-            .reshape(len(self.prompt), -1, z.shape[1])
-            .repeat_interleave(z.shape[0] // (values[0].numel() // len(self.prompt) // z.shape[1]), 1)
-        )
+            return z[:, None]
+        spoken = values[0].reshape(len(self.prompt), -1, z.shape[1])
+        spoken = spoken.repeat_interleave(z.shape[0] // spoken.shape[1], 1)  # heads of a group share their values
         split = pattern[0, :, self.pos, :, None] * spoken.transpose(0, 1)
-        close = torch.allclose(split.sum(1), z, rtol=1e-3, atol=1e-4 * float(z.abs().max()))
-        return split if close else whole
+        return split if torch.allclose(split.sum(1), z, rtol=1e-3, atol=1e-4 * float(z.abs().max())) else z[:, None]
 
 
 def _values(layer: int) -> str:
     return f"blocks.{layer}.attn.hook_v"
-
-
-def _by_part(table: pd.DataFrame) -> pd.DataFrame:
-    """Everything but heads is written at the last position itself, from no span: it stands under ``other``."""
-    no_head = table["component"] != "head"
-    filled = table[list(SPANS)].astype(float)
-    filled.loc[no_head, ["subject", "relation"]] = 0.0
-    filled.loc[no_head, "other"] = table.loc[no_head, "direct"].to_numpy()
-    return table.assign(**{name: filled[name] for name in SPANS})
 
 
 def _label(row: dict[Any, Any]) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 
+from tl_knowledge.arrays import HookFn
 from tl_knowledge.errors import UnsupportedModelError
 from tl_knowledge.model import UNEMBED_IN, HookedModel, block_output, layer_count, model_device
 from tl_knowledge.rows import capture, run_rows
@@ -31,7 +32,7 @@ def normalised(model: HookedModel, states: Float[torch.Tensor, "state d_model"])
     return found[0][:, 0]
 
 
-def _enter(model: HookedModel, states: torch.Tensor):
+def _enter(model: HookedModel, states: torch.Tensor) -> tuple[str, HookFn]:
     return block_output(layer_count(model) - 1), lambda _, *, hook: states[:, None]
 
 

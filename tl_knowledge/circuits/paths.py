@@ -10,15 +10,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 
 from tl_knowledge.circuits.contrast import Contrast
-from tl_knowledge.circuits.interventions import Intervention, intervene
-from tl_knowledge.circuits.nodes import Edge, Node, hook_of, stage
+from tl_knowledge.circuits.interventions import Intervention, Value, intervene
+from tl_knowledge.circuits.nodes import Edge, Node, NodeKind, hook_of, stage
 from tl_knowledge.model import layer_count
 
 __all__ = ["Shares", "answer_node", "find_edges", "measure_needs", "measure_nodes", "measure_shares"]
@@ -67,7 +67,7 @@ def find_edges(contrast: Contrast, nodes: Sequence[Node], memory_budget: float) 
     runs: list[Intervention] = []
     for sender in senders:
         reached = tuple(node for node in nodes if _can_reach(sender, node))
-        held = {node: "corrupted" for node in reached if node not in contrast.sources}
+        held: dict[Node, Value] = dict.fromkeys(reached, "corrupted")
         runs.append(Intervention({**held, sender: "clean"}, reached))
     sent = intervene(contrast, runs, memory_budget)
     answer, base = answer_node(contrast), contrast.corrupted_score
@@ -83,37 +83,50 @@ def measure_shares(contrast: Contrast, sets: Sequence[Sequence[Node]], memory_bu
 
     Sets must not be empty; states are kept among states, everything else among modules, heads and neurons.
     """
-    sources: dict[Node, str] = dict.fromkeys(contrast.sources, "clean")
+    sources: dict[Node, Value] = dict.fromkeys(contrast.sources, "clean")
     runs: list[Intervention] = []
     for nodes in sets:
         runs.append(Intervention(dict.fromkeys(nodes, "clean")))
-        runs.append(Intervention({**dict.fromkeys(_outside(contrast, nodes), "corrupted"), **sources}))  # pyright: ignore[reportArgumentType]
-        runs.append(Intervention({**sources, **dict.fromkeys(nodes, "corrupted")}))  # pyright: ignore[reportArgumentType]
+        outside: dict[Node, Value] = dict.fromkeys(_outside(contrast, nodes), "corrupted")
+        inside: dict[Node, Value] = dict.fromkeys(nodes, "corrupted")
+        runs += [Intervention(outside | sources), Intervention(sources | inside)]
     score = intervene(contrast, runs, memory_budget).score
     shares = (score - contrast.corrupted_score) / contrast.total_effect.mean()
     return [Shares(*row) for row in zip(shares[0::3], shares[1::3], 1 - shares[2::3], strict=True)]
 
 
+_MODULES: tuple[tuple[NodeKind, NodeKind], ...] = (("attn_out", "head"), ("mlp_out", "neuron"))
+
+
 def _outside(contrast: Contrast, nodes: Iterable[Node]) -> list[Node]:
     """Everything behind the first source that is in no node: whole modules, other heads and neurons of a module, other states."""
-    chosen = {(node.component, node.layer, node.pos): set[int]() for node in nodes}
+    chosen: dict[tuple[NodeKind, int, int], set[int]] = {}
     for node in nodes:
-        chosen[node.component, node.layer, node.pos] |= set(node.units)
-    states = any(node.component == "resid_post" for node in nodes)
+        chosen.setdefault((node.component, node.layer, node.pos), set()).update(node.units)
+    states = any(component == "resid_post" for component, _, _ in chosen)
     first = min(node.pos for node in contrast.sources)
     found: list[Node] = []
     for layer in range(layer_count(contrast.model)):
         for pos in range(first, contrast.tokens.shape[1]):
-            for whole, part in (("resid_post", None),) if states else (("attn_out", "head"), ("mlp_out", "neuron")):
-                if (whole, layer, pos) in chosen:
-                    continue
-                kept = chosen.get((part, layer, pos)) if part else None
-                if kept is None:
-                    found.append(Node(whole, layer, pos))
-                    continue
-                count = contrast.clean[hook_of(Node(part, layer, pos, tuple(kept)))].shape[2]
-                found += [Node(part, layer, pos, others)] if (others := tuple(u for u in range(count) if u not in kept)) else []
+            if states:
+                found += [] if ("resid_post", layer, pos) in chosen else [Node("resid_post", layer, pos)]
+            else:
+                found += [node for whole, part in _MODULES for node in _rest(contrast, chosen, whole, part, layer, pos)]
     return [node for node in found if node not in contrast.sources]
+
+
+def _rest(
+    contrast: Contrast, chosen: Mapping[tuple[NodeKind, int, int], set[int]], whole: NodeKind, part: NodeKind, layer: int, pos: int
+) -> list[Node]:
+    """What of a module at one place is in no node."""
+    if (whole, layer, pos) in chosen:
+        return []
+    kept = chosen.get((part, layer, pos))
+    if kept is None:
+        return [Node(whole, layer, pos)]
+    count = contrast.clean[hook_of(Node(part, layer, pos, (0,)))].shape[2]
+    others = tuple(unit for unit in range(count) if unit not in kept)
+    return [Node(part, layer, pos, others)] if others else []
 
 
 def _can_reach(sender: Node, receiver: Node) -> bool:

@@ -18,6 +18,7 @@ from tl_knowledge.cli.evaluate import evaluate_command
 from tl_knowledge.cli.info import info
 from tl_knowledge.cli.moments import moments_command
 from tl_knowledge.cli.neurons import neurons_command
+from tl_knowledge.cli.report import report_command
 from tl_knowledge.cli.trace import trace_command
 from tl_knowledge.cli.trace_facts import trace_facts_command
 from tl_knowledge.errors import InputError, TLKnowledgeError
@@ -31,6 +32,7 @@ app.command("neurons")(neurons_command)
 app.command("moments")(moments_command)
 app.command("edit")(edit_command)
 app.command("evaluate")(evaluate_command)
+app.command("report")(report_command)
 app.command("info")(info)
 
 

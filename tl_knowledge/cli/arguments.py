@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from tl_knowledge.errors import ComponentError
+from tl_knowledge.errors import ComponentError, InputError
 
-__all__ = ["noise_argument", "window_argument", "words_argument"]
+__all__ = ["noise_argument", "template_argument", "window_argument", "words_argument"]
+
+
+def template_argument(prompt: str, subject: str) -> str:
+    """A fact's template from its prompt and subject.
+
+    Raises:
+        InputError: the subject does not stand in the prompt exactly once.
+    """
+    if not subject or prompt.count(subject) != 1:
+        raise InputError(f"subject {subject!r} stands {prompt.count(subject)} times in {prompt!r}; pass a prompt that names it once.")
+    return prompt.replace(subject, "{}")
 
 
 def noise_argument(text: str) -> float | str:

@@ -11,12 +11,12 @@ import typer
 from rich.console import Console
 
 from tl_knowledge.arrays import Hooks
+from tl_knowledge.cli.arguments import template_argument
 from tl_knowledge.cli.methods import METHOD_NAMES, method_argument, moments_argument
 from tl_knowledge.cli.moments import corpus_argument
 from tl_knowledge.cli.tables import terminal_table
 from tl_knowledge.drawing import Table
 from tl_knowledge.editing import plan_edit
-from tl_knowledge.errors import InputError
 from tl_knowledge.facts import Fact
 from tl_knowledge.loading import load_model
 from tl_knowledge.model import HookedModel
@@ -42,10 +42,8 @@ def edit_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
     """Change one fact; nothing is written but with --save."""
-    if prompt.count(subject) != 1:
-        raise InputError(f"subject {subject!r} stands {prompt.count(subject)} times in {prompt!r}; pass a prompt that names it once.")
-    loaded = load_model(model)
-    fact, texts = Fact(subject, prompt.replace(subject, "{}"), target), corpus_argument(corpus)
+    template, loaded = template_argument(prompt, subject), load_model(model)
+    fact, texts = Fact(subject, template, target), corpus_argument(corpus)
     chosen = method_argument(loaded, method, layer or [], setting or [])
     known = moments_argument(loaded, [method], [chosen], moments, texts, progress=not as_json)
     edit = plan_edit(loaded, fact, chosen, moments=known)

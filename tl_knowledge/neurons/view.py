@@ -55,5 +55,5 @@ def neuron_view(model: HookedModel, neurons: NeuronSet, prompts: Prompt | Sequen
     )
     name = describe_model(model)["model"]
     return HtmlView.of(
-        rendered, title="Activations of the neurons", note=f"{len(neurons)} neurons, {len(asked)} prompts; {name}; red above zero, violet below"
+        rendered, title="Activations of the neurons", note=f"{len(neurons)} neurons, {len(asked)} prompts; {name}; blue above zero, red below"
     )

@@ -11,7 +11,7 @@ from tl_knowledge.drawing import Table, html_page
 from tl_knowledge.provenance import Provenance
 from tl_knowledge.tracing.result import CausalTrace, compare
 
-__all__ = ["TABLE_HEADER", "provenance_footer", "summary_rows", "trace_page"]
+__all__ = ["TABLE_HEADER", "marked_prompt", "provenance_footer", "summary_rows", "trace_page"]
 
 TABLE_HEADER = ("corrupted", "restored", "total effect", "largest at last subject token", "largest anywhere")
 
@@ -67,7 +67,7 @@ def trace_page(traces: Sequence[CausalTrace], *, columns: int = 2) -> str:
         figures.append(compare(*together).plot() if len(together) > 1 else together[0].plot())
     known = "predicts it" if first.known else "does not predict it"
     intro = (
-        f"<p class='prompt'>{_marked_prompt(first)}</p>"
+        f"<p class='prompt'>{marked_prompt(first)}</p>"
         f"<p>The clean run of {html.escape(first.provenance.model)} {known}: P({html.escape(repr(first.target.strip()))}) = "
         f"{first.clean_probability:.1%}. {first.indirect_effect.shape[0]} noise samples.</p>"
     )
@@ -75,7 +75,7 @@ def trace_page(traces: Sequence[CausalTrace], *, columns: int = 2) -> str:
     return html_page("Causal trace", [intro, table, "<h2>Where restoring helps</h2>", _HOW_TO_READ, *figures, provenance_footer(first.provenance)])
 
 
-def _marked_prompt(trace: CausalTrace) -> str:
+def marked_prompt(trace: CausalTrace) -> str:
     """The prompt's tokens, subject and relation in colour, and the answer."""
     role = {pos: name for name in ("relation", "subject") if name in trace.spans for pos in trace.spans[name]}
     tokens = "".join(f"<span class='{role.get(i, '')}'>{html.escape(label)}</span>" for i, label in enumerate(trace.labels))

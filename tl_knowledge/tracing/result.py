@@ -106,13 +106,13 @@ class CausalTrace:
             )
         return pd.DataFrame(rows)
 
-    def top(self, k: int = 10) -> pd.DataFrame:
-        """The k sites of the largest mean effect.
+    def top(self, k: int = 10, *, either_sign: bool = False) -> pd.DataFrame:
+        """The k sites of the largest mean effect, counting losses like gains if asked.
 
         Raises:
             ComponentError: k smaller than 1.
         """
-        return largest_rows(self.to_dataframe(), k, "effect")
+        return largest_rows(self.to_dataframe(), k, "effect", either_sign=either_sign)
 
     def plot(self) -> go.Figure:
         """A heat map, tokens by layers, corrupted tokens bold with an asterisk; bars of the top sites for neurons."""

@@ -127,8 +127,8 @@ def trace(
     probability, used, check = _run(experiment, sites, engine, verify, memory_budget, progress)
     corrupted = experiment.corrupted_probability(0)
     answer = experiment.prompts[0].answer
-    choices = {"noise": repr(settings), "samples": len(corrupted), "semantics": semantics, "multi_token": multi_token, "prompt": prompt.text}
-    choices["answer"] = answer.tolist()
+    choices: dict[str, Any] = {"noise": repr(settings), "samples": len(corrupted), "semantics": semantics, "multi_token": multi_token}
+    choices |= {"prompt": prompt.text, "answer": answer.tolist()}
     return CausalTrace(
         indirect_effect=grid.arrange(sites, probability - corrupted, len(prompt)),
         total_effect=(experiment.clean_probability(0) - corrupted).cpu(),
