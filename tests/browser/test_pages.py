@@ -109,3 +109,64 @@ def test_the_page_of_an_evaluation_draws_its_figures_offline(chromium, tmp_path)
     assert dom.count('class="main-svg"') >= 3 and len(re.findall(r'class="point"', dom)) >= 12
     for word in ("neighbourhood (NS)", "unedited", "4 cases", "bootstrap", "NS by relation"):
         assert word in dom, word
+
+
+WATCH = """<script>
+window.addEventListener("error", e => document.documentElement.setAttribute("data-errors", e.message));
+const said = console.error;
+console.error = (...words) => { document.documentElement.setAttribute("data-errors", words.join(" ")); said(...words); };
+</script>"""
+
+POINT = """<script>
+addEventListener("load", () => setTimeout(() => {
+  const chart = [...document.querySelectorAll(".js-plotly-plot")].find(c => c.layout.title.text.startsWith("What carries"));
+  chart.scrollIntoView();
+  const number = chart.data.findIndex(d => d.text && String(d.text[0]).includes("MLP 0"));
+  const x = chart._fullLayout.xaxis, y = chart._fullLayout.yaxis, box = chart.querySelector(".nsewdrag").getBoundingClientRect();
+  const at = {bubbles: true, clientX: box.left + x.d2p(chart.data[number].x[0]), clientY: box.top + y.d2p(chart.data[number].y[0])};
+  for (const kind of ["mouseover", "mousemove"]) chart.querySelector(".nsewdrag").dispatchEvent(new MouseEvent(kind, at));
+}, 3000));
+</script>"""
+
+
+@pytest.fixture(scope="module")
+def report_page(tmp_path_factory, factlm) -> Path:
+    """A report with an edit; errors are written into the page, and a mouse moves over the circuit."""
+    fact = next(fact for fact in tlk.load_facts() if fact.subject == "Paul McCartney" and fact.relation == "P1303")
+    moments = tlk.collect_key_moments(factlm, tlk.load_corpus(), layers=[0], progress=False)
+    made = tlk.report(factlm, fact, edit_to=" violin", method=tlk.ROME(layer=0), moments=moments, samples=2, progress=False)
+    path = tmp_path_factory.mktemp("pages") / "report.html"
+    path.write_text(made.to_html().replace("<head>", "<head>" + WATCH, 1).replace("</body>", POINT + "</body>"), encoding="utf-8")
+    return path
+
+
+def test_a_report_draws_every_view_offline_without_an_error(chromium, report_page, tmp_path):
+    dom = browse(chromium, report_page, tmp_path, "--dump-dom")
+    assert "data-errors" not in dom.partition("<head>")[0], dom[:400]
+    figures = re.findall(r'class="[^"]*js-plotly-plot[^"]*"', dom)
+    assert len(figures) == 13 and dom.count('class="main-svg"') >= 13
+    assert len(re.findall(r'class="hm"', dom)) == 2 * 3 + 3 + 1
+    views = re.split(r'<div id="circuits-vis-', dom)[1:]
+    assert len(views) == 5
+    for view, word in zip(views, ("McCartney", "neuron", "head", "violin", "violin"), strict=True):
+        drawn = view.partition("<script")[0]
+        assert len(drawn) > 300 and word in drawn, word  # an empty view is its own element only
+
+
+def test_hovering_over_a_circuit_says_what_a_node_does(chromium, report_page, tmp_path):
+    dom = browse(chromium, report_page, tmp_path, "--dump-dom")
+    labels = dom[dom.index('class="hovertext"') :][:2000]
+    assert "restored alone" in labels and "MLP 0" in labels
+
+
+@pytest.mark.parametrize("width", [1300, 480])
+def test_a_report_fits_its_window(chromium, report_page, tmp_path, width):
+    """What is wider scrolls in its own box: the page itself never scrolls sideways."""
+    measured = tmp_path / "measured.html"
+    script = "<script>addEventListener('load', () => setTimeout(() => {const e = document.documentElement; "
+    script += "e.setAttribute('data-width', e.scrollWidth)}, 2000));</script>"
+    measured.write_text(report_page.read_text(encoding="utf-8").replace("</body>", script + "</body>"), encoding="utf-8")
+    command = [chromium, *QUIET, *OFFLINE, f"--user-data-dir={tmp_path}/p", "--virtual-time-budget=20000", f"--window-size={width},900", "--dump-dom"]
+    dom = subprocess.run([*command, measured.as_uri()], capture_output=True, text=True, timeout=240, check=True).stdout
+    found = re.search(r'data-width="(\d+)"', dom)
+    assert found and int(found[1]) <= max(width, 500)  # headless Chromium's own narrowest window is 500

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import jaxtyping
 import pytest
 import torch
+from bad_circuits import BAD_CIRCUITS
 from bad_edits import BAD_EDITS
 from conftest import build, fingerprint, hooks_left
 
@@ -273,7 +274,7 @@ BAD: dict[str, tuple[object, type[Exception], str]] = {
 }
 
 
-BAD |= BAD_EDITS
+BAD |= BAD_EDITS | BAD_CIRCUITS
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -313,6 +314,14 @@ VALUES |= {"EditingProblem", "GenerationScores", "perspectives", "subject_synony
 VALUES |= {"ContextGain", "LocatedNeurons", "NeuronEffects", "Reliability", "TokenEffects"}
 VALUES |= {"single_token_facts", "single_token_words"}  # leave out what they cannot take
 VALUES |= {"Span", "StudentTNoise", "TraceComparison", "UniformNoise", "embedding_sd", "subject_embedding_sd"}  # their own unit tests
+
+
+VALUES |= {"AttentionAnalysis", "DirectAttribution", "LogitLens", "Report", "dark"}  # their own unit tests
+
+
+@pytest.mark.parametrize("name", sorted({*tlk.circuits.__all__} - {*tlk.__all__, "CircuitComparison", "Edge"} | {"compare"}))
+def test_every_verb_of_circuits_is_in_the_table(name):
+    assert any(case.startswith(f"circuits: {name}:") for case in BAD)
 
 
 @pytest.mark.parametrize("name", [n for n in tlk.__all__ if callable(getattr(tlk, n))])

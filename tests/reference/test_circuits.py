@@ -9,10 +9,10 @@ from conftest import fingerprint, hooks_left
 import tl_knowledge as tlk
 from tl_knowledge.circuits import Node
 from tl_knowledge.circuits import interventions as engine
+from tl_knowledge.circuits.assemble import node_hooks
 from tl_knowledge.circuits.contrast import edit_contrast, noise_contrast
 from tl_knowledge.circuits.nodes import hook_of
 from tl_knowledge.circuits.paths import answer_node, find_edges, measure_needs, measure_nodes, measure_shares
-from tl_knowledge.circuits.assemble import node_hooks
 from tl_knowledge.loading import hooked_transformer_available
 from tl_knowledge.metrics import answer_log_probability, answer_probability
 
@@ -20,7 +20,14 @@ EXACT = 1e-11
 BUDGET = 2.0**30
 NOISE = tlk.GaussianNoise(0.7, seed=3)
 SETS = {
-    "modules": [Node("mlp_out", 0, 2), Node("attn_out", 1, 4), Node("mlp_out", 1, 4), Node("attn_out", 2, 6), Node("mlp_out", 3, 6), Node("mlp_out", 2, 3)],
+    "modules": [
+        Node("mlp_out", 0, 2),
+        Node("attn_out", 1, 4),
+        Node("mlp_out", 1, 4),
+        Node("attn_out", 2, 6),
+        Node("mlp_out", 3, 6),
+        Node("mlp_out", 2, 3),
+    ],
     "heads and neurons": [
         Node("neuron", 0, 2, (1, 5, 20)),
         Node("head", 1, 6, (2,)),
@@ -179,9 +186,10 @@ def test_an_edit_s_paths_equal_runs_with_and_without_it(speaking, moments):
     edit = tlk.plan_edit(model, fact, tlk.MEMIT((1, 2)), moments=moments)
     prompt = tlk.Prompt.from_fact(model, fact)
     contrast = edit_contrast(model, prompt, torch.tensor([prompt.target_token]), edit, node_hooks(model, []), "log_probability")
-    with edit.applied(model):
-        edited = model(prompt.tokens)[0, -1].log_softmax(-1)[prompt.target_token]
-    unedited = model(prompt.tokens)[0, -1].log_softmax(-1)[prompt.target_token]
+    with torch.no_grad():
+        unedited = model(prompt.tokens)[0, -1].log_softmax(-1)[prompt.target_token]
+        with edit.applied(model):
+            edited = model(prompt.tokens)[0, -1].log_softmax(-1)[prompt.target_token]
     assert contrast.clean_score == pytest.approx(float(edited), abs=1e-9)
     assert float(contrast.corrupted_score) == pytest.approx(float(unedited), abs=1e-9)
     sources = Slow(contrast).run({node: Slow(contrast).value(node, "clean") for node in contrast.sources})[0]
@@ -202,7 +210,17 @@ def planted_model():
     from transformer_lens import HookedTransformer, HookedTransformerConfig
 
     config = HookedTransformerConfig(
-        n_layers=3, d_model=16, n_ctx=8, d_head=4, n_heads=2, d_mlp=8, d_vocab=8, act_fn="relu", normalization_type=None, device="cpu", dtype=torch.float64
+        n_layers=3,
+        d_model=16,
+        n_ctx=8,
+        d_head=4,
+        n_heads=2,
+        d_mlp=8,
+        d_vocab=8,
+        act_fn="relu",
+        normalization_type=None,
+        device="cpu",
+        dtype=torch.float64,
     )
     model = HookedTransformer(config).eval()
     with torch.no_grad():

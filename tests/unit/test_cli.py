@@ -126,6 +126,26 @@ def test_edit_shows_before_and_after(tmp_path):
     assert found["provenance"]["settings"]["moment_weight"] == 50 and found["provenance"]["settings"]["value"]["steps"] == 5
 
 
+def test_report_writes_a_page_and_prints_the_circuits(tmp_path):
+    page = tmp_path / "report.html"
+    result = run("report", *PROMPT, "--target", " Paris", "--samples", "2", "--out", str(page))
+    assert result.exit_code == 0 and "faithfulness" in result.stdout and "relation" in result.stdout
+    assert "The capital of France is" in page.read_text(encoding="utf-8")
+
+
+def test_report_of_an_edit_as_json(tmp_path):
+    page = tmp_path / "report.html"
+    result = run("report", *PROMPT, "--edit-to", " London", "--layer", "0", "--samples", "2", "--out", str(page), "--json")
+    found = json.loads(result.stdout)
+    assert found["target"] == " Paris" and found["circuits"]["edit (log P)"]["faithfulness"] > 0.5
+    assert "What an edit changes: Paris to London" in page.read_text(encoding="utf-8")
+
+
+def test_report_needs_the_subject_once():
+    with pytest.raises(InputError, match="stands 0 times"):
+        run("report", "The capital of France is", "--subject", "Spain")
+
+
 def test_evaluate_scores_methods_side_by_side(tmp_path):
     options = ["--method", "ft", "--method", "cne", "--limit", "2", "--store", str(tmp_path / "runs")]
     table, page = tmp_path / "scores.tex", tmp_path / "page.html"

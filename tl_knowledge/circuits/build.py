@@ -133,8 +133,12 @@ def from_neurons(
     check_model(model)
     check_fits(model, prompt)
     settings = check_settings(max(1, carriers), "either", threshold, metric, memory_budget)
+    if carriers < 0:
+        raise ComponentError(f"carriers={carriers} is negative; pass how many attention outputs to add, 0 for none.")
     if not len(neurons) or neurons.shape != NeuronSet.of(model, []).shape:
-        raise ComponentError(f"a set of {len(neurons)} neurons of a model of {neurons.n_layers} x {neurons.d_mlp} has no circuit in this model.")
+        raise ComponentError(
+            f"a set of {len(neurons)} neurons of a model of {neurons.n_layers} x {neurons.d_mlp} has no circuit here; pass a set of this model."
+        )
     span = corrupted_span(prompt, corrupt)
     corruption = resolve_noise(model, prompt, noise, seed, "paper")
     answer = choose_answer(model, prompt, target, False)

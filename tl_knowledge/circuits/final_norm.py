@@ -18,6 +18,8 @@ from tl_knowledge.rows import capture, run_rows
 
 __all__ = ["FinalNorm", "normalised", "unembed"]
 
+MOST_MISFIT = 0.05  # half precision rounds by a few hundredths; the wrong kind of norm is off by about one
+
 
 def unembed(model: HookedModel, states: Float[torch.Tensor, "state d_model"]) -> Float[torch.Tensor, "state d_vocab"]:
     """Logits of some residual states, through the model's own final norm and unembedding: each enters as the last block's output."""
@@ -58,17 +60,22 @@ class FinalNorm:
         weights = next(iter(model.parameters()))
         draw = torch.Generator().manual_seed(0)
         # Large and off centre: the norm's small constant is lost against it, and centring shows.
-        probe = (100 * torch.randn(2, int(model.cfg.d_model), generator=draw, dtype=torch.float64) + 50).to(weights)
+        size = 1e5 if weights.dtype == torch.float64 else 1e3
+        probe = (size * (torch.randn(2, int(model.cfg.d_model), generator=draw, dtype=torch.float64) + 0.5)).to(weights)
         plus, minus = normalised(model, torch.cat([probe, -probe])).double().split(2)
         bias, odd = (plus + minus)[0] / 2, (plus - minus) / 2
-        rounding = 1e3 * torch.finfo(weights.dtype).eps
+        misfits: dict[bool, tuple[float, torch.Tensor]] = {}
         for centred in (True, False):
             shape = _direction(probe.double(), centred)
-            weight = odd / shape
-            if torch.allclose(weight[0] * shape[1], odd[1], rtol=0, atol=rounding * float(odd.abs().max())):
-                clear = (odd * shape).sum(0) / shape.square().sum(0)  # both probes together: no division by a small number
-                return cls(clear.to(weights.dtype), bias.to(weights.dtype), centred)
-        raise UnsupportedModelError("the final norm of this model is neither LayerNorm nor RMSNorm, so nothing reaches the logits by a linear way.")
+            weight = (odd * shape).sum(0) / shape.square().sum(0)  # of both probes together: no division by a small number
+            misfits[centred] = float((weight * shape - odd).abs().max() / odd.abs().max()), weight
+        centred = min(misfits, key=lambda choice: misfits[choice][0])
+        misfit, weight = misfits[centred]
+        if misfit > MOST_MISFIT:
+            raise UnsupportedModelError(
+                "the final norm of this model is neither LayerNorm nor RMSNorm, so nothing reaches the logits by a linear way."
+            )
+        return cls(weight.to(weights.dtype), bias.to(weights.dtype), centred)
 
     def frozen_at(
         self, state: Float[torch.Tensor, " d_model"], output: Float[torch.Tensor, " d_model"], parts: Float[torch.Tensor, "*part d_model"]

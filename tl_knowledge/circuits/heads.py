@@ -226,6 +226,8 @@ def _knocked_out(contrast: Contrast, length: int, memory_budget: float) -> list[
 
 
 def _written(model: HookedModel, prompt: Prompt, target: str | int | None) -> pd.DataFrame:
-    """What each head writes of the answer; nothing where attention's output is not the sum of its heads'."""
+    """What each head writes of the answer."""
     found = attribute_directly(model, prompt, target=target).table.query("component == 'head'")
+    if len(found) < layer_count(model) * head_count(model):
+        raise UnsupportedModelError("what attention writes is not the sum of its heads (a norm lies behind it), so they cannot be told apart here.")
     return found.drop(columns="component").rename(columns={span: f"direct_{span}" for span in ("subject", "relation", "other")})

@@ -130,7 +130,7 @@ def report(
         samples, seed: of the noise.
 
     Raises:
-        TLKnowledgeError: as the functions it calls; all arguments are checked by them before the first long run.
+        TLKnowledgeError: as the functions it calls.
 
     Example:
         >>> import tl_knowledge as tlk
@@ -173,7 +173,7 @@ def _circuit(model: HookedModel, prompt: Prompt, traces: tuple[CausalTrace, ...]
 
 
 def _neurons(model: HookedModel, fact: Fact, prompt: Prompt, samples: int, seed: int) -> NeuronFindings:
-    prompts = paraphrases(model, fact)
+    prompts = paraphrases(model, fact) if fact.paraphrases else [prompt]
     neurons = select_neurons(attribute_neurons(model, prompts, at="subject", progress=False))
     done: dict[str, Hooks] = {"left alone": []}
     if not len(neurons):

@@ -102,9 +102,8 @@ def _traces(report: Report) -> list[PagePart]:
 def _neurons(found: NeuronFindings) -> list[PagePart]:
     parts: list[PagePart] = [
         "<h2>Which neurons raise the answer</h2>",
-        f"<p>Integrated gradients over {found.prompts} wordings, at the subject's last token: {len(found.neurons)} neurons reach a fifth of the "
-        "largest score in more than 70% of the wordings. Suppressing sets their activations to zero there; random neurons of the same layers are the "
-        "control.</p>",
+        f"<p>Integrated gradients at the subject's last token, {_wordings(found)}. Suppressing sets the neurons' activations to zero there; random "
+        "neurons of the same layers are the control.</p>",
     ]
     if found.view is None or found.circuit is None:
         return [*parts, "<p>No neuron is shared by the wordings, so there is nothing to scale.</p>"]
@@ -112,6 +111,12 @@ def _neurons(found: NeuronFindings) -> list[PagePart]:
     title = f"<h3>How what they write reaches the answer</h3><p>{_kept(found.circuit)}</p>"
     note = f"<p class='note'>{html.escape(found.view.note)}</p>"
     return [*parts, Table(("the neurons are", "P(answer)"), rows), found.view, note, title, found.circuit.plot()]
+
+
+def _wordings(found: NeuronFindings) -> str:
+    if found.prompts == 1:
+        return f"in this wording alone: {len(found.neurons)} neurons reach a fifth of the largest score"
+    return f"in {found.prompts} wordings: {len(found.neurons)} neurons reach a fifth of the largest score in more than 70% of them"
 
 
 def _kept(circuit: Circuit) -> str:

@@ -59,7 +59,7 @@ def report_command(
     console.print(f"[bold]{escape(prompt)}[/][green]{escape(fact.target)}[/]", highlight=False)
     circuits = _circuits(made).items()
     rows = [(n, str(len(c.nodes)), f"{c.total_effect:.3f}", f"{c.faithfulness:.0%}", f"{c.completeness:.0%}") for n, c in circuits]
-    console.print(terminal_table(Table(("circuit", "sites", "total effect", "kept alone it keeps", "held out it takes"), rows)))
+    console.print(terminal_table(Table(("circuit", "sites", "total effect", "faithfulness", "completeness"), rows)))
     console.print(f"page written to {out}", highlight=False, soft_wrap=True)
 
 
@@ -71,8 +71,8 @@ def _predicted(model: HookedModel, text: str) -> str:
 
 def _circuits(made: Report) -> dict[str, Circuit]:
     """Every circuit of the report by name."""
-    found = {f"{side} corrupted": circuit for side, circuit in made.circuits.items()}
-    return found if made.edited is None else found | {"the edit (log-probability)": made.edited.circuit}
+    found = dict(made.circuits)
+    return found if made.edited is None else found | {"edit (log P)": made.edited.circuit}
 
 
 def _as_data(made: Report, out: Path) -> dict[str, Any]:

@@ -1,0 +1,209 @@
+"""Circuits, views and reports on the bundled model."""
+
+from __future__ import annotations
+
+import json
+
+import networkx as nx
+import pandas as pd
+import pytest
+import torch
+from conftest import fingerprint, hooks_left
+
+import tl_knowledge as tlk
+from tl_knowledge.circuits import Node
+
+FACT = next(fact for fact in tlk.load_facts() if fact.subject == "Paul McCartney" and fact.relation == "P1303")
+
+
+@pytest.fixture(scope="module")
+def prompt_of_fact(factlm):
+    return tlk.Prompt.from_fact(factlm, FACT)
+
+
+@pytest.fixture(scope="module")
+def sides(factlm, prompt_of_fact):
+    """Circuits of modules from both sides."""
+    found = {}
+    for side in ("subject", "relation"):
+        traces = [tlk.trace(factlm, prompt_of_fact, corrupt=side, component=part, samples=3, progress=False) for part in ("mlp_out", "attn_out")]
+        found[side] = tlk.circuits.from_trace(factlm, prompt_of_fact, traces)
+    return found
+
+
+@pytest.fixture(scope="module")
+def edit(factlm):
+    moments = tlk.collect_key_moments(factlm, tlk.load_corpus(), layers=[0], progress=False)
+    return tlk.plan_edit(factlm, FACT.retarget(" violin"), tlk.ROME(layer=0), moments=moments)
+
+
+def test_a_circuit_of_twenty_sites_carries_the_fact(sides):
+    circuit = sides["subject"]
+    assert len(circuit.nodes) == 20 == circuit.considered
+    assert circuit.faithfulness > 0.9 and circuit.completeness > 0.9
+    assert circuit.growth["nodes"].tolist() == [1, 2, 5, 10, 20]
+    assert circuit.growth["faithfulness"].iloc[-1] == pytest.approx(circuit.faithfulness, abs=1e-6)
+    assert circuit.growth["faithfulness"].iloc[0] < 0.5  # one site alone carries nothing: the measure is no formality
+    table = circuit.node_table()
+    assert (table["need"].abs().diff().dropna() <= 1e-6).all()  # in the order in which they are needed
+    heavy = circuit.to_dataframe()
+    assert heavy["share"].abs().is_monotonic_decreasing
+    best = heavy.iloc[0]
+    assert (best["source"], best["source_token"].strip(), best["target"]) == ("embedding", "McCartney", "MLP 0")
+
+
+def test_a_lower_threshold_shows_more_edges_and_the_same_sites(factlm, prompt_of_fact, sides):
+    traces = [tlk.trace(factlm, prompt_of_fact, component=part, samples=3, progress=False) for part in ("mlp_out", "attn_out")]
+    all_edges = tlk.circuits.from_trace(factlm, prompt_of_fact, traces, threshold=0.0)
+    assert len(all_edges.edges) > 2 * len(sides["subject"].edges)
+    assert set(all_edges.nodes) == set(sides["subject"].nodes)
+    assert {(e.source, e.target) for e in sides["subject"].edges} <= {(e.source, e.target) for e in all_edges.edges}
+
+
+def test_circuits_of_states_and_of_heads(factlm, prompt_of_fact):
+    states = tlk.circuits.from_trace(factlm, prompt_of_fact, tlk.trace(factlm, prompt_of_fact, samples=3, progress=False))
+    assert {node.component for node in states.nodes} == {"resid_post"} and states.faithfulness > 0.9
+    traces = [tlk.trace(factlm, prompt_of_fact, component=part, progress=False) for part in ("mlp_out", "head")]
+    heads = tlk.circuits.from_trace(factlm, prompt_of_fact, traces, top=40)
+    assert {node.component for node in heads.nodes} == {"mlp_out", "head"}
+    assert (heads.head_reads["layer"].iloc[0], heads.head_reads["head"].iloc[0]) == (4, 2)
+    assert heads.faithfulness > 0.7
+
+
+def test_a_circuit_of_neurons(factlm, prompt_of_fact):
+    neurons = tlk.select_neurons(tlk.attribute_neurons(factlm, tlk.paraphrases(factlm, FACT), at="subject", progress=False))
+    circuit = tlk.circuits.from_neurons(factlm, prompt_of_fact, neurons, samples=3)
+    groups = [node for node in circuit.nodes if node.component == "neuron"]
+    subject = prompt_of_fact.subject.last
+    assert {(n.layer, unit) for n in groups for unit in n.units if n.pos == subject} <= set(neurons)
+    assert Node("attn_out", 4, 4) in circuit.nodes
+    alone = tlk.circuits.from_neurons(factlm, prompt_of_fact, neurons, at=[subject], carriers=0, samples=3)
+    assert {node.component for node in alone.nodes} == {"neuron"}
+
+
+def test_an_edit_s_circuit_and_the_circuit_after_it(factlm, sides, edit, prompt_of_fact):
+    before = fingerprint(factlm)
+    asked = tlk.Prompt.from_fact(factlm, FACT.retarget(" violin"))
+    circuit = tlk.circuits.from_edit(factlm, edit, asked)
+    assert circuit.metric == "log_probability" and circuit.faithfulness > 0.9
+    assert all(node.layer > 0 or node.component == "mlp_out" for node in circuit.nodes)  # nothing before the edit can matter
+    first = circuit.top(1).iloc[0]
+    assert (first["source"], first["source_token"].strip()) == ("MLP 0", "McCartney")
+    with edit.applied(factlm):
+        traces = [tlk.trace(factlm, asked, component=part, samples=3, progress=False) for part in ("mlp_out", "attn_out")]
+        after = tlk.circuits.from_trace(factlm, asked, traces)
+    both = tlk.circuits.compare(sides["subject"], after, names=("before", "after"))
+    table = both.to_dataframe()
+    torch.testing.assert_close(torch.tensor((table["after"] - table["before"]).to_numpy()), torch.tensor(table["difference"].to_numpy()))
+    assert len(table) == len({*map(_ends, sides["subject"].edges), *map(_ends, after.edges)})
+    assert fingerprint(factlm) == before and not hooks_left(factlm)
+
+
+def _ends(edge):
+    return edge.source, edge.target
+
+
+def test_saved_and_loaded_a_circuit_is_the_same(tmp_path, sides):
+    circuit = sides["subject"]
+    again = tlk.Circuit.load(circuit.save(tmp_path / "circuit"))
+    assert (again.nodes, again.edges, again.sources, again.labels) == (circuit.nodes, circuit.edges, circuit.sources, circuit.labels)
+    pd.testing.assert_frame_equal(again.head_reads, circuit.head_reads)
+    pd.testing.assert_frame_equal(again.growth, circuit.growth)
+    torch.testing.assert_close(again.effect, circuit.effect, rtol=0, atol=0)
+    assert again.faithfulness == circuit.faithfulness and again.patterns.keys() == circuit.patterns.keys()
+    assert again.plot().to_json() == circuit.plot().to_json()
+
+
+def test_exports(tmp_path, sides):
+    circuit = sides["subject"]
+    graph = circuit.to_networkx()
+    assert graph.number_of_edges() == len(circuit.edges)
+    assert graph.nodes["mlp_out.0@2"]["token"].strip() == "McCartney"
+    assert nx.has_path(graph, "embed.-1@2", "answer.8@4") and nx.is_directed_acyclic_graph(graph)
+    read = nx.read_graphml(circuit.to_graphml(tmp_path / "circuit.graphml"))
+    assert read.number_of_edges() == len(circuit.edges)
+    assert read["embed.-1@2"]["mlp_out.0@2"]["weight"] == pytest.approx(graph["embed.-1@2"]["mlp_out.0@2"]["weight"])
+    data = json.loads(circuit.to_json(tmp_path / "circuit.json").read_text())
+    assert len(data["links"]) == len(circuit.edges) and data["graph"]["target"] == circuit.target
+
+
+def test_nodes_are_transformer_lens_own(factlm, sides):
+    from transformer_lens.tools.analysis.attribution_patching import Node as TransformerLensNode
+
+    nodes = sides["subject"].to_nodes()
+    assert TransformerLensNode("mlp_out", 2, layer=0) in nodes and TransformerLensNode("embed", 2) in nodes
+    attention = [n for n in sides["subject"].nodes if n.component == "attn_out"]
+    assert sum(node.kind == "attn_head_out" for node in nodes) == 4 * len(attention)
+    assert all(node.hook_name in factlm.hook_dict for node in nodes)
+
+
+def test_figures_say_what_they_show(sides):
+    circuit = sides["subject"]
+    figure = circuit.plot()
+    hovers = [text for trace in figure.data for text in (trace.text or ())]
+    assert sum("carries" in text for text in hovers) == len(circuit.edges)
+    assert sum("restored alone" in text for text in hovers) == len(circuit.nodes)
+    assert "20 nodes" in figure.layout.title.text and "kept alone it keeps" in figure.layout.title.subtitle.text
+    overlay = tlk.circuits.compare(sides["subject"], sides["relation"], names=("subject", "relation")).plot()
+    assert {"subject only", "relation only", "both"} <= {trace.name for trace in overlay.data}
+    assert [line.name for line in circuit.plot_growth().data if line.showlegend] == [
+        "kept alone (faithfulness)",
+        "lost without it (completeness)",
+        "restored together",
+    ]
+
+
+def test_dark_changes_colours_and_nothing_else(sides):
+    light = sides["subject"].plot()
+    night = tlk.dark(light)
+    assert night.layout.paper_bgcolor == "#15181f" and night.layout.font.color == "#e6e8ec"
+    assert [list(trace.x) for trace in night.data] == [list(trace.x) for trace in light.data]
+    assert light.layout.paper_bgcolor == "white"  # a copy
+
+
+def test_attention_finds_the_heads_that_move_the_fact(factlm, prompt_of_fact, tmp_path):
+    found = tlk.analyse_attention(factlm, prompt_of_fact)
+    best = found.top(1).iloc[0]
+    assert (best["layer"], best["head"], best["rank"]) == (4, 2, 0)  # it reads the subject and writes the answer more than any other token
+    assert best["subject_from_last"] > 0.8 and best["direct_subject"] > 3
+    assert found.table[["subject_from_last", "relation_from_last"]].sum(1).max() <= 1 + 1e-6
+    again = tlk.AttentionAnalysis.load(found.save(tmp_path / "heads"))
+    pd.testing.assert_frame_equal(again.table, found.table)
+    assert again.plot().to_json() == found.plot().to_json()
+    assert "layer 4, head 2" in again.attention_view().source
+    lens = tlk.logit_lens(factlm, prompt_of_fact)
+    assert lens.table.query("pos == 4 and layer == 7")["says"].item().strip() == "piano"
+    assert lens.plot().data[0].z.shape == (5, 9)
+    direct = tlk.attribute_directly(factlm, prompt_of_fact, against=" violin")
+    assert "relative to ' violin'" in direct.plot().layout.title.subtitle.text or "violin" in direct.against
+
+
+def test_views_share_one_program_on_a_page(factlm, prompt_of_fact, sides, edit, tmp_path):
+    trace = tlk.trace(factlm, prompt_of_fact, samples=2, progress=False)
+    views = [tlk.effect_view(trace), tlk.effect_view(trace, layer=3), sides["subject"].attention_view(heads=2)]
+    views += tlk.edit_view(factlm, edit, tlk.Prompt.from_fact(factlm, FACT.retarget(" violin"))).views
+    page = tlk.ViewPage("Views", views).save(tmp_path / "views.html").read_text(encoding="utf-8")
+    assert page.count("CircuitsVis.render(") == 5 and page.count('<div id="circuits-vis-') == 5
+    assert len(page) < 2 * len(views[0].program)
+    assert "http" not in page.replace(views[0].program, "")  # nothing is loaded
+
+
+def test_a_report_is_one_page_under_eight_megabytes(factlm, tmp_path, edit):
+    before = fingerprint(factlm)
+    moments = tlk.collect_key_moments(factlm, tlk.load_corpus(), layers=[0], progress=False)
+    made = tlk.report(factlm, FACT, edit_to=" violin", method=tlk.ROME(layer=0), moments=moments, samples=2, progress=False)
+    page = made.save(tmp_path / "report.html")
+    assert page.stat().st_size < 8e6
+    text = page.read_text(encoding="utf-8")
+    for heading in (
+        "causal traces",
+        "With modules severed",
+        "Which neurons",
+        "the circuit",
+        "Relation against subject",
+        "attention",
+        "What an edit changes",
+    ):
+        assert heading in text, heading
+    assert made.edited is not None and made.edited.circuit.clean_probability > 0.9
+    assert fingerprint(factlm) == before and not hooks_left(factlm)
