@@ -157,7 +157,9 @@ class _Together:
             active = [i for i in active if values[i] >= self.settings.stop_below]
             if not active or step == self.settings.steps - 1:
                 break
-            gradients = torch.autograd.grad(loss[active].sum(), [deltas[i] for i in active])
+            with torch.enable_grad():
+                total = loss[active].sum()
+            gradients = torch.autograd.grad(total, [deltas[i] for i in active])
             optimiser.zero_grad(set_to_none=True)
             for i, gradient in zip(active, gradients, strict=True):
                 deltas[i].grad = gradient
