@@ -99,7 +99,7 @@ def assemble(
     refuse_overlaps(looked_at)
     budget = settings.memory_budget
     found, engine = find_edges(contrast, looked_at, budget)
-    edges = _connected(_pruned(found, settings.threshold * abs(total)), contrast)
+    edges = _connected(_pruned(found, settings.threshold * abs(total), set(looked_at)), contrast)
     used = {node for edge in edges for node in (edge.source, edge.target)}
     nodes = [node for node in looked_at if node in used] or looked_at[:1]
     steps = [count for count in LADDER if count < len(looked_at)] + [len(looked_at)]
@@ -150,15 +150,19 @@ def _best(contrast: Contrast, candidates: Sequence[Node], settings: Settings) ->
     return [able[i] for i in order if score[i] > 0]
 
 
-def _pruned(edges: list[Edge], smallest: float) -> list[Edge]:
-    """The heavy edges, and each node's heaviest edge in and out.
+def _pruned(edges: list[Edge], smallest: float, nodes: set[Node]) -> list[Edge]:
+    """The heavy edges, and each node's heaviest edge in and out, heaviest first.
 
     Sites that only together bring the answer back carry little one by one; dropping them with their edges would take the circuit apart.
     """
     ranked = sorted(edges, key=lambda edge: -abs(edge.weight))
-    into, out = ({node: edge for edge in reversed(ranked) for node in [end(edge)]} for end in (lambda e: e.target, lambda e: e.source))
-    kept = {id(edge) for edge in (*into.values(), *out.values())}
-    return [edge for edge in ranked if abs(edge.weight) >= smallest or id(edge) in kept]
+    kept: dict[tuple[str, Node], Edge] = {}
+    for edge in ranked:
+        for way, node in (("in", edge.target), ("out", edge.source)):
+            if node in nodes:
+                kept.setdefault((way, node), edge)
+    heaviest = {id(edge) for edge in kept.values()}
+    return [edge for edge in ranked if abs(edge.weight) >= smallest or id(edge) in heaviest]
 
 
 def _connected(edges: list[Edge], contrast: Contrast) -> list[Edge]:

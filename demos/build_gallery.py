@@ -1,0 +1,74 @@
+"""Make the documentation's gallery from executed demos: every figure and circuitsvis view as a picture under the heading it stands under.
+
+python demos/build_notebooks.py build/demos && python demos/build_gallery.py build/demos docs
+
+Needs a Chromium, which draws them offline, as a reader's browser would.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import plotly.graph_objects as go
+import plotly.io
+
+SHOWN = ("08", "09", "10")
+VIEW_SIZE = (900, 760)
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--proxy-server=127.0.0.1:9", "--virtual-time-budget=15000"]
+
+
+def main() -> None:
+    """Write ``gallery.md`` and its pictures into the documentation."""
+    notebooks, docs = Path(sys.argv[1]), Path(sys.argv[2])
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        sys.exit("Chromium is not installed, so nothing can be drawn (Debian: apt-get install chromium).")
+    lines = ["# Gallery", "", "Every figure and view of three demos, drawn from their notebooks by `make gallery`.", ""]
+    for path in sorted(notebooks.glob("[0-9]*.ipynb")):
+        if not path.name.startswith(SHOWN):
+            continue
+        lines += [f"## {path.stem[3:].replace('_', ' ').capitalize()}", "", f"`demos/{path.stem}.py`", ""]
+        for number, (heading, source, size) in enumerate(_pictures(path), start=1):
+            picture = docs / "images" / "gallery" / f"{path.stem[:2]}_{number}.png"
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            _draw(chromium, source, size, picture)
+            lines += [f"**{heading}**", "", f"![{heading}](images/gallery/{picture.name})", ""]
+    (docs / "gallery.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _pictures(path: Path) -> Iterator[tuple[str, str, tuple[int, int]]]:
+    """Heading, page and size of everything a notebook draws."""
+    heading = path.stem
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "markdown":
+            found = [line.lstrip("# ") for line in cell.source.splitlines() if line.startswith("#")]
+            heading = found[-1] if found else heading
+            continue
+        for output in cell.get("outputs", []):
+            data: dict[str, Any] = output.get("data", {})
+            if "application/vnd.plotly.v1+json" in data:
+                shown = data["application/vnd.plotly.v1+json"]
+                figure = go.Figure(data=shown["data"], layout=shown["layout"])
+                page = plotly.io.to_html(figure, config={"displayModeBar": False})
+                yield heading, page, (int(figure.layout.width) + 16, int(figure.layout.height) + 16)
+            elif "CircuitsVis" in data.get("text/html", ""):
+                yield heading, f"<!doctype html><meta charset='utf-8'><body style='font-family: sans-serif'>{data['text/html']}</body>", VIEW_SIZE
+
+
+def _draw(chromium: str, page: str, size: tuple[int, int], picture: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "page.html"
+        source.write_text(page, encoding="utf-8")
+        command = [chromium, *FLAGS, f"--user-data-dir={folder}/profile", f"--window-size={size[0]},{size[1]}", f"--screenshot={picture}"]
+        subprocess.run([*command, source.as_uri()], check=True, capture_output=True, timeout=120)
+
+
+if __name__ == "__main__":
+    main()
