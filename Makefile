@@ -7,7 +7,7 @@ PIP_FLAGS := --quiet --disable-pip-version-check
 RUN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test lint types floors unit newest docs demos bench factlm clean
+.PHONY: demo test lint types floors unit newest docs demos gallery bench factlm clean
 
 demo: $(VENV)/.demo
 	$(RUN)/tl-knowledge trace --out build/trace.html
@@ -37,11 +37,15 @@ docs: $(VENV)/.dev
 demos: $(VENV)/.dev
 	$(RUN)/python -W ignore demos/build_notebooks.py build/demos
 
+gallery: demos
+	$(RUN)/python demos/build_gallery.py build/demos docs
+
 bench: $(VENV)/.dev
 	$(RUN)/python benchmarks/trace_engines.py
 	$(RUN)/python benchmarks/trace_fact_sets.py
 	$(RUN)/python benchmarks/attribution.py
 	$(RUN)/python benchmarks/editing.py
+	$(RUN)/python benchmarks/circuits.py
 
 factlm: $(VENV)/.dev
 	$(RUN)/python training/factlm/train.py --out build/factlm --seed 0
