@@ -128,4 +128,4 @@ print(graph)
 if MODEL == "factlm":
     known = next(f for f in tlk.load_facts() if f.subject == fact.subject and f.template == fact.template)
     neurons = tlk.select_neurons(tlk.attribute_neurons(model, tlk.paraphrases(model, known), at="subject", progress=False))
-    tlk.circuits.from_neurons(model, prompt, neurons, at=[prompt.subject.last], threshold=0.02).plot().show()
+    tlk.circuits.from_neurons(model, prompt, neurons, at=[prompt.subject.last]).plot().show()

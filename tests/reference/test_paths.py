@@ -7,12 +7,12 @@ import torch
 from conftest import fingerprint, hooks_left
 
 import tl_knowledge as tlk
-from tl_knowledge.circuits import Node
+from tl_knowledge.circuits import Edge, Node
 from tl_knowledge.circuits import interventions as engine
 from tl_knowledge.circuits.assemble import node_hooks
 from tl_knowledge.circuits.contrast import edit_contrast, noise_contrast
 from tl_knowledge.circuits.nodes import hook_of
-from tl_knowledge.circuits.paths import answer_node, find_edges, measure_needs, measure_nodes, measure_shares
+from tl_knowledge.circuits.paths import answer_node, find_edges, find_needs, measure_needs, measure_nodes, measure_shares, measure_wired
 from tl_knowledge.loading import hooked_transformer_available
 from tl_knowledge.metrics import answer_log_probability, answer_probability
 
@@ -129,6 +129,24 @@ def test_effects_needs_and_shares_equal_one_forward_each(model, prompt, nodes):
     torch.testing.assert_close(shares.completeness, 1 - (held - contrast.corrupted_score) / total, rtol=0, atol=EXACT / float(total.abs()))
     kept = slow.run(clean | {node: slow.value(node, "corrupted") for node in everything_else(contrast, nodes)})[0]
     torch.testing.assert_close(shares.faithfulness, (kept - contrast.corrupted_score) / total, rtol=0, atol=EXACT / float(total.abs()))
+
+
+@pytest.mark.parametrize("nodes", SETS.values(), ids=SETS)
+def test_wires_and_what_cutting_one_costs(model, prompt, nodes):
+    """All wires are the whole circuit, none is nothing; cutting one costs its need."""
+    contrast = noisy(model, prompt)
+    total = contrast.total_effect.mean()
+    needs = find_needs(contrast, nodes, BUDGET)
+    wires = [Edge(source, target, 0.0) for source, target in needs]
+    (shares,) = measure_shares(contrast, [nodes], BUDGET)
+    loose = EXACT / float(total.abs())
+    torch.testing.assert_close(measure_wired(contrast, nodes, wires, BUDGET), shares.faithfulness, rtol=0, atol=loose)
+    torch.testing.assert_close(measure_wired(contrast, nodes, [], BUDGET), torch.zeros_like(shares.faithfulness), rtol=0, atol=loose)
+    strongest = sorted(wires, key=lambda wire: -abs(needs[wire.source, wire.target]))[:6]
+    for wire in strongest:
+        left = measure_wired(contrast, nodes, [other for other in wires if other != wire], BUDGET)
+        cost = (shares.faithfulness - left).mean() * total
+        assert float(cost) == pytest.approx(needs[wire.source, wire.target], abs=EXACT)
 
 
 def everything_else(contrast, nodes):
@@ -261,6 +279,8 @@ def test_a_planted_circuit_is_recovered_exactly(parts, rank):
         (mover, Node("answer", 3, LAST)),
     }
     assert [e.weight for e in circuit.edges] == pytest.approx([circuit.total_effect] * 3, rel=1e-12)
+    assert [e.need for e in circuit.edges] == pytest.approx([circuit.total_effect] * 3, rel=1e-12)
+    assert circuit.wired == pytest.approx(1, abs=1e-12)
     assert circuit.faithfulness == pytest.approx(1, abs=1e-12) and circuit.completeness == pytest.approx(1, abs=1e-12)
     reads = circuit.head_reads.iloc[0]
     assert (reads["layer"], reads["head"], reads["effect"]) == (1, 1, pytest.approx(circuit.total_effect))

@@ -55,7 +55,8 @@ def test_a_circuit_of_twenty_sites_carries_the_fact(sides):
 def test_a_lower_threshold_shows_more_edges_and_the_same_sites(factlm, prompt_of_fact, sides):
     traces = [tlk.trace(factlm, prompt_of_fact, component=part, samples=3, progress=False) for part in ("mlp_out", "attn_out")]
     all_edges = tlk.circuits.from_trace(factlm, prompt_of_fact, traces, threshold=0.0)
-    assert len(all_edges.edges) > 2 * len(sides["subject"].edges)
+    assert len(all_edges.edges) > 1.5 * len(sides["subject"].edges)
+    assert all_edges.wired == pytest.approx(all_edges.faithfulness, abs=1e-4) and 0.2 < sides["subject"].wired < all_edges.wired + 0.1
     assert set(all_edges.nodes) == set(sides["subject"].nodes)
     assert {(e.source, e.target) for e in sides["subject"].edges} <= {(e.source, e.target) for e in all_edges.edges}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, get_args
 
 import pandas as pd
@@ -13,7 +13,7 @@ from jaxtyping import Float
 from tl_knowledge.circuits.circuit import Circuit
 from tl_knowledge.circuits.contrast import Contrast, Metric
 from tl_knowledge.circuits.nodes import Edge, Node, refuse_overlaps
-from tl_knowledge.circuits.paths import answer_node, find_edges, measure_needs, measure_nodes, measure_shares
+from tl_knowledge.circuits.paths import answer_node, find_edges, find_needs, measure_needs, measure_nodes, measure_shares, measure_wired
 from tl_knowledge.errors import ComponentError, CorruptionError
 from tl_knowledge.model import HookedModel, attention_pattern, component_hook, describe_model, layer_count
 from tl_knowledge.prompts import Prompt
@@ -99,7 +99,9 @@ def assemble(
     refuse_overlaps(looked_at)
     budget = settings.memory_budget
     found, engine = find_edges(contrast, looked_at, budget)
-    edges = _connected(_pruned(found, settings.threshold * abs(total), set(looked_at)), contrast)
+    edges = _connected(
+        _pruned(_with_needs(found, find_needs(contrast, looked_at, budget)), settings.threshold * abs(total), set(looked_at)), contrast
+    )
     used = {node for edge in edges for node in (edge.source, edge.target)}
     nodes = [node for node in looked_at if node in used] or looked_at[:1]
     steps = [count for count in LADDER if count < len(looked_at)] + [len(looked_at)]
@@ -115,7 +117,7 @@ def assemble(
         total_effect=total,
         effect=measure_nodes(contrast, nodes, budget).cpu(),
         need=measure_needs(contrast, nodes, budget).cpu(),
-        shares=shares,
+        shares=replace(shares, wired=measure_wired(contrast, nodes, edges, budget)),
         growth=pd.DataFrame(growth),
         head_reads=_head_reads(contrast, nodes, prompt, budget),
         patterns=_patterns(contrast, nodes),
@@ -150,19 +152,26 @@ def _best(contrast: Contrast, candidates: Sequence[Node], settings: Settings) ->
     return [able[i] for i in order if score[i] > 0]
 
 
+def _with_needs(edges: list[Edge], needs: Mapping[tuple[Node, Node], float]) -> list[Edge]:
+    """The same edges with their needs, and edges that only a need shows."""
+    weighted = {(edge.source, edge.target): edge for edge in edges}
+    only_needed = [Edge(source, target, 0.0, need) for (source, target), need in needs.items() if (source, target) not in weighted and need]
+    return [replace(edge, need=needs.get(pair, 0.0)) for pair, edge in weighted.items()] + only_needed
+
+
 def _pruned(edges: list[Edge], smallest: float, nodes: set[Node]) -> list[Edge]:
     """The heavy edges, and each node's heaviest edge in and out, heaviest first.
 
     Sites that only together bring the answer back carry little one by one; dropping them with their edges would take the circuit apart.
     """
-    ranked = sorted(edges, key=lambda edge: -abs(edge.weight))
+    ranked = sorted(edges, key=lambda edge: -abs(edge.strength))
     kept: dict[tuple[str, Node], Edge] = {}
     for edge in ranked:
         for way, node in (("in", edge.target), ("out", edge.source)):
             if node in nodes:
                 kept.setdefault((way, node), edge)
     heaviest = {id(edge) for edge in kept.values()}
-    return [edge for edge in ranked if abs(edge.weight) >= smallest or id(edge) in heaviest]
+    return [edge for edge in ranked if abs(edge.strength) >= smallest or id(edge) in heaviest]
 
 
 def _connected(edges: list[Edge], contrast: Contrast) -> list[Edge]:

@@ -46,8 +46,8 @@ def from_trace(
         top: how many sites to look at.
         rank: by what is lost without a site (``"need"``: the most faithful circuits, see the documentation), by what it restores alone
             (``"effect"``, as in the trace), or by the larger of both (``"either"``: where sites stand in for each other).
-        threshold: edges below this share of the total effect are pruned, but for each node's heaviest in and out; then nodes on no path from the
-            corrupted tokens to the answer.
+        threshold: edges whose weight and need are below this share of the total effect are pruned, but for each node's strongest in and out; then
+            nodes on no path from the corrupted tokens to the answer.
         metric: what effects are measured in: the answer's probability, as the trace's, or its logarithm.
         noise: what the traces were made with, where that was not the default.
         memory_budget: bytes that the runs' activations may take.
@@ -100,7 +100,7 @@ def from_neurons(
     at: Span | Iterable[int] | None = None,
     corrupt: str | Span | Iterable[int] = "subject",
     carriers: int = 10,
-    threshold: float = 0.01,
+    threshold: float = 0.02,
     noise: Noise | PromptSwap | float | str | None = None,
     samples: int | None = None,
     seed: int | None = None,
@@ -115,7 +115,7 @@ def from_neurons(
         corrupt, noise, samples, seed, target: as in `tl_knowledge.trace`.
         carriers: how many attention outputs to add, those of the largest effect or need.
         metric: as in `from_trace`.
-        threshold: as in `from_trace`; lower, because a few neurons carry little.
+        threshold: as in `from_trace`.
 
     Raises:
         ComponentError: an empty set, or one of another model; positions outside the prompt.

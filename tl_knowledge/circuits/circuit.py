@@ -33,7 +33,7 @@ class Circuit:
 
     Attributes:
         nodes: in the order in which they matter: by their effect or need, whichever is larger.
-        edges: those of at least ``threshold`` of the total effect, and each node's heaviest in and out; heaviest first.
+        edges: those whose weight or need is at least ``threshold`` of the total effect, and each node's strongest in and out; strongest first.
         sources: what sends into the circuit: corrupted tokens' embeddings, or what an edit writes.
         metric: what effects, needs and weights are measured in: the answer's probability, or its logarithm in nats.
         effect: ``[node sample]``: what a node, restored alone, gives back of the answer.
@@ -82,22 +82,20 @@ class Circuit:
         """Share of the total effect that is lost when only the circuit is held at its corrupted values, mean over samples."""
         return float(self.shares.completeness.mean())
 
+    @property
+    def wired(self) -> float:
+        """Faithfulness through the circuit's edges alone: every node hears only those that an edge leads from; mean over samples."""
+        return float("nan") if self.shares.wired is None else float(self.shares.wired.mean())
+
     def to_dataframe(self) -> pd.DataFrame:
-        """One row an edge: from, to, their tokens, the weight, its standard error and its share of the total effect."""
-        columns = ["source", "source_token", "target", "target_token", "weight", "standard_error", "share"]
+        """One row an edge: from, to, their tokens, weight, its standard error, need, and the larger of both as a share of the total effect."""
         rows = [
-            (
-                e.source.name,
-                self.labels[e.source.pos],
-                e.target.name,
-                self.labels[e.target.pos],
-                e.weight,
-                e.standard_error,
-                e.weight / self.total_effect,
-            )
-            for e in self.edges
+            {"source": edge.source.name, "source_token": self.labels[edge.source.pos]}
+            | {"target": edge.target.name, "target_token": self.labels[edge.target.pos]}
+            | {"weight": edge.weight, "standard_error": edge.standard_error, "need": edge.need, "share": edge.strength / self.total_effect}
+            for edge in self.edges
         ]
-        return pd.DataFrame(rows, columns=columns)  # pyright: ignore[reportArgumentType]
+        return pd.DataFrame(rows)
 
     def node_table(self) -> pd.DataFrame:
         """One row a node: component, place, mean effect and need, and the effect's share of the total effect."""
@@ -109,12 +107,12 @@ class Circuit:
         return pd.DataFrame(rows)
 
     def top(self, k: int = 10) -> pd.DataFrame:
-        """The k heaviest edges, of either sign.
+        """The k strongest edges, of either sign.
 
         Raises:
             ComponentError: k smaller than 1.
         """
-        return largest_rows(self.to_dataframe(), k, "weight", either_sign=True)
+        return largest_rows(self.to_dataframe(), k, "share", either_sign=True)
 
     def plot(self) -> go.Figure:
         """The graph: layers left to right, tokens top to bottom, arrows as wide as what they carry."""
@@ -139,7 +137,13 @@ class Circuit:
         """A ``networkx.DiGraph`` with names, tokens, effects and weights."""
         effects = dict(zip(self.nodes, self.effect.mean(1).tolist(), strict=True))
         about = {"prompt": "".join(self.labels), "target": self.target, "contrast": self.contrast, "model": self.provenance.model}
-        measured = {"metric": self.metric, "total_effect": self.total_effect, "faithfulness": self.faithfulness, "completeness": self.completeness}
+        measured = {
+            "metric": self.metric,
+            "total_effect": self.total_effect,
+            "faithfulness": self.faithfulness,
+            "completeness": self.completeness,
+            "wired": self.wired,
+        }
         ends = {node: None for edge in self.edges for node in (edge.source, edge.target)}
         return as_graph([*dict.fromkeys([*self.nodes, *ends])], self.edges, self.labels, effects, about | measured)
 
@@ -166,7 +170,7 @@ class Circuit:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write to one ``.safetensors`` file; returns the path."""
         tensors = {"effect": self.effect, "need": self.need, "corrupted_probability": self.corrupted_probability}
-        tensors |= {f"shares.{name}": value for name, value in vars(self.shares).items()}
+        tensors |= {f"shares.{name}": value for name, value in vars(self.shares).items() if value is not None}
         tensors |= {f"patterns.{layer}": pattern for layer, pattern in self.patterns.items()}
         names = ("metric", "total_effect", "considered", "threshold", "contrast", "labels", "target", "clean_probability")
         fields: dict[str, Any] = {name: getattr(self, name) for name in names}
@@ -185,7 +189,7 @@ class Circuit:
         tensors, fields = read_result(path, "Circuit")
         for name in ("nodes", "sources"):
             fields[name] = tuple(_node(node) for node in fields[name])
-        fields["edges"] = tuple(Edge(_node(e["source"]), _node(e["target"]), e["weight"], e["standard_error"]) for e in fields["edges"])
+        fields["edges"] = tuple(Edge(_node(e["source"]), _node(e["target"]), e["weight"], e["need"], e["standard_error"]) for e in fields["edges"])
         fields |= {"growth": pd.DataFrame(fields["growth"]), "head_reads": pd.DataFrame(fields["head_reads"]), "labels": tuple(fields["labels"])}
         fields["corrupted"] = Span(fields["corrupted"]["name"], tuple(fields["corrupted"]["positions"]))
         fields["provenance"] = Provenance(**fields["provenance"])

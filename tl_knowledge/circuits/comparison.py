@@ -102,7 +102,7 @@ def compare(first: Circuit, second: Circuit, *, names: tuple[str, str] | None = 
 
 
 def _shares(circuit: Circuit) -> dict[tuple[Node, Node], float]:
-    return {(edge.source, edge.target): edge.weight / circuit.total_effect for edge in circuit.edges}
+    return {(edge.source, edge.target): edge.strength / circuit.total_effect for edge in circuit.edges}
 
 
 def _hover(own: list[tuple[Circuit, Edge]]) -> str:

@@ -33,7 +33,7 @@ def as_graph(nodes: Sequence[Node], edges: Iterable[Edge], labels: Sequence[str]
         place = {"component": node.component, "layer": node.layer, "pos": node.pos, "units": units, "token": labels[node.pos]}
         graph.add_node(node_id(node), name=node.name, **place, **({"effect": effects[node]} if node in effects else {}))
     for edge in edges:
-        graph.add_edge(node_id(edge.source), node_id(edge.target), weight=edge.weight)
+        graph.add_edge(node_id(edge.source), node_id(edge.target), weight=edge.weight, need=edge.need)
     return graph
 
 

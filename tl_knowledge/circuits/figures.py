@@ -46,7 +46,7 @@ def place_of(node: Node, n_layers: int, rank: int = 0, together: int = 1) -> tup
 def circuit_figure(circuit: Circuit) -> go.Figure:
     """The graph of one circuit."""
     points, number = points_of([circuit])
-    arrows = [Arrow(number[e.source], number[e.target], e.weight, edge_hover(circuit, e)) for e in circuit.edges]
+    arrows = [Arrow(number[e.source], number[e.target], e.strength, edge_hover(circuit, e)) for e in circuit.edges]
     title = f"What carries P({circuit.target.strip()!r}): {len(circuit.nodes)} nodes, {len(circuit.edges)} edges"
     return on_tokens([circuit], points, arrows, title, f"{circuit.contrast}; {shares_text(circuit)}")
 
@@ -83,7 +83,8 @@ def shares_text(circuit: Circuit) -> str:
     """What the circuit explains, in words."""
     low = float(circuit.corrupted_probability.mean())
     unit = " in log P" if circuit.metric == "log_probability" else ""
-    alone = f"kept alone it keeps {circuit.faithfulness:.0%} of that difference{unit}, held out it takes {circuit.completeness:.0%}"
+    kept = f"kept alone it keeps {circuit.faithfulness:.0%} of that{unit} ({circuit.wired:.0%} by these arrows)"
+    alone = f"{kept}, held out it takes {circuit.completeness:.0%}"
     samples = len(circuit.corrupted_probability)
     drawn = f"; {samples} noise samples" if samples > 1 else ""
     return f"P {low:.1%} to {circuit.clean_probability:.1%}: {alone}{drawn}; {circuit.provenance.model}"
@@ -110,8 +111,8 @@ def growth_figure(circuit: Circuit) -> go.Figure:
 def edge_hover(circuit: Circuit, edge: Edge) -> str:
     """What an arrow says."""
     start, end = (f"{html.escape(node.name)} at {html.escape(repr(circuit.labels[node.pos]))}" for node in (edge.source, edge.target))
-    weight = f"{edge.weight:+.3f}{UNITS[circuit.metric]} ({edge.weight / circuit.total_effect:.0%} of the total effect)"
-    return f"{start}<br>to {end}<br>{html.escape(circuit.contrast)}: carries {weight}"
+    carried, needed = (f"{value:+.3f}{UNITS[circuit.metric]} ({value / circuit.total_effect:.0%})" for value in (edge.weight, edge.need))
+    return f"{start}<br>to {end}<br>{html.escape(circuit.contrast)}:<br>carries {carried}<br>lost when cut {needed}"
 
 
 def _measured(circuit: Circuit, node: Node) -> tuple[float, float] | None:

@@ -67,13 +67,20 @@ class Edge:
     Attributes:
         weight: in the circuit's metric: with ``source`` restored and every other node of the circuit held at its corrupted value, ``target``
             takes some value; this is what that value, written into the corrupted run, gives back of the answer.
-        standard_error: of the mean over noise samples; NaN for one sample.
+        need: in the circuit's metric: what the circuit, kept alone, loses when only this edge is cut.
+        standard_error: of the weight's mean over noise samples; NaN for one sample.
     """
 
     source: Node
     target: Node
     weight: float
+    need: float = 0.0
     standard_error: float = field(default=float("nan"), compare=False)
+
+    @property
+    def strength(self) -> float:
+        """Weight or need, whichever is larger."""
+        return max(self.weight, self.need, key=abs)
 
 
 def stage(node: Node) -> tuple[int, int]:

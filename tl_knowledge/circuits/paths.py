@@ -5,6 +5,8 @@
 - Its *need* is what is lost when it alone is held at its corrupted value in the clean run.
 - An *edge* from A to B: restore A, hold every other node of the circuit at its corrupted value, and read what B becomes; write only that
   value into the corrupted run. The path from A to B meets no other node; from B on, everything follows freely.
+- An edge's *need*: the circuit is kept alone (everything outside it held at its corrupted value), and B alone hears A as it is in the corrupted
+  run; this is what the answer loses. Restoring one path shows little where several must come together; cutting one shows it.
 - *Restored together*, *faithfulness* and *completeness* are shares of the total effect, see `Shares`.
 """
 
@@ -21,7 +23,7 @@ from tl_knowledge.circuits.interventions import Intervention, Value, intervene
 from tl_knowledge.circuits.nodes import Edge, Node, NodeKind, hook_of, stage
 from tl_knowledge.model import layer_count
 
-__all__ = ["Shares", "answer_node", "find_edges", "measure_needs", "measure_nodes", "measure_shares"]
+__all__ = ["Shares", "answer_node", "find_edges", "find_needs", "measure_needs", "measure_nodes", "measure_shares", "measure_wired"]
 
 UNMOVED = 1e-5  # of the node's whole change: below this a reading is rounding
 
@@ -34,11 +36,13 @@ class Shares:
         restored: all nodes restored in the corrupted run, everything else free.
         faithfulness: the clean run with everything *outside* the set held at its corrupted value: what the circuit does alone.
         completeness: what the clean run loses when the set is held at its corrupted values: 1 when nothing else can do its work.
+        wired: faithfulness when, besides, every node hears only those nodes that an edge of the circuit leads from.
     """
 
     restored: Float[torch.Tensor, " sample"]
     faithfulness: Float[torch.Tensor, " sample"]
     completeness: Float[torch.Tensor, " sample"]
+    wired: Float[torch.Tensor, " sample"] | None = None
 
 
 def answer_node(contrast: Contrast) -> Node:
@@ -76,6 +80,25 @@ def find_edges(contrast: Contrast, nodes: Sequence[Node], memory_budget: float) 
     received = intervene(contrast, [Intervention({node: sent.readings[i, node]}) for i, node in moved], memory_budget)
     edges += [_edge(senders[i], node, received.score[j] - base) for j, (i, node) in enumerate(moved)]
     return [edge for edge in edges if edge.weight != 0.0], sent.engine
+
+
+def find_needs(contrast: Contrast, nodes: Sequence[Node], memory_budget: float) -> dict[tuple[Node, Node], float]:
+    """What the circuit, kept alone, loses when one edge is cut: from every source or node to every node and to the answer.
+
+    One run for each sender says what all others would be without it; one run for each receiver that changes says what that costs.
+    """
+    sources: dict[Node, Value] = dict.fromkeys(contrast.sources, "clean")
+    outside: dict[Node, Value] = dict.fromkeys(_outside(contrast, nodes), "corrupted")
+    alone = sources | outside
+    kept = intervene(contrast, [Intervention(alone, tuple(nodes))], memory_budget)
+    values: dict[Node, Value] = {node: kept.readings[0, node] for node in nodes}
+    senders = [*contrast.sources, *nodes]
+    runs = [Intervention(_and(alone | values, sender, "corrupted"), tuple(n for n in nodes if _can_reach(sender, n))) for sender in senders]
+    without = intervene(contrast, runs, memory_budget)
+    found = {(sender, answer_node(contrast)): float((kept.score[0] - without.score[i]).mean()) for i, sender in enumerate(senders)}
+    changed = [(i, node) for (i, node), value in without.readings.items() if _differ(value, kept.readings[0, node], _span(contrast, node))]
+    cut = intervene(contrast, [Intervention(_and(alone, node, without.readings[i, node])) for i, node in changed], memory_budget)
+    return found | {(senders[i], node): float((kept.score[0] - cut.score[j]).mean()) for j, (i, node) in enumerate(changed)}
 
 
 def measure_shares(contrast: Contrast, sets: Sequence[Sequence[Node]], memory_budget: float) -> list[Shares]:
@@ -135,12 +158,52 @@ def _can_reach(sender: Node, receiver: Node) -> bool:
 
 def _has_moved(contrast: Contrast, node: Node, value: torch.Tensor) -> bool:
     """Whether a reading differs from the corrupted run by more than rounding."""
-    name, units = hook_of(node), list(node.units)
-    clean, corrupted = (run[name][:, node.pos] for run in (contrast.clean, contrast.corrupted))
-    clean, corrupted = (clean[:, units], corrupted[:, units]) if units else (clean, corrupted)
-    return bool((value - corrupted).norm() > UNMOVED * (clean - corrupted).norm())
+    corrupted = contrast.corrupted[hook_of(node)][:, node.pos]
+    return _differ(value, corrupted[:, list(node.units)] if node.units else corrupted, _span(contrast, node))
+
+
+def _differ(first: torch.Tensor, second: torch.Tensor, whole: float) -> bool:
+    return float((first - second).norm()) > UNMOVED * whole
+
+
+def _span(contrast: Contrast, node: Node) -> float:
+    """How far the node's clean values are from its corrupted ones."""
+    moved = contrast.clean[hook_of(node)][:, node.pos] - contrast.corrupted[hook_of(node)][:, node.pos]
+    return float((moved[:, list(node.units)] if node.units else moved).norm())
 
 
 def _edge(source: Node, target: Node, change: torch.Tensor) -> Edge:
     error = float(change.std() / len(change) ** 0.5) if len(change) > 1 else float("nan")
-    return Edge(source, target, float(change.mean()), error)
+    return Edge(source, target, float(change.mean()), standard_error=error)
+
+
+def measure_wired(contrast: Contrast, nodes: Sequence[Node], edges: Sequence[Edge], memory_budget: float) -> Float[torch.Tensor, " sample"]:
+    """Faithfulness when every node hears only the nodes that have an edge to it, as a share of the total effect, ``[sample]``.
+
+    Nodes are computed one stage after the other: a node's parents have the values that this circuit gave them, all else is corrupted.
+    """
+    outside: dict[Node, Value] = dict.fromkeys([*_outside(contrast, nodes), *nodes], "corrupted")
+    answer = answer_node(contrast)
+    heard: dict[Node, list[Node]] = {node: [edge.source for edge in edges if edge.target == node] for node in (*nodes, answer)}
+    values: dict[Node, Value] = dict.fromkeys(contrast.sources, "clean")
+    for place in sorted({stage(node) for node in nodes}):
+        group = [node for node in nodes if stage(node) == place]
+        runs = [Intervention(_but(outside, node) | _heard(heard[node], values), (node,)) for node in group]
+        readings = intervene(contrast, runs, memory_budget).readings
+        values.update({node: readings[i, node] for i, node in enumerate(group)})
+    final = intervene(contrast, [Intervention(outside | _heard(heard[answer], values))], memory_budget).score[0]
+    return (final - contrast.corrupted_score) / contrast.total_effect.mean()
+
+
+def _heard(parents: Sequence[Node], values: Mapping[Node, Value]) -> dict[Node, Value]:
+    return {parent: values[parent] for parent in parents}
+
+
+def _and(writes: Mapping[Node, Value], node: Node, value: Value) -> dict[Node, Value]:
+    changed = dict(writes)
+    changed[node] = value
+    return changed
+
+
+def _but(writes: dict[Node, Value], node: Node) -> dict[Node, Value]:
+    return {other: value for other, value in writes.items() if other != node}

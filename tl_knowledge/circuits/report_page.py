@@ -121,8 +121,8 @@ def _wordings(found: NeuronFindings) -> str:
 
 def _kept(circuit: Circuit) -> str:
     return (
-        f"{len(circuit.nodes)} sites: kept alone they keep {circuit.faithfulness:.0%} of the total effect (faithfulness), held at their corrupted "
-        f"values they take {circuit.completeness:.0%} of it (completeness)."
+        f"{len(circuit.nodes)} sites: kept alone they keep {circuit.faithfulness:.0%} of the total effect (faithfulness), {circuit.wired:.0%} when "
+        f"each hears the others through the drawn arrows only; held at their corrupted values they take {circuit.completeness:.0%} of it (completeness)."
     )
 
 
@@ -130,17 +130,18 @@ def _circuits(report: Report) -> list[PagePart]:
     circuit = report.circuits["subject"]
     table = circuit.top(12)
     rows = [
-        (*(f"{row[end]} at {row[f'{end}_token'].strip()!r}" for end in ("source", "target")), f"{row['weight']:+.3f}", f"{row['share']:.0%}")
+        (*(f"{row[end]} at {row[f'{end}_token'].strip()!r}" for end in ("source", "target")), f"{row['weight']:+.3f}", f"{row['need']:+.3f}")
         for row in table.to_dict(orient="records")
     ]
     return [
         "<h2>How the sites work together: the circuit</h2>",
         "<p>An arrow from A to B is an exact path intervention: A is restored, every other site of the circuit stays corrupted, and the value that "
-        "B then takes is written into the corrupted run. Its width is what that brings back of the answer; dotted arrows lower it. Marks are as "
-        "large as what is lost without the site, or what it restores alone. Hover over marks and arrows.</p>",
+        "B then takes is written into the corrupted run. Its width is what that brings back of the answer, or what the circuit alone loses when "
+        "the arrow is cut, whichever is more; dotted arrows lower the answer. Marks are as large as what is lost without the site, or what it "
+        "restores alone. Hover over marks and arrows.</p>",
         f"<p>{_kept(circuit)}</p>",
         circuit.plot(),
-        Table(("from", "to", "carries", "of the total effect"), rows),
+        Table(("from", "to", "carries", "lost when cut"), rows),
         circuit.plot_growth(),
         "<h3>Relation against subject</h3>",
         "<p>The same with the relation corrupted, drawn over the subject's circuit.</p>",
