@@ -1,6 +1,6 @@
 """How much circuits of FactLM's facts explain, and how much faster the growing rows find their edges than one forward each.
 
-python benchmarks/circuits.py [--facts 20]
+python benchmarks/circuits.py [--facts 20] [--rank need]
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import argparse
 import random
 import time
 from collections import defaultdict
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,24 +31,25 @@ def main() -> None:
     """Print all tables."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--facts", type=int, default=20)
-    model, facts = tlk.load_model("factlm"), tlk.load_facts("factlm")
-    chosen = random.Random(0).sample(facts, parser.parse_args().facts)
-    print(each_fact_its_own(model, chosen).round(3).to_string(index=False))
+    parser.add_argument("--rank", action="append", choices=["need", "effect", "either"], help="repeatable; default all, about ten minutes")
+    model, facts, asked = tlk.load_model("factlm"), tlk.load_facts("factlm"), parser.parse_args()
+    chosen = random.Random(0).sample(facts, asked.facts)
+    print(each_fact_its_own(model, chosen, asked.rank or ["need", "effect", "either"]).round(3).to_string(index=False), flush=True)
     print(one_for_all(model, chosen).round(3).to_string(index=False))
     print(speed(model, chosen[:6]))
 
 
-def each_fact_its_own(model: tlk.HookedModel, facts: list[tlk.Fact]) -> pd.DataFrame:
+def each_fact_its_own(model: tlk.HookedModel, facts: list[tlk.Fact], ranks: list[Any]) -> pd.DataFrame:
     """Circuits of single facts: shares of the total effect, mean, smallest and interval over facts."""
-    found: dict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
+    found: dict[tuple[str, int], list[tuple[float, ...]]] = defaultdict(list)
     for fact in facts:
         prompt = tlk.Prompt.from_fact(model, fact)
         traces = [tlk.trace(model, prompt, component=part, progress=False) for part in PARTS]
-        for rank in ("need", "effect", "either"):
+        for rank in ranks:
             for top in (10, 20, 40):
                 circuit = tlk.circuits.from_trace(model, prompt, traces, top=top, rank=rank)
                 assert len(circuit.nodes) <= top
-                found[rank, top].append((circuit.faithfulness, circuit.completeness))
+                found[rank, top].append((circuit.faithfulness, circuit.completeness, circuit.wired, len(circuit.edges)))
     rows = [{"circuit": "of each fact", "rank": rank, "nodes": top} | _summary(np.array(shares)) for (rank, top), shares in found.items()]
     return pd.DataFrame(rows)
 
@@ -100,11 +102,12 @@ def _contrast(model: tlk.HookedModel, prompt: tlk.Prompt) -> Contrast:
 
 
 def _summary(shares: np.ndarray) -> dict[str, float]:
-    """Mean faithfulness with its 95% bootstrap interval over facts, the smallest, and mean completeness."""
+    """Mean faithfulness with its 95% bootstrap interval over facts, the smallest; means of the rest."""
     draws = np.random.default_rng(0).integers(0, len(shares), (2000, len(shares)))
     low, high = np.percentile(shares[draws, 0].mean(1), [2.5, 97.5])
-    mean, complete = shares.mean(0)
-    return {"faithfulness": mean, "low": low, "high": high, "smallest": shares[:, 0].min(), "completeness": complete}
+    mean, complete, *edges = shares.mean(0)
+    known = {"faithfulness": mean, "low": low, "high": high, "smallest": shares[:, 0].min(), "completeness": complete}
+    return known | dict(zip(("by its edges", "edges"), edges, strict=False))
 
 
 if __name__ == "__main__":

@@ -122,7 +122,8 @@ def _wordings(found: NeuronFindings) -> str:
 def _kept(circuit: Circuit) -> str:
     return (
         f"{len(circuit.nodes)} sites: kept alone they keep {circuit.faithfulness:.0%} of the total effect (faithfulness), {circuit.wired:.0%} when "
-        f"each hears the others through the drawn arrows only; held at their corrupted values they take {circuit.completeness:.0%} of it (completeness)."
+        "each hears the others through the drawn arrows only; held at their corrupted values they take "
+        f"{circuit.completeness:.0%} of it (completeness)."
     )
 
 
