@@ -17,8 +17,7 @@ import torch
 
 import tl_knowledge as tlk
 from tl_knowledge.circuits import Node, interventions
-from tl_knowledge.circuits.assemble import node_hooks
-from tl_knowledge.circuits.contrast import Contrast, noise_contrast
+from tl_knowledge.circuits.contrast import Contrast, node_hooks, noise_contrast
 from tl_knowledge.circuits.paths import find_edges, measure_needs, measure_shares
 from tl_knowledge.tracing.roles import SUBJECT_ROLES, role_positions
 

@@ -9,8 +9,7 @@ from conftest import fingerprint, hooks_left
 import tl_knowledge as tlk
 from tl_knowledge.circuits import Edge, Node
 from tl_knowledge.circuits import interventions as engine
-from tl_knowledge.circuits.assemble import node_hooks
-from tl_knowledge.circuits.contrast import edit_contrast, noise_contrast
+from tl_knowledge.circuits.contrast import edit_contrast, node_hooks, noise_contrast
 from tl_knowledge.circuits.nodes import hook_of
 from tl_knowledge.circuits.paths import answer_node, find_edges, find_needs, measure_needs, measure_nodes, measure_shares, measure_wired
 from tl_knowledge.loading import hooked_transformer_available

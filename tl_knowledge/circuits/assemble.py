@@ -15,13 +15,14 @@ from tl_knowledge.circuits.contrast import Contrast, Metric
 from tl_knowledge.circuits.nodes import Edge, Node, refuse_overlaps
 from tl_knowledge.circuits.paths import answer_node, find_edges, find_needs, measure_needs, measure_nodes, measure_shares, measure_wired
 from tl_knowledge.errors import ComponentError, CorruptionError
-from tl_knowledge.model import HookedModel, attention_pattern, component_hook, describe_model, layer_count
+from tl_knowledge.model import HookedModel, attention_pattern, describe_model, layer_count
 from tl_knowledge.prompts import Prompt
 from tl_knowledge.provenance import Provenance
 from tl_knowledge.rows import record
 from tl_knowledge.spans import Span
+from tl_knowledge.tracing.sites import unit_count
 
-__all__ = ["Rank", "Settings", "assemble", "check_settings", "head_count", "node_hooks"]
+__all__ = ["Rank", "Settings", "assemble", "check_settings"]
 
 Rank: TypeAlias = Literal["either", "effect", "need"]
 """Nodes rank by what they restore alone (``"effect"``), by what is lost without them (``"need"``), or by the larger of the two."""
@@ -58,17 +59,6 @@ def check_settings(top: int, rank: str, threshold: float, metric: str, memory_bu
     return Settings(top, rank, threshold, memory_budget)  # pyright: ignore[reportArgumentType]
 
 
-def head_count(model: HookedModel) -> int:
-    """Heads of a layer."""
-    return int(model.cfg.n_heads)
-
-
-def node_hooks(model: HookedModel, components: Sequence[str]) -> list[str]:
-    """Hooks whose activations a circuit of these components needs: their own, the modules', and the heads'."""
-    parts = {"resid_post", "mlp_out", "attn_out", "head", *components} - {"embed"}
-    return [component_hook(part, layer) for layer in range(layer_count(model)) for part in sorted(parts)]  # pyright: ignore[reportArgumentType]
-
-
 def assemble(
     contrast: Contrast,
     candidates: Sequence[Node],
@@ -99,9 +89,8 @@ def assemble(
     refuse_overlaps(looked_at)
     budget = settings.memory_budget
     found, engine = find_edges(contrast, looked_at, budget)
-    edges = _connected(
-        _pruned(_with_needs(found, find_needs(contrast, looked_at, budget)), settings.threshold * abs(total), set(looked_at)), contrast
-    )
+    every = _with_needs(found, find_needs(contrast, looked_at, budget))
+    edges = _connected(_pruned(every, settings.threshold * abs(total), set(looked_at)), contrast)
     used = {node for edge in edges for node in (edge.source, edge.target)}
     nodes = [node for node in looked_at if node in used] or looked_at[:1]
     steps = [count for count in LADDER if count < len(looked_at)] + [len(looked_at)]
@@ -134,7 +123,7 @@ def assemble(
             prepends_bos=prompt.has_bos,
             seed=seed,
             engine=engine,
-            settings={**details, **about, "n_heads": head_count(model)},
+            settings={**details, **about, "n_heads": unit_count(model, "head")},
         ),
     )
 
@@ -160,7 +149,7 @@ def _with_needs(edges: list[Edge], needs: Mapping[tuple[Node, Node], float]) -> 
 
 
 def _pruned(edges: list[Edge], smallest: float, nodes: set[Node]) -> list[Edge]:
-    """The heavy edges, and each node's heaviest edge in and out, heaviest first.
+    """The strong edges, and each node's strongest edge in and out, strongest first.
 
     Sites that only together bring the answer back carry little one by one; dropping them with their edges would take the circuit apart.
     """
@@ -170,8 +159,8 @@ def _pruned(edges: list[Edge], smallest: float, nodes: set[Node]) -> list[Edge]:
         for way, node in (("in", edge.target), ("out", edge.source)):
             if node in nodes:
                 kept.setdefault((way, node), edge)
-    heaviest = {id(edge) for edge in kept.values()}
-    return [edge for edge in ranked if abs(edge.strength) >= smallest or id(edge) in heaviest]
+    strongest = {id(edge) for edge in kept.values()}
+    return [edge for edge in ranked if abs(edge.strength) >= smallest or id(edge) in strongest]
 
 
 def _connected(edges: list[Edge], contrast: Contrast) -> list[Edge]:
@@ -190,7 +179,7 @@ def _connected(edges: list[Edge], contrast: Contrast) -> list[Edge]:
 
 def _head_reads(contrast: Contrast, nodes: Sequence[Node], prompt: Prompt, budget: float) -> pd.DataFrame:
     """Each head at the circuit's attention nodes: its own effect, and how much of each span it attends to in the clean run."""
-    every = range(head_count(contrast.model))
+    every = range(unit_count(contrast.model, "head"))
     heads = [Node("head", n.layer, n.pos, (h,)) for n in nodes if n.component == "attn_out" for h in every]
     heads += [node for node in nodes if node.component == "head"]
     columns = ["layer", "head", "pos", "token", "effect", "subject", "relation", "reads"]

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 import torch
 from jaxtyping import Int
 
-from tl_knowledge.circuits.assemble import MOST_CANDIDATES, Rank, assemble, check_settings, node_hooks
+from tl_knowledge.circuits.assemble import MOST_CANDIDATES, Rank, assemble, check_settings
 from tl_knowledge.circuits.circuit import Circuit
-from tl_knowledge.circuits.contrast import Metric, edit_contrast, noise_contrast
+from tl_knowledge.circuits.contrast import Metric, edit_contrast, node_hooks, noise_contrast
 from tl_knowledge.circuits.nodes import Node
 from tl_knowledge.editing import Edit
 from tl_knowledge.errors import ComponentError, CorruptionError, ModelStateError, PromptError

@@ -7,7 +7,7 @@ one the unedited model's, and the sources are what the edited MLPs write.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -20,12 +20,12 @@ from tl_knowledge.editing import Edit
 from tl_knowledge.errors import NumericalError
 from tl_knowledge.hooks import Corruption, corrupt
 from tl_knowledge.metrics import answer_log_probability, answer_probability
-from tl_knowledge.model import HookedModel, block_input, block_output, layer_count
+from tl_knowledge.model import HookedModel, block_input, block_output, component_hook, layer_count
 from tl_knowledge.prompts import Prompt
 from tl_knowledge.rows import capture, keep_positions
 from tl_knowledge.tracing.experiment import AnsweredPrompt, CorruptedRun, Experiment, answered
 
-__all__ = ["Contrast", "Metric", "edit_contrast", "noise_contrast"]
+__all__ = ["Contrast", "Metric", "edit_contrast", "node_hooks", "noise_contrast"]
 
 Answer: TypeAlias = Int[torch.Tensor, " answer"]
 Metric: TypeAlias = Literal["probability", "log_probability"]
@@ -85,6 +85,12 @@ class Contrast:
 
 
 _SCORES = {"probability": answer_probability, "log_probability": answer_log_probability}
+
+
+def node_hooks(model: HookedModel, components: Sequence[str]) -> list[str]:
+    """Hooks whose activations a circuit of these components needs: their own, the modules', and the heads'."""
+    parts = {"resid_post", "mlp_out", "attn_out", "head", *components} - {"embed"}
+    return [component_hook(part, layer) for layer in range(layer_count(model)) for part in sorted(parts)]  # pyright: ignore[reportArgumentType]
 
 
 def noise_contrast(

@@ -34,6 +34,7 @@ _KINDS = {
     "answer": "answer",
     "embed": "source",
 }
+UNITS = {"probability": "", "log_probability": " nats"}
 _OFFSETS = {"embed": 0.0, "head": -0.2, "attn_out": -0.2, "neuron": 0.2, "mlp_out": 0.2, "resid_post": 0.3, "answer": 0.0}
 
 
@@ -74,9 +75,6 @@ def on_tokens(circuits: Sequence[Circuit], points: Sequence[GraphPoint], arrows:
     columns = [(-1.0, "tokens"), *((float(layer), str(layer)) for layer in range(n_layers)), (float(n_layers), "answer")]
     marked = frozenset(pos for circuit in circuits for pos in circuit.corrupted.positions) if len(circuits) == 1 else frozenset[int]()
     return graph(points, arrows, looks=LOOKS, rows=rows, columns=columns, title=title, subtitle=subtitle, marked=marked)
-
-
-UNITS = {"probability": "", "log_probability": " nats"}
 
 
 def shares_text(circuit: Circuit) -> str:

@@ -11,17 +11,16 @@ For every head at the last position, of the clean run and of runs with the subje
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import pandas as pd
 import plotly.graph_objects as go
 import torch
 
-from tl_knowledge.circuits.assemble import head_count, node_hooks
-from tl_knowledge.circuits.contrast import Contrast, noise_contrast
+from tl_knowledge.circuits.contrast import Contrast, node_hooks, noise_contrast
 from tl_knowledge.circuits.direct import attribute_directly
-from tl_knowledge.circuits.interventions import Intervention, intervene
+from tl_knowledge.circuits.interventions import Intervention, Value, intervene
 from tl_knowledge.circuits.nodes import Node
 from tl_knowledge.circuits.paths import measure_nodes
 from tl_knowledge.circuits.patterns import pattern_view
@@ -36,6 +35,7 @@ from tl_knowledge.table_result import TableResult
 from tl_knowledge.tracing import PromptSwap
 from tl_knowledge.tracing.arguments import answer_label, choose_answer, resolve_noise, sample_count
 from tl_knowledge.tracing.corruption import Noise
+from tl_knowledge.tracing.sites import unit_count
 
 __all__ = ["AttentionAnalysis", "Side", "analyse_attention"]
 
@@ -154,17 +154,19 @@ def analyse_attention(
         raise UnsupportedModelError(f"the model shows no attention pattern in layers {hidden}; load it with attn_implementation='eager'.")
     corruption = resolve_noise(model, prompt, noise, seed, "paper")
     answer, drawn = choose_answer(model, prompt, target, False), sample_count(samples, corruption)
-    contrasts = {
-        side: noise_contrast(model, prompt, answer, prompt.span(side).positions, corruption, drawn, node_hooks(model, ["head"]), "probability")
-        for side in SIDES
-    }
+    hooks = node_hooks(model, ["head"])
+
+    def contrast_of(side: Side, count: int) -> Contrast:
+        return noise_contrast(model, prompt, answer, prompt.span(side).positions, corruption, count, hooks, "probability")
+
+    contrasts = {side: contrast_of(side, drawn) for side in SIDES}
     patterns = _patterns(contrasts["subject"])
     table = _attended(patterns[0], prompt)
     for side, contrast in contrasts.items():
         moved = _patterns(contrast, corrupted=True)
         table[f"moved_{side}"] = _distance(patterns[0], moved, prompt.last.last)
-        table[f"effect_{side}"] = measure_nodes(contrast, _heads(model, [prompt.last.last]), memory_budget).mean(1).tolist()
-    table["knockout"] = _knocked_out(contrasts["subject"], len(prompt), memory_budget)
+        table[f"effect_{side}"] = measure_nodes(contrast, _heads(model, prompt.last.last), memory_budget).mean(1).tolist()
+    table["knockout"] = _knocked_out(contrast_of("subject", 1), len(prompt), memory_budget)
     first = next(iter(contrasts.values()))
     return AttentionAnalysis(
         table=table.merge(_written(model, prompt, target), on=["layer", "head"], how="left"),
@@ -184,8 +186,9 @@ def analyse_attention(
     )
 
 
-def _heads(model: HookedModel, positions: list[int]) -> list[Node]:
-    return [Node("head", layer, pos, (head,)) for layer in range(layer_count(model)) for head in range(head_count(model)) for pos in positions]
+def _heads(model: HookedModel, pos: int) -> list[Node]:
+    """Every head at one position."""
+    return [Node("head", layer, pos, (head,)) for layer in range(layer_count(model)) for head in range(unit_count(model, "head"))]
 
 
 def _patterns(contrast: Contrast, *, corrupted: bool = False) -> torch.Tensor:
@@ -212,15 +215,12 @@ def _distance(clean: torch.Tensor, corrupted: torch.Tensor, query: int) -> list[
 
 
 def _knocked_out(contrast: Contrast, length: int, memory_budget: float) -> list[float]:
-    """Relative change of the clean probability when a head writes nothing at any position."""
+    """Relative change of the clean probability when a head writes nothing at any position; one sample is enough where no noise is left."""
     model, z = contrast.model, contrast.clean[component_hook("head", 0)]
     nothing = z.new_zeros(contrast.samples, 1, z.shape[-1])
-    runs: list[Intervention] = []
-    for layer in range(layer_count(model)):
-        for head in range(head_count(model)):
-            writes = {Node("head", layer, pos, (head,)): nothing for pos in range(length)}
-            runs.append(Intervention({**dict.fromkeys(contrast.sources, "clean"), **writes}))
-    # Without noise all samples are one run; each is a row of the batch, so one is read.
+    sources: dict[Node, Value] = dict.fromkeys(contrast.sources, "clean")
+    silenced = [{replace(head, pos=pos): nothing for pos in range(length)} for head in _heads(model, 0)]
+    runs = [Intervention(sources | writes) for writes in silenced]
     clean = contrast.clean_probability
     return [(value - clean) / clean if clean else float("nan") for value in intervene(contrast, runs, memory_budget).score[:, 0].tolist()]
 
@@ -228,6 +228,6 @@ def _knocked_out(contrast: Contrast, length: int, memory_budget: float) -> list[
 def _written(model: HookedModel, prompt: Prompt, target: str | int | None) -> pd.DataFrame:
     """What each head writes of the answer."""
     found = attribute_directly(model, prompt, target=target).table.query("component == 'head'")
-    if len(found) < layer_count(model) * head_count(model):
+    if len(found) < layer_count(model) * unit_count(model, "head"):
         raise UnsupportedModelError("what attention writes is not the sum of its heads (a norm lies behind it), so they cannot be told apart here.")
     return found.drop(columns="component").rename(columns={span: f"direct_{span}" for span in ("subject", "relation", "other")})
