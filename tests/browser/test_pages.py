@@ -119,11 +119,13 @@ console.error = (...words) => { document.documentElement.setAttribute("data-erro
 
 POINT = """<script>
 addEventListener("load", () => setTimeout(() => {
-  const chart = [...document.querySelectorAll(".js-plotly-plot")].find(c => c.layout.title.text.startsWith("What carries"));
+  const named = d => d.text && [...d.text].some(words => words.includes("<b>MLP 0"));
+  const chart = [...document.querySelectorAll(".js-plotly-plot")].find(c => c.layout.title.text.startsWith("What carries") && c.data.some(named));
   chart.scrollIntoView();
-  const number = chart.data.findIndex(d => d.text && String(d.text[0]).includes("MLP 0"));
+  const marks = chart.data.find(named);
+  const number = marks.text.findIndex(words => words.includes("<b>MLP 0"));
   const x = chart._fullLayout.xaxis, y = chart._fullLayout.yaxis, box = chart.querySelector(".nsewdrag").getBoundingClientRect();
-  const at = {bubbles: true, clientX: box.left + x.d2p(chart.data[number].x[0]), clientY: box.top + y.d2p(chart.data[number].y[0])};
+  const at = {bubbles: true, clientX: box.left + x.d2p(marks.x[number]), clientY: box.top + y.d2p(marks.y[number])};
   for (const kind of ["mouseover", "mousemove"]) chart.querySelector(".nsewdrag").dispatchEvent(new MouseEvent(kind, at));
 }, 3000));
 </script>"""

@@ -190,7 +190,11 @@ def _edit(report: Report, edited: EditedFact) -> list[PagePart]:
         f"<h2>What an edit changes: {html.escape(report.fact.target.strip())} to {html.escape(edited.circuit.target.strip())}</h2>",
         f"<p>{html.escape(str(edited.edit.provenance.settings.get('method', 'edit')))}; {html.escape(str(edited.health))}.</p>",
         Table(("prompt", "before", "after"), words),
-        *edited.views.parts(),
+        "<div class='pair'><div>",
+        *edited.views.parts()[:2],
+        "</div><div>",
+        *edited.views.parts()[2:],
+        "</div></div>",
         "<h3>Through what it acts</h3>",
         "<p>The edited run in the clean run's place, the unedited one in the corrupted run's; effects in the logarithm of the new answer's "
         f"probability. {_kept(edited.circuit)}</p>",

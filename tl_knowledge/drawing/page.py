@@ -150,6 +150,7 @@ p, li { max-width: 76ch; } .prompt { font: 17px/2.1 ui-monospace, 'DejaVu Sans M
 .prompt .answer { background: #fdeee0; border-color: #d94801; }
 table { border-collapse: collapse; margin: 12px 0; } th, td { text-align: left; padding: 4px 16px 4px 0; border-bottom: 1px solid #e4e7ec; }
 th { font-weight: 600; color: #667085; } td { font-variant-numeric: tabular-nums; } .table { overflow-x: auto; }
+.pair { display: flex; flex-wrap: wrap; gap: 0 32px; } .pair > div { flex: 1 1 360px; min-width: 0; }
 figure { margin: 12px 0; overflow-x: auto; } footer, .note { color: #667085; font-size: 13px; }
 footer { overflow-wrap: anywhere; } @media (max-width: 700px) { main { padding: 16px 14px 40px; } }
 """
