@@ -134,7 +134,7 @@ def test_a_token_cannot_break_out_of_the_view(factlm, tmp_path):
     prompt = tlk.Prompt.from_tokens([1, 2], labels=["</script><b>", "x"])
     view = tlk.neuron_view(factlm, tlk.NeuronSet.of(factlm, [(0, 3), (5, 1)]), prompt)
     tail = view.source.rpartition("CircuitsVis.render(")[2]
-    assert tail.count("</script>") == 1 and "<\\/script><b>" in tail and view.source.startswith('<div id="circuits-vis-')
-    assert "></div>" in view.source[:200] and "https://unpkg" not in view.source
+    assert tail.count("</script>") == 1 and "<\\/script><b>" in tail and view.place.startswith('<div id="circuits-vis-')
+    assert view.place.endswith("></div>") and "https://unpkg" not in view.source
     page = view.save(tmp_path / "view.html").read_text()
     assert "2 neurons, 1 prompts; factlm" in page and view._repr_html_().endswith("</div>")
