@@ -208,3 +208,14 @@ def test_a_report_is_one_page_under_eight_megabytes(factlm, tmp_path, edit):
         assert heading in text, heading
     assert made.edited is not None and made.edited.circuit.clean_probability > 0.9
     assert fingerprint(factlm) == before and not hooks_left(factlm)
+
+
+def test_a_report_of_every_architecture(speaking, moments):
+    """With random weights nothing is known, heads may be hidden (Gemma-2), and the page says so instead of failing."""
+    fact = tlk.Fact("w3 w9", "w1 {} w4 w8", " w7")
+    made = tlk.report(speaking, fact, edit_to=" w9", method=tlk.ROME(layer=1), moments=moments, samples=2, top=6, progress=False)
+    page = made.to_html()
+    assert "does not predict it" in page or made.traces["subject"][0].known
+    assert made.edited is not None and "What an edit changes" in page
+    assert (made.attention is None) == ("cannot be told apart" in page)
+    assert not hooks_left(speaking)

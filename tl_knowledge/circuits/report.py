@@ -20,7 +20,7 @@ from tl_knowledge.circuits.views import edit_view
 from tl_knowledge.datasets import paraphrases
 from tl_knowledge.drawing import HtmlView, ViewPage
 from tl_knowledge.editing import ROME, Edit, EditHealth, EditMethod, KeyMoments, plan_edit
-from tl_knowledge.errors import ModelStateError
+from tl_knowledge.errors import ModelStateError, UnsupportedModelError
 from tl_knowledge.facts import Fact
 from tl_knowledge.metrics import answer_probability
 from tl_knowledge.model import HookedModel, check_model
@@ -85,6 +85,7 @@ class Report:
     Attributes:
         traces: by corrupted side: states, the two modules, and states with each module severed.
         circuits: by corrupted side.
+        attention: ``None`` where the model hides its heads (no patterns, or a norm behind their sum); ``attention_missing`` says why.
         edited: ``None`` where no edit was asked for.
     """
 
@@ -93,7 +94,8 @@ class Report:
     traces: dict[str, tuple[CausalTrace, ...]]
     neurons: NeuronFindings
     circuits: dict[str, Circuit]
-    attention: AttentionAnalysis
+    attention: AttentionAnalysis | None
+    attention_missing: str
     direct: DirectAttribution
     lens: LogitLens
     edited: EditedFact | None
@@ -150,13 +152,13 @@ def report(
         bar.update()
         circuits = {side: _circuit(model, prompt, found, top) for side, found in traces.items()}
         bar.update()
-        attention = analyse_attention(model, prompt, samples=samples, seed=seed)
+        attention, missing = _attention(model, prompt, samples, seed)
         bar.update()
         direct, lens = attribute_directly(model, prompt), logit_lens(model, prompt)
         bar.update()
         edited = None if edit is None else _edited(model, fact, edit, edit_to or "", top, samples, seed)
         bar.update()
-    return Report(fact, prompt, traces, neurons, circuits, attention, direct, lens, edited)
+    return Report(fact, prompt, traces, neurons, circuits, attention, missing, direct, lens, edited)
 
 
 def _traces(model: HookedModel, prompt: Prompt, side: str, samples: int, seed: int) -> tuple[CausalTrace, ...]:
@@ -170,6 +172,14 @@ def _traces(model: HookedModel, prompt: Prompt, side: str, samples: int, seed: i
 def _circuit(model: HookedModel, prompt: Prompt, traces: tuple[CausalTrace, ...], top: int) -> Circuit:
     modules = [found for found in traces if found.component in ("mlp_out", "attn_out") and not found.severed]
     return from_trace(model, prompt, modules, top=top)
+
+
+def _attention(model: HookedModel, prompt: Prompt, samples: int, seed: int) -> tuple[AttentionAnalysis | None, str]:
+    """The heads' analysis, or why this model has none; the rest of a report does not need it."""
+    try:
+        return analyse_attention(model, prompt, samples=samples, seed=seed), ""
+    except UnsupportedModelError as error:
+        return None, str(error)
 
 
 def _neurons(model: HookedModel, fact: Fact, prompt: Prompt, samples: int, seed: int) -> NeuronFindings:

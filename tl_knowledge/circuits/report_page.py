@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tl_knowledge.circuits.circuit import Circuit
 from tl_knowledge.circuits.comparison import compare
+from tl_knowledge.circuits.heads import AttentionAnalysis
 from tl_knowledge.circuits.views import effect_view
 from tl_knowledge.drawing import PagePart, Table, html_page
 from tl_knowledge.tracing import CausalTrace
@@ -35,17 +36,18 @@ def _summary(report: Report) -> list[PagePart]:
     first = report.traces["subject"][0]
     known = "predicts it" if first.known else "<b>does not predict it</b>, so read everything below with care"
     circuit = report.circuits["subject"]
-    best = report.attention.top(1).iloc[0]
     answer = html.escape(repr(report.fact.target.strip()))
     findings = [_finding(report.traces[side], side) for side in report.traces]
     findings.append(
         f"A circuit of {len(circuit.nodes)} sites, kept alone, keeps {circuit.faithfulness:.0%} of what the subject contributes to P({answer}); "
         f"held out, it takes {circuit.completeness:.0%} of it."
     )
-    findings.append(
-        f"The head that restores most at the last token is {int(best['layer'])}.{int(best['head'])} ({best['effect_subject']:+.3f}); it gives "
-        f"{best['subject_from_last']:.0%} of its attention to the subject and writes {best['direct']:+.1f} logits of the answer."
-    )
+    if report.attention is not None:
+        best = report.attention.top(1).iloc[0]
+        findings.append(
+            f"The head that restores most at the last token is {int(best['layer'])}.{int(best['head'])} ({best['effect_subject']:+.3f}); it gives "
+            f"{best['subject_from_last']:.0%} of its attention to the subject and writes {best['direct']:+.1f} logits of the answer."
+        )
     if len(report.neurons.neurons):
         rows = report.neurons.probability
         findings.append(f"Suppressing {len(report.neurons.neurons)} knowledge neurons: P {rows['left alone']:.1%} to {rows['suppressed']:.1%}.")
@@ -151,7 +153,18 @@ def _circuits(report: Report) -> list[PagePart]:
 
 
 def _attention(report: Report) -> list[PagePart]:
-    heads = report.attention
+    heads: list[PagePart] = [f"<p>{html.escape(report.attention_missing)}</p>"] if report.attention is None else _heads(report.attention)
+    return [
+        "<h2>Which heads read it: attention</h2>",
+        *heads,
+        "<h3>What is written at the last token</h3>",
+        "<p>With the final norm's scale frozen, the answer's logit is a sum over everything written into the stream.</p>",
+        report.direct.plot(),
+        report.lens.plot(),
+    ]
+
+
+def _heads(heads: AttentionAnalysis) -> list[PagePart]:
     columns = {
         "subject_from_last": "attends to subject",
         "relation_from_last": "to relation",
@@ -169,7 +182,6 @@ def _attention(report: Report) -> list[PagePart]:
     ]
     view = heads.attention_view()
     return [
-        "<h2>Which heads read it: attention</h2>",
         "<p>Each head at the last token: how far corrupting the subject or the relation moves its attention, and what restoring its output alone "
         "brings back. A head far up and to the right both loses its place and matters.</p>",
         heads.plot(),
@@ -177,10 +189,6 @@ def _attention(report: Report) -> list[PagePart]:
         "<p class='note'>Rank: how many tokens of the vocabulary the head's own output promotes more than the answer (0: none).</p>",
         f"<h3>{html.escape(view.title)}</h3><p class='note'>{html.escape(view.note)}</p>",
         view,
-        "<h3>What is written at the last token</h3>",
-        "<p>With the final norm's scale frozen, the answer's logit is a sum over everything written into the stream.</p>",
-        report.direct.plot(),
-        report.lens.plot(),
     ]
 
 

@@ -87,5 +87,5 @@ def _as_data(made: Report, out: Path) -> dict[str, Any]:
         }
         for name, circuit in _circuits(made).items()
     }
-    heads = made.attention.top(10).to_dict("records")
+    heads = [] if made.attention is None else made.attention.top(10).to_dict("records")
     return {"page": str(out), "target": made.fact.target, "circuits": circuits, "neurons": list(made.neurons.neurons), "heads": heads}
