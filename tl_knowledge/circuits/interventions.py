@@ -6,7 +6,7 @@ is read before anything is written there, so one run that restores one node and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -122,44 +122,49 @@ class _Batch:
         return [(name, self._act(name, reads.get(name, []), writes.get(name, []))) for name in names]
 
     def _act(self, name: str, reads: Sequence[tuple[int, Node]], writes: Sequence[tuple[int, Node, Value]]) -> HookFn:
-        written = self._written(name, writes) if writes else None
-
         def act(activation: torch.Tensor, *, hook: object) -> torch.Tensor | None:
             for k, node in reads:
                 at = activation[self.start[k] : self.start[k] + self.samples, node.pos]
                 self.readings[k, node] = (at[:, list(node.units)] if node.units else at).clone()
-            if written is None:
+            if not writes:
                 return None
-            index, values = written
             changed = activation.clone()
-            changed[index] = values
+            for index, values in self._written(name, writes):
+                changed[index] = values
             return changed
 
         return act
 
-    def _written(self, name: str, writes: Sequence[tuple[int, Node, Value]]) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
-        """Rows, positions (and units) of one hook's writes, and the values, one after the other."""
-        has_units = bool(writes[0][1].units)
-        rows, positions, units, values = list[int](), list[int](), list[int](), list[torch.Tensor]()
-        for k, node, value in writes:
-            numbers = node.units or (0,)
-            for _ in numbers:
-                rows += range(self.start[k], self.start[k] + self.samples)
-            positions += [node.pos] * (len(numbers) * self.samples)
-            units += [unit for unit in numbers for _ in range(self.samples)]
-            values.append(self._value(name, node, value))
-        index = [as_index(rows, self.device), as_index(positions, self.device)]
-        return (*index, as_index(units, self.device)) if has_units else tuple(index), torch.cat(values)
+    def _written(self, name: str, writes: Sequence[tuple[int, Node, Value]]) -> Iterator[tuple[tuple[torch.Tensor, ...], torch.Tensor]]:
+        """Rows, positions (and units) of one hook's writes with their values: clean ones, corrupted ones, and given ones.
 
-    def _value(self, name: str, node: Node, value: Value) -> torch.Tensor:
-        """The value to write, ``[sample ...]``, for groups of units ``[unit x sample ...]``."""
-        if isinstance(value, torch.Tensor):
-            at = value
-        else:
-            run = self.contrast.clean if value == "clean" else self.contrast.corrupted
-            at = run[name][:, node.pos].expand(self.samples, *run[name].shape[2:])
-            at = at[:, list(node.units)] if node.units else at
-        return rearrange(at, "sample unit ... -> (unit sample) ...") if node.units else at
+        Made when the hook runs, so that the values of one hook at a time are held.
+        """
+        for kind, run in (("clean", self.contrast.clean), ("corrupted", self.contrast.corrupted)):
+            own = [(k, node) for k, node, value in writes if isinstance(value, str) and value == kind]
+            if own:
+                positions, units = self._places(own)
+                values = run[name][:, positions] if units is None else run[name][:, positions, units]
+                values = values.expand(self.samples, *values.shape[1:])
+                yield self._index(own), rearrange(values, "sample place ... -> (place sample) ...")
+        given = [(k, node, value) for k, node, value in writes if isinstance(value, torch.Tensor)]
+        if given:
+            values = [rearrange(value, "sample unit ... -> (unit sample) ...") if node.units else value for _, node, value in given]
+            yield self._index([(k, node) for k, node, _ in given]), torch.cat(values)
+
+    def _index(self, own: Sequence[tuple[int, Node]]) -> tuple[torch.Tensor, ...]:
+        """Every sample's row of each write, its position, and its unit where the component has units."""
+        positions, units = self._places(own)
+        starts = as_index([self.start[k] for k, node in own for _ in node.units or (0,)], self.device)
+        rows = (starts[:, None] + torch.arange(self.samples, device=self.device)).flatten()
+        each = [index.repeat_interleave(self.samples) for index in (positions, units) if index is not None]
+        return (rows, *each)
+
+    def _places(self, own: Sequence[tuple[int, Node]]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Positions, and units where the component has them, one a unit."""
+        positions = as_index([node.pos for _, node in own for _ in node.units or (0,)], self.device)
+        units = as_index([unit for _, node in own for unit in node.units], self.device)
+        return positions, units if len(units) else None
 
     def _narrowing(self) -> Hooks:
         """Skip what equals the corrupted run: positions before a run's first write, and in the last layer all but the answer's.
