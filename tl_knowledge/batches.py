@@ -17,12 +17,23 @@ from tl_knowledge.model import HookedModel
 from tl_knowledge.prompts import Prompt
 from tl_knowledge.rows import keep_positions
 
-__all__ = ["HooksAt", "answer_logits", "answer_probabilities", "equal_groups", "no_hooks", "perplexity", "text_log_probabilities"]
+__all__ = [
+    "HooksAt",
+    "answer_logits",
+    "answer_probabilities",
+    "equal_groups",
+    "in_words",
+    "likeliest_next",
+    "no_hooks",
+    "perplexity",
+    "text_log_probabilities",
+]
 
 HooksAt: TypeAlias = Callable[[int], Hooks]
 """Hooks for prompts by position, such as ``lambda pos: neurons.suppress(pos=pos)``."""
 
 PROMPTS_AT_ONCE = 64
+SHOWN = 3  # continuations, in tables
 
 
 def equal_groups(keys: Sequence[Hashable], most: int = PROMPTS_AT_ONCE) -> Iterator[list[int]]:
@@ -94,3 +105,21 @@ def perplexity(model: HookedModel, prompts: Sequence[Prompt], hooks: Hooks) -> f
     """``exp`` of the mean negative log probability per token, over all tokens but each text's first."""
     tokens = sum(len(prompt) - 1 for prompt in prompts)
     return float((-text_log_probabilities(model, prompts, hooks).sum() / tokens).exp())
+
+
+def likeliest_next(model: HookedModel, prompt: Prompt, hooks: Hooks) -> tuple[tuple[str, float], ...]:
+    """The likeliest next tokens with their probabilities, under some hooks."""
+    with torch.no_grad():
+        logits: torch.Tensor = model.run_with_hooks(prompt.tokens, fwd_hooks=hooks)
+    best = logits[0, -1].softmax(-1).topk(SHOWN)
+    return tuple((str(model.tokenizer.decode([token])), value) for token, value in zip(best.indices.tolist(), best.values.tolist(), strict=True))
+
+
+def in_words(found: Sequence[tuple[str, float]]) -> str:
+    """Tokens with their probabilities, for a table.
+
+    Example:
+        >>> in_words([(" Paris", 0.9), (" Rome", 0.05)])
+        'Paris 90%, Rome 5%'
+    """
+    return ", ".join(f"{token.strip()} {value:.0%}" for token, value in found)

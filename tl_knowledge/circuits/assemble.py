@@ -98,6 +98,7 @@ def assemble(
     names = ("restored", "faithfulness", "completeness")
     growth = [{"nodes": count, **{n: float(getattr(s, n).mean()) for n in names}} for count, s in zip(steps, ladder, strict=True)]
     model, about = contrast.model, {"rank": settings.rank, "top": settings.top, "n_layers": layer_count(contrast.model), "prompt": prompt.text}
+    patterns, labels = _patterns(contrast, nodes), _labels(model, prompt, contrast)
     return Circuit(
         nodes=tuple(nodes),
         edges=tuple(edges),
@@ -108,13 +109,13 @@ def assemble(
         need=measure_needs(contrast, nodes, budget).cpu(),
         shares=replace(shares, wired=measure_wired(contrast, nodes, edges, budget)),
         growth=pd.DataFrame(growth),
-        head_reads=_head_reads(contrast, nodes, prompt, budget),
-        patterns=_patterns(contrast, nodes),
+        head_reads=_head_reads(contrast, nodes, prompt, patterns, labels, budget),
+        patterns=patterns,
         considered=len(looked_at),
         threshold=settings.threshold,
         contrast=words,
         corrupted=corrupted,
-        labels=_labels(model, prompt, contrast),
+        labels=labels,
         target=target,
         clean_probability=contrast.clean_probability,
         corrupted_probability=contrast.corrupted_probability.cpu(),
@@ -131,7 +132,7 @@ def assemble(
 def _best(contrast: Contrast, candidates: Sequence[Node], settings: Settings) -> list[Node]:
     """The top candidates by effect, need, or the larger of both."""
     able = [node for node in candidates if node not in contrast.sources and node.pos >= min(s.pos for s in contrast.sources)]
-    if not able or settings.top < 1:
+    if not able:
         return []
     zero = contrast.total_effect.new_zeros(len(able))
     effect = zero if settings.rank == "need" else measure_nodes(contrast, able, settings.memory_budget).mean(1).abs()
@@ -177,7 +178,9 @@ def _connected(edges: list[Edge], contrast: Contrast) -> list[Edge]:
     return [edge for edge in edges if edge.source in between and edge.target in between]
 
 
-def _head_reads(contrast: Contrast, nodes: Sequence[Node], prompt: Prompt, budget: float) -> pd.DataFrame:
+def _head_reads(
+    contrast: Contrast, nodes: Sequence[Node], prompt: Prompt, patterns: Mapping[int, torch.Tensor], labels: tuple[str, ...], budget: float
+) -> pd.DataFrame:
     """Each head at the circuit's attention nodes: its own effect, and how much of each span it attends to in the clean run."""
     every = range(unit_count(contrast.model, "head"))
     heads = [Node("head", n.layer, n.pos, (h,)) for n in nodes if n.component == "attn_out" for h in every]
@@ -186,8 +189,6 @@ def _head_reads(contrast: Contrast, nodes: Sequence[Node], prompt: Prompt, budge
     if not heads:
         return pd.DataFrame(columns=columns)  # pyright: ignore[reportArgumentType]
     effects = measure_nodes(contrast, heads, budget).mean(1).tolist()
-    patterns = _patterns(contrast, heads)
-    labels = _labels(contrast.model, prompt, contrast)
     rows: list[dict[str, Any]] = []
     for node, effect in zip(heads, effects, strict=True):
         row = {"layer": node.layer, "head": node.units[0], "pos": node.pos, "token": labels[node.pos], "effect": effect}

@@ -180,7 +180,8 @@ def _edge(source: Node, target: Node, change: torch.Tensor) -> Edge:
 def measure_wired(contrast: Contrast, nodes: Sequence[Node], edges: Sequence[Edge], memory_budget: float) -> Float[torch.Tensor, " sample"]:
     """Faithfulness when every node hears only the nodes that have an edge to it, as a share of the total effect, ``[sample]``.
 
-    Nodes are computed one stage after the other: a node's parents have the values that this circuit gave them, all else is corrupted.
+    Nodes are computed one stage after the other: a node's parents have the values that this circuit gave them, all else is corrupted. (That a
+    node itself is held does not matter: it is read before it is written.)
     """
     outside: dict[Node, Value] = dict.fromkeys([*_outside(contrast, nodes), *nodes], "corrupted")
     answer = answer_node(contrast)
@@ -188,7 +189,7 @@ def measure_wired(contrast: Contrast, nodes: Sequence[Node], edges: Sequence[Edg
     values: dict[Node, Value] = dict.fromkeys(contrast.sources, "clean")
     for place in sorted({stage(node) for node in nodes}):
         group = [node for node in nodes if stage(node) == place]
-        runs = [Intervention(_but(outside, node) | _heard(heard[node], values), (node,)) for node in group]
+        runs = [Intervention(outside | _heard(heard[node], values), (node,)) for node in group]
         readings = intervene(contrast, runs, memory_budget).readings
         values.update({node: readings[i, node] for i, node in enumerate(group)})
     final = intervene(contrast, [Intervention(outside | _heard(heard[answer], values))], memory_budget).score[0]
@@ -203,7 +204,3 @@ def _and(writes: Mapping[Node, Value], node: Node, value: Value) -> dict[Node, V
     changed = dict(writes)
     changed[node] = value
     return changed
-
-
-def _but(writes: dict[Node, Value], node: Node) -> dict[Node, Value]:
-    return {other: value for other, value in writes.items() if other != node}

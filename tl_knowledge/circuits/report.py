@@ -10,6 +10,7 @@ import torch
 from tqdm.auto import tqdm
 
 from tl_knowledge.arrays import Hooks
+from tl_knowledge.batches import likeliest_next
 from tl_knowledge.circuits.build import from_edit, from_neurons, from_trace
 from tl_knowledge.circuits.circuit import Circuit
 from tl_knowledge.circuits.direct import DirectAttribution, attribute_directly
@@ -20,7 +21,7 @@ from tl_knowledge.circuits.views import edit_view
 from tl_knowledge.datasets import paraphrases
 from tl_knowledge.drawing import HtmlView, ViewPage
 from tl_knowledge.editing import ROME, Edit, EditHealth, EditMethod, KeyMoments, plan_edit
-from tl_knowledge.errors import ModelStateError, UnsupportedModelError
+from tl_knowledge.errors import UnsupportedModelError
 from tl_knowledge.facts import Fact
 from tl_knowledge.metrics import answer_probability
 from tl_knowledge.model import HookedModel, check_model
@@ -31,7 +32,6 @@ from tl_knowledge.tracing import CausalTrace, trace
 
 __all__ = ["Continuations", "EditedFact", "NeuronFindings", "Report", "report"]
 
-SHOWN = 3
 STEPS = 8
 
 
@@ -210,17 +210,8 @@ def _plan(model: HookedModel, wanted: Fact, method: EditMethod | None, moments: 
 def _edited(model: HookedModel, fact: Fact, edit: Edit, edit_to: str, top: int, samples: int, seed: int) -> EditedFact:
     wanted = fact.retarget(edit_to)
     asked = Prompt.from_fact(model, wanted)
-    if edit.is_written_into(model):
-        raise ModelStateError("the edit is written into this model already; edit.revert(model) first.")
     prompts = [asked, *(Prompt.from_fact(model, wanted.rephrase(template)) for template in fact.paraphrases[:4])]
-    said = tuple(Continuations(p.text, _likeliest(model, p, []), _likeliest(model, p, edit.hooks())) for p in prompts)
+    said = tuple(Continuations(p.text, likeliest_next(model, p, []), likeliest_next(model, p, edit.hooks())) for p in prompts)
     with edit.applied(model):
         after = _circuit(model, asked, _traces(model, asked, "subject", samples, seed), top)
     return EditedFact(edit, edit.health(model), said, from_edit(model, edit, asked, top=top), after, edit_view(model, edit, asked))
-
-
-def _likeliest(model: HookedModel, prompt: Prompt, hooks: Hooks) -> tuple[tuple[str, float], ...]:
-    with torch.no_grad():
-        logits: torch.Tensor = model.run_with_hooks(prompt.tokens, fwd_hooks=hooks)
-    best = logits[0, -1].softmax(-1).topk(SHOWN)
-    return tuple((str(model.tokenizer.decode([token])), value) for token, value in zip(best.indices.tolist(), best.values.tolist(), strict=True))

@@ -6,6 +6,7 @@ import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from tl_knowledge.batches import in_words
 from tl_knowledge.circuits.circuit import Circuit
 from tl_knowledge.circuits.comparison import compare
 from tl_knowledge.circuits.heads import AttentionAnalysis
@@ -193,7 +194,7 @@ def _heads(heads: AttentionAnalysis) -> list[PagePart]:
 
 
 def _edit(report: Report, edited: EditedFact) -> list[PagePart]:
-    words = [(each.text, _words(each.before), _words(each.after)) for each in edited.continuations]
+    words = [(each.text, in_words(each.before), in_words(each.after)) for each in edited.continuations]
     return [
         f"<h2>What an edit changes: {html.escape(report.fact.target.strip())} to {html.escape(edited.circuit.target.strip())}</h2>",
         f"<p>{html.escape(str(edited.edit.provenance.settings.get('method', 'edit')))}; {html.escape(str(edited.health))}.</p>",
@@ -211,7 +212,3 @@ def _edit(report: Report, edited: EditedFact) -> list[PagePart]:
         "<p>Both from the subject's corruption: the old answer in the unedited model, the new answer in the edited one.</p>",
         compare(report.circuits["subject"], edited.after, names=("before the edit", "after the edit")).plot(),
     ]
-
-
-def _words(found: tuple[tuple[str, float], ...]) -> str:
-    return ", ".join(f"{token.strip()} {value:.0%}" for token, value in found)

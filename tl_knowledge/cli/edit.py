@@ -6,11 +6,10 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 from rich.console import Console
 
-from tl_knowledge.arrays import Hooks
+from tl_knowledge.batches import in_words, likeliest_next
 from tl_knowledge.cli.arguments import template_argument
 from tl_knowledge.cli.methods import METHOD_NAMES, method_argument, moments_argument
 from tl_knowledge.cli.moments import corpus_argument
@@ -19,12 +18,9 @@ from tl_knowledge.drawing import Table
 from tl_knowledge.editing import plan_edit
 from tl_knowledge.facts import Fact
 from tl_knowledge.loading import load_model
-from tl_knowledge.model import HookedModel
 from tl_knowledge.prompts import Prompt
 
 __all__ = ["edit_command"]
-
-SHOWN = 3
 
 
 def edit_command(
@@ -50,7 +46,10 @@ def edit_command(
     if save is not None:
         edit.save(save)
     health = edit.health(loaded, texts)
-    rows = [(each, _continuations(loaded, each, []), _continuations(loaded, each, edit.hooks())) for each in (prompt, *(text or []))]
+    rows = [
+        (each, likeliest_next(loaded, Prompt.from_text(loaded, each), []), likeliest_next(loaded, Prompt.from_text(loaded, each), edit.hooks()))
+        for each in (prompt, *(text or []))
+    ]
     if as_json:
         said = [{"text": each, "before": before, "after": after} for each, before, after in rows]
         sizes: dict[str, Any] = {"layers": health.to_dataframe().to_dict(orient="records"), "perplexity": health.perplexity_before}
@@ -58,19 +57,7 @@ def edit_command(
         typer.echo(json.dumps({"texts": said, "health": changed, "provenance": edit.provenance.to_dict()}, indent=2))
         return
     console = Console()
-    console.print(terminal_table(Table(("text", "before", "after"), [(each, _words(before), _words(after)) for each, before, after in rows])))
+    console.print(terminal_table(Table(("text", "before", "after"), [(each, in_words(before), in_words(after)) for each, before, after in rows])))
     console.print(f"{method}: {health}", highlight=False, soft_wrap=True)
     if save is not None:
         console.print(f"edit written to {save}", highlight=False, soft_wrap=True)
-
-
-def _continuations(model: HookedModel, text: str, hooks: Hooks) -> list[tuple[str, float]]:
-    """The likeliest next tokens with their probabilities."""
-    with torch.no_grad():
-        logits: torch.Tensor = model.run_with_hooks(Prompt.from_text(model, text).tokens, fwd_hooks=hooks)
-    best = logits[0, -1].softmax(-1).topk(SHOWN)
-    return [(model.tokenizer.decode([token]), value) for token, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
-
-
-def _words(found: list[tuple[str, float]]) -> str:
-    return ", ".join(f"{token.strip()} {value:.0%}" for token, value in found)

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+from tl_knowledge.batches import likeliest_next
 from tl_knowledge.circuits import Circuit, Report, report
 from tl_knowledge.cli.arguments import template_argument
 from tl_knowledge.cli.methods import METHOD_NAMES, method_argument, moments_argument
@@ -64,9 +64,8 @@ def report_command(
 
 
 def _predicted(model: HookedModel, text: str) -> str:
-    with torch.no_grad():
-        logits: torch.Tensor = model(Prompt.from_text(model, text).tokens)
-    return str(model.tokenizer.decode([int(logits[0, -1].argmax())]))
+    ((token, _), *_) = likeliest_next(model, Prompt.from_text(model, text), [])
+    return token
 
 
 def _circuits(made: Report) -> dict[str, Circuit]:
