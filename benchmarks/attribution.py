@@ -16,8 +16,8 @@ import torch
 from trace_engines import random_model, timed
 
 import tl_knowledge as tlk
-from tl_knowledge.loading import FACTLM_DIRECTORY
-from tl_knowledge.model import layer_count
+from tl_knowledge.models.loading import FACTLM_DIRECTORY
+from tl_knowledge.models.protocol import layer_count
 
 
 def loop_over_layers(model, prompt: tlk.Prompt, steps: int) -> torch.Tensor:
@@ -61,7 +61,7 @@ def compare_with_published(length: int, steps: int, repeats: int) -> None:
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     prompt = tlk.Prompt.from_tokens(tokenizer(text)["input_ids"], target=tokenizer(" the")["input_ids"][0])
-    fast = [timed(lambda: tlk.attribute_neurons(model, prompt, semantics="eleuther", steps=steps, progress=False)) for _ in range(repeats)]
+    fast = [timed(lambda: tlk.attribute_neurons(model, prompt, variant="eleutherai2022", steps=steps, progress=False)) for _ in range(repeats)]
     seconds = statistics.median(s for s, _ in fast)
     error = float((fast[0][1].scores[0] - expected).abs().max() / expected.abs().max())
     print(

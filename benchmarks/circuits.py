@@ -17,9 +17,9 @@ import torch
 
 import tl_knowledge as tlk
 from tl_knowledge.circuits import Node, interventions
-from tl_knowledge.circuits.contrast import Contrast, node_hooks, noise_contrast
 from tl_knowledge.circuits.paths import find_edges, measure_needs, measure_shares
-from tl_knowledge.tracing.roles import SUBJECT_ROLES, role_positions
+from tl_knowledge.runs.contrast import Contrast, node_hooks, noise_contrast
+from tl_knowledge.tracing.sets.roles import SUBJECT_ROLES, role_positions
 
 PARTS = ("mlp_out", "attn_out")
 BUDGET = 2.0**30
@@ -46,7 +46,7 @@ def each_fact_its_own(model: tlk.HookedModel, facts: list[tlk.Fact], ranks: list
         traces = [tlk.trace(model, prompt, component=part, progress=False) for part in PARTS]
         for rank in ranks:
             for top in (10, 20, 40):
-                circuit = tlk.circuits.from_trace(model, prompt, traces, top=top, rank=rank)
+                circuit = tlk.circuits.from_trace(model, prompt, traces, limit=top, rank=rank)
                 assert len(circuit.nodes) <= top
                 found[rank, top].append((circuit.faithfulness, circuit.completeness, circuit.wired, len(circuit.edges)))
     rows = [{"circuit": "of each fact", "rank": rank, "nodes": top} | _summary(np.array(shares)) for (rank, top), shares in found.items()]

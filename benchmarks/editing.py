@@ -16,12 +16,12 @@ from trace_engines import random_model, timed
 from transformers import AutoTokenizer
 
 import tl_knowledge as tlk
-from tl_knowledge.editing.contexts import context_templates
-from tl_knowledge.editing.requests import rows_of
-from tl_knowledge.editing.values import optimise_values
-from tl_knowledge.loading import FACTLM_DIRECTORY
-from tl_knowledge.model import block_output
-from tl_knowledge.weights import output_hook
+from tl_knowledge.editing.optimise.contexts import context_templates
+from tl_knowledge.editing.optimise.fact_rows import rows_of
+from tl_knowledge.editing.optimise.values import optimise_values
+from tl_knowledge.models.hook_names import block_output
+from tl_knowledge.models.loading import FACTLM_DIRECTORY
+from tl_knowledge.models.weights import output_hook
 
 ROME_STEPS = 20
 LAYER, MEMIT_LAYER = 5, 8  # ROME's layer for GPT-2 small; the end of a range of MEMIT
@@ -59,10 +59,10 @@ def main() -> None:
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     facts = [case.request for case in tlk.load_edit_cases()[: args.facts]]
-    settings = tlk.ValueSettings(steps=args.steps, stop_below=0.0)
+    settings = tlk.editing.ValueSettings(steps=args.steps, stop_below=0.0)
     rome, memit = (context_templates(factlm, lengths) for lengths in (tlk.ROME(layer=LAYER).contexts, tlk.MEMIT(layers=(MEMIT_LAYER,)).contexts))
-    one = rows_of(model, facts[0], rome, "subject_last")
-    asked = [rows_of(model, fact, memit, "subject_last") for fact in facts]
+    one = rows_of(model, facts[0], rome, "subject")
+    asked = [rows_of(model, fact, memit, "subject") for fact in facts]
     site = output_hook(model, LAYER)
     optimise_values(model, [one], LAYER, site, replace(settings, steps=1))  # what is asked once a model
     own = replace(settings, steps=ROME_STEPS)

@@ -15,15 +15,15 @@ import tl_knowledge as tlk
 SINGLE = {
     "ROME (r_rome)": tlk.ROME(layer=0),
     "ROME (r_rome, contexts alike)": tlk.ROME(layer=0, bare_weight=None),
-    "ROME (rome_code)": tlk.ROME(layer=0, preset="rome_code"),
-    "ROME (p_rome)": tlk.ROME(layer=0, preset="p_rome"),
+    "ROME (rome_code)": tlk.ROME(layer=0, variant="meng2022_code"),
+    "ROME (p_rome)": tlk.ROME(layer=0, variant="gupta2024_p"),
     "ROME last": tlk.ROME(layer=6),
     "FT": tlk.FineTune(layer=0),
-    "FT+L": tlk.FineTuneConstrained(layer=0, most_change=5e-3),
-    "KN": tlk.KnowledgeNeuronEdit(),
-    "KN (Dai)": tlk.KnowledgeNeuronEdit(lambdas="dai"),
-    "CNE": tlk.CausalNeuronEdit(),
-    "CNE (Dai)": tlk.CausalNeuronEdit(lambdas="dai"),
+    "FT+L": tlk.editing.FineTuneConstrained(layer=0, most_change=5e-3),
+    "KN": tlk.localised.KnowledgeNeuronEdit(),
+    "KN (Dai)": tlk.localised.KnowledgeNeuronEdit(variant="dai2022"),
+    "CNE": tlk.localised.CausalNeuronEdit(),
+    "CNE (Dai)": tlk.localised.CausalNeuronEdit(variant="dai2022"),
 }
 
 

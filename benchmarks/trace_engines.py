@@ -17,8 +17,9 @@ import time
 import torch
 
 import tl_knowledge as tlk
-from tl_knowledge.model import component_hook, layer_count
-from tl_knowledge.tracing.sites import window_layers
+from tl_knowledge.models.hook_names import component_hook
+from tl_knowledge.models.protocol import layer_count
+from tl_knowledge.runs.windows import window_layers
 
 MIB = 2**20
 LENGTH, SAMPLES, NOISE = 12, 10, 0.1
@@ -120,7 +121,7 @@ def original_loop(model, prompt: tlk.Prompt, noise, *, side: str = "subject", co
             changed[1:, pos] = x[0, pos]
             return changed
 
-        first, last = window_layers(layer, window, layers, "paper")
+        first, last = window_layers(layer, window, layers, "ours")
         return [(component_hook(component, index), write) for index in range(first, last + 1)]
 
     low = scores([])

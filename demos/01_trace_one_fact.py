@@ -72,7 +72,7 @@ def probability(hooks: list) -> float:
     return float(logits[:, -1].softmax(-1)[:, prompt.target_token].mean())
 
 
-restored = noise + tlk.restore(clean, "resid_post", layer=1, pos=prompt.subject.last)
+restored = noise + tlk.restore(clean, "resid_post", layers=1, positions=prompt.subject.last)
 print(f"clean {probability([]):.3f}, corrupted {probability(noise):.3f}, restored {probability(restored):.3f}")
 print(f"effect by hand {probability(restored) - probability(noise):.4f}, in the map {float(state.mean_effect[1, prompt.subject.last]):.4f}")
 

@@ -14,7 +14,7 @@ import tl_knowledge as tlk
 
 MODEL, FACTS = os.environ.get("MODEL", "factlm"), int(os.environ.get("FACTS", "40"))
 facts = tlk.sample_facts(tlk.load_facts("factlm" if MODEL == "factlm" else "known_1000"), FACTS)
-average = tlk.trace_facts(tlk.load_model(MODEL), facts, severed=("mlp_out", "attn_out"), samples=5, progress=False)
+average = tlk.trace_facts(tlk.load_model(MODEL), facts, sever=("mlp_out", "attn_out"), samples=5, progress=False)
 average.total_effects().round(3)
 
 # %% [markdown]
@@ -52,7 +52,7 @@ average.plot_severed()
 # Attention knockout (Geva et al. 2023): attention from the last position to a set of tokens is blocked in a window of layers.
 
 # %%
-tlk.attention_knockout(tlk.load_model(MODEL), average.facts, window=3, progress=False).plot()
+tlk.measure_attention_knockout(tlk.load_model(MODEL), average.facts, window=3, progress=False).plot()
 
 # %% [markdown]
 # ## One page to mail

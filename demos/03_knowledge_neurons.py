@@ -54,16 +54,16 @@ def p_paris(hooks):
 
 {
     "clean": p_paris([]),
-    "suppressed": p_paris(neurons.suppress(pos=-1)),
-    "enhanced": p_paris(neurons.enhance(2.0, pos=-1)),
-    "random neurons suppressed": p_paris(neurons.random_control(seed=0).suppress(pos=-1)),
+    "suppressed": p_paris(neurons.suppress(positions=-1)),
+    "enhanced": p_paris(neurons.enhance(2.0, positions=-1)),
+    "random neurons suppressed": p_paris(neurons.random_control(seed=0).suppress(positions=-1)),
 }
 
 # %% [markdown]
 # Which tokens drive them (circuitsvis, with its program inside: it works offline; `.save("view.html")` makes a page).
 
 # %%
-tlk.neuron_view(model, neurons, prompts)
+tlk.neurons.neuron_view(model, neurons, prompts)
 
 # %% [markdown]
 # ## Many facts
@@ -71,7 +71,7 @@ tlk.neuron_view(model, neurons, prompts)
 # A group for each fact: its paraphrases. The fact's own wording is kept for the measurement below.
 
 # %%
-located = tlk.locate_neurons(model, tlk.fact_groups(model, facts, own_wording=False), shared_by=0.5, progress=False)
+located = tlk.locate_neurons(model, tlk.neurons.fact_groups(model, facts, own_wording=False), shared_by=0.5, progress=False)
 located.statistics().round(2).head(12)
 
 # %% [markdown]
@@ -92,7 +92,7 @@ located.plot_overlap()
 # Paper 000, figures 3 and 4. A change that random neurons cause too would be no finding, nor would one that hits every fact alike.
 
 # %%
-effects = {factor: tlk.measure_neuron_effects(model, facts, factor=factor, located=located, progress=False) for factor in (0.0, 2.0)}
+effects = {factor: tlk.neurons.measure_neuron_effects(model, facts, factor=factor, located=located, progress=False) for factor in (0.0, 2.0)}
 effects[0.0].summary().round(4)
 
 # %%
@@ -108,8 +108,8 @@ effects[0.0].plot()
 # attribution and the same experiment there (`at="subject"`): now it is this fact, and no other, that the neurons carry.
 
 # %%
-at_subject = tlk.locate_neurons(model, tlk.fact_groups(model, facts, own_wording=False), shared_by=0.5, at="subject", progress=False)
-carried = tlk.measure_neuron_effects(model, facts, factor=0.0, located=at_subject, progress=False)
+at_subject = tlk.locate_neurons(model, tlk.neurons.fact_groups(model, facts, own_wording=False), shared_by=0.5, at="subject", progress=False)
+carried = tlk.neurons.measure_neuron_effects(model, facts, factor=0.0, located=at_subject, progress=False)
 carried.summary().round(4)
 
 # %%
@@ -122,5 +122,5 @@ carried.plot()
 # that, and was trained on short paragraphs.
 
 # %%
-gain = tlk.measure_context_gain(model, facts, pool=everything)
+gain = tlk.neurons.measure_context_gain(model, facts, pool=everything)
 gain.summary().round(4)

@@ -12,7 +12,7 @@ import re
 
 import tl_knowledge as tlk
 
-MODEL, BLIMP = os.environ.get("MODEL", "factlm"), os.environ.get("BLIMP", str(tlk.BLIMP_SAMPLE))
+MODEL, BLIMP = os.environ.get("MODEL", "factlm"), os.environ.get("BLIMP", str(tlk.datasets.BLIMP_SAMPLE))
 model = tlk.load_model(MODEL)
 
 # %% [markdown]
@@ -22,7 +22,7 @@ model = tlk.load_model(MODEL)
 
 # %%
 sentences = [s for s in re.split(r"(?<=[.!?])\s+", " ".join(tlk.load_corpus())) if len(s.split()) < 9]
-marks = tlk.punctuation_groups(model, sentences, most=60)
+marks = tlk.neurons.punctuation_groups(model, sentences, limit=60)
 punctuation = tlk.locate_neurons(model, marks, threshold=0.3, shared_by=0.5, progress=False)
 punctuation.table.round(3)
 
@@ -37,8 +37,8 @@ punctuation.table.round(3)
 # %%
 PARADIGMS = ["determiner_noun_agreement_1", "determiner_noun_agreement_irregular_1"]
 PARADIGMS += ["determiner_noun_agreement_with_adjective_1", "determiner_noun_agreement_with_adj_irregular_1"]
-pairs = [pair for paradigm in PARADIGMS for pair in tlk.load_blimp(paradigm, BLIMP, limit=100)]
-groups = tlk.agreement_groups(model, pairs, by=tlk.determiner, most=25)
+pairs = [pair for paradigm in PARADIGMS for pair in tlk.datasets.load_blimp(paradigm, BLIMP, limit=100)]
+groups = tlk.neurons.agreement_groups(model, pairs, by=tlk.neurons.determiner, limit=25)
 agreement = tlk.locate_neurons(model, groups, adapt="group", progress=False)
 agreement.statistics().round(2)
 
@@ -52,7 +52,7 @@ statistics[["KN", "tau", "R1^2"]].mean().round(2)
 # Do grammar and facts lie in the same layers?
 
 # %%
-tlk.compare_layers({"facts": factual, "agreement": agreement, "punctuation": punctuation})
+tlk.neurons.compare_layers({"facts": factual, "agreement": agreement, "punctuation": punctuation})
 
 # %% [markdown]
 # ## Singular and plural neurons
@@ -67,13 +67,13 @@ OTHER = {"singular": "plural", "plural": "singular"}
 
 def number_of(pair):
     """The number of the pair's determiner."""
-    return NUMBER[tlk.determiner(pair)]
+    return NUMBER[tlk.neurons.determiner(pair)]
 
 
 regular = [pair for pair in pairs if pair.paradigm in PARADIGMS[:2]]
-regular = [pair for pair in regular if len(tlk.single_token_words(model, [pair.word_good, pair.word_bad])) == 2]
+regular = [pair for pair in regular if len(tlk.neurons.single_token_words(model, [pair.word_good, pair.word_bad])) == 2]
 prompts = {n: [tlk.Prompt.from_text(model, p.prefix, target=f" {p.word_good}") for p in regular if number_of(p) == n] for n in OTHER}
-number = tlk.locate_neurons(model, [tlk.PromptGroup("number", n, tuple(p)) for n, p in prompts.items()], adapt="group", progress=False)
+number = tlk.locate_neurons(model, [tlk.neurons.PromptGroup("number", n, tuple(p)) for n, p in prompts.items()], adapt="group", progress=False)
 number.table.round(3)
 
 # %% [markdown]
@@ -82,8 +82,8 @@ number.table.round(3)
 
 # %%
 words = {n: sorted({p.word_good if number_of(p) == n else p.word_bad for p in regular}) for n in OTHER}
-words["neutral"] = tlk.single_token_words(model, ["the", "a", "and", "in", "is", "was", "of", "with", "English", "Paris"])
-effects = {n: tlk.measure_token_effects(model, number[n], prompts[n], words) for n in OTHER}
+words["neutral"] = tlk.neurons.single_token_words(model, ["the", "a", "and", "in", "is", "was", "of", "with", "English", "Paris"])
+effects = {n: tlk.neurons.measure_token_effects(model, number[n], prompts[n], words) for n in OTHER}
 effects["plural"].plot(name="the plural neurons")
 
 # %%
@@ -106,7 +106,7 @@ effects["singular"].summary().round(3)
 # probable. Paper 002 finds that suppressing the neurons is not enough to overturn the model's choice.
 
 # %%
-reliability = tlk.measure_reliability(model, pairs, agreement, by=tlk.determiner)
+reliability = tlk.neurons.measure_reliability(model, pairs, agreement, by=tlk.neurons.determiner)
 reliability.summary().round(3)
 
 # %%

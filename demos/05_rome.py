@@ -113,6 +113,6 @@ report.plot()
 # %%
 case = tlk.EditCase(fact, " London", (), ())
 for problem in ("fact_erasure", "fact_forcing"):
-    request, objective = tlk.editing_problem(model, case, problem, noise=0.5)
+    request, objective = tlk.localised.editing_problem(model, case, problem, noise=0.5)
     asked = tlk.plan_edit(model, request, tlk.ROME(layer=method.layer, objective=objective), moments=moments)
     print(problem, "P(Paris) while optimising:", round(asked.notes[0]["target_probability"], 3))

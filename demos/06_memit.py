@@ -55,5 +55,5 @@ reports[0].compare(reports[1]).round(3)
 
 # %%
 sizes = sorted({6, FACTS // 2, FACTS})
-growth = tlk.measure_growth(model, cases, methods, sizes, moments=moments, batch_size=6, progress=False)
+growth = tlk.evaluation.measure_growth(model, cases, methods, sizes, moments=moments, batch_size=6, progress=False)
 growth.plot()

@@ -27,7 +27,7 @@ def rome(layer, objective):
 # ## Error injection: write a false object
 
 # %%
-injection = tlk.sweep_layers(model, cases, rome, moments=moments, problem="error_injection", progress=False)
+injection = tlk.localised.sweep_layers(model, cases, rome, moments=moments, problem="error_injection", progress=False)
 injection.plot()
 
 # %%
@@ -39,7 +39,7 @@ injection.regressions()
 # The problem closest to what tracing measures: here tracing explained most in the paper.
 
 # %%
-forcing = tlk.sweep_layers(model, cases, rome, moments=moments, problem="fact_forcing", progress=False)
+forcing = tlk.localised.sweep_layers(model, cases, rome, moments=moments, problem="fact_forcing", progress=False)
 forcing.plot()
 
 # %%

@@ -32,14 +32,14 @@ tlk.compare(*traces).plot()
 # read what B becomes, write only that into the corrupted run. An arrow is as wide as what that brings back. Hover over marks and arrows.
 
 # %%
-circuit = tlk.circuits.from_trace(model, prompt, traces, top=20)
+circuit = tlk.circuits.from_trace(model, prompt, traces, limit=20)
 circuit.plot()
 
 # %% [markdown]
 # On a dark background (any figure of the package):
 
 # %%
-tlk.dark(circuit.plot())
+tlk.drawing.dark(circuit.plot())
 
 # %% [markdown]
 # Everything is a table, too.
@@ -69,13 +69,13 @@ circuit.head_reads.head(6).round(3)
 # Their attention patterns, as a circuitsvis view that works offline: hover over a head, click to keep it.
 
 # %%
-circuit.attention_view(heads=4)
+circuit.attention_view(limit=4)
 
 # %% [markdown]
 # Several views on one page, in the notebook or saved (`.save("views.html")`). Blue raises the answer, red lowers it.
 
 # %%
-tlk.ViewPage("MLP outputs by layer", [tlk.effect_view(traces[0], layer=layer) for layer in (0, 3)])
+tlk.drawing.ViewPage("MLP outputs by layer", [tlk.tracing.effect_view(traces[0], layer=layer) for layer in (0, 3)])
 
 # %% [markdown]
 # ## Inside your own TransformerLens code
@@ -128,4 +128,4 @@ print(graph)
 if MODEL == "factlm":
     known = next(f for f in tlk.load_facts() if f.subject == fact.subject and f.template == fact.template)
     neurons = tlk.select_neurons(tlk.attribute_neurons(model, tlk.paraphrases(model, known), at="subject", progress=False))
-    tlk.circuits.from_neurons(model, prompt, neurons, at=[prompt.subject.last]).plot().show()
+    tlk.circuits.from_neurons(model, prompt, neurons, positions=[prompt.subject.last]).plot().show()

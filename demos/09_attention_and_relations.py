@@ -55,7 +55,7 @@ heads.plot()
 # Their patterns (offline circuitsvis): the head that carries the fact looks from the last token at the subject.
 
 # %%
-heads.attention_view(heads=4)
+heads.attention_view(limit=4)
 
 # %% [markdown]
 # ## What is written
@@ -63,7 +63,7 @@ heads.attention_view(heads=4)
 # With the final norm's scale frozen, the answer's logit is a sum over everything written into the stream at the last token.
 
 # %%
-direct = tlk.attribute_directly(model, prompt)
+direct = tlk.direct_logit_attribution(model, prompt)
 direct.plot(k=12)
 
 # %% [markdown]
@@ -100,7 +100,7 @@ both.top(8).round(3)
 import torch
 
 best = heads.top(1).iloc[0]
-hooks = tlk.knock_out_attention(prompt.last, prompt.subject, layer=int(best["layer"]), head=int(best["head"]))
+hooks = tlk.knock_out_attention(prompt.last, prompt.subject, layers=int(best["layer"]), heads=int(best["head"]))
 with torch.no_grad():
     logits = model.run_with_hooks(prompt.tokens, fwd_hooks=hooks)
 blind = float(logits[0, -1].softmax(-1)[prompt.target_token])

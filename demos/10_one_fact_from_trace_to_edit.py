@@ -35,7 +35,7 @@ method = tlk.ROME.for_model(model)
 moments = tlk.collect_key_moments(model, tlk.load_corpus(), layers=[method.layer], progress=False)
 edit = tlk.plan_edit(model, fact.retarget(" violin"), method, moments=moments)
 asked = tlk.Prompt.from_fact(model, fact.retarget(" violin"))
-tlk.edit_view(model, edit, asked)
+tlk.editing.edit_view(model, edit, asked)
 
 # %% [markdown]
 # ## Through what does it act?
@@ -67,6 +67,6 @@ tlk.circuits.compare(before, after, names=("before", "after")).top(8).round(3)
 # From the shell: `tl-knowledge report "Paul McCartney plays the" --subject "Paul McCartney" --target " piano" --edit-to " violin"`.
 
 # %%
-made = tlk.report(model, fact, edit_to=" violin", method=method, moments=moments, samples=5, progress=False)
+made = tlk.report_fact(model, fact, edit_to=" violin", method=method, moments=moments, samples=5, progress=False)
 page = made.to_html()
 print(f"{len(page) / 1e6:.1f} MB; made.save('report.html') writes it")

@@ -33,7 +33,7 @@ from transformers import (
 )
 
 import tl_knowledge as tlk
-from tl_knowledge.loading import hooked_transformer_available
+from tl_knowledge.models.loading import hooked_transformer_available
 
 logging.getLogger("transformers").setLevel(logging.ERROR)
 logging.getLogger("root").setLevel(logging.ERROR)

@@ -9,7 +9,7 @@
     │   ├── TargetError                     a target of no tokens, or outside the vocabulary
     │   ├── ComponentError                  unknown component, layer, position, unit or window
     │   ├── CorruptionError                 noise that cannot be drawn (negative, non-finite, wrong length)
-    │   └── DataError                       a file or data set that cannot be read
+    │   └── DataError                       nothing was given, or a file or data set that cannot be read
     ├── ModelError(RuntimeError)            the model cannot be used as it is
     │   ├── UnsupportedModelError           mixture of experts, missing hooks, no such backend
     │   └── ModelStateError                 training mode with dropout
@@ -19,6 +19,10 @@ Each message says what failed, the offending value and the remedy.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any, TypeVar, get_args
 
 __all__ = [
     "ComponentError",
@@ -33,7 +37,11 @@ __all__ = [
     "TLKnowledgeError",
     "TargetError",
     "UnsupportedModelError",
+    "check_choice",
+    "check_given",
 ]
+
+Item = TypeVar("Item")
 
 
 class TLKnowledgeError(Exception):
@@ -65,7 +73,7 @@ class CorruptionError(InputError):
 
 
 class DataError(InputError):
-    """A file or data set cannot be read."""
+    """Nothing was given to work on, or a file or data set cannot be read."""
 
 
 class ModelError(TLKnowledgeError, RuntimeError):
@@ -82,3 +90,45 @@ class ModelStateError(ModelError):
 
 class NumericalError(TLKnowledgeError, RuntimeError):
     """An activation or probability is not finite."""
+
+
+def check_choice(word: str, value: object, choices: Any, error: type[InputError] = InputError) -> None:
+    """Refuse a word that is not among the known ones, naming the nearest.
+
+    Args:
+        word: the argument's name.
+        value: what was passed.
+        choices: a `Literal`, or the known words.
+        error: the class to raise.
+
+    Raises:
+        InputError: or the class that was given.
+
+    Example:
+        >>> check_choice("engine", "row", ("rows", "loop"))
+        Traceback (most recent call last):
+            ...
+        tl_knowledge.errors.InputError: engine 'row' is unknown, did you mean 'rows'? Pass one of 'rows', 'loop'.
+    """
+    known: tuple[str, ...] = get_args(choices) or tuple(choices)
+    if value in known:
+        return
+    near = get_close_matches(str(value), known, n=1)
+    meant = f", did you mean {near[0]!r}? Pass" if near else "; pass"
+    raise error(f"{word} {value!r} is unknown{meant} one of {', '.join(map(repr, known))}.")
+
+
+def check_given(items: Iterable[Item], what: str, remedy: str = "pass at least one") -> tuple[Item, ...]:
+    """What was given as a tuple, refusing nothing at all.
+
+    Raises:
+        DataError: nothing was given.
+
+    Example:
+        >>> check_given(iter("ab"), "fact")
+        ('a', 'b')
+    """
+    given = tuple(items)
+    if not given:
+        raise DataError(f"no {what} was given; {remedy}.")
+    return given

@@ -18,7 +18,7 @@ Example:
     >>> prompt = tlk.Prompt.from_text(model, "The capital of France is", subject="France")
     >>> noise, tokens = tlk.corrupt(prompt.subject, tlk.GaussianNoise(sd=0.4, seed=0)), prompt.batch(10)
     >>> _, clean = model.run_with_cache(prompt.tokens)
-    >>> hooks = noise + tlk.restore(clean, "resid_post", layer=3, pos=prompt.subject.last)
+    >>> hooks = noise + tlk.restore(clean, "resid_post", layers=3, positions=prompt.subject.last)
     >>> model.run_with_hooks(tokens, fwd_hooks=hooks).shape[:2] == tokens.shape
     True
 """
@@ -34,7 +34,7 @@ from jaxtyping import Float
 
 from tl_knowledge.arrays import Embeddings, Hooks, as_positions
 from tl_knowledge.errors import ComponentError, CorruptionError
-from tl_knowledge.model import EMBED, Component, Module, attention_scores, component_hook, has_units, severable
+from tl_knowledge.models.hook_names import EMBED, Component, Module, attention_scores, component_hook, has_units, severable
 
 __all__ = ["Activations", "Corruption", "Positions", "add_low_rank", "corrupt", "knock_out_attention", "restore", "scale_neurons", "sever"]
 
@@ -43,7 +43,7 @@ Positions: TypeAlias = int | Iterable[int]
 
 @runtime_checkable
 class Corruption(Protocol):
-    """How embeddings are corrupted; see `tl_knowledge.tracing.corruption` for the settings that come with the package."""
+    """How embeddings are corrupted; see `tl_knowledge.runs.corruption` for the settings that come with the package."""
 
     def corrupted(self, embeddings: Embeddings, positions: tuple[int, ...]) -> Float[torch.Tensor, "batch span d_model"]:
         """New embeddings of the span; a pure function of the settings and of the shape."""
@@ -83,26 +83,33 @@ def corrupt(positions: Positions, noise: Corruption) -> Hooks:
     return [(EMBED, corrupt_embeddings)]
 
 
-def restore(clean: Activations, component: Component, *, layer: int | Iterable[int], pos: Positions | None = None, unit: int | None = None) -> Hooks:
+def restore(
+    clean: Activations,
+    component: Component,
+    *,
+    layers: int | Iterable[int],
+    positions: Positions | None = None,
+    units: int | Iterable[int] | None = None,
+) -> Hooks:
     """Write clean activations back (ROME, section 2.1: the corrupted-with-restoration run).
 
     Args:
         clean: activations of the clean run.
         component: what is restored.
-        layer: one layer, or a window of layers.
-        pos: positions; every position when ``None``.
-        unit: which head (``component="head"``) or neuron (``"neuron"``); all when ``None``.
+        layers: one layer, or a window of layers.
+        positions: one or several; every position when ``None``.
+        units: which heads (``component="head"``) or neurons (``"neuron"``); all when ``None``.
 
     Raises:
-        ComponentError: unknown component, or a unit for a component that has none.
+        ComponentError: unknown component, or units for a component that has none.
     """
-    if unit is not None and not has_units(component):
-        raise ComponentError(f"component {component!r} has no units, but unit={unit} was given; use 'head' or 'neuron', or drop unit=.")
-    layers = as_positions(layer)
-    return [(name, _write(clean, name, pos, unit)) for name in (component_hook(component, index) for index in layers)]
+    if units is not None and not has_units(component):
+        raise ComponentError(f"component {component!r} has no units, but units={units} was given; use 'head' or 'neuron', or drop units=.")
+    names = [component_hook(component, layer) for layer in as_positions(layers)]
+    return [(name, _write(clean, name, positions, units)) for name in names]
 
 
-def sever(recorded: Activations, modules: Module | Iterable[Module], *, layer: int | Iterable[int], pos: Positions | None = None) -> Hooks:
+def sever(recorded: Activations, modules: Module | Iterable[Module], *, layers: int | Iterable[int], positions: Positions | None = None) -> Hooks:
     """Pin modules' outputs to what they were in another run, so that a restored state cannot act through them.
 
     This is the *severed* causal graph of ROME, figure 3, and of paper 001, equation 5, when ``recorded`` is the
@@ -111,24 +118,29 @@ def sever(recorded: Activations, modules: Module | Iterable[Module], *, layer: i
     Args:
         recorded: activations of the run to pin to, row for row.
         modules: ``"mlp_out"``, ``"attn_out"`` or both.
-        layer: layers to sever.
-        pos: positions; every position when ``None``.
+        layers: which to sever.
+        positions: one or several; every position when ``None``.
     """
     names = severable(modules)
-    sites = [component_hook(module, index) for index in as_positions(layer) for module in names]
-    return [(name, _write(recorded, name, pos, None)) for name in sites]
+    sites = [component_hook(module, index) for index in as_positions(layers) for module in names]
+    return [(name, _write(recorded, name, positions, None)) for name in sites]
 
 
 def knock_out_attention(
-    queries: Positions, keys: Positions, *, layer: int | Iterable[int], head: int | None = None, rows: Sequence[int] | None = None
+    queries: Positions,
+    keys: Positions,
+    *,
+    layers: int | Iterable[int],
+    heads: int | Iterable[int] | None = None,
+    rows: Sequence[int] | None = None,
 ) -> Hooks:
     """Keep some positions from attending to others: their attention scores become ``-inf`` before the softmax (Geva et al. 2023).
 
     Args:
         queries: positions that may no longer attend.
         keys: positions they may no longer attend to.
-        layer: one layer, or a window of layers.
-        head: one head; all when ``None``.
+        layers: one layer, or a window of layers.
+        heads: one or several; all when ``None``.
         rows: batch rows; all when ``None``.
 
     Returns:
@@ -141,12 +153,13 @@ def knock_out_attention(
         >>> import tl_knowledge as tlk
         >>> model = tlk.load_model("factlm")
         >>> prompt = tlk.Prompt.from_text(model, "The capital of France is", subject="France", target=" Paris")
-        >>> hooks = tlk.knock_out_attention(prompt.last, prompt.subject, layer=range(8))
+        >>> hooks = tlk.knock_out_attention(prompt.last, prompt.subject, layers=range(8))
         >>> logits = model.run_with_hooks(prompt.tokens, fwd_hooks=hooks)
         >>> bool(logits[0, -1].argmax() == prompt.target_token)
         False
     """
     asking, answering = as_positions(queries), as_positions(keys)
+    chosen_heads = None if heads is None else as_positions(heads)
     if not asking or not answering:
         raise ComponentError(f"queries {asking} and keys {answering} must both be given; pass at least one position of each.")
     if min(*asking, *answering) < 0:
@@ -160,24 +173,25 @@ def knock_out_attention(
             raise ComponentError(
                 f"positions {asking} and {answering} do not lie in the prompt of {scores.shape[2]} tokens; pass positions inside it."
             )
-        if head is not None and not 0 <= head < scores.shape[1]:
-            raise ComponentError(f"head {head} is outside the layer's {scores.shape[1]} heads; pass a number from 0 to {scores.shape[1] - 1}.")
+        outside = [head for head in chosen_heads or () if not 0 <= head < scores.shape[1]]
+        if outside:
+            raise ComponentError(f"head {outside[0]} is outside the layer's {scores.shape[1]} heads; pass a number from 0 to {scores.shape[1] - 1}.")
         chosen = torch.arange(scores.shape[0]) if rows is None else torch.tensor(list(rows))
-        heads = torch.arange(scores.shape[1]) if head is None else torch.tensor([head])
+        numbers = torch.arange(scores.shape[1]) if chosen_heads is None else torch.tensor(chosen_heads)
         changed = scores.clone()
-        changed[chosen[:, None, None, None], heads[:, None, None], torch.tensor(asking)[:, None], torch.tensor(answering)] = -torch.inf
+        changed[chosen[:, None, None, None], numbers[:, None, None], torch.tensor(asking)[:, None], torch.tensor(answering)] = -torch.inf
         return changed
 
-    return [(attention_scores(index), block) for index in as_positions(layer)]
+    return [(attention_scores(layer), block) for layer in as_positions(layers)]
 
 
-def scale_neurons(neurons: Iterable[tuple[int, int]], factor: float, *, pos: Positions | None = None) -> Hooks:
+def scale_neurons(neurons: Iterable[tuple[int, int]], factor: float, *, positions: Positions | None = None) -> Hooks:
     """Multiply neurons' activations: 0 suppresses them, 2 enhances them (Dai et al. 2022).
 
     Args:
         neurons: pairs of layer and neuron.
         factor: what the activation is multiplied by.
-        pos: positions, negative ones from the end; every position when ``None``.
+        positions: one or several, negative ones from the end; every position when ``None``.
 
     Returns:
         One hook a layer, on ``mlp.hook_post``.
@@ -188,14 +202,14 @@ def scale_neurons(neurons: Iterable[tuple[int, int]], factor: float, *, pos: Pos
     Example:
         >>> import tl_knowledge as tlk
         >>> model = tlk.load_model("factlm")
-        >>> logits = model.run_with_hooks("Rome is", fwd_hooks=tlk.scale_neurons([(0, 3), (0, 5), (2, 1)], 0.0, pos=-1))
+        >>> logits = model.run_with_hooks("Rome is", fwd_hooks=tlk.scale_neurons([(0, 3), (0, 5), (2, 1)], 0.0, positions=-1))
     """
     if not math.isfinite(factor):
         raise ComponentError(f"factor {factor} is not finite; pass for example 0 to suppress or 2 to enhance.")
     by_layer: dict[int, list[int]] = {}
     for layer, neuron in sorted(set(neurons)):
         by_layer.setdefault(layer, []).append(neuron)
-    return [(component_hook("neuron", layer), _scale(chosen, factor, pos)) for layer, chosen in by_layer.items()]
+    return [(component_hook("neuron", layer), _scale(chosen, factor, positions)) for layer, chosen in by_layer.items()]
 
 
 def add_low_rank(layer: int, left: Float[torch.Tensor, "d_mlp rank"], right: Float[torch.Tensor, "rank d_model"], output: str) -> Hooks:
@@ -225,8 +239,8 @@ def add_low_rank(layer: int, left: Float[torch.Tensor, "d_mlp rank"], right: Flo
     return [(component_hook("neuron", layer), read), (output, add)]
 
 
-def _scale(neurons: Sequence[int], factor: float, pos: Positions | None):
-    positions = None if pos is None else list(as_positions(pos))
+def _scale(neurons: Sequence[int], factor: float, where: Positions | None):
+    positions = None if where is None else list(as_positions(where))
 
     def scale(activation: torch.Tensor, *, hook: object) -> torch.Tensor:
         if max(neurons) >= activation.shape[-1] or min(neurons) < 0:
@@ -234,16 +248,17 @@ def _scale(neurons: Sequence[int], factor: float, pos: Positions | None):
         if positions is not None:
             _check_reach(activation, positions, "mlp.hook_post")
         factors = torch.ones_like(activation[0])
-        where = torch.arange(activation.shape[1]) if positions is None else torch.tensor(positions)
-        factors[where[:, None], torch.tensor(list(neurons))] = factor
+        at = torch.arange(activation.shape[1]) if positions is None else torch.tensor(positions)
+        factors[at[:, None], torch.tensor(list(neurons))] = factor
         return activation * factors
 
     return scale
 
 
-def _write(recorded: Activations, name: str, pos: Positions | None, unit: int | None):
-    """A hook that copies recorded values into some positions (and one unit) of an activation."""
-    positions = None if pos is None else list(as_positions(pos))
+def _write(recorded: Activations, name: str, where: Positions | None, units: int | Iterable[int] | None):
+    """A hook that copies recorded values into some positions (and units) of an activation."""
+    positions = None if where is None else list(as_positions(where))
+    chosen_units = None if units is None else torch.tensor(as_positions(units))
 
     def write(activation: torch.Tensor, *, hook: object) -> torch.Tensor:
         source = recorded[name].to(activation)
@@ -254,12 +269,12 @@ def _write(recorded: Activations, name: str, pos: Positions | None, unit: int | 
             )
         if positions is not None:
             _check_reach(activation, positions, name)
-        where = slice(None) if positions is None else positions
+        at = torch.arange(activation.shape[1]) if positions is None else torch.tensor(positions)
         changed = activation.clone()
-        if unit is None:
-            changed[:, where] = source[:, where]
+        if chosen_units is None:
+            changed[:, at] = source[:, at]
         else:
-            changed[:, where, unit] = source[:, where, unit]
+            changed[:, at[:, None], chosen_units] = source[:, at[:, None], chosen_units]
         return changed
 
     return write

@@ -59,7 +59,7 @@ def test_the_page_draws_its_heat_maps_offline(chromium, page, tmp_path):
 @pytest.fixture(scope="module")
 def average_page(tmp_path_factory) -> Path:
     facts = tlk.sample_facts(tlk.load_facts("factlm"), 8)
-    average = tlk.trace_facts("factlm", facts, severed=("mlp_out", "attn_out"), samples=2, progress=False)
+    average = tlk.trace_facts("factlm", facts, sever=("mlp_out", "attn_out"), samples=2, progress=False)
     path = tmp_path_factory.mktemp("pages") / "average.html"
     path.write_text(average.to_html(), encoding="utf-8")
     return path
@@ -69,7 +69,7 @@ def test_the_page_of_a_fact_set_draws_its_figures_offline(chromium, average_page
     dom = browse(chromium, average_page, tmp_path, "--dump-dom")
     assert len(re.findall(r'class="hm"', dom)) == 6
     assert len(re.findall(r'class="js-line"', dom)) >= 6 * 4 + 6 * 2 + 2 * 3
-    for word in ("last subject token*", "average indirect effect (probability)", "8 facts", "Benjamini", "attention output severed", "bootstrap"):
+    for word in ("last subject token*", "average indirect effect (probability)", "8 facts", "Benjamini", "attention output severed", "ours"):
         assert word in dom, word
 
 
@@ -82,7 +82,7 @@ def test_the_page_is_not_blank(chromium, page, tmp_path):
 def test_a_neuron_view_shows_its_tokens_offline(chromium, factlm, tmp_path):
     """circuitsvis draws from the program inside the page, and no token breaks out of it."""
     prompt = tlk.Prompt.from_text(factlm, "The capital of France is </script>")
-    page = tlk.neuron_view(factlm, tlk.NeuronSet.of(factlm, [(0, 28), (3, 5)]), prompt).save(tmp_path / "view.html")
+    page = tlk.neurons.neuron_view(factlm, tlk.NeuronSet.of(factlm, [(0, 28), (3, 5)]), prompt).save(tmp_path / "view.html")
     dom = browse(chromium, page, tmp_path / "profile", "--dump-dom")
     drawn = dom.partition('<div id="circuits-vis-')[2].partition("<script")[0]
     for word in ("layer 0, neuron 28", "layer 3, neuron 5", "France", "activation"):
@@ -91,8 +91,8 @@ def test_a_neuron_view_shows_its_tokens_offline(chromium, factlm, tmp_path):
 
 def test_the_neurons_page_draws_its_figures_offline(chromium, factlm, tmp_path):
     facts = tlk.sample_facts(tlk.load_facts(), 8, seed=1)
-    located = tlk.locate_neurons(factlm, tlk.fact_groups(factlm, facts, own_wording=False), steps=3, shared_by=0.5, progress=False)
-    effects = tlk.measure_neuron_effects(factlm, facts, located=located, progress=False)
+    located = tlk.locate_neurons(factlm, tlk.neurons.fact_groups(factlm, facts, own_wording=False), steps=3, shared_by=0.5, progress=False)
+    effects = tlk.neurons.measure_neuron_effects(factlm, facts, located=located, progress=False)
     page = tmp_path / "neurons.html"
     page.write_text(neurons_page(located, [effects]), encoding="utf-8")
     dom = browse(chromium, page, tmp_path / "profile", "--dump-dom")
@@ -107,7 +107,7 @@ def test_the_page_of_an_evaluation_draws_its_figures_offline(chromium, tmp_path)
     assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
     dom = browse(chromium, page, tmp_path / "profile", "--dump-dom")
     assert dom.count('class="main-svg"') >= 3 and len(re.findall(r'class="point"', dom)) >= 12
-    for word in ("neighbourhood (NS)", "unedited", "4 cases", "bootstrap", "NS by relation"):
+    for word in ("neighbourhood (NS)", "unedited", "4 cases", "ours", "NS by relation"):
         assert word in dom, word
 
 
@@ -136,7 +136,7 @@ def report_page(tmp_path_factory, factlm) -> Path:
     """A report with an edit; errors are written into the page, and a mouse moves over the circuit."""
     fact = next(fact for fact in tlk.load_facts() if fact.subject == "Paul McCartney" and fact.relation == "P1303")
     moments = tlk.collect_key_moments(factlm, tlk.load_corpus(), layers=[0], progress=False)
-    made = tlk.report(factlm, fact, edit_to=" violin", method=tlk.ROME(layer=0), moments=moments, samples=2, progress=False)
+    made = tlk.report_fact(factlm, fact, edit_to=" violin", method=tlk.ROME(layer=0), moments=moments, samples=2, progress=False)
     path = tmp_path_factory.mktemp("pages") / "report.html"
     path.write_text(made.to_html().replace("<head>", "<head>" + WATCH, 1).replace("</body>", POINT + "</body>"), encoding="utf-8")
     return path

@@ -6,12 +6,12 @@ import torch
 
 import tl_knowledge as tlk
 from tl_knowledge import errors
-from tl_knowledge.circuits import Node
-from tl_knowledge.circuits.nodes import refuse_overlaps
-from tl_knowledge.provenance import Provenance
+from tl_knowledge.circuits.edges import refuse_overlaps
+from tl_knowledge.results.provenance import Provenance
+from tl_knowledge.runs.nodes import Node
 
 FACT = tlk.Fact("France", "The capital of {} is", " Paris")
-FACTORS = {1: tlk.LowRank(torch.zeros(24, 1, dtype=torch.float64), torch.zeros(1, 16, dtype=torch.float64))}
+FACTORS = {1: tlk.editing.LowRank(torch.zeros(24, 1, dtype=torch.float64), torch.zeros(1, 16, dtype=torch.float64))}
 EDIT = tlk.Edit(FACTORS, {1: "blocks.1.mlp.out.hook_out"}, (), Provenance("m", "b", {}, False, "float64", "cpu", 0, "e", {}))
 
 
@@ -20,7 +20,7 @@ def traced(model, prompt, **settings):
 
 
 def circuit(model, prompt, **settings):
-    return tlk.circuits.from_trace(model, prompt, traced(model, prompt), noise=0.5, top=3, **settings)
+    return tlk.circuits.from_trace(model, prompt, traced(model, prompt), noise=0.5, limit=3, **settings)
 
 
 def while_written(model, prompt, call):
@@ -34,7 +34,7 @@ BAD_CIRCUITS = {
     "circuits: from_trace: metric": (lambda m, p: circuit(m, p, metric="logit"), errors.ComponentError, "metric 'logit' is unknown"),
     "circuits: from_trace: threshold": (lambda m, p: circuit(m, p, threshold=1.5), errors.ComponentError, "threshold 1.5 is no share"),
     "circuits: from_trace: none": (
-        lambda m, p: tlk.circuits.from_trace(m, p, traced(m, p), top=0),
+        lambda m, p: tlk.circuits.from_trace(m, p, traced(m, p), limit=0),
         errors.ComponentError,
         "top=0 keeps no node",
     ),
@@ -54,7 +54,7 @@ BAD_CIRCUITS = {
         "pass the traced prompt",
     ),
     "circuits: from_trace: overlap": (
-        lambda m, p: tlk.circuits.from_trace(m, p, [traced(m, p), traced(m, p, component="resid_post")], noise=0.5, top=60),
+        lambda m, p: tlk.circuits.from_trace(m, p, [traced(m, p), traced(m, p, component="resid_post")], noise=0.5, limit=60),
         errors.ComponentError,
         "states hold what mlp_out write",
     ),
@@ -70,12 +70,12 @@ BAD_CIRCUITS = {
         "0 neurons .* has no circuit here",
     ),
     "circuits: from_neurons: position": (
-        lambda m, p: tlk.circuits.from_neurons(m, p, tlk.NeuronSet.of(m, [(0, 1)]), at=[9]),
+        lambda m, p: tlk.circuits.from_neurons(m, p, tlk.NeuronSet.of(m, [(0, 1)]), positions=[9]),
         errors.ComponentError,
         "pass positions from 0 to 6",
     ),
     "circuits: from_neurons: carriers": (
-        lambda m, p: tlk.circuits.from_neurons(m, p, tlk.NeuronSet.of(m, [(0, 1)]), carriers=-1),
+        lambda m, p: tlk.circuits.from_neurons(m, p, tlk.NeuronSet.of(m, [(0, 1)]), limit=-1),
         errors.ComponentError,
         "carriers=-1 is negative",
     ),
@@ -107,7 +107,7 @@ BAD_CIRCUITS = {
         "both circuits are called 'subject corrupted'; pass names=",
     ),
     "Circuit.top": (lambda m, p: circuit(m, p).top(0), errors.ComponentError, "pass at least 1"),
-    "Circuit.load": (lambda m, p: tlk.Circuit.load("nowhere"), errors.DataError, "cannot read"),
+    "Circuit.load": (lambda m, p: tlk.circuits.Circuit.load("nowhere"), errors.DataError, "cannot read"),
     "Circuit.attention_view: no attention": (lambda m, p: circuit(m, p).attention_view(), errors.ComponentError, "there is no head to show"),
     "Circuit.to_nodes: states": (
         lambda m, p: tlk.circuits.from_trace(m, p, traced(m, p, component="resid_post"), noise=0.5).to_nodes(),
@@ -128,18 +128,22 @@ BAD_CIRCUITS = {
     ),
     "analyse_attention: noise": (lambda m, p: tlk.analyse_attention(m, p, -1.0), errors.CorruptionError, "scale -1.0"),
     "analyse_attention: target": (lambda m, p: tlk.analyse_attention(m, p, target=99), errors.TargetError, "target token 99"),
-    "attribute_directly: target": (lambda m, p: tlk.attribute_directly(m, p, target=99), errors.TargetError, "target token 99"),
-    "attribute_directly: against": (lambda m, p: tlk.attribute_directly(m, p, against=99), errors.TargetError, "token 99 is outside"),
+    "attribute_directly: target": (lambda m, p: tlk.direct_logit_attribution(m, p, target=99), errors.TargetError, "target token 99"),
+    "attribute_directly: against": (lambda m, p: tlk.direct_logit_attribution(m, p, against=99), errors.TargetError, "token 99 is outside"),
     "logit_lens: long": (
         lambda m, p: tlk.logit_lens(m, tlk.Prompt.from_tokens([1] * 33, target=5)),
         errors.PromptError,
         "33 tokens; the model's context is 32",
     ),
-    "effect_view: heads": (lambda m, p: tlk.effect_view(traced(m, p, component="head")), errors.ComponentError, "one value a unit"),
-    "effect_view: layer": (lambda m, p: tlk.effect_view(traced(m, p), layer=9), errors.ComponentError, "layer 9 was not traced"),
-    "edit_view: written": (lambda m, p: while_written(m, p, tlk.edit_view), errors.ModelStateError, "so there is no unedited run"),
-    "ViewPage: empty": (lambda m, p: tlk.ViewPage("none", []), errors.InputError, "no view was given"),
-    "report: no model": (lambda m, p: tlk.report(None, FACT), errors.UnsupportedModelError, "NoneType"),
-    "report: no moments": (lambda m, p: tlk.report(tlk.load_model("factlm"), FACT, edit_to=" Rome"), errors.InputError, "needs the second moments"),
-    "report: samples": (lambda m, p: tlk.report(tlk.load_model("factlm"), FACT, samples=0), errors.CorruptionError, "samples=0"),
+    "effect_view: heads": (lambda m, p: tlk.tracing.effect_view(traced(m, p, component="head")), errors.ComponentError, "one value a unit"),
+    "effect_view: layer": (lambda m, p: tlk.tracing.effect_view(traced(m, p), layer=9), errors.ComponentError, "layer 9 was not traced"),
+    "edit_view: written": (lambda m, p: while_written(m, p, tlk.editing.edit_view), errors.ModelStateError, "so there is no unedited run"),
+    "ViewPage: empty": (lambda m, p: tlk.drawing.ViewPage("none", []), errors.InputError, "no view was given"),
+    "report: no model": (lambda m, p: tlk.report_fact(None, FACT), errors.UnsupportedModelError, "NoneType"),
+    "report: no moments": (
+        lambda m, p: tlk.report_fact(tlk.load_model("factlm"), FACT, edit_to=" Rome"),
+        errors.InputError,
+        "needs the second moments",
+    ),
+    "report: samples": (lambda m, p: tlk.report_fact(tlk.load_model("factlm"), FACT, samples=0), errors.CorruptionError, "samples=0"),
 }

@@ -8,7 +8,7 @@ import torch
 
 import tl_knowledge as tlk
 from tl_knowledge import errors
-from tl_knowledge.provenance import Provenance
+from tl_knowledge.results.provenance import Provenance
 
 FACT = tlk.Fact("a", "{} is", " b")
 MOMENTS = tlk.KeyMoments(
@@ -52,31 +52,35 @@ BAD_EDITS = {
     "AlphaEdit: ridge": (lambda m, p: tlk.AlphaEdit(layers=(1,), ridge=0.0).plan(m, [], MOMENTS), errors.InputError, "leaves the update singular"),
     "AlphaEdit.for_model": (lambda m, p: tlk.AlphaEdit.for_model(m), errors.InputError, "nothing is published for"),
     "FineTuneConstrained: bound": (
-        lambda m, p: tlk.FineTuneConstrained(layer=1, most_change=-1.0).plan(m, [], None),
+        lambda m, p: tlk.editing.FineTuneConstrained(layer=1, most_change=-1.0).plan(m, [], None),
         errors.InputError,
         "allows no change",
     ),
     "KnowledgeNeuronEdit: lambdas": (
-        lambda m, p: tlk.KnowledgeNeuronEdit(lambdas="both").plan(m, [FACT], None),  # pyright: ignore[reportArgumentType]
+        lambda m, p: tlk.localised.KnowledgeNeuronEdit(variant="both").plan(m, [FACT], None),  # pyright: ignore[reportArgumentType]
         errors.InputError,
         "lambdas 'both' is unknown",
     ),
     "KnowledgeNeuronEdit: at": (
-        lambda m, p: tlk.KnowledgeNeuronEdit(at="relation").plan(m, [FACT], None),
+        lambda m, p: tlk.localised.KnowledgeNeuronEdit(at="relation").plan(m, [FACT], None),
         errors.InputError,
         "is no place for knowledge neurons",
     ),
     "CausalNeuronEdit: lambdas": (
-        lambda m, p: tlk.CausalNeuronEdit(lambdas="both").plan(m, [FACT], None),  # pyright: ignore[reportArgumentType]
+        lambda m, p: tlk.localised.CausalNeuronEdit(variant="both").plan(m, [FACT], None),  # pyright: ignore[reportArgumentType]
         errors.InputError,
         "lambdas 'both' is unknown",
     ),
     "editing_problem: unknown": (
-        lambda m, p: tlk.editing_problem(m, CASES[0], "forgetting"),  # pyright: ignore[reportArgumentType]
+        lambda m, p: tlk.localised.editing_problem(m, CASES[0], "forgetting"),  # pyright: ignore[reportArgumentType]
         errors.InputError,
         "problem 'forgetting' is unknown",
     ),
-    "sweep_layers: no case": (lambda m, p: tlk.sweep_layers(m, [], lambda layer, o: tlk.ROME(layer=layer)), errors.InputError, "none was given"),
+    "sweep_layers: no case": (
+        lambda m, p: tlk.localised.sweep_layers(m, [], lambda layer, o: tlk.ROME(layer=layer)),
+        errors.InputError,
+        "none was given",
+    ),
     "evaluate: batch size": (lambda m, p: tlk.evaluate(m, CASES[:1], tlk.ROME(layer=1), batch_size=0), errors.InputError, "batch_size=0"),
     "evaluate: contradiction": (
         lambda m, p: tlk.evaluate(m, [CASES[0], replace(CASES[0], target_new=" Atlantis")], tlk.MEMIT(layers=(1,)), protocol="batch"),
@@ -84,7 +88,7 @@ BAD_EDITS = {
         "in one batch; keep one of them",
     ),
     "measure_growth: sizes": (
-        lambda m, p: tlk.measure_growth(m, CASES[:2], {"ROME": tlk.ROME(layer=1)}, [3]),
+        lambda m, p: tlk.evaluation.measure_growth(m, CASES[:2], {"ROME": tlk.ROME(layer=1)}, [3]),
         errors.InputError,
         "do not fit 2 cases",
     ),

@@ -15,7 +15,7 @@ from conftest import build, fingerprint, hooks_left
 
 import tl_knowledge as tlk
 from tl_knowledge import errors
-from tl_knowledge.model import check_model
+from tl_knowledge.models.checks import check_model
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +59,7 @@ def bidirectional_model():
     return made
 
 
-GROUPS = [tlk.PromptGroup("relation", "name", (tlk.Prompt.from_tokens([3, 4], target=5),))]
+GROUPS = [tlk.neurons.PromptGroup("relation", "name", (tlk.Prompt.from_tokens([3, 4], target=5),))]
 
 
 def long_prompt():
@@ -84,7 +84,7 @@ BAD: dict[str, tuple[object, type[Exception], str]] = {
     "trace: empty span": (lambda m, p: tlk.trace(m, p, corrupt=[]), errors.PromptError, "at least one"),
     "trace: component": (lambda m, p: tlk.trace(m, p, component="resid"), errors.ComponentError, "'resid' is unknown; pass one of 'resid_post'"),
     "trace: engine": (lambda m, p: tlk.trace(m, p, engine="fast"), errors.ComponentError, "'fast' is unknown; pass 'rows', 'loop' or 'screen'"),
-    "trace: semantics": (lambda m, p: tlk.trace(m, p, semantics="x"), errors.ComponentError, "pass 'paper' or 'rome_code'"),
+    "trace: semantics": (lambda m, p: tlk.trace(m, p, variant="x"), errors.ComponentError, "pass 'paper' or 'rome_code'"),
     "trace: layer": (lambda m, p: tlk.trace(m, p, layers=[4]), errors.ComponentError, "layer 4 is outside .* layers 0 to 3"),
     "trace: no layer": (lambda m, p: tlk.trace(m, p, layers=[]), errors.ComponentError, "no layer was given"),
     "trace: position": (lambda m, p: tlk.trace(m, p, positions=[7]), errors.ComponentError, "pass positions from 0 to 6"),
@@ -109,7 +109,7 @@ BAD: dict[str, tuple[object, type[Exception], str]] = {
     "load_model: name": (lambda m, p: tlk.load_model("no-such/model"), errors.DataError, "cannot load model 'no-such/model'"),
     "load_model: backend": (lambda m, p: tlk.load_model("factlm", backend="nnsight"), errors.UnsupportedModelError, "'nnsight' is unknown"),
     "load_facts": (lambda m, p: tlk.load_facts("counterfoil"), errors.DataError, "'counterfoil' is unknown; pass 'factlm', 'known_1000'"),
-    "load_relations": (lambda m, p: tlk.load_relations("x"), errors.DataError, "unknown"),
+    "load_relations": (lambda m, p: tlk.datasets.load_relations("x"), errors.DataError, "unknown"),
     "load_edit_cases": (lambda m, p: tlk.load_edit_cases("x"), errors.DataError, "unknown"),
     "load_corpus": (lambda m, p: tlk.load_corpus("x"), errors.DataError, "unknown"),
     "paraphrases": (lambda m, p: tlk.paraphrases(m, tlk.Fact("a", "{} is", " b")), errors.DataError, "has no paraphrases"),
@@ -125,7 +125,7 @@ BAD: dict[str, tuple[object, type[Exception], str]] = {
     "trace_facts: component": (lambda m, p: tlk.trace_facts(m, FACTS, components="resid"), errors.ComponentError, "'resid' is unknown"),
     "trace_facts: no component": (lambda m, p: tlk.trace_facts(m, FACTS, components=()), errors.ComponentError, "no component was given"),
     "trace_facts: heads": (lambda m, p: tlk.trace_facts(m, FACTS, components="head"), errors.ComponentError, r"fact by fact with trace\(\)"),
-    "trace_facts: sever": (lambda m, p: tlk.trace_facts(m, FACTS, severed="head"), errors.ComponentError, "cannot be severed"),
+    "trace_facts: sever": (lambda m, p: tlk.trace_facts(m, FACTS, sever="head"), errors.ComponentError, "cannot be severed"),
     "trace_facts: engine": (lambda m, p: tlk.trace_facts(m, FACTS, engine="screen"), errors.ComponentError, "pass engine='rows' or 'loop'"),
     "trace_facts: swap": (lambda m, p: tlk.trace_facts(m, FACTS, tlk.PromptSwap(p)), errors.CorruptionError, "PromptSwap belongs to one prompt"),
     "trace_facts: samples": (lambda m, p: tlk.trace_facts(m, FACTS, samples=0), errors.CorruptionError, "samples=0"),
@@ -146,19 +146,23 @@ BAD: dict[str, tuple[object, type[Exception], str]] = {
     "TraceAverage.compare_sides": (lambda m, p: average().compare_sides(), errors.ComponentError, "only subject corruption was traced"),
     "TraceAverage.plot_severed": (lambda m, p: average().plot_severed(), errors.ComponentError, "no severed trace"),
     "TraceAverage.interval": (lambda m, p: average().to_dataframe("t"), errors.InputError, "'t' is unknown; pass 'bootstrap'"),
-    "attention_knockout: no fact": (lambda m, p: tlk.attention_knockout(m, []), errors.DataError, "pass at least one"),
-    "attention_knockout: set": (lambda m, p: tlk.attention_knockout(m, FACTS, blocked=["verb"]), errors.ComponentError, "'verb'.* is not understood"),
-    "attention_knockout: window": (lambda m, p: tlk.attention_knockout(m, FACTS, window=9), errors.ComponentError, "window 9 does not fit"),
-    "knock_out_attention: nothing": (lambda m, p: tlk.knock_out_attention(3, [], layer=0), errors.ComponentError, "must both be given"),
-    "knock_out_attention: everything": (lambda m, p: tlk.knock_out_attention(1, [0, 1], layer=0), errors.ComponentError, "could attend to nothing"),
-    "knock_out_attention: from the end": (lambda m, p: tlk.knock_out_attention(-1, [1], layer=0), errors.ComponentError, "count from the start"),
+    "attention_knockout: no fact": (lambda m, p: tlk.measure_attention_knockout(m, []), errors.DataError, "pass at least one"),
+    "attention_knockout: set": (
+        lambda m, p: tlk.measure_attention_knockout(m, FACTS, at=["verb"]),
+        errors.ComponentError,
+        "'verb'.* is not understood",
+    ),
+    "attention_knockout: window": (lambda m, p: tlk.measure_attention_knockout(m, FACTS, window=9), errors.ComponentError, "window 9 does not fit"),
+    "knock_out_attention: nothing": (lambda m, p: tlk.knock_out_attention(3, [], layers=0), errors.ComponentError, "must both be given"),
+    "knock_out_attention: everything": (lambda m, p: tlk.knock_out_attention(1, [0, 1], layers=0), errors.ComponentError, "could attend to nothing"),
+    "knock_out_attention: from the end": (lambda m, p: tlk.knock_out_attention(-1, [1], layers=0), errors.ComponentError, "count from the start"),
     "knock_out_attention: head": (
-        lambda m, p: m.run_with_hooks(p.tokens, fwd_hooks=tlk.knock_out_attention(6, [1], layer=0, head=4)),
+        lambda m, p: m.run_with_hooks(p.tokens, fwd_hooks=tlk.knock_out_attention(6, [1], layers=0, heads=4)),
         errors.ComponentError,
         "head 4 is outside the layer's 4 heads",
     ),
     "knock_out_attention: outside": (
-        lambda m, p: m.run_with_hooks(p.tokens, fwd_hooks=tlk.knock_out_attention(50, [1], layer=0)),
+        lambda m, p: m.run_with_hooks(p.tokens, fwd_hooks=tlk.knock_out_attention(50, [1], layers=0)),
         errors.ComponentError,
         "do not lie in the prompt of 7 tokens",
     ),
@@ -177,7 +181,7 @@ BAD: dict[str, tuple[object, type[Exception], str]] = {
     "attribute_neurons: long": (lambda m, p: tlk.attribute_neurons(m, long_prompt()), errors.PromptError, "33 tokens; the model's context is 32"),
     "attribute_neurons: steps": (lambda m, p: tlk.attribute_neurons(m, p, steps=0), errors.InputError, "steps=0 makes no path"),
     "attribute_neurons: method": (lambda m, p: tlk.attribute_neurons(m, p, method="x"), errors.InputError, "method 'x' is unknown"),
-    "attribute_neurons: semantics": (lambda m, p: tlk.attribute_neurons(m, p, semantics="x"), errors.InputError, "semantics 'x' is unknown"),
+    "attribute_neurons: semantics": (lambda m, p: tlk.attribute_neurons(m, p, variant="x"), errors.InputError, "semantics 'x' is unknown"),
     "attribute_neurons: baseline": (lambda m, p: tlk.attribute_neurons(m, p, baseline="mean"), errors.InputError, "baseline 'mean' is unknown"),
     "attribute_neurons: baseline's shape": (
         lambda m, p: tlk.attribute_neurons(m, p, baseline=torch.zeros(4, 3)),
@@ -187,25 +191,29 @@ BAD: dict[str, tuple[object, type[Exception], str]] = {
     "attribute_neurons: layer": (lambda m, p: tlk.attribute_neurons(m, p, layers=[9]), errors.ComponentError, "layer 9 is outside"),
     "attribute_neurons: experts": (lambda m, p: tlk.attribute_neurons(moe_model(), p), errors.UnsupportedModelError, "mixture of experts"),
     "attribute_neurons: MoE": (lambda m, p: tlk.attribute_neurons(moe_model(), p), errors.UnsupportedModelError, "no single W_out"),
-    "measure_neuron_effects: no fact": (lambda m, p: tlk.measure_neuron_effects(m, []), errors.DataError, "pass facts of at least two"),
-    "mean_activation": (lambda m, p: tlk.mean_activation(m, []), errors.InputError, "pass at least one"),
+    "measure_neuron_effects: no fact": (lambda m, p: tlk.neurons.measure_neuron_effects(m, []), errors.DataError, "pass facts of at least two"),
+    "mean_activation": (lambda m, p: tlk.neurons.mean_activation(m, []), errors.InputError, "pass at least one"),
     "scale_neurons": (lambda m, p: tlk.scale_neurons([(0, 1)], float("inf")), errors.ComponentError, "factor inf is not finite"),
     "select_neurons": (lambda m, p: tlk.select_neurons(None, shared_by=2), errors.InputError, "shared_by=2 is no share"),
-    "coarse_neurons": (lambda m, p: tlk.coarse_neurons(None, kind="x"), errors.InputError, "kind 'x' is unknown"),
-    "adapt_sharing": (lambda m, p: tlk.adapt_sharing([]), errors.InputError, "nothing to adapt"),
-    "perturb_embeddings: no fact": (lambda m, p: tlk.perturb_embeddings(m, []), errors.DataError, "pass at least one"),
-    "perturb_embeddings: sd": (lambda m, p: tlk.perturb_embeddings("factlm", FACTS), errors.UnsupportedModelError, "str is not a Transformer"),
-    "perturb_embeddings: samples": (lambda m, p: tlk.perturb_embeddings(m, FACTS, samples=0), errors.CorruptionError, "samples=0"),
-    "of_relation": (lambda m, p: tlk.of_relation(FACTS, "P0"), errors.DataError, "no fact has relation 'P0'; the facts have"),
+    "coarse_neurons": (lambda m, p: tlk.neurons.coarse_neurons(None, kind="x"), errors.InputError, "kind 'x' is unknown"),
+    "adapt_sharing": (lambda m, p: tlk.neurons.adapt_sharing([]), errors.InputError, "nothing to adapt"),
+    "perturb_embeddings: no fact": (lambda m, p: tlk.tracing.perturb_embeddings(m, []), errors.DataError, "pass at least one"),
+    "perturb_embeddings: sd": (
+        lambda m, p: tlk.tracing.perturb_embeddings("factlm", FACTS),
+        errors.UnsupportedModelError,
+        "str is not a Transformer",
+    ),
+    "perturb_embeddings: samples": (lambda m, p: tlk.tracing.perturb_embeddings(m, FACTS, samples=0), errors.CorruptionError, "samples=0"),
+    "of_relation": (lambda m, p: tlk.datasets.of_relation(FACTS, "P0"), errors.DataError, "no fact has relation 'P0'; the facts have"),
     "sample_facts": (lambda m, p: tlk.sample_facts(FACTS, 0), errors.DataError, "pass at least 1"),
     "known_facts: no model": (lambda m, p: tlk.known_facts(None, []), errors.UnsupportedModelError, "NoneType"),
-    "load_known": (lambda m, p: tlk.load_known("nowhere.json"), errors.DataError, "there is no file 'nowhere.json'"),
-    "load_counterfact": (lambda m, p: tlk.load_counterfact("nowhere.json"), errors.DataError, "there is no file"),
-    "load_zsre": (lambda m, p: tlk.load_zsre("nowhere.json"), errors.DataError, "there is no file"),
-    "load_blimp": (lambda m, p: tlk.load_blimp("x", "nowhere.jsonl"), errors.DataError, "there is no file"),
-    "load_lre": (lambda m, p: tlk.load_lre("nowhere.json"), errors.DataError, "there is no file"),
-    "load_pararel": (lambda m, p: tlk.load_pararel("nowhere"), errors.DataError, "pass the folder that has them"),
-    "load_context_pararel": (lambda m, p: tlk.load_context_pararel("nowhere"), errors.DataError, "pass the folder that has them"),
+    "load_known": (lambda m, p: tlk.datasets.load_known("nowhere.json"), errors.DataError, "there is no file 'nowhere.json'"),
+    "load_counterfact": (lambda m, p: tlk.datasets.load_counterfact("nowhere.json"), errors.DataError, "there is no file"),
+    "load_zsre": (lambda m, p: tlk.datasets.load_zsre("nowhere.json"), errors.DataError, "there is no file"),
+    "load_blimp": (lambda m, p: tlk.datasets.load_blimp("x", "nowhere.jsonl"), errors.DataError, "there is no file"),
+    "load_lre": (lambda m, p: tlk.datasets.load_lre("nowhere.json"), errors.DataError, "there is no file"),
+    "load_pararel": (lambda m, p: tlk.datasets.load_pararel("nowhere"), errors.DataError, "pass the folder that has them"),
+    "load_context_pararel": (lambda m, p: tlk.datasets.load_context_pararel("nowhere"), errors.DataError, "pass the folder that has them"),
     "compare: one": (lambda m, p: tlk.compare(tlk.trace(m, p, 0.5)), errors.ComponentError, "pass at least two"),
     "compare: two prompts": (
         lambda m, p: tlk.compare(tlk.trace(m, p, 0.5), tlk.trace(m, tlk.Prompt.from_tokens([1, 2, 3], subject=[1]), 0.5)),
@@ -225,10 +233,10 @@ BAD: dict[str, tuple[object, type[Exception], str]] = {
         errors.CorruptionError,
         r"call noise.resolve\(model\) first",
     ),
-    "restore: component": (lambda m, p: tlk.restore({}, "mlp", layer=1), errors.ComponentError, "'mlp' is unknown"),
-    "restore: unit": (lambda m, p: tlk.restore({}, "mlp_out", layer=1, unit=3), errors.ComponentError, "has no units"),
+    "restore: component": (lambda m, p: tlk.restore({}, "mlp", layers=1), errors.ComponentError, "'mlp' is unknown"),
+    "restore: unit": (lambda m, p: tlk.restore({}, "mlp_out", layers=1, units=3), errors.ComponentError, "has no units"),
     "restore: other length": (
-        lambda m, p: m.run_with_hooks(p.tokens, fwd_hooks=tlk.restore({"blocks.1.hook_mlp_out": torch.zeros(1, 3, 16)}, "mlp_out", layer=1)),
+        lambda m, p: m.run_with_hooks(p.tokens, fwd_hooks=tlk.restore({"blocks.1.hook_mlp_out": torch.zeros(1, 3, 16)}, "mlp_out", layers=1)),
         errors.ComponentError,
         "same length",
     ),
@@ -236,32 +244,36 @@ BAD: dict[str, tuple[object, type[Exception], str]] = {
     "locate_neurons: adapt": (lambda m, p: tlk.locate_neurons(m, GROUPS, adapt="some"), errors.InputError, "adapt='some' is unknown"),
     "locate_neurons: threshold": (lambda m, p: tlk.locate_neurons(m, GROUPS, threshold=2.0), errors.InputError, "does not fit kind"),
     "locate_neurons: target": (
-        lambda m, p: tlk.locate_neurons(m, [tlk.PromptGroup("r", "n", (tlk.Prompt.from_tokens([1], target=99),))]),
+        lambda m, p: tlk.locate_neurons(m, [tlk.neurons.PromptGroup("r", "n", (tlk.Prompt.from_tokens([1], target=99),))]),
         errors.TargetError,
         "target token 99 is outside",
     ),
-    "PromptGroup: empty": (lambda m, p: tlk.PromptGroup("r", "n", ()), errors.DataError, "has no prompts"),
-    "fact_groups: no paraphrases": (lambda m, p: tlk.fact_groups(m, [tlk.Fact("a", "{} is", " b")]), errors.DataError, "has no paraphrases"),
-    "agreement_groups: none": (lambda m, p: tlk.agreement_groups(m, []), errors.DataError, "none of 0 pairs"),
-    "determiner: none": (lambda m, p: tlk.determiner(tlk.MinimalPair("A dog.", "A dogs.", "x")), errors.InputError, "no demonstrative"),
-    "punctuation_groups: none": (lambda m, p: tlk.punctuation_groups(m, ["no mark"]), errors.DataError, "no sentence ends"),
-    "shared_neurons: none": (lambda m, p: tlk.shared_neurons([]), errors.InputError, "0 sets"),
-    "compare_layers: none": (lambda m, p: tlk.compare_layers({}), errors.InputError, "nothing to compare"),
-    "in_context: no slot": (lambda m, p: tlk.in_context(tlk.Fact("a", "is", " b"), [("c", " d")]), errors.PromptError, "has no {}"),
-    "with_context: too few": (lambda m, p: tlk.with_context([tlk.Fact("a", "{} is", " b")]), errors.DataError, "0 subjects beside"),
-    "measure_context_gain: none": (lambda m, p: tlk.measure_context_gain(m, []), errors.InputError, "no fact was given"),
+    "PromptGroup: empty": (lambda m, p: tlk.neurons.PromptGroup("r", "n", ()), errors.DataError, "has no prompts"),
+    "fact_groups: no paraphrases": (lambda m, p: tlk.neurons.fact_groups(m, [tlk.Fact("a", "{} is", " b")]), errors.DataError, "has no paraphrases"),
+    "agreement_groups: none": (lambda m, p: tlk.neurons.agreement_groups(m, []), errors.DataError, "none of 0 pairs"),
+    "determiner: none": (
+        lambda m, p: tlk.neurons.determiner(tlk.datasets.MinimalPair("A dog.", "A dogs.", "x")),
+        errors.InputError,
+        "no demonstrative",
+    ),
+    "punctuation_groups: none": (lambda m, p: tlk.neurons.punctuation_groups(m, ["no mark"]), errors.DataError, "no sentence ends"),
+    "shared_neurons: none": (lambda m, p: tlk.neurons.shared_neurons([]), errors.InputError, "0 sets"),
+    "compare_layers: none": (lambda m, p: tlk.neurons.compare_layers({}), errors.InputError, "nothing to compare"),
+    "in_context: no slot": (lambda m, p: tlk.datasets.in_context(tlk.Fact("a", "is", " b"), [("c", " d")]), errors.PromptError, "has no {}"),
+    "with_context: too few": (lambda m, p: tlk.datasets.with_context([tlk.Fact("a", "{} is", " b")]), errors.DataError, "0 subjects beside"),
+    "measure_context_gain: none": (lambda m, p: tlk.neurons.measure_context_gain(m, []), errors.InputError, "no fact was given"),
     "measure_token_effects: one prompt": (
-        lambda m, p: tlk.measure_token_effects(m, tlk.NeuronSet.of(m, [(0, 1)]), [p], {"x": ["y"]}),
+        lambda m, p: tlk.neurons.measure_token_effects(m, tlk.NeuronSet.of(m, [(0, 1)]), [p], {"x": ["y"]}),
         errors.InputError,
         "at least 2 prompts",
     ),
     "measure_reliability: none": (
-        lambda m, p: tlk.measure_reliability(m, [], tlk.locate_neurons(m, GROUPS, steps=2, progress=False), by=tlk.determiner),
+        lambda m, p: tlk.neurons.measure_reliability(m, [], tlk.locate_neurons(m, GROUPS, steps=2, progress=False), by=tlk.neurons.determiner),
         errors.DataError,
         "no pair can be asked",
     ),
     "neuron_view: other model": (
-        lambda m, p: tlk.neuron_view(m, tlk.NeuronSet(frozenset({(0, 1)}), 9, 9), p),
+        lambda m, p: tlk.neurons.neuron_view(m, tlk.NeuronSet(frozenset({(0, 1)}), 9, 9), p),
         errors.ComponentError,
         "of this model",
     ),
@@ -270,7 +282,7 @@ BAD: dict[str, tuple[object, type[Exception], str]] = {
         errors.ComponentError,
         "factors for 9 neurons",
     ),
-    "sever: module": (lambda m, p: tlk.sever({}, "resid_post", layer=1), errors.ComponentError, "cannot be severed"),
+    "sever: module": (lambda m, p: tlk.sever({}, "resid_post", layers=1), errors.ComponentError, "cannot be severed"),
 }
 
 
@@ -338,7 +350,8 @@ def test_non_finite_activations(engine, prompt):
 
 @pytest.mark.parametrize("engine", ["rows", "loop"])
 def test_an_exception_in_mid_run_leaves_no_hook(gpt2, prompt, engine, monkeypatch):
-    from tl_knowledge.tracing import engines, experiment
+    from tl_knowledge.runs import experiment
+    from tl_knowledge.tracing import engines
 
     calls = iter(range(100))
 

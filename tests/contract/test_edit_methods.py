@@ -9,23 +9,23 @@ import torch
 from conftest import fingerprint, hooks_left
 
 import tl_knowledge as tlk
-from tl_knowledge.weights import output_weights
+from tl_knowledge.models.weights import output_weights
 
 SHORT = ((3, 2),)
-VALUE = tlk.ValueSettings(steps=4)
+VALUE = tlk.editing.ValueSettings(steps=4)
 METHODS = {
     "ROME": tlk.ROME(layer=1, contexts=SHORT, value=VALUE),
-    "ROME, relation": tlk.ROME(layer=2, token="relation_last", contexts=SHORT, value=VALUE),
-    "ROME, erase": tlk.ROME(layer=1, contexts=SHORT, value=VALUE, objective=tlk.Objective(erase=True)),
-    "ROME, force": tlk.ROME(layer=1, contexts=SHORT, value=VALUE, objective=tlk.Objective(noise=tlk.GaussianNoise(sd=0.5, seed=0))),
+    "ROME, relation": tlk.ROME(layer=2, at="relation", contexts=SHORT, value=VALUE),
+    "ROME, erase": tlk.ROME(layer=1, contexts=SHORT, value=VALUE, objective=tlk.editing.Objective(erase=True)),
+    "ROME, force": tlk.ROME(layer=1, contexts=SHORT, value=VALUE, objective=tlk.editing.Objective(noise=tlk.GaussianNoise(sd=0.5, seed=0))),
     "MEMIT": tlk.MEMIT(layers=(0, 2), moment_weight=2.0, contexts=SHORT, value=VALUE),
     "EMMET": tlk.EMMET(layer=1, contexts=SHORT, value=VALUE),
     "AlphaEdit": tlk.AlphaEdit(layers=(0, 2), null_below=100.0, ridge=0.5, contexts=SHORT, value=VALUE),
     "FT": tlk.FineTune(layer=1, steps=3, learning_rate=1e-2),
-    "FT+L": tlk.FineTuneConstrained(layer=1, steps=3, learning_rate=1e-2, most_change=5e-3),
-    "KN": tlk.KnowledgeNeuronEdit(steps=4, threshold=0.1, shared_by=0.1),
-    "KN, Dai": tlk.KnowledgeNeuronEdit(steps=4, threshold=0.1, shared_by=0.1, lambdas="dai"),
-    "CNE": tlk.CausalNeuronEdit(samples=2, noise=0.5),
+    "FT+L": tlk.editing.FineTuneConstrained(layer=1, steps=3, learning_rate=1e-2, most_change=5e-3),
+    "KN": tlk.localised.KnowledgeNeuronEdit(steps=4, threshold=0.1, shared_by=0.1),
+    "KN, Dai": tlk.localised.KnowledgeNeuronEdit(steps=4, threshold=0.1, shared_by=0.1, variant="dai2022"),
+    "CNE": tlk.localised.CausalNeuronEdit(samples=2, noise=0.5),
 }
 OPTIMISING = {"ROME", "EMMET", "FT", "FT+L"}
 FACT = tlk.Fact("w3 w9", "w1 {} w4 w8", " w7 w11", paraphrases=("w2 {} w4",)).retarget(" w9 w2")
@@ -35,7 +35,7 @@ FACT = tlk.Fact("w3 w9", "w1 {} w4 w8", " w7 w11", paraphrases=("w2 {} w4",)).re
 def test_every_method_keeps_the_contract(speaking, moments, name, tmp_path):
     method, before = METHODS[name], fingerprint(speaking)
     weights = [output_weights(speaking, layer).detach().clone() for layer in range(4)]
-    assert isinstance(method, tlk.EditMethod)
+    assert isinstance(method, tlk.editing.EditMethod)
     edit = tlk.plan_edit(speaking, FACT, method, moments=moments)
     assert fingerprint(speaking) == before and hooks_left(speaking) == []
     assert all(bool(edit.factors[layer].dense.isfinite().all()) for layer in edit.layers)

@@ -9,7 +9,7 @@ import torch
 from conftest import fingerprint, hooks_left
 
 import tl_knowledge as tlk
-from tl_knowledge.model import component_hook
+from tl_knowledge.models.hook_names import component_hook
 
 NOISE = tlk.GaussianNoise(0.7, seed=3)
 MODULES = ("mlp_out", "attn_out")
@@ -37,9 +37,9 @@ def factories(model, prompt):
     clean = record(model, prompt.tokens, [component_hook(c, layer) for c in ("resid_post", "mlp_out", "attn_out", "head") for layer in range(4)])
     return {
         "corrupt": tlk.corrupt(prompt.subject, NOISE),
-        "restore": tlk.restore(clean, "resid_post", layer=1, pos=2),
-        "restore head": tlk.restore(clean, "head", layer=1, pos=2, unit=3),
-        "sever": tlk.sever(clean, MODULES, layer=range(4), pos=2),
+        "restore": tlk.restore(clean, "resid_post", layers=1, positions=2),
+        "restore head": tlk.restore(clean, "head", layers=1, positions=2, units=3),
+        "sever": tlk.sever(clean, MODULES, layers=range(4), positions=2),
     }
 
 
@@ -82,7 +82,7 @@ def test_context_manager_equals_run_with_hooks(model, prompt):
 @pytest.mark.parametrize("layer", range(4))
 def test_restored_everywhere_is_clean(model, prompt, layer):
     clean = record(model, prompt.tokens, [component_hook("resid_post", layer)])
-    hooks = tlk.corrupt(prompt.subject, NOISE) + tlk.restore(clean, "resid_post", layer=layer)
+    hooks = tlk.corrupt(prompt.subject, NOISE) + tlk.restore(clean, "resid_post", layers=layer)
     torch.testing.assert_close(run(model, prompt.batch(3), hooks), model(prompt.batch(3)), rtol=0, atol=1e-12)
 
 
@@ -91,10 +91,10 @@ def test_severed_everything_is_corrupted(model, prompt):
     noise = tlk.corrupt(prompt.subject, NOISE)
     names = [component_hook(module, layer) for module in MODULES for layer in range(4)]
     clean, corrupted = record(model, prompt.tokens, names), record(model, prompt.batch(3), names, noise)
-    restored = tlk.restore(clean, "mlp_out", layer=range(4), pos=2) + tlk.restore(clean, "attn_out", layer=range(4), pos=2)
+    restored = tlk.restore(clean, "mlp_out", layers=range(4), positions=2) + tlk.restore(clean, "attn_out", layers=range(4), positions=2)
     plain = run(model, prompt.batch(3), noise)
     assert float((run(model, prompt.batch(3), noise + restored) - plain).abs().max()) > 1e-6
-    pinned = run(model, prompt.batch(3), noise + restored + tlk.sever(corrupted, MODULES, layer=range(4)))
+    pinned = run(model, prompt.batch(3), noise + restored + tlk.sever(corrupted, MODULES, layers=range(4)))
     torch.testing.assert_close(pinned, plain, rtol=0, atol=1e-12)
 
 
@@ -102,14 +102,14 @@ def test_the_later_hook_wins(model, prompt):
     noise = tlk.corrupt(prompt.subject, NOISE)
     name = component_hook("mlp_out", 2)
     clean, corrupted = record(model, prompt.tokens, [name]), record(model, prompt.batch(3), [name], noise)
-    both = noise + tlk.sever(corrupted, "mlp_out", layer=2, pos=2) + tlk.restore(clean, "mlp_out", layer=2, pos=2)
-    only = noise + tlk.restore(clean, "mlp_out", layer=2, pos=2)
+    both = noise + tlk.sever(corrupted, "mlp_out", layers=2, positions=2) + tlk.restore(clean, "mlp_out", layers=2, positions=2)
+    only = noise + tlk.restore(clean, "mlp_out", layers=2, positions=2)
     torch.testing.assert_close(run(model, prompt.batch(3), both), run(model, prompt.batch(3), only), rtol=0, atol=0)
 
 
 def test_an_activation_cache_serves_as_the_clean_run(model, prompt):
     _, cache = model.run_with_cache(prompt.tokens)
-    hooks = tlk.corrupt(prompt.subject, NOISE) + tlk.restore(cache, "resid_post", layer=3)
+    hooks = tlk.corrupt(prompt.subject, NOISE) + tlk.restore(cache, "resid_post", layers=3)
     torch.testing.assert_close(run(model, prompt.batch(3), hooks), model(prompt.batch(3)), rtol=0, atol=1e-12)
 
 

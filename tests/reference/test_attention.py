@@ -7,12 +7,12 @@ import torch
 from conftest import build, fingerprint, hooks_left
 
 import tl_knowledge as tlk
-from tl_knowledge.circuits.final_norm import FinalNorm, normalised, unembed
+from tl_knowledge.engine.recording import record
 from tl_knowledge.errors import UnsupportedModelError
-from tl_knowledge.loading import hooked_transformer_available
-from tl_knowledge.model import UNEMBED_IN, block_output
-from tl_knowledge.rows import record
-from tl_knowledge.unembedding import Unembedding
+from tl_knowledge.models.final_norm import FinalNorm, normalised, unembed
+from tl_knowledge.models.hook_names import UNEMBED_IN, block_output
+from tl_knowledge.models.loading import hooked_transformer_available
+from tl_knowledge.models.unembedding import Unembedding
 
 NOISE = tlk.GaussianNoise(0.7, seed=3)
 HEADS_SUM = ("bridge-gpt2", "bridge-llama", "bridge-gptneox", "bridge-gptj", "ht-gpt2", "ht-parallel", "ht-llama")
@@ -34,7 +34,7 @@ def clean_logits(model, prompt):
 @pytest.mark.parametrize("against", [None, 7])
 def test_direct_contributions_add_up_to_the_logit(model, prompt, against):
     before = fingerprint(model)
-    found = tlk.attribute_directly(model, prompt, against=against)
+    found = tlk.direct_logit_attribution(model, prompt, against=against)
     logits = clean_logits(model, prompt)
     expected = logits[prompt.target_token] - (logits.mean() if against is None else logits[against])
     assert found.logit == pytest.approx(float(expected), abs=rounding(model))
@@ -51,7 +51,7 @@ def test_a_head_s_contribution_is_its_output_through_the_frozen_norm(name, promp
     if name.startswith("ht") and not hooked_transformer_available():
         pytest.skip("this TransformerLens has no HookedTransformer")
     model = build(name)
-    found = tlk.attribute_directly(model, prompt).table.set_index(["component", "layer", "head"])
+    found = tlk.direct_logit_attribution(model, prompt).table.set_index(["component", "layer", "head"])
     _, cache = model.run_with_cache(prompt.tokens)
     norm, head = FinalNorm.of(model), Unembedding.of(model)
     towards = head.weights[:, 5] - head.weights.mean(1)
@@ -71,7 +71,7 @@ def test_a_head_s_contribution_is_its_output_through_the_frozen_norm(name, promp
 
 def test_heads_behind_a_norm_are_not_told_apart(prompt):
     """Gemma-2 normalises what its heads write together."""
-    found = tlk.attribute_directly(build("bridge-gemma2"), prompt).table
+    found = tlk.direct_logit_attribution(build("bridge-gemma2"), prompt).table
     assert set(found["component"]) == {"embed", "attn_out", "mlp_out"}
     with pytest.raises(UnsupportedModelError, match="not the sum of its heads"):
         tlk.analyse_attention(build("bridge-gemma2"), prompt, NOISE, samples=2)

@@ -7,8 +7,9 @@ import torch
 from conftest import hooks_left
 
 import tl_knowledge as tlk
-from tl_knowledge.model import block_input, block_output, layer_count
-from tl_knowledge.prefix import freeze_prefix, run_on_prefix
+from tl_knowledge.engine.prefix import freeze_prefix, run_on_prefix
+from tl_knowledge.models.hook_names import block_input, block_output
+from tl_knowledge.models.protocol import layer_count
 
 RELATIVE = 1e-10
 
@@ -68,10 +69,14 @@ def test_integrated_gradients_equal_the_slow_loop(model, prompt, budget):
 
 @pytest.mark.parametrize(
     ("semantics", "site", "alphas"),
-    [("dai", "hook_post", [0, 0.25, 0.5, 0.75]), ("eleuther", "hook_pre", [0, 1 / 3, 2 / 3, 1]), ("kn_thesis", "hook_pre", [0, 1 / 3, 2 / 3, 1])],
+    [
+        ("dai2022", "hook_post", [0, 0.25, 0.5, 0.75]),
+        ("eleutherai2022", "hook_pre", [0, 1 / 3, 2 / 3, 1]),
+        ("niu2024", "hook_pre", [0, 1 / 3, 2 / 3, 1]),
+    ],
 )
 def test_semantics(model, prompt, semantics, site, alphas):
-    found = tlk.attribute_neurons(model, prompt, steps=4, semantics=semantics)
+    found = tlk.attribute_neurons(model, prompt, steps=4, variant=semantics)
     assert_close(found.scores[0], slow_scores(model, prompt.tokens, 5, site=site, alphas=alphas)[0])
 
 
@@ -85,17 +90,17 @@ def test_many_prompts_equal_each_alone(model, prompt, budget):
 
 
 @pytest.mark.parametrize(
-    ("semantics", "site", "alphas"), [("dai", "hook_post", [0, 0.25, 0.5, 0.75]), ("eleuther", "hook_pre", [0, 1 / 3, 2 / 3, 1])]
+    ("semantics", "site", "alphas"), [("dai2022", "hook_post", [0, 0.25, 0.5, 0.75]), ("eleutherai2022", "hook_pre", [0, 1 / 3, 2 / 3, 1])]
 )
 def test_masked_models_are_asked_at_their_mask(masked_model, semantics, site, alphas):
     prompts = [tlk.Prompt.from_tokens([1, 9, 4, 33, 12, 2], target=8, last=pos) for pos in (3, 1)]
-    found = tlk.attribute_neurons(masked_model, prompts, steps=4, semantics=semantics)
+    found = tlk.attribute_neurons(masked_model, prompts, steps=4, variant=semantics)
     for k, pos in enumerate((3, 1)):
         expected, gaps = slow_scores(masked_model, prompts[k].tokens, 8, site=site, alphas=alphas, pos=pos)
         assert_close(found.scores[k], expected)
         torch.testing.assert_close(found.completeness_gap[k], gaps, rtol=0, atol=1e-10)
     assert found.provenance.engine == "full sequences"
-    mean = tlk.mean_activation(masked_model, prompts)
+    mean = tlk.neurons.mean_activation(masked_model, prompts)
     both = tlk.attribute_neurons(masked_model, prompts, method="activation").scores
     torch.testing.assert_close(mean, both.mean(0))
 
@@ -155,7 +160,7 @@ def test_activation_method(gpt2, prompt):
 
 def test_mean_baseline_and_chosen_layers(gpt2, prompt):
     other = tlk.Prompt.from_tokens([[3, 9, 4]], subject=[1], target=5)
-    start = tlk.mean_activation(gpt2, [prompt, other])
+    start = tlk.neurons.mean_activation(gpt2, [prompt, other])
     found = tlk.attribute_neurons(gpt2, prompt, steps=3, baseline=start, layers=[1, 3])
     expected, _ = slow_scores(gpt2, prompt.tokens, 5, alphas=[1 / 3, 2 / 3, 1.0], start=start)
     assert_close(found.scores[0], expected[[1, 3]])
@@ -185,7 +190,7 @@ def test_the_completeness_gap_shrinks_as_steps_grow(factlm):
 
 def test_save_load_top_and_plot(tmp_path, factlm):
     scores = tlk.attribute_neurons(factlm, tlk.paraphrases(factlm, tlk.load_facts()[0]), steps=3, progress=False)
-    again = tlk.NeuronAttribution.load(scores.save(tmp_path / "scores"))
+    again = tlk.neurons.NeuronAttribution.load(scores.save(tmp_path / "scores"))
     torch.testing.assert_close(again.scores, scores.scores, rtol=0, atol=0)
     assert (again.layers, again.prompts, again.targets, again.provenance) == (scores.layers, scores.prompts, scores.targets, scores.provenance)
     best = scores.top(3)

@@ -11,17 +11,18 @@ from test_edit_weights import random_edit
 from test_editing import slow_value
 
 import tl_knowledge as tlk
-from tl_knowledge.editing.alphaedit import free_directions
-from tl_knowledge.editing.contexts import context_templates
-from tl_knowledge.editing.requests import at_positions, rows_of
-from tl_knowledge.editing.values import optimise_values
+from tl_knowledge.editing.methods.alphaedit import free_directions
+from tl_knowledge.editing.optimise.contexts import context_templates
+from tl_knowledge.editing.optimise.fact_rows import at_positions, rows_of
+from tl_knowledge.editing.optimise.values import optimise_values
 from tl_knowledge.errors import ModelStateError, NumericalError, UnsupportedModelError
-from tl_knowledge.model import block_output, component_hook, embedding_matrix
-from tl_knowledge.weights import output_hook, output_weights
+from tl_knowledge.models.hook_names import block_output, component_hook
+from tl_knowledge.models.protocol import embedding_matrix
+from tl_knowledge.models.weights import output_hook, output_weights
 
 FACTS = [tlk.Fact("w3 w9", "w1 {} w4 w8", " w7 w11"), tlk.Fact("w5", "w1 {} w4 w8", " w7"), tlk.Fact("w30 w31", "w2 {} w8", " w9")]
 SHORT = ((3, 2),)
-VALUE = tlk.ValueSettings(steps=4, clamp=0.75)
+VALUE = tlk.editing.ValueSettings(steps=4, clamp=0.75)
 NOISE = tlk.GaussianNoise(sd=0.5, seed=3)
 
 
@@ -29,7 +30,7 @@ def keys_and_changes(model, facts, layer):
     """Keys (the bare prompt weighs half) and optimised changes of facts, read off plain runs."""
     keys, changes, site = [], [], component_hook("neuron", layer)
     for fact in facts:
-        rows = rows_of(model, fact, context_templates(model, SHORT), "subject_last")
+        rows = rows_of(model, fact, context_templates(model, SHORT), "subject")
         _, cache = model.run_with_cache(rows.tokens, names_filter=[site])
         each = at_positions(cache[site].detach(), rows.edited)[:-1]
         keys.append((each[0] + each[1:].mean(0)) / 2)
@@ -74,9 +75,9 @@ def test_alphaedit_spares_the_edits_that_are_written(speaking, moments):
         tlk.plan_edit(speaking, FACTS, tlk.AlphaEdit(layers=(1,), null_below=1e-30), moments=moments)
 
 
-@pytest.mark.parametrize("objective", [tlk.Objective(erase=True), tlk.Objective(noise=NOISE)], ids=["erase", "force"])
+@pytest.mark.parametrize("objective", [tlk.editing.Objective(erase=True), tlk.editing.Objective(noise=NOISE)], ids=["erase", "force"])
 def test_objectives_equal_whole_forwards(speaking, objective):
-    rows = rows_of(speaking, FACTS[0], ("{}", "w5 w6 {}", "w2 w2 w40 {}"), "subject_last", objective)
+    rows = rows_of(speaking, FACTS[0], ("{}", "w5 w6 {}", "w2 w2 w40 {}"), "subject", objective)
     found = optimise_values(speaking, [rows], 1, output_hook(speaking, 1), VALUE)[0]
     delta, losses = slow_value(speaking, rows, 1, VALUE)
     assert found.losses == pytest.approx(losses, rel=1e-8)
@@ -85,7 +86,7 @@ def test_objectives_equal_whole_forwards(speaking, objective):
 
 def test_knowledge_neuron_edit_writes_embeddings_on_rows(speaking):
     fact = FACTS[0].retarget(" w30")
-    edit = tlk.plan_edit(speaking, fact, tlk.KnowledgeNeuronEdit(steps=4))
+    edit = tlk.plan_edit(speaking, fact, tlk.localised.KnowledgeNeuronEdit(steps=4))
     neurons = edit.notes[0]["neurons"]
     scores = tlk.attribute_neurons(speaking, tlk.Prompt.from_fact(speaking, FACTS[0].retarget(" w7")), steps=4)
     assert neurons == sorted(tlk.select_neurons(scores, threshold=0.2, shared_by=0.5))
@@ -95,19 +96,19 @@ def test_knowledge_neuron_edit_writes_embeddings_on_rows(speaking):
         expected = torch.zeros(24, 16, dtype=torch.float64)
         expected[rows] = 8 * embeddings[30] - embeddings[7]
         torch.testing.assert_close(edit.factors[layer].dense, expected)
-    dai = tlk.plan_edit(speaking, fact, tlk.KnowledgeNeuronEdit(steps=4, lambdas="dai"))
+    dai = tlk.plan_edit(speaking, fact, tlk.localised.KnowledgeNeuronEdit(steps=4, variant="dai2022"))
     layer, neuron = neurons[0]
     length = output_weights(speaking, layer)[neuron].detach().norm()
     expected = length * (8 * embeddings[30] / embeddings[30].norm() - embeddings[7] / embeddings[7].norm())
     torch.testing.assert_close(dai.factors[layer].dense[neuron], expected)
-    erased = tlk.plan_edit(speaking, fact, tlk.KnowledgeNeuronEdit(steps=4, erase=True))
+    erased = tlk.plan_edit(speaking, fact, tlk.localised.KnowledgeNeuronEdit(steps=4, erase=True))
     with erased.applied(speaking):
         assert all(float(output_weights(speaking, layer)[neuron].abs().max()) < 1e-12 for layer, neuron in neurons)
 
 
 def test_cne_moves_the_causal_state_by_the_objects(speaking):
     fact = FACTS[0].retarget(" w30")
-    edit = tlk.plan_edit(speaking, fact, tlk.CausalNeuronEdit(samples=2, noise=0.5))
+    edit = tlk.plan_edit(speaking, fact, tlk.localised.CausalNeuronEdit(samples=2, noise=0.5))
     layer, pos = edit.notes[0]["layer"], edit.notes[0]["pos"]
     prompt = tlk.Prompt.from_fact(speaking, fact)
     found = tlk.trace(speaking, prompt, 0.5, component="mlp_out", window=1, target=7, samples=2, seed=0)
@@ -144,7 +145,7 @@ def test_an_edit_goes_into_the_hugging_face_model(name, prompt):
 
 def test_health_measures_the_change_and_the_text(speaking, moments, texts):
     edit = tlk.plan_edit(speaking, FACTS[1], tlk.ROME(layer=1, contexts=SHORT, value=VALUE), moments=moments)
-    found = edit.health(speaking, texts, texts=10)
+    found = edit.health(speaking, texts, limit=10)
     assert (found.layers[0].layer, found.layers[0].rank) == (1, 1)
     assert found.layers[0].relative_norm == pytest.approx(float(edit.factors[1].dense.norm() / output_weights(speaking, 1).detach().norm()))
     for hooks, value in (([], found.perplexity_before), (edit.hooks(), found.perplexity_after)):
@@ -194,15 +195,15 @@ def test_moments_are_cached_and_a_killed_pass_goes_on(speaking, texts, tmp_path,
 
     monkeypatch.setattr(collect, "run_until", kill)
     with pytest.raises(Killed):
-        tlk.collect_key_moments(speaking, texts, layers=[0, 2], tokens=400, cache=tmp_path, progress=False)
+        tlk.collect_key_moments(speaking, texts, layers=[0, 2], tokens=400, store=tmp_path, progress=False)
     done, calls[:] = 4, [1] * 100  # five batches ran, four were kept
-    resumed = tlk.collect_key_moments(speaking, texts, layers=[0, 2], tokens=400, cache=tmp_path, progress=False)
-    from_cache, extra = len(calls), tlk.collect_key_moments(speaking, iter(texts), layers=[2], tokens=400, cache=tmp_path, progress=False)
+    resumed = tlk.collect_key_moments(speaking, texts, layers=[0, 2], tokens=400, store=tmp_path, progress=False)
+    from_cache, extra = len(calls), tlk.collect_key_moments(speaking, iter(texts), layers=[2], tokens=400, store=tmp_path, progress=False)
     assert len(calls) == from_cache and from_cache - 100 == math.ceil(len([*_rows(speaking, texts, 400)]) / 4) - done
     for layer in (0, 2):
         assert torch.equal(resumed.moments[layer], whole.moments[layer]) and resumed.change[layer] == whole.change[layer]
     assert torch.equal(extra.moments[2], whole.moments[2]) and (extra.tokens, extra.corpus) == (whole.tokens, whole.corpus)
-    other = tlk.collect_key_moments(speaking, texts[1:], layers=[2], tokens=400, cache=tmp_path, progress=False)
+    other = tlk.collect_key_moments(speaking, texts[1:], layers=[2], tokens=400, store=tmp_path, progress=False)
     assert len(calls) > from_cache and not torch.equal(other.moments[2], whole.moments[2])
 
 

@@ -11,7 +11,8 @@ from conftest import fingerprint, hooks_left
 import tl_knowledge as tlk
 from tl_knowledge.editing.method import edit_provenance
 from tl_knowledge.errors import DataError, ModelStateError
-from tl_knowledge.weights import ledger_of, output_hook, output_weights
+from tl_knowledge.models.ledger import ledger_of
+from tl_knowledge.models.weights import output_hook, output_weights
 
 
 def random_edit(model, layers, seed):
@@ -19,7 +20,7 @@ def random_edit(model, layers, seed):
     draw = torch.Generator().manual_seed(seed)
     shape = output_weights(model, 0).shape
     factors = {
-        layer: tlk.LowRank(
+        layer: tlk.editing.LowRank(
             torch.randn(shape[0], 2, dtype=torch.float64, generator=draw), torch.randn(2, shape[1], dtype=torch.float64, generator=draw) / 9
         )
         for layer in layers
@@ -90,7 +91,7 @@ def test_someone_elses_change_is_not_overwritten(gpt2):
 
 def test_the_weights_are_read_once_and_not_for_every_edit(model, monkeypatch):
     """An edit that came and went leaves the fingerprint as it was; someone else's change meanwhile is noticed all the same."""
-    from tl_knowledge import weights
+    from tl_knowledge.models import weights
 
     first, calls = weights.unedited_fingerprint(model), []
     whole = weights.weight_fingerprint

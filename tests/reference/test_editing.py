@@ -8,11 +8,12 @@ from conftest import fingerprint, hooks_left
 from test_edit_weights import random_edit
 
 import tl_knowledge as tlk
-from tl_knowledge.editing.requests import at_positions, rows_of
-from tl_knowledge.editing.values import optimise_values
+from tl_knowledge.editing.optimise.fact_rows import at_positions, rows_of
+from tl_knowledge.editing.optimise.values import optimise_values
 from tl_knowledge.errors import ComponentError, DataError, InputError, ModelStateError, NumericalError
-from tl_knowledge.model import component_hook, layer_count
-from tl_knowledge.weights import output_hook, output_weights
+from tl_knowledge.models.hook_names import component_hook
+from tl_knowledge.models.protocol import layer_count
+from tl_knowledge.models.weights import output_hook, output_weights
 
 FACT = tlk.Fact("w3 w9", "w1 {} w4 w8", " w7 w11")
 SHORT = ((3, 2), (4, 2))
@@ -78,8 +79,8 @@ def slow_value(model, rows, layer, settings):
 
 @pytest.mark.parametrize("layer", [0, 2])
 def test_the_optimised_value_equals_whole_forwards(speaking, layer):
-    rows = rows_of(speaking, FACT, ("{}", "w5 w6 {}", "w2 w2 w40 {}"), "subject_last")
-    settings = tlk.ValueSettings(steps=6, learning_rate=0.1, clamp=0.8)
+    rows = rows_of(speaking, FACT, ("{}", "w5 w6 {}", "w2 w2 w40 {}"), "subject")
+    settings = tlk.editing.ValueSettings(steps=6, learning_rate=0.1, clamp=0.8)
     found = optimise_values(speaking, [rows], layer, output_hook(speaking, layer), settings)[0]
     delta, losses = slow_value(speaking, rows, layer, settings)
     assert found.losses == pytest.approx(losses, rel=1e-9)
@@ -90,11 +91,11 @@ def test_the_optimised_value_equals_whole_forwards(speaking, layer):
 def test_facts_together_get_what_each_gets_alone(speaking):
     """Facts of other lengths, answers and stopping times in one batch, whole and in pieces."""
     facts = [FACT, tlk.Fact("w5", "w1 {} w4 w8", " w7"), tlk.Fact("w30 w31 w2", "w2 {} w8 w6", " w9 w1 w12")]
-    asked = [rows_of(speaking, fact, ("{}", "w5 w6 {}"), "subject_last") for fact in facts]
-    site, settings = output_hook(speaking, 1), tlk.ValueSettings(steps=6, learning_rate=0.1, clamp=0.5)
+    asked = [rows_of(speaking, fact, ("{}", "w5 w6 {}"), "subject") for fact in facts]
+    site, settings = output_hook(speaking, 1), tlk.editing.ValueSettings(steps=6, learning_rate=0.1, clamp=0.5)
     alone = [optimise_values(speaking, [rows], 1, site, settings)[0] for rows in asked]
     middle = sorted(each.losses[2] for each in alone)[1]
-    settings = tlk.ValueSettings(steps=6, learning_rate=0.1, clamp=0.5, stop_below=middle * 1.0001)  # some stop early
+    settings = tlk.editing.ValueSettings(steps=6, learning_rate=0.1, clamp=0.5, stop_below=middle * 1.0001)  # some stop early
     alone = [optimise_values(speaking, [rows], 1, site, settings)[0] for rows in asked]
     for at_once in (256, 4):
         together = optimise_values(speaking, asked, 1, site, settings, rows_at_once=at_once)
@@ -105,25 +106,25 @@ def test_facts_together_get_what_each_gets_alone(speaking):
     assert len({len(each.losses) for each in alone}) > 1
 
 
-@pytest.mark.parametrize(("preset", "bare"), [("r_rome", 0.5), ("r_rome", None), ("rome_code", 0.5), ("p_rome", 0.5)])
+@pytest.mark.parametrize(("preset", "bare"), [("ours", 0.5), ("ours", None), ("meng2022_code", 0.5), ("gupta2024_p", 0.5)])
 def test_the_edited_key_gives_the_value_and_the_change_has_rank_one(speaking, moments, preset, bare):
     before = fingerprint(speaking)
-    method = tlk.ROME(layer=1, preset=preset, contexts=SHORT, bare_weight=bare, value=tlk.ValueSettings(steps=4))
+    method = tlk.ROME(layer=1, variant=preset, contexts=SHORT, bare_weight=bare, value=tlk.editing.ValueSettings(steps=4))
     edit = tlk.plan_edit(speaking, FACT, method, moments=moments)
     assert fingerprint(speaking) == before
     change = edit.factors[1].dense
     assert int(torch.linalg.matrix_rank(change)) == 1
-    from tl_knowledge.editing.contexts import context_templates
+    from tl_knowledge.editing.optimise.contexts import context_templates
 
-    rows = rows_of(speaking, FACT, context_templates(speaking, SHORT), "subject_last")
+    rows = rows_of(speaking, FACT, context_templates(speaking, SHORT), "subject")
     site, key_site = output_hook(speaking, 1), component_hook("neuron", 1)
     _, cache = speaking.run_with_cache(rows.tokens, names_filter=[site, key_site])
     keys, outputs = (at_positions(cache[name].detach(), rows.edited)[:-1] for name in (key_site, site))
     means = (keys.mean(0), outputs.mean(0)) if bare is None else ((each[0] + each[1:].mean(0)) / 2 for each in (keys, outputs))
-    key, output = means if preset == "r_rome" else (keys[0], outputs[0])
-    wanted = optimise_values(speaking, [rows], 1, site, tlk.ValueSettings(steps=4))[0]
+    key, output = means if preset == "ours" else (keys[0], outputs[0])
+    wanted = optimise_values(speaking, [rows], 1, site, tlk.editing.ValueSettings(steps=4))[0]
     torch.testing.assert_close(output + key @ change, wanted.start + wanted.delta, rtol=1e-8, atol=1e-9)
-    direction = {"p_rome": keys[0], "rome_code": keys.mean(0), "r_rome": key}[preset]
+    direction = {"gupta2024_p": keys[0], "meng2022_code": keys.mean(0), "ours": key}[preset]
     cosine = torch.nn.functional.cosine_similarity(change @ change[0], torch.linalg.solve(moments.moments[1], direction), dim=0)
     assert abs(float(cosine)) == pytest.approx(1, abs=1e-6)
 
@@ -131,16 +132,16 @@ def test_the_edited_key_gives_the_value_and_the_change_has_rank_one(speaking, mo
 def test_memit_is_the_regularised_least_squares_solution(speaking, moments):
     """Against the dense normal equations as one overdetermined system, for keys and changes read off plain runs."""
     facts = [FACT, tlk.Fact("w5", "w1 {} w4 w8", " w7"), tlk.Fact("w30 w31", "w2 {} w8", " w9")]
-    method = tlk.MEMIT(layers=(1,), moment_weight=3.0, contexts=((3, 2),), value=tlk.ValueSettings(steps=4, clamp=0.75))
+    method = tlk.MEMIT(layers=(1,), moment_weight=3.0, contexts=((3, 2),), value=tlk.editing.ValueSettings(steps=4, clamp=0.75))
     before = fingerprint(speaking)
     edit = tlk.plan_edit(speaking, facts, method, moments=moments)
     assert fingerprint(speaking) == before and len(edit.notes) == 3
-    from tl_knowledge.editing.contexts import context_templates
-    from tl_knowledge.model import block_output
+    from tl_knowledge.editing.optimise.contexts import context_templates
+    from tl_knowledge.models.hook_names import block_output
 
     keys, changes = [], []
     for fact in facts:
-        rows = rows_of(speaking, fact, context_templates(speaking, ((3, 2),)), "subject_last")
+        rows = rows_of(speaking, fact, context_templates(speaking, ((3, 2),)), "subject")
         _, cache = speaking.run_with_cache(rows.tokens, names_filter=[component_hook("neuron", 1)])
         each = at_positions(cache[component_hook("neuron", 1)].detach(), rows.edited)[:-1]
         keys.append((each[0] + each[1:].mean(0)) / 2)
@@ -157,12 +158,12 @@ def test_memit_spreads_what_is_missing_and_reaches_the_state(speaking, moments, 
     if "gemma2" in request.node.name:
         pytest.skip("Gemma-2 normalises the MLP's output, so a change of W_out is no change of the state by as much")
     facts = [FACT, tlk.Fact("w5", "w1 {} w4 w8", " w7")]
-    method = tlk.MEMIT(layers=(0, 1, 2), moment_weight=1e-9, contexts=(), value=tlk.ValueSettings(steps=4, clamp=0.75))
+    method = tlk.MEMIT(layers=(0, 1, 2), moment_weight=1e-9, contexts=(), value=tlk.editing.ValueSettings(steps=4, clamp=0.75))
     edit = tlk.plan_edit(speaking, facts, method, moments=moments)
-    from tl_knowledge.model import block_output
+    from tl_knowledge.models.hook_names import block_output
 
     for fact in facts:
-        rows = rows_of(speaking, fact, ("{}",), "subject_last")
+        rows = rows_of(speaking, fact, ("{}",), "subject")
         found = optimise_values(speaking, [rows], 2, block_output(2), method.value)[0]
         with edit.applied(speaking):
             _, cache = speaking.run_with_cache(rows.tokens[:1], names_filter=[block_output(2)])
@@ -199,7 +200,7 @@ def test_what_is_refused(speaking, texts, moments):
         (lambda: tlk.plan_edit(speaking, FACT, method), InputError, "needs the second moments"),
         (lambda: tlk.plan_edit(speaking, FACT, method, moments=few), NumericalError, "are singular: 5 tokens for 24 neurons"),
         (lambda: tlk.plan_edit(speaking, FACT, tlk.ROME(layer=9), moments=moments), ComponentError, "layer 9 is outside"),
-        (lambda: tlk.plan_edit(speaking, FACT, tlk.ROME(layer=1, preset="best"), moments=moments), InputError, "preset 'best' is unknown"),  # type: ignore
+        (lambda: tlk.plan_edit(speaking, FACT, tlk.ROME(layer=1, variant="best"), moments=moments), InputError, "preset 'best' is unknown"),  # type: ignore
         (lambda: tlk.collect_key_moments(speaking, []), DataError, "no text with a token"),
         (lambda: tlk.collect_key_moments(speaking, texts, tokens=0), InputError, "reads nothing"),
     ]
@@ -228,11 +229,11 @@ def test_what_is_refused(speaking, texts, moments):
 def test_emmet_without_damping_holds_every_constraint(speaking, moments):
     """With one context, the edited layer says exactly what was optimised, for every fact at once."""
     facts = [FACT, tlk.Fact("w5", "w1 {} w4 w8", " w7"), tlk.Fact("w30 w31", "w2 {} w8", " w9")]
-    method = tlk.EMMET(layer=1, damping=0.0, contexts=(), value=tlk.ValueSettings(steps=4))
+    method = tlk.EMMET(layer=1, damping=0.0, contexts=(), value=tlk.editing.ValueSettings(steps=4))
     edit = tlk.plan_edit(speaking, facts, method, moments=moments)
     site = output_hook(speaking, 1)
     for fact in facts:
-        rows = rows_of(speaking, fact, ("{}",), "subject_last")
+        rows = rows_of(speaking, fact, ("{}",), "subject")
         found = optimise_values(speaking, [rows], 1, site, method.value)[0]
         with edit.applied(speaking):
             _, cache = speaking.run_with_cache(rows.tokens[:1], names_filter=[site])

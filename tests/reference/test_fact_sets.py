@@ -15,9 +15,9 @@ import torch
 from conftest import VOCABULARY
 
 import tl_knowledge as tlk
+from tl_knowledge.runs.experiment import CorruptedRun, Experiment, answered
 from tl_knowledge.tracing.engines import exact_probability
-from tl_knowledge.tracing.experiment import CorruptedRun, Experiment, answered
-from tl_knowledge.tracing.roles import RELATION_ROLES, ROLES, SUBJECT_ROLES
+from tl_knowledge.tracing.sets.roles import RELATION_ROLES, ROLES, SUBJECT_ROLES
 from tl_knowledge.tracing.sites import Grid
 
 EXACT = 1e-12
@@ -65,7 +65,7 @@ def test_prompts_of_unequal_length_in_one_experiment_equal_single_traces(model, 
     )
     for component, severed, window in [("resid_post", (), 1), ("resid_post", ("mlp_out",), 1), ("mlp_out", (), 2), ("attn_out", (), 3)]:
         grids = [
-            (run, Grid(component, window, "paper", severed, tuple(range(4)), tuple(range(len(prompts[row]))))) for run, (row, _) in enumerate(runs)
+            (run, Grid(component, window, "ours", severed, tuple(range(4)), tuple(range(len(prompts[row]))))) for run, (row, _) in enumerate(runs)
         ]
         sites = [grid.sites(experiment, run) for run, grid in grids]
         probability, used = exact_probability(experiment, [s for group in sites for s in group], "rows", budget, lambda count: None)
@@ -82,9 +82,9 @@ def test_mixed_components_in_one_sweep_equal_the_loop(model, prompt):
     experiment = Experiment(model, (answered(prompt, torch.tensor([5])),), (CorruptedRun(0, (1, 2), tlk.GaussianNoise(0.7)),), 2)
     everywhere, layers = tuple(range(7)), tuple(range(4))
     grids = [
-        Grid("resid_post", 1, "paper", (), layers, everywhere),
-        Grid("mlp_out", 2, "paper", ("attn_out",), layers, everywhere),
-        Grid("head", 1, "paper", (), layers, (2,), (0, 3)),
+        Grid("resid_post", 1, "ours", (), layers, everywhere),
+        Grid("mlp_out", 2, "ours", ("attn_out",), layers, everywhere),
+        Grid("head", 1, "ours", (), layers, (2,), (0, 3)),
     ]
     sites = [site for grid in grids for site in grid.sites(experiment, 0)]
     swept, _ = exact_probability(experiment, sites, "rows", 2.0**30, lambda count: None)
@@ -102,7 +102,7 @@ def test_a_fact_of_a_set_is_its_single_trace(factlm64, facts, average):
             component=trace.component,
             sever=trace.severed,
             samples=2,
-            seed=tlk.fact_seed(trace.fact, 0),
+            seed=tlk.tracing.fact_seed(trace.fact, 0),
             positions=[prompt.span(trace.corrupt).last] if trace.severed else None,
         )
         np.testing.assert_allclose(trace.effect, single.mean_effect.numpy(), rtol=0, atol=EXACT)
@@ -151,7 +151,7 @@ def slow_average(average, corrupt, component, role):
 
 @pytest.mark.parametrize("corrupt", ["subject", "relation"])
 def test_role_averages_equal_a_slow_reference(average, corrupt):
-    frame, rome = average.to_dataframe(), average.to_dataframe("rome_code")
+    frame, rome = average.to_dataframe(), average.to_dataframe("meng2022_code")
     for component in average.components:
         for role in (*SUBJECT_ROLES, *RELATION_ROLES):
             expected, pooled = slow_average(average, corrupt, component, role)
@@ -258,7 +258,7 @@ def tracer_processes() -> list[int]:
 
 def test_ray_workers_give_the_same_and_a_killed_one_loses_nothing(tmp_path, facts):
     ray = pytest.importorskip("ray", reason="Ray is not installed, so the Ray runner was not run (pip install 'tl-knowledge[ray]')")
-    from tl_knowledge.tracing import runners
+    from tl_knowledge.tracing.sets import runners
 
     settings = {"components": "mlp_out", "samples": 2, "facts_per_part": 1, "progress": False}
     expected = tlk.trace_facts("factlm", facts, store=tmp_path / "local", **settings)
@@ -279,7 +279,7 @@ def test_ray_workers_give_the_same_and_a_killed_one_loses_nothing(tmp_path, fact
     def run_and_kill(source, parts, survey, workers, finished, advance):
         real(source, parts, survey, workers, kill_a_worker(finished), advance)
 
-    module = sys.modules["tl_knowledge.tracing.trace_facts"]
+    module = sys.modules["tl_knowledge.tracing.sets.driver"]
     patched = pytest.MonkeyPatch()
     patched.setattr(module, "run_on_ray", run_and_kill)
     try:

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import tl_knowledge as tlk
-from tl_knowledge.model import layer_count
-from tl_knowledge.tracing.sites import window_layers
+from tl_knowledge.models.protocol import layer_count
+from tl_knowledge.runs.windows import window_layers
 
 EXACT = 1e-12
 
@@ -70,30 +70,30 @@ def knocked_out_by_hand(model, prompt, keys, layers) -> float:
 def test_knockout_equals_renormalised_patterns_one_forward_each(window):
     model = tlk.load_model("factlm", dtype=torch.float64)
     facts = tlk.load_facts()[::700]
-    found = tlk.attention_knockout(model, facts, window=window, progress=False)
+    found = tlk.measure_attention_knockout(model, facts, window=window, progress=False)
     for row, fact in enumerate(facts):
         prompt = tlk.Prompt.from_fact(model, fact)
         clean = float(model(prompt.tokens)[0, -1].softmax(-1)[prompt.target_token])
         sets = {
             "subject": prompt.subject.positions,
-            "non-subject": [p for p in prompt.relation if p != prompt.last.last],
+            "relation": [p for p in prompt.relation if p != prompt.last.last],
             "last": prompt.last.positions,
         }
         for index, name in enumerate(found.blocked):
             for layer in range(layer_count(model)):
-                first, last = window_layers(layer, window, 8, "paper")
+                first, last = window_layers(layer, window, 8, "ours")
                 expected = (knocked_out_by_hand(model, prompt, sets[name], range(first, last + 1)) - clean) / clean
                 assert found.change[row, index, layer] == pytest.approx(expected, abs=1e-9)
 
 
 def test_knockout_hook_blocks_what_it_says(model, prompt):
-    hooks = tlk.knock_out_attention(prompt.last, [1, 2], layer=1, head=2)
+    hooks = tlk.knock_out_attention(prompt.last, [1, 2], layers=1, heads=2)
     patterns = []
     record = [("blocks.1.attn.hook_pattern", lambda x, *, hook: patterns.append(x.detach().clone()))]
     model.run_with_hooks(prompt.tokens, fwd_hooks=hooks + record)
     if float(patterns[0][0, 2, -1, 1]) != 0:  # a bridge that only shows its scores
         with pytest.raises(tlk.errors.UnsupportedModelError, match="ignores what is written"):
-            from tl_knowledge.tracing.knockout import _check_writable
+            from tl_knowledge.attention.knockout import _check_writable
 
             _check_writable(model)
         return
@@ -104,18 +104,18 @@ def test_knockout_hook_blocks_what_it_says(model, prompt):
 
 def test_knockout_of_given_rows_leaves_the_others(gpt2, prompt):
     plain = gpt2(prompt.batch(2))
-    cut = gpt2.run_with_hooks(prompt.batch(2), fwd_hooks=tlk.knock_out_attention(6, [1], layer=[0, 1], rows=[1]))
+    cut = gpt2.run_with_hooks(prompt.batch(2), fwd_hooks=tlk.knock_out_attention(6, [1], layers=[0, 1], rows=[1]))
     torch.testing.assert_close(cut[0], plain[0], rtol=0, atol=0)
     assert float((cut[1, -1] - plain[1, -1]).detach().abs().max()) > 1e-6
 
 
 def test_perturbation_equals_the_hooks_by_hand(factlm):
     facts = tlk.load_facts()[::250]
-    test = tlk.perturb_embeddings(factlm, facts, samples=3, seed=4, progress=False)
+    test = tlk.tracing.perturb_embeddings(factlm, facts, samples=3, seed=4, progress=False)
     assert test.sd == pytest.approx(float(factlm.W_E.detach().double().abs().mean()) / 3)
     for fact, row in zip(facts, test.table.to_dict(orient="records"), strict=True):
         prompt = tlk.Prompt.from_fact(factlm, fact)
-        noise = tlk.GaussianNoise(test.sd, seed=tlk.fact_seed(fact, 4))
+        noise = tlk.GaussianNoise(test.sd, seed=tlk.tracing.fact_seed(fact, 4))
         with torch.no_grad():
             logits = factlm.run_with_hooks(prompt.batch(3), fwd_hooks=tlk.corrupt(range(len(prompt)), noise))
         assert row["perturbed"] == pytest.approx(float(logits[:, -1].softmax(-1)[:, prompt.target_token].mean()), abs=1e-5)
@@ -126,7 +126,7 @@ def test_perturbation_equals_the_hooks_by_hand(factlm):
 
 
 def test_knockout_results_draw_themselves(factlm):
-    found = tlk.attention_knockout(factlm, tlk.load_facts()[:3], window=3, progress=False)
+    found = tlk.measure_attention_knockout(factlm, tlk.load_facts()[:3], window=3, progress=False)
     frame = found.to_dataframe()
     assert list(frame.columns) == ["blocked", "layer", "change", "low", "high", "facts"]
     figure = found.plot()
@@ -136,13 +136,13 @@ def test_knockout_results_draw_themselves(factlm):
 
 def test_knockout_and_perturbation_save_and_load(tmp_path, factlm):
     facts = tlk.load_facts()[:3]
-    found = tlk.attention_knockout(factlm, facts, window=3, progress=False)
-    again = tlk.AttentionKnockout.load(found.save(tmp_path / "knockout"))
+    found = tlk.measure_attention_knockout(factlm, facts, window=3, progress=False)
+    again = tlk.attention.AttentionKnockout.load(found.save(tmp_path / "knockout"))
     np.testing.assert_array_equal(again.change, found.change)
     assert (again.facts, again.blocked, again.window, again.provenance) == (found.facts, found.blocked, found.window, found.provenance)
     assert again.top(2)["change"].abs().max() == found.to_dataframe()["change"].abs().max()
-    test = tlk.perturb_embeddings(factlm, facts, samples=2, progress=False)
-    loaded = tlk.PerturbationTest.load(test.save(tmp_path / "perturbation"))
+    test = tlk.tracing.perturb_embeddings(factlm, facts, samples=2, progress=False)
+    loaded = tlk.tracing.PerturbationTest.load(test.save(tmp_path / "perturbation"))
     assert loaded.to_dataframe().equals(test.to_dataframe())
     assert (loaded.sd, loaded.samples, loaded.provenance) == (test.sd, test.samples, test.provenance)
     assert loaded.top(1)["drop"].item() == test.table["drop"].max()

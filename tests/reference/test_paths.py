@@ -7,13 +7,14 @@ import torch
 from conftest import fingerprint, hooks_left
 
 import tl_knowledge as tlk
-from tl_knowledge.circuits import Edge, Node
-from tl_knowledge.circuits import interventions as engine
-from tl_knowledge.circuits.contrast import edit_contrast, node_hooks, noise_contrast
-from tl_knowledge.circuits.nodes import hook_of
-from tl_knowledge.circuits.paths import answer_node, find_edges, find_needs, measure_needs, measure_nodes, measure_shares, measure_wired
-from tl_knowledge.loading import hooked_transformer_available
+from tl_knowledge.circuits.edges import Edge
+from tl_knowledge.circuits.paths import answer_node, find_edges, find_needs, measure_needs, measure_shares, measure_wired
 from tl_knowledge.metrics import answer_log_probability, answer_probability
+from tl_knowledge.models.loading import hooked_transformer_available
+from tl_knowledge.runs import interventions as engine
+from tl_knowledge.runs.contrast import edit_contrast, node_hooks, noise_contrast
+from tl_knowledge.runs.interventions import measure_nodes
+from tl_knowledge.runs.nodes import Node, hook_of
 
 EXACT = 1e-11
 BUDGET = 2.0**30

@@ -12,7 +12,7 @@ import tl_knowledge as tlk
 @pytest.fixture(scope="module")
 def average():
     facts = tlk.sample_facts(tlk.load_facts("factlm"), 12, seed=1)
-    return tlk.trace_facts("factlm", facts, severed=("mlp_out", "attn_out"), samples=2, progress=False)
+    return tlk.trace_facts("factlm", facts, sever=("mlp_out", "attn_out"), samples=2, progress=False)
 
 
 def effects_by_hand(average, side, component, place) -> np.ndarray:
@@ -74,7 +74,7 @@ def test_role_lines_are_the_dataframe(average):
     np.testing.assert_allclose(first_panel["last subject token"].y, expected["effect"])
     np.testing.assert_allclose(first_panel["last subject token"].customdata, expected[["low", "high"]])
     assert "12 facts, 2 noise samples each; factlm; bands: 95% bootstrap" in figure.layout.title.subtitle.text
-    assert "1.96 sd" in average.plot("rome_code").layout.title.subtitle.text
+    assert "1.96 sd" in average.plot("meng2022_code").layout.title.subtitle.text
 
 
 def test_heat_maps_are_the_dataframe(average):

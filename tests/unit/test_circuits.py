@@ -11,7 +11,7 @@ import torch
 from conftest import fingerprint, hooks_left
 
 import tl_knowledge as tlk
-from tl_knowledge.circuits import Node
+from tl_knowledge.runs.nodes import Node
 
 FACT = next(fact for fact in tlk.load_facts() if fact.subject == "Paul McCartney" and fact.relation == "P1303")
 
@@ -65,7 +65,7 @@ def test_circuits_of_states_and_of_heads(factlm, prompt_of_fact):
     states = tlk.circuits.from_trace(factlm, prompt_of_fact, tlk.trace(factlm, prompt_of_fact, samples=3, progress=False))
     assert {node.component for node in states.nodes} == {"resid_post"} and states.faithfulness > 0.9
     traces = [tlk.trace(factlm, prompt_of_fact, component=part, progress=False) for part in ("mlp_out", "head")]
-    heads = tlk.circuits.from_trace(factlm, prompt_of_fact, traces, top=40)
+    heads = tlk.circuits.from_trace(factlm, prompt_of_fact, traces, limit=40)
     assert {node.component for node in heads.nodes} == {"mlp_out", "head"}
     assert (heads.head_reads["layer"].iloc[0], heads.head_reads["head"].iloc[0]) == (4, 2)
     assert heads.faithfulness > 0.7
@@ -78,7 +78,7 @@ def test_a_circuit_of_neurons(factlm, prompt_of_fact):
     subject = prompt_of_fact.subject.last
     assert {(n.layer, unit) for n in groups for unit in n.units if n.pos == subject} <= set(neurons)
     assert Node("attn_out", 4, 4) in circuit.nodes
-    alone = tlk.circuits.from_neurons(factlm, prompt_of_fact, neurons, at=[subject], carriers=0, samples=3)
+    alone = tlk.circuits.from_neurons(factlm, prompt_of_fact, neurons, positions=[subject], limit=0, samples=3)
     assert {node.component for node in alone.nodes} == {"neuron"}
 
 
@@ -106,7 +106,7 @@ def _ends(edge):
 
 def test_saved_and_loaded_a_circuit_is_the_same(tmp_path, sides):
     circuit = sides["subject"]
-    again = tlk.Circuit.load(circuit.save(tmp_path / "circuit"))
+    again = tlk.circuits.Circuit.load(circuit.save(tmp_path / "circuit"))
     assert (again.nodes, again.edges, again.sources, again.labels) == (circuit.nodes, circuit.edges, circuit.sources, circuit.labels)
     pd.testing.assert_frame_equal(again.head_reads, circuit.head_reads)
     pd.testing.assert_frame_equal(again.growth, circuit.growth)
@@ -156,7 +156,7 @@ def test_figures_say_what_they_show(sides):
 
 def test_dark_changes_colours_and_nothing_else(sides):
     light = sides["subject"].plot()
-    night = tlk.dark(light)
+    night = tlk.drawing.dark(light)
     assert night.layout.paper_bgcolor == "#15181f" and night.layout.font.color == "#e6e8ec"
     assert [list(trace.x) for trace in night.data] == [list(trace.x) for trace in light.data]
     assert light.layout.paper_bgcolor == "white"  # a copy
@@ -168,22 +168,22 @@ def test_attention_finds_the_heads_that_move_the_fact(factlm, prompt_of_fact, tm
     assert (best["layer"], best["head"], best["rank"]) == (4, 2, 0)  # it reads the subject and writes the answer more than any other token
     assert best["subject_from_last"] > 0.8 and best["direct_subject"] > 3
     assert found.table[["subject_from_last", "relation_from_last"]].sum(1).max() <= 1 + 1e-6
-    again = tlk.AttentionAnalysis.load(found.save(tmp_path / "heads"))
+    again = tlk.attention.AttentionAnalysis.load(found.save(tmp_path / "heads"))
     pd.testing.assert_frame_equal(again.table, found.table)
     assert again.plot().to_json() == found.plot().to_json()
     assert "layer 4, head 2" in again.attention_view().source
     lens = tlk.logit_lens(factlm, prompt_of_fact)
     assert lens.table.query("pos == 4 and layer == 7")["says"].item().strip() == "piano"
     assert lens.plot().data[0].z.shape == (5, 9)
-    direct = tlk.attribute_directly(factlm, prompt_of_fact, against=" violin")
+    direct = tlk.direct_logit_attribution(factlm, prompt_of_fact, against=" violin")
     assert "relative to ' violin'" in direct.plot().layout.title.subtitle.text or "violin" in direct.against
 
 
 def test_views_share_one_program_on_a_page(factlm, prompt_of_fact, sides, edit, tmp_path):
     trace = tlk.trace(factlm, prompt_of_fact, samples=2, progress=False)
-    views = [tlk.effect_view(trace), tlk.effect_view(trace, layer=3), sides["subject"].attention_view(heads=2)]
-    views += tlk.edit_view(factlm, edit, tlk.Prompt.from_fact(factlm, FACT.retarget(" violin"))).views
-    page = tlk.ViewPage("Views", views).save(tmp_path / "views.html").read_text(encoding="utf-8")
+    views = [tlk.tracing.effect_view(trace), tlk.tracing.effect_view(trace, layer=3), sides["subject"].attention_view(limit=2)]
+    views += tlk.editing.edit_view(factlm, edit, tlk.Prompt.from_fact(factlm, FACT.retarget(" violin"))).views
+    page = tlk.drawing.ViewPage("Views", views).save(tmp_path / "views.html").read_text(encoding="utf-8")
     assert page.count("CircuitsVis.render(") == 5 and page.count('<div id="circuits-vis-') == 5
     assert len(page) < 2 * len(views[0].program)
     assert "http" not in page.replace(views[0].program, "")  # nothing is loaded
@@ -192,7 +192,7 @@ def test_views_share_one_program_on_a_page(factlm, prompt_of_fact, sides, edit, 
 def test_a_report_is_one_page_under_eight_megabytes(factlm, tmp_path, edit):
     before = fingerprint(factlm)
     moments = tlk.collect_key_moments(factlm, tlk.load_corpus(), layers=[0], progress=False)
-    made = tlk.report(factlm, FACT, edit_to=" violin", method=tlk.ROME(layer=0), moments=moments, samples=2, progress=False)
+    made = tlk.report_fact(factlm, FACT, edit_to=" violin", method=tlk.ROME(layer=0), moments=moments, samples=2, progress=False)
     page = made.save(tmp_path / "report.html")
     assert page.stat().st_size < 8e6
     text = page.read_text(encoding="utf-8")
@@ -213,7 +213,7 @@ def test_a_report_is_one_page_under_eight_megabytes(factlm, tmp_path, edit):
 def test_a_report_of_every_architecture(speaking, moments):
     """With random weights nothing is known, heads may be hidden (Gemma-2), and the page says so instead of failing."""
     fact = tlk.Fact("w3 w9", "w1 {} w4 w8", " w7")
-    made = tlk.report(speaking, fact, edit_to=" w9", method=tlk.ROME(layer=1), moments=moments, samples=2, top=6, progress=False)
+    made = tlk.report_fact(speaking, fact, edit_to=" w9", method=tlk.ROME(layer=1), moments=moments, samples=2, limit=6, progress=False)
     page = made.to_html()
     assert "does not predict it" in page or made.traces["subject"][0].known
     assert made.edited is not None and "What an edit changes" in page

@@ -88,7 +88,7 @@ def test_neurons_of_one_fact(tmp_path):
 def test_neurons_of_a_fact_set(tmp_path):
     options = ["--limit", "8", "--steps", "3", "--seed", "1"]
     printed = run("neurons", *options, "--out", str(tmp_path / "page.html"), "--save", str(tmp_path / "located")).stdout
-    located = tlk.LocatedNeurons.load(tmp_path / "located")
+    located = tlk.neurons.LocatedNeurons.load(tmp_path / "located")
     assert "8 facts on factlm" in printed and "random control" in printed and len(located.sets) == 8
     assert (tmp_path / "page.html").read_text(encoding="utf-8").count("Plotly.newPlot") == 4
     found = json.loads(run("neurons", *options, "--json").stdout)

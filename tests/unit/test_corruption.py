@@ -9,7 +9,12 @@ import torch
 import tl_knowledge as tlk
 from tl_knowledge.errors import CorruptionError
 
-DRAWN = [tlk.GaussianNoise(0.5), tlk.UniformNoise(half_width=0.5), tlk.StudentTNoise(sd=0.5), tlk.MultivariateGaussianNoise(factor=0.5)]
+DRAWN = [
+    tlk.GaussianNoise(0.5),
+    tlk.tracing.UniformNoise(half_width=0.5),
+    tlk.tracing.StudentTNoise(sd=0.5),
+    tlk.tracing.MultivariateGaussianNoise(factor=0.5),
+]
 EMBEDDINGS = torch.randn(40, 5, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
@@ -36,11 +41,11 @@ def test_scales(gpt2):
     def spread(noise):
         return float((noise.resolve(gpt2).corrupted(EMBEDDINGS, (0, 1, 2)) - EMBEDDINGS[:, :3]).std())
 
-    sd = tlk.embedding_sd(gpt2)
+    sd = tlk.tracing.embedding_sd(gpt2)
     assert spread(tlk.GaussianNoise("3sd")) == pytest.approx(3 * sd, rel=0.05)
     assert spread(tlk.GaussianNoise(0.25)) == pytest.approx(0.25, rel=0.05)
-    assert spread(tlk.UniformNoise(half_width=0.6)) == pytest.approx(0.6 / 3**0.5, rel=0.05)
-    noise = tlk.MultivariateGaussianNoise(factor=2.0).resolve(gpt2)
+    assert spread(tlk.tracing.UniformNoise(half_width=0.6)) == pytest.approx(0.6 / 3**0.5, rel=0.05)
+    noise = tlk.tracing.MultivariateGaussianNoise(factor=2.0).resolve(gpt2)
     draws = (noise.corrupted(EMBEDDINGS.repeat(50, 1, 1), (0,)) - EMBEDDINGS.repeat(50, 1, 1)[:, :1])[:, 0]
     torch.testing.assert_close(torch.cov(draws.T), 4 * torch.cov(gpt2.W_E.detach().double().T), rtol=0.3, atol=0.05)
 
@@ -49,13 +54,13 @@ def test_student_t_has_heavier_tails_than_the_gaussian():
     def beyond_four_sd(noise):
         return float((noise.corrupted(torch.zeros(400, 5, 16), (0, 1)).abs() > 4).float().mean())
 
-    assert beyond_four_sd(tlk.StudentTNoise(sd=1.0)) > 10 * beyond_four_sd(tlk.GaussianNoise(1.0))
+    assert beyond_four_sd(tlk.tracing.StudentTNoise(sd=1.0)) > 10 * beyond_four_sd(tlk.GaussianNoise(1.0))
 
 
 def test_subject_scale_is_the_sd_of_the_subjects_embeddings(factlm):
     ids = [token for text in ("France", "Edvard Grieg") for token in factlm.tokenizer(text, add_special_tokens=False)["input_ids"]]
     expected = np.std(factlm.W_E[ids].detach().double().numpy(), ddof=1)
-    assert tlk.subject_embedding_sd(factlm, ["France", "Edvard Grieg"]) == pytest.approx(float(expected), rel=1e-12)
+    assert tlk.tracing.subject_embedding_sd(factlm, ["France", "Edvard Grieg"]) == pytest.approx(float(expected), rel=1e-12)
 
 
 def test_prompt_swap_takes_the_other_prompts_embeddings(gpt2, prompt):
@@ -73,12 +78,12 @@ def test_prompt_swap_takes_the_other_prompts_embeddings(gpt2, prompt):
         (lambda m, p: tlk.GaussianNoise(float("nan")).resolve(m), "scale nan"),
         (lambda m, p: tlk.GaussianNoise("big").resolve(m), "'big' is not understood; pass a number, or '3sd'"),
         (lambda m, p: tlk.GaussianNoise("3sd").corrupted(EMBEDDINGS, (1,)), r"call noise.resolve\(model\) first"),
-        (lambda m, p: tlk.MultivariateGaussianNoise().corrupted(EMBEDDINGS, (1,)), r"call noise.resolve\(model\) first"),
-        (lambda m, p: tlk.MultivariateGaussianNoise(factor="3sd").resolve(m), "pass 3.0"),
-        (lambda m, p: tlk.StudentTNoise(degrees=0.0), "degrees of freedom 0.0"),
+        (lambda m, p: tlk.tracing.MultivariateGaussianNoise().corrupted(EMBEDDINGS, (1,)), r"call noise.resolve\(model\) first"),
+        (lambda m, p: tlk.tracing.MultivariateGaussianNoise(factor="3sd").resolve(m), "pass 3.0"),
+        (lambda m, p: tlk.tracing.StudentTNoise(degrees=0.0), "degrees of freedom 0.0"),
         (lambda m, p: tlk.PromptSwap(p).corrupted(EMBEDDINGS, (1,)), r"call swap.resolve\(model\) first"),
         (lambda m, p: tlk.PromptSwap(p).resolve(m).corrupted(EMBEDDINGS, (9,)), "equal length"),
-        (lambda m, p: tlk.subject_embedding_sd(m, []), "no subject was given"),
+        (lambda m, p: tlk.tracing.subject_embedding_sd(m, []), "no subject was given"),
         (lambda m, p: tlk.corrupt([], tlk.GaussianNoise(0.1)), "no position to corrupt"),
     ],
 )

@@ -61,43 +61,43 @@ def write(path, value, *, lines=False):
 
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.json.gz", "a.jsonl.gz"])
 def test_known_takes_the_prompt_not_the_template(tmp_path, name):
-    facts = tlk.load_known(write(tmp_path / name, KNOWN, lines="jsonl" in name))
+    facts = tlk.datasets.load_known(write(tmp_path / name, KNOWN, lines="jsonl" in name))
     assert facts[0] == tlk.Fact("Vinson Massif", "{} is located in the continent of", " Antarctica", "P30")
-    assert facts[1].relation is None and len(tlk.load_known(tmp_path / name, limit=1)) == 1
+    assert facts[1].relation is None and len(tlk.datasets.load_known(tmp_path / name, limit=1)) == 1
 
 
 def test_counterfact_in_the_original_form(tmp_path):
-    case = tlk.load_counterfact(write(tmp_path / "c.json", [COUNTERFACT]))[0]
+    case = tlk.datasets.load_counterfact(write(tmp_path / "c.json", [COUNTERFACT]))[0]
     assert case.fact == tlk.Fact("Danielle Darrieux", "The mother tongue of {} is", " French", "P103")
     assert (case.target_new, case.case_id) == (" English", "7")
     assert case.paraphrases == (tlk.Fact("Danielle Darrieux", "It rained. {}, a native", " French", "P103"),)
-    assert case.neighbourhood == (tlk.Statement("The mother tongue of Montesquieu is", " French"),)
-    assert case.attributes == (tlk.Statement("Barack Obama, speaker of", " English"),)
+    assert case.neighbourhood == (tlk.datasets.Statement("The mother tongue of Montesquieu is", " French"),)
+    assert case.attributes == (tlk.datasets.Statement("Barack Obama, speaker of", " English"),)
     assert case.generation == ("Danielle Darrieux was born in",)
     assert case.request.target == " English"
 
 
 def test_counterfact_in_easyedits_form_has_no_paraphrase(tmp_path):
-    case = tlk.load_counterfact(write(tmp_path / "c.json", [EASYEDIT]))[0]
+    case = tlk.datasets.load_counterfact(write(tmp_path / "c.json", [EASYEDIT]))[0]
     assert case.paraphrases == () and case.generation == ("Arun Nehru is known for",)
     assert case.fact.template == "The profession of {} is" and case.neighbourhood[0].target == " politician"
 
 
 def test_zsre_in_both_forms(tmp_path):
-    cases = tlk.load_zsre(write(tmp_path / "z.json", [MEND, MEND | {"alt": ""}, KNOWEDIT]))
+    cases = tlk.datasets.load_zsre(write(tmp_path / "z.json", [MEND, MEND | {"alt": ""}, KNOWEDIT]))
     assert [case.case_id for case in cases] == ["0", "2"]  # a record without a new answer is left out
     assert cases[0].fact == tlk.Fact("Acme", "What is the product made by {}?", " uniform")
     assert cases[0].paraphrases[0].template == "What will be the product of {}?"
-    assert cases[0].neighbourhood == (tlk.Statement("nq question: who sings", " Walter"),)
+    assert cases[0].neighbourhood == (tlk.datasets.Statement("nq question: who sings", " Walter"),)
     assert cases[1].paraphrases == ()  # the rephrasing names the subject in other words
-    assert cases[1].neighbourhood == (tlk.Statement("Aster Group is a", " cluster"),)
+    assert cases[1].neighbourhood == (tlk.datasets.Statement("Aster Group is a", " cluster"),)
 
 
 def test_blimp(tmp_path):
     other = BLIMP | {"UID": "adjunct_island"}
     path = write(tmp_path / "b.jsonl", [BLIMP, other], lines=True)
-    pair = tlk.load_blimp("determiner_noun_agreement_1", path)
-    assert len(pair) == 1 and len(tlk.load_blimp(source=path)) == 2
+    pair = tlk.datasets.load_blimp("determiner_noun_agreement_1", path)
+    assert len(pair) == 1 and len(tlk.datasets.load_blimp(source=path)) == 2
     assert (pair[0].prefix, pair[0].word_good, pair[0].word_bad) == ("Raymond is selling this", "sketch", "sketches")
     assert pair[0].phenomenon == "determiner_noun_agreement"
 
@@ -106,8 +106,8 @@ def test_lre_file_and_folder(tmp_path):
     (tmp_path / "factual").mkdir()
     path = write(tmp_path / "factual" / "capital.json", LRE)
     expected = tlk.Fact("Mexico", "The capital city of {} is", " Mexico City", "country capital city", ("The capital of {} is",))
-    assert tlk.load_lre(path)[1] == tlk.load_lre(tmp_path)[1] == expected
-    assert len(tlk.load_lre(path, limit=1)) == 1
+    assert tlk.datasets.load_lre(path)[1] == tlk.datasets.load_lre(tmp_path)[1] == expected
+    assert len(tlk.datasets.load_lre(path, limit=1)) == 1
 
 
 @pytest.fixture
@@ -124,14 +124,14 @@ def pararel(tmp_path):
 
 
 def test_pararel_keeps_templates_with_the_object_at_the_end(pararel):
-    facts = tlk.load_pararel(pararel, limit=2)
+    facts = tlk.datasets.load_pararel(pararel, limit=2)
     assert len(facts) == 4 and {fact.relation for fact in facts} == {"P19", "P20"}
     assert facts[0] == tlk.Fact("Person 0", "{} was born in", " City 0", "P19", ("{} is native to", "{} came from", "{} hails from"))
-    assert len(tlk.load_pararel(pararel, relations=["P20"])) == 150
+    assert len(tlk.datasets.load_pararel(pararel, relations=["P20"])) == 150
 
 
 def test_context_pararel(pararel):
-    facts = tlk.load_context_pararel(pararel)
+    facts = tlk.datasets.load_context_pararel(pararel)
     assert len(facts) == 100 and {fact.relation for fact in facts} == {"P19"}  # P20 has two templates only
     for fact in facts:
         assert len(fact.paraphrases) == 3
@@ -140,9 +140,9 @@ def test_context_pararel(pararel):
         assert all(c.split(" was born in ")[0] != fact.subject for c in context)
         same_people = [[c.split(" ")[1] for c in f.split(". ")[:4]] for f in (fact.template, *fact.paraphrases)]
         assert all(people == same_people[0] for people in same_people)
-    assert tlk.load_context_pararel(pararel) == facts
-    assert tlk.load_context_pararel(pararel, seed=1) != facts
-    assert len(tlk.load_context_pararel(pararel, most_pairs=10)) == 10
+    assert tlk.datasets.load_context_pararel(pararel) == facts
+    assert tlk.datasets.load_context_pararel(pararel, seed=1) != facts
+    assert len(tlk.datasets.load_context_pararel(pararel, limit=10)) == 10
 
 
 def test_a_hub_data_set_is_read_by_the_datasets_library(tmp_path):
@@ -153,30 +153,30 @@ def test_a_hub_data_set_is_read_by_the_datasets_library(tmp_path):
     (hub / "data").mkdir(parents=True)
     datasets.Dataset.from_list([COUNTERFACT]).to_parquet(hub / "data" / "train-00000-of-00001.parquet")
     datasets.Dataset.from_list([COUNTERFACT, COUNTERFACT]).to_parquet(hub / "data" / "test-00000-of-00001.parquet")
-    local = tlk.load_counterfact(write(tmp_path / "c.json", [COUNTERFACT]))
-    assert tlk.load_counterfact(str(hub)) == local
-    assert len(tlk.load_counterfact(str(hub), split="test")) == 2
-    assert tlk.load_counterfact(hub / "data" / "train-00000-of-00001.parquet") == local
+    local = tlk.datasets.load_counterfact(write(tmp_path / "c.json", [COUNTERFACT]))
+    assert tlk.datasets.load_counterfact(str(hub)) == local
+    assert len(tlk.datasets.load_counterfact(str(hub), split="test")) == 2
+    assert tlk.datasets.load_counterfact(hub / "data" / "train-00000-of-00001.parquet") == local
 
 
 def test_a_hub_id_that_cannot_be_had_says_what_to_do():
     with pytest.raises(DataError, match=r"cannot load 'no-such/data-set' \(.*\); pass a local file or folder"):
-        tlk.load_counterfact("no-such/data-set")
+        tlk.datasets.load_counterfact("no-such/data-set")
 
 
 @pytest.mark.parametrize(
     ("load", "rows", "message"),
     [
-        (tlk.load_known, [KNOWN[0], {"subject": "x"}], r"bad.jsonl, line 2: field 'attribute' is missing; the record has 'subject'"),
-        (tlk.load_known, [KNOWN[0] | {"subject": 3}], r"line 1: field 'subject' is 3; it must be text"),
-        (tlk.load_known, [KNOWN[0] | {"subject": " "}], r"line 1: field 'subject' is ' '; it must be text that is not blank"),
-        (tlk.load_known, [KNOWN[0] | {"subject": "Mars"}], r"line 1: field 'prompt' is 'Vinson .*', in which subject 'Mars' does not occur"),
-        (tlk.load_known, [[1, 2]], r"line 1: '\[1, 2\]' is no record"),
-        (tlk.load_counterfact, [COUNTERFACT | {"requested_rewrite": 1}], r"line 1: field 'requested_rewrite' is 1; it must be a record"),
-        (tlk.load_counterfact, [COUNTERFACT | {"paraphrase_prompts": [1]}], r"field 'paraphrase_prompts' holds 1; it must be a list of texts"),
-        (tlk.load_zsre, [MEND | {"answers": []}], r"line 1: field 'answers' is ''"),
-        (tlk.load_zsre, [KNOWEDIT | {"locality": {"x": 1}}], r"line 1, 'locality': field 'x' is '1'; it must be a list of records"),
-        (lambda path: tlk.load_blimp(source=path), [{"UID": "x"}], r"field 'sentence_good' is missing"),
+        (tlk.datasets.load_known, [KNOWN[0], {"subject": "x"}], r"bad.jsonl, line 2: field 'attribute' is missing; the record has 'subject'"),
+        (tlk.datasets.load_known, [KNOWN[0] | {"subject": 3}], r"line 1: field 'subject' is 3; it must be text"),
+        (tlk.datasets.load_known, [KNOWN[0] | {"subject": " "}], r"line 1: field 'subject' is ' '; it must be text that is not blank"),
+        (tlk.datasets.load_known, [KNOWN[0] | {"subject": "Mars"}], r"line 1: field 'prompt' is 'Vinson .*', in which subject 'Mars' does not occur"),
+        (tlk.datasets.load_known, [[1, 2]], r"line 1: '\[1, 2\]' is no record"),
+        (tlk.datasets.load_counterfact, [COUNTERFACT | {"requested_rewrite": 1}], r"line 1: field 'requested_rewrite' is 1; it must be a record"),
+        (tlk.datasets.load_counterfact, [COUNTERFACT | {"paraphrase_prompts": [1]}], r"field 'paraphrase_prompts' holds 1; it must be a list of texts"),
+        (tlk.datasets.load_zsre, [MEND | {"answers": []}], r"line 1: field 'answers' is ''"),
+        (tlk.datasets.load_zsre, [KNOWEDIT | {"locality": {"x": 1}}], r"line 1, 'locality': field 'x' is '1'; it must be a list of records"),
+        (lambda path: tlk.datasets.load_blimp(source=path), [{"UID": "x"}], r"field 'sentence_good' is missing"),
     ],
 )  # fmt: skip
 def test_malformed_records_name_file_line_and_field(tmp_path, load, rows, message):
@@ -192,31 +192,31 @@ def test_malformed_files(tmp_path):
     broken = tmp_path / "broken.json"
     broken.write_text('[\n{"subject": "a"},\n{"subject": }\n]')
     with pytest.raises(DataError, match="line 2: field 'attribute' is missing"):
-        tlk.load_known(broken)
+        tlk.datasets.load_known(broken)
     broken.write_text(json.dumps(KNOWN, indent=1)[:-20])
     with pytest.raises(DataError, match=r"broken.json, line \d+: not JSON"):
-        tlk.load_known(broken)
+        tlk.datasets.load_known(broken)
     lines = tmp_path / "broken.jsonl"
     lines.write_text(json.dumps(KNOWN[0]) + "\n{oops\n")
     with pytest.raises(DataError, match=r"broken.jsonl, line 2: not JSON"):
-        tlk.load_known(lines)
+        tlk.datasets.load_known(lines)
     (tmp_path / "cut.json.gz").write_bytes(gzip.compress(b"[]")[:-4])
     with pytest.raises(DataError, match=r"cannot read .*cut.json.gz"):
-        tlk.load_known(tmp_path / "cut.json.gz")
+        tlk.datasets.load_known(tmp_path / "cut.json.gz")
     with pytest.raises(DataError, match="there is no file"):
-        tlk.load_known(tmp_path / "nowhere.json")
+        tlk.datasets.load_known(tmp_path / "nowhere.json")
     (tmp_path / "bad.csv").write_text("subject,prompt\nFrance,The capital of France is\n")
     with pytest.raises(DataError, match=r"bad.csv, row 0: field 'attribute' is missing"):
-        tlk.load_known(tmp_path / "bad.csv")
+        tlk.datasets.load_known(tmp_path / "bad.csv")
     with pytest.raises(DataError, match="pass the folder that has them"):
-        tlk.load_pararel(tmp_path)
+        tlk.datasets.load_pararel(tmp_path)
 
 
 def test_arrays_count_lines_of_the_file(tmp_path):
     path = tmp_path / "a.json"
     path.write_text("[\n" + ",\n\n".join(json.dumps(row) for row in [*KNOWN, {}]) + "\n]")
     with pytest.raises(DataError, match=r"a.json, line 6: field 'subject' is missing"):
-        tlk.load_known(path)
+        tlk.datasets.load_known(path)
 
 
 def test_load_facts_by_name(tmp_path, pararel):
@@ -236,9 +236,9 @@ def test_filters(factlm):
     assert tlk.known_facts(factlm, [*facts, *wrong]) == [
         f for f in facts if int(factlm(tlk.Prompt.from_fact(factlm, f).tokens)[0, -1].argmax()) == tlk.Prompt.from_fact(factlm, f).target_token
     ]
-    assert tlk.of_relation(facts, facts[0].relation) == [f for f in facts if f.relation == facts[0].relation]
+    assert tlk.datasets.of_relation(facts, facts[0].relation) == [f for f in facts if f.relation == facts[0].relation]
     long = tlk.Fact("France", "The capital of {} is", " Paris and then some")
-    assert tlk.single_token_facts(factlm, [long, tlk.Fact("France", "The capital of {} is", " Paris")]) == [long.retarget(" Paris")]
+    assert tlk.datasets.single_token_facts(factlm, [long, tlk.Fact("France", "The capital of {} is", " Paris")]) == [long.retarget(" Paris")]
     assert predicted_tokens(factlm, []) == []
     sample = tlk.sample_facts(facts, 5, seed=2)
     assert sample == tlk.sample_facts(facts, 5, seed=2) != tlk.sample_facts(facts, 5, seed=3) and len(set(sample)) == 5

@@ -12,8 +12,8 @@ import torch
 import tl_knowledge as tlk
 from tl_knowledge.errors import DataError, InputError
 from tl_knowledge.evaluation.scores import COUNTERFACT, Answer, Candidates, case_scores, read_candidates
-from tl_knowledge.provenance import Provenance
-from tl_knowledge.weights import output_weights
+from tl_knowledge.models.weights import output_weights
+from tl_knowledge.results.provenance import Provenance
 
 PROVENANCE = Provenance("m", "b", {}, False, "float32", "cpu", 0, "e", {})
 
@@ -138,7 +138,7 @@ def test_memit_edits_a_batch_on_factlm(factlm, moments):
 
 def test_the_relations_side_can_be_edited(factlm, moments):
     case = tlk.load_edit_cases()[0]
-    edit = tlk.plan_edit(factlm, case.request, tlk.ROME(layer=0, token="relation_last"), moments=moments)
+    edit = tlk.plan_edit(factlm, case.request, tlk.ROME(layer=0, at="relation"), moments=moments)
     assert edit.notes[0]["target_probability"] > 0.5
 
 

@@ -16,7 +16,7 @@ def facts():
 
 
 def test_the_facts_are_many_and_share_subjects(facts):
-    relations = tlk.load_relations("factlm")
+    relations = tlk.datasets.load_relations("factlm")
     assert len(facts) >= 1500
     assert len(relations) >= 20
     assert all(len(r.templates) >= 4 and len(set(r.templates)) == len(r.templates) for r in relations)

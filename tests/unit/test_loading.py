@@ -11,8 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tl_knowledge as tlk
 from tl_knowledge.errors import DataError, UnsupportedModelError
-from tl_knowledge.loading import hooked_transformer_available
-from tl_knowledge.model import prepends_bos, weight_processing
+from tl_knowledge.models.description import weight_processing
+from tl_knowledge.models.loading import hooked_transformer_available
+from tl_knowledge.models.protocol import prepends_bos
 
 BACKENDS = ["bridge", *(["hooked_transformer"] if hooked_transformer_available() else [])]
 TEXT = "The capital of France is"

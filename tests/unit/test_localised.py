@@ -10,8 +10,8 @@ from conftest import fingerprint, hooks_left
 
 import tl_knowledge as tlk
 from tl_knowledge.errors import InputError, TargetError
-from tl_knowledge.provenance import Provenance
-from tl_knowledge.statistics import compare_regressions
+from tl_knowledge.results.provenance import Provenance
+from tl_knowledge.results.statistics import compare_regressions
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_five_problems_are_asked_and_solved(factlm, moments, case):
     said = int(factlm.run_with_hooks(prompt.tokens, fwd_hooks=corrupted)[0, -1].argmax())
     assert said != prompt.target_token
     for problem in ("error_injection", "tracing_reversal", "fact_erasure", "fact_amplification", "fact_forcing"):
-        request, objective = tlk.editing_problem(factlm, case, problem, noise=noise, seed=3)
+        request, objective = tlk.localised.editing_problem(factlm, case, problem, noise=noise, seed=3)
         edit = tlk.plan_edit(factlm, request, tlk.ROME(layer=0, objective=objective, contexts=((4, 2),)), moments=moments)
         hooks = edit.hooks()
         if problem == "error_injection":
@@ -56,9 +56,9 @@ def test_five_problems_are_asked_and_solved(factlm, moments, case):
 def test_problems_that_do_not_apply(factlm, case):
     unknown = tlk.EditCase(case.request, case.fact.target, (), ())
     with pytest.raises(TargetError, match="nothing to erase"):
-        tlk.editing_problem(factlm, unknown, "fact_erasure")
+        tlk.localised.editing_problem(factlm, unknown, "fact_erasure")
     with pytest.raises(TargetError, match="raise the noise"):
-        tlk.editing_problem(factlm, case, "tracing_reversal", noise=1e-9)
+        tlk.localised.editing_problem(factlm, case, "tracing_reversal", noise=1e-9)
 
 
 def test_regressions_equal_the_textbook():
@@ -86,7 +86,7 @@ def test_regressions_equal_the_textbook():
 
 def test_a_sweep_edits_and_traces_every_layer(factlm, moments, tmp_path):
     cases, before = tlk.load_edit_cases()[:4], fingerprint(factlm)
-    found = tlk.sweep_layers(
+    found = tlk.localised.sweep_layers(
         factlm,
         cases,
         lambda layer, objective: tlk.ROME(layer=layer, objective=objective, contexts=((4, 2),)),
@@ -105,7 +105,7 @@ def test_a_sweep_edits_and_traces_every_layer(factlm, moments, tmp_path):
     traced = tlk.trace(factlm, prompt, component="mlp_out", window=5, samples=3, seed=0, layers=[0, 4], progress=False)
     effect = float(traced.mean_effect[0].nan_to_num(-1).max() / traced.total_effect.mean())
     assert first["tracing_effect"] == pytest.approx(min(max(effect, 0), 1), rel=1e-6)
-    again = tlk.LayerSweep.load(found.save(tmp_path / "sweep"))
+    again = tlk.localised.LayerSweep.load(found.save(tmp_path / "sweep"))
     pd.testing.assert_frame_equal(again.table, found.table)
     assert len(found.top(3)) == 3 and "R²" in found.plot().layout.title.subtitle.text
 
@@ -118,7 +118,7 @@ def test_a_figure_says_what_the_regressions_found():
         for layer in range(4)
     ]
     made = Provenance("m", "b", {}, False, "float32", "cpu", 0, "e", {"problem": "fact_erasure", "method": "ROME"})
-    sweep = tlk.LayerSweep(pd.DataFrame(rows), {}, made)
+    sweep = tlk.localised.LayerSweep(pd.DataFrame(rows), {}, made)
     fit = sweep.regressions()
     assert fit.first > 0.98 and fit.second < 0.2
     assert f"layer {fit.first:.3f}" in sweep.plot().layout.title.subtitle.text and "fact erasure" in sweep.plot().layout.title.text
@@ -127,13 +127,13 @@ def test_a_figure_says_what_the_regressions_found():
 def test_no_case_left(factlm, case):
     unknown = tlk.EditCase(case.request, case.fact.target, (), ())
     with pytest.raises(InputError, match="no case is left of 1"):
-        tlk.sweep_layers(factlm, [unknown], lambda layer, o: tlk.ROME(layer=layer, objective=o), problem="fact_erasure", progress=False)
+        tlk.localised.sweep_layers(factlm, [unknown], lambda layer, o: tlk.ROME(layer=layer, objective=o), problem="fact_erasure", progress=False)
 
 
 def test_objects_that_begin_with_a_bare_space_can_be_edited(factlm):
     """Some objects' first token is a space alone, which is no text to ask for."""
     asked = ((case, tlk.Prompt.from_fact(factlm, case.fact).target_token) for case in tlk.load_edit_cases())
     case = next(case for case, token in asked if not factlm.tokenizer.decode([token]).strip())
-    for method in (tlk.KnowledgeNeuronEdit(steps=3), tlk.CausalNeuronEdit(samples=2)):
+    for method in (tlk.localised.KnowledgeNeuronEdit(steps=3), tlk.localised.CausalNeuronEdit(samples=2)):
         edit = tlk.plan_edit(factlm, case.request, method)
         assert edit.layers and edit.notes[0]["subject"] == case.fact.subject

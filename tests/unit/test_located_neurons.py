@@ -17,12 +17,12 @@ SETTINGS = {"threshold": 0.2, "kind": "max"}
 def facts():
     known = tlk.load_facts()
     relations = list(dict.fromkeys(fact.relation for fact in known))[:2]
-    return [fact for relation in relations for fact in tlk.of_relation(known, relation)[:3]]
+    return [fact for relation in relations for fact in tlk.datasets.of_relation(known, relation)[:3]]
 
 
 @pytest.fixture(scope="module")
 def attributions(factlm, facts):
-    groups = tlk.fact_groups(factlm, facts)
+    groups = tlk.neurons.fact_groups(factlm, facts)
     return [tlk.attribute_neurons(factlm, group.prompts, steps=5, progress=False) for group in groups]
 
 
@@ -59,11 +59,11 @@ def test_sharing_adapts_by_group_and_by_relation(factlm, facts, attributions):
     settings = {"steps": 5, "shared_by": 0.6, "mean_count": (1.0, 2.0), "progress": False}
     alone = tlk.locate_neurons(factlm, facts, adapt="group", **settings)
     for k, scores in enumerate(attributions):
-        (expected,), share = tlk.adapt_sharing([scores], shared_by=0.6, mean_count=(1.0, 2.0))
+        (expected,), share = tlk.neurons.adapt_sharing([scores], shared_by=0.6, mean_count=(1.0, 2.0))
         assert (alone.sets[k], alone.table["share"][k]) == (expected, share)
     together = tlk.locate_neurons(factlm, facts, adapt="relation", **settings)
     for first in (0, 3):
-        expected, share = tlk.adapt_sharing(attributions[first : first + 3], shared_by=0.6, mean_count=(1.0, 2.0))
+        expected, share = tlk.neurons.adapt_sharing(attributions[first : first + 3], shared_by=0.6, mean_count=(1.0, 2.0))
         assert list(together.sets[first : first + 3]) == expected and set(together.table["share"][first : first + 3]) == {share}
 
 
@@ -92,46 +92,46 @@ def test_the_neurons_of_a_relation(located):
 
 
 def test_save_load_and_figures(located, tmp_path):
-    again = tlk.LocatedNeurons.load(located.save(tmp_path / "located"))
+    again = tlk.neurons.LocatedNeurons.load(located.save(tmp_path / "located"))
     assert again.sets == located.sets and again.provenance == located.provenance
     assert again.table.equals(located.table)
-    figure = tlk.compare_layers({"facts": located, "again": again})
+    figure = tlk.neurons.compare_layers({"facts": located, "again": again})
     assert [trace.name for trace in figure.data] == [f"{name} ({sum(map(len, located.sets))} neurons, 6 groups)" for name in ("facts", "again")]
     assert figure.data[0].y == pytest.approx(located.layer_distribution()["share"].to_numpy())
     assert located.plot_overlap().data[0].z.shape == (2, 2)
 
 
 def test_agreement_groups_ask_for_the_noun_behind_the_prefix(factlm):
-    pairs = tlk.load_blimp("determiner_noun_agreement_1", tlk.BLIMP_SAMPLE)
-    groups = tlk.agreement_groups(factlm, pairs, by=tlk.determiner, most=7)
+    pairs = tlk.datasets.load_blimp("determiner_noun_agreement_1", tlk.datasets.BLIMP_SAMPLE)
+    groups = tlk.neurons.agreement_groups(factlm, pairs, by=tlk.neurons.determiner, limit=7)
     assert {group.name for group in groups} == {"this", "that", "these", "those"} and {len(group.prompts) for group in groups} == {7}
     assert all(prompt.labels[-1].strip() == group.name for group in groups for prompt in group.prompts)
     assert groups[0].prompts[0].text == "Raymond is selling this" and groups[0].prompts[0].target == " sketch"
-    by_word = tlk.agreement_groups(factlm, pairs)
+    by_word = tlk.neurons.agreement_groups(factlm, pairs)
     assert by_word[0].name == "sketch" and sum(len(group.prompts) for group in by_word) == 100
 
 
 def test_punctuation_groups_cut_the_mark_off(factlm):
-    groups = tlk.punctuation_groups(factlm, ["Is it here?", "It is.", "Look!", "no mark", "It was."], most=1)
+    groups = tlk.neurons.punctuation_groups(factlm, ["Is it here?", "It is.", "Look!", "no mark", "It was."], limit=1)
     assert [(group.name, len(group.prompts)) for group in groups] == [(".", 1), ("!", 1), ("?", 1)]
     assert groups[2].prompts[0].text == "Is it here" and groups[2].prompts[0].target == "?"
 
 
 def test_with_context_states_other_facts_of_the_relation(facts):
-    shown = tlk.with_context(facts, pairs=2, seed=3)
+    shown = tlk.datasets.with_context(facts, limit=2, seed=3)
     for fact, made in zip(facts, shown, strict=True):
         others = {fact.template.replace("{}", f.subject) + f.target for f in facts if f.relation == fact.relation and f.subject != fact.subject}
         first, second, asked = made.text.split(". ")
         assert {first, second} == others and asked == fact.text and made.target == fact.target
         assert all(text.endswith(paraphrase) for text, paraphrase in zip(made.paraphrases, fact.paraphrases, strict=True))
-    assert tlk.with_context(facts, pairs=2, seed=3) == shown
+    assert tlk.datasets.with_context(facts, limit=2, seed=3) == shown
     with pytest.raises(DataError, match="has 2 subjects beside"):
-        tlk.with_context(facts, pairs=3)
+        tlk.datasets.with_context(facts, limit=3)
 
 
 def test_context_gain_is_the_probability_with_and_without(factlm, facts):
-    gain = tlk.measure_context_gain(factlm, facts, pairs=2)
-    shown = tlk.with_context(facts, pairs=2)
+    gain = tlk.neurons.measure_context_gain(factlm, facts, limit=2)
+    shown = tlk.datasets.with_context(facts, limit=2)
     for column, asked in (("alone", facts), ("in_context", shown)):
         prompt = tlk.Prompt.from_fact(factlm, asked[4])
         with torch.no_grad():
@@ -149,12 +149,16 @@ def test_context_gain_is_the_probability_with_and_without(factlm, facts):
         (lambda m, f: tlk.locate_neurons(m, [tlk.Fact("a", "{} is", " b")]), DataError, "has no paraphrases"),
         (lambda m, f: tlk.locate_neurons(m, f, shared_by=1.5), InputError, "no share of the prompts"),
         (lambda m, f: tlk.locate_neurons(m, f, mean_count=(5.0, 2.0)), InputError, "no range of counts"),
-        (lambda m, f: tlk.agreement_groups(m, tlk.load_blimp("determiner_noun_agreement_2", tlk.BLIMP_SAMPLE)), DataError, "none of 100 pairs"),
-        (lambda m, f: tlk.determiner(tlk.MinimalPair("A dog runs.", "A dog run.", "x")), InputError, "has no demonstrative"),
-        (lambda m, f: tlk.punctuation_groups(m, ["no mark"]), DataError, "no sentence ends in any of"),
-        (lambda m, f: tlk.shared_neurons([], 0.5), InputError, "0 sets"),
-        (lambda m, f: tlk.PromptGroup("relation", "name", ()), DataError, "has no prompts"),
-        (lambda m, f: tlk.compare_layers({}), InputError, "nothing to compare"),
+        (
+            lambda m, f: tlk.neurons.agreement_groups(m, tlk.datasets.load_blimp("determiner_noun_agreement_2", tlk.datasets.BLIMP_SAMPLE)),
+            DataError,
+            "none of 100 pairs",
+        ),
+        (lambda m, f: tlk.neurons.determiner(tlk.datasets.MinimalPair("A dog runs.", "A dog run.", "x")), InputError, "has no demonstrative"),
+        (lambda m, f: tlk.neurons.punctuation_groups(m, ["no mark"]), DataError, "no sentence ends in any of"),
+        (lambda m, f: tlk.neurons.shared_neurons([], 0.5), InputError, "0 sets"),
+        (lambda m, f: tlk.neurons.PromptGroup("relation", "name", ()), DataError, "has no prompts"),
+        (lambda m, f: tlk.neurons.compare_layers({}), InputError, "nothing to compare"),
     ],
 )
 def test_bad_input(factlm, facts, call, error, message):

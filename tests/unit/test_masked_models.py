@@ -8,7 +8,7 @@ from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
 
 import tl_knowledge as tlk
 from tl_knowledge.errors import PromptError, TargetError, UnsupportedModelError
-from tl_knowledge.loading import hooked_transformer_available
+from tl_knowledge.models.loading import hooked_transformer_available
 
 VOCABULARY = "[PAD] [UNK] [CLS] [SEP] [MASK] the a capital of france peru is paris lima . , ? dog dogs saw this these city un ##known"
 WORDS = VOCABULARY.split()
@@ -57,10 +57,10 @@ def test_what_a_masked_model_cannot_be_asked(bert, facts):
 def test_facts_are_located_scaled_and_measured_at_the_mask(bert, facts):
     located = tlk.locate_neurons(bert, facts, shared_by=0.5, steps=4, progress=False)
     assert [len(neurons) > 0 for neurons in located.sets] == [True, True] and located.provenance.engine == "full sequences"
-    effects = tlk.measure_neuron_effects(bert, facts, factor=0.0, shared_by=0.5, steps=4, unrelated=1, controls=1, progress=False)
+    effects = tlk.neurons.measure_neuron_effects(bert, facts, factor=0.0, shared_by=0.5, steps=4, unrelated=1, controls=1, progress=False)
     prompt = tlk.Prompt.from_fact(bert, facts[0])
-    neurons = tlk.locate_neurons(bert, tlk.fact_groups(bert, facts, own_wording=False), shared_by=0.5, steps=4, progress=False).sets[0]
-    runs = [bert.run_with_hooks(prompt.tokens, fwd_hooks=hooks)[0, 6].softmax(-1)[prompt.answer[0]] for hooks in ([], neurons.suppress(pos=6))]
+    neurons = tlk.locate_neurons(bert, tlk.neurons.fact_groups(bert, facts, own_wording=False), shared_by=0.5, steps=4, progress=False).sets[0]
+    runs = [bert.run_with_hooks(prompt.tokens, fwd_hooks=hooks)[0, 6].softmax(-1)[prompt.answer[0]] for hooks in ([], neurons.suppress(positions=6))]
     assert effects.table["own"][0] == pytest.approx(float((runs[1] - runs[0]) / runs[0]), rel=1e-3)
     asked = [tlk.Prompt.from_fact(bert, fact) for fact in facts]
     known = [fact for fact, prompt in zip(facts, asked, strict=True) if int(bert(prompt.tokens)[0, 6].argmax()) == prompt.answer[0]]
@@ -68,19 +68,19 @@ def test_facts_are_located_scaled_and_measured_at_the_mask(bert, facts):
 
 
 def test_minimal_pairs_are_compared_at_the_mask(bert):
-    pairs = [tlk.MinimalPair(f"the {n} saw this city .", f"the {n} saw these city .", "dna_2") for n in ("dog", "dogs")]
-    located = tlk.locate_neurons(bert, tlk.agreement_groups(bert, pairs), shared_by=0.5, steps=4, progress=False)
-    found = tlk.measure_reliability(bert, pairs, located, by=lambda pair: "this")
+    pairs = [tlk.datasets.MinimalPair(f"the {n} saw this city .", f"the {n} saw these city .", "dna_2") for n in ("dog", "dogs")]
+    located = tlk.locate_neurons(bert, tlk.neurons.agreement_groups(bert, pairs), shared_by=0.5, steps=4, progress=False)
+    found = tlk.neurons.measure_reliability(bert, pairs, located, by=lambda pair: "this")
     tokens = tlk.Prompt.from_text(bert, "the dogs saw [MASK] city .").tokens
     logits = bert(tokens)[0, 4]
     assert found.table["before"][1] == pytest.approx(float(logits[WORDS.index("this")] - logits[WORDS.index("these")]), abs=1e-5)
     words = {"nouns": ["dog", "dogs"], "other": ["of"]}
-    effects = tlk.measure_token_effects(bert, located.sets[0], [tlk.Prompt.from_text(bert, f"the {n} saw") for n in ("dog", "city")], words)
+    effects = tlk.neurons.measure_token_effects(bert, located.sets[0], [tlk.Prompt.from_text(bert, f"the {n} saw") for n in ("dog", "city")], words)
     assert list(effects.table["word"]) == ["dog", "dogs", "of"]
 
 
 def test_end_punctuation_is_asked_at_a_final_mask(bert):
-    (group,) = tlk.punctuation_groups(bert, ["is this the city ?", "saw this dog ?"], marks="?")
+    (group,) = tlk.neurons.punctuation_groups(bert, ["is this the city ?", "saw this dog ?"], marks="?")
     assert group.prompts[0].labels[-2:] == ("[MASK]", "[SEP]") and group.prompts[0].answer == (WORDS.index("?"),)
 
 
@@ -97,6 +97,6 @@ def test_the_encoder_and_the_bridge_agree(bert, facts):
     plain = BertForPreTraining.from_pretrained(bert.tokenizer.name_or_path)  # what the conversion reads; attribution uses no pooler
     encoder.load_state_dict(convert_bert_weights(plain, config), strict=False)
     encoder.eval()
-    prompts = tlk.fact_groups(encoder, facts[:1])[0].prompts
+    prompts = tlk.neurons.fact_groups(encoder, facts[:1])[0].prompts
     ours, theirs = (tlk.attribute_neurons(model, prompts, steps=3, progress=False) for model in (encoder, bert))
     torch.testing.assert_close(ours.scores, theirs.scores, rtol=1e-3, atol=1e-6)

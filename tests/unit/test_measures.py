@@ -11,7 +11,7 @@ from conftest import fingerprint
 import tl_knowledge as tlk
 from tl_knowledge.errors import DataError, InputError
 from tl_knowledge.evaluation.generation import generate, ngram_entropy
-from tl_knowledge.weights import output_weights
+from tl_knowledge.models.weights import output_weights
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def capitals():
     return [case for case in tlk.load_edit_cases() if case.fact.relation == "P36"][:4]
 
 
-ROME = tlk.ROME(layer=0, contexts=((4, 2),), value=tlk.ValueSettings(steps=8))
+ROME = tlk.ROME(layer=0, contexts=((4, 2),), value=tlk.editing.ValueSettings(steps=8))
 
 
 class Says:
@@ -52,10 +52,10 @@ def test_prompts_of_ones_choice_are_asked_before_and_after(factlm, capitals):
     word = factlm.tokenizer.decode([token])
     case = capitals[0]
     measures = [
-        tlk.symmetry({"P36": "{} is the capital of"}),
-        tlk.synonymy({"P36": "{} is run from"}, {case.target_new: word}),
-        tlk.subject_synonymy({case.fact.subject: ["Italy"]}),
-        *tlk.perspectives({"P36": ["The capital of {} is"]}, {"P36": ["{}, whose capital is", "{} has the capital"]}),
+        tlk.evaluation.symmetry({"P36": "{} is the capital of"}),
+        tlk.evaluation.synonymy({"P36": "{} is run from"}, {case.target_new: word}),
+        tlk.evaluation.subject_synonymy({case.fact.subject: ["Italy"]}),
+        *tlk.evaluation.perspectives({"P36": ["The capital of {} is"]}, {"P36": ["{}, whose capital is", "{} has the capital"]}),
     ]
     (symmetric,) = measures[0].facts(case)
     assert (symmetric.text, symmetric.target) == (f"{case.target_new.strip()} is the capital of", f" {case.fact.subject}")
@@ -77,7 +77,7 @@ def test_generated_texts_are_seeded_and_scored(factlm, capitals):
     assert torch.equal(torch.random.get_rng_state(), state)
     assert generate(factlm, case.generation, length=16, top_k=5, seed=2) != first
     assert [text.startswith(beginning) for text, beginning in zip(first, case.generation, strict=True)] == [True] * 3
-    measure = tlk.GenerationScores({case.target_new: first}, length=16, seed=1)
+    measure = tlk.evaluation.GenerationScores({case.target_new: first}, length=16, seed=1)
     read = measure.read(factlm, case)
     found = measure.scores(read, read)
     assert found["RS"] == pytest.approx(100) and found["GE"] == pytest.approx(100 * np.mean([ngram_entropy(text) for text in first]))
@@ -89,7 +89,7 @@ def test_generated_texts_are_seeded_and_scored(factlm, capitals):
 def test_the_unedited_model_is_read_once_for_all_methods(factlm, moments, capitals, monkeypatch):
     import sys
 
-    module = sys.modules["tl_knowledge.evaluation.evaluate"]
+    module = sys.modules["tl_knowledge.evaluation.driver"]
     calls, whole = [], module.read_candidates
     monkeypatch.setattr(module, "read_candidates", lambda model, case: calls.append(case) or whole(model, case))
     monkeypatch.setattr(module, "_base", type(module._base)())
@@ -106,7 +106,7 @@ def test_the_unedited_model_is_read_once_for_all_methods(factlm, moments, capita
 def test_a_killed_evaluation_goes_on_and_ends_the_same(factlm, moments, tmp_path, monkeypatch):
     import sys
 
-    module = sys.modules["tl_knowledge.evaluation.evaluate"]
+    module = sys.modules["tl_knowledge.evaluation.driver"]
     monkeypatch.setattr(module, "CASES_PER_PART", 2)
     cases = tlk.load_edit_cases()[:5]
     whole = tlk.evaluate(factlm, cases, ROME, moments=moments, progress=False)
@@ -136,7 +136,7 @@ def test_a_killed_evaluation_goes_on_and_ends_the_same(factlm, moments, tmp_path
 def test_batches_and_growth(factlm, moments, tmp_path):
     cases = tlk.load_edit_cases()[:6]
     before = fingerprint(factlm)
-    method = tlk.MEMIT(layers=(0,), moment_weight=100.0, contexts=((4, 2),), value=tlk.ValueSettings(steps=8, clamp=0.75))
+    method = tlk.MEMIT(layers=(0,), moment_weight=100.0, contexts=((4, 2),), value=tlk.editing.ValueSettings(steps=8, clamp=0.75))
     sizes: list[int] = []
 
     class Counts:
@@ -148,15 +148,15 @@ def test_batches_and_growth(factlm, moments, tmp_path):
     tlk.evaluate(factlm, cases, Counts(), moments=moments, batch_size=3, progress=False)
     tlk.evaluate(factlm, cases, Counts(), moments=moments, protocol="batch", progress=False)
     assert sizes == [4, 2, 3, 3, 6]
-    found = tlk.measure_growth(factlm, cases, {"MEMIT": method}, [2, 6], moments=moments, protocol="batch", progress=False)
+    found = tlk.evaluation.measure_growth(factlm, cases, {"MEMIT": method}, [2, 6], moments=moments, protocol="batch", progress=False)
     frame = found.to_dataframe()
     assert list(frame["edits"].unique()) == [2, 6] and frame[frame["score"] == "ES"]["mean"].between(0, 100).all()
-    pd.testing.assert_frame_equal(tlk.EditGrowth.load(found.save(tmp_path / "growth")).table, found.table)
+    pd.testing.assert_frame_equal(tlk.evaluation.EditGrowth.load(found.save(tmp_path / "growth")).table, found.table)
     assert found.provenance.settings["methods"]["MEMIT"]["batch_size"] == 1 and len(found.top(2)) == 2
     assert {line.name for line in found.plot().data if line.name} == {"MEMIT"}
     assert fingerprint(factlm) == before
     with pytest.raises(InputError, match="do not fit 6 cases"):
-        tlk.measure_growth(factlm, cases, {"MEMIT": method}, [7])
+        tlk.evaluation.measure_growth(factlm, cases, {"MEMIT": method}, [7])
 
 
 def test_methods_stand_in_one_table(factlm, moments):

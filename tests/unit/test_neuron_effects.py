@@ -19,7 +19,7 @@ def facts():
 
 @pytest.fixture(scope="module")
 def effects(factlm, facts):
-    return tlk.measure_neuron_effects(factlm, facts, steps=5, unrelated=2, controls=2, seed=3, progress=False)
+    return tlk.neurons.measure_neuron_effects(factlm, facts, steps=5, unrelated=2, controls=2, seed=3, progress=False)
 
 
 def test_every_number_by_hand(factlm, facts, effects):
@@ -40,12 +40,12 @@ def test_every_number_by_hand(factlm, facts, effects):
         if not len(neurons):
             assert np.isnan(row["own"])
             continue
-        assert row["own"] == pytest.approx(change(prompts[i], neurons.suppress(pos=-1)), abs=1e-5)
-        controls = [change(prompts[i], neurons.random_control(seed).suppress(pos=-1)) for seed in (3, 4)]
+        assert row["own"] == pytest.approx(change(prompts[i], neurons.suppress(positions=-1)), abs=1e-5)
+        controls = [change(prompts[i], neurons.random_control(seed).suppress(positions=-1)) for seed in (3, 4)]
         assert row["control"] == pytest.approx(np.mean(controls), abs=1e-5)
         others = [k for k, other in enumerate(facts) if other.relation != fact.relation]
         chosen = random.Random(f"3/{fact.text}").sample(others, 2)
-        assert row["unrelated"] == pytest.approx(np.mean([change(prompts[k], neurons.suppress(pos=-1)) for k in chosen]), abs=1e-5)
+        assert row["unrelated"] == pytest.approx(np.mean([change(prompts[k], neurons.suppress(positions=-1)) for k in chosen]), abs=1e-5)
 
 
 def test_summary_relations_and_figure(effects):
@@ -63,7 +63,7 @@ def test_summary_relations_and_figure(effects):
 
 
 def test_save_and_load(tmp_path, effects):
-    again = tlk.NeuronEffects.load(effects.save(tmp_path / "effects"))
+    again = tlk.neurons.NeuronEffects.load(effects.save(tmp_path / "effects"))
     assert again.to_dataframe().equals(effects.to_dataframe())
     assert (again.factor, again.provenance) == (0.0, effects.provenance)
 
@@ -79,13 +79,13 @@ def test_save_and_load(tmp_path, effects):
 )
 def test_bad_input(factlm, facts, change, error, message):
     with pytest.raises(error, match=message):
-        tlk.measure_neuron_effects(factlm, **({"facts": facts, "steps": 1, "progress": False} | change))
+        tlk.neurons.measure_neuron_effects(factlm, **({"facts": facts, "steps": 1, "progress": False} | change))
 
 
 def test_on_factlm_the_neurons_of_the_subjects_last_token_carry_the_fact(factlm):
     """FactLM looks facts up at the subject's last token, so suppressing a fact's neurons there costs it, and it alone, a large part."""
     facts = tlk.sample_facts(tlk.known_facts(factlm, tlk.load_facts()), 30)
-    effects = tlk.measure_neuron_effects(factlm, facts, at="subject", steps=10, progress=False)
+    effects = tlk.neurons.measure_neuron_effects(factlm, facts, at="subject", steps=10, progress=False)
     summary = effects.summary().set_index("what")
     assert summary.loc["own fact", "high"] < -0.05 < summary.loc["unrelated facts", "low"]
     assert (summary["p_own_differs"].drop("own fact") < 0.001).all()

@@ -10,7 +10,7 @@ from hypothesis import given
 
 import tl_knowledge as tlk
 from tl_knowledge.errors import ComponentError, DataError, InputError
-from tl_knowledge.provenance import Provenance
+from tl_knowledge.results.provenance import Provenance
 
 PAIRS = st.frozensets(st.tuples(st.integers(0, 3), st.integers(0, 9)), max_size=12)
 
@@ -19,11 +19,11 @@ def neurons(pairs) -> tlk.NeuronSet:
     return tlk.NeuronSet(frozenset(pairs), 4, 10)
 
 
-def attribution(scores) -> tlk.NeuronAttribution:
+def attribution(scores) -> tlk.neurons.NeuronAttribution:
     provenance = Provenance("m", "b", {}, False, "float32", "cpu", 0, "rows", {"method": "integrated_gradients"})
     values = torch.tensor(scores)
     count = values.shape[0]
-    return tlk.NeuronAttribution(values, torch.zeros(count, 2), torch.ones(count), (1, 3), 4, ("p",) * count, ("t",) * count, provenance)
+    return tlk.neurons.NeuronAttribution(values, torch.zeros(count, 2), torch.ones(count), (1, 3), 4, ("p",) * count, ("t",) * count, provenance)
 
 
 @given(PAIRS, PAIRS)
@@ -62,7 +62,7 @@ def test_hooks_scale_what_they_say(model, prompt):
         return dict(seen)
 
     plain = run([])
-    everywhere, last = run(chosen.suppress()), run(chosen.enhance(3.0, pos=-1))
+    everywhere, last = run(chosen.suppress()), run(chosen.enhance(3.0, positions=-1))
     assert float(everywhere[names[0]][:, :, 3].abs().max()) == 0 and float(everywhere[names[1]][..., [5, 7]].abs().max()) == 0
     torch.testing.assert_close(last[names[0]][:, -1, 3], 3 * plain[names[0]][:, -1, 3])
     torch.testing.assert_close(last[names[0]][:, :-1], plain[names[0]][:, :-1], rtol=0, atol=0)
@@ -71,13 +71,13 @@ def test_hooks_scale_what_they_say(model, prompt):
 
 def test_coarse_sets_by_each_kind_of_threshold():
     scores = attribution([[[0.0, 1.0, 10.0], [2.0, 1.9, -5.0]]])
-    assert tlk.coarse_neurons(scores, threshold=0.2)[0].neurons == {(1, 2), (3, 0)}
-    assert tlk.coarse_neurons(scores, threshold=1.5, kind="absolute")[0].neurons == {(1, 2), (3, 0), (3, 1)}
-    assert tlk.coarse_neurons(scores, threshold=1.0, kind="quantile")[0].neurons == {(1, 2)}
+    assert tlk.neurons.coarse_neurons(scores, threshold=0.2)[0].neurons == {(1, 2), (3, 0)}
+    assert tlk.neurons.coarse_neurons(scores, threshold=1.5, kind="absolute")[0].neurons == {(1, 2), (3, 0), (3, 1)}
+    assert tlk.neurons.coarse_neurons(scores, threshold=1.0, kind="quantile")[0].neurons == {(1, 2)}
 
 
 def test_a_prompt_without_a_positive_score_has_no_neurons():
-    assert len(tlk.coarse_neurons(attribution([[[-1.0], [0.0]]]))[0]) == 0
+    assert len(tlk.neurons.coarse_neurons(attribution([[[-1.0], [0.0]]]))[0]) == 0
 
 
 def test_refinement_keeps_what_more_than_a_share_have():
@@ -91,9 +91,9 @@ def test_refinement_keeps_what_more_than_a_share_have():
 
 def test_sharing_adapts_until_the_mean_count_fits():
     many = attribution([[[1.0] * 10, [1.0] * 10] if i % 2 else [[1.0] * 4 + [0.0] * 6, [0.0] * 10] for i in range(10)])
-    sets, share = tlk.adapt_sharing([many, many], shared_by=0.3, mean_count=(2.0, 5.0))
+    sets, share = tlk.neurons.adapt_sharing([many, many], shared_by=0.3, mean_count=(2.0, 5.0))
     assert share == 0.5 and [len(group) for group in sets] == [4, 4]
-    sets, share = tlk.adapt_sharing([many], shared_by=0.9, mean_count=(10.0, 30.0))
+    sets, share = tlk.neurons.adapt_sharing([many], shared_by=0.9, mean_count=(10.0, 30.0))
     assert share == pytest.approx(0.45) and len(sets[0]) == 20
 
 
@@ -109,8 +109,8 @@ def test_on_factlm_suppressing_a_facts_neurons_hurts_it_more_than_a_control(fact
         return float(logits[0, -1].softmax(-1)[prompt.target_token])
 
     clean = probability([])
-    controls = [clean - probability(chosen.random_control(seed).suppress(pos=-1)) for seed in range(5)]
-    assert clean - probability(chosen.suppress(pos=-1)) > max(controls)
+    controls = [clean - probability(chosen.random_control(seed).suppress(positions=-1)) for seed in range(5)]
+    assert clean - probability(chosen.suppress(positions=-1)) > max(controls)
 
 
 def test_save_and_load(tmp_path):
@@ -133,7 +133,7 @@ def test_save_and_load(tmp_path):
         (lambda: tlk.select_neurons(attribution([[[1.0], [0.0]]]), threshold=1.5), InputError, "threshold=1.5 does not fit"),
         (lambda: tlk.select_neurons(attribution([[[1.0], [0.0]]]), threshold=0.0), InputError, "threshold=0.0 does not fit"),
         (lambda: tlk.select_neurons(attribution([[[1.0], [0.0]]]), shared_by=0.0), InputError, "no share of the prompts"),
-        (lambda: tlk.adapt_sharing([]), InputError, "nothing to adapt"),
+        (lambda: tlk.neurons.adapt_sharing([]), InputError, "nothing to adapt"),
     ],
 )
 def test_bad_input(call, error, message):

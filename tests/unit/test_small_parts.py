@@ -12,8 +12,8 @@ import tl_knowledge as tlk
 from tl_knowledge.drawing import HeatMap, grouped_bars, heat_maps, html_page
 from tl_knowledge.errors import ComponentError, DataError, InputError, TLKnowledgeError
 from tl_knowledge.metrics import answer_probability
-from tl_knowledge.storage import read_result, write_result, write_text
-from tl_knowledge.tracing.sites import resolve_window, window_layers
+from tl_knowledge.results.storage import read_result, write_result, write_text
+from tl_knowledge.runs.windows import resolve_window, window_layers
 
 
 def rome_window(layer: int, window: int, n_layers: int) -> list[int]:
@@ -24,21 +24,21 @@ def rome_window(layer: int, window: int, n_layers: int) -> list[int]:
 @pytest.mark.parametrize("window", range(1, 12))
 @pytest.mark.parametrize("layer", range(12))
 def test_windows(layer, window):
-    first, last = window_layers(layer, window, 12, "rome_code")
+    first, last = window_layers(layer, window, 12, "meng2022_code")
     assert list(range(first, last + 1)) == rome_window(layer, window, 12)
-    first, last = window_layers(layer, window, 100, "paper")
+    first, last = window_layers(layer, window, 100, "ours")
     if window % 2:
-        assert (first, last) == window_layers(layer, window, 100, "rome_code")
+        assert (first, last) == window_layers(layer, window, 100, "meng2022_code")
     assert last - first + 1 <= window
     assert first <= layer <= last
 
 
 def test_automatic_window(gpt2):
-    assert resolve_window(gpt2, "mlp_out", "auto", "paper") == 1  # a fifth of four layers
-    assert resolve_window(gpt2, "resid_post", "auto", "paper") == 1
-    assert resolve_window(gpt2, "mlp_out", "auto", "rome_code") == 4  # ten, in a model of four
+    assert resolve_window(gpt2, "mlp_out", "auto", "ours") == 1  # a fifth of four layers
+    assert resolve_window(gpt2, "resid_post", "auto", "ours") == 1
+    assert resolve_window(gpt2, "mlp_out", "auto", "meng2022_code") == 4  # ten, in a model of four
     with pytest.raises(ComponentError, match="window 5 does not fit the model; pass 1 to 4"):
-        resolve_window(gpt2, "mlp_out", 5, "paper")
+        resolve_window(gpt2, "mlp_out", 5, "ours")
 
 
 def test_answer_probability_is_a_product_of_softmaxes():

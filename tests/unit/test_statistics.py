@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from tl_knowledge.errors import InputError
-from tl_knowledge.statistics import bootstrap_means, mean_interval, paired_p_values, rank_correlation
+from tl_knowledge.results.statistics import bootstrap_means, mean_interval, paired_p_values, rank_correlation
 
 
 def test_bootstrap_of_one_value_a_fact_agrees_with_scipy():
@@ -34,10 +34,10 @@ def test_facts_without_a_token_of_the_role_do_not_count():
 
 def test_rome_code_interval_by_hand():
     values = [np.array([1.0]), np.array([2.0, 4.0])]
-    mean, low, high = mean_interval(values, interval="rome_code")
+    mean, low, high = mean_interval(values, variant="meng2022_code")
     half = 1.96 * np.std([1, 2, 4], ddof=1) / 3**0.5
     np.testing.assert_allclose([mean, low, high], [7 / 3, 7 / 3 - half, 7 / 3 + half])
-    assert np.isnan(mean_interval([np.array([1.0])], interval="rome_code")[1])
+    assert np.isnan(mean_interval([np.array([1.0])], variant="meng2022_code")[1])
 
 
 def test_bootstrap_covers_the_mean_as_often_as_it_says():
@@ -69,7 +69,7 @@ def test_paired_p_values_are_wilcoxons_corrected_for_their_number():
     ("call", "message"),
     [
         (lambda: mean_interval([]), "no fact to average"),
-        (lambda: mean_interval([np.ones(1)], interval="t"), "'t' is unknown; pass 'bootstrap'"),
+        (lambda: mean_interval([np.ones(1)], variant="t"), "'t' is unknown; pass 'bootstrap'"),
         (lambda: paired_p_values(np.ones((5, 1)), np.zeros((5, 1))), "trace at least 6"),
     ],
 )

@@ -10,8 +10,8 @@ from scipy import stats
 
 import tl_knowledge as tlk
 from tl_knowledge.errors import ComponentError, DataError, InputError, TargetError
-from tl_knowledge.provenance import Provenance
-from tl_knowledge.statistics import paired_t_p_values
+from tl_knowledge.results.provenance import Provenance
+from tl_knowledge.results.statistics import paired_t_p_values
 
 PARADIGM = "determiner_noun_agreement_1"
 PROVENANCE = Provenance("m", "b", {}, False, "float32", "cpu", 0, "hooks", {})
@@ -19,12 +19,12 @@ PROVENANCE = Provenance("m", "b", {}, False, "float32", "cpu", 0, "hooks", {})
 
 @pytest.fixture(scope="module")
 def pairs():
-    return tlk.load_blimp(PARADIGM, tlk.BLIMP_SAMPLE, limit=30)
+    return tlk.datasets.load_blimp(PARADIGM, tlk.datasets.BLIMP_SAMPLE, limit=30)
 
 
 @pytest.fixture(scope="module")
 def located(factlm, pairs):
-    groups = tlk.agreement_groups(factlm, pairs, by=tlk.determiner, most=5)
+    groups = tlk.neurons.agreement_groups(factlm, pairs, by=tlk.neurons.determiner, limit=5)
     return tlk.locate_neurons(factlm, groups, threshold=0.1, shared_by=0.5, steps=5, progress=False)
 
 
@@ -36,11 +36,11 @@ def sentence_log_probability(model, text, hooks) -> float:
 
 
 def test_reliability_is_the_difference_of_whole_sentences(factlm, pairs, located):
-    found = tlk.measure_reliability(factlm, pairs, located, by=tlk.determiner)
+    found = tlk.neurons.measure_reliability(factlm, pairs, located, by=tlk.neurons.determiner)
     rows = found.table.set_index("good")
     assert set(rows.index) == {pair.good for pair in pairs}
     for pair in pairs[:3]:
-        neurons = located[tlk.determiner(pair)]
+        neurons = located[tlk.neurons.determiner(pair)]
         for column, hooks in (("before", []), ("after", neurons.suppress()), ("control", neurons.random_control(0).suppress())):
             expected = sentence_log_probability(factlm, pair.good, hooks) - sentence_log_probability(factlm, pair.bad, hooks)
             assert rows.loc[pair.good, column] == pytest.approx(expected, abs=2e-4), column
@@ -50,7 +50,7 @@ def test_reliability_is_the_difference_of_whole_sentences(factlm, pairs, located
 def test_the_summary_counts_decisions_and_tests_their_change():
     before, after = [1.0] * 9 + [-1.0], [1.0] * 2 + [-1.0] * 7 + [1.0]
     table = pd.DataFrame({"paradigm": "p", "name": "n", "good": "g", "neurons": 1, "before": before, "after": after, "control": before})
-    row = tlk.Reliability(table, 0.0, PROVENANCE).summary().iloc[0]
+    row = tlk.neurons.Reliability(table, 0.0, PROVENANCE).summary().iloc[0]
     assert (row["before"], row["after"], row["control"], row["pairs"]) == (0.9, 0.3, 0.9, 10)
     assert row["change"] == pytest.approx(-0.6) and row["low"] < -0.6 < row["high"]
     assert row["p"] == pytest.approx(stats.binomtest(7, 8).pvalue)
@@ -60,7 +60,7 @@ def test_pairs_without_neurons_are_unchanged(factlm, pairs, located):
     from dataclasses import replace
 
     empty = replace(located, sets=tuple(neurons - neurons for neurons in located.sets))
-    table = tlk.measure_reliability(factlm, pairs[:4], empty, by=tlk.determiner).table
+    table = tlk.neurons.measure_reliability(factlm, pairs[:4], empty, by=tlk.neurons.determiner).table
     assert list(table["before"]) == list(table["after"]) == list(table["control"]) and set(table["neurons"]) == {0}
 
 
@@ -74,14 +74,14 @@ def asked(factlm):
 
 def test_token_effects_by_hand(factlm, asked):
     neurons = tlk.NeuronSet.of(factlm, [(0, 28), (0, 340), (3, 5)])
-    found = tlk.measure_token_effects(factlm, neurons, asked, WORDS, factor=2.0)
+    found = tlk.neurons.measure_token_effects(factlm, neurons, asked, WORDS, factor=2.0)
     token = tlk.Prompt.from_text(factlm, "a", target=" cars").target_token
 
     def probabilities(hooks):
         with torch.no_grad():
             return np.array([float(factlm.run_with_hooks(p.tokens, fwd_hooks=hooks)[0, -1].double().softmax(-1)[token]) for p in asked])
 
-    before, after = probabilities([]), probabilities(neurons.enhance(2.0, pos=-1))
+    before, after = probabilities([]), probabilities(neurons.enhance(2.0, positions=-1))
     row = found.table.set_index("word").loc["cars"]
     assert (row["before"], row["after"]) == (pytest.approx(before.mean(), rel=1e-4), pytest.approx(after.mean(), rel=1e-4))
     assert row["effect"] == pytest.approx((after.mean() - before.mean()) / min(after.mean(), before.mean()), rel=1e-3)
@@ -93,7 +93,7 @@ def test_token_effects_by_hand(factlm, asked):
 def test_significant_words_are_red():
     table = pd.DataFrame({"category": ["a", "a", "b"], "word": ["x", "y", "z"], "before": 0.1, "after": 0.2, "effect": [1.0, -0.5, 0.1]})
     table = table.assign(p=[0.001, 0.5, 0.04], corrected=[0.003, 0.5, 0.06])
-    effects = tlk.TokenEffects(table, tlk.NeuronSet(frozenset({(0, 1)}), 2, 4), 0.0, 7, PROVENANCE)
+    effects = tlk.neurons.TokenEffects(table, tlk.NeuronSet(frozenset({(0, 1)}), 2, 4), 0.0, 7, PROVENANCE)
     points = [trace for trace in effects.plot().data if trace.mode == "markers"]
     assert [list(p.text) for p in points] == [["y", "x"], ["z"]]  # ordered by effect
     assert [[color == "#c1121f" for color in p.marker.color] for p in points] == [[False, True], [False]]
@@ -111,12 +111,12 @@ def test_paired_t_equals_scipy():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda m, p, s: tlk.measure_token_effects(m, s, p, {"x": ["antidisestablishment"]}), TargetError, "tokens in this model"),
-        (lambda m, p, s: tlk.measure_token_effects(m, s, p[:1], WORDS), InputError, "at least 2 prompts"),
-        (lambda m, p, s: tlk.measure_token_effects(m, s, p, {}), InputError, "0 word"),
-        (lambda m, p, s: tlk.measure_token_effects(m, s - s, p, WORDS), ComponentError, "the set has no neuron"),
-        (lambda m, p, s: tlk.neuron_view(m, s - s, p), ComponentError, "a set of 0 neurons"),
-        (lambda m, p, s: tlk.neuron_view(m, s, []), InputError, "no prompt was given"),
+        (lambda m, p, s: tlk.neurons.measure_token_effects(m, s, p, {"x": ["antidisestablishment"]}), TargetError, "tokens in this model"),
+        (lambda m, p, s: tlk.neurons.measure_token_effects(m, s, p[:1], WORDS), InputError, "at least 2 prompts"),
+        (lambda m, p, s: tlk.neurons.measure_token_effects(m, s, p, {}), InputError, "0 word"),
+        (lambda m, p, s: tlk.neurons.measure_token_effects(m, s - s, p, WORDS), ComponentError, "the set has no neuron"),
+        (lambda m, p, s: tlk.neurons.neuron_view(m, s - s, p), ComponentError, "a set of 0 neurons"),
+        (lambda m, p, s: tlk.neurons.neuron_view(m, s, []), InputError, "no prompt was given"),
     ],
 )
 def test_bad_input(factlm, asked, call, error, message):
@@ -125,14 +125,14 @@ def test_bad_input(factlm, asked, call, error, message):
 
 
 def test_a_pair_of_another_group_is_refused(factlm, located):
-    other = tlk.MinimalPair("Anna saw this dog.", "Anna saw this dogs.", "another_paradigm")
+    other = tlk.datasets.MinimalPair("Anna saw this dog.", "Anna saw this dogs.", "another_paradigm")
     with pytest.raises(DataError, match="which was not located"):
-        tlk.measure_reliability(factlm, [other], located, by=tlk.determiner)
+        tlk.neurons.measure_reliability(factlm, [other], located, by=tlk.neurons.determiner)
 
 
 def test_a_token_cannot_break_out_of_the_view(factlm, tmp_path):
     prompt = tlk.Prompt.from_tokens([1, 2], labels=["</script><b>", "x"])
-    view = tlk.neuron_view(factlm, tlk.NeuronSet.of(factlm, [(0, 3), (5, 1)]), prompt)
+    view = tlk.neurons.neuron_view(factlm, tlk.NeuronSet.of(factlm, [(0, 3), (5, 1)]), prompt)
     tail = view.source.rpartition("CircuitsVis.render(")[2]
     assert tail.count("</script>") == 1 and "<\\/script><b>" in tail and view.place.startswith('<div id="circuits-vis-')
     assert view.place.endswith("></div>") and "https://unpkg" not in view.source

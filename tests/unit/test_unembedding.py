@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tl_knowledge import unembedding
-from tl_knowledge.unembedding import Unembedding
+from tl_knowledge.models import unembedding
+from tl_knowledge.models.unembedding import Unembedding
 
 
 @pytest.mark.parametrize("cap", [None, 3.0])

@@ -11,16 +11,20 @@ import torch
 from jaxtyping import Float
 
 from tl_knowledge.circuits.circuit import Circuit
-from tl_knowledge.circuits.contrast import Contrast, Metric
-from tl_knowledge.circuits.nodes import Edge, Node, refuse_overlaps
-from tl_knowledge.circuits.paths import answer_node, find_edges, find_needs, measure_needs, measure_nodes, measure_shares, measure_wired
+from tl_knowledge.circuits.edges import Edge, refuse_overlaps
+from tl_knowledge.circuits.paths import answer_node, find_edges, find_needs, measure_needs, measure_shares, measure_wired
+from tl_knowledge.engine.recording import record
 from tl_knowledge.errors import ComponentError, CorruptionError
-from tl_knowledge.model import HookedModel, attention_pattern, describe_model, layer_count
-from tl_knowledge.prompts import Prompt
-from tl_knowledge.provenance import Provenance
-from tl_knowledge.rows import record
-from tl_knowledge.spans import Span
-from tl_knowledge.tracing.sites import unit_count
+from tl_knowledge.models.description import describe_model
+from tl_knowledge.models.hook_names import attention_pattern
+from tl_knowledge.models.protocol import HookedModel, layer_count
+from tl_knowledge.prompts.prompt import Prompt
+from tl_knowledge.prompts.spans import Span
+from tl_knowledge.results.provenance import Provenance
+from tl_knowledge.runs.contrast import Contrast, Metric
+from tl_knowledge.runs.interventions import measure_nodes
+from tl_knowledge.runs.nodes import Node
+from tl_knowledge.runs.windows import unit_count
 
 __all__ = ["Rank", "Settings", "assemble", "check_settings"]
 
@@ -36,27 +40,27 @@ SMALLEST_TOTAL = 1e-9
 class Settings:
     """How a circuit is built; see `tl_knowledge.circuits.from_trace`."""
 
-    top: int
+    limit: int
     rank: Rank
     threshold: float
     memory_budget: float
 
 
-def check_settings(top: int, rank: str, threshold: float, metric: str, memory_budget: float) -> Settings:
+def check_settings(limit: int, rank: str, threshold: float, metric: str, memory_budget: float) -> Settings:
     """Refuse settings out of range.
 
     Raises:
         ComponentError: one of them.
     """
-    if top < 1:
-        raise ComponentError(f"top={top} keeps no node; pass at least 1 (20 is usual).")
+    if limit < 1:
+        raise ComponentError(f"limit={limit} keeps no node; pass at least 1 (20 is usual).")
     if rank not in get_args(Rank):
         raise ComponentError(f"rank {rank!r} is unknown; pass 'either', 'effect' or 'need'.")
     if metric not in get_args(Metric):
         raise ComponentError(f"metric {metric!r} is unknown; pass 'probability' or 'log_probability'.")
     if not 0 <= threshold < 1:
         raise ComponentError(f"threshold {threshold} is no share of the total effect; pass a number from 0 to below 1, for example 0.02.")
-    return Settings(top, rank, threshold, memory_budget)  # pyright: ignore[reportArgumentType]
+    return Settings(limit, rank, threshold, memory_budget)  # pyright: ignore[reportArgumentType]
 
 
 def assemble(
@@ -97,7 +101,7 @@ def assemble(
     *ladder, shares = measure_shares(contrast, [*(looked_at[:count] for count in steps), nodes], budget)
     names = ("restored", "faithfulness", "completeness")
     growth = [{"nodes": count, **{n: float(getattr(s, n).mean()) for n in names}} for count, s in zip(steps, ladder, strict=True)]
-    model, about = contrast.model, {"rank": settings.rank, "top": settings.top, "n_layers": layer_count(contrast.model), "prompt": prompt.text}
+    model, about = contrast.model, {"rank": settings.rank, "limit": settings.limit, "n_layers": layer_count(contrast.model), "prompt": prompt.text}
     patterns, labels = _patterns(contrast, nodes), _labels(model, prompt, contrast)
     return Circuit(
         nodes=tuple(nodes),
@@ -138,7 +142,7 @@ def _best(contrast: Contrast, candidates: Sequence[Node], settings: Settings) ->
     effect = zero if settings.rank == "need" else measure_nodes(contrast, able, settings.memory_budget).mean(1).abs()
     need = zero if settings.rank == "effect" else measure_needs(contrast, able, settings.memory_budget).mean(1).abs()
     score = torch.maximum(effect, need)
-    order = score.argsort(descending=True, stable=True)[: settings.top].tolist()
+    order = score.argsort(descending=True, stable=True)[: settings.limit].tolist()
     return [able[i] for i in order if score[i] > 0]
 
 

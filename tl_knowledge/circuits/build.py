@@ -9,16 +9,19 @@ from jaxtyping import Int
 
 from tl_knowledge.circuits.assemble import MOST_CANDIDATES, Rank, assemble, check_settings
 from tl_knowledge.circuits.circuit import Circuit
-from tl_knowledge.circuits.contrast import Metric, edit_contrast, node_hooks, noise_contrast
-from tl_knowledge.circuits.nodes import Node
 from tl_knowledge.editing import Edit
 from tl_knowledge.errors import ComponentError, CorruptionError, ModelStateError, PromptError
-from tl_knowledge.model import HookedModel, Module, check_model, layer_count, model_device, severable
+from tl_knowledge.models.checks import check_model
+from tl_knowledge.models.hook_names import Module, severable
+from tl_knowledge.models.protocol import HookedModel, layer_count, model_device
 from tl_knowledge.neurons import NeuronSet
-from tl_knowledge.prompts import Prompt, Span, check_fits
+from tl_knowledge.prompts.prompt import Prompt, check_fits
+from tl_knowledge.prompts.spans import Span
+from tl_knowledge.runs.arguments import answer_label, choose_answer, corrupted_span, resolve_noise, sample_count, traced_positions
+from tl_knowledge.runs.contrast import Metric, edit_contrast, node_hooks, noise_contrast
+from tl_knowledge.runs.corruption import Noise
+from tl_knowledge.runs.nodes import Node
 from tl_knowledge.tracing import CausalTrace, PromptSwap
-from tl_knowledge.tracing.arguments import answer_label, choose_answer, corrupted_span, resolve_noise, sample_count, traced_positions
-from tl_knowledge.tracing.corruption import Noise
 
 __all__ = ["from_edit", "from_neurons", "from_trace"]
 
@@ -30,7 +33,7 @@ def from_trace(
     prompt: Prompt,
     traces: CausalTrace | Sequence[CausalTrace],
     *,
-    top: int = 20,
+    limit: int = 20,
     rank: Rank = "need",
     threshold: float = 0.02,
     metric: Metric = "probability",
@@ -43,7 +46,7 @@ def from_trace(
         prompt: the traced one.
         traces: one, or several of one corruption (for example of ``mlp_out`` and ``attn_out``); their components, layers, positions and units
             are the candidates. Effects are measured again, each site by itself, whatever the traces' windows.
-        top: how many sites to look at.
+        limit: how many sites to look at.
         rank: by what is lost without a site (``"need"``: the most faithful circuits, see the documentation), by what it restores alone
             (``"effect"``, as in the trace), or by the larger of both (``"either"``: where sites stand in for each other).
         threshold: edges whose weight and need are below this share of the total effect are pruned, but for each node's strongest in and out; then
@@ -67,11 +70,11 @@ def from_trace(
         True
     """
     check_model(model)
-    settings = check_settings(top, rank, threshold, metric, memory_budget)
+    settings = check_settings(limit, rank, threshold, metric, memory_budget)
     chosen = [traces] if isinstance(traces, CausalTrace) else list(traces)
     first = _one_corruption(prompt, chosen)
     made = first.provenance.settings
-    corruption = resolve_noise(model, prompt, noise, first.provenance.seed, made["semantics"])
+    corruption = resolve_noise(model, prompt, noise, first.provenance.seed, made["variant"])
     if repr(corruption) != made["noise"]:
         raise CorruptionError(f"the trace was made with {made['noise']}, which is not the default; pass the same noise= here.")
     answer = torch.tensor(made["answer"], device=model_device(model))
@@ -97,9 +100,9 @@ def from_neurons(
     prompt: Prompt,
     neurons: NeuronSet,
     *,
-    at: Span | Iterable[int] | None = None,
+    positions: Span | Iterable[int] | None = None,
     corrupt: str | Span | Iterable[int] = "subject",
-    carriers: int = 10,
+    limit: int = 10,
     threshold: float = 0.02,
     noise: Noise | PromptSwap | float | str | None = None,
     samples: int | None = None,
@@ -111,9 +114,9 @@ def from_neurons(
     """The circuit of knowledge neurons: one node a layer and position, and the attention outputs that carry what they write.
 
     Args:
-        at: where the neurons act: positions; default the subject's last token and the last token.
+        positions: where the neurons act; default the subject's last token and the last token.
         corrupt, noise, samples, seed, target: as in `tl_knowledge.trace`.
-        carriers: how many attention outputs to add, those of the largest effect or need.
+        limit: how many attention outputs to add, those of the largest effect or need.
         metric: as in `from_trace`.
         threshold: as in `from_trace`.
 
@@ -132,17 +135,17 @@ def from_neurons(
     """
     check_model(model)
     check_fits(model, prompt)
-    settings = check_settings(max(1, carriers), "either", threshold, metric, memory_budget)
-    if carriers < 0:
-        raise ComponentError(f"carriers={carriers} is negative; pass how many attention outputs to add, 0 for none.")
+    settings = check_settings(max(1, limit), "either", threshold, metric, memory_budget)
+    if limit < 0:
+        raise ComponentError(f"limit={limit} is negative; pass how many attention outputs to add, 0 for none.")
     if not len(neurons) or neurons.shape != NeuronSet.of(model, []).shape:
         raise ComponentError(
             f"a set of {len(neurons)} neurons of a model of {neurons.n_layers} x {neurons.d_mlp} has no circuit here; pass a set of this model."
         )
     span = corrupted_span(prompt, corrupt)
-    corruption = resolve_noise(model, prompt, noise, seed, "paper")
+    corruption = resolve_noise(model, prompt, noise, seed, "ours")
     answer = choose_answer(model, prompt, target, False)
-    places = traced_positions(prompt, span, "mlp_out", {prompt.subject.last, prompt.last.last} if at is None else at)
+    places = traced_positions(prompt, span, "mlp_out", {prompt.subject.last, prompt.last.last} if positions is None else positions)
     layers = sorted({layer for layer, _ in neurons})
     last = layer_count(model) - 1
     groups = [
@@ -154,7 +157,7 @@ def from_neurons(
     contrast = noise_contrast(
         model, prompt, answer, span.positions, corruption, sample_count(samples, corruption), node_hooks(model, ["neuron", "attn_out"]), metric
     )
-    attention = [Node("attn_out", layer, pos) for layer in range(last + 1) for pos in range(span.first, len(prompt)) if carriers > 0]
+    attention = [Node("attn_out", layer, pos) for layer in range(last + 1) for pos in range(span.first, len(prompt)) if limit > 0]
     return assemble(
         contrast,
         attention,
@@ -165,7 +168,7 @@ def from_neurons(
         target=answer_label(model, prompt, answer),
         corrupted=span,
         seed=int(getattr(corruption, "seed", 0)),
-        details={"from": ["neuron"], "noise": repr(corruption), "neurons": len(neurons), "carriers": carriers},
+        details={"from": ["neuron"], "noise": repr(corruption), "neurons": len(neurons), "limit": limit},
     )
 
 
@@ -174,7 +177,7 @@ def from_edit(
     edit: Edit,
     prompt: Prompt,
     *,
-    top: int = 20,
+    limit: int = 20,
     components: Module | Sequence[Module] = ("attn_out", "mlp_out"),
     rank: Rank = "need",
     threshold: float = 0.02,
@@ -189,7 +192,7 @@ def from_edit(
         prompt: with the edit's new target.
         components: what can be a node.
         metric: what effects are measured in; most edits act through several sites at once, which only the logarithm shows one by one.
-        top, rank, threshold, memory_budget: as in `from_trace`.
+        limit, rank, threshold, memory_budget: as in `from_trace`.
 
     Raises:
         PromptError: a prompt without a target.
@@ -197,7 +200,7 @@ def from_edit(
         ModelError, ComponentError, CorruptionError, NumericalError: as `from_trace`.
     """
     check_model(model)
-    settings = check_settings(top, rank, threshold, metric, memory_budget)
+    settings = check_settings(limit, rank, threshold, metric, memory_budget)
     if not prompt.answer:
         raise PromptError(f"prompt {prompt.text or prompt.labels!r} has no target; pass one made with the edit's new target.")
     if edit.is_written_into(model):
@@ -205,7 +208,7 @@ def from_edit(
     check_fits(model, prompt)
     answer: Int[torch.Tensor, " answer"] = torch.tensor([prompt.target_token], device=model_device(model))
     parts = severable(components)
-    contrast = edit_contrast(model, prompt, answer, edit, node_hooks(model, parts), metric)
+    contrast = edit_contrast(model, prompt, answer, edit.hooks(), edit.layers, node_hooks(model, parts), metric)
     nodes = [Node(part, layer, pos) for part in parts for layer in range(min(edit.layers), layer_count(model)) for pos in range(len(prompt))]
     last = layer_count(model) - 1
     written = Span("edited", prompt.subject.positions[-1:]) if "subject" in prompt.spans else prompt.last

@@ -9,110 +9,25 @@ from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
-import torch
-from jaxtyping import Float
 
-from tl_knowledge.circuits.contrast import Metric
+from tl_knowledge.circuits.edges import Edge
 from tl_knowledge.circuits.exports import as_graph, as_json, as_transformer_lens_nodes
 from tl_knowledge.circuits.figures import circuit_figure, growth_figure
-from tl_knowledge.circuits.nodes import Edge, Node
+from tl_knowledge.circuits.findings import CircuitFindings
 from tl_knowledge.circuits.paths import Shares
-from tl_knowledge.circuits.patterns import pattern_view
-from tl_knowledge.drawing import HtmlView
-from tl_knowledge.provenance import Provenance
-from tl_knowledge.spans import Span
-from tl_knowledge.statistics import largest_rows
-from tl_knowledge.storage import read_result, write_result, write_text
+from tl_knowledge.drawing import HtmlView, pattern_view
+from tl_knowledge.prompts.spans import Span
+from tl_knowledge.results.provenance import Provenance
+from tl_knowledge.results.statistics import largest_rows
+from tl_knowledge.results.storage import read_result, write_result, write_text
+from tl_knowledge.runs.nodes import Node
 
 __all__ = ["Circuit"]
 
 
 @dataclass(frozen=True, eq=False)
-class Circuit:
-    """Nodes, weighted edges, and what they explain.
-
-    Attributes:
-        nodes: in the order in which they matter: by their effect or need, whichever is larger.
-        edges: those whose weight or need is at least ``threshold`` of the total effect, and each node's strongest in and out; strongest first.
-        sources: what sends into the circuit: corrupted tokens' embeddings, or what an edit writes.
-        metric: what effects, needs and weights are measured in: the answer's probability, or its logarithm in nats.
-        effect: ``[node sample]``: what a node, restored alone, gives back of the answer.
-        need: ``[node sample]``: what the clean run loses when the node alone is held at its corrupted value.
-        total_effect: clean minus corrupted, in the metric, mean over samples.
-        shares: what all nodes explain together; see `tl_knowledge.circuits.paths.Shares`.
-        growth: the same for the first 1, 2, 5, 10 ... nodes, one row each, means over samples.
-        head_reads: one row for each head at the circuit's attention nodes: its own effect, and which tokens it reads.
-        patterns: attention of the clean run by layer, ``[head query key]``, in the layers that have such nodes.
-        considered: how many nodes were looked at before pruning.
-        threshold: share of the total effect below which an edge is pruned.
-        contrast: what the two runs are, in words.
-        corrupted: the span whose embeddings were corrupted; for an edit, where it writes.
-        labels: the tokens as text.
-        target: the scored answer.
-    """
-
-    nodes: tuple[Node, ...]
-    edges: tuple[Edge, ...]
-    sources: tuple[Node, ...]
-    metric: Metric
-    total_effect: float
-    effect: Float[torch.Tensor, "node sample"]
-    need: Float[torch.Tensor, "node sample"]
-    shares: Shares
-    growth: pd.DataFrame
-    head_reads: pd.DataFrame
-    patterns: dict[int, torch.Tensor]
-    considered: int
-    threshold: float
-    contrast: str
-    corrupted: Span
-    labels: tuple[str, ...]
-    target: str
-    clean_probability: float
-    corrupted_probability: Float[torch.Tensor, " sample"]
-    provenance: Provenance
-
-    @property
-    def faithfulness(self) -> float:
-        """Share of the total effect that is left when only the circuit is kept, mean over samples."""
-        return float(self.shares.faithfulness.mean())
-
-    @property
-    def completeness(self) -> float:
-        """Share of the total effect that is lost when only the circuit is held at its corrupted values, mean over samples."""
-        return float(self.shares.completeness.mean())
-
-    @property
-    def wired(self) -> float:
-        """Faithfulness through the circuit's edges alone: every node hears only those that an edge leads from; mean over samples."""
-        return float("nan") if self.shares.wired is None else float(self.shares.wired.mean())
-
-    def to_dataframe(self) -> pd.DataFrame:
-        """One row an edge: from, to, their tokens, weight, its standard error, need, and the larger of both as a share of the total effect."""
-        rows = [
-            {"source": edge.source.name, "source_token": self.labels[edge.source.pos]}
-            | {"target": edge.target.name, "target_token": self.labels[edge.target.pos]}
-            | {"weight": edge.weight, "standard_error": edge.standard_error, "need": edge.need, "share": edge.strength / self.total_effect}
-            for edge in self.edges
-        ]
-        return pd.DataFrame(rows)
-
-    def node_table(self) -> pd.DataFrame:
-        """One row a node: component, place, mean effect and need, and the effect's share of the total effect."""
-        rows = [
-            {"node": node.name, "component": node.component, "layer": node.layer, "pos": node.pos, "token": self.labels[node.pos]}
-            | {"effect": effect, "need": need, "share": effect / self.total_effect}
-            for node, effect, need in zip(self.nodes, self.effect.mean(1).tolist(), self.need.mean(1).tolist(), strict=True)
-        ]
-        return pd.DataFrame(rows)
-
-    def top(self, k: int = 10) -> pd.DataFrame:
-        """The k strongest edges, of either sign.
-
-        Raises:
-            ComponentError: k smaller than 1.
-        """
-        return largest_rows(self.to_dataframe(), k, "share", either_sign=True)
+class Circuit(CircuitFindings):
+    """Nodes, weighted edges, and what they explain; attributes as `CircuitFindings`."""
 
     def plot(self) -> go.Figure:
         """The graph: layers left to right, tokens top to bottom, arrows as wide as what they carry."""
@@ -122,14 +37,14 @@ class Circuit:
         """How much the first nodes explain, by how many there are."""
         return growth_figure(self)
 
-    def attention_view(self, *, heads: int = 6) -> HtmlView:
+    def attention_view(self, *, limit: int = 6) -> HtmlView:
         """Attention patterns of the circuit's heads with the largest effects, as a circuitsvis view that works offline.
 
         Raises:
-            ComponentError: a circuit without attention, or ``heads`` smaller than 1.
+            ComponentError: a circuit without attention, or ``limit`` smaller than 1.
             UnsupportedModelError: the model shows no attention patterns.
         """
-        best = largest_rows(self.head_reads, heads, "effect", either_sign=True)
+        best = largest_rows(self.head_reads, limit, "effect", either_sign=True)
         chosen = list(dict.fromkeys(zip(best["layer"].astype(int), best["head"].astype(int), strict=True))) if len(best) else []
         return pattern_view(self.patterns, chosen, self.labels, f"the circuit's heads of the largest effect on P({self.target.strip()!r})")
 

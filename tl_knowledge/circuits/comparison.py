@@ -8,11 +8,12 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from tl_knowledge.circuits.circuit import Circuit
+from tl_knowledge.circuits.edges import Edge
 from tl_knowledge.circuits.figures import edge_hover, on_tokens, points_of
-from tl_knowledge.circuits.nodes import Edge, Node
 from tl_knowledge.drawing import Arrow
 from tl_knowledge.errors import ComponentError
-from tl_knowledge.statistics import largest_rows
+from tl_knowledge.results.statistics import largest_rows
+from tl_knowledge.runs.nodes import Node
 
 __all__ = ["CircuitComparison", "compare"]
 
@@ -89,7 +90,7 @@ def compare(first: Circuit, second: Circuit, *, names: tuple[str, str] | None = 
         >>> model = tlk.load_model("factlm")
         >>> prompt = tlk.Prompt.from_fact(model, tlk.load_facts("factlm")[0])
         >>> sides = [tlk.trace(model, prompt, corrupt=side, component="mlp_out", progress=False) for side in ("subject", "relation")]
-        >>> both = tlk.circuits.compare(*[tlk.circuits.from_trace(model, prompt, side, top=5) for side in sides])
+        >>> both = tlk.circuits.compare(*[tlk.circuits.from_trace(model, prompt, side, limit=5) for side in sides])
         >>> both.names
         ('subject corrupted', 'relation corrupted')
     """

@@ -8,8 +8,9 @@ from typing import Any
 
 import networkx as nx
 
-from tl_knowledge.circuits.nodes import Edge, Node
+from tl_knowledge.circuits.edges import Edge
 from tl_knowledge.errors import ComponentError
+from tl_knowledge.runs.nodes import Node
 
 __all__ = ["as_graph", "as_json", "as_transformer_lens_nodes", "node_id"]
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
-from tl_knowledge.circuits.nodes import Edge, Node
+from tl_knowledge.circuits.edges import Edge
+from tl_knowledge.circuits.findings import CircuitFindings
 from tl_knowledge.drawing import Arrow, GraphPoint, Line, LinePanel, graph, line_panels
-
-if TYPE_CHECKING:
-    from tl_knowledge.circuits.circuit import Circuit
+from tl_knowledge.runs.nodes import Node
 
 __all__ = ["circuit_figure", "edge_hover", "growth_figure", "on_tokens", "place_of", "points_of", "shares_text"]
 
@@ -44,7 +42,7 @@ def place_of(node: Node, n_layers: int, rank: int = 0, together: int = 1) -> tup
     return min(node.layer, n_layers) + _OFFSETS[node.component], node.pos + spread
 
 
-def circuit_figure(circuit: Circuit) -> go.Figure:
+def circuit_figure(circuit: CircuitFindings) -> go.Figure:
     """The graph of one circuit."""
     points, number = points_of([circuit])
     arrows = [Arrow(number[e.source], number[e.target], e.strength, edge_hover(circuit, e)) for e in circuit.edges]
@@ -52,7 +50,7 @@ def circuit_figure(circuit: Circuit) -> go.Figure:
     return on_tokens([circuit], points, arrows, title, f"{circuit.contrast}; {shares_text(circuit)}")
 
 
-def points_of(circuits: Sequence[Circuit]) -> tuple[list[GraphPoint], dict[Node, int]]:
+def points_of(circuits: Sequence[CircuitFindings]) -> tuple[list[GraphPoint], dict[Node, int]]:
     """Every node of some circuits of one prompt as a point, as large as in the circuit where it matters most; and each node's number."""
     ends = dict.fromkeys(node for circuit in circuits for edge in circuit.edges for node in (edge.source, edge.target))
     nodes = [*dict.fromkeys([*(node for circuit in circuits for node in circuit.nodes), *ends])]
@@ -67,7 +65,7 @@ def points_of(circuits: Sequence[Circuit]) -> tuple[list[GraphPoint], dict[Node,
     return points, {node: i for i, node in enumerate(nodes)}
 
 
-def on_tokens(circuits: Sequence[Circuit], points: Sequence[GraphPoint], arrows: Sequence[Arrow], title: str, subtitle: str) -> go.Figure:
+def on_tokens(circuits: Sequence[CircuitFindings], points: Sequence[GraphPoint], arrows: Sequence[Arrow], title: str, subtitle: str) -> go.Figure:
     """Draw points and arrows over the tokens and layers of circuits of one prompt."""
     first = circuits[0]
     n_layers = int(first.provenance.settings["n_layers"])
@@ -77,7 +75,7 @@ def on_tokens(circuits: Sequence[Circuit], points: Sequence[GraphPoint], arrows:
     return graph(points, arrows, looks=LOOKS, rows=rows, columns=columns, title=title, subtitle=subtitle, marked=marked)
 
 
-def shares_text(circuit: Circuit) -> str:
+def shares_text(circuit: CircuitFindings) -> str:
     """What the circuit explains, in words."""
     low = float(circuit.corrupted_probability.mean())
     unit = " in log P" if circuit.metric == "log_probability" else ""
@@ -88,7 +86,7 @@ def shares_text(circuit: Circuit) -> str:
     return f"P {low:.1%} to {circuit.clean_probability:.1%}: {alone}{drawn}; {circuit.provenance.model}"
 
 
-def growth_figure(circuit: Circuit) -> go.Figure:
+def growth_figure(circuit: CircuitFindings) -> go.Figure:
     """Shares of the total effect by number of nodes."""
     names = {"faithfulness": "kept alone (faithfulness)", "completeness": "lost without it (completeness)", "restored": "restored together"}
     counts = [int(count) for count in circuit.growth["nodes"]]
@@ -106,14 +104,14 @@ def growth_figure(circuit: Circuit) -> go.Figure:
     )
 
 
-def edge_hover(circuit: Circuit, edge: Edge) -> str:
+def edge_hover(circuit: CircuitFindings, edge: Edge) -> str:
     """What an arrow says."""
     start, end = (f"{html.escape(node.name)} at {html.escape(repr(circuit.labels[node.pos]))}" for node in (edge.source, edge.target))
     carried, needed = (f"{value:+.3f}{UNITS[circuit.metric]} ({value / circuit.total_effect:.0%})" for value in (edge.weight, edge.need))
     return f"{start}<br>to {end}<br>{html.escape(circuit.contrast)}:<br>carries {carried}<br>lost when cut {needed}"
 
 
-def _measured(circuit: Circuit, node: Node) -> tuple[float, float] | None:
+def _measured(circuit: CircuitFindings, node: Node) -> tuple[float, float] | None:
     """A node's mean effect and need, where it is one of the circuit's."""
     if node not in circuit.nodes:
         return None
@@ -121,14 +119,14 @@ def _measured(circuit: Circuit, node: Node) -> tuple[float, float] | None:
     return float(circuit.effect[row].mean()), float(circuit.need[row].mean())
 
 
-def _size(circuit: Circuit, node: Node) -> float:
+def _size(circuit: CircuitFindings, node: Node) -> float:
     found = _measured(circuit, node)
     if found is None:
         return 1.0 if node.component == "answer" else 0.25 if node in circuit.sources else 0.0
     return min(1.0, max(map(abs, found)) / (abs(circuit.total_effect) or 1.0))
 
 
-def _hover(circuit: Circuit, node: Node) -> str:
+def _hover(circuit: CircuitFindings, node: Node) -> str:
     token = html.escape(repr(circuit.labels[node.pos]))
     if node.component == "answer":
         return f"<b>answer</b> {html.escape(repr(circuit.target))}<br>P {circuit.clean_probability:.1%}"

@@ -18,12 +18,13 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 
-from tl_knowledge.circuits.contrast import Contrast
-from tl_knowledge.circuits.interventions import Intervention, Value, intervene
-from tl_knowledge.circuits.nodes import Edge, Node, NodeKind, hook_of, stage
-from tl_knowledge.model import layer_count
+from tl_knowledge.circuits.edges import Edge
+from tl_knowledge.models.protocol import layer_count
+from tl_knowledge.runs.contrast import Contrast
+from tl_knowledge.runs.interventions import Intervention, Value, intervene
+from tl_knowledge.runs.nodes import Node, NodeKind, hook_of, stage
 
-__all__ = ["Shares", "answer_node", "find_edges", "find_needs", "measure_needs", "measure_nodes", "measure_shares", "measure_wired"]
+__all__ = ["Shares", "answer_node", "find_edges", "find_needs", "measure_needs", "measure_shares", "measure_wired"]
 
 UNMOVED = 1e-5  # of the node's whole change: below this a reading is rounding
 
@@ -48,12 +49,6 @@ class Shares:
 def answer_node(contrast: Contrast) -> Node:
     """Where every circuit ends."""
     return Node("answer", layer_count(contrast.model), contrast.answer_positions[0])
-
-
-def measure_nodes(contrast: Contrast, nodes: Sequence[Node], memory_budget: float) -> Float[torch.Tensor, "node sample"]:
-    """Each node's effect, in the contrast's metric."""
-    runs = [Intervention({node: "clean"}) for node in nodes]
-    return intervene(contrast, runs, memory_budget).score - contrast.corrupted_score
 
 
 def measure_needs(contrast: Contrast, nodes: Sequence[Node], memory_budget: float) -> Float[torch.Tensor, "node sample"]:

@@ -9,16 +9,16 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from tl_knowledge.batches import in_words, likeliest_next
 from tl_knowledge.cli.arguments import template_argument
 from tl_knowledge.cli.methods import METHOD_NAMES, method_argument, moments_argument
 from tl_knowledge.cli.moments import corpus_argument
 from tl_knowledge.cli.tables import terminal_table
 from tl_knowledge.drawing import Table
 from tl_knowledge.editing import plan_edit
-from tl_knowledge.facts import Fact
-from tl_knowledge.loading import load_model
-from tl_knowledge.prompts import Prompt
+from tl_knowledge.engine.batches import in_words, likeliest_next
+from tl_knowledge.models.loading import load_model
+from tl_knowledge.prompts.facts import Fact
+from tl_knowledge.prompts.prompt import Prompt
 
 __all__ = ["edit_command"]
 

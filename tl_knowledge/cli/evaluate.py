@@ -16,9 +16,9 @@ from tl_knowledge.datasets import load_counterfact, load_edit_cases, load_zsre
 from tl_knowledge.drawing import Table, html_page
 from tl_knowledge.errors import InputError
 from tl_knowledge.evaluation import EditReport, ScoreTable, evaluate, score_table
-from tl_knowledge.facts import EditCase
-from tl_knowledge.loading import load_model
-from tl_knowledge.storage import write_text
+from tl_knowledge.models.loading import load_model
+from tl_knowledge.prompts.facts import EditCase
+from tl_knowledge.results.storage import write_text
 
 __all__ = ["evaluate_command"]
 

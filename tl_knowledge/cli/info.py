@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from tl_knowledge.datasets import load_facts
-from tl_knowledge.loading import FACTLM_DIRECTORY, hooked_transformer_available
-from tl_knowledge.provenance import installed_versions
+from tl_knowledge.models.loading import FACTLM_DIRECTORY, hooked_transformer_available
+from tl_knowledge.results.provenance import installed_versions
 
 __all__ = ["info"]
 

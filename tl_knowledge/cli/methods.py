@@ -11,7 +11,7 @@ from typing import Any
 from tl_knowledge.editing import EMMET, MEMIT, ROME, AlphaEdit, EditMethod, FineTune, FineTuneConstrained, KeyMoments, collect_key_moments
 from tl_knowledge.errors import InputError
 from tl_knowledge.localised import CausalNeuronEdit, KnowledgeNeuronEdit
-from tl_knowledge.model import HookedModel
+from tl_knowledge.models.protocol import HookedModel
 
 __all__ = ["METHOD_NAMES", "method_argument", "moments_argument"]
 

@@ -14,7 +14,7 @@ from tl_knowledge.datasets import load_corpus
 from tl_knowledge.drawing import Table
 from tl_knowledge.editing import collect_key_moments
 from tl_knowledge.errors import DataError
-from tl_knowledge.loading import load_model
+from tl_knowledge.models.loading import load_model
 
 __all__ = ["corpus_argument", "moments_command"]
 
@@ -25,11 +25,11 @@ def moments_command(
     corpus: Annotated[Path | None, typer.Option(help="A text file, one text a line; default FactLM's own corpus.")] = None,
     layer: Annotated[list[int] | None, typer.Option(help="Repeatable; default all.")] = None,
     tokens: Annotated[int | None, typer.Option(help="How many to read; default ten for each neuron of a layer.")] = None,
-    cache: Annotated[Path | None, typer.Option(help="A folder: layers that are there are not computed again, and a killed pass goes on.")] = None,
+    store: Annotated[Path | None, typer.Option(help="A folder: layers that are there are not computed again, and a killed pass goes on.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
     """Collect the second moments of the keys, E[k k^T], in one pass for all layers."""
-    found = collect_key_moments(load_model(model), corpus_argument(corpus), layer, tokens=tokens, cache=cache, progress=not as_json)
+    found = collect_key_moments(load_model(model), corpus_argument(corpus), layers=layer, tokens=tokens, store=store, progress=not as_json)
     written = found.save(out)
     frame = found.to_dataframe()
     if as_json:

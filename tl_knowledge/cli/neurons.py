@@ -11,27 +11,29 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from tl_knowledge.batches import answer_probabilities
 from tl_knowledge.cli.tables import terminal_table
 from tl_knowledge.datasets import FACT_SETS, known_facts, load_facts, of_relation, sample_facts
 from tl_knowledge.drawing import Table, html_page
+from tl_knowledge.engine.batches import answer_probabilities
 from tl_knowledge.errors import InputError
-from tl_knowledge.loading import load_model
-from tl_knowledge.model import HookedModel
+from tl_knowledge.models.loading import load_model
+from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.neurons import (
     LocatedNeurons,
     NeuronAttribution,
     NeuronEffects,
     NeuronSet,
     attribute_neurons,
+    effects_table,
     fact_groups,
     locate_neurons,
     measure_neuron_effects,
+    neurons_page,
     select_neurons,
+    statistics_table,
 )
-from tl_knowledge.neurons.page import effects_table, neurons_page, statistics_table
-from tl_knowledge.prompts import Prompt
-from tl_knowledge.storage import write_text
+from tl_knowledge.prompts.prompt import Prompt
+from tl_knowledge.results.storage import write_text
 
 __all__ = ["neurons_command"]
 
@@ -50,7 +52,7 @@ def neurons_command(
     kind: Annotated[str, typer.Option(help="max (a share of the largest score), absolute or quantile.")] = "max",
     shared_by: Annotated[float, typer.Option(help="Keep neurons in more than this share of a fact's prompts.")] = 0.5,
     adapt: Annotated[str, typer.Option(help="no; or move --shared-by until 2 to 5 neurons are left: group (each fact) or relation.")] = "no",
-    semantics: Annotated[str, typer.Option(help="paper, dai, eleuther or kn_thesis.")] = "paper",
+    variant: Annotated[str, typer.Option(help="paper, dai, eleuther or kn_thesis.")] = "ours",
     at: Annotated[str, typer.Option(help="last, or subject: the subject's last token (fact sets only).")] = "last",
     steps: Annotated[int, typer.Option(help="Points of the integral.")] = 20,
     factor: Annotated[list[float] | None, typer.Option(help="Scale the neurons by this; repeatable, default 0 (suppress) and 2 (enhance).")] = None,
@@ -62,7 +64,7 @@ def neurons_command(
     """Locate knowledge neurons, suppress and enhance them."""
     loaded = load_model(model)
     selection: dict[str, Any] = {"threshold": threshold, "kind": kind, "shared_by": shared_by}
-    attribution: dict[str, Any] = {"semantics": semantics, "steps": steps, "progress": not as_json}
+    attribution: dict[str, Any] = {"variant": variant, "steps": steps, "progress": not as_json}
     factors = factor or [0.0, 2.0]
     if prompts:
         if target is None:
@@ -97,7 +99,7 @@ def _scaled(model: HookedModel, asked: list[Prompt], neurons: NeuronSet, factors
     sets = [neurons, *(neurons.random_control(seed + draw) for draw in range(CONTROLS))] if len(neurons) else []
     columns: dict[str, Any] = {"prompt": [prompt.text for prompt in asked], "clean": answer_probabilities(model, asked).tolist()}
     for x in factors if sets else []:
-        own, *random = [answer_probabilities(model, asked, lambda pos, s=s, x=x: s.scale(x, pos=pos)) for s in sets]
+        own, *random = [answer_probabilities(model, asked, lambda pos, s=s, x=x: s.scale(x, positions=pos)) for s in sets]
         columns |= {f"x {x:g}": own.tolist(), f"random x {x:g}": torch.stack(random).mean(0).tolist()}
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 

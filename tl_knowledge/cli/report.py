@@ -10,17 +10,18 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from tl_knowledge.batches import likeliest_next
-from tl_knowledge.circuits import Circuit, Report, report
+from tl_knowledge.circuits import Circuit
 from tl_knowledge.cli.arguments import template_argument
 from tl_knowledge.cli.methods import METHOD_NAMES, method_argument, moments_argument
 from tl_knowledge.cli.moments import corpus_argument
 from tl_knowledge.cli.tables import terminal_table
 from tl_knowledge.drawing import Table
-from tl_knowledge.facts import Fact
-from tl_knowledge.loading import load_model
-from tl_knowledge.model import HookedModel
-from tl_knowledge.prompts import Prompt
+from tl_knowledge.engine.batches import likeliest_next
+from tl_knowledge.models.loading import load_model
+from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.prompts.facts import Fact
+from tl_knowledge.prompts.prompt import Prompt
+from tl_knowledge.report import FactReport, report_fact
 
 __all__ = ["report_command"]
 
@@ -37,7 +38,7 @@ def report_command(
     setting: Annotated[list[str] | None, typer.Option(help="name=value of the method, such as clamp=3; repeatable.")] = None,
     moments: Annotated[Path | None, typer.Option(help="A file of tl-knowledge moments; default collected from --corpus.")] = None,
     corpus: Annotated[Path | None, typer.Option(help="A text file, one text a line; default FactLM's own corpus.")] = None,
-    top: Annotated[int, typer.Option(help="Sites of a circuit.")] = 20,
+    limit: Annotated[int, typer.Option(help="Sites of a circuit.")] = 20,
     samples: Annotated[int, typer.Option(help="Noise samples.")] = 10,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     out: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
@@ -50,7 +51,7 @@ def report_command(
     if edit_to is not None:
         chosen = method_argument(loaded, method, layer or [], setting or [])
         known = moments_argument(loaded, [method], [chosen], moments, corpus_argument(corpus), progress=not as_json)
-    made = report(loaded, fact, edit_to=edit_to, method=chosen, moments=known, top=top, samples=samples, seed=seed, progress=not as_json)
+    made = report_fact(loaded, fact, edit_to=edit_to, method=chosen, moments=known, limit=limit, samples=samples, seed=seed, progress=not as_json)
     made.save(out)
     if as_json:
         typer.echo(json.dumps(_as_data(made, out), indent=2))
@@ -68,13 +69,13 @@ def _predicted(model: HookedModel, text: str) -> str:
     return token
 
 
-def _circuits(made: Report) -> dict[str, Circuit]:
+def _circuits(made: FactReport) -> dict[str, Circuit]:
     """Every circuit of the report by name."""
     found = dict(made.circuits)
     return found if made.edited is None else found | {"edit (log P)": made.edited.circuit}
 
 
-def _as_data(made: Report, out: Path) -> dict[str, Any]:
+def _as_data(made: FactReport, out: Path) -> dict[str, Any]:
     """What a program needs, as plain data."""
     circuits = {
         name: {

@@ -15,12 +15,12 @@ from tl_knowledge.cli.tables import terminal_table
 from tl_knowledge.datasets import load_facts
 from tl_knowledge.drawing import Table
 from tl_knowledge.errors import InputError
-from tl_knowledge.loading import load_model
-from tl_knowledge.model import Component, HookedModel
-from tl_knowledge.prompts import Prompt
-from tl_knowledge.storage import write_text
-from tl_knowledge.tracing import CausalTrace, trace
-from tl_knowledge.tracing.page import TABLE_HEADER, summary_rows, trace_page
+from tl_knowledge.models.hook_names import Component
+from tl_knowledge.models.loading import load_model
+from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.prompts.prompt import Prompt
+from tl_knowledge.results.storage import write_text
+from tl_knowledge.tracing import SUMMARY_HEADER, CausalTrace, summary_rows, trace, trace_page
 
 __all__ = ["trace_command"]
 
@@ -113,6 +113,6 @@ def _print(prompt: Prompt, traces: list[CausalTrace], out: Path | None) -> None:
     console.print(f"[bold]{escape(prompt.text)}[/][green]{escape(first.target)}[/]", highlight=False)
     samples = len(first.total_effect)
     console.print(f"clean probability {first.clean_probability:.1%} ({known}), model {escape(first.provenance.model)}, {samples} noise samples")
-    console.print(terminal_table(Table(TABLE_HEADER, summary_rows(traces))))
+    console.print(terminal_table(Table(SUMMARY_HEADER, summary_rows(traces))))
     if out is not None:
         console.print(f"page written to {out}", highlight=False, soft_wrap=True)

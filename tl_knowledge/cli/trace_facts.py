@@ -14,9 +14,8 @@ from tl_knowledge.cli.arguments import noise_argument, window_argument, words_ar
 from tl_knowledge.cli.tables import terminal_table
 from tl_knowledge.datasets import FACT_SETS, load_facts, of_relation, sample_facts
 from tl_knowledge.drawing import Table
-from tl_knowledge.storage import write_text
-from tl_knowledge.tracing import TraceAverage, trace_facts
-from tl_knowledge.tracing.average_page import estimate_text, location_table, total_effect_table
+from tl_knowledge.results.storage import write_text
+from tl_knowledge.tracing import TraceAverage, estimate_text, location_table, total_effect_table, trace_facts
 
 __all__ = ["trace_facts_command"]
 
@@ -51,7 +50,7 @@ def trace_facts_command(
         noise_argument(noise),
         corrupt=words_argument(corrupt, ("subject", "relation")),
         components=words_argument(component, ("resid_post", "mlp_out", "attn_out")),
-        severed=words_argument(sever, ()),
+        sever=words_argument(sever, ()),
         window=window_argument(window),
         samples=samples,
         seed=seed,

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
 
-from tl_knowledge.datasets.rows import Row, Source, files_in, read_rows
-from tl_knowledge.facts import MinimalPair
+from tl_knowledge.datasets.records import Row, Source, files_in, read_rows
+from tl_knowledge.prompts.facts import MinimalPair
 
 __all__ = ["BLIMP_HUB", "BLIMP_SAMPLE", "load_blimp"]
 

@@ -9,9 +9,9 @@ from importlib.resources import files
 from typing import Any
 
 from tl_knowledge.errors import DataError
-from tl_knowledge.facts import EditCase, Fact, Relation
-from tl_knowledge.model import HookedModel
-from tl_knowledge.prompts import Prompt
+from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.prompts.facts import EditCase, Fact, Relation
+from tl_knowledge.prompts.prompt import Prompt
 
 __all__ = ["bundled_facts", "load_corpus", "load_edit_cases", "load_relations", "paraphrases"]
 

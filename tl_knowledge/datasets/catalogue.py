@@ -9,10 +9,10 @@ from tl_knowledge.datasets.counterfact import COUNTERFACT_HUB, load_counterfact
 from tl_knowledge.datasets.known import KNOWN_1000_URL, load_known
 from tl_knowledge.datasets.lre import load_lre
 from tl_knowledge.datasets.pararel import load_context_pararel, load_pararel
-from tl_knowledge.datasets.rows import Source
+from tl_knowledge.datasets.records import Source
 from tl_knowledge.datasets.zsre import KNOWEDIT_HUB, load_zsre
 from tl_knowledge.errors import DataError
-from tl_knowledge.facts import Fact
+from tl_knowledge.prompts.facts import Fact
 
 __all__ = ["FACT_SETS", "load_facts"]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from tl_knowledge.errors import DataError
-from tl_knowledge.facts import Fact
+from tl_knowledge.prompts.facts import Fact
 
 __all__ = ["CONTEXT_PAIRS", "in_context", "with_context"]
 
@@ -31,12 +31,12 @@ def in_context(fact: Fact, pairs: Sequence[tuple[str, str]], *, separator: str =
 
 
 def with_context(
-    facts: Iterable[Fact], *, pairs: int = CONTEXT_PAIRS, pool: Iterable[Fact] | None = None, separator: str = ". ", seed: int = 0
+    facts: Iterable[Fact], *, limit: int = CONTEXT_PAIRS, pool: Iterable[Fact] | None = None, separator: str = ". ", seed: int = 0
 ) -> list[Fact]:
     """Every fact behind some others of its relation, drawn for each fact and the same in all its templates.
 
     Args:
-        pairs: how many others.
+        limit: how many others.
         pool: where the others are drawn from; the facts themselves when ``None``.
         separator: between the statements.
         seed: of the draws, which depend on it, the relation and the subject only.
@@ -48,15 +48,15 @@ def with_context(
     by_relation: dict[str | None, dict[str, str]] = {}
     for other in asked if pool is None else pool:
         by_relation.setdefault(other.relation, {}).setdefault(other.subject, other.target)
-    if pairs < 1:
-        raise DataError(f"pairs={pairs} makes no context; pass at least 1 ({CONTEXT_PAIRS} is usual).")
+    if limit < 1:
+        raise DataError(f"limit={limit} makes no context; pass at least 1 ({CONTEXT_PAIRS} is usual).")
     made: list[Fact] = []
     for fact in asked:
         others = [(subject, target) for subject, target in by_relation.get(fact.relation, {}).items() if subject != fact.subject]
-        if len(others) < pairs:
+        if len(others) < limit:
             raise DataError(
-                f"relation {fact.relation!r} has {len(others)} subjects beside {fact.subject!r}, fewer than {pairs}; pass a pool= with more."
+                f"relation {fact.relation!r} has {len(others)} subjects beside {fact.subject!r}, fewer than {limit}; pass a pool= with more."
             )
-        drawn = random.Random(f"{seed}/{fact.relation}/{fact.subject}").sample(others, pairs)
+        drawn = random.Random(f"{seed}/{fact.relation}/{fact.subject}").sample(others, limit)
         made.append(in_context(fact, drawn, separator=separator))
     return made

@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 
-from tl_knowledge.batches import answer_logits
+from tl_knowledge.engine.batches import answer_logits
 from tl_knowledge.errors import DataError, InputError
-from tl_knowledge.facts import Fact
-from tl_knowledge.model import HookedModel, check_model
-from tl_knowledge.prompts import Prompt, is_one_token
+from tl_knowledge.models.checks import check_model
+from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.prompts.facts import Fact
+from tl_knowledge.prompts.prompt import Prompt, is_one_token
 
 __all__ = ["known_facts", "of_relation", "predicted_tokens", "sample_facts", "single_token_facts"]
 
@@ -55,7 +56,7 @@ def of_relation(facts: Iterable[Fact], *relations: str) -> list[Fact]:
     return [fact for fact in given if fact.relation in relations]
 
 
-def sample_facts(facts: Sequence[Fact], count: int, *, seed: int = 0) -> list[Fact]:
+def sample_facts(facts: Sequence[Fact], limit: int, *, seed: int = 0) -> list[Fact]:
     """A random sample of facts, in their order; all of them when there are no more.
 
     Raises:
@@ -66,9 +67,9 @@ def sample_facts(facts: Sequence[Fact], count: int, *, seed: int = 0) -> list[Fa
         >>> len(sample_facts(facts, 3)), sample_facts(facts, 9) == facts
         (3, True)
     """
-    if count < 1:
-        raise DataError(f"a sample of {count} facts is empty; pass at least 1.")
-    chosen = set(random.Random(seed).sample(range(len(facts)), min(count, len(facts))))
+    if limit < 1:
+        raise DataError(f"a sample of {limit} facts is empty; pass at least 1.")
+    chosen = set(random.Random(seed).sample(range(len(facts)), min(limit, len(facts))))
     return [fact for index, fact in enumerate(facts) if index in chosen]
 
 

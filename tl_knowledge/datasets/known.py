@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from itertools import islice
 
-from tl_knowledge.datasets.rows import Row, Source, read_rows
+from tl_knowledge.datasets.records import Row, Source, read_rows
 from tl_knowledge.errors import InputError
-from tl_knowledge.facts import Fact
+from tl_knowledge.prompts.facts import Fact
 
 __all__ = ["KNOWN_1000_URL", "fact_from_prompt", "load_known"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tl_knowledge.datasets.rows import Row, Source, files_in, read_rows
+from tl_knowledge.datasets.records import Row, Source, files_in, read_rows
 from tl_knowledge.errors import InputError
-from tl_knowledge.facts import Fact
+from tl_knowledge.prompts.facts import Fact
 
 __all__ = ["load_lre"]
 

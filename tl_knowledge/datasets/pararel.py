@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tl_knowledge.datasets.context import CONTEXT_PAIRS, in_context
-from tl_knowledge.datasets.rows import Row, Source, files_in, read_rows
+from tl_knowledge.datasets.records import Row, Source, files_in, read_rows
 from tl_knowledge.errors import DataError
-from tl_knowledge.facts import Fact
+from tl_knowledge.prompts.facts import Fact
 
 __all__ = ["load_context_pararel", "load_pararel"]
 
@@ -45,17 +45,17 @@ def load_pararel(source: Source, *, relations: Iterable[str] | None = None, limi
 
 
 def load_context_pararel(
-    source: Source, *, relations: Iterable[str] | None = None, most_pairs: int = MOST_PAIRS, separator: str = ". ", seed: int = 0
+    source: Source, *, relations: Iterable[str] | None = None, limit: int = MOST_PAIRS, separator: str = ". ", seed: int = 0
 ) -> list[Fact]:
     """context-ParaRel (paper 000, section 4.1): every prompt begins with four other facts of its relation, in the same template.
 
-    Kept are relations with at least four usable templates, and at most ``most_pairs`` pairs of each, drawn without replacement. The four
+    Kept are relations with at least four usable templates, and at most ``limit`` pairs of each, drawn without replacement. The four
     context pairs are drawn for each fact and are the same in all its templates. Every draw depends on the seed, the relation and the
     subject only.
 
     Args:
         source, relations: as `load_pararel`.
-        most_pairs: how many pairs of a relation to keep.
+        limit: how many pairs of a relation to keep.
         separator: between the context's statements.
         seed: of the draws.
 
@@ -66,7 +66,7 @@ def load_context_pararel(
     for relation, templates, pairs in _relations(source, relations):
         if len(templates) < FEWEST_TEMPLATES or len(pairs) <= CONTEXT_PAIRS:
             continue
-        kept = random.Random(f"{seed}/{relation}").sample(pairs, min(most_pairs, len(pairs)))
+        kept = random.Random(f"{seed}/{relation}").sample(pairs, min(limit, len(pairs)))
         for subject, target in kept:
             others = [pair for pair in pairs if pair[0] != subject]
             context = random.Random(f"{seed}/{relation}/{subject}").sample(others, CONTEXT_PAIRS)

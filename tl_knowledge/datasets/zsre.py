@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import islice
 
 from tl_knowledge.datasets.known import fact_from_prompt
-from tl_knowledge.datasets.rows import Row, Source, read_rows
-from tl_knowledge.facts import EditCase, Fact, Statement
+from tl_knowledge.datasets.records import Row, Source, read_rows
+from tl_knowledge.prompts.facts import EditCase, Fact, Statement
 
 __all__ = ["KNOWEDIT_HUB", "KNOWEDIT_ZSRE_FILE", "load_zsre"]
 

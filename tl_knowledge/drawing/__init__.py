@@ -4,33 +4,6 @@ One look for the whole package: sequential single-hue scales (readable without c
 bottom, layers left to right, every axis named, sizes that fit a notebook.
 """
 
-from tl_knowledge.drawing.bars import bar_chart, grouped_bars, labelled_points
-from tl_knowledge.drawing.graphs import Arrow, GraphPoint, graph
-from tl_knowledge.drawing.heat_maps import HeatMap, heat_maps
-from tl_knowledge.drawing.lines import Line, LinePanel, line_panels
-from tl_knowledge.drawing.look import PALETTE, dark
-from tl_knowledge.drawing.page import HtmlView, PagePart, Table, ViewPage, html_page
-from tl_knowledge.drawing.scatter import Points, scatter
+import lazy_loader
 
-__all__ = [
-    "PALETTE",
-    "Arrow",
-    "GraphPoint",
-    "HeatMap",
-    "HtmlView",
-    "Line",
-    "LinePanel",
-    "PagePart",
-    "Points",
-    "Table",
-    "ViewPage",
-    "bar_chart",
-    "dark",
-    "graph",
-    "grouped_bars",
-    "heat_maps",
-    "html_page",
-    "labelled_points",
-    "line_panels",
-    "scatter",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,9 +14,10 @@ import plotly.graph_objects as go
 import plotly.io
 
 from tl_knowledge.errors import InputError
-from tl_knowledge.storage import write_text
+from tl_knowledge.results.provenance import Provenance
+from tl_knowledge.results.storage import write_text
 
-__all__ = ["HtmlView", "PagePart", "Table", "ViewPage", "html_page"]
+__all__ = ["HtmlView", "PagePart", "Table", "ViewPage", "html_page", "marked_prompt", "provenance_footer"]
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,21 @@ def _body(parts: Sequence[PagePart]) -> list[str]:
             body.append(f"<figure>{chart}</figure>")
             plotly_written = True
     return body
+
+
+def marked_prompt(labels: Sequence[str], spans: Mapping[str, Iterable[int]], target: str) -> str:
+    """The prompt's tokens, subject and relation in colour, and the answer."""
+    role = {pos: name for name in ("relation", "subject") if name in spans for pos in spans[name]}
+    tokens = "".join(f"<span class='{role.get(i, '')}'>{html.escape(label)}</span>" for i, label in enumerate(labels))
+    return f"{tokens}<span class='answer'>{html.escape(target)}</span>"
+
+
+def provenance_footer(provenance: Provenance) -> str:
+    """How the numbers were computed, as a page's footer."""
+    record = provenance.to_dict()
+    versions = ", ".join(f"{name} {number}" for name, number in record.pop("versions").items())
+    settings = "; ".join(f"{key}: {value}" for key, value in (record.pop("settings") | record).items())
+    return f"<footer><p>{html.escape(settings)}</p><p>{html.escape(versions)}</p></footer>"
 
 
 def _script(text: str) -> str:

@@ -13,13 +13,17 @@ from jaxtyping import Float
 from tqdm.auto import tqdm
 
 from tl_knowledge.arrays import Hooks
-from tl_knowledge.editing.moments import KeyMoments
+from tl_knowledge.engine.recording import run_until
+from tl_knowledge.engine.rows import pad_right
 from tl_knowledge.errors import DataError, InputError, NumericalError
-from tl_knowledge.model import HookedModel, check_layers, check_model, component_hook, context_length, describe_model, model_device, prepends_bos
-from tl_knowledge.provenance import Provenance
-from tl_knowledge.rows import pad_right, run_until
-from tl_knowledge.storage import read_result, write_result
-from tl_knowledge.weights import unedited_fingerprint
+from tl_knowledge.models.checks import check_layers, check_model
+from tl_knowledge.models.description import describe_model
+from tl_knowledge.models.hook_names import component_hook
+from tl_knowledge.models.ledger import unedited_fingerprint
+from tl_knowledge.models.protocol import HookedModel, context_length, model_device, prepends_bos
+from tl_knowledge.results.provenance import Provenance
+from tl_knowledge.results.storage import read_result, write_result
+from tl_knowledge.runs.key_moments import KeyMoments
 
 __all__ = ["collect_key_moments"]
 
@@ -32,10 +36,10 @@ UNFINISHED = "UnfinishedKeyMoments"
 def collect_key_moments(
     model: HookedModel,
     corpus: Iterable[str],
-    layers: Sequence[int] | None = None,
     *,
+    layers: Sequence[int] | None = None,
     tokens: int | None = None,
-    cache: str | os.PathLike[str] | None = None,
+    store: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> KeyMoments:
     """One pass over a corpus for all asked layers; the forward stops at the highest of them.
@@ -46,7 +50,7 @@ def collect_key_moments(
         corpus: texts, as a list, a generator or a column of a ``datasets`` stream; longer ones than the context are cut.
         layers: which; all when ``None``.
         tokens: how many tokens to read; ten for each neuron of a layer when ``None``. Fewer are read when the corpus ends.
-        cache: a folder that keeps each layer's moments by the corpus' hash and the weights' fingerprint; a pass that was killed goes on there.
+        store: a folder that keeps each layer's moments by the corpus' hash and the weights' fingerprint; a pass that was killed goes on there.
 
     Raises:
         DataError: a corpus without a token.
@@ -69,7 +73,7 @@ def collect_key_moments(
         raise InputError(f"tokens={tokens} reads nothing; pass at least 1, better {TOKENS_A_NEURON} for each of the {d_mlp} neurons.")
     rows = _token_rows(model, corpus, asked)
     digest = _digest(rows)
-    folder = None if cache is None else _Cache(Path(cache), unedited_fingerprint(model), digest)
+    folder = None if store is None else _MomentsFolder(Path(store), unedited_fingerprint(model), digest)
     known = {} if folder is None else {layer: found for layer in chosen if (found := folder.layer(layer)) is not None}
     missing = tuple(layer for layer in chosen if layer not in known)
     if missing:
@@ -98,7 +102,9 @@ class _Sums:
     half_tokens: int = 0
 
 
-def _collect(model: HookedModel, rows: list[torch.Tensor], layers: tuple[int, ...], digest: str, folder: _Cache | None, progress: bool) -> KeyMoments:
+def _collect(
+    model: HookedModel, rows: list[torch.Tensor], layers: tuple[int, ...], digest: str, folder: _MomentsFolder | None, progress: bool
+) -> KeyMoments:
     d_mlp, total = int(model.blocks[layers[0]].mlp.W_out.shape[0]), sum(row.shape[1] for row in rows)
     found = None if folder is None else folder.unfinished(layers)
     found = found or _Sums({layer: torch.zeros(d_mlp, d_mlp, dtype=torch.float64) for layer in layers})
@@ -173,7 +179,7 @@ def _keys(model: HookedModel, rows: Sequence[torch.Tensor], layers: Sequence[int
     return found
 
 
-class _Cache:
+class _MomentsFolder:
     """A folder of moments by weights and corpus."""
 
     def __init__(self, directory: Path, fingerprint: str, corpus: str) -> None:

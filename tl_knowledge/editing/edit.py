@@ -15,15 +15,17 @@ import torch
 from jaxtyping import Float
 
 from tl_knowledge.arrays import Hooks
-from tl_knowledge.batches import perplexity
 from tl_knowledge.editing.health import EditHealth, LayerHealth, clamped_subjects
+from tl_knowledge.engine.batches import perplexity
 from tl_knowledge.errors import ComponentError, ModelStateError
 from tl_knowledge.hooks import add_low_rank
-from tl_knowledge.model import HookedModel, check_layers, context_length
-from tl_knowledge.prompts import Prompt
-from tl_knowledge.provenance import Provenance
-from tl_knowledge.storage import read_result, write_result
-from tl_knowledge.weights import add_to_hugging_face, ledger_of, output_weights
+from tl_knowledge.models.checks import check_layers
+from tl_knowledge.models.ledger import ledger_of
+from tl_knowledge.models.protocol import HookedModel, context_length
+from tl_knowledge.models.weights import add_to_hugging_face, output_weights
+from tl_knowledge.prompts.prompt import Prompt
+from tl_knowledge.results.provenance import Provenance
+from tl_knowledge.results.storage import read_result, write_result
 
 __all__ = ["Edit", "LowRank"]
 
@@ -137,13 +139,13 @@ class Edit:
         """
         add_to_hugging_face(module, {layer: self.factors[layer].dense for layer in self.layers})
 
-    def health(self, model: HookedModel, corpus: Iterable[str] = (), *, texts: int = 100) -> EditHealth:
+    def health(self, model: HookedModel, corpus: Iterable[str] = (), *, limit: int = 100) -> EditHealth:
         """How large the change is, whether the clamp was bound, and what it does to ordinary text; the model is left as it is.
 
         Args:
             model: the model without this edit.
             corpus: ordinary text for the perplexity; none is measured without.
-            texts: how many of them, at most.
+            limit: how many of them, at most.
 
         Raises:
             ModelStateError: the edit is written into the model.
@@ -155,7 +157,7 @@ class Edit:
             change = self.factors[layer].dense.double()
             relative = float(change.norm()) / float(output_weights(model, layer).detach().double().norm())
             layers.append(LayerHealth(layer, int(torch.linalg.matrix_rank(change)), relative))
-        prompts = [Prompt.from_text(model, text) for text in islice(corpus, texts)]
+        prompts = [Prompt.from_text(model, text) for text in islice(corpus, limit)]
         prompts = [prompt for prompt in prompts if 1 < len(prompt) <= context_length(model)]
         before, after = (perplexity(model, prompts, hooks) if prompts else float("nan") for hooks in ([], self.hooks()))
         return EditHealth(tuple(layers), clamped_subjects(self.notes), before, after)

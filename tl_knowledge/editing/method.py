@@ -6,13 +6,15 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from tl_knowledge.editing.edit import Edit
-from tl_knowledge.editing.moments import KeyMoments
 from tl_knowledge.errors import InputError
-from tl_knowledge.facts import Fact, refuse_contradictions
-from tl_knowledge.model import HookedModel, check_model, describe_model, prepends_bos
-from tl_knowledge.prompts import Prompt, check_fits
-from tl_knowledge.provenance import Provenance
-from tl_knowledge.weights import unedited_fingerprint
+from tl_knowledge.models.checks import check_model
+from tl_knowledge.models.description import describe_model
+from tl_knowledge.models.ledger import unedited_fingerprint
+from tl_knowledge.models.protocol import HookedModel, prepends_bos
+from tl_knowledge.prompts.facts import Fact, refuse_contradictions
+from tl_knowledge.prompts.prompt import Prompt, check_fits
+from tl_knowledge.results.provenance import Provenance
+from tl_knowledge.runs.key_moments import KeyMoments
 
 __all__ = ["EditMethod", "edit_provenance", "plan_edit"]
 

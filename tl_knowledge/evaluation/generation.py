@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from tl_knowledge.batches import equal_groups
-from tl_knowledge.facts import EditCase
-from tl_knowledge.model import HookedModel
-from tl_knowledge.prompts import Prompt
+from tl_knowledge.engine.batches import equal_groups
+from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.prompts.facts import EditCase
+from tl_knowledge.prompts.prompt import Prompt
 
 __all__ = ["GenerationScores", "ngram_entropy"]
 

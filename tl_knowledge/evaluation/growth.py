@@ -11,11 +11,11 @@ import plotly.graph_objects as go
 
 from tl_knowledge.drawing import Line, LinePanel, line_panels
 from tl_knowledge.errors import InputError
-from tl_knowledge.evaluation.evaluate import PlansEdits, evaluate
-from tl_knowledge.facts import EditCase
-from tl_knowledge.model import HookedModel
-from tl_knowledge.provenance import Provenance
-from tl_knowledge.table_result import TableResult
+from tl_knowledge.evaluation.driver import PlansEdits, evaluate
+from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.prompts.facts import EditCase
+from tl_knowledge.results.provenance import Provenance
+from tl_knowledge.results.table import TableResult
 
 __all__ = ["EditGrowth", "measure_growth"]
 

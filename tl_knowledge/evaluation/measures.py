@@ -9,9 +9,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from tl_knowledge.evaluation.scores import read_answers
-from tl_knowledge.facts import EditCase, Fact
-from tl_knowledge.model import HookedModel
-from tl_knowledge.prompts import Prompt, target_tokens
+from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.prompts.facts import EditCase, Fact
+from tl_knowledge.prompts.prompt import Prompt, target_tokens
 
 __all__ = ["EditMeasure", "PromptAccuracy", "perspectives", "subject_synonymy", "symmetry", "synonymy"]
 

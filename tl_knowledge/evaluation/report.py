@@ -13,9 +13,9 @@ from tl_knowledge.drawing import bar_chart
 from tl_knowledge.errors import InputError
 from tl_knowledge.evaluation.scores import COUNTERFACT
 from tl_knowledge.evaluation.table import Score, ScoreTable
-from tl_knowledge.provenance import Provenance
-from tl_knowledge.statistics import mean_interval, paired_p_values, scalar_interval
-from tl_knowledge.table_result import TableResult
+from tl_knowledge.results.provenance import Provenance
+from tl_knowledge.results.statistics import mean_interval, paired_p_values, scalar_interval
+from tl_knowledge.results.table import TableResult
 
 __all__ = ["EditReport", "score_table"]
 

@@ -13,11 +13,11 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
-from tl_knowledge.batches import equal_groups
-from tl_knowledge.facts import EditCase, Fact, Statement
-from tl_knowledge.model import HookedModel
-from tl_knowledge.prompts import Prompt, target_tokens
-from tl_knowledge.rows import keep_positions
+from tl_knowledge.engine.batches import equal_groups
+from tl_knowledge.engine.rows import keep_positions
+from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.prompts.facts import EditCase, Fact, Statement
+from tl_knowledge.prompts.prompt import Prompt, target_tokens
 
 __all__ = ["COUNTERFACT", "Answer", "Candidates", "Reading", "case_scores", "read_answers", "read_candidates"]
 

@@ -1,8 +1,5 @@
 """Editing that starts from where knowledge was located, and whether that helps."""
 
-from tl_knowledge.localised.causal_neuron_edit import CausalNeuronEdit
-from tl_knowledge.localised.knowledge_neuron_edit import KnowledgeNeuronEdit
-from tl_knowledge.localised.layer_sweep import LayerSweep, sweep_layers
-from tl_knowledge.localised.problems import EditingProblem, editing_problem
+import lazy_loader
 
-__all__ = ["CausalNeuronEdit", "EditingProblem", "KnowledgeNeuronEdit", "LayerSweep", "editing_problem", "sweep_layers"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

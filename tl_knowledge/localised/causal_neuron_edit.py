@@ -8,15 +8,15 @@ from typing import Any
 
 import torch
 
-from tl_knowledge.editing import Edit, KeyMoments, LowRank
-from tl_knowledge.editing.method import edit_provenance
-from tl_knowledge.editing.objects import Lambdas, check_lambdas, object_embeddings
-from tl_knowledge.facts import Fact
-from tl_knowledge.model import HookedModel, component_hook
-from tl_knowledge.prompts import Prompt
-from tl_knowledge.rows import record
+from tl_knowledge.editing import Edit, KeyMoments, LowRank, edit_provenance
+from tl_knowledge.engine.recording import record
+from tl_knowledge.localised.objects import NeuronEditVariant, check_variant, object_embeddings
+from tl_knowledge.models.hook_names import component_hook
+from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.models.weights import output_hook, output_weights
+from tl_knowledge.prompts.facts import Fact
+from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.tracing import trace
-from tl_knowledge.weights import output_hook, output_weights
 
 __all__ = ["CausalNeuronEdit"]
 
@@ -29,13 +29,13 @@ class CausalNeuronEdit:
     the smallest change of ``W_out`` which does this to the state's key: ``k shift^T / (k . k)``.
 
     Attributes:
-        lambdas: how much of each embedding; under ``"dai"`` measured by the length of ``m``.
+        variant: how much of each embedding; under ``"dai2022"`` measured by the length of ``m``.
         noise: standard deviation of the tracing's noise, or a rule such as ``"3sd"`` (paper 000: 0.1).
         samples: noise draws.
         seed: of the noise.
     """
 
-    lambdas: Lambdas = "paper_000"
+    variant: NeuronEditVariant = "wen_bai"
     noise: float | str = 0.1
     samples: int = 10
     seed: int = 0
@@ -44,10 +44,10 @@ class CausalNeuronEdit:
         """One edit of all facts; moments are not needed.
 
         Raises:
-            InputError: unknown lambdas.
+            InputError: unknown variant.
             CorruptionError, TargetError: what `trace` refuses.
         """
-        check_lambdas(self.lambdas)
+        check_variant(self.variant)
         found: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {}
         notes: list[dict[str, Any]] = []
         for fact in facts:
@@ -67,7 +67,7 @@ class CausalNeuronEdit:
             site = component_hook("neuron", layer)
             key = record(model, prompt.tokens, [], [site])[site][0, pos]
             output = key @ output_weights(model, layer).detach()
-            found.setdefault(layer, []).append((key / (key @ key), objects.shift(output[None], self.lambdas)[0]))
+            found.setdefault(layer, []).append((key / (key @ key), objects.shift(output[None], self.variant)[0]))
             effect = float(traced.mean_effect.nan_to_num(-1).max())
             notes.append({"subject": fact.subject, "target": fact.target, "layer": layer, "pos": pos, "indirect_effect": effect})
         factors = {layer: LowRank(torch.stack([k for k, _ in pairs], dim=1), torch.stack([s for _, s in pairs])) for layer, pairs in found.items()}

@@ -8,16 +8,14 @@ from typing import Any
 
 import torch
 
-from tl_knowledge.editing import Edit, KeyMoments, LowRank
-from tl_knowledge.editing.method import edit_provenance
-from tl_knowledge.editing.objects import Lambdas, check_lambdas, object_embeddings
+from tl_knowledge.editing import Edit, KeyMoments, LowRank, edit_provenance
 from tl_knowledge.errors import InputError, NumericalError
-from tl_knowledge.facts import Fact
-from tl_knowledge.model import HookedModel
-from tl_knowledge.neurons import NeuronSet, attribute_neurons, select_neurons
-from tl_knowledge.neurons.attribution import AttributionSemantics
-from tl_knowledge.prompts import Prompt
-from tl_knowledge.weights import output_hook, output_weights
+from tl_knowledge.localised.objects import NeuronEditVariant, check_variant, object_embeddings
+from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.models.weights import output_hook, output_weights
+from tl_knowledge.neurons import AttributionVariant, NeuronSet, attribute_neurons, select_neurons
+from tl_knowledge.prompts.facts import Fact
+from tl_knowledge.prompts.prompt import Prompt
 
 __all__ = ["KnowledgeNeuronEdit"]
 
@@ -27,20 +25,20 @@ class KnowledgeNeuronEdit:
     """Settings of knowledge-neuron editing: ``W_out[i] += -lambda_1 E[old] + lambda_2 E[new]`` for the neurons of the old object.
 
     Attributes:
-        lambdas: how much of each embedding.
+        variant: how much of each embedding.
         erase: set the rows to zero instead, which takes the fact away and writes nothing.
         threshold: of the attribution, as a part of the prompt's largest.
         shared_by: in what part of the paraphrases a neuron must be found; facts without paraphrases are not refined.
         spare: neurons that are never edited, such as those that many of a relation's facts share.
-        semantics, steps, at: of the attribution.
+        attribution_variant, steps, at: of the attribution.
     """
 
-    lambdas: Lambdas = "paper_000"
+    variant: NeuronEditVariant = "wen_bai"
     erase: bool = False
     threshold: float = 0.2
     shared_by: float = 0.5
     spare: NeuronSet | None = None
-    semantics: AttributionSemantics = "paper"
+    attribution_variant: AttributionVariant = "ours"
     steps: int = 20
     at: str = "last"
 
@@ -48,10 +46,10 @@ class KnowledgeNeuronEdit:
         """One edit of all facts; moments are not needed.
 
         Raises:
-            InputError: unknown lambdas or place.
+            InputError: unknown variant or place.
             NumericalError: no neuron is left for a fact.
         """
-        check_lambdas(self.lambdas)
+        check_variant(self.variant)
         if self.at not in ("last", "subject"):
             raise InputError(f"at={self.at!r} is no place for knowledge neurons; pass 'last' or 'subject'.")
         rows: dict[int, dict[int, torch.Tensor]] = {}
@@ -61,7 +59,7 @@ class KnowledgeNeuronEdit:
             neurons = self._neurons(model, fact, objects.old_token)
             for layer, neuron in neurons:
                 row = output_weights(model, layer)[neuron].detach()[None]
-                change = -row if self.erase else objects.shift(row, self.lambdas)
+                change = -row if self.erase else objects.shift(row, self.variant)
                 known = rows.setdefault(layer, {})
                 known[neuron] = change[0] if self.erase or neuron not in known else known[neuron] + change[0]
             notes.append({"subject": fact.subject, "target": fact.target, "neurons": sorted(neurons), "old_token": objects.old_token})
@@ -74,7 +72,7 @@ class KnowledgeNeuronEdit:
         templates = [fact.template, *(template for template in fact.paraphrases if template != fact.template)]
         asked = [Prompt.from_fact(model, fact.rephrase(template)) for template in templates]
         prompts = [replace(prompt, answer=(old_token,)) for prompt in asked]
-        scores = attribute_neurons(model, prompts, semantics=self.semantics, steps=self.steps, at=self.at, progress=False)
+        scores = attribute_neurons(model, prompts, variant=self.attribution_variant, steps=self.steps, at=self.at, progress=False)
         found = select_neurons(scores, threshold=self.threshold, shared_by=self.shared_by)
         found = found if self.spare is None else found - self.spare
         if not len(found):

@@ -14,21 +14,20 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from tl_knowledge.drawing import Line, LinePanel, line_panels
-from tl_knowledge.editing import EditMethod, KeyMoments, plan_edit
-from tl_knowledge.editing.method import edit_provenance
-from tl_knowledge.editing.objective import Objective
+from tl_knowledge.editing import EditMethod, KeyMoments, Objective, edit_provenance, plan_edit
 from tl_knowledge.errors import InputError, TargetError
-from tl_knowledge.facts import EditCase, Fact
 from tl_knowledge.hooks import corrupt
 from tl_knowledge.localised.problems import EditingProblem, editing_problem
 from tl_knowledge.metrics import answer_probability
-from tl_knowledge.model import HookedModel, check_layers, check_model
-from tl_knowledge.prompts import Prompt
-from tl_knowledge.provenance import Provenance
-from tl_knowledge.statistics import Regression, compare_regressions, scalar_interval
-from tl_knowledge.table_result import TableResult
+from tl_knowledge.models.checks import check_layers, check_model
+from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.prompts.facts import EditCase, Fact
+from tl_knowledge.prompts.prompt import Prompt
+from tl_knowledge.results.provenance import Provenance
+from tl_knowledge.results.statistics import Regression, compare_regressions, scalar_interval
+from tl_knowledge.results.table import TableResult
+from tl_knowledge.runs.corruption import Noise
 from tl_knowledge.tracing import trace
-from tl_knowledge.tracing.corruption import Noise
 
 __all__ = ["LayerSweep", "sweep_layers"]
 
@@ -106,7 +105,7 @@ def sweep_layers(
         >>> model = tlk.load_model("factlm")
         >>> moments = tlk.collect_key_moments(model, tlk.load_corpus(), layers=[0, 4], progress=False)
         >>> rome = lambda layer, objective: tlk.ROME(layer=layer, objective=objective, contexts=())
-        >>> sweep = tlk.sweep_layers(model, tlk.load_edit_cases()[:3], rome, moments=moments, layers=[0, 4], progress=False)
+        >>> sweep = tlk.localised.sweep_layers(model, tlk.load_edit_cases()[:3], rome, moments=moments, layers=[0, 4], progress=False)
         >>> list(sweep.table.columns), len(sweep.table)
         (['case_id', 'layer', 'score', 'tracing_effect'], 6)
     """

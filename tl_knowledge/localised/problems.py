@@ -6,15 +6,15 @@ from typing import Literal, TypeAlias, get_args
 
 import torch
 
-from tl_knowledge.editing.objective import Objective
+from tl_knowledge.editing import Objective
 from tl_knowledge.errors import InputError, TargetError
-from tl_knowledge.facts import EditCase, Fact
 from tl_knowledge.hooks import corrupt
 from tl_knowledge.metrics import answer_probability
-from tl_knowledge.model import HookedModel
-from tl_knowledge.prompts import Prompt
-from tl_knowledge.tracing.arguments import resolve_noise
-from tl_knowledge.tracing.corruption import Noise
+from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.prompts.facts import EditCase, Fact
+from tl_knowledge.prompts.prompt import Prompt
+from tl_knowledge.runs.arguments import resolve_noise
+from tl_knowledge.runs.corruption import Noise
 
 __all__ = ["EditingProblem", "editing_problem"]
 
@@ -50,7 +50,7 @@ def editing_problem(
         >>> import tl_knowledge as tlk
         >>> model, case = tlk.load_model("factlm"), tlk.load_edit_cases()[0]
         >>> moments = tlk.collect_key_moments(model, tlk.load_corpus(), layers=[0], progress=False)
-        >>> request, objective = tlk.editing_problem(model, case, "fact_erasure")
+        >>> request, objective = tlk.localised.editing_problem(model, case, "fact_erasure")
         >>> edit = tlk.plan_edit(model, request, tlk.ROME(layer=0, objective=objective), moments=moments)
         >>> edit.notes[0]["target_probability"] < 0.1
         True
@@ -68,7 +68,7 @@ def editing_problem(
         if said < LEAST_ERASED:
             raise TargetError(f"the model gives {case.fact.target!r} only {said:.1%} after {case.fact.text!r}; there is nothing to erase.")
         return case.fact, Objective(erase=True)
-    settings = resolve_noise(model, prompt, noise, seed, "paper")
+    settings = resolve_noise(model, prompt, noise, seed, "ours")
     if problem == "fact_forcing":
         return case.fact, Objective(noise=settings)
     with torch.no_grad():

@@ -9,16 +9,18 @@ from typing import ClassVar
 import pandas as pd
 import plotly.graph_objects as go
 
-from tl_knowledge.batches import answer_probabilities
 from tl_knowledge.datasets import with_context
 from tl_knowledge.drawing import grouped_bars
+from tl_knowledge.engine.batches import answer_probabilities
 from tl_knowledge.errors import InputError
-from tl_knowledge.facts import Fact
-from tl_knowledge.model import HookedModel, check_model, describe_model
-from tl_knowledge.prompts import Prompt
-from tl_knowledge.provenance import Provenance
-from tl_knowledge.statistics import FEWEST_TESTED, paired_p_values, scalar_interval
-from tl_knowledge.table_result import TableResult
+from tl_knowledge.models.checks import check_model
+from tl_knowledge.models.description import describe_model
+from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.prompts.facts import Fact
+from tl_knowledge.prompts.prompt import Prompt
+from tl_knowledge.results.provenance import Provenance
+from tl_knowledge.results.statistics import FEWEST_TESTED, paired_p_values, scalar_interval
+from tl_knowledge.results.table import TableResult
 
 __all__ = ["ContextGain", "measure_context_gain"]
 
@@ -72,12 +74,12 @@ class ContextGain(TableResult):
 
 
 def measure_context_gain(
-    model: HookedModel, facts: Iterable[Fact], *, pairs: int = 4, pool: Iterable[Fact] | None = None, separator: str = ". ", seed: int = 0
+    model: HookedModel, facts: Iterable[Fact], *, limit: int = 4, pool: Iterable[Fact] | None = None, separator: str = ". ", seed: int = 0
 ) -> ContextGain:
     """Ask every fact alone and behind some others of its relation.
 
     Args:
-        facts, pairs, pool, separator, seed: as `with_context`.
+        facts, limit, pool, separator, seed: as `with_context`.
 
     Raises:
         DataError: no fact, or as `with_context`.
@@ -85,7 +87,7 @@ def measure_context_gain(
     Example:
         >>> import tl_knowledge as tlk
         >>> facts = tlk.load_facts()
-        >>> gain = tlk.measure_context_gain(tlk.load_model("factlm"), facts[::300], pool=facts)
+        >>> gain = tlk.neurons.measure_context_gain(tlk.load_model("factlm"), facts[::300], pool=facts)
         >>> len(gain.table) == len(facts[::300])
         True
     """
@@ -93,11 +95,11 @@ def measure_context_gain(
     asked = list(facts)
     if not asked:
         raise InputError("no fact was given; pass at least one.")
-    shown = with_context(asked, pairs=pairs, pool=pool, separator=separator, seed=seed)
+    shown = with_context(asked, limit=limit, pool=pool, separator=separator, seed=seed)
     prompts = [Prompt.from_fact(model, fact) for fact in (*asked, *shown)]
     probability = answer_probabilities(model, prompts).tolist()
     columns = {"relation": [fact.relation for fact in asked], "subject": [fact.subject for fact in asked]}
     columns |= {"alone": probability[: len(asked)], "in_context": probability[len(asked) :]}
-    settings = {"pairs": pairs, "separator": separator}
+    settings = {"limit": limit, "separator": separator}
     provenance = Provenance(**describe_model(model), prepends_bos=prompts[0].has_bos, seed=seed, engine="clean runs", settings=settings)
-    return ContextGain(pd.DataFrame(columns), pairs, provenance)
+    return ContextGain(pd.DataFrame(columns), limit, provenance)

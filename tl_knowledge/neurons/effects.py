@@ -16,21 +16,23 @@ import plotly.graph_objects as go
 import torch
 from tqdm.auto import tqdm
 
-from tl_knowledge.batches import answer_probabilities
 from tl_knowledge.drawing import grouped_bars
+from tl_knowledge.engine.batches import answer_probabilities
 from tl_knowledge.errors import DataError, InputError
-from tl_knowledge.facts import Fact
-from tl_knowledge.model import HookedModel, check_model, describe_model
-from tl_knowledge.neurons.attribution import AttributionSemantics
+from tl_knowledge.models.checks import check_model
+from tl_knowledge.models.description import describe_model
+from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.neurons.attribution import AttributionVariant
 from tl_knowledge.neurons.groups import fact_groups
 from tl_knowledge.neurons.locate import locate_neurons
 from tl_knowledge.neurons.located import LocatedNeurons
 from tl_knowledge.neurons.neuron_set import NeuronSet
 from tl_knowledge.neurons.selection import ThresholdKind
-from tl_knowledge.prompts import Prompt
-from tl_knowledge.provenance import Provenance
-from tl_knowledge.statistics import FEWEST_TESTED, paired_p_values, scalar_interval
-from tl_knowledge.table_result import TableResult
+from tl_knowledge.prompts.facts import Fact
+from tl_knowledge.prompts.prompt import Prompt
+from tl_knowledge.results.provenance import Provenance
+from tl_knowledge.results.statistics import FEWEST_TESTED, paired_p_values, scalar_interval
+from tl_knowledge.results.table import TableResult
 
 __all__ = ["COMPARED", "NeuronEffects", "measure_neuron_effects", "place_words"]
 
@@ -113,7 +115,7 @@ def measure_neuron_effects(
     threshold: float = 0.2,
     kind: ThresholdKind = "max",
     shared_by: float = 0.5,
-    semantics: AttributionSemantics = "paper",
+    variant: AttributionVariant = "ours",
     at: str = "last",
     steps: int = 20,
     unrelated: int = 5,
@@ -129,7 +131,7 @@ def measure_neuron_effects(
         located: the facts' neurons, in their order, to measure several factors with one attribution; they should come from
             ``fact_groups(model, facts, own_wording=False)``, or what is measured was attributed.
         threshold, kind, shared_by: as `select_neurons`.
-        semantics, at, steps: as `attribute_neurons`.
+        variant, at, steps: as `attribute_neurons`.
         unrelated: facts of other relations to measure beside each.
         controls: draws of the random control.
 
@@ -141,7 +143,7 @@ def measure_neuron_effects(
         >>> import tl_knowledge as tlk
         >>> model = tlk.load_model("factlm")
         >>> facts = tlk.load_facts("factlm")[::300]
-        >>> effects = tlk.measure_neuron_effects(model, facts, steps=5, progress=False)
+        >>> effects = tlk.neurons.measure_neuron_effects(model, facts, steps=5, progress=False)
         >>> len(effects.table) == len(facts)
         True
     """
@@ -158,7 +160,7 @@ def measure_neuron_effects(
     if located is None:
         groups = fact_groups(model, chosen, own_wording=False)
         selection: dict[str, Any] = {"threshold": threshold, "kind": kind, "shared_by": shared_by}
-        located = locate_neurons(model, groups, **selection, semantics=semantics, at=at, steps=steps, progress=progress)
+        located = locate_neurons(model, groups, **selection, variant=variant, at=at, steps=steps, progress=progress)
     if list(located.table["name"]) != [fact.subject for fact in chosen]:
         raise InputError(f"{len(located.sets)} located groups are not these {len(chosen)} facts in their order; locate_neurons() of the same facts.")
     at = located.provenance.settings["at"]
@@ -175,7 +177,7 @@ def measure_neuron_effects(
             row["control"] = _change(model, prompts, clean, [i], random_sets, factor, at)
             row["unrelated"] = _change(model, prompts, clean, drawn, [neurons], factor, at)
         rows.append(row)
-    names = ("threshold", "kind", "shared_by", "semantics", "at", "steps")
+    names = ("threshold", "kind", "shared_by", "variant", "at", "steps")
     settings = {name: located.provenance.settings[name] for name in names} | {"factor": factor}
     provenance = Provenance(**describe_model(model), prepends_bos=prompts[0].has_bos, seed=seed, engine="hooks", settings=settings)
     return NeuronEffects(pd.DataFrame(rows), factor, provenance)
@@ -187,5 +189,5 @@ def _change(
     """Mean relative change over some of the prompts and the sets, scaled at the prompts' own position."""
     before = clean[list(measured)]
     asked = [prompts[k] for k in measured]
-    after = [answer_probabilities(model, asked, lambda pos, s=neurons: s.scale(factor, pos=pos), at=at) for neurons in sets]
+    after = [answer_probabilities(model, asked, lambda pos, s=neurons: s.scale(factor, positions=pos), at=at) for neurons in sets]
     return float(((torch.stack(after) - before) / before).mean())

@@ -2,7 +2,7 @@
 
 One forward carries all layers' rows, each born at the input of its own block as a copy of its prompt's clean row; one backward gives every
 gradient. The clean row is every path's end, so that point is shared. The gradient enters at the unembedding's input, where it is known in
-closed form (`tl_knowledge.unembedding`); a model that does more behind it is differentiated throughout.
+closed form (`tl_knowledge.models.unembedding`); a model that does more behind it is differentiated throughout.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ import torch
 from jaxtyping import Float
 
 from tl_knowledge.arrays import HookFn, Hooks, Tokens
+from tl_knowledge.engine.prefix import FrozenPrefix, freeze_prefix, run_on_prefix
+from tl_knowledge.engine.recording import Reached, capture
+from tl_knowledge.engine.rows import keep_positions
 from tl_knowledge.metrics import answer_probability
-from tl_knowledge.model import UNEMBED_IN, HookedModel, block_input, block_output, is_masked, layer_count
-from tl_knowledge.prefix import FrozenPrefix, freeze_prefix, run_on_prefix
-from tl_knowledge.rows import Reached, capture, keep_positions
-from tl_knowledge.unembedding import Unembedding
+from tl_knowledge.models.hook_names import UNEMBED_IN, block_input, block_output
+from tl_knowledge.models.protocol import HookedModel, is_masked, layer_count
+from tl_knowledge.models.unembedding import Unembedding
 
 __all__ = ["PathGradients", "Questions", "questions_at_once"]
 

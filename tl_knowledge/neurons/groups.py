@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from tl_knowledge.datasets import paraphrases
 from tl_knowledge.errors import DataError, InputError
-from tl_knowledge.facts import Fact, MinimalPair
-from tl_knowledge.model import HookedModel, is_masked
-from tl_knowledge.prompts import Prompt, is_one_token
+from tl_knowledge.models.protocol import HookedModel, is_masked
+from tl_knowledge.prompts.facts import Fact, MinimalPair
+from tl_knowledge.prompts.prompt import Prompt, is_one_token
 
 __all__ = ["MARKS", "PromptGroup", "agreement_groups", "determiner", "fact_groups", "masked_word", "punctuation_groups"]
 
@@ -54,7 +54,7 @@ def fact_groups(model: HookedModel, facts: Iterable[Fact], *, own_wording: bool 
 
 
 def agreement_groups(
-    model: HookedModel, pairs: Iterable[MinimalPair], *, by: Callable[[MinimalPair], str] | None = None, most: int | None = None
+    model: HookedModel, pairs: Iterable[MinimalPair], *, by: Callable[[MinimalPair], str] | None = None, limit: int | None = None
 ) -> list[PromptGroup]:
     """Groups of minimal pairs of one paradigm (BLiMP): what precedes the word that makes the sentence good, with that word as the target.
 
@@ -64,7 +64,7 @@ def agreement_groups(
 
     Args:
         by: what names a pair's group; the good word when ``None``. `determiner` puts all sentences with "these" together.
-        most: how many prompts of a group to take, from the first.
+        limit: how many prompts of a group to take, from the first.
 
     Raises:
         DataError: no pair that the model can be asked.
@@ -80,7 +80,7 @@ def agreement_groups(
             f"none of {len(given)} pairs can be asked: an autoregressive model needs paradigms with one prefix (determiner_noun_agreement_1), "
             "a masked one sentences that differ in one word of one token."
         )
-    return [PromptGroup(paradigm, name, tuple(prompts[:most])) for (paradigm, name), prompts in groups.items()]
+    return [PromptGroup(paradigm, name, tuple(prompts[:limit])) for (paradigm, name), prompts in groups.items()]
 
 
 def determiner(pair: MinimalPair) -> str:
@@ -96,14 +96,14 @@ def determiner(pair: MinimalPair) -> str:
 
 
 def punctuation_groups(
-    model: HookedModel, sentences: Iterable[str], *, marks: Sequence[str] = MARKS, most: int = 200, seed: int = 0
+    model: HookedModel, sentences: Iterable[str], *, marks: Sequence[str] = MARKS, limit: int = 200, seed: int = 0
 ) -> list[PromptGroup]:
     """Sentences cut off before their last mark, which the model is to predict (paper 000, section 5.5): a group for each mark.
 
     Args:
         sentences: each ending in one of the marks; others are left out.
         marks: which; those without a sentence make no group.
-        most: how many sentences of a mark to draw.
+        limit: how many sentences of a mark to draw.
         seed: of the draw.
 
     Raises:
@@ -116,7 +116,7 @@ def punctuation_groups(
             by_mark[text[-1]].append(text)
     groups: list[PromptGroup] = []
     for mark, texts in by_mark.items():
-        drawn = random.Random(f"{seed}/{mark}").sample(texts, min(most, len(texts)))
+        drawn = random.Random(f"{seed}/{mark}").sample(texts, min(limit, len(texts)))
         prompts = tuple(_before_mark(model, text, mark) for text in drawn)
         groups += [PromptGroup("punctuation", mark, prompts)] if prompts else []
     if not groups:

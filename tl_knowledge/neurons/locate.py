@@ -10,14 +10,15 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from tl_knowledge.errors import DataError, InputError
-from tl_knowledge.facts import Fact
-from tl_knowledge.model import HookedModel, check_model
-from tl_knowledge.neurons.attribution import GIBIBYTE, AttributionSemantics, attribute_neurons
+from tl_knowledge.models.checks import check_model
+from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.neurons.attribution import GIBIBYTE, AttributionVariant, attribute_neurons
 from tl_knowledge.neurons.groups import PromptGroup, fact_groups
 from tl_knowledge.neurons.located import LocatedNeurons
 from tl_knowledge.neurons.neuron_set import NeuronSet
 from tl_knowledge.neurons.result import NeuronAttribution
 from tl_knowledge.neurons.selection import ThresholdKind, adapted_sharing, check_selection, coarse_neurons
+from tl_knowledge.prompts.facts import Fact
 
 __all__ = ["Adaptation", "locate_neurons"]
 
@@ -36,7 +37,7 @@ def locate_neurons(
     shared_by: float = 0.7,
     adapt: Adaptation = "no",
     mean_count: tuple[float, float] = (2.0, 5.0),
-    semantics: AttributionSemantics = "paper",
+    variant: AttributionVariant = "ours",
     at: str = "last",
     steps: int = 20,
     memory_budget: float = GIBIBYTE,
@@ -48,7 +49,7 @@ def locate_neurons(
         groups: facts (their own wording and paraphrases are a group), or groups of prompts.
         threshold, kind, shared_by: as `select_neurons`.
         adapt: whether ``shared_by`` moves by 0.05 until the count lies in ``mean_count``.
-        semantics, at, steps, memory_budget: as `attribute_neurons`.
+        variant, at, steps, memory_budget: as `attribute_neurons`.
 
     Raises:
         DataError: no group, or a fact without paraphrases.
@@ -72,7 +73,7 @@ def locate_neurons(
     with tqdm(total=sum(len(group.prompts) for group in asked), desc="locate neurons", unit="prompt", delay=2, disable=not progress) as bar:
         for bundle in _bundles(asked):
             prompts = [prompt for group in bundle for prompt in group.prompts]
-            scores = attribute_neurons(model, prompts, semantics=semantics, at=at, steps=steps, memory_budget=memory_budget, progress=False)
+            scores = attribute_neurons(model, prompts, variant=variant, at=at, steps=steps, memory_budget=memory_budget, progress=False)
             provenance = scores.provenance
             first = 0
             for group in bundle:

@@ -18,9 +18,9 @@ from tl_knowledge.drawing import HeatMap, grouped_bars, heat_maps
 from tl_knowledge.errors import DataError, InputError
 from tl_knowledge.neurons.neuron_set import NeuronSet
 from tl_knowledge.neurons.selection import shared_neurons
-from tl_knowledge.provenance import Provenance
-from tl_knowledge.statistics import largest_rows, mean_interval, scalar_interval
-from tl_knowledge.storage import read_table, write_table
+from tl_knowledge.results.provenance import Provenance
+from tl_knowledge.results.statistics import largest_rows, mean_interval, scalar_interval
+from tl_knowledge.results.storage import read_table, write_table
 
 __all__ = ["LocatedNeurons", "compare_layers"]
 

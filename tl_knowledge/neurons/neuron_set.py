@@ -16,8 +16,8 @@ from tl_knowledge.arrays import Hooks
 from tl_knowledge.drawing import bar_chart
 from tl_knowledge.errors import ComponentError, DataError
 from tl_knowledge.hooks import Positions, scale_neurons
-from tl_knowledge.model import HookedModel, layer_count
-from tl_knowledge.storage import write_text
+from tl_knowledge.models.protocol import HookedModel, layer_count
+from tl_knowledge.results.storage import write_text
 
 __all__ = ["Neuron", "NeuronSet"]
 
@@ -83,23 +83,23 @@ class NeuronSet:
     def __xor__(self, other: NeuronSet) -> NeuronSet:
         return self._with(self.neurons ^ self._same_model(other))
 
-    def suppress(self, *, pos: Positions | None = None) -> Hooks:
+    def suppress(self, *, positions: Positions | None = None) -> Hooks:
         """Hooks that set the neurons to zero, at some positions (``-1``: the last) or everywhere.
 
         Raises:
             ComponentError: the set is empty.
         """
-        return self.scale(0.0, pos=pos)
+        return self.scale(0.0, positions=positions)
 
-    def enhance(self, factor: float = 2.0, *, pos: Positions | None = None) -> Hooks:
+    def enhance(self, factor: float = 2.0, *, positions: Positions | None = None) -> Hooks:
         """Hooks that multiply the neurons' activations.
 
         Raises:
             ComponentError: the set is empty, or the factor not finite.
         """
-        return self.scale(factor, pos=pos)
+        return self.scale(factor, positions=positions)
 
-    def scale(self, factor: float, *, pos: Positions | None = None) -> Hooks:
+    def scale(self, factor: float, *, positions: Positions | None = None) -> Hooks:
         """Hooks that multiply the neurons' activations by any factor.
 
         Raises:
@@ -107,7 +107,7 @@ class NeuronSet:
         """
         if not self.neurons:
             raise ComponentError("the set has no neuron, so its hooks would do nothing; lower the threshold or shared_by of select_neurons().")
-        return scale_neurons(self.neurons, factor, pos=pos)
+        return scale_neurons(self.neurons, factor, positions=positions)
 
     def random_control(self, seed: int = 0) -> NeuronSet:
         """As many other neurons in every layer, drawn at random.

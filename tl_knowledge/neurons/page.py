@@ -77,7 +77,7 @@ def _intro(located: LocatedNeurons) -> str:
     without = f", {empty} of them without neurons" if empty else ""
     place = html.escape(place_words(settings["at"]))
     return (
-        f"<p>{len(located.sets)} facts of {len(located.relations)} relations{without}. Integrated gradients at {place} ({settings['semantics']}, "
+        f"<p>{len(located.sets)} facts of {len(located.relations)} relations{without}. Integrated gradients at {place} ({settings['variant']}, "
         f"{settings['steps']} steps); neurons above {settings['threshold']:g} ({settings['kind']}) in more than {settings['shared_by']:g} of a "
         "fact's prompts.</p>"
     )

@@ -11,18 +11,20 @@ import pandas as pd
 import plotly.graph_objects as go
 from scipy import stats
 
-from tl_knowledge.batches import answer_logits, text_log_probabilities
 from tl_knowledge.drawing import grouped_bars
+from tl_knowledge.engine.batches import answer_logits, text_log_probabilities
 from tl_knowledge.errors import DataError
-from tl_knowledge.facts import MinimalPair
-from tl_knowledge.model import HookedModel, check_model, describe_model, is_masked
+from tl_knowledge.models.checks import check_model
+from tl_knowledge.models.description import describe_model
+from tl_knowledge.models.protocol import HookedModel, is_masked
 from tl_knowledge.neurons.groups import masked_word
 from tl_knowledge.neurons.located import LocatedNeurons
 from tl_knowledge.neurons.neuron_set import NeuronSet
-from tl_knowledge.prompts import Prompt
-from tl_knowledge.provenance import Provenance
-from tl_knowledge.statistics import scalar_interval
-from tl_knowledge.table_result import TableResult
+from tl_knowledge.prompts.facts import MinimalPair
+from tl_knowledge.prompts.prompt import Prompt
+from tl_knowledge.results.provenance import Provenance
+from tl_knowledge.results.statistics import scalar_interval
+from tl_knowledge.results.table import TableResult
 
 __all__ = ["Reliability", "measure_reliability"]
 
@@ -144,7 +146,7 @@ def _masked_margins(model: HookedModel, pairs: Sequence[MinimalPair], sets: Sequ
     found: list[Any] = [[pair for pair, _, _ in asked]]
     for neurons in sets:
         margins = [0.0] * len(asked)
-        for group, logits in answer_logits(model, [good for _, good, _ in asked], lambda pos, s=neurons: s.scale(factor, pos=pos) if s else []):
+        for group, logits in answer_logits(model, [good for _, good, _ in asked], lambda pos, s=neurons: s.scale(factor, positions=pos) if s else []):
             for i, row in zip(group, logits, strict=True):
                 margins[i] = float(row[asked[i][1].target_token] - row[asked[i][2].target_token])
         found.append(margins)

@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Float
 
 from tl_knowledge.drawing import HeatMap, heat_maps
-from tl_knowledge.provenance import Provenance
-from tl_knowledge.statistics import largest_rows
-from tl_knowledge.storage import read_result, write_result
+from tl_knowledge.results.provenance import Provenance
+from tl_knowledge.results.statistics import largest_rows
+from tl_knowledge.results.storage import read_result, write_result
 
 __all__ = ["NeuronAttribution"]
 

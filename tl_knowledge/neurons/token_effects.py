@@ -11,15 +11,17 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 
-from tl_knowledge.batches import HooksAt, answer_logits, no_hooks
 from tl_knowledge.drawing import labelled_points
+from tl_knowledge.engine.batches import HooksAt, answer_logits, no_hooks
 from tl_knowledge.errors import InputError, TargetError
-from tl_knowledge.model import HookedModel, check_model, describe_model, is_masked
+from tl_knowledge.models.checks import check_model
+from tl_knowledge.models.description import describe_model
+from tl_knowledge.models.protocol import HookedModel, is_masked
 from tl_knowledge.neurons.neuron_set import NeuronSet
-from tl_knowledge.prompts import Prompt, is_one_token, target_tokens
-from tl_knowledge.provenance import Provenance
-from tl_knowledge.statistics import paired_t_p_values, scalar_interval
-from tl_knowledge.table_result import TableResult
+from tl_knowledge.prompts.prompt import Prompt, is_one_token, target_tokens
+from tl_knowledge.results.provenance import Provenance
+from tl_knowledge.results.statistics import paired_t_p_values, scalar_interval
+from tl_knowledge.results.table import TableResult
 
 __all__ = ["TokenEffects", "measure_token_effects", "single_token_words"]
 
@@ -103,8 +105,8 @@ def measure_token_effects(
         >>> model = tlk.load_model("factlm")
         >>> prompts = [tlk.Prompt.from_text(model, f"{name} saw these") for name in ("Anna", "Peter", "Maria")]
         >>> words = {"singular": ["dog", "car"], "plural": ["dogs", "cars"]}
-        >>> words = {kind: tlk.single_token_words(model, some) for kind, some in words.items()}
-        >>> effects = tlk.measure_token_effects(model, tlk.NeuronSet.of(model, [(0, 28)]), prompts, words)
+        >>> words = {kind: tlk.neurons.single_token_words(model, some) for kind, some in words.items()}
+        >>> effects = tlk.neurons.measure_token_effects(model, tlk.NeuronSet.of(model, [(0, 28)]), prompts, words)
         >>> list(effects.summary()["category"]) == [kind for kind in words if words[kind]]
         True
     """
@@ -115,7 +117,7 @@ def measure_token_effects(
     tokens = [_token(model, word) for _, word in chosen]
     neurons.scale(factor)  # refuses an empty set before anything runs
     before = _probabilities(model, prompts, tokens, no_hooks)
-    after = _probabilities(model, prompts, tokens, lambda pos: neurons.scale(factor, pos=pos))
+    after = _probabilities(model, prompts, tokens, lambda pos: neurons.scale(factor, positions=pos))
     p, corrected = paired_t_p_values(after, before)
     table = pd.DataFrame(chosen, columns=["category", "word"])  # pyright: ignore[reportArgumentType]
     mean_before, mean_after = before.mean(0), after.mean(0)

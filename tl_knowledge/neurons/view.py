@@ -8,11 +8,14 @@ import torch
 from circuitsvis.activations import text_neuron_activations
 
 from tl_knowledge.drawing import HtmlView
+from tl_knowledge.engine.recording import record
 from tl_knowledge.errors import ComponentError, InputError
-from tl_knowledge.model import HookedModel, check_model, component_hook, describe_model
+from tl_knowledge.models.checks import check_model
+from tl_knowledge.models.description import describe_model
+from tl_knowledge.models.hook_names import component_hook
+from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.neurons.neuron_set import NeuronSet
-from tl_knowledge.prompts import Prompt
-from tl_knowledge.rows import record
+from tl_knowledge.prompts.prompt import Prompt
 
 __all__ = ["neuron_view"]
 
@@ -28,7 +31,7 @@ def neuron_view(model: HookedModel, neurons: NeuronSet, prompts: Prompt | Sequen
         >>> import tl_knowledge as tlk
         >>> model = tlk.load_model("factlm")
         >>> prompt = tlk.Prompt.from_text(model, "The capital of France is")
-        >>> "France" in tlk.neuron_view(model, tlk.NeuronSet.of(model, [(0, 28), (3, 5)]), prompt).source
+        >>> "France" in tlk.neurons.neuron_view(model, tlk.NeuronSet.of(model, [(0, 28), (3, 5)]), prompt).source
         True
     """
     check_model(model, masked=True)

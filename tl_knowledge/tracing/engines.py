@@ -2,7 +2,7 @@
 
 Both take the same `Experiment` and the same sites, of any mixture of prompts, corruptions, components and severings, and
 return the answer's probability in every restored run, ``[site sample]``. The loop is made of the public hook factories
-only: one forward a site. The sweep runs a chunk of sites in one forward (see `tl_knowledge.rows`).
+only: one forward a site. The sweep runs a chunk of sites in one forward (see `tl_knowledge.engine.rows`).
 """
 
 from __future__ import annotations
@@ -16,11 +16,8 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Int
 
 from tl_knowledge.arrays import Hooks
-from tl_knowledge.errors import NumericalError
-from tl_knowledge.hooks import corrupt, restore, sever
-from tl_knowledge.metrics import answer_probability
-from tl_knowledge.model import COMPONENTS, Component, HookedModel, Module, component_hook, layer_count
-from tl_knowledge.rows import (
+from tl_knowledge.engine.recording import record
+from tl_knowledge.engine.rows import (
     as_index,
     budget_rows,
     copy_rows,
@@ -29,10 +26,14 @@ from tl_knowledge.rows import (
     keep_positions,
     narrow_attention,
     narrow_mlp,
-    record,
     run_rows,
 )
-from tl_knowledge.tracing.experiment import Experiment
+from tl_knowledge.errors import NumericalError
+from tl_knowledge.hooks import corrupt, restore, sever
+from tl_knowledge.metrics import answer_probability
+from tl_knowledge.models.hook_names import COMPONENTS, Component, Module, component_hook
+from tl_knowledge.models.protocol import HookedModel, layer_count
+from tl_knowledge.runs.experiment import Experiment
 from tl_knowledge.tracing.sites import Site
 
 __all__ = ["engine_used", "exact_probability", "loop_over_sites", "sweep_sites"]
@@ -214,8 +215,8 @@ def loop_over_sites(experiment: Experiment, sites: Sequence[Site], advance: Adva
         batch = repeat(prompt.tokens, "1 pos -> sample pos", sample=experiment.samples)
         clean, corrupted = record(model, prompt.tokens, [], restored), record(model, batch, noise, pinned)
         for k, site in own.items():
-            hooks = noise + sever(corrupted, site.severed, layer=layers, pos=site.pos)
-            hooks += restore(clean, site.component, layer=range(site.first, site.last + 1), pos=site.pos, unit=site.unit)
+            hooks = noise + sever(corrupted, site.severed, layers=layers, positions=site.pos)
+            hooks += restore(clean, site.component, layers=range(site.first, site.last + 1), positions=site.pos, units=site.unit)
             with torch.no_grad():
                 logits: torch.Tensor = model.run_with_hooks(batch, fwd_hooks=hooks)
             found[k] = answer_probability(logits[:, prompt.answer_positions], prompt.answer[None])

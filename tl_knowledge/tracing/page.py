@@ -7,13 +7,12 @@ from collections.abc import Iterable, Sequence
 
 import plotly.graph_objects as go
 
-from tl_knowledge.drawing import Table, html_page
-from tl_knowledge.provenance import Provenance
+from tl_knowledge.drawing import Table, html_page, marked_prompt, provenance_footer
 from tl_knowledge.tracing.result import CausalTrace, compare
 
-__all__ = ["TABLE_HEADER", "marked_prompt", "provenance_footer", "summary_rows", "trace_page"]
+__all__ = ["SUMMARY_HEADER", "summary_rows", "trace_page"]
 
-TABLE_HEADER = ("corrupted", "restored", "total effect", "largest at last subject token", "largest anywhere")
+SUMMARY_HEADER = ("corrupted", "restored", "total effect", "largest at last subject token", "largest anywhere")
 
 _HOW_TO_READ = """<p>Noise on the embeddings of the corrupted tokens (bold, with an asterisk) makes the model lose the answer. Each cell
 then restores one clean activation, at that token and layer, and shows how much of the answer's probability comes back. A dark cell is a site
@@ -22,7 +21,7 @@ out. Zero means no effect; cells left of and above the corrupted tokens are exac
 
 
 def summary_rows(traces: Sequence[CausalTrace]) -> list[tuple[str, ...]]:
-    """One row of text a trace, under `TABLE_HEADER`."""
+    """One row of text a trace, under `SUMMARY_HEADER`."""
     return [
         (
             trace.corrupted.name,
@@ -67,24 +66,9 @@ def trace_page(traces: Sequence[CausalTrace], *, columns: int = 2) -> str:
         figures.append(compare(*together).plot() if len(together) > 1 else together[0].plot())
     known = "predicts it" if first.known else "does not predict it"
     intro = (
-        f"<p class='prompt'>{marked_prompt(first)}</p>"
+        f"<p class='prompt'>{marked_prompt(first.labels, first.spans, first.target)}</p>"
         f"<p>The clean run of {html.escape(first.provenance.model)} {known}: P({html.escape(repr(first.target.strip()))}) = "
         f"{first.clean_probability:.1%}. {first.indirect_effect.shape[0]} noise samples.</p>"
     )
-    table = Table(TABLE_HEADER, summary_rows(traces))
+    table = Table(SUMMARY_HEADER, summary_rows(traces))
     return html_page("Causal trace", [intro, table, "<h2>Where restoring helps</h2>", _HOW_TO_READ, *figures, provenance_footer(first.provenance)])
-
-
-def marked_prompt(trace: CausalTrace) -> str:
-    """The prompt's tokens, subject and relation in colour, and the answer."""
-    role = {pos: name for name in ("relation", "subject") if name in trace.spans for pos in trace.spans[name]}
-    tokens = "".join(f"<span class='{role.get(i, '')}'>{html.escape(label)}</span>" for i, label in enumerate(trace.labels))
-    return f"{tokens}<span class='answer'>{html.escape(trace.target)}</span>"
-
-
-def provenance_footer(provenance: Provenance) -> str:
-    """How the numbers were computed, as a page's footer."""
-    record = provenance.to_dict()
-    versions = ", ".join(f"{name} {number}" for name, number in record.pop("versions").items())
-    settings = "; ".join(f"{key}: {value}" for key, value in (record.pop("settings") | record).items())
-    return f"<footer><p>{html.escape(settings)}</p><p>{html.escape(versions)}</p></footer>"

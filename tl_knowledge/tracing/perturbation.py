@@ -12,16 +12,18 @@ from tqdm.auto import tqdm
 
 from tl_knowledge.drawing import bar_chart
 from tl_knowledge.errors import DataError
-from tl_knowledge.facts import Fact
-from tl_knowledge.model import HookedModel, check_model, describe_model, embedding_matrix
-from tl_knowledge.prompts import Prompt, check_fits
-from tl_knowledge.provenance import Provenance
-from tl_knowledge.statistics import scalar_interval
-from tl_knowledge.table_result import TableResult
-from tl_knowledge.tracing.arguments import choose_answer, sample_count
-from tl_knowledge.tracing.corruption import GaussianNoise
-from tl_knowledge.tracing.experiment import CorruptedRun, Experiment, answered
-from tl_knowledge.tracing.survey import fact_seed
+from tl_knowledge.models.checks import check_model
+from tl_knowledge.models.description import describe_model
+from tl_knowledge.models.protocol import HookedModel, embedding_matrix
+from tl_knowledge.prompts.facts import Fact
+from tl_knowledge.prompts.prompt import Prompt, check_fits
+from tl_knowledge.results.provenance import Provenance
+from tl_knowledge.results.statistics import scalar_interval
+from tl_knowledge.results.table import TableResult
+from tl_knowledge.runs.arguments import choose_answer, sample_count
+from tl_knowledge.runs.corruption import GaussianNoise
+from tl_knowledge.runs.experiment import CorruptedRun, Experiment, answered
+from tl_knowledge.tracing.sets.survey import fact_seed
 
 __all__ = ["PerturbationTest", "perturb_embeddings", "perturbation_sd"]
 
@@ -91,7 +93,7 @@ def perturb_embeddings(
     Example:
         >>> import tl_knowledge as tlk
         >>> model = tlk.load_model("factlm")
-        >>> test = tlk.perturb_embeddings(model, tlk.load_facts("factlm")[:8], progress=False)
+        >>> test = tlk.tracing.perturb_embeddings(model, tlk.load_facts("factlm")[:8], progress=False)
         >>> len(test.table)
         8
     """

@@ -15,11 +15,11 @@ from jaxtyping import Float
 
 from tl_knowledge.drawing import HeatMap, bar_chart, heat_maps
 from tl_knowledge.errors import ComponentError
-from tl_knowledge.model import Component, Module, has_units
-from tl_knowledge.prompts import Span
-from tl_knowledge.provenance import Provenance
-from tl_knowledge.statistics import largest_rows
-from tl_knowledge.storage import read_result, write_result
+from tl_knowledge.models.hook_names import Component, Module, has_units
+from tl_knowledge.prompts.spans import Span
+from tl_knowledge.results.provenance import Provenance
+from tl_knowledge.results.statistics import largest_rows
+from tl_knowledge.results.storage import read_result, write_result
 from tl_knowledge.tracing.screen import ScreenCheck
 
 __all__ = ["COLOR_SCALES", "COMPONENT_WORDS", "CausalTrace", "TraceComparison", "compare"]

@@ -14,13 +14,13 @@ import torch
 from jaxtyping import Float
 
 from tl_knowledge.arrays import Hooks
+from tl_knowledge.engine.rows import keep_positions
 from tl_knowledge.errors import ComponentError
 from tl_knowledge.metrics import answer_probability
-from tl_knowledge.model import EMBED, Component, component_hook
-from tl_knowledge.rows import keep_positions
-from tl_knowledge.statistics import rank_correlation
+from tl_knowledge.models.hook_names import EMBED, Component, component_hook
+from tl_knowledge.results.statistics import rank_correlation
+from tl_knowledge.runs.experiment import Experiment
 from tl_knowledge.tracing.engines import exact_probability
-from tl_knowledge.tracing.experiment import Experiment
 from tl_knowledge.tracing.sites import Site
 
 __all__ = ["ScreenCheck", "screen_sites", "screened_probability"]

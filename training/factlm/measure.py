@@ -21,7 +21,7 @@ import torch
 from text import FactText, TrainingText
 
 import tl_knowledge as tlk
-from tl_knowledge.tracing.roles import SIDES, SUBJECT_ROLES, role_positions
+from tl_knowledge.tracing.sets.roles import SIDES, SUBJECT_ROLES, role_positions
 
 DATA = json.loads((tlk.factlm.directory / "facts.json").read_text(encoding="utf-8"))
 KNOWN_SAMPLE, TRACED_FACTS = 500, 100
@@ -47,7 +47,7 @@ def knowledge(model) -> dict[str, float]:
     text = TrainingText(FactText.from_data(DATA), seed=999_983)
     unrelated = [f"{text.sentence().text} {text.sentence().text}" for _ in range(KNOWN_SAMPLE)]
     facts = draw.sample(tlk.load_facts("factlm"), KNOWN_SAMPLE)
-    relations = {r.id: r.templates for r in tlk.load_relations("factlm")}
+    relations = {r.id: r.templates for r in tlk.datasets.load_relations("factlm")}
     seen = [f.rephrase(draw.choice([t for t in relations[f.relation] if t not in f.paraphrases])) for f in facts]
     held_out = [f.rephrase(draw.choice(f.paraphrases)) for f in facts]
     return {

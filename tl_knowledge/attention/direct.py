@@ -1,0 +1,200 @@
+"""Direct logit attribution: what each head, MLP and embedding writes towards the answer at the last position, split by the tokens heads read.
+
+With the final norm's scale frozen, the answer's logit is a sum over everything that was written into the residual stream. A head's share
+is a sum over the tokens it attends to, ``pattern[k] * v[k] W_O`` (Elhage et al. 2021), so it can be told which span it comes from.
+Logits are taken relative to the mean over the vocabulary, or to another answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pandas as pd
+import plotly.graph_objects as go
+import torch
+from jaxtyping import Float
+
+from tl_knowledge.drawing import bar_chart
+from tl_knowledge.engine.recording import record
+from tl_knowledge.errors import TargetError, UnsupportedModelError
+from tl_knowledge.models.checks import check_model
+from tl_knowledge.models.description import describe_model
+from tl_knowledge.models.final_norm import FinalNorm
+from tl_knowledge.models.hook_names import UNEMBED_IN, attention_pattern, block_input, block_output, component_hook
+from tl_knowledge.models.protocol import HookedModel, layer_count
+from tl_knowledge.models.unembedding import Unembedding
+from tl_knowledge.prompts.prompt import Prompt, check_fits, target_tokens
+from tl_knowledge.results.provenance import Provenance
+from tl_knowledge.results.table import TableResult
+from tl_knowledge.runs.arguments import answer_label, choose_answer
+
+__all__ = ["DirectLogitAttribution", "direct_logit_attribution"]
+
+SPANS = ("subject", "relation", "other")
+
+
+@dataclass(frozen=True, eq=False)
+class DirectLogitAttribution(TableResult):
+    """Direct contributions to the answer's logit at the last position.
+
+    Attributes:
+        table: one row a part: ``component`` (``embed``, ``head``, ``attn_bias``, ``mlp_out``; ``attn_out`` where heads cannot be told apart),
+            ``layer``, ``head``, ``direct`` in logits; of that, ``subject``, ``relation`` and ``other``, by the tokens a head reads (an embedding or
+            MLP of the last position stands under ``other``); ``rank``: how many tokens of the vocabulary the part promotes more than the answer.
+        logit: the answer's, relative to ``against``; the table's ``direct`` add up to it, but for the biases behind the norm.
+        against: the other answer, or "the mean over the vocabulary".
+    """
+
+    ranked_by: ClassVar[str] = "direct"
+    either_sign: ClassVar[bool] = True
+    table: pd.DataFrame
+    logit: float
+    biases: float
+    target: str
+    against: str
+    provenance: Provenance
+
+    def by_layer(self) -> pd.DataFrame:
+        """Contributions of attention (and of that, by span) and MLPs, one row a layer."""
+        rows: list[dict[str, float]] = []
+        for layer in range(int(self.table["layer"].max()) + 1):
+            own = self.table.query("layer == @layer")
+            attention = own.query("component != 'mlp_out'")
+            row = {"layer": layer, "attention": float(attention["direct"].sum())} | {span: float(attention[span].sum()) for span in SPANS}
+            rows.append(row | {"mlp": float(own.query("component == 'mlp_out'")["direct"].sum())})
+        return pd.DataFrame(rows)
+
+    def plot(self, *, limit: int = 20) -> go.Figure:
+        """Bars: the largest contributions of either sign."""
+        best = self.top(limit)
+        labels = [_label(row) for row in best.to_dict(orient="records")]
+        return bar_chart(
+            labels,
+            [float(value) for value in best["direct"]],
+            title=f"What writes {self.target.strip()!r} at the last position",
+            subtitle=f"logit {self.logit:+.2f} relative to {self.against}; {self.provenance.model}",
+            value_axis="direct contribution to the logit",
+        )
+
+
+def direct_logit_attribution(
+    model: HookedModel, prompt: Prompt, *, target: str | int | None = None, against: str | int | None = None
+) -> DirectLogitAttribution:
+    """Split the answer's logit at the last position into what wrote it.
+
+    Args:
+        target: text or token; default the prompt's target, else what the model predicts. Its first token is scored.
+        against: another answer, whose logit is taken off; default the mean over the vocabulary.
+
+    Raises:
+        UnsupportedModelError: the model does more behind the last block than a norm and an unembedding.
+        ModelError, PromptError, TargetError: arguments that do not fit.
+
+    Example:
+        >>> import tl_knowledge as tlk
+        >>> model = tlk.load_model("factlm")
+        >>> prompt = tlk.Prompt.from_text(model, "The capital of France is", subject="France", target=" Paris")
+        >>> found = tlk.direct_logit_attribution(model, prompt)
+        >>> abs(float(found.table["direct"].sum()) + found.biases - found.logit) < 1e-3
+        True
+    """
+    check_model(model)
+    check_fits(model, prompt)
+    token = int(choose_answer(model, prompt, target, False)[0])
+    other = None if against is None else against if isinstance(against, int) else target_tokens(model, against)[0]
+    if other is not None and not 0 <= other < int(model.cfg.d_vocab):
+        raise TargetError(f"token {other} is outside the model's vocabulary of {int(model.cfg.d_vocab)}; pass a token of this model.")
+    head = Unembedding.of(model)
+    if head is None:
+        raise UnsupportedModelError("this model does more behind the unembedding's input than a matrix and a bias; hooks set there must go first.")
+    run = _Run(model, prompt)
+    norm = FinalNorm.of(model)
+    base = head.weights.mean(1) if other is None else head.weights[:, other]
+    towards = head.weights[:, token] - base
+    bias = torch.zeros_like(towards[0]) if head.bias is None else head.bias[token] - (head.bias.mean() if other is None else head.bias[other])
+    return DirectLogitAttribution(
+        table=pd.DataFrame(run.rows(norm, head.weights, towards, token)),
+        logit=float(run.normalised @ towards + bias),
+        biases=float(norm.bias @ towards + bias),
+        target=answer_label(model, prompt, torch.tensor([token])),
+        against="the mean over the vocabulary" if other is None else repr(str(against)),
+        provenance=Provenance(**describe_model(model), prepends_bos=prompt.has_bos, seed=0, engine="one forward", settings={"prompt": prompt.text}),
+    )
+
+
+class _Run:
+    """One run's writes into the last position's residual stream."""
+
+    def __init__(self, model: HookedModel, prompt: Prompt) -> None:
+        self.model, self.prompt, self.pos = model, prompt, prompt.last.last
+        self.layers = range(layer_count(model))
+        names = [block_input(0), block_output(self.layers[-1]), UNEMBED_IN]
+        names += [component_hook(part, layer) for part in ("attn_out", "mlp_out", "head") for layer in self.layers]
+        names += [name for layer in self.layers for name in (attention_pattern(layer), _values(layer)) if name in model.hook_dict]
+        self.found = record(model, prompt.tokens, [], names)
+        self.state, self.normalised = (self.found[name][0, self.pos] for name in (block_output(self.layers[-1]), UNEMBED_IN))
+        self.spans = {name: list(prompt.spans[name]) for name in ("subject", "relation") if name in prompt.spans}
+
+    def rows(self, norm: FinalNorm, vocabulary: torch.Tensor, towards: torch.Tensor, answer: int) -> list[dict[str, Any]]:
+        """One row a part: what it adds to the answer's logit, by the span it was read from."""
+        found: list[dict[str, Any]] = []
+        for about, by_token in self._parts():
+            written = norm.frozen_at(self.state, self.normalised, by_token)
+            direct, said = written @ towards, written.sum(0) @ vocabulary
+            row = about | {"direct": float(direct.sum())}
+            row |= {
+                name: float(direct[self.spans[name]].sum()) if name in self.spans and len(direct) > 1 else 0.0 for name in ("subject", "relation")
+            }
+            row |= {"other": row["direct"] - row["subject"] - row["relation"], "rank": int((said > said[answer]).sum())}
+            found.append(row)
+        return found
+
+    def _parts(self) -> Iterator[tuple[dict[str, Any], Float[torch.Tensor, "source d_model"]]]:
+        """Everything written: a head by the tokens it reads, all else as one vector."""
+        yield {"component": "embed", "layer": -1, "head": -1}, self.found[block_input(0)][:, self.pos]
+        for layer in self.layers:
+            attention = self.found[component_hook("attn_out", layer)][:, self.pos]
+            heads = self._heads(layer)
+            if heads is None:
+                yield {"component": "attn_out", "layer": layer, "head": -1}, attention
+            else:
+                for number, by_token in enumerate(heads):
+                    yield {"component": "head", "layer": layer, "head": number}, by_token
+                yield {"component": "attn_bias", "layer": layer, "head": -1}, attention - heads.sum((0, 1))
+            yield {"component": "mlp_out", "layer": layer, "head": -1}, self.found[component_hook("mlp_out", layer)][:, self.pos]
+
+    def _heads(self, layer: int) -> Float[torch.Tensor, "head source d_model"] | None:
+        """What each head writes, by the token it reads; ``None`` where attention's output is not the sum of that (a norm behind it)."""
+        part: Any = getattr(self.model.blocks[layer], "attn", None)
+        out = getattr(part, "W_O", None)
+        z, written = (self.found[component_hook(name, layer)][0] for name in ("head", "attn_out"))
+        if not isinstance(out, torch.Tensor) or out.shape[:2] != z.shape[1:]:
+            return None
+        # What heads do not explain must be a bias: the same at every position.
+        left = written - torch.einsum("phd,hdm->pm", z, out.detach())
+        rounding = 1e3 * torch.finfo(left.dtype).eps * float(written.abs().max())
+        if float((left - left[:1]).abs().max()) > rounding:
+            return None
+        return self._by_token(layer, z[self.pos]) @ out.detach()
+
+    def _by_token(self, layer: int, z: Float[torch.Tensor, "head d_head"]) -> Float[torch.Tensor, "head source d_head"]:
+        """``z`` by the token it was read from; as one, from nowhere, where the model hides patterns or values."""
+        pattern, values = (self.found.get(name) for name in (attention_pattern(layer), _values(layer)))
+        if pattern is None or values is None:
+            return z[:, None]
+        spoken = values[0].reshape(len(self.prompt), -1, z.shape[1])
+        spoken = spoken.repeat_interleave(z.shape[0] // spoken.shape[1], 1)  # heads of a group share their values
+        split = pattern[0, :, self.pos, :, None] * spoken.transpose(0, 1)
+        return split if torch.allclose(split.sum(1), z, rtol=1e-3, atol=1e-4 * float(z.abs().max())) else z[:, None]
+
+
+def _values(layer: int) -> str:
+    return f"blocks.{layer}.attn.hook_v"
+
+
+def _label(row: dict[Any, Any]) -> str:
+    names = {"embed": "embedding", "head": f"head {row['layer']}.{row['head']}", "attn_bias": f"attention bias {row['layer']}"}
+    names |= {"mlp_out": f"MLP {row['layer']}", "attn_out": f"attention {row['layer']}"}
+    return names[row["component"]]

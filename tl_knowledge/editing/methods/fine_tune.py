@@ -1,0 +1,94 @@
+"""Fine-tuning of one layer's ``W_out`` on the facts alone: the baselines FT and FT+L (Zhu et al. 2020; paper 003)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+import torch
+
+from tl_knowledge.arrays import Hooks
+from tl_knowledge.editing.edit import Edit, LowRank
+from tl_knowledge.editing.method import edit_provenance
+from tl_knowledge.editing.optimise.fact_rows import rows_of
+from tl_knowledge.editing.optimise.objective import Objective
+from tl_knowledge.engine.rows import keep_positions
+from tl_knowledge.errors import InputError, NumericalError
+from tl_knowledge.hooks import add_low_rank
+from tl_knowledge.metrics import unlikelihood
+from tl_knowledge.models.checks import check_layers
+from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.models.weights import output_hook, output_weights
+from tl_knowledge.prompts.facts import Fact
+from tl_knowledge.runs.key_moments import KeyMoments
+
+__all__ = ["FineTune", "FineTuneConstrained"]
+
+
+@dataclass(frozen=True)
+class FineTune:
+    """Settings of FT, and with ``most_change`` of FT+L.
+
+    Attributes:
+        layer: which block's ``W_out`` to train.
+        steps: of Adam, at most.
+        learning_rate: of Adam.
+        stop_below: the mean loss at which to stop.
+        objective: to write the target (default), to erase it, or to force it under noise.
+        most_change: how far any weight may move (FT+L: 5e-4 for GPT-2 XL's layer 0, 2e-3 for medium); ``None``: as far as it likes (FT).
+    """
+
+    layer: int
+    steps: int = 25
+    learning_rate: float = 5e-4
+    stop_below: float = 0.01
+    most_change: float | None = None
+    objective: Objective = field(default_factory=Objective)
+
+    def plan(self, model: HookedModel, facts: Sequence[Fact], moments: KeyMoments | None) -> Edit:
+        """One edit of all facts, each on its bare prompt, every target token at its own position; moments are not needed.
+
+        Raises:
+            InputError: a bound that is not positive.
+            ComponentError: no such layer.
+            NumericalError: a loss that is not finite.
+        """
+        check_layers(model, [self.layer])
+        if self.most_change is not None and self.most_change <= 0:
+            raise InputError(f"most_change={self.most_change} allows no change; pass a positive bound, or None for none.")
+        site, weights = output_hook(model, self.layer), output_weights(model, self.layer).detach()
+        identity = torch.eye(weights.shape[1], dtype=weights.dtype, device=weights.device)
+        change = torch.zeros_like(weights).requires_grad_(True)
+        optimiser = torch.optim.Adam([change], lr=self.learning_rate)
+        asked = [rows_of(model, fact, ("{}",), "subject", self.objective) for fact in facts]
+        losses: list[float] = []
+        for step in range(self.steps):
+            gradient, total = torch.zeros_like(weights), 0.0
+            for rows in asked:
+                hooks: Hooks = [*add_low_rank(self.layer, change, identity, site), *keep_positions(rows.scored), *rows.noise]
+                with torch.enable_grad():
+                    log_p = model.run_with_hooks(rows.tokens[:1], fwd_hooks=hooks).log_softmax(-1)
+                    target = log_p.gather(-1, rows.answer[None, :, None])
+                    loss = (unlikelihood(target.sum()) if self.objective.erase else -target.mean()) / len(asked)
+                    gradient += torch.autograd.grad(loss, [change])[0]
+                total += float(loss.detach())
+            losses.append(total)
+            if not torch.isfinite(torch.tensor(total)):
+                raise NumericalError(f"the loss is {total} at step {step}; lower learning_rate={self.learning_rate:g}.")
+            if total < self.stop_below:
+                break
+            change.grad = gradient
+            optimiser.step()
+            if self.most_change is not None:
+                with torch.no_grad():
+                    change.clamp_(-self.most_change, self.most_change)
+        notes = ({"losses": losses, "stopped": "loss" if losses[-1] < self.stop_below else "steps", "facts": len(asked)},)
+        factors = {self.layer: LowRank(change.detach().clone(), identity)}
+        return Edit(factors, {self.layer: site}, notes, edit_provenance(model, self, asdict(self), 0))
+
+
+@dataclass(frozen=True)
+class FineTuneConstrained(FineTune):
+    """FT+L: no weight may move further than ``most_change`` (5e-4 for GPT-2 XL's layer 0, 2e-3 for GPT-2 medium)."""
+
+    most_change: float | None = 5e-4

@@ -1,0 +1,79 @@
+"""MEMIT: many facts at once, spread over several layers (Meng et al. 2023; paper 003, algorithm 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+import torch
+
+from tl_knowledge.editing.edit import Edit, LowRank
+from tl_knowledge.editing.optimise.fact_rows import EditedToken
+from tl_knowledge.editing.optimise.objective import Objective
+from tl_knowledge.editing.optimise.spread import Keys, spread_over_layers
+from tl_knowledge.editing.optimise.values import ValueSettings
+from tl_knowledge.errors import InputError
+from tl_knowledge.models.checks import check_layers
+from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.models.published_settings import published
+from tl_knowledge.prompts.facts import Fact
+from tl_knowledge.runs.key_moments import KeyMoments, needed_moments
+
+__all__ = ["MEMIT"]
+
+LAYERS = {
+    "gpt2-xl": ((13, 14, 15, 16, 17), 20_000.0, 20),
+    "gpt-j-6b": ((3, 4, 5, 6, 7, 8), 15_000.0, 25),
+    "factlm": ((0,), 30.0, 25),
+}
+
+
+@dataclass(frozen=True)
+class MEMIT:
+    """Settings of MEMIT: ``dW^T = R K^T (moment_weight C + K K^T)^-1`` in every layer.
+
+    Attributes:
+        layers: the edited layers, ascending; what the facts should be is optimised at the output of the last.
+        moment_weight: lambda, how much the keys of other text weigh against the facts' (15,000 for GPT-J, 20,000 for GPT-2 XL).
+        at: which token's key is edited.
+        contexts: how many generated contexts of how many tokens.
+        objective: to write the target (default), to erase it, or to force it under noise.
+        value: of the values' optimisation.
+        seed: of the contexts.
+    """
+
+    layers: tuple[int, ...]
+    moment_weight: float = 15_000.0
+    at: EditedToken = "subject"
+    contexts: tuple[tuple[int, int], ...] = ((10, 5),)
+    objective: Objective = field(default_factory=Objective)
+    value: ValueSettings = field(default_factory=lambda: ValueSettings(steps=25, clamp=0.75))
+    seed: int = 0
+
+    @classmethod
+    def for_model(cls, model: HookedModel) -> MEMIT:
+        """The published layers, weight and steps of a model.
+
+        Raises:
+            InputError: none are published.
+        """
+        layers, weight, steps = published(model, LAYERS, "MEMIT(layers=...)")
+        return cls(layers, moment_weight=weight, value=ValueSettings(steps=steps, clamp=0.75))
+
+    def plan(self, model: HookedModel, facts: Sequence[Fact], moments: KeyMoments | None) -> Edit:
+        """One edit of all facts.
+
+        Raises:
+            InputError: no moments, a weight that is not positive, or layers that do not ascend.
+            ComponentError: no such layer.
+        """
+        check_layers(model, self.layers)
+        second = needed_moments(moments, "MEMIT")
+        if self.moment_weight <= 0:
+            raise InputError(f"moment_weight={self.moment_weight} keeps nothing of other text; pass a positive number, such as 15000.")
+
+        def solve(layer: int, keys: Keys, change: torch.Tensor) -> LowRank:
+            kept = self.moment_weight * second.of_layer(layer).to(keys)
+            return LowRank(torch.linalg.solve(kept + keys.T @ keys, keys.T), change)
+
+        return spread_over_layers(model, facts, self, solve, asdict(self) | {"tokens": second.tokens})

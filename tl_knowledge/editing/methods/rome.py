@@ -1,0 +1,126 @@
+"""ROME: one fact as a rank-one change of one layer's ``W_out`` (Meng et al. 2022, section 3.1; R-ROME and p-ROME: Gupta et al. 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Literal, TypeAlias
+
+import torch
+
+from tl_knowledge.editing.edit import Edit, LowRank
+from tl_knowledge.editing.method import edit_provenance
+from tl_knowledge.editing.optimise.contexts import context_templates
+from tl_knowledge.editing.optimise.fact_rows import EditedToken, FactRows, rows_of
+from tl_knowledge.editing.optimise.keys import check_bare_weight, context_weights, keys_and_outputs
+from tl_knowledge.editing.optimise.objective import Objective
+from tl_knowledge.editing.optimise.values import Optimised, ValueSettings, optimise_values
+from tl_knowledge.errors import InputError, check_choice
+from tl_knowledge.models.checks import check_layers
+from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.models.published_settings import published
+from tl_knowledge.models.weights import output_hook
+from tl_knowledge.prompts.facts import Fact
+from tl_knowledge.runs.key_moments import KeyMoments, needed_moments
+
+__all__ = ["ROME", "ROMEVariant"]
+
+ROMEVariant: TypeAlias = Literal["ours", "gupta2024", "gupta2024_p", "meng2022_code"]
+"""Which prompt's key stands where in ``dW = u (v* - W k)^T / (k . u)``, ``u = C^-1 k*``:
+
+============= ================================= =================================
+variant       ``k*`` of ``u``                   ``k`` and ``W k``
+============= ================================= =================================
+ours          mean, the bare prompt a half      mean, the bare prompt a half
+gupta2024     mean over the contexts            mean over the contexts
+gupta2024_p   the bare prompt                   the bare prompt
+meng2022_code mean over the contexts            the bare prompt
+============= ================================= =================================
+
+``gupta2024`` is R-ROME and ``gupta2024_p`` is p-ROME (Gupta et al. 2024). The mismatch in the original program (``meng2022_code``) is what makes
+sequential edits collapse.
+"""
+
+LAYERS = {
+    "gpt2": (5, 4.0),
+    "gpt2-medium": (8, 3.0),
+    "gpt2-large": (12, 4.0),
+    "gpt2-xl": (17, 4.0),
+    "gpt-j-6b": (5, 4.0),
+    "gpt-neox-20b": (15, 4.0),
+    "factlm": (0, 4.0),
+}
+
+
+@dataclass(frozen=True)
+class ROME:
+    """Settings of ROME.
+
+    Attributes:
+        layer: which block's ``W_out`` to edit; `for_model` knows the published choices.
+        variant: which key stands where.
+        at: which token's key is edited.
+        contexts: how many generated contexts of how many tokens: ``((tokens, count), ...)``.
+        bare_weight: how much the bare prompt weighs in the means of ``"ours"``: a half, as in MEMIT, so that the prompt that is asked is surely
+            edited. The named variants weigh all contexts alike.
+        objective: to write the target (default), to erase it, or to force it under noise.
+        value: of the value's optimisation.
+        seed: of the contexts.
+    """
+
+    layer: int
+    variant: ROMEVariant = "ours"
+    at: EditedToken = "subject"
+    contexts: tuple[tuple[int, int], ...] = ((5, 10), (10, 10))
+    bare_weight: float = 0.5
+    objective: Objective = field(default_factory=Objective)
+    value: ValueSettings = field(default_factory=ValueSettings)
+    seed: int = 0
+
+    @classmethod
+    def for_model(cls, model: HookedModel) -> ROME:
+        """The published layer and clamp of a model.
+
+        Raises:
+            InputError: none is published.
+        """
+        layer, clamp = published(model, LAYERS, "ROME(layer=...)")
+        return cls(layer, value=ValueSettings(clamp=clamp))
+
+    def plan(self, model: HookedModel, facts: Sequence[Fact], moments: KeyMoments | None) -> Edit:
+        """The edit of one fact.
+
+        Raises:
+            InputError: several facts, or no moments.
+            ComponentError: no such layer.
+        """
+        check_layers(model, [self.layer])
+        if len(facts) != 1:
+            raise InputError(f"ROME edits one fact at a time, not {len(facts)}; plan them one by one, or use MEMIT.")
+        second = needed_moments(moments, "ROME")
+        check_choice("variant", self.variant, ROMEVariant)
+        check_bare_weight(self.bare_weight)
+        second.of_layer(self.layer)
+        site = output_hook(model, self.layer)
+        rows = rows_of(model, facts[0], context_templates(model, self.contexts, seed=self.seed), self.at, self.objective)
+        (optimised,) = optimise_values(model, [rows], self.layer, site, self.value)
+        factors, key = self._rank_one(model, rows, site, optimised, second)
+        notes = optimised.notes(facts[0]) | {"norm": float(factors.dense.norm())}
+        settings = asdict(self) | {"tokens": second.tokens}
+        return Edit({self.layer: factors}, {self.layer: site}, (notes,), edit_provenance(model, self, settings, self.seed), {self.layer: key})
+
+    def _rank_one(self, model: HookedModel, rows: FactRows, site: str, optimised: Optimised, moments: KeyMoments) -> tuple[LowRank, torch.Tensor]:
+        keys, outputs = keys_and_outputs(model, rows, self.layer, site)
+        bare, alike, ours = (context_weights(keys, weight) for weight in (1.0, None, self.bare_weight))
+        of_direction, of_key = {
+            "ours": (ours, ours),
+            "gupta2024": (alike, alike),
+            "gupta2024_p": (bare, bare),
+            "meng2022_code": (alike, bare),
+        }[self.variant]
+        direction_key, key, output = of_direction @ keys, of_key @ keys, of_key @ outputs
+        direction = moments.solve(self.layer, direction_key[None].cpu())[0].to(key)
+        scale = float(key @ direction)
+        if not torch.isfinite(direction).all():
+            raise InputError(f"the key has length {scale} under the inverse moments; collect moments of more tokens.")
+        return LowRank((direction / scale)[:, None], (optimised.wanted - output)[None]), key[None]

@@ -1,0 +1,1 @@
+"""The value machinery of ROME and its family."""

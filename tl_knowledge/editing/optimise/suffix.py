@@ -1,0 +1,123 @@
+"""The part of a fact's rows that an edit can change: from the edited token on, from the edited layer on.
+
+Everything before the edited token is frozen (its keys and values are the same at every step), and so is everything below the edited layer: a
+single dummy row runs there, and the cached states are swapped in where the edit enters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float, Int
+
+from tl_knowledge.arrays import Hooks, Tokens
+from tl_knowledge.editing.optimise.fact_rows import at_positions
+from tl_knowledge.engine.prefix import FrozenPrefix, freeze_prefix, run_on_prefix_from
+from tl_knowledge.engine.recording import Reached, record
+from tl_knowledge.engine.rows import keep_positions
+from tl_knowledge.models.hook_names import UNEMBED_IN, block_input, block_output
+from tl_knowledge.models.protocol import HookedModel
+
+__all__ = ["Suffix", "similar_positions"]
+
+SLACK = 4  # tokens that may be run in vain so that rows with other beginnings go together
+
+_adds: WeakKeyDictionary[object, dict[str, bool]] = WeakKeyDictionary()
+
+
+def similar_positions(edited: Int[torch.Tensor, " row"]) -> Iterator[Int[torch.Tensor, " member"]]:
+    """Row numbers in groups whose edited positions are at most four tokens apart.
+
+    Example:
+        >>> [group.tolist() for group in similar_positions(torch.tensor([9, 2, 4, 13]))]
+        [[1, 2], [0, 3]]
+    """
+    order = edited.argsort(stable=True)
+    group: list[int] = []
+    for row in order.tolist():
+        if group and int(edited[row] - edited[group[0]]) > SLACK:
+            yield torch.tensor(group, device=edited.device)
+            group = []
+        group.append(row)
+    yield torch.tensor(group, device=edited.device)
+
+
+class Suffix:
+    """Some rows whose edited tokens stand at about the same place.
+
+    Attributes:
+        starts: ``[row d_model]``: the site's output at the edited token, before the edit.
+    """
+
+    def __init__(
+        self,
+        model: HookedModel,
+        tokens: Tokens,
+        edited: Int[torch.Tensor, " row"],
+        read: Int[torch.Tensor, "row answer"],
+        layer: int,
+        site: str,
+        noise: Hooks,
+    ) -> None:
+        self.model, self.site = model, site
+        tokens = tokens[:, : int(read.max()) + 1]
+        self.prefix = _corrupted(model, tokens, noise) if noise else freeze_prefix(model, tokens, tokens.shape[1] - int(edited.min()))
+        frozen = tokens.shape[1] - self.prefix.tokens.shape[1]
+        self.edited, self.read = edited - frozen, read - frozen
+        self.direct = adds_to_the_stream(model, layer, site, tokens[:1])
+        self.first = layer + 1 if self.direct else layer
+        entering = block_output(self.first - 1) if self.first else block_input(0)
+        own: Hooks = [(block_input(0), lambda _, *, hook: self.prefix.entering)]
+        known = record(model, self.prefix.tokens, own, {entering, site}, **self.prefix.arguments)
+        self.states = known[entering]
+        self.starts: torch.Tensor = at_positions(known[site], self.edited)
+
+    def logits(self, deltas: Float[torch.Tensor, "row d_model"]) -> Float[torch.Tensor, "row answer d_vocab"]:
+        """What the model says at the read positions with each row's change."""
+        return self._run(deltas, [])
+
+    def final_states(self, deltas: Float[torch.Tensor, "row d_model"]) -> Float[torch.Tensor, "row answer d_model"]:
+        """The same up to what the unembedding reads."""
+        caught: list[torch.Tensor] = []
+
+        def catch(states: torch.Tensor, *, hook: object) -> None:
+            caught.append(states)
+            raise Reached
+
+        with suppress(Reached):
+            self._run(deltas, [(UNEMBED_IN, catch)])
+        return caught[0]
+
+    def _run(self, deltas: torch.Tensor, hooks: Hooks) -> torch.Tensor:
+        number = torch.arange(len(self.states), device=self.states.device)
+
+        def change(activation: torch.Tensor, *, hook: object) -> torch.Tensor:
+            changed = activation.clone()
+            changed[number, self.edited] = changed[number, self.edited] + deltas
+            return changed
+
+        states, site = (change(self.states, hook=None), []) if self.direct else (self.states, [(self.site, change)])
+        return run_on_prefix_from(self.model, self.prefix, self.first, states, site + keep_positions(self.read) + hooks)
+
+
+def adds_to_the_stream(model: HookedModel, layer: int, site: str, tokens: Tokens) -> bool:
+    """Whether what is added at a site comes out of the block unchanged, as nearly everywhere; asked once a model.
+
+    Not so where the block normalises its MLP's output (Gemma-2) or its own (post-norm models).
+    """
+    known = _adds.setdefault(model, {})
+    if site not in known:
+        end = block_output(layer)
+        plain = record(model, tokens, [], [end])[end]
+        change = plain.norm(dim=-1, keepdim=True) * torch.linspace(-1, 1, plain.shape[-1], dtype=plain.dtype, device=plain.device)
+        moved = record(model, tokens, [(site, lambda x, *, hook: x + change)], [end])[end]
+        known[site] = bool(torch.allclose(moved - plain, change, rtol=1e-2, atol=1e-2 * float(change.abs().max())))
+    return known[site]
+
+
+def _corrupted(model: HookedModel, tokens: Tokens, noise: Hooks) -> FrozenPrefix:
+    """Nothing frozen, with the noise in what enters block 0."""
+    return FrozenPrefix(tokens[:1], record(model, tokens, noise, [block_input(0)])[block_input(0)], {})

@@ -1,0 +1,235 @@
+"""The value to write: what the edited site must say so that the model says the target (ROME, equation 4; MEMIT, equation 16).
+
+Nothing below the edited layer and nothing before the edited token changes while the value is optimised, so all of that is computed once
+(`tl_knowledge.editing.optimise.suffix`); each step runs the rest, for many facts together, and unembeds only the positions that the loss reads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+
+from tl_knowledge.editing.optimise.fact_rows import FactRows, corrupt_rows
+from tl_knowledge.editing.optimise.suffix import Suffix, similar_positions
+from tl_knowledge.engine.rows import pad_right
+from tl_knowledge.errors import NumericalError
+from tl_knowledge.metrics import unlikelihood
+from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.models.unembedding import Unembedding
+from tl_knowledge.prompts.facts import Fact
+
+__all__ = ["Optimised", "ValueSettings", "optimise_values"]
+
+ROWS_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class ValueSettings:
+    """How a value is optimised; the defaults are ROME's.
+
+    Attributes:
+        steps: evaluations of the loss, at most.
+        learning_rate: of Adam.
+        kl_factor: weight of the drift of "{subject} is a".
+        weight_decay: of the change's length over the squared length of the value it starts from (sic).
+        clamp: the change is kept within this many lengths of that value.
+        stop_below: the loss at which to stop.
+    """
+
+    steps: int = 20
+    learning_rate: float = 0.5
+    kl_factor: float = 0.0625
+    weight_decay: float = 0.5
+    clamp: float = 4.0
+    stop_below: float = 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class Optimised:
+    """What the optimisation found.
+
+    Attributes:
+        start: the value before, on the bare prompt.
+        delta: the change.
+        losses: at every step.
+        reason: why it stopped: ``"loss"`` or ``"steps"``.
+        clamped: whether the change was ever cut to the clamp.
+        probability: mean probability of the target over the contexts at the last step.
+    """
+
+    start: Float[torch.Tensor, " d_model"]
+    delta: Float[torch.Tensor, " d_model"]
+    losses: tuple[float, ...]
+    reason: str
+    clamped: bool
+    probability: float
+
+    @property
+    def wanted(self) -> Float[torch.Tensor, " d_model"]:
+        """The value to write, in float64."""
+        return self.start.double() + self.delta.double()
+
+    def notes(self, fact: Fact) -> dict[str, Any]:
+        """As plain data, with the fact it was found for."""
+        lengths = {"start_norm": float(self.start.norm()), "delta_norm": float(self.delta.norm())}
+        found = {"losses": list(self.losses), "stopped": self.reason, "clamped": self.clamped, "target_probability": self.probability}
+        return found | lengths | {"subject": fact.subject, "target": fact.target}
+
+
+def optimise_values(
+    model: HookedModel, asked: Sequence[FactRows], layer: int, site: str, settings: ValueSettings, *, rows_at_once: int = ROWS_AT_ONCE
+) -> list[Optimised]:
+    """Find, for each of some facts, the change of one site's output at its edited positions; as many facts together as fit.
+
+    Facts do not touch each other: each has its own rows, loss and stop, and gets what it would get alone.
+
+    Args:
+        asked: the facts in their contexts.
+        layer: the edited layer.
+        site: the hook to change: ``W_out``'s output (ROME) or the block's (MEMIT).
+        settings: of the optimisation.
+        rows_at_once: contexts of all facts that run together.
+
+    Raises:
+        NumericalError: a loss that is not finite.
+    """
+    found: list[Optimised] = []
+    chunk: list[FactRows] = []
+    for rows in asked:
+        if chunk and sum(len(other.edited) for other in chunk) + len(rows.edited) > rows_at_once:
+            found += _Together(model, chunk, layer, site, settings).run()
+            chunk = []
+        chunk.append(rows)
+    return found + (_Together(model, chunk, layer, site, settings).run() if chunk else [])
+
+
+class _Together:
+    """Some facts' rows as one batch."""
+
+    def __init__(self, model: HookedModel, asked: Sequence[FactRows], layer: int, site: str, settings: ValueSettings) -> None:
+        self.settings, self.objective, self.unembedding = settings, asked[0].objective, Unembedding.of(model)
+        tokens = pad_right([row[None] for rows in asked for row in rows.tokens])
+        edited = torch.cat([rows.edited for rows in asked])
+        subjects = [span for rows in asked for span in rows.subjects]
+        self.owner = torch.tensor([i for i, rows in enumerate(asked) for _ in rows.edited], device=tokens.device)
+        self.essence_rows = (torch.tensor([len(rows.edited) for rows in asked]).cumsum(0) - 1).to(tokens.device)
+        widest = max(len(rows.answer) for rows in asked)
+        read = torch.cat([_widened(_read(rows), widest) for rows in asked])
+        self.answers = torch.cat([_widened(rows.answer[None].expand(len(rows.edited), -1), widest) for rows in asked])
+        self.weights = torch.cat([_weights(rows, widest) for rows in asked])
+        self.unembedded = self.weights > 0
+        self.unembedded[self.essence_rows, 0] = True
+        groups = list(similar_positions(edited))
+        self.back = torch.cat(groups).argsort()
+        self.parts = [
+            (g, Suffix(model, tokens[g], edited[g], read[g], layer, site, corrupt_rows([subjects[i] for i in g.tolist()], self.objective.noise)))
+            for g in groups
+        ]
+        first = torch.cat([self.essence_rows.new_zeros(1), self.essence_rows[:-1] + 1])
+        self.starts = self._in_order([part.starts for _, part in self.parts])[first]
+
+    def run(self) -> list[Optimised]:
+        """Optimise until every fact has stopped."""
+        deltas = [torch.zeros_like(start, requires_grad=True) for start in self.starts]
+        optimiser = torch.optim.Adam(deltas, lr=self.settings.learning_rate)
+        lengths = self.starts.norm(dim=-1)
+        losses: list[list[float]] = [[] for _ in deltas]
+        clamped, probability = [False] * len(deltas), [float("nan")] * len(deltas)
+        reference: torch.Tensor | None = None
+        active = list(range(len(deltas)))
+        for step in range(self.settings.steps):
+            with torch.enable_grad():
+                asked, kept, said = self._losses(torch.stack(deltas))
+                reference = kept.detach() if reference is None else reference
+                drift = torch.nn.functional.kl_div(reference, kept, log_target=True, reduction="none").sum(-1)
+                decay = torch.stack([delta.norm() for delta in deltas]) / lengths**2
+                loss = asked + self.settings.kl_factor * drift + self.settings.weight_decay * decay
+            values = loss.detach().tolist()
+            for i in active:
+                losses[i].append(values[i])
+                probability[i] = float(said[i])
+            self._check([values[i] for i in active], step)
+            active = [i for i in active if values[i] >= self.settings.stop_below]
+            if not active or step == self.settings.steps - 1:
+                break
+            with torch.enable_grad():
+                total = loss[active].sum()
+            gradients = torch.autograd.grad(total, [deltas[i] for i in active])
+            optimiser.zero_grad(set_to_none=True)
+            for i, gradient in zip(active, gradients, strict=True):
+                deltas[i].grad = gradient
+            optimiser.step()
+            for i in active:
+                clamped[i] |= _shorten(deltas[i], self.settings.clamp * float(lengths[i]))
+        return [
+            Optimised(self.starts[i].detach(), delta.detach(), tuple(losses[i]), "steps" if i in active else "loss", clamped[i], probability[i])
+            for i, delta in enumerate(deltas)
+        ]
+
+    def _losses(self, deltas: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Each fact's loss of its target, its essence row's log probabilities, and the target's mean probability."""
+        log_p = self._logits([deltas[self.owner[group]] for group, _ in self.parts]).log_softmax(-1)
+        told = log_p.gather(-1, self.answers[self.unembedded][:, None])[:, 0]
+        target = torch.zeros(self.answers.shape, dtype=told.dtype, device=told.device).masked_scatter(self.unembedded, told)
+        scored = self.weights[:, 0] > 0
+        whole = target[scored].sum(1)
+        contexts = torch.bincount(self.owner, minlength=len(deltas)) - 1
+        each = torch.zeros(len(deltas), dtype=target.dtype, device=target.device)
+        if self.objective.erase:
+            loss = each.index_add(0, self.owner[scored], unlikelihood(whole)) / contexts
+        else:
+            loss = each.index_add(0, self.owner, -(target * self.weights.to(target)).sum(1))
+        said = each.index_add(0, self.owner[scored], whole.detach().exp()) / contexts
+        number = self.unembedded.flatten().cumsum(0).view_as(self.unembedded) - 1
+        return loss, log_p[number[self.essence_rows, 0]], said
+
+    def _logits(self, deltas: Sequence[torch.Tensor]) -> torch.Tensor:
+        """What all rows say where it is read; unembedded in one go where the model does nothing behind that."""
+        parts = [part for _, part in self.parts]
+        if self.unembedding is None:
+            return self._in_order([part.logits(own) for part, own in zip(parts, deltas, strict=True)])[self.unembedded]
+        states = self._in_order([part.final_states(own) for part, own in zip(parts, deltas, strict=True)])
+        return self.unembedding.logits(states[self.unembedded])
+
+    def _in_order(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+        """FactRows of the parts in the order of the facts."""
+        return torch.cat(list(parts))[self.back]
+
+    def _check(self, values: Sequence[float], step: int) -> None:
+        wrong = [value for value in values if not math.isfinite(value)]
+        if wrong:
+            rate = self.settings.learning_rate
+            raise NumericalError(f"the loss is {wrong[0]} at step {step}; check the weights for NaN, or lower learning_rate={rate:g}.")
+
+
+def _read(rows: FactRows) -> torch.Tensor:
+    """The positions to unembed, ``[row answer]``: the scored ones, and in the last row the essence position."""
+    return torch.cat([rows.scored, torch.full((1, rows.scored.shape[1]), rows.essence, device=rows.scored.device)])
+
+
+def _weights(rows: FactRows, width: int) -> torch.Tensor:
+    """How much each scored token counts: the mean over contexts and tokens; padding and the essence row nothing."""
+    contexts, length = rows.scored.shape
+    weights = torch.zeros(contexts + 1, width, dtype=torch.float64, device=rows.scored.device)
+    weights[:contexts, :length] = 1 / (contexts * length)
+    return weights
+
+
+def _widened(values: torch.Tensor, width: int) -> torch.Tensor:
+    """Repeat the last column up to a width."""
+    return torch.cat([values, values[:, -1:].expand(-1, width - values.shape[1])], dim=1)
+
+
+def _shorten(delta: torch.Tensor, longest: float) -> bool:
+    """Cut a change back to a length; whether that was needed."""
+    length = float(delta.detach().norm())
+    if length <= longest:
+        return False
+    with torch.no_grad():
+        delta.mul_(longest / length)
+    return True

@@ -1,0 +1,1 @@
+"""How forwards are run fast: growing rows, frozen prefixes, batches, recording."""

@@ -1,0 +1,125 @@
+"""Many prompts a forward, without padding: prompts of one length go together.
+
+Padding would change what a masked model reads, and what ``pos=-1`` means in anybody's hooks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float
+
+from tl_knowledge.arrays import Hooks
+from tl_knowledge.engine.rows import keep_positions
+from tl_knowledge.metrics import answer_probability
+from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.prompts.prompt import Prompt
+
+__all__ = [
+    "HooksAt",
+    "answer_logits",
+    "answer_probabilities",
+    "equal_groups",
+    "in_words",
+    "likeliest_next",
+    "no_hooks",
+    "perplexity",
+    "text_log_probabilities",
+]
+
+HooksAt: TypeAlias = Callable[[int], Hooks]
+"""Hooks for prompts by position, such as ``lambda pos: neurons.suppress(pos=pos)``."""
+
+PROMPTS_AT_ONCE = 64
+SHOWN = 3  # continuations, in tables
+
+
+def equal_groups(keys: Sequence[Hashable], most: int = PROMPTS_AT_ONCE) -> Iterator[list[int]]:
+    """Indices of equal keys together, at most so many, in order of first appearance.
+
+    Example:
+        >>> list(equal_groups([7, 5, 7, 7], most=2))
+        [[0, 2], [3], [1]]
+    """
+    groups: dict[Hashable, list[int]] = {}
+    for index, key in enumerate(keys):
+        groups.setdefault(key, []).append(index)
+    for group in groups.values():
+        yield from (group[start : start + most] for start in range(0, len(group), most))
+
+
+def no_hooks(_: int) -> Hooks:
+    """The clean run."""
+    return []
+
+
+def answer_logits(
+    model: HookedModel, prompts: Sequence[Prompt], hooks_at: HooksAt = no_hooks, *, at: str = "last"
+) -> Iterator[tuple[list[int], Float[torch.Tensor, "prompt d_vocab"]]]:
+    """Logits where each prompt is answered, a group at a time: the prompts' indices and their rows.
+
+    Args:
+        hooks_at: hooks to run under; they are given the last position of the span ``at``.
+        at: the span; ``"last"`` is the position that predicts the answer.
+    """
+    for group in equal_groups([(len(prompt), prompt.last.last, prompt.span(at).last) for prompt in prompts]):
+        position = prompts[group[0]].last.last
+        hooks = hooks_at(prompts[group[0]].span(at).last)
+        tokens = torch.cat([prompts[i].tokens for i in group])
+        kept = keep_positions(torch.full((len(group), 1), position, device=tokens.device))
+        with torch.no_grad():
+            logits: torch.Tensor = model.run_with_hooks(tokens, fwd_hooks=hooks + kept)
+        yield group, logits[:, 0]
+
+
+def answer_probabilities(
+    model: HookedModel, prompts: Sequence[Prompt], hooks_at: HooksAt = no_hooks, *, at: str = "last"
+) -> Float[torch.Tensor, " prompt"]:
+    """Probability of each prompt's first target token.
+
+    Raises:
+        TargetError: a prompt without a target.
+    """
+    found = torch.zeros(len(prompts), dtype=torch.float64)
+    for group, logits in answer_logits(model, prompts, hooks_at, at=at):
+        answers = torch.tensor([[prompts[i].target_token] for i in group], device=logits.device)
+        found[group] = answer_probability(logits[:, None], answers).double().cpu()
+    return found
+
+
+def text_log_probabilities(model: HookedModel, prompts: Sequence[Prompt], hooks: Hooks) -> Float[torch.Tensor, " prompt"]:
+    """Log probability of each whole prompt: of every token after the first, given those before it."""
+    found = torch.zeros(len(prompts), dtype=torch.float64)
+    for group in equal_groups([len(prompt) for prompt in prompts]):
+        tokens = torch.cat([prompts[i].tokens for i in group])
+        with torch.no_grad():
+            logits: torch.Tensor = model.run_with_hooks(tokens, fwd_hooks=hooks)
+        each = logits[:, :-1].log_softmax(-1).gather(-1, tokens[:, 1:, None])
+        found[group] = each.double().sum((1, 2)).cpu()
+    return found
+
+
+def perplexity(model: HookedModel, prompts: Sequence[Prompt], hooks: Hooks) -> float:
+    """``exp`` of the mean negative log probability per token, over all tokens but each text's first."""
+    tokens = sum(len(prompt) - 1 for prompt in prompts)
+    return float((-text_log_probabilities(model, prompts, hooks).sum() / tokens).exp())
+
+
+def likeliest_next(model: HookedModel, prompt: Prompt, hooks: Hooks) -> tuple[tuple[str, float], ...]:
+    """The likeliest next tokens with their probabilities, under some hooks."""
+    with torch.no_grad():
+        logits: torch.Tensor = model.run_with_hooks(prompt.tokens, fwd_hooks=hooks)
+    best = logits[0, -1].softmax(-1).topk(SHOWN)
+    return tuple((str(model.tokenizer.decode([token])), value) for token, value in zip(best.indices.tolist(), best.values.tolist(), strict=True))
+
+
+def in_words(found: Sequence[tuple[str, float]]) -> str:
+    """Tokens with their probabilities, for a table.
+
+    Example:
+        >>> in_words([(" Paris", 0.9), (" Rome", 0.05)])
+        'Paris 90%, Rome 5%'
+    """
+    return ", ".join(f"{token.strip()} {value:.0%}" for token, value in found)

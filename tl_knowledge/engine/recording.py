@@ -1,0 +1,64 @@
+"""Recording activations, and stopping a forward where nothing more is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
+
+import torch
+
+from tl_knowledge.arrays import HookFn, Hooks, Tokens
+from tl_knowledge.models.hook_names import block_input, block_output
+from tl_knowledge.models.protocol import HookedModel, layer_count
+
+__all__ = ["Reached", "capture", "capture_base", "record", "run_until", "stop"]
+
+
+def capture(name: str, into: list[torch.Tensor]) -> Hooks:
+    """Record an activation."""
+
+    def keep(activation: torch.Tensor, *, hook: object) -> None:
+        into.append(activation.detach())
+
+    return [(name, keep)]
+
+
+class Reached(Exception):  # noqa: N818  # no error: nothing behind this point is needed
+    """A forward has come to the hook where it should stop."""
+
+
+def stop(_: torch.Tensor, *, hook: object) -> None:
+    """A hook that ends the forward; `run_until` catches it."""
+    raise Reached
+
+
+def run_until(model: HookedModel, tokens: Tokens, hooks: Hooks, last: str, **kwargs: Any) -> None:
+    """Run under some hooks up to one of them: what lies behind is not computed."""
+    with torch.no_grad(), suppress(Reached):
+        model.run_with_hooks(tokens, fwd_hooks=[*hooks, (last, stop)], **kwargs)
+
+
+def record(model: HookedModel, tokens: Tokens, hooks: Hooks, names: Iterable[str], **kwargs: Any) -> dict[str, torch.Tensor]:
+    """Run once under some hooks and keep the named activations; what lies behind the last of them is not computed."""
+    found: dict[str, torch.Tensor] = {}
+    wanted = set(names)
+
+    def keep(name: str) -> HookFn:
+        def catch(activation: torch.Tensor, *, hook: object) -> None:
+            found[name] = activation.detach()
+            if len(found) == len(wanted):
+                raise Reached
+
+        return catch
+
+    if wanted:
+        with torch.no_grad(), suppress(Reached):
+            model.run_with_hooks(tokens, fwd_hooks=hooks + [(name, keep(name)) for name in sorted(wanted)], **kwargs)
+    return found
+
+
+def capture_base(model: HookedModel, into: list[torch.Tensor]) -> Hooks:
+    """Record the residual stream entering block 0 and leaving each block: what `grow_rows` starts from."""
+    names = [block_input(0), *map(block_output, range(layer_count(model)))]
+    return [pair for name in names for pair in capture(name, into)]

@@ -1,0 +1,214 @@
+"""The growing-rows engine: rows are born at the layer where they start to differ.
+
+A hook may return *more rows* than it was given; everything downstream runs with the bigger batch. So one forward gives
+every restored run of a causal trace, and each restored run costs only the layers behind its restoration:
+
+1. start the model on ONE row, so that masks and rotary tables stay batch-1 and broadcast, and swap the real rows in
+   where the first rows are born (`grow_rows`);
+2. at the output of block ``l`` append copies of the parents of the rows born there (`grow_rows`);
+3. let row-masked hooks make the newborn rows differ (`copy_rows`);
+4. run MLPs and projections only where rows can differ (`narrow_mlp`, `narrow_attention`);
+5. keep only the answer's positions just before the unembedding (`keep_positions`).
+
+All of these are plain hook lists, so the engine composes with everything else. A model that refuses growing rows (unknown
+architecture, masks expanded to the batch) is found out by `growing_rows_refusal` before anything is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Bool, Int
+
+from tl_knowledge.arrays import HookFn, Hooks, Logits, Residual, Tokens
+from tl_knowledge.engine.recording import capture_base
+from tl_knowledge.errors import TLKnowledgeError
+from tl_knowledge.models.hook_names import UNEMBED_IN, block_input, block_output, component_hook
+from tl_knowledge.models.protocol import HookedModel, attention_input, layer_count, mlp_input
+
+__all__ = [
+    "as_index",
+    "budget_rows",
+    "copy_rows",
+    "grow_rows",
+    "growing_rows_refusal",
+    "keep_positions",
+    "narrow_attention",
+    "narrow_mlp",
+    "pad_right",
+    "row_bytes",
+    "run_rows",
+]
+
+Index = Int[torch.Tensor, " written"]
+Mask = Bool[torch.Tensor, "row pos"]
+
+_refusals: WeakKeyDictionary[object, str] = WeakKeyDictionary()
+
+
+def grow_rows(base: Sequence[Residual], births: Mapping[int, Index]) -> Hooks:
+    """Swap the base rows in where the first rows are born, and append copies of rows at the outputs of later blocks.
+
+    Up to there a single dummy row runs: what the base rows are in every layer is already known.
+
+    Args:
+        base: the base rows' residual stream ``[row pos d_model]``: entering block 0, then leaving each block.
+        births: for each layer, the indices of the rows to copy at that block's output; the copies take the next free
+            row numbers. Layer ``-1`` stands for the input of block 0.
+    """
+    start = min(births)
+
+    def swap_in(parents: Index) -> HookFn:
+        return lambda _, *, hook: torch.cat([base[start + 1], base[start + 1][parents]])
+
+    def append(parents: Index) -> HookFn:
+        return lambda rows, *, hook: torch.cat([rows, rows[parents]])
+
+    def site(layer: int) -> str:
+        return block_input(0) if layer < 0 else block_output(layer)
+
+    return [(site(layer), (swap_in if layer == start else append)(births[layer])) for layer in sorted(births)]
+
+
+def copy_rows(name: str, source: Index, rows: Index, positions: Index, units: Index | None = None) -> Hooks:
+    """Write, row for row, one position (and unit) of other rows: ``x[rows, positions] = x[source, positions]``."""
+
+    def copy(activation: torch.Tensor, *, hook: object) -> torch.Tensor:
+        changed = activation.clone()
+        if units is None:
+            changed[rows, positions] = activation[source, positions]
+        else:
+            changed[rows, positions, units] = activation[source, positions, units]
+        return changed
+
+    return [(name, copy)]
+
+
+def narrow_mlp(model: HookedModel, layer: int, needed: Mask, source: Int[torch.Tensor, " row"]) -> Hooks:
+    """Run a block's MLP only where a row can differ from its source row, and take the rest from there.
+
+    An MLP treats positions one by one, so the needed ones run as one long row, and its output is spread out again. A
+    restored row differs from its corrupted one at and behind the restored position only, and in the last layer only the
+    answer's positions are read: about half the work is not needed.
+
+    Args:
+        needed: where to compute. Where neither a row nor its source row is needed, anything may come out.
+        source: for each row, the row it equals elsewhere.
+    """
+    name = mlp_input(model, layer)
+    return [] if name is None else [(name, _pack(needed)), (component_hook("mlp_out", layer), _spread(needed, source))]
+
+
+def narrow_attention(model: HookedModel, layer: int, needed: Mask, read: Mask, source: Int[torch.Tensor, " row"]) -> Hooks:
+    """The same for attention's projections, on models whose queries, keys and values can be spread out (``HookedTransformer``).
+
+    Args:
+        needed: where queries, keys and values are computed; elsewhere they are the source row's.
+        read: where the output projection is computed.
+        source: for each row, the row it equals elsewhere.
+    """
+    name = attention_input(model, layer)
+    if name is None:
+        return []
+    projected: Hooks = [(f"blocks.{layer}.attn.hook_{part}", _spread(needed, source)) for part in ("q", "k", "v")]
+    written: Hooks = [(component_hook("head", layer), _pack(read)), (component_hook("attn_out", layer), _spread(read, source))]
+    return [(name, _pack(needed)), *projected, *written]
+
+
+def _pack(needed: Mask) -> HookFn:
+    """Needed positions of all rows as one row."""
+    chosen = needed.flatten().nonzero().squeeze(1)
+    return lambda states, *, hook: states.flatten(0, 1).index_select(0, chosen)[None]
+
+
+def _spread(needed: Mask, source: Int[torch.Tensor, " row"]) -> HookFn:
+    """Undo `_pack`; a position that was not needed is taken from the source row."""
+    number = torch.zeros(needed.shape, dtype=torch.long, device=needed.device)
+    number[needed] = torch.arange(int(needed.sum()), device=needed.device)
+    taken = torch.where(needed, number, number[source]).flatten()
+    return lambda packed, *, hook: packed[0].index_select(0, taken).unflatten(0, needed.shape)
+
+
+def keep_positions(positions: Int[torch.Tensor, "#row answer"]) -> Hooks:
+    """Unembed only some positions of each row: the logits come out as ``[row answer d_vocab]``."""
+    return [(UNEMBED_IN, lambda states, *, hook: states.take_along_dim(positions[..., None], dim=1))]
+
+
+def run_rows(model: HookedModel, tokens: Tokens, hooks: Hooks) -> Logits:
+    """Run the model on one row of tokens; the hooks say how many rows come out."""
+    with torch.no_grad():
+        logits: torch.Tensor = model.run_with_hooks(tokens[:1], fwd_hooks=hooks)
+    return logits
+
+
+def row_bytes(model: HookedModel, length: int, answer_positions: int) -> int:
+    """Memory one row needs while it runs, in bytes, from above: activations of a block, and the logits.
+
+    Attention holds its pattern three times (scores, masked scores, softmax); gated MLPs hold three hidden vectors.
+    """
+    config = model.cfg
+    d_mlp = int(config.d_mlp or 4 * config.d_model)
+    block = length * (10 * int(config.d_model) + 4 * d_mlp) + 3 * int(config.n_heads) * length * length
+    logits = 2 * answer_positions * int(config.d_vocab)
+    return max(block, logits + length * int(config.d_model)) * next(iter(model.parameters())).element_size()
+
+
+def growing_rows_refusal(model: HookedModel) -> str | None:
+    """Why this model cannot run growing rows, or ``None`` when it can.
+
+    A probe of two tokens, one born row a block, asked once a model: every born row must equal its parent.
+    """
+    if model not in _refusals:
+        _refusals[model] = _probe(model)
+    return _refusals[model] or None
+
+
+def _probe(model: HookedModel) -> str:
+    device = next(iter(model.parameters())).device
+    tokens = torch.zeros(1, 2, dtype=torch.long, device=device)
+    base: list[torch.Tensor] = []
+    parent = torch.zeros(1, dtype=torch.long, device=device)
+    last = torch.ones(1, 1, dtype=torch.long, device=device)
+    births = dict.fromkeys(range(-1, layer_count(model)), parent)
+    try:
+        plain = run_rows(model, tokens, capture_base(model, base) + keep_positions(last))
+        narrow = [pair for layer in births if layer >= 0 for pair in _probe_narrowing(model, layer, device)]
+        grown = run_rows(model, tokens, grow_rows(base, births) + narrow + keep_positions(last))
+    except TLKnowledgeError:
+        raise
+    except Exception as error:  # any shape error of any architecture means the same: it does not grow
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    expected = (layer_count(model) + 2, *plain.shape[1:])
+    if tuple(grown.shape) != expected:
+        return f"the logits came out as {tuple(grown.shape)} instead of {expected}"
+    if not torch.allclose(grown, plain.expand_as(grown), rtol=1e-3, atol=1e-4 * float(plain.abs().max() + 1)):
+        return "copies of a row came out different from the row"
+    return ""
+
+
+def _probe_narrowing(model: HookedModel, layer: int, device: torch.device) -> Hooks:
+    """The rows born before a layer take their last position from the parent."""
+    needed = torch.ones(layer + 2, 2, dtype=torch.bool, device=device)
+    needed[1:, -1] = False
+    source = torch.zeros(layer + 2, dtype=torch.long, device=device)
+    return narrow_mlp(model, layer, needed, source) + narrow_attention(model, layer, needed, needed, source)
+
+
+def budget_rows(model: HookedModel, length: int, answer_positions: int, memory_budget: float) -> int:
+    """How many rows fit a memory budget in bytes; at least one."""
+    return max(1, int(memory_budget // row_bytes(model, length, answer_positions)))
+
+
+def pad_right(prompts: Sequence[Int[torch.Tensor, "_ _"]]) -> Tokens:
+    """Prompts of unequal length, ``[1 pos]`` each, as one batch; causal attention keeps the padding from mattering."""
+    padded = torch.zeros(len(prompts), max(tokens.shape[1] for tokens in prompts), dtype=torch.long, device=prompts[0].device)
+    for row, tokens in enumerate(prompts):
+        padded[row, : tokens.shape[1]] = tokens[0]
+    return padded
+
+
+def as_index(values: Iterable[int], device: torch.device) -> Index:
+    """A tensor of row or position numbers."""
+    return torch.tensor(list(values), dtype=torch.long, device=device)

@@ -1,0 +1,14 @@
+from .driver import evaluate as evaluate
+from .generation import GenerationScores as GenerationScores
+from .growth import EditGrowth as EditGrowth
+from .growth import measure_growth as measure_growth
+from .measures import EditMeasure as EditMeasure
+from .measures import PromptAccuracy as PromptAccuracy
+from .measures import perspectives as perspectives
+from .measures import subject_synonymy as subject_synonymy
+from .measures import symmetry as symmetry
+from .measures import synonymy as synonymy
+from .report import EditReport as EditReport
+from .report import score_table as score_table
+from .table import Score as Score
+from .table import ScoreTable as ScoreTable

@@ -1,0 +1,96 @@
+"""What reaches the logits directly: the final norm with its scale frozen is linear, and so is the unembedding.
+
+The norm is found out by probing, not by its class: it is odd about its bias, so two opposite states give the bias, and the rest is the
+state, centred or not, over its root mean square, times weights. That holds for LayerNorm and RMSNorm in every spelling (folded, ``1 + w``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+
+from tl_knowledge.arrays import HookFn
+from tl_knowledge.engine.recording import capture
+from tl_knowledge.engine.rows import run_rows
+from tl_knowledge.errors import UnsupportedModelError
+from tl_knowledge.models.hook_names import UNEMBED_IN, block_output
+from tl_knowledge.models.protocol import HookedModel, layer_count, model_device
+
+__all__ = ["FinalNorm", "normalised", "unembed"]
+
+MOST_MISFIT = 0.05  # half precision rounds by a few hundredths; the wrong kind of norm is off by about one
+
+
+def unembed(model: HookedModel, states: Float[torch.Tensor, "state d_model"]) -> Float[torch.Tensor, "state d_vocab"]:
+    """Logits of some residual states, through the model's own final norm and unembedding: each enters as the last block's output."""
+    token = torch.zeros(1, 1, dtype=torch.long, device=model_device(model))
+    return run_rows(model, token, [_enter(model, states)])[:, 0]
+
+
+def normalised(model: HookedModel, states: Float[torch.Tensor, "state d_model"]) -> Float[torch.Tensor, "state d_model"]:
+    """What the final norm makes of some residual states."""
+    token, found = torch.zeros(1, 1, dtype=torch.long, device=model_device(model)), list[torch.Tensor]()
+    run_rows(model, token, [_enter(model, states), *capture(UNEMBED_IN, found)])
+    return found[0][:, 0]
+
+
+def _enter(model: HookedModel, states: torch.Tensor) -> tuple[str, HookFn]:
+    return block_output(layer_count(model) - 1), lambda _, *, hook: states[:, None]
+
+
+@dataclass(frozen=True)
+class FinalNorm:
+    """``norm(x) = weight * center(x) / scale(x) + bias``.
+
+    Attributes:
+        centred: whether the mean over ``d_model`` is taken off first (LayerNorm) or not (RMSNorm).
+    """
+
+    weight: Float[torch.Tensor, " d_model"]
+    bias: Float[torch.Tensor, " d_model"]
+    centred: bool
+
+    @classmethod
+    def of(cls, model: HookedModel) -> FinalNorm:
+        """The model's.
+
+        Raises:
+            UnsupportedModelError: what lies before the unembedding is no LayerNorm and no RMSNorm.
+        """
+        weights = next(iter(model.parameters()))
+        draw = torch.Generator().manual_seed(0)
+        # Large and off centre: the norm's small constant is lost against it, and centring shows.
+        size = 1e5 if weights.dtype == torch.float64 else 1e3
+        probe = (size * (torch.randn(2, int(model.cfg.d_model), generator=draw, dtype=torch.float64) + 0.5)).to(weights)
+        plus, minus = normalised(model, torch.cat([probe, -probe])).double().split(2)
+        bias, odd = (plus + minus)[0] / 2, (plus - minus) / 2
+        misfits: dict[bool, tuple[float, torch.Tensor]] = {}
+        for centred in (True, False):
+            shape = _direction(probe.double(), centred)
+            weight = (odd * shape).sum(0) / shape.square().sum(0)  # of both probes together: no division by a small number
+            misfits[centred] = float((weight * shape - odd).abs().max() / odd.abs().max()), weight
+        centred = min(misfits, key=lambda choice: misfits[choice][0])
+        misfit, weight = misfits[centred]
+        if misfit > MOST_MISFIT:
+            raise UnsupportedModelError(
+                "the final norm of this model is neither LayerNorm nor RMSNorm, so nothing reaches the logits by a linear way."
+            )
+        return cls(weight.to(weights.dtype), bias.to(weights.dtype), centred)
+
+    def frozen_at(
+        self, state: Float[torch.Tensor, " d_model"], output: Float[torch.Tensor, " d_model"], parts: Float[torch.Tensor, "*part d_model"]
+    ) -> Float[torch.Tensor, "*part d_model"]:
+        """What parts of a state add to the norm's output, with the scale that the whole state has."""
+        whole = self.weight * self._centre(state)
+        scale = whole.square().sum() / (whole * (output - self.bias)).sum()
+        return self.weight * self._centre(parts) / scale
+
+    def _centre(self, states: torch.Tensor) -> torch.Tensor:
+        return states - states.mean(-1, keepdim=True) if self.centred else states
+
+
+def _direction(states: torch.Tensor, centred: bool) -> torch.Tensor:
+    states = states - states.mean(-1, keepdim=True) if centred else states
+    return states / states.square().mean(-1, keepdim=True).sqrt()

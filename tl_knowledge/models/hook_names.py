@@ -1,0 +1,99 @@
+"""Names: what can be restored or severed, and the hooks that show it.
+
+Nothing here needs torch, so the command line can list these words without waiting for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, TypeAlias, get_args
+
+from tl_knowledge.errors import ComponentError
+
+__all__ = [
+    "COMPONENTS",
+    "EMBED",
+    "UNEMBED_IN",
+    "Component",
+    "Module",
+    "attention_pattern",
+    "attention_scores",
+    "block_input",
+    "block_output",
+    "component_hook",
+    "has_units",
+    "severable",
+]
+
+Module: TypeAlias = Literal["mlp_out", "attn_out"]
+"""What can be severed: a module's write into the residual stream."""
+
+Component: TypeAlias = Literal["resid_post", "mlp_out", "attn_out", "head", "neuron"]
+"""What can be restored: a state, a module's output, one head's ``z``, one neuron's activation."""
+
+COMPONENTS: tuple[Component, ...] = get_args(Component)
+
+EMBED = "hook_embed"  # the token embedding's output, before positions
+
+UNEMBED_IN = "unembed.hook_in"  # the final norm's output, past Hugging Face's last reshape
+
+_HOOKS: dict[Component, str] = {
+    "resid_post": "hook_resid_post",
+    "mlp_out": "hook_mlp_out",
+    "attn_out": "hook_attn_out",
+    "head": "attn.hook_z",
+    "neuron": "mlp.hook_post",
+}
+
+
+def component_hook(component: Component, layer: int) -> str:
+    """The hook of a component in a layer.
+
+    Example:
+        >>> component_hook("mlp_out", 3)
+        'blocks.3.hook_mlp_out'
+
+    Raises:
+        ComponentError: unknown component.
+    """
+    if component not in _HOOKS:
+        raise ComponentError(f"component {component!r} is unknown; pass one of {', '.join(map(repr, COMPONENTS))}.")
+    return f"blocks.{layer}.{_HOOKS[component]}"
+
+
+def severable(modules: Module | Iterable[Module]) -> tuple[Module, ...]:
+    """One module or several, as a tuple.
+
+    Raises:
+        ComponentError: something that is not a module's output.
+    """
+    names: tuple[Module, ...] = (modules,) if isinstance(modules, str) else tuple(modules)  # pyright: ignore
+    for module in names:
+        if module not in get_args(Module):
+            raise ComponentError(f"module {module!r} cannot be severed; pass 'mlp_out', 'attn_out' or both.")
+    return names
+
+
+def has_units(component: Component) -> bool:
+    """Whether the component's activation has one more axis to choose from: heads or neurons."""
+    return component in ("head", "neuron")
+
+
+def block_input(layer: int) -> str:
+    """The hook of the residual stream that enters a block."""
+    return f"blocks.{layer}.hook_resid_pre"
+
+
+def block_output(layer: int) -> str:
+    """The hook of the residual stream that leaves a block."""
+    return component_hook("resid_post", layer)
+
+
+def attention_scores(layer: int) -> str:
+    """The hook of a block's attention scores before the softmax, ``[batch head query key]``."""
+    return f"blocks.{layer}.attn.hook_attn_scores"
+
+
+def attention_pattern(layer: int) -> str:
+    """The hook of a block's attention pattern behind the softmax, ``[batch head query key]``."""
+    return f"blocks.{layer}.attn.hook_pattern"

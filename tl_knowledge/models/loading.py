@@ -1,0 +1,192 @@
+"""Loading models: the only door to TransformerLens' classes.
+
+``load_model`` takes the bundled model, any Hugging Face id or local directory, or a model the caller already has, and
+gives back one that has passed every check: evaluation mode, no gradients on the weights, dtype and device as asked.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import torch
+import transformer_lens
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from tl_knowledge.errors import DataError, UnsupportedModelError
+from tl_knowledge.models.checks import check_model
+from tl_knowledge.models.protocol import HookedModel
+
+__all__ = ["FACTLM_DIRECTORY", "Backend", "hooked_transformer_available", "load_model"]
+
+Backend: TypeAlias = Literal["auto", "hooked_transformer", "bridge"]
+
+FACTLM_DIRECTORY = Path(__file__).parent / "factlm"
+
+
+def load_model(
+    name_or_path_or_model: Any,
+    *,
+    backend: Backend = "auto",
+    process_weights: bool = False,
+    prepend_bos: bool | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+    requires_grad: bool = False,
+) -> HookedModel:
+    """Load a model, or check one the caller already has.
+
+    Args:
+        name_or_path_or_model: ``"factlm"`` (bundled), a Hugging Face id, a local directory in Hugging Face format, or a
+            ``HookedTransformer`` / ``TransformerBridge``. A model object is checked and returned as it is; the other
+            arguments apply to names and directories only.
+        backend: ``"auto"`` takes ``HookedTransformer`` where the installed TransformerLens has the model, the bridge
+            otherwise (TransformerLens 4 has the bridge only).
+        process_weights: fold the LayerNorms and centre the writing weights, as TransformerLens does by default. Off
+            here, because published constants of tracing and editing belong to the raw weights.
+        prepend_bos: whether prompts start with a beginning-of-sequence token; ``None`` keeps the model's default. Every
+            result records the choice.
+        device: ``None`` takes CUDA when there is one.
+        dtype: of the weights.
+        requires_grad: leave gradients on for the weights.
+
+    Raises:
+        DataError: the name or directory cannot be loaded.
+        UnsupportedModelError: no such backend in the installed TransformerLens, or a model no method here can work on.
+
+    Example:
+        >>> model = load_model("factlm")
+        >>> model.cfg.n_layers
+        8
+    """
+    if not isinstance(name_or_path_or_model, str | Path):
+        return check_model(name_or_path_or_model, masked=True)
+    name = str(name_or_path_or_model)
+    chosen = _choose_backend(name, backend)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        if chosen == "bridge":
+            model = _load_bridge(name, process_weights=process_weights, device=device, dtype=dtype)
+        else:
+            model = _load_hooked_transformer(name, process_weights=process_weights, device=device, dtype=dtype)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"cannot load model {name!r}: {str(error).splitlines()[0]}; pass 'factlm', a reachable Hugging Face id, or a directory with config.json."
+        ) from error
+    model.eval()
+    for parameter in model.parameters():
+        parameter.requires_grad_(requires_grad)
+    if prepend_bos is not None:
+        model.cfg.default_prepend_bos = prepend_bos
+    if name == "factlm":
+        model.cfg.model_name = "factlm"
+    return check_model(model, masked=True)
+
+
+def hooked_transformer_available() -> bool:
+    """Whether the installed TransformerLens still has ``HookedTransformer``."""
+    return _hooked_transformer_class() is not None
+
+
+def _hooked_transformer_class() -> Any | None:
+    """The class, or ``None`` in TransformerLens 4 (where even ``hasattr`` raises ImportError)."""
+    try:
+        return transformer_lens.HookedTransformer
+    except (ImportError, AttributeError):
+        return None
+
+
+def _choose_backend(name: str, backend: Backend) -> Literal["hooked_transformer", "bridge"]:
+    if backend not in ("auto", "hooked_transformer", "bridge"):
+        raise UnsupportedModelError(f"backend {backend!r} is unknown; pass 'auto', 'hooked_transformer' or 'bridge'.")
+    if backend == "bridge":
+        return "bridge"
+    available = hooked_transformer_available()
+    if backend == "hooked_transformer":
+        if not available:
+            raise UnsupportedModelError(
+                "the installed TransformerLens has no HookedTransformer (4.0 removed it); pass backend='bridge' or install transformer-lens<4."
+            )
+        return "hooked_transformer"
+    return "hooked_transformer" if available and _known_to_hooked_transformer(name) else "bridge"
+
+
+def _local_directory(name: str) -> Path | None:
+    path = FACTLM_DIRECTORY if name == "factlm" else Path(name)
+    return path if (path / "config.json").is_file() else None
+
+
+def _known_to_hooked_transformer(name: str) -> bool:
+    directory = _local_directory(name)
+    if directory is not None:
+        return AutoConfig.from_pretrained(directory).model_type == "gpt2"
+    from transformer_lens.loading_from_pretrained import get_official_model_name
+
+    try:
+        get_official_model_name(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _load_bridge(name: str, *, process_weights: bool, device: str | torch.device, dtype: torch.dtype) -> Any:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    directory = _local_directory(name)
+    bridge: Any = TransformerBridge.boot_transformers(str(directory or name), device=device, dtype=dtype)
+    if process_weights:
+        bridge.enable_compatibility_mode(disable_warnings=True)
+    return bridge
+
+
+def _load_hooked_transformer(name: str, *, process_weights: bool, device: str | torch.device, dtype: torch.dtype) -> Any:
+    hooked_transformer = _hooked_transformer_class()
+    assert hooked_transformer is not None
+    directory = _local_directory(name)
+    if directory is not None:
+        return _hooked_transformer_from_gpt2(hooked_transformer, directory, process_weights, device, dtype)
+    from transformer_lens.loading_from_pretrained import get_official_model_name
+
+    if "/bert-" in get_official_model_name(name):  # names of its own, which no hub knows, pass here too
+        return transformer_lens.HookedEncoder.from_pretrained(name, device=str(device), dtype=dtype)
+    load = hooked_transformer.from_pretrained if process_weights else hooked_transformer.from_pretrained_no_processing
+    return load(name, device=device, dtype=dtype)
+
+
+def _hooked_transformer_from_gpt2(
+    hooked_transformer: Any, directory: Path, process_weights: bool, device: str | torch.device, dtype: torch.dtype
+) -> Any:
+    """A ``HookedTransformer`` from a local GPT-2 directory, without asking any hub."""
+    from transformer_lens import HookedTransformerConfig
+    from transformer_lens.pretrained.weight_conversions.gpt2 import convert_gpt2_weights
+
+    if AutoConfig.from_pretrained(directory).model_type != "gpt2":
+        raise UnsupportedModelError(f"{str(directory)!r} is no GPT-2 model; local directories of other families need backend='bridge'.")
+    source: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype)
+    config = source.config
+    settings = HookedTransformerConfig(
+        n_layers=config.n_layer,
+        d_model=config.n_embd,
+        n_heads=config.n_head,
+        d_head=config.n_embd // config.n_head,
+        d_mlp=config.n_inner or 4 * config.n_embd,
+        n_ctx=config.n_positions,
+        d_vocab=config.vocab_size,
+        act_fn=config.activation_function,
+        eps=config.layer_norm_epsilon,
+        normalization_type="LNPre" if process_weights else "LN",
+        original_architecture="GPT2LMHeadModel",
+        model_name=directory.name,
+        tokenizer_name=str(directory),
+        device=str(device),
+        dtype=dtype,
+    )
+    model = hooked_transformer(settings, tokenizer=AutoTokenizer.from_pretrained(directory))
+    model.load_and_process_state_dict(
+        convert_gpt2_weights(source, settings),
+        fold_ln=process_weights,
+        center_writing_weights=process_weights,
+        center_unembed=process_weights,
+        fold_value_biases=process_weights,
+    )
+    return model

@@ -1,0 +1,110 @@
+"""What the package asks of a model, the names of its hooks, and the checks before any work.
+
+Nothing here knows TransformerLens' classes (``loading.py`` is the only door to them): a model is anything that
+fulfils `HookedModel`, which ``HookedTransformer`` and ``TransformerBridge`` both do.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+
+from tl_knowledge.arrays import Hooks
+
+__all__ = [
+    "HookedModel",
+    "attention_input",
+    "context_length",
+    "embedding_matrix",
+    "is_masked",
+    "layer_count",
+    "mlp_input",
+    "model_device",
+    "prepends_bos",
+]
+
+
+@runtime_checkable
+class HookedModel(Protocol):
+    """The part of TransformerLens' model interface that this package uses."""
+
+    cfg: Any
+    tokenizer: Any
+    blocks: Any
+    training: bool
+
+    @property
+    def hook_dict(self) -> dict[str, Any]: ...
+
+    def __call__(self, input: Any, /, **kwargs: Any) -> Any: ...
+
+    def run_with_hooks(self, input: Any, /, *, fwd_hooks: Hooks = ..., **kwargs: Any) -> Any: ...
+
+    def run_with_cache(self, input: Any, /, **kwargs: Any) -> Any: ...
+
+    def hooks(self, fwd_hooks: Hooks = ..., **kwargs: Any) -> AbstractContextManager[Any]: ...
+
+    def parameters(self) -> Any: ...
+
+    def named_parameters(self) -> Any: ...
+
+    def modules(self) -> Any: ...
+
+
+def mlp_input(model: HookedModel, layer: int) -> str | None:
+    """The hook of what a block's MLP reads, ``[batch pos d_model]``; ``None`` where the model has none."""
+    for name in (f"blocks.{layer}.mlp.hook_in", f"blocks.{layer}.ln2.hook_normalized"):
+        if name in model.hook_dict:
+            return name
+    return None
+
+
+def attention_input(model: HookedModel, layer: int) -> str | None:
+    """The hook of what a block's attention reads, where queries, keys and values are projected position by position.
+
+    ``None`` on bridges (Hugging Face's attention reshapes by the input's shape) and under TransformerLens' split inputs.
+    """
+    name = f"blocks.{layer}.ln1.hook_normalized"
+    split = any(getattr(model.cfg, flag, False) for flag in ("use_split_qkv_input", "use_attn_in", "use_attn_result"))
+    return name if name in model.hook_dict and f"blocks.{layer}.attn.hook_in" not in model.hook_dict and not split else None
+
+
+def layer_count(model: HookedModel) -> int:
+    """Number of blocks."""
+    return int(model.cfg.n_layers)
+
+
+def context_length(model: HookedModel) -> int:
+    """Longest prompt, in tokens."""
+    return int(model.cfg.n_ctx)
+
+
+def model_device(model: HookedModel) -> torch.device:
+    """Where the model's first parameter is."""
+    return next(iter(model.parameters())).device
+
+
+def prepends_bos(model: HookedModel) -> bool:
+    """Whether prompts start with a beginning-of-sequence token unless told otherwise."""
+    has_bos = getattr(model.tokenizer, "bos_token_id", None) is not None
+    return has_bos and bool(getattr(model.cfg, "default_prepend_bos", True))
+
+
+def embedding_matrix(model: HookedModel) -> Float[torch.Tensor, "d_vocab d_model"]:
+    """The token embeddings, one row a vocabulary entry, as the weights hold them."""
+    weights: torch.Tensor = model.W_E  # pyright: ignore  # a property of both classes
+    return weights.detach()
+
+
+def is_masked(model: HookedModel) -> bool:
+    """Whether the model reads in both directions and fills masks (BERT)."""
+    # Bridges call BERT's attention causal, so the architecture's name is asked too.
+    names = [str(getattr(model.cfg, name, "")) for name in ("architecture", "original_architecture")]
+    return getattr(model.cfg, "attention_dir", "causal") != "causal" or any(name.endswith("MaskedLM") for name in names)
+
+
+def model_name(model: HookedModel) -> str:
+    return str(getattr(model.cfg, "model_name", None) or type(model).__name__)

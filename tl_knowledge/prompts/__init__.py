@@ -1,0 +1,1 @@
+"""Facts as text, spans, and prompts as tokens."""

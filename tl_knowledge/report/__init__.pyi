@@ -1,0 +1,2 @@
+from .driver import report_fact as report_fact
+from .result import FactReport as FactReport

@@ -1,0 +1,225 @@
+"""Intervals and significance over facts; numbers in, numbers out.
+
+Facts are the unit that is drawn at random, so every interval resamples facts, never tokens or noise samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, SupportsFloat, TypeAlias
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from numpy.typing import NDArray
+from scipy import stats
+
+from tl_knowledge.errors import ComponentError, InputError, check_choice
+
+__all__ = [
+    "FEWEST_TESTED",
+    "IntervalVariant",
+    "Regression",
+    "bootstrap_means",
+    "compare_regressions",
+    "largest_rows",
+    "mean_interval",
+    "paired_p_values",
+    "paired_t_p_values",
+    "rank_correlation",
+    "scalar_interval",
+]
+
+IntervalVariant: TypeAlias = Literal["ours", "meng2022_code"]
+"""``"ours"``: percentile bootstrap over facts; ``"meng2022_code"``: ``1.96 sd / sqrt(n)`` over all pooled values."""
+
+Array: TypeAlias = NDArray[np.float64]
+
+RESAMPLES = 5000
+FEWEST_TESTED = 6  # a signed-rank test of fewer pairs cannot reach p < .05
+RESAMPLES_AT_ONCE = 500
+
+
+def bootstrap_means(
+    sums: Float[np.ndarray[Any, Any], "fact *cell"], counts: Float[np.ndarray[Any, Any], "fact *cell"], *, resamples: int = RESAMPLES, seed: int = 0
+) -> Float[np.ndarray[Any, Any], "resample *cell"]:
+    """Means over resampled facts, where a fact may give several values (tokens of one role) or none.
+
+    A mean is the resampled facts' sum over their count, so a fact keeps its tokens together (a cluster bootstrap).
+
+    Example:
+        >>> means = bootstrap_means(np.array([1.0, 2.0, 6.0]), np.ones(3), resamples=1000)
+        >>> bool(1.0 <= means.min() and means.max() <= 6.0 and abs(means.mean() - 3.0) < 0.2)
+        True
+    """
+    facts = len(sums)
+    generator = np.random.default_rng(seed)
+    flat_sums, flat_counts = sums.reshape(facts, -1), counts.reshape(facts, -1)
+    found: list[Array] = []
+    for start in range(0, resamples, RESAMPLES_AT_ONCE):
+        rows = min(RESAMPLES_AT_ONCE, resamples - start)
+        weights = generator.multinomial(facts, np.full(facts, 1 / facts), size=rows).astype(np.float64)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found.append((weights @ flat_sums) / (weights @ flat_counts))
+    return np.concatenate(found).reshape(resamples, *sums.shape[1:])
+
+
+def mean_interval(values: Sequence[Array], *, variant: IntervalVariant = "ours", seed: int = 0) -> tuple[Array, Array, Array]:
+    """Mean, lower and upper end of the 95% interval, of values pooled over facts.
+
+    Args:
+        values: for each fact ``[value *cell]``: one row a token; a fact may have none.
+        variant: which interval.
+        seed: of the resampling.
+
+    Returns:
+        Three arrays ``[*cell]``; the mean is NaN where there is no value, the ends where fewer than two facts (``rome_code``: values) have
+        one, because one draw says nothing about the spread.
+
+    Raises:
+        InputError: an unknown variant, or no fact at all.
+    """
+    check_choice("variant", variant, IntervalVariant)
+    if not values:
+        raise InputError("there is no fact to average over; trace at least one.")
+    sums = np.stack([v.sum(0) for v in values])
+    counts = np.stack([np.full(v.shape[1:], float(len(v))) for v in values])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.asarray(sums.sum(0) / counts.sum(0))
+    if variant == "meng2022_code":
+        pooled = np.concatenate(list(values))
+        if len(pooled) < 2:
+            return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
+        half = np.asarray(1.96 * pooled.std(0, ddof=1) / np.sqrt(len(pooled)))
+        return mean, np.asarray(mean - half), np.asarray(mean + half)
+    with np.errstate(invalid="ignore"):
+        ends = np.nanquantile(bootstrap_means(sums, counts, seed=seed), [0.025, 0.975], axis=0)
+    low, high = np.where((counts > 0).sum(0) > 1, ends, np.nan)
+    return mean, np.asarray(low), np.asarray(high)
+
+
+def scalar_interval(values: Iterable[SupportsFloat]) -> tuple[float, float, float]:
+    """`mean_interval` of one number a fact, as plain numbers."""
+    mean, low, high = mean_interval([np.array([float(value)]) for value in values])
+    return float(mean), float(low), float(high)
+
+
+def paired_p_values(first: Float[np.ndarray[Any, Any], "fact cell"], second: Float[np.ndarray[Any, Any], "fact cell"]) -> tuple[Array, Array]:
+    """Two-sided Wilcoxon signed-rank p for every cell, and the same corrected for their number.
+
+    The correction is Benjamini and Hochberg's (false discovery rate). A cell without any difference has p = 1.
+
+    Raises:
+        InputError: fewer than 6 facts, with which no p below .05 is possible.
+
+    Example:
+        >>> generator = np.random.default_rng(0)
+        >>> x = generator.normal(size=(40, 2)); y = x - np.array([1.0, 0.0]) + 0.1 * generator.normal(size=(40, 2))
+        >>> raw, corrected = paired_p_values(x, y)
+        >>> bool(corrected[0] < 1e-6), bool(corrected[1] > 0.05)
+        (True, True)
+    """
+    if len(first) < FEWEST_TESTED:
+        raise InputError(f"a paired test of {len(first)} facts cannot reach p < .05; trace at least 6 known facts.")
+    difference = first - second
+    raw = np.ones(difference.shape[1])
+    for cell in range(difference.shape[1]):
+        if np.any(difference[:, cell] != 0):
+            result: Any = stats.wilcoxon(difference[:, cell])
+            raw[cell] = float(result.pvalue)
+    return raw, np.asarray(stats.false_discovery_control(raw))
+
+
+def paired_t_p_values(first: Float[np.ndarray[Any, Any], "draw cell"], second: Float[np.ndarray[Any, Any], "draw cell"]) -> tuple[Array, Array]:
+    """Two-sided paired t-test p for every cell, and the same corrected for their number (Benjamini and Hochberg).
+
+    A cell without any difference has p = 1; one whose differences are all equal has p = 0.
+
+    Raises:
+        InputError: fewer than 2 draws.
+    """
+    if len(first) < 2:
+        raise InputError(f"a paired t-test of {len(first)} draw(s) knows no spread; pass at least 2.")
+    difference = first - second
+    with np.errstate(invalid="ignore", divide="ignore"):
+        statistic = difference.mean(0) / (difference.std(0, ddof=1) / np.sqrt(len(difference)))
+    raw = np.where(np.all(difference == 0, axis=0), 1.0, 2 * stats.t.sf(np.abs(statistic), len(difference) - 1))
+    return np.asarray(raw), np.asarray(stats.false_discovery_control(raw))
+
+
+def largest_rows(frame: pd.DataFrame, k: int, by: str, *, either_sign: bool = False) -> pd.DataFrame:
+    """The k rows of the largest value in a column, largest first: what every result's ``top`` gives.
+
+    Args:
+        either_sign: compare sizes, so that a large loss counts like a large gain.
+
+    Raises:
+        ComponentError: k smaller than 1.
+    """
+    if k < 1:
+        raise ComponentError(f"top({k}) asks for nothing; pass at least 1.")
+    values = frame[by].abs() if either_sign else frame[by]
+    return frame.loc[values.sort_values(ascending=False, kind="stable").index].head(k).reset_index(drop=True)
+
+
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
+    """Spearman's rank correlation; NaN for fewer than 3 pairs or when one side does not vary.
+
+    Example:
+        >>> rank_correlation([1.0, 2.0, 3.0, 4.0], [1.0, 4.0, 9.0, 16.0])
+        1.0
+    """
+    if len(first) < 3 or len(set(first)) == 1 or len(set(second)) == 1:
+        return float("nan")
+    result: Any = stats.spearmanr(first, second)
+    return float(result.statistic)
+
+
+@dataclass(frozen=True)
+class Regression:
+    """What two sets of explaining columns explain of one variable, alone and together.
+
+    Attributes:
+        first, second, both: R^2 of each.
+        f, p: of the F-test that the second set adds nothing to the first.
+    """
+
+    first: float
+    second: float
+    both: float
+    f: float
+    p: float
+
+
+def compare_regressions(
+    y: Float[np.ndarray[Any, Any], " row"], first: Float[np.ndarray[Any, Any], "row column"], second: Float[np.ndarray[Any, Any], "row other"]
+) -> Regression:
+    """Least squares of y on two sets of columns (with a constant), and whether the second adds to the first.
+
+    Example:
+        >>> draw = np.random.default_rng(0)
+        >>> a, b = draw.normal(size=(200, 1)), draw.normal(size=(200, 1))
+        >>> fit = compare_regressions((a[:, 0] + 0.1 * draw.normal(size=200)), a, b)
+        >>> fit.first > 0.95, fit.second < 0.1, fit.p > 0.05
+        (True, True, True)
+
+    Raises:
+        InputError: y does not vary, or there are too few rows.
+    """
+    together = np.hstack([first, second])
+    total = float(((y - y.mean()) ** 2).sum())
+    (rest_first, _), (rest_second, _), (rest, rank) = (_residual(y, columns) for columns in (first, second, together))
+    added, free = rank - _residual(y, first)[1], len(y) - rank
+    if total == 0 or free < 1:
+        raise InputError(f"{len(y)} rows cannot be regressed: y does not vary, or there are no more rows than columns; pass more facts.")
+    f = ((rest_first - rest) / added) / (rest / free) if added and rest > 0 else (float("inf") if added and rest_first > rest else 0.0)
+    p = float(stats.f.sf(f, added, free)) if added else 1.0
+    return Regression(1 - rest_first / total, 1 - rest_second / total, 1 - rest / total, float(f), p)
+
+
+def _residual(y: Array, columns: Array) -> tuple[float, int]:
+    """Squared residual of a fit with a constant, and its rank."""
+    design = np.hstack([np.ones((len(y), 1)), columns])
+    solution, _, rank, _ = np.linalg.lstsq(design, y, rcond=None)
+    return float(((y - design @ solution) ** 2).sum()), int(rank)

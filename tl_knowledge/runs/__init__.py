@@ -1,0 +1,1 @@
+"""What tracing, attention and circuits share: corruption, experiments, interventions, resolved arguments."""

@@ -1,0 +1,254 @@
+"""Corruption settings: how the embeddings of a span are made uninformative.
+
+Every setting is a frozen dataclass; a draw is a pure function of its seed and of the shape ``[sample span d_model]``,
+so that the corrupted run and every restored run see the same noise. Noise is drawn in float64 on the CPU, on any device.
+
+A scale is a number, or ``"3sd"``: three standard deviations of the whole embedding matrix (paper 001), which
+``resolve(model)`` turns into a number. The original program takes the standard deviation over the subjects of the fact
+set instead: ``GaussianNoise(3 * subject_embedding_sd(model, subjects))``.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from typing_extensions import override
+
+from tl_knowledge.arrays import Embeddings
+from tl_knowledge.errors import CorruptionError
+from tl_knowledge.models.hook_names import EMBED
+from tl_knowledge.models.protocol import HookedModel, embedding_matrix
+from tl_knowledge.prompts.prompt import Prompt
+
+__all__ = [
+    "GaussianNoise",
+    "MultivariateGaussianNoise",
+    "Noise",
+    "PromptSwap",
+    "Scale",
+    "StudentTNoise",
+    "UniformNoise",
+    "embedding_sd",
+    "subject_embedding_sd",
+]
+
+Scale: TypeAlias = float | str
+NoiseVariant: TypeAlias = Literal["ours", "meng2022_code"]
+
+_SCALE_RULE = re.compile(r"(\d+(?:\.\d+)?)\s*sd")
+
+
+def embedding_sd(model: HookedModel) -> float:
+    """Standard deviation over all scalars of the embedding matrix (paper 001)."""
+    return float(embedding_matrix(model).double().std())
+
+
+def subject_embedding_sd(model: HookedModel, subjects: Iterable[str]) -> float:
+    """Standard deviation over all scalars of the subjects' embeddings (the original program's rule).
+
+    Each subject is tokenised alone, without a leading space and without BOS.
+    """
+    ids = [token for subject in subjects for token in model.tokenizer(subject, add_special_tokens=False)["input_ids"]]
+    if not ids:
+        raise CorruptionError("no subject was given; pass the subjects of the fact set.")
+    matrix = embedding_matrix(model)
+    return float(matrix[torch.tensor(ids, device=matrix.device)].double().std())
+
+
+@dataclass(frozen=True)
+class Noise(ABC):
+    """What all drawn corruptions share; use one of the subclasses.
+
+    Attributes:
+        seed: of the draw.
+        replace: put the noise in the embeddings' place instead of adding it.
+        variant: ``"ours"`` (numpy's default generator) or ``"meng2022_code"`` (``RandomState``, the original program's).
+    """
+
+    seed: int = field(default=0, kw_only=True)
+    replace: bool = field(default=False, kw_only=True)
+    variant: NoiseVariant = field(default="ours", kw_only=True)
+
+    @property
+    @abstractmethod
+    def scale(self) -> Scale:
+        """The noise's scale, as given."""
+
+    @abstractmethod
+    def with_scale(self, scale: float) -> Noise:
+        """The same settings with another scale."""
+
+    @abstractmethod
+    def draw(self, shape: tuple[int, int, int]) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Noise of unit scale, ``[sample span d_model]``."""
+
+    def resolve(self, model: HookedModel) -> Noise:
+        """The same settings with every scale as a number.
+
+        Raises:
+            CorruptionError: a scale that is neither a number nor of the form ``"3sd"``, negative or not finite.
+        """
+        if not isinstance(self.scale, str):
+            _check_scale(self.scale)
+            return self
+        rule = _SCALE_RULE.fullmatch(self.scale.strip())
+        if rule is None:
+            raise CorruptionError(f"noise scale {self.scale!r} is not understood; pass a number, or '3sd' for 3 sd of the embeddings.")
+        return self.with_scale(float(rule[1]) * embedding_sd(model))
+
+    def with_seed(self, seed: int) -> Noise:
+        """The same settings with another seed."""
+        return replace(self, seed=seed)
+
+    def generator(self) -> np.random.Generator | np.random.RandomState:
+        """A fresh generator at the start of the seed's stream."""
+        return np.random.RandomState(self.seed) if self.variant == "meng2022_code" else np.random.default_rng(self.seed)
+
+    def corrupted(self, embeddings: Embeddings, positions: tuple[int, ...]) -> Float[torch.Tensor, "batch span d_model"]:
+        """Embeddings of the span with the noise added, or the noise alone under ``replace``."""
+        if isinstance(self.scale, str):
+            raise CorruptionError(f"noise scale {self.scale!r} depends on the model; call noise.resolve(model) first.")
+        _check_scale(self.scale)
+        clean = embeddings[:, list(positions)]
+        drawn = torch.from_numpy(self.draw((clean.shape[0], clean.shape[1], clean.shape[2]))).to(clean.device)
+        noise = self.scale * drawn
+        # Summed in float64 and rounded once, as adding float64 noise in place does in the original program.
+        return (noise if self.replace else clean.double() + noise).to(clean.dtype)
+
+
+@dataclass(frozen=True)
+class GaussianNoise(Noise):
+    """Independent Gaussian noise of standard deviation ``sd``."""
+
+    sd: Scale = "3sd"
+
+    @property
+    @override
+    def scale(self) -> Scale:
+        return self.sd
+
+    @override
+    def with_scale(self, scale: float) -> GaussianNoise:
+        return replace(self, sd=scale)
+
+    @override
+    def draw(self, shape: tuple[int, int, int]) -> np.ndarray[Any, np.dtype[np.float64]]:
+        generator = self.generator()
+        return generator.randn(*shape) if isinstance(generator, np.random.RandomState) else generator.standard_normal(shape)
+
+
+@dataclass(frozen=True)
+class UniformNoise(Noise):
+    """Independent noise, uniform in ``[-half_width, half_width]``."""
+
+    half_width: Scale = "3sd"
+
+    @property
+    @override
+    def scale(self) -> Scale:
+        return self.half_width
+
+    @override
+    def with_scale(self, scale: float) -> UniformNoise:
+        return replace(self, half_width=scale)
+
+    @override
+    def draw(self, shape: tuple[int, int, int]) -> np.ndarray[Any, np.dtype[np.float64]]:
+        return self.generator().uniform(-1.0, 1.0, shape)
+
+
+@dataclass(frozen=True)
+class StudentTNoise(Noise):
+    """Independent Student-t noise: heavier tails than the Gaussian; ``sd`` scales a standard t variable."""
+
+    sd: Scale = "3sd"
+    degrees: float = 3.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.degrees) and self.degrees > 0):
+            raise CorruptionError(f"degrees of freedom {self.degrees} are not positive; pass a positive number.")
+
+    @property
+    @override
+    def scale(self) -> Scale:
+        return self.sd
+
+    @override
+    def with_scale(self, scale: float) -> StudentTNoise:
+        return replace(self, sd=scale)
+
+    @override
+    def draw(self, shape: tuple[int, int, int]) -> np.ndarray[Any, np.dtype[np.float64]]:
+        return self.generator().standard_t(self.degrees, shape)
+
+
+@dataclass(frozen=True)
+class MultivariateGaussianNoise(Noise):
+    """Gaussian noise with the covariance of the model's embeddings, ``factor`` times as large in every direction."""
+
+    factor: Scale = 3.0
+    root: torch.Tensor | None = field(default=None, kw_only=True, repr=False, compare=False)
+
+    @property
+    @override
+    def scale(self) -> Scale:
+        return self.factor
+
+    @override
+    def with_scale(self, scale: float) -> MultivariateGaussianNoise:
+        return replace(self, factor=scale)
+
+    @override
+    def resolve(self, model: HookedModel) -> MultivariateGaussianNoise:
+        """Take the covariance's square root from the model's embedding matrix."""
+        if isinstance(self.factor, str):
+            raise CorruptionError(f"factor {self.factor!r} is not a number; the covariance already comes from the embeddings: pass 3.0.")
+        _check_scale(self.factor)
+        values, vectors = torch.linalg.eigh(torch.cov(embedding_matrix(model).double().cpu().T))
+        return replace(self, root=vectors * values.clamp_min(0).sqrt())
+
+    @override
+    def draw(self, shape: tuple[int, int, int]) -> np.ndarray[Any, np.dtype[np.float64]]:
+        if self.root is None:
+            raise CorruptionError("the embeddings' covariance is not known yet; call noise.resolve(model) first.")
+        white = GaussianNoise(1.0, seed=self.seed, variant=self.variant).draw(shape)
+        return white @ self.root.numpy().T
+
+
+@dataclass(frozen=True)
+class PromptSwap:
+    """Corrupt by another prompt: the span's embeddings become those of a prompt of equal length.
+
+    Nothing is drawn, so one sample says everything.
+    """
+
+    prompt: Prompt
+    embeddings: torch.Tensor | None = field(default=None, kw_only=True, repr=False, compare=False)
+
+    def resolve(self, model: HookedModel) -> PromptSwap:
+        """Take the other prompt's embeddings from the model."""
+        _, cache = model.run_with_cache(self.prompt.tokens, names_filter=[EMBED])
+        return replace(self, embeddings=cache[EMBED].detach())
+
+    def corrupted(self, embeddings: Embeddings, positions: tuple[int, ...]) -> Float[torch.Tensor, "batch span d_model"]:
+        """The other prompt's embeddings at the span, for every row."""
+        if self.embeddings is None:
+            raise CorruptionError("the other prompt's embeddings are not known yet; call swap.resolve(model) first.")
+        if max(positions) >= len(self.prompt):
+            raise CorruptionError(
+                f"the other prompt has {len(self.prompt)} tokens, but position {max(positions)} is corrupted; pass a prompt of equal length."
+            )
+        return self.embeddings[:, list(positions)].to(embeddings).expand(embeddings.shape[0], -1, -1)
+
+
+def _check_scale(scale: float) -> None:
+    if not math.isfinite(scale) or scale < 0:
+        raise CorruptionError(f"noise scale {scale} is not a finite number of at least 0; pass for example 0.1, or '3sd'.")

@@ -1,0 +1,56 @@
+"""Windows of layers, and how many heads or neurons a layer has."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from tl_knowledge.errors import ComponentError
+from tl_knowledge.models.hook_names import Component
+from tl_knowledge.models.protocol import HookedModel, layer_count
+
+__all__ = ["TraceVariant", "Window", "resolve_window", "unit_count", "window_layers"]
+
+Window: TypeAlias = int | Literal["auto"]
+
+TraceVariant: TypeAlias = Literal["ours", "meng2022_code"]
+
+
+def resolve_window(model: HookedModel, component: Component, window: Window, variant: TraceVariant) -> int:
+    """Number of layers restored together; ``"auto"`` is about a fifth of the layers for modules, 1 for all else.
+
+    A fifth is what the original program's 10 layers are of GPT-2 XL's 48; ``rome_code`` keeps the 10.
+
+    Raises:
+        ComponentError: a window smaller than 1 or larger than the model.
+    """
+    if window == "auto":
+        if component not in ("mlp_out", "attn_out"):
+            return 1
+        return min(10, layer_count(model)) if variant == "meng2022_code" else max(1, round(layer_count(model) / 5))
+    if not 1 <= window <= layer_count(model):
+        raise ComponentError(f"window {window} does not fit the model; pass 1 to {layer_count(model)} layers, or 'auto'.")
+    return window
+
+
+def window_layers(layer: int, window: int, n_layers: int, variant: TraceVariant) -> tuple[int, int]:
+    """First and last layer of a window around a layer, clipped to the model.
+
+    An odd window is symmetric. An even one has its longer arm above the centre in the paper (``l-4 .. l+5`` for 10)
+    and below it in the original program (``l-5 .. l+4``).
+
+    Example:
+        >>> window_layers(20, 10, 48, "ours"), window_layers(20, 10, 48, "meng2022_code")
+        ((16, 25), (15, 24))
+    """
+    below = window // 2 if variant == "meng2022_code" else (window - 1) // 2
+    first = layer - below
+    return max(0, first), min(n_layers - 1, first + window - 1)
+
+
+def unit_count(model: HookedModel, component: Component) -> int:
+    """How many heads or neurons a layer has; 1 for components without units."""
+    if component == "head":
+        return int(model.cfg.n_heads)
+    if component == "neuron":
+        return int(model.blocks[0].mlp.W_out.shape[0])
+    return 1

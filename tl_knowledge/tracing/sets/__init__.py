@@ -1,0 +1,1 @@
+"""Causal traces of fact sets."""

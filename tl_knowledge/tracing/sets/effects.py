@@ -1,0 +1,171 @@
+"""Effects of many facts' traces by token role: what averages, figures and tests are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from tl_knowledge.errors import ComponentError
+from tl_knowledge.models.hook_names import Component, Module
+from tl_knowledge.prompts.facts import Fact
+from tl_knowledge.results.provenance import Provenance
+from tl_knowledge.results.statistics import FEWEST_TESTED, IntervalVariant, largest_rows, mean_interval
+from tl_knowledge.tracing.sets.roles import ROLES, SIDES, Place, Role, Side, last_corrupted, role_positions, roles_of_side
+from tl_knowledge.tracing.sets.survey import FactTrace
+
+__all__ = ["Measure", "RoleEffects"]
+
+Effects = NDArray[np.float64]
+
+
+class Measure(NamedTuple):
+    """What was corrupted, restored and severed."""
+
+    corrupt: Side
+    component: Component
+    severed: tuple[Module, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class RoleEffects:
+    """Traces of many facts, read by token role.
+
+    Attributes:
+        traces: every fact's traces; nothing is averaged away but the noise samples.
+        layers: the layer numbers of the layer axis.
+        asked: how many facts were asked for.
+        skipped: index of a fact that was left out, and why.
+        provenance: how the traces were computed.
+        weights: fingerprint of the model's weights.
+    """
+
+    traces: tuple[FactTrace, ...]
+    layers: tuple[int, ...]
+    asked: int
+    skipped: dict[int, str]
+    provenance: Provenance
+    weights: str = field(repr=False)
+
+    @cached_property
+    def measures(self) -> tuple[Measure, ...]:
+        """Everything that was traced, in order."""
+        return tuple(dict.fromkeys(Measure(t.corrupt, t.component, t.severed) for t in self.traces))
+
+    @cached_property
+    def facts(self) -> tuple[Fact, ...]:
+        """The facts that were traced, in their order."""
+        return tuple({trace.index: trace.fact for trace in self.traces}.values())
+
+    @cached_property
+    def sides(self) -> tuple[Side, ...]:
+        """The corrupted sides, in order."""
+        return tuple(dict.fromkeys(measure.corrupt for measure in self.measures))
+
+    @cached_property
+    def components(self) -> tuple[Component, ...]:
+        """The components that were restored with nothing severed, in order."""
+        return tuple(dict.fromkeys(measure.component for measure in self.measures if not measure.severed))
+
+    @property
+    def comparable(self) -> bool:
+        """Whether both sides were traced, of facts enough to be compared."""
+        return set(self.sides) == set(SIDES) and len(self.facts) >= FEWEST_TESTED
+
+    def of(self, corrupt: Side, component: Component, sever: Module | Sequence[Module] = ()) -> list[FactTrace]:
+        """The traces of one measure, one a fact.
+
+        Raises:
+            ComponentError: it was not traced.
+        """
+        measure = Measure(corrupt, component, (sever,) if isinstance(sever, str) else tuple(sever))  # pyright: ignore[reportArgumentType]
+        found = self._by_measure.get(measure)
+        if found is None:
+            there = "; ".join(f"{m.corrupt}, {m.component}{', severed ' + '+'.join(m.severed) if m.severed else ''}" for m in self.measures)
+            raise ComponentError(f"{corrupt!r}, {component!r}, severed {measure.severed} was not traced; there is {there}.")
+        return found
+
+    def role_effects(self, corrupt: Side, component: Component, role: Role, sever: Module | Sequence[Module] = ()) -> list[Effects]:
+        """For each fact the effects of its tokens of a role, ``[token layer]``; a fact may have none."""
+        if role not in ROLES:
+            raise ComponentError(f"role {role!r} is unknown; pass one of {', '.join(map(repr, ROLES))}.")
+        found: list[Effects] = []
+        for trace in self.of(corrupt, component, sever):
+            positions = role_positions(trace.subject_positions, trace.relation_positions, len(trace.labels))[role]
+            effects = trace.effect.T[list(positions)]
+            found.append(effects[~np.isnan(effects).any(1)])
+        return found
+
+    def effects_at(self, place: Place, corrupt: Side, component: Component, sever: Module | Sequence[Module] = ()) -> Effects:
+        """Effects at the early site (the last corrupted token) or the late one (the last token), ``[fact layer]``."""
+        role = last_corrupted(corrupt) if place == "last corrupted token" else "last token"
+        return np.concatenate(self.role_effects(corrupt, component, role, sever))
+
+    def to_dataframe(self, variant: IntervalVariant = "ours") -> pd.DataFrame:
+        """Average indirect effects: one row a corruption, component, severing, role and layer.
+
+        Args:
+            variant: ``"ours"`` over facts, or ``"meng2022_code"`` (``1.96 sd / sqrt(n)`` over all tokens of the role).
+        """
+        if variant not in self._averages:
+            self._averages[variant] = self._average(variant)
+        return self._averages[variant].copy()
+
+    def _average(self, variant: IntervalVariant) -> pd.DataFrame:
+        rows: list[dict[str, Any]] = []
+        for measure in self.measures:
+            window = self.of(*measure)[0].window
+            for role in ROLES:
+                values = self.role_effects(*measure[:2], role, measure.severed)
+                tokens = sum(map(len, values))
+                if not tokens:
+                    continue
+                what = {"corrupt": measure.corrupt, "component": measure.component, "severed": "+".join(measure.severed) or "none", "window": window}
+                numbers = zip(self.layers, *mean_interval(values, variant=variant), strict=True)
+                facts = sum(len(v) > 0 for v in values)
+                rows += [
+                    what | {"role": role, "layer": layer, "effect": mean, "low": low, "high": high, "facts": facts, "tokens": tokens}
+                    for layer, mean, low, high in numbers
+                ]
+        return pd.DataFrame(rows)
+
+    def total_effects(self, variant: IntervalVariant = "ours") -> pd.DataFrame:
+        """Average total effect of each corruption, with the clean and corrupted probabilities, in probability."""
+        rows: list[dict[str, Any]] = []
+        for side in self.sides:
+            traces = next(traces for measure, traces in self._by_measure.items() if measure.corrupt == side)
+            clean = np.array([trace.clean_probability for trace in traces])
+            totals = np.array([trace.total_effect for trace in traces])
+            mean, low, high = (float(x) for x in mean_interval([totals[i : i + 1] for i in range(len(totals))], variant=variant))
+            rows.append(
+                {"corrupt": side, "clean": clean.mean(), "corrupted": (clean - totals).mean(), "total_effect": mean, "low": low, "high": high}
+                | {"facts": len(traces)}
+            )
+        return pd.DataFrame(rows)
+
+    def top(self, k: int = 10) -> pd.DataFrame:
+        """The k largest average effects with nothing severed, among the roles that a side is usually shown in.
+
+        Raises:
+            ComponentError: k smaller than 1.
+        """
+        frame: pd.DataFrame = self.to_dataframe().query("severed == 'none'")
+        usual = [role in roles_of_side(side) for side, role in zip(frame["corrupt"], frame["role"], strict=True)]
+        return largest_rows(frame.loc[usual], k, "effect")
+
+    @cached_property
+    def _averages(self) -> dict[IntervalVariant, pd.DataFrame]:
+        """Averages computed so far: figures, tables and pages ask for the same ones, and each is thousands of resamples."""
+        return {}
+
+    @cached_property
+    def _by_measure(self) -> dict[Measure, list[FactTrace]]:
+        found: dict[Measure, list[FactTrace]] = {}
+        for trace in self.traces:
+            found.setdefault(Measure(trace.corrupt, trace.component, trace.severed), []).append(trace)
+        return found

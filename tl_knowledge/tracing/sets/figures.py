@@ -1,0 +1,139 @@
+"""Figures of averages over facts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+
+from tl_knowledge.drawing import HeatMap, Line, LinePanel, heat_maps, line_panels
+from tl_knowledge.errors import ComponentError
+from tl_knowledge.models.hook_names import Component
+from tl_knowledge.results.statistics import IntervalVariant, mean_interval
+from tl_knowledge.tracing.result import COLOR_SCALES, COMPONENT_WORDS
+from tl_knowledge.tracing.sets.effects import RoleEffects
+from tl_knowledge.tracing.sets.roles import PLACES, SIDES, last_corrupted, roles_of_side
+
+__all__ = ["plot_heat_maps", "plot_roles", "plot_severed", "plot_sides"]
+
+AIE = "average indirect effect (probability)"
+BANDS: dict[IntervalVariant, str] = {"ours": "bands: 95% bootstrap over facts", "meng2022_code": "bands: 1.96 sd / sqrt(n)"}
+
+
+def plot_roles(average: RoleEffects, variant: IntervalVariant) -> go.Figure:
+    """Effect by layer for every role: a row of panels a side, a column a component."""
+    frame = average.to_dataframe(variant).query("severed == 'none'")
+    panels: list[LinePanel] = []
+    for side in average.sides:
+        styles = {role: style for style, role in enumerate(roles_of_side(side))}
+        for component in average.components:
+            of_panel = frame.query("corrupt == @side and component == @component")
+            lines = [_line(role, of_panel.loc[of_panel["role"] == role], style if side == "subject" else 6 + style) for role, style in styles.items()]
+            panels.append(LinePanel(f"{side} corrupted: {_words(average, component)}", [line for line in lines if len(line.x)]))
+    return line_panels(
+        panels,
+        title="Where restoring one clean activation helps, by token role",
+        subtitle=f"{_sample(average)}; {BANDS[variant]}",
+        x_axis="layer",
+        y_axis=AIE,
+        columns=len(average.components),
+    )
+
+
+def plot_heat_maps(average: RoleEffects) -> go.Figure:
+    """Roles by layers, a map a side and component."""
+    frame = average.to_dataframe().query("severed == 'none'")
+    maps: list[HeatMap] = []
+    for side in average.sides:
+        roles = [role for role in roles_of_side(side) if role in set(frame[frame["corrupt"] == side]["role"])]
+        marked = frozenset(i for i, role in enumerate(roles) if (side == "subject") == ("subject" in role))
+        for component in average.components:
+            table = frame.query("corrupt == @side and component == @component").pivot(index="role", columns="layer", values="effect").loc[roles]
+            columns = [str(layer) for layer in table.columns]
+            window = average.of(side, component)[0].window
+            axis = "layer" if window == 1 else f"centre of {window} layers"
+            title = f"{side} corrupted: {COMPONENT_WORDS[component]}"
+            maps.append(HeatMap(table.to_numpy(), roles, columns, title, "token role", axis, marked=marked, colors=COLOR_SCALES[component]))
+    return heat_maps(
+        maps,
+        title="Average indirect effect by token role",
+        subtitle=f"{_sample(average)}; corrupted roles bold with *",
+        color_axis="probability",
+        columns=len(average.components),
+    )
+
+
+def plot_severed(average: RoleEffects) -> go.Figure:
+    """The residual state restored at the last corrupted token, intact and severed.
+
+    Raises:
+        ComponentError: nothing was severed, or the residual state was not traced.
+    """
+    severed = tuple(dict.fromkeys(measure.severed for measure in average.measures if measure.severed))
+    if not severed or "resid_post" not in average.components:
+        raise ComponentError(
+            "no severed trace of the residual state is here; call trace_facts(..., severed=('mlp_out', 'attn_out')) with resid_post."
+        )
+    panels: list[LinePanel] = []
+    for side in average.sides:
+        lines: list[Line] = []
+        for style, modules in enumerate(((), *severed)):
+            values = average.effects_at("last corrupted token", side, "resid_post", modules)
+            name = " and ".join(COMPONENT_WORDS[m] for m in modules) + " severed" if modules else "intact"
+            lines.append(_mean_line(name, average.layers, values, style))
+        panels.append(LinePanel(f"{side} corrupted: restored at the {last_corrupted(side)}", lines))
+    return line_panels(
+        panels,
+        title="What a restored state acts through",
+        subtitle=f"residual state restored at the last corrupted token; {_sample(average)}; {BANDS['ours']}",
+        x_axis="layer of the restored state",
+        y_axis=AIE,
+    )
+
+
+def plot_sides(average: RoleEffects, frame: pd.DataFrame) -> go.Figure:
+    """Subject against relation by layer, from what `compare_sides` gave; filled points differ after correction for many comparisons."""
+    panels: list[LinePanel] = []
+    for place in PLACES:
+        for component in average.components:
+            rows = frame.query("place == @place and component == @component")
+            different = frozenset(int(x) for x in rows[rows["differs"]]["layer"])
+            lines: list[Line] = []
+            for style, side in enumerate(SIDES):
+                values = average.effects_at(place, side, component)
+                lines.append(_mean_line(f"{side} corrupted", average.layers, values, style, different))
+            panels.append(LinePanel(f"{_words(average, component)} at the {place}", lines))
+    return line_panels(
+        panels,
+        title="Subject against relation: is the knowledge kept in the same place?",
+        subtitle=f"filled points: the sides differ (Wilcoxon, paired over facts, p < .05 after Benjamini-Hochberg); {_sample(average)}; bands 95%",
+        x_axis="layer",
+        y_axis=AIE,
+        columns=len(average.components),
+    )
+
+
+def _mean_line(name: str, layers: Sequence[int], effects: NDArray[np.float64], style: int, filled: frozenset[int] | None = None) -> Line:
+    """A line of means over facts with their intervals, from effects ``[fact layer]``."""
+    mean, low, high = mean_interval(list(effects[:, None]))
+    return Line(name, layers, mean.tolist(), low.tolist(), high.tolist(), style, filled)
+
+
+def _line(name: str, rows: pd.DataFrame, style: int) -> Line:
+    columns: Sequence[str] = ("layer", "effect", "low", "high")
+    x, y, low, high = (rows[column].tolist() for column in columns)
+    return Line(name, x, y, low, high, style)
+
+
+def _words(average: RoleEffects, component: Component) -> str:
+    window = next(t.window for t in average.traces if t.component == component and not t.severed)
+    return COMPONENT_WORDS[component] + (f" ({window} layers)" if window > 1 else "")
+
+
+def _sample(average: RoleEffects) -> str:
+    samples = len(average.traces[0].corrupted_probability)
+    left_out = f" of {average.asked} asked" if average.skipped else ""
+    return f"{len(average.facts)} facts{left_out}, {samples} noise samples each; {average.provenance.model}"

@@ -1,0 +1,109 @@
+"""One self-contained HTML page for the traces of a fact set."""
+
+from __future__ import annotations
+
+import html
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from tl_knowledge.drawing import Table, html_page, provenance_footer
+from tl_knowledge.tracing.result import COMPONENT_WORDS
+from tl_knowledge.tracing.sets.effects import RoleEffects
+from tl_knowledge.tracing.sets.figures import plot_heat_maps, plot_roles, plot_severed, plot_sides
+from tl_knowledge.tracing.sets.roles import PLACES, SIDES
+from tl_knowledge.tracing.sets.sides import locate_sides
+
+__all__ = ["average_page", "estimate_text", "location_table", "total_effect_table"]
+
+_ROLES_NOTE = """<p>Each point is an average over facts: noise on the corrupted tokens makes the model lose the answer; one clean activation is
+written back, at a token of that role and in that layer (or window of layers), and so much of the answer's probability returns. A high early
+point at the last corrupted token is where the information is looked up, a high late point at the last token is where it is read out.</p>"""
+
+_SIDES_NOTE = """<p>The same facts, traced twice: with the subject corrupted and with the relation corrupted. The <i>centre</i> is the mean layer
+weighted by the positive part of the average effect; its difference between the sides is paired within facts. Where the relation ends the
+prompt, its last token <i>is</i> the last token, so both rows show the same relation line.</p>"""
+
+_SEVERED_NOTE = """<p>The residual state is restored at the last corrupted token while the outputs of all MLPs (or of all attention layers) at
+that token stay as in the corrupted run. What severing takes away, the restored state did through that module.</p>"""
+
+
+def average_page(average: RoleEffects, compared: pd.DataFrame | None) -> str:
+    """Sample, total effects, effects by role, subject against relation, severing, provenance; opens offline.
+
+    Args:
+        compared: what `compare_sides` gave, where both sides were traced and there are facts enough for it.
+    """
+    parts: list[str | Table | go.Figure] = [_intro(average), total_effect_table(average), "<h2>Where restoring helps</h2>", _ROLES_NOTE]
+    parts += [plot_roles(average, "ours"), plot_heat_maps(average)]
+    if compared is not None:
+        parts += ["<h2>Subject against relation</h2>", _SIDES_NOTE, _difference_sentence(average, compared)]
+        parts += [plot_sides(average, compared), location_table(average)]
+    if any(measure.severed for measure in average.measures) and "resid_post" in average.components:
+        parts += ["<h2>Severed</h2>", _SEVERED_NOTE, plot_severed(average)]
+    return html_page("Causal traces of a fact set", [*parts, provenance_footer(average.provenance)])
+
+
+def total_effect_table(average: RoleEffects) -> Table:
+    """Clean and corrupted probability and average total effect of each side."""
+    rows = [
+        (row["corrupt"], f"{row['clean']:.1%}", f"{row['corrupted']:.1%}", estimate_text(row, "total_effect"), str(row["facts"]))
+        for row in average.total_effects().to_dict(orient="records")
+    ]
+    return Table(("corrupted", "clean P(answer)", "corrupted P(answer)", "average total effect [95%]", "facts"), rows)
+
+
+def location_table(average: RoleEffects) -> Table:
+    """Peak and centre layer of each side and component, and the centres' paired difference."""
+    frame = locate_sides(average)
+    rows: list[tuple[str, ...]] = []
+    for component in average.components:
+        for place in PLACES:
+            chosen = frame.query("component == @component and place == @place").set_index("side")
+            cells = [_peak(chosen.loc[side]) for side in SIDES] + [_centre(chosen.loc[side]) for side in (*SIDES, "difference")]
+            rows.append((COMPONENT_WORDS[component], place, *cells))
+    header = ("restored", "at the", "subject: peak (share of total)", "relation: peak", "subject: centre [95%]", "relation: centre", "difference")
+    return Table(header, rows)
+
+
+def estimate_text(row: Mapping[Any, Any], name: str) -> str:
+    """An estimate with its interval, as text."""
+    return f"{row[name]:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+
+
+def _peak(row: pd.Series) -> str:
+    return f"layer {row['peak_layer']}: {row['peak_effect']:.2f} ({row['peak_share']:.0%})"
+
+
+def _centre(row: pd.Series) -> str:
+    return f"{row['centre']:.1f} [{row['low']:.1f}, {row['high']:.1f}]"
+
+
+def _difference_sentence(average: RoleEffects, frame: pd.DataFrame) -> str:
+    counts = [
+        f"{COMPONENT_WORDS[component]} at the {place}: {int(rows['differs'].sum())} of {len(rows)} layers"
+        for component in average.components
+        for place in PLACES
+        if len(rows := frame.query("component == @component and place == @place"))
+    ]
+    return (
+        f"<p>Layers at which the sides differ (Wilcoxon's signed-rank test, paired over {len(average.facts)} facts, p &lt; .05 after Benjamini and "
+        f"Hochberg's correction for {len(frame)} comparisons): {'; '.join(counts)}.</p>"
+    )
+
+
+def _intro(average: RoleEffects) -> str:
+    relations = Counter(fact.relation for fact in average.facts)
+    samples = len(average.traces[0].corrupted_probability)
+    skipped = ""
+    if average.skipped:
+        reason = next(iter(average.skipped.values()))
+        skipped = f" {len(average.skipped)} of {average.asked} facts were left out (the first: {html.escape(reason)})."
+    example = average.facts[0]
+    return (
+        f"<p>{len(average.facts)} facts of {len(relations)} relations, traced on {html.escape(average.provenance.model)} with {samples} noise "
+        f"samples each, for example: {html.escape(example.text)}<b>{html.escape(example.target)}</b>.{skipped}</p>"
+    )
