@@ -21,6 +21,7 @@ import torch
 from tl_knowledge.attention.direct import direct_logit_attribution
 from tl_knowledge.drawing import HtmlView, Points, pattern_view, scatter
 from tl_knowledge.engine.recording import record
+from tl_knowledge.engine.rows import MEMORY_BUDGET
 from tl_knowledge.errors import UnsupportedModelError
 from tl_knowledge.models.checks import check_model
 from tl_knowledge.models.description import describe_model
@@ -42,7 +43,6 @@ __all__ = ["AttentionAnalysis", "Side", "analyse_attention"]
 
 Side: TypeAlias = Literal["subject", "relation"]
 SIDES: tuple[Side, ...] = ("subject", "relation")
-GIBIBYTE = 2.0**30
 LABELLED = 6
 
 
@@ -126,7 +126,7 @@ def analyse_attention(
     samples: int | None = None,
     target: str | int | None = None,
     seed: int | None = None,
-    memory_budget: float = GIBIBYTE,
+    memory_budget: float = MEMORY_BUDGET,
 ) -> AttentionAnalysis:
     """Analyse every head's part in a fact, from the subject's and from the relation's side.
 

@@ -10,6 +10,7 @@ from jaxtyping import Int
 from tl_knowledge.circuits.assemble import MOST_CANDIDATES, Rank, assemble, check_settings
 from tl_knowledge.circuits.circuit import Circuit
 from tl_knowledge.editing import Edit
+from tl_knowledge.engine.rows import MEMORY_BUDGET
 from tl_knowledge.errors import ComponentError, CorruptionError, ModelStateError, PromptError
 from tl_knowledge.models.checks import check_model
 from tl_knowledge.models.hook_names import Module, severable
@@ -25,8 +26,6 @@ from tl_knowledge.tracing import CausalTrace, PromptSwap
 
 __all__ = ["from_edit", "from_neurons", "from_trace"]
 
-GIBIBYTE = 2.0**30
-
 
 def from_trace(
     model: HookedModel,
@@ -38,7 +37,7 @@ def from_trace(
     threshold: float = 0.02,
     metric: Metric = "probability",
     noise: Noise | PromptSwap | float | str | None = None,
-    memory_budget: float = GIBIBYTE,
+    memory_budget: float = MEMORY_BUDGET,
 ) -> Circuit:
     """The circuit between the sites of causal traces.
 
@@ -109,7 +108,7 @@ def from_neurons(
     seed: int | None = None,
     target: str | int | None = None,
     metric: Metric = "probability",
-    memory_budget: float = GIBIBYTE,
+    memory_budget: float = MEMORY_BUDGET,
 ) -> Circuit:
     """The circuit of knowledge neurons: one node a layer and position, and the attention outputs that carry what they write.
 
@@ -182,7 +181,7 @@ def from_edit(
     rank: Rank = "need",
     threshold: float = 0.02,
     metric: Metric = "log_probability",
-    memory_budget: float = GIBIBYTE,
+    memory_budget: float = MEMORY_BUDGET,
 ) -> Circuit:
     """The circuit through which an edit makes the model say the prompt's target; the weights stay as they are.
 

@@ -6,6 +6,8 @@ gives back one that has passed every check: evaluation mode, no gradients on the
 
 from __future__ import annotations
 
+import os
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -17,11 +19,14 @@ from tl_knowledge.errors import DataError, UnsupportedModelError
 from tl_knowledge.models.checks import check_model
 from tl_knowledge.models.protocol import HookedModel
 
-__all__ = ["FACTLM_DIRECTORY", "Backend", "hooked_transformer_available", "load_model"]
+__all__ = ["FACTLM_DIRECTORY", "AnyModel", "Backend", "as_model", "hooked_transformer_available", "load_model"]
+
+AnyModel: TypeAlias = "HookedModel | str | os.PathLike[str]"
+"""A model, or its name or directory."""
 
 Backend: TypeAlias = Literal["auto", "hooked_transformer", "bridge"]
 
-FACTLM_DIRECTORY = Path(__file__).parent / "factlm"
+FACTLM_DIRECTORY = Path(__file__).parents[1] / "factlm"
 
 
 def load_model(
@@ -81,6 +86,28 @@ def load_model(
     if name == "factlm":
         model.cfg.model_name = "factlm"
     return check_model(model, masked=True)
+
+
+def as_model(model: AnyModel, *, masked: bool = False) -> HookedModel:
+    """A model that can be worked on, from itself, a name or a directory; a name's model is kept until another name is asked for.
+
+    Args:
+        masked: whether a masked model will do.
+
+    Raises:
+        DataError, ModelError: as `load_model`.
+
+    Example:
+        >>> as_model("factlm") is as_model("factlm")
+        True
+    """
+    found = _loaded(str(model)) if isinstance(model, str | os.PathLike) else model
+    return check_model(found, masked=masked)
+
+
+@lru_cache(maxsize=1)
+def _loaded(name: str) -> HookedModel:
+    return load_model(name)
 
 
 def hooked_transformer_available() -> bool:

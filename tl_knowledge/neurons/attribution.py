@@ -19,6 +19,7 @@ from jaxtyping import Float
 from tqdm.auto import tqdm
 
 from tl_knowledge.engine.batches import equal_groups
+from tl_knowledge.engine.rows import MEMORY_BUDGET
 from tl_knowledge.errors import InputError, NumericalError
 from tl_knowledge.models.checks import check_layers, check_model
 from tl_knowledge.models.description import describe_model
@@ -45,8 +46,6 @@ kn_thesis  as eleuther                    as eleuther
 
 AttributionMethod: TypeAlias = Literal["integrated_gradients", "gradient_x_activation", "activation"]
 
-GIBIBYTE = 2.0**30
-
 
 def attribute_neurons(
     model: HookedModel,
@@ -59,7 +58,7 @@ def attribute_neurons(
     baseline: Literal["zero"] | torch.Tensor = "zero",
     multi_token: bool = False,
     layers: Sequence[int] | None = None,
-    memory_budget: float = GIBIBYTE,
+    memory_budget: float = MEMORY_BUDGET,
     progress: bool = True,
 ) -> NeuronAttribution:
     """Score every neuron at one position, the last unless told otherwise, for the prompts' answers.

@@ -9,10 +9,11 @@ from typing import Literal, TypeAlias, get_args
 import pandas as pd
 from tqdm.auto import tqdm
 
+from tl_knowledge.engine.rows import MEMORY_BUDGET
 from tl_knowledge.errors import DataError, InputError
 from tl_knowledge.models.checks import check_model
 from tl_knowledge.models.protocol import HookedModel
-from tl_knowledge.neurons.attribution import GIBIBYTE, AttributionVariant, attribute_neurons
+from tl_knowledge.neurons.attribution import AttributionVariant, attribute_neurons
 from tl_knowledge.neurons.groups import PromptGroup, fact_groups
 from tl_knowledge.neurons.located import LocatedNeurons
 from tl_knowledge.neurons.neuron_set import NeuronSet
@@ -40,7 +41,7 @@ def locate_neurons(
     variant: AttributionVariant = "ours",
     at: str = "last",
     steps: int = 20,
-    memory_budget: float = GIBIBYTE,
+    memory_budget: float = MEMORY_BUDGET,
     progress: bool = True,
 ) -> LocatedNeurons:
     """Attribute every group's prompts and keep the neurons that they share.

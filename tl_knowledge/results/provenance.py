@@ -7,7 +7,11 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-__all__ = ["Provenance", "installed_versions"]
+from tl_knowledge.models.description import describe_model
+from tl_knowledge.models.protocol import HookedModel, prepends_bos
+from tl_knowledge.results.packing import plain
+
+__all__ = ["Provenance", "installed_versions", "provenance_of"]
 
 
 def installed_versions() -> dict[str, str]:
@@ -39,7 +43,7 @@ class Provenance:
         device: where the weights are.
         seed: of the corrupting noise.
         engine: ``"rows"`` or ``"loop"``, with the reason when it is a fallback.
-        settings: every other setting of the call.
+        settings: every other setting of the call, for people; programs read the result's own ``settings``.
         versions: of the packages the numbers depend on.
     """
 
@@ -57,3 +61,18 @@ class Provenance:
     def to_dict(self) -> dict[str, Any]:
         """As plain data, for JSON."""
         return asdict(self)
+
+
+def provenance_of(model: HookedModel, *, engine: str, seed: int = 0, has_bos: bool | None = None, settings: Any = None, **more: Any) -> Provenance:
+    """Where a result comes from that was computed on this model just now.
+
+    Args:
+        engine: how it was computed.
+        seed: of what was drawn.
+        has_bos: whether the prompts begin with BOS; what the model does by default when ``None``.
+        settings: a dataclass of settings, or nothing.
+        more: further settings by name.
+    """
+    bos = prepends_bos(model) if has_bos is None else has_bos
+    known = {} if settings is None else plain(settings)
+    return Provenance(**describe_model(model), prepends_bos=bos, seed=seed, engine=engine, settings=known | more)

@@ -44,8 +44,6 @@ from tl_knowledge.tracing.sites import Grid, Site
 
 __all__ = ["trace"]
 
-GIBIBYTE = 2.0**30
-
 
 def trace(
     model: HookedModel,
@@ -66,7 +64,7 @@ def trace(
     positions: Span | Iterable[int] | None = None,
     units: Sequence[int] | None = None,
     variant: TraceVariant = "ours",
-    memory_budget: float = GIBIBYTE,
+    memory_budget: float = MEMORY_BUDGET,
     progress: bool = True,
 ) -> CausalTrace:
     """Trace where the information behind an answer enters, is kept and leaves.

@@ -1,0 +1,118 @@
+"""Dataclasses as plain data and tensors, and back: what every result's file is made of.
+
+``pack`` walks a value: tensors, arrays and dataframes are put aside under their path (``shares.faithfulness``), everything else becomes what JSON
+has. ``unpack`` reads it by the dataclass' annotations (cattrs). A nested dataclass says its class, so that a field may hold one of several.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+import cattrs
+import numpy as np
+import pandas as pd
+import torch
+
+__all__ = ["pack", "packed_fields", "plain", "unpack"]
+
+Packed = dict[str, torch.Tensor]
+Value = TypeVar("Value")
+
+KIND = "kind"
+
+
+def packed_fields(value: Any, tensors: Packed) -> dict[str, Any]:
+    """A dataclass' own fields, without those that begin with an underscore.
+
+    Args:
+        tensors: takes what is put aside.
+    """
+    fields = [field.name for field in dataclasses.fields(value) if field.init and not field.name.startswith("_")]
+    return {name: pack(getattr(value, name), name, tensors) for name in fields}
+
+
+def plain(value: Any) -> dict[str, Any]:
+    """Settings as plain data, for a provenance or a key; tensors are left out.
+
+    Example:
+        >>> plain(dataclasses.make_dataclass("Settings", [("steps", int), ("layers", tuple)])(3, (1, 2)))
+        {'steps': 3, 'layers': [1, 2]}
+    """
+    aside: Packed = {}
+    return {name: packed for name, packed in packed_fields(value, aside).items() if not (isinstance(packed, dict) and "tensor" in packed)}
+
+
+def pack(value: Any, path: str, tensors: Packed) -> Any:
+    """A value as JSON has it; tensors, arrays and dataframes go into ``tensors`` under their path."""
+    if isinstance(value, torch.Tensor):
+        tensors[path] = value
+        return {"tensor": path}
+    if isinstance(value, np.ndarray):
+        tensors[path] = torch.from_numpy(np.ascontiguousarray(value))
+        return {"array": path}
+    if isinstance(value, pd.DataFrame):
+        tensors[path] = _frame_bytes(value)
+        return {"frame": path}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value) if field.init and not field.name.startswith("_")]
+        return {KIND: type(value).__name__} | {name: pack(getattr(value, name), f"{path}.{name}", tensors) for name in names}
+    if isinstance(value, Mapping):
+        return {str(key): pack(inner, f"{path}.{key}", tensors) for key, inner in value.items()}
+    if isinstance(value, AbstractSet):
+        return [pack(inner, f"{path}.{i}", tensors) for i, inner in enumerate(sorted(value))]
+    if isinstance(value, list | tuple):
+        return [pack(inner, f"{path}.{i}", tensors) for i, inner in enumerate(value)]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def unpack(kind: type[Value], fields: Mapping[str, Any], tensors: Packed) -> Value:
+    """A dataclass from what `packed_fields` gave."""
+    return _converter(tensors).structure(dict(fields), kind)
+
+
+def _converter(tensors: Packed) -> cattrs.Converter:
+    """cattrs, with the tensors put aside and unions told apart by the class they name."""
+    converter = cattrs.Converter()
+
+    def structure_union(value: Any, union: Any) -> Any:
+        if value is None:
+            return None
+        chosen = next(member for member in _members(union) if member.__name__ == value[KIND])
+        return converter.structure(value, chosen)
+
+    converter.register_structure_hook_func(_is_tensor, lambda v, _: tensors[v["tensor"]])
+    converter.register_structure_hook_func(lambda t: (get_origin(t) or t) is np.ndarray, lambda v, _: tensors[v["array"]].numpy())
+    converter.register_structure_hook_func(
+        lambda t: t is pd.DataFrame, lambda v, _: v if isinstance(v, pd.DataFrame) else _frame(tensors[v["frame"]])
+    )
+    converter.register_structure_hook_func(lambda t: len(_members(t)) > 1, structure_union)
+    return converter
+
+
+def _is_tensor(kind: Any) -> bool:
+    """Whether an annotation is a tensor, plain or with its shape."""
+    return kind is torch.Tensor or getattr(kind, "array_type", None) is torch.Tensor
+
+
+def _members(kind: Any) -> tuple[Any, ...]:
+    """The dataclasses of a union of nothing else (but ``None``)."""
+    if get_origin(kind) not in (Union, UnionType):
+        return ()
+    members = tuple(member for member in get_args(kind) if member is not NoneType)
+    return members if all(dataclasses.is_dataclass(member) for member in members) else ()
+
+
+def _frame_bytes(frame: pd.DataFrame) -> torch.Tensor:
+    """A dataframe as the bytes of a parquet file, so that its types survive."""
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False)
+    return torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
+
+
+def _frame(data: torch.Tensor) -> pd.DataFrame:
+    return pd.read_parquet(io.BytesIO(data.numpy().tobytes()))
