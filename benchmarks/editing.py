@@ -58,7 +58,7 @@ def main() -> None:
     model.tokenizer = AutoTokenizer.from_pretrained(FACTLM_DIRECTORY)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    facts = [case.request for case in tlk.load_edit_cases()[: args.facts]]
+    facts = [case.rewrite for case in tlk.load_edit_cases()[: args.facts]]
     settings = tlk.editing.ValueSettings(steps=args.steps, stop_below=0.0)
     rome, memit = (context_templates(factlm, lengths) for lengths in (tlk.ROME(layer=LAYER).contexts, tlk.MEMIT(layers=(MEMIT_LAYER,)).contexts))
     one = rows_of(model, facts[0], rome, "subject")

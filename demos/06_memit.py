@@ -22,7 +22,7 @@ cases = tlk.load_edit_cases()[:FACTS]
 
 # %%
 memit = tlk.MEMIT.for_model(model)
-edit = tlk.plan_edit(model, [case.request for case in cases], memit, moments=moments)
+edit = tlk.plan_edit(model, [case.rewrite for case in cases], memit, moments=moments)
 edit.to_dataframe()
 
 # %%

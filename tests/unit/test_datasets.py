@@ -74,7 +74,7 @@ def test_counterfact_in_the_original_form(tmp_path):
     assert case.neighbourhood == (tlk.datasets.Statement("The mother tongue of Montesquieu is", " French"),)
     assert case.attributes == (tlk.datasets.Statement("Barack Obama, speaker of", " English"),)
     assert case.generation == ("Danielle Darrieux was born in",)
-    assert case.request.target == " English"
+    assert case.rewrite.target == " English"
 
 
 def test_counterfact_in_easyedits_form_has_no_paraphrase(tmp_path):

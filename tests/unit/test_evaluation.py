@@ -35,7 +35,7 @@ def negative_log_likelihood(model, text, answer) -> float:
 
 
 def test_candidates_are_scored_token_by_token(factlm):
-    case = next(c for c in tlk.load_edit_cases() if len(tlk.Prompt.from_fact(factlm, c.request).answer) > 1)
+    case = next(c for c in tlk.load_edit_cases() if len(tlk.Prompt.from_fact(factlm, c.rewrite).answer) > 1)
     found = read_candidates(factlm, case)
     for kind, texts in (("rewrite", [case.fact.text]), ("paraphrase", [f.text for f in case.paraphrases])):
         for row, text in zip(found[kind], texts, strict=True):
@@ -138,7 +138,7 @@ def test_memit_edits_a_batch_on_factlm(factlm, moments):
 
 def test_the_relations_side_can_be_edited(factlm, moments):
     case = tlk.load_edit_cases()[0]
-    edit = tlk.plan_edit(factlm, case.request, tlk.ROME(layer=0, at="relation"), moments=moments)
+    edit = tlk.plan_edit(factlm, case.rewrite, tlk.ROME(layer=0, at="relation"), moments=moments)
     assert edit.notes[0]["target_probability"] > 0.5
 
 

@@ -55,7 +55,7 @@ def test_edit_cases(facts):
     edited = {(c.fact.subject, c.fact.relation) for c in cases}
     for case in cases:
         assert case.target_new != case.fact.target
-        assert case.request.target == case.target_new
+        assert case.rewrite.target == case.target_new
         assert len(case.paraphrases) == 2 and len(case.neighbourhood) == 5
         for neighbour in case.neighbourhood:
             assert neighbour.relation == case.fact.relation

@@ -41,7 +41,7 @@ def test_five_problems_are_asked_and_solved(factlm, moments, case):
         edit = tlk.plan_edit(factlm, request, tlk.ROME(layer=0, objective=objective, contexts=((4, 2),)), moments=moments)
         hooks = edit.hooks()
         if problem == "error_injection":
-            assert request == case.request and probability(factlm, request, hooks) > 0.5 > probability(factlm, request)
+            assert request == case.rewrite and probability(factlm, request, hooks) > 0.5 > probability(factlm, request)
         elif problem == "tracing_reversal":
             assert tlk.Prompt.from_fact(factlm, request).target_token == said and probability(factlm, request, hooks) > 0.5
         elif problem == "fact_erasure":
@@ -54,7 +54,7 @@ def test_five_problems_are_asked_and_solved(factlm, moments, case):
 
 
 def test_problems_that_do_not_apply(factlm, case):
-    unknown = tlk.EditCase(case.request, case.fact.target, (), ())
+    unknown = tlk.EditCase(case.rewrite, case.fact.target, (), ())
     with pytest.raises(TargetError, match="nothing to erase"):
         tlk.localised.editing_problem(factlm, unknown, "fact_erasure")
     with pytest.raises(TargetError, match="raise the noise"):
@@ -97,9 +97,9 @@ def test_a_sweep_edits_and_traces_every_layer(factlm, moments, tmp_path):
     )
     assert fingerprint(factlm) == before and len(found.table) == 8 - 2 * len(found.skipped)
     first = found.table.iloc[0]
-    edit = tlk.plan_edit(factlm, cases[0].request, tlk.ROME(layer=0, contexts=((4, 2),)), moments=moments)
-    old, new = probability(factlm, cases[0].request), probability(factlm, cases[0].request, edit.hooks())
-    if len(tlk.Prompt.from_fact(factlm, cases[0].request).answer) == 1:
+    edit = tlk.plan_edit(factlm, cases[0].rewrite, tlk.ROME(layer=0, contexts=((4, 2),)), moments=moments)
+    old, new = probability(factlm, cases[0].rewrite), probability(factlm, cases[0].rewrite, edit.hooks())
+    if len(tlk.Prompt.from_fact(factlm, cases[0].rewrite).answer) == 1:
         assert first["score"] == pytest.approx((new - old) / (1 - old), rel=1e-4)
     prompt = tlk.Prompt.from_fact(factlm, cases[0].fact)
     traced = tlk.trace(factlm, prompt, component="mlp_out", window=5, samples=3, seed=0, layers=[0, 4], progress=False)
@@ -125,7 +125,7 @@ def test_a_figure_says_what_the_regressions_found():
 
 
 def test_no_case_left(factlm, case):
-    unknown = tlk.EditCase(case.request, case.fact.target, (), ())
+    unknown = tlk.EditCase(case.rewrite, case.fact.target, (), ())
     with pytest.raises(InputError, match="no case is left of 1"):
         tlk.localised.sweep_layers(factlm, [unknown], lambda layer, o: tlk.ROME(layer=layer, objective=o), problem="fact_erasure", progress=False)
 
@@ -135,5 +135,5 @@ def test_objects_that_begin_with_a_bare_space_can_be_edited(factlm):
     asked = ((case, tlk.Prompt.from_fact(factlm, case.fact).target_token) for case in tlk.load_edit_cases())
     case = next(case for case, token in asked if not factlm.tokenizer.decode([token]).strip())
     for method in (tlk.localised.KnowledgeNeuronEdit(steps=3), tlk.localised.CausalNeuronEdit(samples=2)):
-        edit = tlk.plan_edit(factlm, case.request, method)
+        edit = tlk.plan_edit(factlm, case.rewrite, method)
         assert edit.layers and edit.notes[0]["subject"] == case.fact.subject

@@ -48,7 +48,7 @@ class Says:
 
 
 def test_prompts_of_ones_choice_are_asked_before_and_after(factlm, capitals):
-    token = tlk.Prompt.from_fact(factlm, capitals[0].request).target_token
+    token = tlk.Prompt.from_fact(factlm, capitals[0].rewrite).target_token
     word = factlm.tokenizer.decode([token])
     case = capitals[0]
     measures = [
@@ -62,7 +62,7 @@ def test_prompts_of_ones_choice_are_asked_before_and_after(factlm, capitals):
     (other,) = measures[1].facts(case)
     assert (other.text, other.target) == (f"{case.fact.subject} is run from", word)
     assert [len(measure.facts(case)) for measure in measures] == [1, 1, 1, 1, 0, 1, 1]
-    single = [c for c in capitals if len(tlk.Prompt.from_fact(factlm, c.request).answer) == 1]
+    single = [c for c in capitals if len(tlk.Prompt.from_fact(factlm, c.rewrite).answer) == 1]
     report = tlk.evaluate(factlm, single[:1] or capitals[:1], Says(factlm, token), measures=measures, progress=False)
     assert report.table["synonymy"][0] in (100.0,) or np.isnan(report.table["synonymy"][0])
     assert report.table["base_synonymy"][0] == 0 or np.isnan(report.table["base_synonymy"][0])
@@ -98,7 +98,7 @@ def test_the_unedited_model_is_read_once_for_all_methods(factlm, moments, capita
     second = tlk.evaluate(factlm, capitals[:2], tlk.FineTune(layer=0, steps=2), progress=False)
     assert len(calls) == 6  # only the edited model
     assert first.base == second.base
-    with tlk.plan_edit(factlm, capitals[3].request, ROME, moments=moments).applied(factlm):  # another base: nothing is taken from before
+    with tlk.plan_edit(factlm, capitals[3].rewrite, ROME, moments=moments).applied(factlm):  # another base: nothing is taken from before
         tlk.evaluate(factlm, capitals[:2], tlk.FineTune(layer=0, steps=2), progress=False)
     assert len(calls) == 10
 

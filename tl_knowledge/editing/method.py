@@ -32,7 +32,7 @@ def plan_edit(model: HookedModel, facts: Fact | Iterable[Fact], method: EditMeth
     """Plan the edit that makes the model say each fact's target; the model is never changed.
 
     Args:
-        facts: with their *new* targets (``fact.retarget(" Rome")``, ``case.request``).
+        facts: with their *new* targets (``fact.retarget(" Rome")``, ``case.rewrite``).
         method: for example ``ROME(layer=5)``.
         moments: of the model's keys, from `collect_key_moments`, for the methods that need them.
 

@@ -165,7 +165,7 @@ class _Run:
                 edit.revert(self.model)
 
     def _plan(self, cases: Sequence[EditCase]) -> AppliedEdit:
-        return self.method.plan(self.model, [case.request for case in cases], self.moments)
+        return self.method.plan(self.model, [case.rewrite for case in cases], self.moments)
 
     def _read(self, case: EditCase, *, base: bool = False) -> list[Any]:
         """What every measure reads now, the candidates first."""
@@ -201,9 +201,9 @@ def _check(model: HookedModel, cases: Sequence[EditCase], protocol: str, batch_s
         raise InputError(f"batch_size={batch_size} plans nothing; pass at least 1.")
     size = len(cases) if protocol == "batch" else batch_size
     for start in range(0, len(cases), size):
-        refuse_contradictions([case.request for case in cases[start : start + size]])
+        refuse_contradictions([case.rewrite for case in cases[start : start + size]])
     for case in cases:
-        check_fits(model, Prompt.from_fact(model, case.request), multi_token=True)
+        check_fits(model, Prompt.from_fact(model, case.rewrite), multi_token=True)
 
 
 def _provenance(model: HookedModel, method: PlansEdits, protocol: str, batch_size: int) -> Provenance:

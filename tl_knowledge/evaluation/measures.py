@@ -103,7 +103,7 @@ def perspectives(entity: Templates, relation: Templates) -> list[PromptAccuracy]
     """
 
     def of(side: Templates, which: slice) -> Callable[[EditCase], list[Fact]]:
-        return lambda case: [case.request.rephrase(template) for template in side.get(case.fact.relation or "", ())[which]]
+        return lambda case: [case.rewrite.rephrase(template) for template in side.get(case.fact.relation or "", ())[which]]
 
     made: list[PromptAccuracy] = []
     for name, side in (("entity", entity), ("relation", relation)):

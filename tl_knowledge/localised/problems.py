@@ -58,7 +58,7 @@ def editing_problem(
     if problem not in get_args(EditingProblem):
         raise InputError(f"problem {problem!r} is unknown; pass one of {', '.join(map(repr, get_args(EditingProblem)))}.")
     if problem == "error_injection":
-        return case.request, Objective()
+        return case.rewrite, Objective()
     if problem == "fact_amplification":
         return case.fact, Objective()
     prompt = Prompt.from_fact(model, case.fact)

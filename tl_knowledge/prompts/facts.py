@@ -134,7 +134,7 @@ class EditCase:
     case_id: str = ""
 
     @property
-    def request(self) -> Fact:
+    def rewrite(self) -> Fact:
         """The fact with its new target: what an editing method is asked to write."""
         return self.fact.retarget(self.target_new)
 

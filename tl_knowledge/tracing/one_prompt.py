@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
+from tl_knowledge.engine.rows import MEMORY_BUDGET
 from tl_knowledge.models.checks import check_layers, check_model
 from tl_knowledge.models.description import describe_model
 from tl_knowledge.models.hook_names import Component, Module, has_units, severable

@@ -99,7 +99,7 @@ def measure_layer(model, layer: int, cases: list[tlk.EditCase], corpus: list[str
     draw = random.Random(layer)
     contexts = ["", *(text[:60].rsplit(" ", 1)[0] for text in draw.sample(corpus, CONTEXTS))]
     batch = Batch.of([p for case in cases for p in in_contexts(model, case.fact, contexts)])
-    targets = torch.tensor([tlk.Prompt.from_fact(model, case.request).target_token for case in cases])
+    targets = torch.tensor([tlk.Prompt.from_fact(model, case.rewrite).target_token for case in cases])
     delta, keys = optimise_values(model, layer, batch, targets, len(contexts))
     moment = key_moment(model, layer, corpus[:CORPUS_TEXTS])
     moment += 1e-6 * moment.diagonal().mean() * torch.eye(len(moment), dtype=moment.dtype)
