@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Subject against relation
 #
-# A fact is a subject, a relation and an object. Tracing usually corrupts the *subject*. Paper 001 (Wei et al. 2024) asks what happens when
+# A fact is a subject, a relation and an object. Tracing usually corrupts the *subject*. Wei et al. (2024) ask what happens when
 # the *relation* is corrupted instead: **is relational knowledge stored in the same place, in the same manner?** Here that question is put to
 # the model at hand, over a set of facts, with intervals and a test.
 #

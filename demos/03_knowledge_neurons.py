@@ -2,7 +2,7 @@
 # # Knowledge neurons
 #
 # Which neurons raise the probability of a fact's answer, and what happens to the fact when they are suppressed or enhanced? (Dai et al. 2022;
-# paper 000.) Everything here is hooks: it composes with whatever else you do to the model.
+# Wen and Bai.) Everything here is hooks: it composes with whatever else you do to the model.
 #
 # `MODEL=gpt2 FACTS=200` takes another model and more facts; facts that the model does not know are left out.
 
@@ -75,7 +75,7 @@ located = tlk.locate_neurons(model, tlk.neurons.fact_groups(model, facts, own_wo
 located.statistics().round(2).head(12)
 
 # %% [markdown]
-# Paper 000, figure 5: in GPT-2 the first layer holds a high share of the neurons.
+# Wen and Bai, figure 5: in GPT-2 the first layer holds a high share of the neurons.
 
 # %%
 located.plot()
@@ -89,7 +89,7 @@ located.plot_overlap()
 # %% [markdown]
 # ## Suppress and enhance, beside random neurons and unrelated facts
 #
-# Paper 000, figures 3 and 4. A change that random neurons cause too would be no finding, nor would one that hits every fact alike.
+# Wen and Bai, figures 3 and 4. A change that random neurons cause too would be no finding, nor would one that hits every fact alike.
 
 # %%
 effects = {factor: tlk.neurons.measure_neuron_effects(model, facts, factor=factor, located=located, progress=False) for factor in (0.0, 2.0)}
@@ -118,7 +118,7 @@ carried.plot()
 # %% [markdown]
 # ## In-context prompts
 #
-# Paper 000, section 3.2, puts four other facts of the relation before the fact, to raise the base probability. FactLM knows its facts without
+# Wen and Bai, section 3.2, put four other facts of the relation before the fact, to raise the base probability. FactLM knows its facts without
 # that, and was trained on short paragraphs.
 
 # %%

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Syntactic neurons
 #
-# Are the neurons that attribution finds about *knowledge*? Papers 000 and 002 put the same questions to grammar: end punctuation, and
-# determiner-noun agreement (BLiMP). If the same method finds neurons of the same kind there, it does not tell knowledge from anything else.
+# Are the neurons that attribution finds about *knowledge*? Wen and Bai (end punctuation) and Niu et al. 2024 (determiner-noun agreement,
+# in BLiMP) put the same questions to grammar. If the same method finds neurons of the same kind there, it does not tell knowledge from anything else.
 #
 # `MODEL=gpt2 BLIMP=nyu-mll/blimp` takes another model and the whole of BLiMP; without, the sample that comes with the package.
 
@@ -16,7 +16,7 @@ MODEL, BLIMP = os.environ.get("MODEL", "factlm"), os.environ.get("BLIMP", str(tl
 model = tlk.load_model(MODEL)
 
 # %% [markdown]
-# ## End punctuation (paper 000, table 2)
+# ## End punctuation (Wen and Bai, table 2)
 #
 # Sentences cut off before their last mark; the model is to predict it.
 
@@ -30,9 +30,9 @@ punctuation.table.round(3)
 {name: list(punctuation[name]) for name in punctuation.table["name"]}
 
 # %% [markdown]
-# ## Determiner-noun agreement (paper 002)
+# ## Determiner-noun agreement (Niu et al. 2024)
 #
-# "Raymond is selling this ..." is asked for its noun; the groups are the four determiners. `|KN|`, `tau` and `R1^2` stand beside those of facts.
+# "Raymond is selling this ..." wants a noun; the groups are the four determiners. `|KN|`, `tau` and `R1^2` stand beside those of facts.
 
 # %%
 PARADIGMS = ["determiner_noun_agreement_1", "determiner_noun_agreement_irregular_1"]
@@ -97,13 +97,13 @@ effects["singular"].summary().round(3)
 
 # %% [markdown]
 # On FactLM they are not: after "this" and "that" the singular neurons hold up the *plural* nouns (-0.69) more than the singular ones (-0.08),
-# and words that are no nouns gain. They are neurons of "a noun comes next", not of number, which is what paper 002 warns of.
+# and words that are no nouns gain. They are neurons of "a noun comes next", not of number, which is what Niu et al. warn of.
 
 # %% [markdown]
-# ## Do they decide? (paper 002, "KN edit effect")
+# ## Do they decide? (Niu et al. 2024, "KN edit effect")
 #
 # The neurons of each pair's own determiner are suppressed at every position; the pair is decided rightly when the good sentence stays more
-# probable. Paper 002 finds that suppressing the neurons is not enough to overturn the model's choice.
+# probable. They find that suppressing the neurons is not enough to overturn the model's choice.
 
 # %%
 reliability = tlk.neurons.measure_reliability(model, pairs, agreement, by=tlk.neurons.determiner)

@@ -26,7 +26,7 @@ tlk.trace(model, prompt, component="mlp_out", progress=False).plot()
 # %% [markdown]
 # ## Second moments of the keys
 #
-# What the edit must not disturb: `E[k k^T]` over ordinary text, once a model (`cache=` keeps it on disk). The condition number says how far the
+# What the edit must not disturb: `E[k k^T]` over ordinary text, once a model (`store=` keeps it on disk). The condition number says how far the
 # inverse can be trusted, the change since half of the tokens whether more text is needed.
 
 # %%
@@ -61,11 +61,11 @@ texts = [
 
 def says(hooks):
     """The likeliest next token of every text, with its probability."""
-    found = []
+    words = []
     for text in texts:
         p = model.run_with_hooks(tlk.Prompt.from_text(model, text).tokens, fwd_hooks=hooks)[0, -1].softmax(-1)
-        found.append(f"{model.tokenizer.decode([int(p.argmax())]).strip()} {float(p.max()):.0%}")
-    return found
+        words.append(f"{model.tokenizer.decode([int(p.argmax())]).strip()} {float(p.max()):.0%}")
+    return words
 
 
 import pandas as pd
@@ -113,6 +113,6 @@ report.plot()
 # %%
 case = tlk.EditCase(fact, " London", (), ())
 for problem in ("fact_erasure", "fact_forcing"):
-    request, objective = tlk.localised.editing_problem(model, case, problem, noise=0.5)
-    asked = tlk.plan_edit(model, request, tlk.ROME(layer=method.layer, objective=objective), moments=moments)
-    print(problem, "P(Paris) while optimising:", round(asked.notes[0]["target_probability"], 3))
+    changed, objective = tlk.localised.editing_problem(model, case, problem, noise=0.5)
+    plan = tlk.plan_edit(model, changed, tlk.ROME(layer=method.layer, objective=objective), moments=moments)
+    print(problem, "P(Paris) while optimising:", round(plan.notes[0]["target_probability"], 3))

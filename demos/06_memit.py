@@ -46,7 +46,7 @@ table.plot()
 # Is the difference between two of them more than chance? A paired test on the same cases, corrected for the number of scores.
 
 # %%
-reports[0].compare(reports[1]).round(3)
+reports[0].compare(reports[1]).to_dataframe().round(3)
 
 # %% [markdown]
 # ## As more edits are made

@@ -21,9 +21,9 @@ def traces(of: tlk.Prompt) -> list[tlk.CausalTrace]:
     return [tlk.trace(model, of, component=part, progress=False) for part in ("mlp_out", "attn_out")]
 
 
-found = traces(prompt)
-before = tlk.circuits.from_trace(model, prompt, found)
-found[0].top(3)
+maps = traces(prompt)
+before = tlk.circuits.from_trace(model, prompt, maps)
+maps[0].top(3)
 
 # %% [markdown]
 # ## Edit it
@@ -34,8 +34,8 @@ found[0].top(3)
 method = tlk.ROME.for_model(model)
 moments = tlk.collect_key_moments(model, tlk.load_corpus(), layers=[method.layer], progress=False)
 edit = tlk.plan_edit(model, fact.retarget(" violin"), method, moments=moments)
-asked = tlk.Prompt.from_fact(model, fact.retarget(" violin"))
-tlk.editing.edit_view(model, edit, asked)
+edited = tlk.Prompt.from_fact(model, fact.retarget(" violin"))
+tlk.editing.edit_view(model, edit, edited)
 
 # %% [markdown]
 # ## Through what does it act?
@@ -44,7 +44,7 @@ tlk.editing.edit_view(model, edit, asked)
 # logarithm of the new answer's probability: an edit acts through several sites at once, which the probability itself does not show one by one.
 
 # %%
-through = tlk.circuits.from_edit(model, edit, asked)
+through = tlk.circuits.from_edit(model, edit, edited)
 through.plot()
 
 # %% [markdown]
@@ -54,7 +54,7 @@ through.plot()
 
 # %%
 with edit.applied(model):
-    after = tlk.circuits.from_trace(model, asked, traces(asked))
+    after = tlk.circuits.from_trace(model, edited, traces(edited))
 tlk.circuits.compare(before, after, names=("before the edit", "after the edit")).plot()
 
 # %%
@@ -67,6 +67,5 @@ tlk.circuits.compare(before, after, names=("before", "after")).top(8).round(3)
 # From the shell: `tl-knowledge report "Paul McCartney plays the" --subject "Paul McCartney" --target " piano" --edit-to " violin"`.
 
 # %%
-made = tlk.report_fact(model, fact, edit_to=" violin", method=method, moments=moments, samples=5, progress=False)
-page = made.to_html()
-print(f"{len(page) / 1e6:.1f} MB; made.save('report.html') writes it")
+report = tlk.report_fact(model, fact, edit_to=" violin", method=method, moments=moments, samples=5, progress=False)
+print(f"{len(report.to_html()) / 1e6:.1f} MB; report.save_html('report.html') writes it")

@@ -48,8 +48,8 @@ def _pictures(path: Path) -> Iterator[tuple[str, str, tuple[int, int]]]:
     heading = path.stem
     for cell in nbformat.read(path, as_version=4).cells:
         if cell.cell_type == "markdown":
-            found = [line.lstrip("# ") for line in cell.source.splitlines() if line.startswith("#")]
-            heading = found[-1] if found else heading
+            headings = [line.lstrip("# ") for line in cell.source.splitlines() if line.startswith("#")]
+            heading = headings[-1] if headings else heading
             continue
         for output in cell.get("outputs", []):
             data: dict[str, Any] = output.get("data", {})

@@ -1,119 +1,23 @@
-"""Models every test shares: the bundled one, and random weights in the architectures that matter.
-
-``architectures`` are five bridges and, where TransformerLens still has the class, three ``HookedTransformer`` shapes; all
-tiny and in float64, so that exactness can be claimed to 1e-12.
-"""
+"""Fixtures that every test shares, and which tests each lane runs (see CONTRIBUTING.md, "Tests")."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import (
-    BertConfig,
-    BertForMaskedLM,
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    GPTJConfig,
-    GPTJForCausalLM,
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-)
+from support import BUILDERS, MASKED_BUILDERS, VOCABULARY, build, tokenizer_of_sixty_words
 
 import tl_knowledge as tlk
-from tl_knowledge.models.loading import hooked_transformer_available
 
 logging.getLogger("transformers").setLevel(logging.ERROR)
 logging.getLogger("root").setLevel(logging.ERROR)
 
-VOCABULARY = 60
-SIZES = {"vocab_size": VOCABULARY}
-HF_SIZES = {"num_hidden_layers": 4, "num_attention_heads": 4, "hidden_size": 16, "intermediate_size": 24, **SIZES}
-
-
-def _bridge(make: Callable[[], Any], architecture: str) -> Callable[[], Any]:
-    def build() -> Any:
-        from transformer_lens.model_bridge.sources import build_bridge_from_module
-
-        torch.manual_seed(0)
-        module = make().eval()
-        for parameter in module.parameters():  # larger weights than a fresh model's: effects well above rounding
-            if parameter.ndim > 1:
-                torch.nn.init.normal_(parameter, std=0.25)
-        return build_bridge_from_module(module.double(), architecture, hf_config=module.config, dtype=torch.float64)
-
-    return build
-
-
-def _hooked_transformer(**settings: Any) -> Callable[[], Any]:
-    def build() -> Any:
-        from transformer_lens import HookedTransformer, HookedTransformerConfig
-
-        sizes = {"n_layers": 4, "d_model": 16, "n_ctx": 32, "d_head": 4, "n_heads": 4, "d_mlp": 24, "d_vocab": VOCABULARY}
-        shape = {"act_fn": "gelu_new", "normalization_type": "LN", "initializer_range": 0.25, **settings}
-        config = HookedTransformerConfig(**sizes, **shape, device="cpu", seed=0, dtype=torch.float64)
-        return HookedTransformer(config).eval()
-
-    return build
-
-
-def _hooked_encoder() -> Any:
-    from transformer_lens import HookedEncoder, HookedTransformerConfig
-
-    sizes = {"n_layers": 4, "d_model": 16, "n_ctx": 32, "d_head": 4, "n_heads": 4, "d_mlp": 24, "d_vocab": VOCABULARY}
-    config = HookedTransformerConfig(**sizes, act_fn="gelu", attention_dir="bidirectional", device="cpu", seed=0, dtype=torch.float64)
-    torch.manual_seed(0)
-    encoder = HookedEncoder(config).eval()
-    for parameter in encoder.parameters():
-        torch.nn.init.normal_(parameter, std=0.25)
-    return encoder
-
-
-BUILDERS: dict[str, Callable[[], Any]] = {
-    "bridge-gpt2": _bridge(
-        lambda: GPT2LMHeadModel(GPT2Config(n_layer=4, n_head=4, n_embd=16, n_positions=32, n_inner=24, **SIZES)), "GPT2LMHeadModel"
-    ),
-    "bridge-llama": _bridge(lambda: LlamaForCausalLM(LlamaConfig(num_key_value_heads=2, **HF_SIZES)), "LlamaForCausalLM"),
-    "bridge-gptneox": _bridge(lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**HF_SIZES)), "GPTNeoXForCausalLM"),
-    "bridge-gptj": _bridge(
-        lambda: GPTJForCausalLM(GPTJConfig(n_layer=4, n_head=4, n_embd=16, n_positions=32, n_inner=24, rotary_dim=4, **SIZES)), "GPTJForCausalLM"
-    ),
-    "bridge-gemma2": _bridge(lambda: Gemma2ForCausalLM(Gemma2Config(num_key_value_heads=2, head_dim=4, **HF_SIZES)), "Gemma2ForCausalLM"),
-}
-if hooked_transformer_available():
-    rotary = {"positional_embedding_type": "rotary", "rotary_dim": 4}
-    BUILDERS |= {
-        "ht-gpt2": _hooked_transformer(),
-        "ht-parallel": _hooked_transformer(parallel_attn_mlp=True, **rotary),
-        "ht-llama": _hooked_transformer(gated_mlp=True, n_key_value_heads=2, normalization_type="RMS", act_fn="silu", **rotary),
-    }
-
-MASKED_BUILDERS: dict[str, Callable[[], Any]] = {
-    "bridge-bert": _bridge(lambda: BertForMaskedLM(BertConfig(max_position_embeddings=32, **HF_SIZES)), "BertForMaskedLM"),
-}
-if hooked_transformer_available():
-    MASKED_BUILDERS["hooked-encoder"] = _hooked_encoder
-
-_built: dict[str, Any] = {}
-
-
-def build(name: str) -> Any:
-    """A random model by name, built once."""
-    if name not in _built:
-        _built[name] = (BUILDERS | MASKED_BUILDERS)[name]()
-    return _built[name]
+_moments: dict[str, tlk.KeyMoments] = {}
 
 
 @pytest.fixture(params=BUILDERS)
@@ -150,11 +54,8 @@ def prompt() -> tlk.Prompt:
 @pytest.fixture
 def speaking(model: Any) -> Any:
     """Every architecture with a tokenizer of sixty words."""
-    words = {f"w{i}": i for i in range(VOCABULARY)}
-    plain = Tokenizer(models.WordLevel(words, unk_token="w59"))
-    plain.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     before = model.tokenizer
-    model.tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain, eos_token="w57", pad_token="w58")
+    model.tokenizer = tokenizer_of_sixty_words()
     yield model
     model.tokenizer = before
 
@@ -167,16 +68,9 @@ def texts() -> list[str]:
 
 
 @pytest.fixture
-def moments(speaking: Any, texts: list[str]) -> tlk.KeyMoments:
-    """Their second moments, of every layer."""
-    return tlk.collect_key_moments(speaking, texts, progress=False)
-
-
-def fingerprint(model: Any) -> tuple[float, ...]:
-    """Changes when any weight does."""
-    return tuple(float(p.detach().double().sum()) + float(p.detach().double().abs().sum()) for p in model.parameters())
-
-
-def hooks_left(model: Any) -> list[str]:
-    """Names of hook points that still carry a hook."""
-    return [name for name, point in model.hook_dict.items() if point.fwd_hooks or point.bwd_hooks]
+def moments(speaking: Any, texts: list[str], request: pytest.FixtureRequest) -> tlk.KeyMoments:
+    """Their second moments, of every layer; collected once an architecture."""
+    name = request.node.callspec.params["model"]
+    if name not in _moments:
+        _moments[name] = tlk.collect_key_moments(speaking, texts, progress=False)
+    return _moments[name]

@@ -5,6 +5,7 @@ from . import drawing as drawing
 from . import editing as editing
 from . import errors as errors
 from . import evaluation as evaluation
+from . import factlm as factlm
 from . import localised as localised
 from . import neurons as neurons
 from . import tracing as tracing

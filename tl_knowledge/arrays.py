@@ -1,7 +1,7 @@
 """Names for the arrays and hooks that the whole package passes around.
 
-Axes are TransformerLens' words: ``batch pos head d_model d_mlp layer d_vocab``; ``row`` is a batch row of a growing
-batch and ``sample`` one draw of the corrupting noise.
+Axes are TransformerLens' words: ``batch pos head d_model d_mlp layer d_vocab``. A ``row`` is a batch row of a growing batch, a ``sample`` one
+draw of the corrupting noise.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 __all__ = ["answer_log_probability", "answer_probability", "unlikelihood"]
 
-ROWS_AT_ONCE = 256  # softmax copies the logits: a few rows at a time keep the copy small
+ROWS_AT_ONCE = 256  # softmax copies the logits; a few rows at a time keep the copy small
 
 
 def answer_probability(logits: Float[torch.Tensor, "row answer d_vocab"], answer: Int[torch.Tensor, "#row answer"]) -> Float[torch.Tensor, " row"]:
@@ -47,7 +47,7 @@ def answer_log_probability(
 
 
 def unlikelihood(log_probability: Float[torch.Tensor, "*row"]) -> Float[torch.Tensor, "*row"]:
-    """``-log(1 - p)`` from ``log p``: the loss of something that should not be said; finite and with a gradient up to ``p = 1 - 1e-6``.
+    """``-log(1 - p)`` from ``log p``: the loss of an answer that should not be given; finite, and with a gradient up to ``p = 1 - 1e-6``.
 
     Example:
         >>> unlikelihood(torch.tensor(0.5).log())
@@ -57,6 +57,6 @@ def unlikelihood(log_probability: Float[torch.Tensor, "*row"]) -> Float[torch.Te
 
 
 def _few_rows(logits: torch.Tensor, answer: torch.Tensor) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
-    """Logits and the answers' places in them, a few rows at a time."""
+    """Logits and the indices of the answers in them, a few rows at a time."""
     index = answer.to(logits.device)[..., None].expand(logits.shape[0], -1, 1)
     return zip(logits.split(ROWS_AT_ONCE), index.split(ROWS_AT_ONCE), strict=True)

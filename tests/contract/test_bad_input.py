@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import jaxtyping
 import pytest
 import torch
-from bad_circuits import BAD_CIRCUITS
-from bad_edits import BAD_EDITS
-from conftest import build, fingerprint, hooks_left
+from contract.bad_circuits import BAD_CIRCUITS
+from contract.bad_edits import BAD_EDITS
+from support import build, fingerprint, hooks_left
 
 import tl_knowledge as tlk
 from tl_knowledge import errors
@@ -107,7 +107,7 @@ BAD: dict[str, tuple[object, type[Exception], str]] = {
     "load_model: no model": (lambda m, p: tlk.load_model(3), errors.UnsupportedModelError, "int is not a TransformerLens model"),
     "load_model: experts": (lambda m, p: tlk.load_model(moe_model()), errors.UnsupportedModelError, "no single W_out"),
     "load_model: name": (lambda m, p: tlk.load_model("no-such/model"), errors.DataError, "cannot load model 'no-such/model'"),
-    "load_model: backend": (lambda m, p: tlk.load_model("factlm", backend="nnsight"), errors.UnsupportedModelError, "'nnsight' is unknown"),
+    "load_model: backend": (lambda m, p: tlk.load_model("factlm", backend="nnsight"), errors.InputError, "'nnsight' is unknown"),
     "load_facts": (lambda m, p: tlk.load_facts("counterfoil"), errors.DataError, "'counterfoil' is unknown; pass 'factlm', 'known_1000'"),
     "load_relations": (lambda m, p: tlk.datasets.load_relations("x"), errors.DataError, "unknown"),
     "load_edit_cases": (lambda m, p: tlk.load_edit_cases("x"), errors.DataError, "unknown"),

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from conftest import fingerprint, hooks_left
+from support import fingerprint, hooks_left
 
 import tl_knowledge as tlk
 from tl_knowledge.models.weights import output_weights

@@ -90,13 +90,13 @@ def test_scores_equal_the_original_programs(hf_model, bridge, tokens, component,
     window = 1 if component == "resid_post" else WINDOW
     prompt = tlk.Prompt.from_tokens(tokens, subject=SUBJECT)
     result = tlk.trace(bridge, prompt, NOISE, component=component, window=window, variant="meng2022_code", engine=engine)
-    assert result.known and result.provenance.seed == 1
+    assert result.known and result.provenance.seed == 0  # RandomState(1 + seed)
     torch.testing.assert_close(result.corrupted_probability, low, rtol=0, atol=1e-14)
     torch.testing.assert_close(result.indirect_effect + low[:, None, None], scores, rtol=0, atol=1e-14)
 
 
 def test_noise_stream_is_the_original_bit_for_bit():
-    noise = tlk.GaussianNoise(1.0, seed=1, variant="meng2022_code")
+    noise = tlk.GaussianNoise(1.0, seed=0, variant="meng2022_code")
     drawn = noise.corrupted(torch.zeros(SAMPLES, 8, 16, dtype=torch.float64), tuple(SUBJECT))
     assert torch.equal(drawn, torch.from_numpy(np.random.RandomState(1).randn(SAMPLES, 3, 16)))
     frozen = [1.62434536366324, -0.611756413650076, -0.5281717522634557]  # RandomState(1).randn(3), numpy since 1.0
@@ -108,5 +108,5 @@ def test_float32_noise_is_rounded_once():
     embeddings = torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(0))
     expected = embeddings.clone()
     expected[:, 1:3] += 0.4 * torch.from_numpy(np.random.RandomState(1).randn(3, 2, 8))
-    drawn = tlk.GaussianNoise(0.4, seed=1, variant="meng2022_code").corrupted(embeddings, (1, 2))
+    drawn = tlk.GaussianNoise(0.4, seed=0, variant="meng2022_code").corrupted(embeddings, (1, 2))
     assert torch.equal(drawn, expected[:, 1:3])

@@ -6,9 +6,8 @@ import math
 
 import pytest
 import torch
-from conftest import build, fingerprint, hooks_left
-from test_edit_weights import random_edit
-from test_editing import slow_value
+from support import build, fingerprint, hooks_left
+from support.edits import random_edit, slow_value
 
 import tl_knowledge as tlk
 from tl_knowledge.editing.methods.alphaedit import free_directions

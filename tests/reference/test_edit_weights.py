@@ -6,26 +6,14 @@ import itertools
 
 import pytest
 import torch
-from conftest import fingerprint, hooks_left
+from support import fingerprint, hooks_left
+from support.edits import random_edit
 
 import tl_knowledge as tlk
 from tl_knowledge.editing.method import edit_provenance
 from tl_knowledge.errors import DataError, ModelStateError
 from tl_knowledge.models.ledger import ledger_of
 from tl_knowledge.models.weights import output_hook, output_weights
-
-
-def random_edit(model, layers, seed):
-    """An edit of rank two in some layers."""
-    draw = torch.Generator().manual_seed(seed)
-    shape = output_weights(model, 0).shape
-    factors = {
-        layer: tlk.editing.LowRank(
-            torch.randn(shape[0], 2, dtype=torch.float64, generator=draw), torch.randn(2, shape[1], dtype=torch.float64, generator=draw) / 9
-        )
-        for layer in layers
-    }
-    return tlk.Edit(factors, {layer: output_hook(model, layer) for layer in layers}, ({},), edit_provenance(model, None, {}, seed))
 
 
 def test_hooks_applied_and_written_are_the_same(model, prompt):

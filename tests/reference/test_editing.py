@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import fingerprint, hooks_left
-from test_edit_weights import random_edit
+from support import fingerprint, hooks_left
+from support.edits import random_edit, slow_value
 
 import tl_knowledge as tlk
 from tl_knowledge.editing.optimise.fact_rows import at_positions, rows_of
@@ -32,49 +32,6 @@ def test_moments_are_the_mean_outer_product_of_all_keys(speaking, texts, moments
     assert moments.tokens == 240 and hooks_left(speaking) == []
     key = torch.randn(2, 24, dtype=torch.float64)
     torch.testing.assert_close(moments.solve(1, key) @ moments.moments[1], key, rtol=1e-6, atol=1e-8)
-
-
-def slow_value(model, rows, layer, settings):
-    """The optimisation under the rows' objective, with whole forwards from the embedding, row by row."""
-    site, objective = output_hook(model, layer), rows.objective
-    lengths = [int(rows.scored[k, -1]) + 1 for k in range(len(rows.scored))] + [rows.essence + 1]
-
-    def run(k, delta):
-        def change(activation, *, hook):
-            changed = activation.clone()
-            changed[0, rows.edited[k]] = changed[0, rows.edited[k]] + delta
-            return changed
-
-        return model.run_with_hooks(rows.tokens[k : k + 1, : lengths[k]], fwd_hooks=[*noise(k), (site, change)])[0].log_softmax(-1)
-
-    def noise(k):
-        return tlk.corrupt(rows.subjects[k], objective.noise) if objective.noise is not None and rows.subjects[k] else []
-
-    found: list = []
-    model.run_with_hooks(rows.tokens[:1], fwd_hooks=[*noise(0), (site, lambda x, *, hook: found.append(x[0, rows.edited[0]].detach()))])
-    start = found[0]
-    delta = torch.zeros_like(start, requires_grad=True)
-    optimiser = torch.optim.Adam([delta], lr=settings.learning_rate)
-    reference = run(len(lengths) - 1, delta)[rows.essence].detach()
-    losses = []
-    for step in range(settings.steps):
-        asked = 0.0
-        for k in range(len(rows.scored)):
-            log_p = run(k, delta)
-            each = torch.stack([log_p[position, token] for position, token in zip(rows.scored[k], rows.answer, strict=True)])
-            asked = asked + (-torch.log(1 - each.sum().exp()) if objective.erase else -each.mean()) / len(rows.scored)
-        now = run(len(lengths) - 1, delta)[rows.essence]
-        drift = (now.exp() * (now - reference)).sum()
-        loss = asked + settings.kl_factor * drift + settings.weight_decay * delta.norm() / start.norm() ** 2
-        losses.append(float(loss.detach()))
-        if losses[-1] < settings.stop_below or step == settings.steps - 1:
-            break
-        (delta.grad,) = torch.autograd.grad(loss, [delta])
-        optimiser.step()
-        with torch.no_grad():
-            if delta.norm() > settings.clamp * start.norm():
-                delta.mul_(settings.clamp * start.norm() / delta.norm())
-    return delta.detach(), losses
 
 
 @pytest.mark.parametrize("layer", [0, 2])

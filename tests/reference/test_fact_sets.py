@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import VOCABULARY
+from support import VOCABULARY
 
 import tl_knowledge as tlk
 from tl_knowledge.runs.experiment import CorruptedRun, Experiment, answered

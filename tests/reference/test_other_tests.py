@@ -112,10 +112,11 @@ def test_knockout_of_given_rows_leaves_the_others(gpt2, prompt):
 def test_perturbation_equals_the_hooks_by_hand(factlm):
     facts = tlk.load_facts()[::250]
     test = tlk.tracing.perturb_embeddings(factlm, facts, samples=3, seed=4, progress=False)
-    assert test.sd == pytest.approx(float(factlm.W_E.detach().double().abs().mean()) / 3)
+    sd = test.noise.scale
+    assert sd == pytest.approx(float(factlm.W_E.detach().double().abs().mean()) / 3)
     for fact, row in zip(facts, test.table.to_dict(orient="records"), strict=True):
         prompt = tlk.Prompt.from_fact(factlm, fact)
-        noise = tlk.GaussianNoise(test.sd, seed=tlk.tracing.fact_seed(fact, 4))
+        noise = tlk.GaussianNoise(sd, seed=tlk.tracing.fact_seed(fact, 4))
         with torch.no_grad():
             logits = factlm.run_with_hooks(prompt.batch(3), fwd_hooks=tlk.corrupt(range(len(prompt)), noise))
         assert row["perturbed"] == pytest.approx(float(logits[:, -1].softmax(-1)[:, prompt.target_token].mean()), abs=1e-5)
@@ -144,5 +145,5 @@ def test_knockout_and_perturbation_save_and_load(tmp_path, factlm):
     test = tlk.tracing.perturb_embeddings(factlm, facts, samples=2, progress=False)
     loaded = tlk.tracing.PerturbationTest.load(test.save(tmp_path / "perturbation"))
     assert loaded.to_dataframe().equals(test.to_dataframe())
-    assert (loaded.sd, loaded.samples, loaded.provenance) == (test.sd, test.samples, test.provenance)
+    assert (loaded.noise, loaded.samples, loaded.provenance) == (test.noise, test.samples, test.provenance)
     assert loaded.top(1)["drop"].item() == test.table["drop"].max()

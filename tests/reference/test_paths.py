@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import fingerprint, hooks_left
+from support import fingerprint, hooks_left
 
 import tl_knowledge as tlk
 from tl_knowledge.circuits.edges import Edge

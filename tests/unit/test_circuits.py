@@ -8,7 +8,7 @@ import networkx as nx
 import pandas as pd
 import pytest
 import torch
-from conftest import fingerprint, hooks_left
+from support import fingerprint, hooks_left
 
 import tl_knowledge as tlk
 from tl_knowledge.runs.nodes import Node

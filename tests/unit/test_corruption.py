@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import tl_knowledge as tlk
-from tl_knowledge.errors import CorruptionError
+from tl_knowledge.errors import CorruptionError, DataError
 
 DRAWN = [
     tlk.GaussianNoise(0.5),
@@ -71,6 +71,38 @@ def test_prompt_swap_takes_the_other_prompts_embeddings(gpt2, prompt):
     assert result.indirect_effect.shape[0] == 1
 
 
+def test_a_seed_comes_from_the_noise_or_else_from_the_driver(gpt2, prompt):
+    def effects(noise, **kwargs):
+        trace = tlk.trace(gpt2, prompt, noise, samples=2, progress=False, **kwargs)
+        return trace.settings.seed, trace.indirect_effect.nan_to_num()
+
+    for variant in ("ours", "meng2022_code"):
+        (a, first), (b, second) = effects(0.5, seed=7, variant=variant), effects(tlk.GaussianNoise(0.5, seed=7), variant=variant)
+        c, third = effects(tlk.GaussianNoise(0.5, seed=7), seed=7, variant=variant)
+        assert (a, b, c) == (7, 7, 7) and torch.equal(first, second) and torch.equal(first, third)
+    assert effects(0.5)[0] == 0
+    with pytest.raises(CorruptionError, match="the noise has seed 3, but seed=4 was given too"):
+        effects(tlk.GaussianNoise(0.5, seed=3), seed=4)
+
+
+def test_settings_are_values(tmp_path, gpt2, prompt):
+    """Traces made alike have equal settings, after saving too; another noise, seed or span has others."""
+    other = tlk.Prompt.from_tokens(torch.arange(7), subject=range(1, 3), target=5)
+    for noise in (None, *DRAWN, tlk.PromptSwap(other)):
+        first, again = (tlk.trace(gpt2, prompt, noise, samples=2, progress=False, layers=[0]) for _ in range(2))
+        loaded = tlk.CausalTrace.load(first.save(tmp_path / "trace"))
+        assert first.settings == again.settings == loaded.settings and hash(first.settings) == hash(loaded.settings)
+        assert loaded.settings.noise.resolve(gpt2) == first.settings.noise
+        for more in ({"seed": 1}, {"corrupt": [2, 3]}, {"component": "mlp_out"}):
+            changed = tlk.trace(gpt2, prompt, noise, samples=2, progress=False, layers=[0], **more).settings
+            assert (changed == first.settings) == ("seed" in more and isinstance(noise, tlk.PromptSwap))
+
+
+def test_no_subject_has_no_sd(gpt2):
+    with pytest.raises(DataError, match="no subject was given"):
+        tlk.tracing.subject_embedding_sd(gpt2, [])
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -83,7 +115,8 @@ def test_prompt_swap_takes_the_other_prompts_embeddings(gpt2, prompt):
         (lambda m, p: tlk.tracing.StudentTNoise(degrees=0.0), "degrees of freedom 0.0"),
         (lambda m, p: tlk.PromptSwap(p).corrupted(EMBEDDINGS, (1,)), r"call swap.resolve\(model\) first"),
         (lambda m, p: tlk.PromptSwap(p).resolve(m).corrupted(EMBEDDINGS, (9,)), "equal length"),
-        (lambda m, p: tlk.tracing.subject_embedding_sd(m, []), "no subject was given"),
+        (lambda m, p: tlk.GaussianNoise(0.1, seed=3).seeded(4), "the noise has seed 3, but seed=4 was given too"),
+        (lambda m, p: tlk.GaussianNoise(0.1, seed=-1), "seed -1 is negative"),
         (lambda m, p: tlk.corrupt([], tlk.GaussianNoise(0.1)), "no position to corrupt"),
     ],
 )

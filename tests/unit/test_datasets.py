@@ -96,8 +96,8 @@ def test_zsre_in_both_forms(tmp_path):
 def test_blimp(tmp_path):
     other = BLIMP | {"UID": "adjunct_island"}
     path = write(tmp_path / "b.jsonl", [BLIMP, other], lines=True)
-    pair = tlk.datasets.load_blimp("determiner_noun_agreement_1", path)
-    assert len(pair) == 1 and len(tlk.datasets.load_blimp(source=path)) == 2
+    pair = tlk.datasets.load_blimp(path, paradigm="determiner_noun_agreement_1")
+    assert len(pair) == 1 and len(tlk.datasets.load_blimp(path)) == 2
     assert (pair[0].prefix, pair[0].word_good, pair[0].word_bad) == ("Raymond is selling this", "sketch", "sketches")
     assert pair[0].phenomenon == "determiner_noun_agreement"
 
@@ -176,7 +176,7 @@ def test_a_hub_id_that_cannot_be_had_says_what_to_do():
         (tlk.datasets.load_counterfact, [COUNTERFACT | {"paraphrase_prompts": [1]}], r"field 'paraphrase_prompts' holds 1; it must be a list of texts"),
         (tlk.datasets.load_zsre, [MEND | {"answers": []}], r"line 1: field 'answers' is ''"),
         (tlk.datasets.load_zsre, [KNOWEDIT | {"locality": {"x": 1}}], r"line 1, 'locality': field 'x' is '1'; it must be a list of records"),
-        (lambda path: tlk.datasets.load_blimp(source=path), [{"UID": "x"}], r"field 'sentence_good' is missing"),
+        (tlk.datasets.load_blimp, [{"UID": "x"}], r"field 'sentence_good' is missing"),
     ],
 )  # fmt: skip
 def test_malformed_records_name_file_line_and_field(tmp_path, load, rows, message):
@@ -224,10 +224,22 @@ def test_load_facts_by_name(tmp_path, pararel):
     assert tlk.load_facts("counterfact", write(tmp_path / "c.json", [COUNTERFACT]))[0].target == " French"
     assert tlk.load_facts("zsre", write(tmp_path / "z.json", [MEND]))[0].target == " uniform"
     assert len(tlk.load_facts("context_pararel", pararel)) == 100
+    assert tlk.load_facts("context_pararel", pararel, limit=3) == tlk.load_facts("context_pararel", pararel)[:3]
     with pytest.raises(DataError, match="'pararel' has no default source"):
         tlk.load_facts("pararel")
     with pytest.raises(DataError, match="takes no source"):
         tlk.load_facts("factlm", tmp_path)
+    with pytest.raises(DataError, match="data set 'counterfoil' is unknown, did you mean 'counterfact'"):
+        tlk.load_facts("counterfoil")
+
+
+def test_load_edit_cases_by_name(tmp_path):
+    path = write(tmp_path / "c.json", [COUNTERFACT, COUNTERFACT])
+    assert tlk.load_edit_cases("counterfact", path) == tlk.datasets.load_counterfact(path)
+    assert len(tlk.load_edit_cases("counterfact", path, limit=1)) == 1 == len(tlk.load_edit_cases(limit=1))
+    assert tlk.load_edit_cases("zsre", write(tmp_path / "z.json", [MEND]))[0].target_new == " unmanned aircraft"
+    with pytest.raises(DataError, match="data set 'zsrc' is unknown, did you mean 'zsre'"):
+        tlk.load_edit_cases("zsrc")
 
 
 def test_filters(factlm):

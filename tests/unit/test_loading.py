@@ -6,7 +6,7 @@ import logging
 
 import pytest
 import torch
-from conftest import build
+from support import build
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tl_knowledge as tlk

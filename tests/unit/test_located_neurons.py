@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from support import bert_directory
 
 import tl_knowledge as tlk
 from tl_knowledge.errors import DataError, InputError
@@ -32,7 +33,7 @@ def located(factlm, facts):
 
 
 def test_every_set_is_what_the_fact_alone_gives(located, attributions, facts):
-    assert [len(found.prompts) for found in attributions] == [1 + len(fact.paraphrases) for fact in facts]
+    assert [len(scores.prompts) for scores in attributions] == [1 + len(fact.paraphrases) for fact in facts]
     for neurons, scores in zip(located.sets, attributions, strict=True):
         assert neurons == tlk.select_neurons(scores, **SETTINGS, shared_by=0.6)
     assert list(located.table["neurons"]) == [len(neurons) for neurons in located.sets]
@@ -93,16 +94,47 @@ def test_the_neurons_of_a_relation(located):
 
 def test_save_load_and_figures(located, tmp_path):
     again = tlk.neurons.LocatedNeurons.load(located.save(tmp_path / "located"))
-    assert again.sets == located.sets and again.provenance == located.provenance
+    assert again.sets == located.sets and again.provenance == located.provenance and again.settings == located.settings
     assert again.table.equals(located.table)
-    figure = tlk.neurons.compare_layers({"facts": located, "again": again})
+    assert repr(located) == f"<LocatedNeurons: {located.headline()}>" and "factlm" in located.headline() and "<table" in located._repr_html_()
+    comparison = tlk.neurons.compare_layers({"facts": located, "again": again})
+    figure = comparison.plot()
     assert [trace.name for trace in figure.data] == [f"{name} ({sum(map(len, located.sets))} neurons, 6 groups)" for name in ("facts", "again")]
     assert figure.data[0].y == pytest.approx(located.layer_distribution()["share"].to_numpy())
     assert located.plot_overlap().data[0].z.shape == (2, 2)
 
 
-def test_agreement_groups_ask_for_the_noun_behind_the_prefix(factlm):
-    pairs = tlk.datasets.load_blimp("determiner_noun_agreement_1", tlk.datasets.BLIMP_SAMPLE)
+def test_a_layer_comparison_is_a_result(located, tmp_path):
+    comparison = tlk.neurons.compare_layers({"facts": located, "again": located})
+    again = tlk.neurons.LayerComparison.load(comparison.save(tmp_path / "layers"))
+    assert again.table.equals(comparison.table) and again.groups == {"facts": 6, "again": 6}
+    assert again.settings == {"facts": located.settings, "again": located.settings} and again.provenances == comparison.provenances
+    assert list(comparison.to_dataframe().columns) == ["name", "layer", "share", "low", "high", "neurons"]
+    summary, layers = comparison.summary(), located.layer_distribution()
+    assert list(summary["layer"]) == [layers["neurons"].idxmax()] * 2 and summary["share"][0] == layers["share"].max()
+    assert summary["mean_layer"][0] == pytest.approx((layers["layer"] * layers["share"]).sum())
+    assert comparison.top(1)["share"][0] == layers["share"].max() and "facts" in repr(comparison)
+
+
+def test_settings_are_values(factlm, facts, located, attributions):
+    assert located.settings == tlk.neurons.LocationSettings(tlk.neurons.AttributionSettings(steps=5), shared_by=0.6)
+    assert attributions[0].settings == located.settings.attribution != tlk.neurons.AttributionSettings()
+    prompts = [tlk.Prompt.from_fact(factlm, fact) for fact in facts[:2]]
+    start = tlk.neurons.mean_activation(factlm, prompts, progress=False)
+    settings = [
+        tlk.attribute_neurons(factlm, prompts[0], steps=2, baseline=baseline, progress=False).settings
+        for baseline in ("zero", start, start.clone(), 2 * start)
+    ]
+    assert settings[1] == settings[2] and len(set(settings)) == 3
+
+
+def test_a_models_name_is_a_model(factlm, facts):
+    by_name = tlk.locate_neurons("factlm", facts[:1], steps=2, progress=False)
+    assert by_name.sets == tlk.locate_neurons(factlm, facts[0], steps=2, progress=False).sets
+
+
+def test_agreement_groups_ask_for_the_noun_after_the_prefix(factlm):
+    pairs = tlk.datasets.load_blimp(tlk.datasets.BLIMP_SAMPLE, paradigm="determiner_noun_agreement_1")
     groups = tlk.neurons.agreement_groups(factlm, pairs, by=tlk.neurons.determiner, limit=7)
     assert {group.name for group in groups} == {"this", "that", "these", "those"} and {len(group.prompts) for group in groups} == {7}
     assert all(prompt.labels[-1].strip() == group.name for group in groups for prompt in group.prompts)
@@ -119,11 +151,11 @@ def test_punctuation_groups_cut_the_mark_off(factlm):
 
 def test_with_context_states_other_facts_of_the_relation(facts):
     shown = tlk.datasets.with_context(facts, limit=2, seed=3)
-    for fact, made in zip(facts, shown, strict=True):
+    for fact, longer in zip(facts, shown, strict=True):
         others = {fact.template.replace("{}", f.subject) + f.target for f in facts if f.relation == fact.relation and f.subject != fact.subject}
-        first, second, asked = made.text.split(". ")
-        assert {first, second} == others and asked == fact.text and made.target == fact.target
-        assert all(text.endswith(paraphrase) for text, paraphrase in zip(made.paraphrases, fact.paraphrases, strict=True))
+        first, second, own = longer.text.split(". ")
+        assert {first, second} == others and own == fact.text and longer.target == fact.target
+        assert all(text.endswith(paraphrase) for text, paraphrase in zip(longer.paraphrases, fact.paraphrases, strict=True))
     assert tlk.datasets.with_context(facts, limit=2, seed=3) == shown
     with pytest.raises(DataError, match="has 2 subjects beside"):
         tlk.datasets.with_context(facts, limit=3)
@@ -132,33 +164,33 @@ def test_with_context_states_other_facts_of_the_relation(facts):
 def test_context_gain_is_the_probability_with_and_without(factlm, facts):
     gain = tlk.neurons.measure_context_gain(factlm, facts, limit=2)
     shown = tlk.datasets.with_context(facts, limit=2)
-    for column, asked in (("alone", facts), ("in_context", shown)):
-        prompt = tlk.Prompt.from_fact(factlm, asked[4])
+    for column, wordings in (("alone", facts), ("in_context", shown)):
+        prompt = tlk.Prompt.from_fact(factlm, wordings[4])
         with torch.no_grad():
             expected = float(factlm(prompt.tokens)[0, -1].softmax(-1)[prompt.target_token])
         assert gain.table[column][4] == pytest.approx(expected, rel=1e-4)
     summary = gain.summary().set_index("what")
     assert summary.loc["difference", "mean"] == pytest.approx(gain.table["in_context"].mean() - gain.table["alone"].mean())
-    assert [trace.name for trace in gain.plot().data] == ["fact alone", "behind other facts"]
+    assert [trace.name for trace in gain.plot().data] == ["fact alone", "after other facts"]
 
 
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda m, f: tlk.locate_neurons(m, []), DataError, "no fact and no group"),
+        (lambda m, f: tlk.locate_neurons(m, []), DataError, "no fact or group was given"),
         (lambda m, f: tlk.locate_neurons(m, [tlk.Fact("a", "{} is", " b")]), DataError, "has no paraphrases"),
         (lambda m, f: tlk.locate_neurons(m, f, shared_by=1.5), InputError, "no share of the prompts"),
         (lambda m, f: tlk.locate_neurons(m, f, mean_count=(5.0, 2.0)), InputError, "no range of counts"),
         (
-            lambda m, f: tlk.neurons.agreement_groups(m, tlk.datasets.load_blimp("determiner_noun_agreement_2", tlk.datasets.BLIMP_SAMPLE)),
+            lambda m, f: tlk.neurons.agreement_groups(m, tlk.datasets.load_blimp(tlk.datasets.BLIMP_SAMPLE, paradigm="determiner_noun_agreement_2")),
             DataError,
             "none of 100 pairs",
         ),
         (lambda m, f: tlk.neurons.determiner(tlk.datasets.MinimalPair("A dog runs.", "A dog run.", "x")), InputError, "has no demonstrative"),
         (lambda m, f: tlk.neurons.punctuation_groups(m, ["no mark"]), DataError, "no sentence ends in any of"),
-        (lambda m, f: tlk.neurons.shared_neurons([], 0.5), InputError, "0 sets"),
+        (lambda m, f: tlk.neurons.shared_neurons([], 0.5), DataError, "no neuron set was given"),
         (lambda m, f: tlk.neurons.PromptGroup("relation", "name", ()), DataError, "has no prompts"),
-        (lambda m, f: tlk.neurons.compare_layers({}), InputError, "nothing to compare"),
+        (lambda m, f: tlk.neurons.compare_layers({}), DataError, "no set of located neurons was given"),
     ],
 )
 def test_bad_input(factlm, facts, call, error, message):
@@ -167,9 +199,7 @@ def test_bad_input(factlm, facts, call, error, message):
 
 
 def test_a_word_that_differs_is_masked(tmp_path_factory):
-    from test_masked_models import bert_directory
-
     bert = tlk.load_model(bert_directory(tmp_path_factory.mktemp("bert")), backend="bridge")
-    asked = masked_word(bert, "the dog saw this city .", "the dog saw these city .")
-    assert asked is not None and asked.target == "this" and asked.labels[asked.last.last] == "[MASK]"
+    prompt = masked_word(bert, "the dog saw this city .", "the dog saw these city .")
+    assert prompt is not None and prompt.target == "this" and prompt.labels[prompt.last.last] == "[MASK]"
     assert masked_word(bert, "the dog .", "a dog saw .") is None and masked_word(bert, "the unseen dog .", "the dog dog .") is None

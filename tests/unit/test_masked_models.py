@@ -4,26 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
+from support import bert_directory
+from support.models import BERT_WORDS as WORDS
 
 import tl_knowledge as tlk
 from tl_knowledge.errors import PromptError, TargetError, UnsupportedModelError
 from tl_knowledge.models.loading import hooked_transformer_available
-
-VOCABULARY = "[PAD] [UNK] [CLS] [SEP] [MASK] the a capital of france peru is paris lima . , ? dog dogs saw this these city un ##known"
-WORDS = VOCABULARY.split()
-
-
-def bert_directory(folder):
-    """A tiny BERT with random weights and a word-piece tokenizer."""
-    (folder / "vocab.txt").write_text("\n".join(WORDS))
-    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
-    torch.manual_seed(0)
-    sizes = {"num_hidden_layers": 3, "num_attention_heads": 4, "hidden_size": 16, "intermediate_size": 24, "max_position_embeddings": 32}
-    model = BertForMaskedLM(BertConfig(**sizes, vocab_size=len(WORDS), initializer_range=0.3))
-    model.save_pretrained(folder)
-    return folder
-
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory):

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import fingerprint
+from support import fingerprint
 
 import tl_knowledge as tlk
 from tl_knowledge.errors import DataError, InputError

@@ -44,14 +44,14 @@ def test_every_number_by_hand(factlm, facts, effects):
         controls = [change(prompts[i], neurons.random_control(seed).suppress(positions=-1)) for seed in (3, 4)]
         assert row["control"] == pytest.approx(np.mean(controls), abs=1e-5)
         others = [k for k, other in enumerate(facts) if other.relation != fact.relation]
-        chosen = random.Random(f"3/{fact.text}").sample(others, 2)
-        assert row["unrelated"] == pytest.approx(np.mean([change(prompts[k], neurons.suppress(positions=-1)) for k in chosen]), abs=1e-5)
+        drawn = random.Random(f"3/{fact.text}").sample(others, 2)
+        assert row["unrelated"] == pytest.approx(np.mean([change(prompts[k], neurons.suppress(positions=-1)) for k in drawn]), abs=1e-5)
 
 
 def test_summary_relations_and_figure(effects):
     summary = effects.summary().set_index("what")
-    found = effects.table[effects.table["neurons"] > 0]
-    assert summary.loc["own fact", "change"] == pytest.approx(found["own"].mean())
+    rows = effects.table[effects.table["neurons"] > 0]
+    assert summary.loc["own fact", "change"] == pytest.approx(rows["own"].mean())
     assert np.isnan(summary.loc["own fact", "p_own_differs"]) and 0 <= summary.loc["random control", "p_own_differs"] <= 1
     by_relation = effects.by_relation()
     assert set(by_relation["what"]) == {"own fact", "random control", "unrelated facts"}
@@ -59,13 +59,15 @@ def test_summary_relations_and_figure(effects):
     own = by_relation[by_relation["what"] == "own fact"]["change"]
     np.testing.assert_allclose(figure.data[0].y, sorted(own))
     assert [bar.name for bar in figure.data] == ["own fact", "random control", "unrelated facts"]
-    assert effects.top(1)["own"].abs().item() == found["own"].abs().max()
+    assert effects.top(1)["own"].abs().item() == rows["own"].abs().max()
 
 
 def test_save_and_load(tmp_path, effects):
     again = tlk.neurons.NeuronEffects.load(effects.save(tmp_path / "effects"))
     assert again.to_dataframe().equals(effects.to_dataframe())
-    assert (again.factor, again.provenance) == (0.0, effects.provenance)
+    assert (again.factor, again.settings, again.provenance) == (0.0, effects.settings, effects.provenance)
+    assert effects.settings == tlk.neurons.LocationSettings(tlk.neurons.AttributionSettings(steps=5))
+    assert "own fact" in repr(effects) and "of 6 facts" in repr(effects)
 
 
 @pytest.mark.parametrize(
@@ -89,4 +91,4 @@ def test_on_factlm_the_neurons_of_the_subjects_last_token_carry_the_fact(factlm)
     summary = effects.summary().set_index("what")
     assert summary.loc["own fact", "high"] < -0.05 < summary.loc["unrelated facts", "low"]
     assert (summary["p_own_differs"].drop("own fact") < 0.001).all()
-    assert effects.provenance.settings["at"] == "subject"
+    assert effects.settings.attribution.at == "subject" and "at the subject's last token" in effects.headline()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hypothesis.strategies as st
 import pytest
 import torch
-from conftest import build
+from support import build
 from hypothesis import given
 
 import tl_knowledge as tlk
@@ -20,10 +20,11 @@ def neurons(pairs) -> tlk.NeuronSet:
 
 
 def attribution(scores) -> tlk.neurons.NeuronAttribution:
-    provenance = Provenance("m", "b", {}, False, "float32", "cpu", 0, "rows", {"method": "integrated_gradients"})
+    settings, provenance = tlk.neurons.AttributionSettings(), Provenance("m", "b", {}, False, "float32", "cpu", 0, "rows")
     values = torch.tensor(scores)
     count = values.shape[0]
-    return tlk.neurons.NeuronAttribution(values, torch.zeros(count, 2), torch.ones(count), (1, 3), 4, ("p",) * count, ("t",) * count, provenance)
+    texts = (("p",) * count, ("t",) * count)
+    return tlk.neurons.NeuronAttribution(values, torch.zeros(count, 2), torch.ones(count), (1, 3), 4, *texts, settings, provenance)
 
 
 @given(PAIRS, PAIRS)
@@ -50,7 +51,7 @@ def test_the_random_control_has_the_same_layers_and_other_neurons(pairs, seed):
 
 
 def test_hooks_scale_what_they_say(model, prompt):
-    chosen = tlk.NeuronSet.of(model, [(0, 3), (2, 5), (2, 7)])
+    some = tlk.NeuronSet.of(model, [(0, 3), (2, 5), (2, 7)])
     names = ["blocks.0.mlp.hook_post", "blocks.2.mlp.hook_post"]
     seen: dict[str, torch.Tensor] = {}
 
@@ -62,7 +63,7 @@ def test_hooks_scale_what_they_say(model, prompt):
         return dict(seen)
 
     plain = run([])
-    everywhere, last = run(chosen.suppress()), run(chosen.enhance(3.0, positions=-1))
+    everywhere, last = run(some.suppress()), run(some.enhance(3.0, positions=-1))
     assert float(everywhere[names[0]][:, :, 3].abs().max()) == 0 and float(everywhere[names[1]][..., [5, 7]].abs().max()) == 0
     torch.testing.assert_close(last[names[0]][:, -1, 3], 3 * plain[names[0]][:, -1, 3])
     torch.testing.assert_close(last[names[0]][:, :-1], plain[names[0]][:, :-1], rtol=0, atol=0)
@@ -100,7 +101,7 @@ def test_sharing_adapts_until_the_mean_count_fits():
 def test_on_factlm_suppressing_a_facts_neurons_hurts_it_more_than_a_control(factlm):
     fact = tlk.load_facts()[40]
     prompts = [tlk.Prompt.from_fact(factlm, fact.rephrase(t)) for t in (fact.template, *fact.paraphrases)]
-    chosen = tlk.select_neurons(tlk.attribute_neurons(factlm, prompts, progress=False), threshold=0.2, shared_by=0.5)
+    own = tlk.select_neurons(tlk.attribute_neurons(factlm, prompts, progress=False), threshold=0.2, shared_by=0.5)
     prompt = prompts[0]
 
     def probability(hooks) -> float:
@@ -109,8 +110,8 @@ def test_on_factlm_suppressing_a_facts_neurons_hurts_it_more_than_a_control(fact
         return float(logits[0, -1].softmax(-1)[prompt.target_token])
 
     clean = probability([])
-    controls = [clean - probability(chosen.random_control(seed).suppress(positions=-1)) for seed in range(5)]
-    assert clean - probability(chosen.suppress(positions=-1)) > max(controls)
+    controls = [clean - probability(own.random_control(seed).suppress(positions=-1)) for seed in range(5)]
+    assert clean - probability(own.suppress(positions=-1)) > max(controls)
 
 
 def test_save_and_load(tmp_path):
@@ -123,6 +124,13 @@ def test_save_and_load(tmp_path):
     assert list(some.plot().data[0].x) == [1, 0, 0, 1]
 
 
+def test_a_set_shows_itself_as_results_do():
+    some = neurons({(0, 3), (3, 9), (3, 2)})
+    assert repr(some) == "<NeuronSet: 3 neurons of 4 layers x 10>"
+    assert some.summary().to_dict(orient="records") == [{"layer": 0, "neurons": 1, "numbers": "3"}, {"layer": 3, "neurons": 2, "numbers": "2, 9"}]
+    assert "<table" in some._repr_html_() and list(neurons(()).summary().columns) == ["layer", "neurons", "numbers"]
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -133,7 +141,9 @@ def test_save_and_load(tmp_path):
         (lambda: tlk.select_neurons(attribution([[[1.0], [0.0]]]), threshold=1.5), InputError, "threshold=1.5 does not fit"),
         (lambda: tlk.select_neurons(attribution([[[1.0], [0.0]]]), threshold=0.0), InputError, "threshold=0.0 does not fit"),
         (lambda: tlk.select_neurons(attribution([[[1.0], [0.0]]]), shared_by=0.0), InputError, "no share of the prompts"),
-        (lambda: tlk.neurons.adapt_sharing([]), InputError, "nothing to adapt"),
+        (lambda: tlk.neurons.adapt_sharing([]), DataError, "no attribution was given; pass one for each fact"),
+        (lambda: tlk.neurons.AttributionSettings(variant="dai"), InputError, "variant 'dai' is unknown, did you mean 'dai2022'"),
+        (lambda: tlk.neurons.LocationSettings(adapt="groups"), InputError, "adapt 'groups' is unknown, did you mean 'group'"),
     ],
 )
 def test_bad_input(call, error, message):

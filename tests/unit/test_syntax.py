@@ -19,7 +19,7 @@ PROVENANCE = Provenance("m", "b", {}, False, "float32", "cpu", 0, "hooks", {})
 
 @pytest.fixture(scope="module")
 def pairs():
-    return tlk.datasets.load_blimp(PARADIGM, tlk.datasets.BLIMP_SAMPLE, limit=30)
+    return tlk.datasets.load_blimp(tlk.datasets.BLIMP_SAMPLE, paradigm=PARADIGM, limit=30)
 
 
 @pytest.fixture(scope="module")
@@ -36,21 +36,21 @@ def sentence_log_probability(model, text, hooks) -> float:
 
 
 def test_reliability_is_the_difference_of_whole_sentences(factlm, pairs, located):
-    found = tlk.neurons.measure_reliability(factlm, pairs, located, by=tlk.neurons.determiner)
-    rows = found.table.set_index("good")
+    reliability = tlk.neurons.measure_reliability(factlm, pairs, located, by=tlk.neurons.determiner)
+    rows = reliability.table.set_index("good")
     assert set(rows.index) == {pair.good for pair in pairs}
     for pair in pairs[:3]:
         neurons = located[tlk.neurons.determiner(pair)]
         for column, hooks in (("before", []), ("after", neurons.suppress()), ("control", neurons.random_control(0).suppress())):
             expected = sentence_log_probability(factlm, pair.good, hooks) - sentence_log_probability(factlm, pair.bad, hooks)
             assert rows.loc[pair.good, column] == pytest.approx(expected, abs=2e-4), column
-    assert len({trace.name for trace in found.plot().data}) == 3
+    assert len({trace.name for trace in reliability.plot().data}) == 3
 
 
 def test_the_summary_counts_decisions_and_tests_their_change():
     before, after = [1.0] * 9 + [-1.0], [1.0] * 2 + [-1.0] * 7 + [1.0]
     table = pd.DataFrame({"paradigm": "p", "name": "n", "good": "g", "neurons": 1, "before": before, "after": after, "control": before})
-    row = tlk.neurons.Reliability(table, 0.0, PROVENANCE).summary().iloc[0]
+    row = tlk.neurons.Reliability(table, 0.0, tlk.neurons.LocationSettings(), PROVENANCE).summary().iloc[0]
     assert (row["before"], row["after"], row["control"], row["pairs"]) == (0.9, 0.3, 0.9, 10)
     assert row["change"] == pytest.approx(-0.6) and row["low"] < -0.6 < row["high"]
     assert row["p"] == pytest.approx(stats.binomtest(7, 8).pvalue)
@@ -68,26 +68,37 @@ WORDS = {"singular": ["dog", "car", "book"], "plural": ["dogs", "cars"], "neutra
 
 
 @pytest.fixture(scope="module")
-def asked(factlm):
+def prompts(factlm):
     return [tlk.Prompt.from_text(factlm, f"{name} {verb} these") for name in ("Anna", "Peter", "Maria") for verb in ("saw", "liked", "has seen")]
 
 
-def test_token_effects_by_hand(factlm, asked):
+def test_token_effects_by_hand(factlm, prompts):
     neurons = tlk.NeuronSet.of(factlm, [(0, 28), (0, 340), (3, 5)])
-    found = tlk.neurons.measure_token_effects(factlm, neurons, asked, WORDS, factor=2.0)
+    effects = tlk.neurons.measure_token_effects(factlm, neurons, prompts, WORDS, factor=2.0)
     token = tlk.Prompt.from_text(factlm, "a", target=" cars").target_token
 
     def probabilities(hooks):
         with torch.no_grad():
-            return np.array([float(factlm.run_with_hooks(p.tokens, fwd_hooks=hooks)[0, -1].double().softmax(-1)[token]) for p in asked])
+            return np.array([float(factlm.run_with_hooks(p.tokens, fwd_hooks=hooks)[0, -1].double().softmax(-1)[token]) for p in prompts])
 
     before, after = probabilities([]), probabilities(neurons.enhance(2.0, positions=-1))
-    row = found.table.set_index("word").loc["cars"]
+    row = effects.table.set_index("word").loc["cars"]
     assert (row["before"], row["after"]) == (pytest.approx(before.mean(), rel=1e-4), pytest.approx(after.mean(), rel=1e-4))
     assert row["effect"] == pytest.approx((after.mean() - before.mean()) / min(after.mean(), before.mean()), rel=1e-3)
     assert row["p"] == pytest.approx(float(stats.ttest_rel(after, before).pvalue), rel=1e-2)
-    assert (found.table["corrected"] >= found.table["p"] - 1e-12).all() and found.prompts == 9
-    assert list(found.summary()["words"]) == [3, 2, 1]
+    assert (effects.table["corrected"] >= effects.table["p"] - 1e-12).all() and effects.prompts == 9
+    assert list(effects.summary()["words"]) == [3, 2, 1]
+
+
+def test_results_are_saved_and_shown(factlm, pairs, located, prompts, tmp_path):
+    effects = tlk.neurons.measure_token_effects(factlm, tlk.NeuronSet.of(factlm, [(0, 28), (3, 5)]), prompts, WORDS)
+    reliability = tlk.neurons.measure_reliability(factlm, pairs[:4], located, by=tlk.neurons.determiner)
+    gain = tlk.neurons.measure_context_gain(factlm, tlk.load_facts(limit=3), limit=2)
+    for result, fields in ((effects, ("neurons", "factor", "prompts")), (reliability, ("factor", "settings")), (gain, ("limit", "separator"))):
+        again = type(result).load(result.save(tmp_path / type(result).__name__))
+        assert again.table.equals(result.table) and again.provenance == result.provenance
+        assert [getattr(again, name) for name in fields] == [getattr(result, name) for name in fields]
+        assert repr(result) == f"<{type(result).__name__}: {result.headline()}>" and "factlm" in repr(result) and "<table" in result._repr_html_()
 
 
 def test_significant_words_are_red():
@@ -113,15 +124,16 @@ def test_paired_t_equals_scipy():
     [
         (lambda m, p, s: tlk.neurons.measure_token_effects(m, s, p, {"x": ["antidisestablishment"]}), TargetError, "tokens in this model"),
         (lambda m, p, s: tlk.neurons.measure_token_effects(m, s, p[:1], WORDS), InputError, "at least 2 prompts"),
-        (lambda m, p, s: tlk.neurons.measure_token_effects(m, s, p, {}), InputError, "0 word"),
+        (lambda m, p, s: tlk.neurons.measure_token_effects(m, s, p, {}), DataError, "no word was given"),
+        (lambda m, p, s: tlk.neurons.measure_token_effects(m, s, [], WORDS), DataError, "no prompt was given; pass at least 2"),
         (lambda m, p, s: tlk.neurons.measure_token_effects(m, s - s, p, WORDS), ComponentError, "the set has no neuron"),
         (lambda m, p, s: tlk.neurons.neuron_view(m, s - s, p), ComponentError, "a set of 0 neurons"),
-        (lambda m, p, s: tlk.neurons.neuron_view(m, s, []), InputError, "no prompt was given"),
+        (lambda m, p, s: tlk.neurons.neuron_view(m, s, []), DataError, "no prompt was given"),
     ],
 )
-def test_bad_input(factlm, asked, call, error, message):
+def test_bad_input(factlm, prompts, call, error, message):
     with pytest.raises(error, match=message):
-        call(factlm, asked, tlk.NeuronSet.of(factlm, [(0, 28)]))
+        call(factlm, prompts, tlk.NeuronSet.of(factlm, [(0, 28)]))
 
 
 def test_a_pair_of_another_group_is_refused(factlm, located):

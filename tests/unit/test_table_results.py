@@ -16,7 +16,7 @@ RESULTS = {
     "ContextGain": tlk.neurons.ContextGain(pd.DataFrame({"relation": [None, "P36"], "in_context": [0.2, 0.9]}), 4, MADE),
     "TokenEffects": tlk.neurons.TokenEffects(pd.DataFrame({"word": ["x", "y"], "effect": [0.1, -0.7]}), NEURONS, 2.0, 5, MADE),
     "NeuronEffects": tlk.neurons.NeuronEffects(pd.DataFrame({"own": [-0.3, 0.2], "neurons": [1, 0]}), 0.0, MADE),
-    "PerturbationTest": tlk.tracing.PerturbationTest(pd.DataFrame({"drop": [0.1, 0.4]}), 0.3, 10, MADE),
+    "PerturbationTest": tlk.tracing.PerturbationTest(pd.DataFrame({"drop": [0.1, 0.4]}), tlk.GaussianNoise(0.3), 10, MADE),
     "LayerSweep": tlk.localised.LayerSweep(pd.DataFrame({"case_id": ["1", "1"], "layer": [0, 1], "score": [0.1, 0.9]}), {"2": "why"}, MADE),
     "EditReport": tlk.EditReport(pd.DataFrame({"case_id": ["0", "1"], "EM": [3.0, 50.0], "base_EM": [1.0, 2.0]}), "ROME", MADE),
     "EditGrowth": tlk.evaluation.EditGrowth(pd.DataFrame({"method": ["a", "a"], "mean": [3.0, 50.0]}), MADE),

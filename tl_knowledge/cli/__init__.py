@@ -1,5 +1,8 @@
 """The ``tl-knowledge`` command: argument parsing only.
 
+Nothing here imports torch before the arguments are known to be right: the package's names are lazy, and the words that options take are read
+from modules that do not need it. So ``--help``, ``--version`` and every typing mistake answer at once.
+
 Exit codes: 0 done; 1 the model or the numbers are at fault; 2 an argument is (also what typer uses).
 """
 
@@ -8,14 +11,16 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from transformers.utils import logging as transformers_logging
+from rich.markup import escape
 
+import tl_knowledge as tlk
 from tl_knowledge.cli.edit import edit_command
 from tl_knowledge.cli.evaluate import evaluate_command
-from tl_knowledge.cli.info import info
+from tl_knowledge.cli.info import info_command
 from tl_knowledge.cli.moments import moments_command
 from tl_knowledge.cli.neurons import neurons_command
 from tl_knowledge.cli.report import report_command
@@ -25,7 +30,7 @@ from tl_knowledge.errors import InputError, TLKnowledgeError
 
 __all__ = ["app", "main"]
 
-app = typer.Typer(help="Locate knowledge in language models, edit it, and look at it.", no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 app.command("trace")(trace_command)
 app.command("trace-facts")(trace_facts_command)
 app.command("neurons")(neurons_command)
@@ -33,18 +38,29 @@ app.command("moments")(moments_command)
 app.command("edit")(edit_command)
 app.command("evaluate")(evaluate_command)
 app.command("report")(report_command)
-app.command("info")(info)
+app.command("info")(info_command)
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tl-knowledge {tlk.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _everywhere(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", callback=_say_version, is_eager=True)] = False,
+) -> None:
+    """Locate knowledge in language models, edit it, and look at it."""
 
 
 def main() -> None:
     """Run the command line; our own errors become one line and an exit code."""
     # TransformerLens and transformers announce loading choices that load_model has already made.
     warnings.filterwarnings("ignore")
-    transformers_logging.disable_progress_bar()
-    logging.getLogger("transformers").setLevel(logging.ERROR)
     logging.getLogger().setLevel(logging.ERROR)
     try:
         app()
     except TLKnowledgeError as error:
-        Console(stderr=True).print(f"[bold red]{type(error).__name__}:[/] {error}", highlight=False, markup=True)
+        Console(stderr=True).print(f"[bold red]{type(error).__name__}:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2 if isinstance(error, InputError) else 1)

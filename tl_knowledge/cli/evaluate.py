@@ -2,101 +2,99 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from tl_knowledge.cli.methods import METHOD_NAMES, method_argument, moments_argument
-from tl_knowledge.cli.moments import corpus_argument
-from tl_knowledge.cli.tables import terminal_table
-from tl_knowledge.datasets import load_counterfact, load_edit_cases, load_zsre
-from tl_knowledge.drawing import Table, html_page
-from tl_knowledge.errors import InputError
-from tl_knowledge.evaluation import EditReport, ScoreTable, evaluate, score_table
-from tl_knowledge.models.loading import load_model
-from tl_knowledge.prompts.facts import EditCase
-from tl_knowledge.results.storage import write_text
+import tl_knowledge as tlk
+from tl_knowledge.cli import options
+from tl_knowledge.cli.arguments import corpus_argument, model_argument
+from tl_knowledge.cli.methods import method_argument, moments_argument, settings_argument
+from tl_knowledge.cli.printing import print_json, print_table, print_written, write_file
+from tl_knowledge.cli.words import EDIT_SETS, PROTOCOLS
+from tl_knowledge.errors import DataError, InputError, check_choice
 
 __all__ = ["evaluate_command"]
 
-TERMINAL_SHOWN = ("S", "ES", "PS", "NS")
-ZSRE_SHOWN = ("token_reliability", "token_generality", "token_specificity", "locality")
+TERMINAL_SCORES = ("S", "ES", "PS", "NS")
+ZSRE_SCORES = ("token_reliability", "token_generality", "token_specificity", "locality")
+TABLE_SUFFIXES = (".md", ".tex", ".csv")
 
 
 def evaluate_command(
-    method: Annotated[list[str] | None, typer.Option(help=f"Repeatable, default rome: {', '.join(METHOD_NAMES)}.")] = None,
-    model: Annotated[str, typer.Option(help="'factlm', a Hugging Face id or a local directory.")] = "factlm",
-    dataset: Annotated[str, typer.Option(help="factlm, counterfact or zsre.")] = "factlm",
-    source: Annotated[str | None, typer.Option(help="The data set's file, URL or hub id; default the data set's own.")] = None,
-    limit: Annotated[int, typer.Option(help="How many cases, from the first.")] = 20,
-    layer: Annotated[list[int] | None, typer.Option(help="Repeatable; default the published ones of the model.")] = None,
-    setting: Annotated[list[str] | None, typer.Option(help="name=value, for one --method; repeatable.")] = None,
-    protocol: Annotated[str, typer.Option(help="single, batch or sequential.")] = "single",
-    batch_size: Annotated[int, typer.Option(help="Cases a plan, under single and sequential.")] = 1,
-    moments: Annotated[Path | None, typer.Option(help="A file of tl-knowledge moments; default collected from --corpus.")] = None,
-    corpus: Annotated[Path | None, typer.Option(help="A text file, one text a line; default FactLM's own corpus.")] = None,
-    store: Annotated[Path | None, typer.Option(help="A folder: a killed run goes on (one subfolder a method).")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write an HTML page.")] = None,
+    method: options.Methods = None,
+    model: options.Model = "factlm",
+    dataset: Annotated[str, options.choice("dataset", EDIT_SETS, error=DataError)] = "factlm",
+    source: options.Source = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many cases, from the first.")] = 20,
+    layer: options.EditLayers = None,
+    setting: options.Settings = None,
+    protocol: Annotated[str, options.choice("protocol", PROTOCOLS)] = "single",
+    batch_size: Annotated[int, typer.Option(min=1, help="Cases a plan, under single and sequential.")] = 1,
+    moments: options.Moments = None,
+    corpus: options.Corpus = None,
+    store: options.Store = None,
+    progress: options.Progress = True,
+    out: options.Page = None,
     table: Annotated[Path | None, typer.Option(help="Write the table: .md, .tex or .csv.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Score editing methods, each case beside the unedited model."""
-    names = method or ["rome"]
-    if setting and len(names) > 1:
+    names, values = list(dict.fromkeys(method or ["rome"])), settings_argument(setting)
+    if values and len(names) > 1:
         raise InputError(f"--setting belongs to one method, but {len(names)} were given; run them one by one.")
-    if table is not None and table.suffix not in (".md", ".tex", ".csv"):
-        raise InputError(f"table {str(table)!r} has no known form; end it in .md, .tex or .csv.")
-    cases = _cases(dataset, source, limit)
-    loaded = load_model(model)
-    methods = [method_argument(loaded, name, layer or [], setting or []) for name in names]
-    known = moments_argument(loaded, names, methods, moments, corpus_argument(corpus), progress=not as_json)
-    reports: list[EditReport] = []
-    for name, each in zip(names, methods, strict=True):
-        folder = None if store is None else store / name
-        shared: dict[str, Any] = {"protocol": protocol, "batch_size": batch_size, "store": folder, "progress": not as_json}
-        reports.append(evaluate(loaded, cases, each, moments=known, **shared))
-    found, shown = score_table(*reports, names=tuple(names)), ZSRE_SHOWN if dataset == "zsre" else ()
     if table is not None:
-        write_text(table, _written(found, table.suffix, shown))
+        check_choice("ending of the table", table.suffix, TABLE_SUFFIXES)
+    texts, cases, bar = corpus_argument(corpus), _cases(dataset, source, limit), progress and not as_json
+    loaded = model_argument(model)
+    methods = {name: method_argument(loaded, name, layer, values) for name in names}
+    shared: dict[str, Any] = {"protocol": protocol, "batch_size": batch_size, "progress": bar}
+    shared["moments"] = moments_argument(loaded, list(methods.values()), moments, texts, progress=bar)
+    folders = {name: None if store is None else store / name for name in names}
+    reports = [tlk.evaluate(loaded, cases, each, store=folders[name], **shared) for name, each in methods.items()]
+    scores, columns = tlk.score_table(*reports, names=tuple(names)), ZSRE_SCORES if dataset == "zsre" else ()
+    if table is not None:
+        write_file(table, _written(scores, table.suffix, columns))
     if out is not None:
-        write_text(out, html_page("Editing methods", _page(found, reports, shown)))
+        write_file(out, tlk.drawing.html_page("Editing methods", _page(scores, reports, columns)))
     if as_json:
-        scores = {name: {key: vars(score) for key, score in row.items()} for name, row in found.rows.items()}
-        typer.echo(json.dumps({"cases": found.cases, "scores": scores, "provenance": [r.provenance.to_dict() for r in reports]}, indent=2))
+        print_json(_as_data(scores, reports))
         return
     console = Console()
-    console.print(f"[bold]{found.cases} cases[/] on {found.model}; percent, 95% bootstrap over cases", highlight=False)
-    console.print(terminal_table(_text_table(found, shown or TERMINAL_SHOWN)))
-    for path in (table, out):
-        if path is not None:
-            console.print(f"written to {path}", highlight=False, soft_wrap=True)
+    console.print(f"[bold]{scores.cases} cases[/] on {scores.model}; percent, 95% bootstrap over cases", highlight=False)
+    print_table(console, _text_table(scores, columns or TERMINAL_SCORES))
+    print_written(console, table, "table")
+    print_written(console, out)
 
 
-def _cases(dataset: str, source: str | None, limit: int) -> list[EditCase]:
-    if limit < 1:
-        raise InputError(f"limit={limit} takes no case; pass at least 1.")
+def _cases(dataset: str, source: str | None, limit: int) -> list[tlk.EditCase]:
     if dataset == "factlm":
-        return load_edit_cases()[:limit]
-    loaders = {"counterfact": load_counterfact, "zsre": load_zsre}
-    if dataset not in loaders:
-        raise InputError(f"data set {dataset!r} has no edit cases; pass factlm, counterfact or zsre.")
-    return loaders[dataset](limit=limit) if source is None else loaders[dataset](source, limit=limit)
+        if source is not None:
+            raise DataError(f"data set 'factlm' is bundled and takes no source, but got {source!r}; drop it.")
+        return tlk.load_edit_cases()[:limit]
+    load = {"counterfact": tlk.datasets.load_counterfact, "zsre": tlk.datasets.load_zsre}[dataset]
+    return load(limit=limit) if source is None else load(source, limit=limit)
 
 
-def _text_table(found: ScoreTable, shown: tuple[str, ...]) -> Table:
-    frame = found.to_dataframe(*shown)
-    return Table(tuple(map(str, frame.columns)), [tuple(map(str, row)) for row in frame.to_numpy().tolist()])
+def _as_data(scores: tlk.evaluation.ScoreTable, reports: list[tlk.EditReport]) -> dict[str, Any]:
+    """Everything a program needs, as plain data."""
+    rows = {name: {key: vars(score) for key, score in row.items()} for name, row in scores.rows.items()}
+    return {"cases": scores.cases, "scores": rows, "provenance": [report.provenance.to_dict() for report in reports]}
 
 
-def _written(found: ScoreTable, suffix: str, shown: tuple[str, ...]) -> str:
+def _text_table(scores: tlk.evaluation.ScoreTable, columns: tuple[str, ...]) -> tlk.drawing.Table:
+    frame = scores.to_dataframe(*columns)
+    return tlk.drawing.Table(tuple(map(str, frame.columns)), [tuple(map(str, row)) for row in frame.to_numpy().tolist()])
+
+
+def _written(scores: tlk.evaluation.ScoreTable, suffix: str, columns: tuple[str, ...]) -> str:
     if suffix == ".csv":
-        return found.to_dataframe(*shown).to_csv(index=False)
-    return (found.to_latex(*shown) if suffix == ".tex" else found.to_markdown(*shown)) + "\n"
+        return scores.to_dataframe(*columns).to_csv(index=False)
+    return (scores.to_latex(*columns) if suffix == ".tex" else scores.to_markdown(*columns)) + "\n"
 
 
-def _page(found: ScoreTable, reports: list[EditReport], shown: tuple[str, ...]) -> list[Any]:
-    intro = f"<p>{found.cases} cases, {found.model}: means in percent, 95% bootstrap intervals over cases.</p>"
-    return [intro, _text_table(found, shown), found.plot(), *(report.plot_by(metric="NS") for report in reports)]
+def _page(scores: tlk.evaluation.ScoreTable, reports: list[tlk.EditReport], columns: tuple[str, ...]) -> list[Any]:
+    intro = f"<p>{scores.cases} cases, {scores.model}: means in percent, 95% bootstrap intervals over cases.</p>"
+    return [intro, _text_table(scores, columns), scores.plot(), *(report.plot_by(metric="NS") for report in reports)]

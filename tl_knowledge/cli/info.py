@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-import json
-from typing import Annotated, Any
+from typing import Any
 
-import torch
-import typer
 from rich.console import Console
 from rich.table import Table
 
-from tl_knowledge.datasets import load_facts
-from tl_knowledge.models.loading import FACTLM_DIRECTORY, hooked_transformer_available
-from tl_knowledge.results.provenance import installed_versions
+import tl_knowledge as tlk
+from tl_knowledge.cli import options
+from tl_knowledge.cli.printing import print_json
 
-__all__ = ["info"]
+__all__ = ["info_command"]
 
 
-def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False) -> None:
+def info_command(as_json: options.AsJson = False) -> None:
     """Say which versions, models and devices are here."""
+    import torch
+
+    from tl_knowledge.models.loading import FACTLM_DIRECTORY, hooked_transformer_available
+    from tl_knowledge.results.provenance import installed_versions
+
     devices = ["cpu", *(f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count()))]
     backends = [*(["HookedTransformer"] if hooked_transformer_available() else []), "TransformerBridge"]
-    bundled = {"factlm": {"directory": str(FACTLM_DIRECTORY), "facts": len(load_facts("factlm"))}}
-    found: dict[str, Any] = {"versions": installed_versions(), "backends": backends, "devices": devices, "bundled_models": bundled}
+    bundled = {"factlm": {"directory": str(FACTLM_DIRECTORY), "facts": len(tlk.load_facts("factlm"))}}
+    versions = installed_versions()
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
+        data: dict[str, Any] = {"versions": versions, "backends": backends, "devices": devices, "bundled_models": bundled}
+        print_json(data)
         return
     table = Table(show_header=False, box=None)
-    for name, number in found["versions"].items():
+    for name, number in versions.items():
         table.add_row(name, number)
     table.add_row("backends", ", ".join(backends))
     table.add_row("devices", ", ".join(devices))

@@ -1,96 +1,85 @@
-"""Editing methods by name, as the commands take them."""
+"""Editing methods by name; which there are stands in `tl_knowledge.editing.METHODS` and nowhere here."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tl_knowledge.editing import EMMET, MEMIT, ROME, AlphaEdit, EditMethod, FineTune, FineTuneConstrained, KeyMoments, collect_key_moments
-from tl_knowledge.errors import InputError
-from tl_knowledge.localised import CausalNeuronEdit, KnowledgeNeuronEdit
-from tl_knowledge.models.protocol import HookedModel
+import tl_knowledge as tlk
+from tl_knowledge.errors import InputError, check_choice
 
-__all__ = ["METHOD_NAMES", "method_argument", "moments_argument"]
-
-Layers = Sequence[int]
+__all__ = ["method_argument", "moments_argument", "settings_argument"]
 
 
-def _single(model: HookedModel, layers: Layers) -> int:
-    if len(layers) > 1:
-        raise InputError(f"this method edits one layer, not {len(layers)}; pass --layer once.")
-    return layers[0] if layers else ROME.for_model(model).layer
+def settings_argument(settings: Sequence[str] | None) -> dict[str, Any]:
+    """Settings as ``name=value``, each value a number, a truth value, a list or a word.
+
+    Raises:
+        InputError: not of that form.
+
+    Example:
+        >>> settings_argument(["clamp=3", "contexts=[[5, 10]]", "variant=gupta2024"])
+        {'clamp': 3, 'contexts': ((5, 10),), 'variant': 'gupta2024'}
+    """
+    values: dict[str, Any] = {}
+    for setting in settings or ():
+        name, _, text = setting.partition("=")
+        if not name or not text:
+            raise InputError(f"setting {setting!r} is not understood; pass name=value, such as clamp=3.")
+        values[name] = _parsed(text)
+    return values
 
 
-def _rome(model: HookedModel, layers: Layers) -> EditMethod:
-    return ROME(_single(model, layers)) if layers else ROME.for_model(model)
-
-
-def _memit(model: HookedModel, layers: Layers) -> EditMethod:
-    return MEMIT(tuple(layers)) if layers else MEMIT.for_model(model)
-
-
-def _alphaedit(model: HookedModel, layers: Layers) -> EditMethod:
-    return AlphaEdit(tuple(layers)) if layers else AlphaEdit.for_model(model)
-
-
-_METHODS: dict[str, Callable[[HookedModel, Layers], EditMethod]] = {
-    "rome": _rome,
-    "memit": _memit,
-    "emmet": lambda model, layers: EMMET(_single(model, layers)),
-    "alphaedit": _alphaedit,
-    "ft": lambda model, layers: FineTune(_single(model, layers)),
-    "ft+l": lambda model, layers: FineTuneConstrained(_single(model, layers)),
-    "kn": lambda model, layers: KnowledgeNeuronEdit(),
-    "cne": lambda model, layers: CausalNeuronEdit(),
-}
-METHOD_NAMES = tuple(_METHODS)
-WITHOUT_MOMENTS = ("ft", "ft+l", "kn", "cne")
-
-
-def method_argument(model: HookedModel, name: str, layers: Layers, settings: Sequence[str] = ()) -> EditMethod:
-    """A method by name; the published layers of the model unless some are given; settings as ``name=value``.
+def method_argument(model: tlk.HookedModel, name: str, layers: Sequence[int] | None, settings: dict[str, Any]) -> tlk.editing.EditMethod:
+    """A method by name; the published layers of the model unless some are given, and its settings changed.
 
     Raises:
         InputError: an unknown method or setting, or several layers for a method of one.
     """
-    if name not in _METHODS:
-        raise InputError(f"method {name!r} is unknown; pass one of {', '.join(METHOD_NAMES)}.")
-    method: Any = _METHODS[name](model, layers)
-    known = {field.name for field in fields(method)}
-    for setting in settings:
-        key, _, value = setting.partition("=")
-        inner = {field.name for field in fields(method.value)} if "value" in known else set[str]()
-        if key not in known | inner or not value:
-            raise InputError(f"setting {setting!r} is not understood for {name}; pass name=value with one of {', '.join(sorted(known | inner))}.")
-        own = method.value if key in inner else method
-        parsed = _parsed(value)
-        changed = replace(own, **{key: float(parsed) if isinstance(getattr(own, key), float) and isinstance(parsed, int) else parsed})
-        method = replace(method, value=changed) if key in inner else changed
+    method: Any = tlk.editing.method_for_model(name, model, tuple(layers or ()))
+    for key, value in settings.items():
+        method = _changed(method, key, value)
     return method
 
 
 def moments_argument(
-    model: HookedModel, names: Sequence[str], methods: Sequence[Any], path: Path | None, corpus: list[str], progress: bool
-) -> KeyMoments | None:
-    """Moments from a file, or collected from a corpus for the layers that the methods edit; none where no method needs them."""
-    if all(name in WITHOUT_MOMENTS for name in names):
+    model: tlk.HookedModel, methods: Sequence[tlk.editing.EditMethod], path: Path | None, corpus: Sequence[str], *, progress: bool
+) -> tlk.KeyMoments | None:
+    """Moments from a file, or collected from a corpus for the layers that the methods need; ``None`` where none needs any."""
+    needs = [method.moment_layers for method in methods]
+    if not any(layers is None or layers for layers in needs):
         return None
     if path is not None:
-        return KeyMoments.load(path)
-    needed: set[int] = set()
-    for name, method in zip(names, methods, strict=True):
-        if name not in WITHOUT_MOMENTS:
-            needed |= set(getattr(method, "layers", None) or [method.layer])
-    return collect_key_moments(model, corpus, layers=sorted(needed), progress=progress)
+        return tlk.KeyMoments.load(path)
+    layers = None if None in needs else sorted({layer for group in needs for layer in group or ()})
+    return tlk.collect_key_moments(model, corpus, layers=layers, progress=progress)
 
 
-def _parsed(value: str) -> Any:
-    """A number, list or word."""
+def _changed(settings: Any, name: str, value: Any) -> Any:
+    """Settings with one of theirs changed, or one of the settings that they hold: ``clamp`` is in ROME's ``value``.
+
+    Raises:
+        InputError: an unknown name, or a word where a number belongs.
+    """
+    names = [field.name for field in fields(settings)]
+    inside = {group: getattr(settings, group) for group in names if is_dataclass(getattr(settings, group))}
+    check_choice("setting", name, [*(each for each in names if each not in inside), *(f.name for group in inside.values() for f in fields(group))])
+    if name not in names:
+        group = next(group for group, held in inside.items() if name in {field.name for field in fields(held)})
+        return replace(settings, **{group: _changed(inside[group], name, value)})
+    before = getattr(settings, name)
+    if isinstance(before, int | float) and not isinstance(value, int | float):
+        raise InputError(f"setting {name}={value!r} is no number; pass one, such as {name}={json.dumps(before)}.")
+    return replace(settings, **{name: float(value) if isinstance(before, float) else value})
+
+
+def _parsed(text: str) -> Any:
+    """A number, truth value, list (as a tuple) or word."""
     try:
-        found: Any = json.loads(value)
+        value: Any = json.loads(text)
     except json.JSONDecodeError:
-        return value
-    return tuple(tuple(x) if isinstance(x, list) else x for x in found) if isinstance(found, list) else found
+        return text
+    return tuple(tuple(item) if isinstance(item, list) else item for item in value) if isinstance(value, list) else value

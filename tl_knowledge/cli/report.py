@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,72 +9,76 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from tl_knowledge.circuits import Circuit
-from tl_knowledge.cli.arguments import template_argument
-from tl_knowledge.cli.methods import METHOD_NAMES, method_argument, moments_argument
-from tl_knowledge.cli.moments import corpus_argument
-from tl_knowledge.cli.tables import terminal_table
-from tl_knowledge.drawing import Table
-from tl_knowledge.engine.batches import likeliest_next
-from tl_knowledge.models.loading import load_model
-from tl_knowledge.models.protocol import HookedModel
-from tl_knowledge.prompts.facts import Fact
-from tl_knowledge.prompts.prompt import Prompt
-from tl_knowledge.report import FactReport, report_fact
+import tl_knowledge as tlk
+from tl_knowledge import report as reports
+from tl_knowledge.cli import options
+from tl_knowledge.cli.arguments import corpus_argument, model_argument, template_argument
+from tl_knowledge.cli.methods import method_argument, moments_argument, settings_argument
+from tl_knowledge.cli.printing import print_json, print_table, print_written
+from tl_knowledge.errors import InputError
 
 __all__ = ["report_command"]
 
+HEADER = ("circuit", "sites", "total effect", "faithfulness", "completeness")
+
 
 def report_command(
-    prompt: Annotated[str, typer.Argument(help="The fact's text up to its object, as in 'The capital of France is'.")],
+    prompt: options.EditedPrompt,
     subject: Annotated[str, typer.Option(help="The words of the prompt that are the subject.")],
     target: Annotated[str | None, typer.Option(help="The object, with its leading space; default the model's prediction.")] = None,
     edit_to: Annotated[str | None, typer.Option(help="Edit the fact to this object, and show what changes.")] = None,
     paraphrase: Annotated[list[str] | None, typer.Option(help="The fact in other words, {} in the subject's place; repeatable.")] = None,
-    model: Annotated[str, typer.Option(help="'factlm', a Hugging Face id or a local directory.")] = "factlm",
-    method: Annotated[str, typer.Option(help=", ".join(METHOD_NAMES) + ".")] = "rome",
-    layer: Annotated[list[int] | None, typer.Option(help="Of the edit; repeatable; default the published ones of the model.")] = None,
-    setting: Annotated[list[str] | None, typer.Option(help="name=value of the method, such as clamp=3; repeatable.")] = None,
-    moments: Annotated[Path | None, typer.Option(help="A file of tl-knowledge moments; default collected from --corpus.")] = None,
-    corpus: Annotated[Path | None, typer.Option(help="A text file, one text a line; default FactLM's own corpus.")] = None,
-    limit: Annotated[int, typer.Option(help="Sites of a circuit.")] = 20,
-    samples: Annotated[int, typer.Option(help="Noise samples.")] = 10,
-    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    model: options.Model = "factlm",
+    method: options.Method = "rome",
+    layer: options.EditLayers = None,
+    setting: options.Settings = None,
+    moments: options.Moments = None,
+    corpus: options.Corpus = None,
+    limit: Annotated[int, typer.Option(min=1, help="Sites of a circuit, at most.")] = 20,
+    samples: options.Samples = 10,
+    seed: options.Seed = 0,
+    progress: options.Progress = True,
     out: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Write one page about one fact: traces, neurons, circuit, attention, and what an edit changes."""
-    template, loaded = template_argument(prompt, subject), load_model(model)
-    fact = Fact(subject, template, target or _predicted(loaded, prompt), paraphrases=tuple(paraphrase or ()))
-    chosen, known = None, None
+    template, values, texts = template_argument(prompt, subject), settings_argument(setting), corpus_argument(corpus)
+    if edit_to is None and (layer or setting or moments or corpus):
+        raise InputError("--layer, --setting, --moments and --corpus belong to an edit; pass --edit-to with the new object, or drop them.")
+    shared: dict[str, Any] = {"limit": limit, "samples": samples, "seed": seed, "progress": progress and not as_json}
+    loaded = model_argument(model)
+    fact = tlk.Fact(subject, template, target or _predicted(loaded, prompt), paraphrases=tuple(paraphrase or ()))
     if edit_to is not None:
-        chosen = method_argument(loaded, method, layer or [], setting or [])
-        known = moments_argument(loaded, [method], [chosen], moments, corpus_argument(corpus), progress=not as_json)
-    made = report_fact(loaded, fact, edit_to=edit_to, method=chosen, moments=known, limit=limit, samples=samples, seed=seed, progress=not as_json)
-    made.save(out)
+        settings = method_argument(loaded, method, layer, values)
+        shared |= {"edit_to": edit_to, "method": settings}
+        shared["moments"] = moments_argument(loaded, [settings], moments, texts, progress=shared["progress"])
+    report = tlk.report_fact(loaded, fact, **shared)
+    report.save(out)
     if as_json:
-        typer.echo(json.dumps(_as_data(made, out), indent=2))
+        print_json(_as_data(report, out))
         return
     console = Console()
     console.print(f"[bold]{escape(prompt)}[/][green]{escape(fact.target)}[/]", highlight=False)
-    circuits = _circuits(made).items()
+    circuits = _circuits(report).items()
     rows = [(n, str(len(c.nodes)), f"{c.total_effect:.3f}", f"{c.faithfulness:.0%}", f"{c.completeness:.0%}") for n, c in circuits]
-    console.print(terminal_table(Table(("circuit", "sites", "total effect", "faithfulness", "completeness"), rows)))
-    console.print(f"page written to {out}", highlight=False, soft_wrap=True)
+    print_table(console, tlk.drawing.Table(HEADER, rows))
+    print_written(console, out)
 
 
-def _predicted(model: HookedModel, text: str) -> str:
-    ((token, _), *_) = likeliest_next(model, Prompt.from_text(model, text), [])
+def _predicted(model: tlk.HookedModel, text: str) -> str:
+    from tl_knowledge.engine.batches import likeliest_next
+
+    ((token, _), *_) = likeliest_next(model, tlk.Prompt.from_text(model, text), [])
     return token
 
 
-def _circuits(made: FactReport) -> dict[str, Circuit]:
+def _circuits(report: reports.FactReport) -> dict[str, tlk.circuits.Circuit]:
     """Every circuit of the report by name."""
-    found = dict(made.circuits)
-    return found if made.edited is None else found | {"edit (log P)": made.edited.circuit}
+    circuits = dict(report.circuits)
+    return circuits if report.edited is None else circuits | {"edit (log P)": report.edited.circuit}
 
 
-def _as_data(made: FactReport, out: Path) -> dict[str, Any]:
+def _as_data(report: reports.FactReport, out: Path) -> dict[str, Any]:
     """What a program needs, as plain data."""
     circuits = {
         name: {
@@ -85,7 +88,7 @@ def _as_data(made: FactReport, out: Path) -> dict[str, Any]:
             "nodes": circuit.node_table().to_dict("records"),
             "edges": circuit.to_dataframe().to_dict("records"),
         }
-        for name, circuit in _circuits(made).items()
+        for name, circuit in _circuits(report).items()
     }
-    heads = [] if made.attention is None else made.attention.top(10).to_dict("records")
-    return {"page": str(out), "target": made.fact.target, "circuits": circuits, "neurons": list(made.neurons.neurons), "heads": heads}
+    heads = [] if report.attention is None else report.attention.top(10).to_dict("records")
+    return {"page": str(out), "target": report.fact.target, "circuits": circuits, "neurons": list(report.neurons.neurons), "heads": heads}

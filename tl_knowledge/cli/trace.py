@@ -2,86 +2,91 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from tl_knowledge.cli.arguments import noise_argument, window_argument, words_argument
-from tl_knowledge.cli.tables import terminal_table
-from tl_knowledge.datasets import load_facts
-from tl_knowledge.drawing import Table
-from tl_knowledge.errors import InputError
-from tl_knowledge.models.hook_names import Component
-from tl_knowledge.models.loading import load_model
-from tl_knowledge.models.protocol import HookedModel
-from tl_knowledge.prompts.prompt import Prompt
-from tl_knowledge.results.storage import write_text
-from tl_knowledge.tracing import SUMMARY_HEADER, CausalTrace, summary_rows, trace, trace_page
+import tl_knowledge as tlk
+from tl_knowledge.cli import options
+from tl_knowledge.cli.arguments import model_argument, noise_argument, window_argument, words_argument
+from tl_knowledge.cli.printing import print_json, print_table, print_written, write_file
+from tl_knowledge.cli.words import MEMORY_BUDGET, SIDES
+from tl_knowledge.errors import ComponentError, InputError
+from tl_knowledge.models.hook_names import COMPONENTS
+from tl_knowledge.prompts.spans import occurrences
 
 __all__ = ["trace_command"]
 
 DEMO_SUBJECT, DEMO_RELATION = "Paul McCartney", "P1303"
-DEFAULT_COMPONENTS: tuple[Component, ...] = ("resid_post", "mlp_out", "attn_out")
+DEFAULT_COMPONENTS = COMPONENTS[:3]
 
 
 def trace_command(
     prompt: Annotated[str | None, typer.Argument(help="The prompt; without one, a known fact of the bundled model is traced.")] = None,
     subject: Annotated[str | None, typer.Option(help="The subject, as it stands in the prompt.")] = None,
     target: Annotated[str | None, typer.Option(help="The answer, with its leading space; default the model's prediction.")] = None,
-    model: Annotated[str, typer.Option(help="'factlm', a Hugging Face id or a local directory.")] = "factlm",
-    corrupt: Annotated[list[str] | None, typer.Option(help="subject or relation; repeatable, default both.")] = None,
-    component: Annotated[list[str] | None, typer.Option(help=f"{', '.join(get_args(Component))}; repeatable, default the first three.")] = None,
-    sever: Annotated[list[str] | None, typer.Option(help="mlp_out or attn_out; repeatable.")] = None,
-    window: Annotated[str, typer.Option(help="Layers restored together, or 'auto'.")] = "auto",
-    samples: Annotated[int, typer.Option(help="Noise samples.")] = 10,
-    noise: Annotated[str, typer.Option(help="Standard deviation: a number, or for example 3sd (of the embeddings).")] = "3sd",
-    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Write an HTML page.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    model: options.Model = "factlm",
+    corrupt: options.Corrupt = None,
+    component: Annotated[list[str] | None, options.choice("component", COMPONENTS, "; repeatable, default the first three", ComponentError)] = None,
+    sever: options.Sever = None,
+    layer: options.Layers = None,
+    window: options.Window = "auto",
+    samples: options.Samples = 10,
+    noise: options.Noise = "3sd",
+    seed: options.Seed = 0,
+    variant: options.Variant = "ours",
+    memory_budget: options.MemoryBudget = MEMORY_BUDGET,
+    progress: options.Progress = True,
+    out: options.Page = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Trace where a model keeps a fact."""
-    loaded = load_model(model)
-    asked = _prompt(loaded, model, prompt, subject, target)
-    traces = [
-        trace(
-            loaded,
-            asked,
-            noise_argument(noise),
-            corrupt=span,
-            component=part,  # pyright: ignore[reportArgumentType]  # trace() refuses unknown words with a list of the known
-            window=window_argument(window),
-            sever=words_argument(sever, ()),
-            samples=samples,
-            seed=seed,
-            progress=not as_json,
-        )
-        for part in component or DEFAULT_COMPONENTS
-        for span in corrupt or ("subject", "relation")
-    ]
+    shared: dict[str, Any] = {
+        "noise": noise_argument(noise),
+        "window": window_argument(window),
+        "sever": words_argument(sever, ()),
+        "layers": layer or None,
+        "samples": samples,
+        "seed": seed,
+        "variant": variant,
+        "memory_budget": memory_budget,
+        "progress": progress and not as_json,
+    }
+    _check_prompt(model, prompt, subject, target)
+    loaded = model_argument(model)
+    traced = _prompt(loaded, prompt, subject, target)
+    parts, sides = words_argument(component, DEFAULT_COMPONENTS), words_argument(corrupt, SIDES)
+    traces = [tlk.trace(loaded, traced, corrupt=side, component=part, **shared) for part in parts for side in sides]
     if out is not None:
-        write_text(out, trace_page(traces))
+        write_file(out, tlk.tracing.trace_page(traces))
     if as_json:
-        typer.echo(json.dumps(_as_data(asked, traces), indent=2))
+        print_json(_as_data(traced, traces))
     else:
-        _print(asked, traces, out)
+        _print(traced, traces, out)
 
 
-def _prompt(model: HookedModel, name: str, text: str | None, subject: str | None, target: str | None) -> Prompt:
+def _check_prompt(model: str, text: str | None, subject: str | None, target: str | None) -> None:
+    """Refuse what needs no model to be refused."""
+    if text is None:
+        if model != "factlm" or subject or target:
+            raise InputError("no prompt was given; pass PROMPT with --subject (only the bundled model has a fact of its own to trace).")
+    elif subject is None:
+        raise InputError(f"no subject was given for {text!r}; pass --subject with the words whose knowledge is traced.")
+    else:
+        occurrences(text, subject, "subject", "all")
+
+
+def _prompt(model: tlk.HookedModel, text: str | None, subject: str | None, target: str | None) -> tlk.Prompt:
     if text is not None:
-        if subject is None:
-            raise InputError(f"no subject was given for {text!r}; pass --subject with the words whose knowledge is traced.")
-        return Prompt.from_text(model, text, subject=subject, target=target)
-    if name != "factlm" or subject or target:
-        raise InputError("no prompt was given; pass PROMPT with --subject (only the bundled model has a fact of its own to trace).")
-    fact = next(f for f in load_facts("factlm") if f.subject == DEMO_SUBJECT and f.relation == DEMO_RELATION)
-    return Prompt.from_fact(model, fact)
+        return tlk.Prompt.from_text(model, text, subject=subject, target=target)
+    fact = next(f for f in tlk.load_facts("factlm") if f.subject == DEMO_SUBJECT and f.relation == DEMO_RELATION)
+    return tlk.Prompt.from_fact(model, fact)
 
 
-def _as_data(prompt: Prompt, traces: list[CausalTrace]) -> dict[str, Any]:
+def _as_data(prompt: tlk.Prompt, traces: list[tlk.CausalTrace]) -> dict[str, Any]:
     """Everything a program needs, as plain data."""
     first = traces[0]
     return {
@@ -92,27 +97,26 @@ def _as_data(prompt: Prompt, traces: list[CausalTrace]) -> dict[str, Any]:
         "clean_probability": first.clean_probability,
         "traces": [
             {
-                "corrupted": t.corrupted.name,
-                "component": t.component,
-                "window": t.window,
-                "severed": list(t.severed),
-                "corrupted_probability": float(t.corrupted_probability.mean()),
-                "total_effect": float(t.total_effect.mean()),
-                "causal_state": list(t.causal_state),
-                "top": t.top(10).to_dict(orient="records"),
+                "corrupt": trace.corrupted.name,
+                "component": trace.component,
+                "window": trace.window,
+                "sever": list(trace.severed),
+                "corrupted_probability": float(trace.corrupted_probability.mean()),
+                "total_effect": float(trace.total_effect.mean()),
+                "causal_state": list(trace.causal_state),
+                "top": trace.top(10).to_dict(orient="records"),
             }
-            for t in traces
+            for trace in traces
         ],
         "provenance": first.provenance.to_dict(),
     }
 
 
-def _print(prompt: Prompt, traces: list[CausalTrace], out: Path | None) -> None:
+def _print(prompt: tlk.Prompt, traces: list[tlk.CausalTrace], out: Path | None) -> None:
     first, console = traces[0], Console()
     known = "known" if first.known else "[yellow]not what the model predicts[/]"
     console.print(f"[bold]{escape(prompt.text)}[/][green]{escape(first.target)}[/]", highlight=False)
     samples = len(first.total_effect)
     console.print(f"clean probability {first.clean_probability:.1%} ({known}), model {escape(first.provenance.model)}, {samples} noise samples")
-    console.print(terminal_table(Table(SUMMARY_HEADER, summary_rows(traces))))
-    if out is not None:
-        console.print(f"page written to {out}", highlight=False, soft_wrap=True)
+    print_table(console, tlk.drawing.Table(tlk.tracing.SUMMARY_HEADER, tlk.tracing.summary_rows(traces)))
+    print_written(console, out)

@@ -17,31 +17,32 @@ BLIMP_SAMPLE = Path(__file__).parent / "blimp_sample"
 """The first 100 pairs of five determiner-noun paradigms, which come with the package."""
 
 
-def load_blimp(paradigm: str | None = None, source: Source = BLIMP_HUB, *, limit: int | None = None) -> list[MinimalPair]:
+def load_blimp(source: Source = BLIMP_HUB, *, paradigm: str | None = None, limit: int | None = None, split: str = "train") -> list[MinimalPair]:
     """Minimal pairs of one paradigm.
 
     Args:
+        source: the paradigm's ``.jsonl`` file, a folder of such files (`BLIMP_SAMPLE`), or a hub data set with one subset a paradigm.
         paradigm: BLiMP's ``UID``, for example ``"determiner_noun_agreement_1"``; pairs of other paradigms in the source are left out. May
             be ``None`` for a file or folder, to take all of it.
-        source: the paradigm's ``.jsonl`` file, a folder of such files (`BLIMP_SAMPLE`), or a hub data set with one subset a paradigm.
         limit: how many to take, from the first.
+        split: of a hub data set.
 
     Example:
-        >>> pair = load_blimp("determiner_noun_agreement_1", BLIMP_SAMPLE)[0]
+        >>> pair = load_blimp(BLIMP_SAMPLE, paradigm="determiner_noun_agreement_1")[0]
         >>> pair.prefix, pair.word_good, pair.word_bad
         ('Raymond is selling this', 'sketch', 'sketches')
 
     Raises:
         DataError: the source cannot be read, or a record is malformed (file, line, field).
     """
-    pairs = (_pair(row) for row in _rows(source, paradigm))
+    pairs = (_pair(row) for row in _rows(source, paradigm, split))
     return list(islice((pair for pair in pairs if paradigm in (None, pair.paradigm)), limit))
 
 
-def _rows(source: Source, paradigm: str | None) -> Iterator[Row]:
+def _rows(source: Source, paradigm: str | None, split: str) -> Iterator[Row]:
     if Path(source).is_dir() and any(Path(source).glob("*.jsonl*")):
         return chain.from_iterable(map(read_rows, files_in(source, f"{paradigm or '*'}.jsonl*")))
-    return read_rows(source, subset=paradigm)
+    return read_rows(source, subset=paradigm, split=split)
 
 
 def _pair(row: Row) -> MinimalPair:

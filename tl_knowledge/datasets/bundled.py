@@ -8,12 +8,10 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from tl_knowledge.errors import DataError
-from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.errors import DataError, check_choice
 from tl_knowledge.prompts.facts import EditCase, Fact, Relation
-from tl_knowledge.prompts.prompt import Prompt
 
-__all__ = ["bundled_facts", "load_corpus", "load_edit_cases", "load_relations", "paraphrases"]
+__all__ = ["bundled_edit_cases", "bundled_facts", "load_corpus", "load_relations"]
 
 NEIGHBOURS = 5
 SPLIT_SEED = 0
@@ -21,42 +19,48 @@ SPLIT_SEED = 0
 
 def bundled_facts() -> list[Fact]:
     """FactLM's facts; each has the templates held out of training as its ``paraphrases``."""
-    return [_fact(row) for row in _rows("factlm")["facts"]]
+    return [_fact(row) for row in _data()["facts"]]
 
 
-def load_relations(name: str = "factlm") -> list[Relation]:
-    """The relations of a data set, with all their templates."""
-    return [Relation(id, entry["label"], tuple(entry["templates"])) for id, entry in _rows(name)["relations"].items()]
+def load_relations(name: str = "factlm", *, limit: int | None = None) -> list[Relation]:
+    """The relations of a data set, with all their templates.
+
+    Args:
+        name: ``"factlm"``.
+        limit: how many to take, from the first.
+
+    Raises:
+        DataError: another name.
+    """
+    check_choice("data set", name, ("factlm",), DataError)
+    return [Relation(id, entry["label"], tuple(entry["templates"])) for id, entry in _data()["relations"].items()][:limit]
 
 
-def load_edit_cases(name: str = "factlm") -> list[EditCase]:
-    """Counterfactual edits: facts of the edit split, each with a new object of the same relation.
+def bundled_edit_cases() -> list[EditCase]:
+    """FactLM's counterfactual edits: facts of the edit split, each with a new object of the same relation.
 
     Neighbours are facts of the neighbour split with the same relation and object, as in CounterFact; where fewer than
     five exist, other facts of the relation (with neither object) fill up. Deterministic.
     """
-    rows = _rows(name)["facts"]
+    rows = _data()["facts"]
     by_relation: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         by_relation.setdefault(row["relation"], []).append(row)
     return [_edit_case(row, by_relation[row["relation"]]) for row in rows if row["split"] == "edit"]
 
 
-def load_corpus(name: str = "factlm") -> list[str]:
-    """Paragraphs of the kind of text the model was trained on, for second moments and perplexity."""
-    _check_name(name)
-    return (files("tl_knowledge") / "factlm" / "corpus.txt").read_text(encoding="utf-8").splitlines()
+def load_corpus(name: str = "factlm", *, limit: int | None = None) -> list[str]:
+    """Paragraphs of the kind of text the model was trained on, for second moments and perplexity.
 
-
-def paraphrases(model: HookedModel, fact: Fact) -> list[Prompt]:
-    """The fact's paraphrases as prompts.
+    Args:
+        name: ``"factlm"``.
+        limit: how many to take, from the first.
 
     Raises:
-        DataError: the fact has none.
+        DataError: another name.
     """
-    if not fact.paraphrases:
-        raise DataError(f"fact {fact.text!r} has no paraphrases; make it with Fact(..., paraphrases=('... {{}} ...',)).")
-    return [Prompt.from_fact(model, fact.rephrase(template)) for template in fact.paraphrases]
+    check_choice("corpus", name, ("factlm",), DataError)
+    return (files("tl_knowledge") / "factlm" / "corpus.txt").read_text(encoding="utf-8").splitlines()[:limit]
 
 
 def _edit_case(row: dict[str, Any], relation: list[dict[str, Any]]) -> EditCase:
@@ -65,26 +69,20 @@ def _edit_case(row: dict[str, Any], relation: list[dict[str, Any]]) -> EditCase:
     free = [other for other in relation if other["split"] == "neighbour" and other["subject"] != row["subject"]]
     same = [other for other in free if other["target"] == row["target"]]
     rest = [other for other in free if other["target"] not in (row["target"], target_new)]
-    chosen = draw.sample(same, min(NEIGHBOURS, len(same)))
-    chosen += draw.sample(rest, min(NEIGHBOURS - len(chosen), len(rest)))
+    neighbours = draw.sample(same, min(NEIGHBOURS, len(same)))
+    neighbours += draw.sample(rest, min(NEIGHBOURS - len(neighbours), len(rest)))
     fact = _fact(row)
-    return EditCase(fact, target_new, tuple(fact.rephrase(t) for t in fact.paraphrases), tuple(map(_fact, chosen)))
+    return EditCase(fact, target_new, tuple(fact.rephrase(t) for t in fact.paraphrases), tuple(map(_fact, neighbours)))
 
 
 def _fact(row: dict[str, Any]) -> Fact:
     """A fact in its first template that training showed."""
-    templates: list[str] = _rows("factlm")["relations"][row["relation"]]["templates"]
+    templates: list[str] = _data()["relations"][row["relation"]]["templates"]
     held_out: list[int] = row["held_out"]
     shown = next(template for i, template in enumerate(templates) if i not in held_out)
     return Fact(row["subject"], shown, row["target"], row["relation"], tuple(templates[i] for i in held_out))
 
 
 @cache
-def _rows(name: str) -> dict[str, Any]:
-    _check_name(name)
+def _data() -> dict[str, Any]:
     return json.loads((files("tl_knowledge") / "factlm" / "facts.json").read_text(encoding="utf-8"))
-
-
-def _check_name(name: str) -> None:
-    if name != "factlm":
-        raise DataError(f"data set {name!r} is unknown; pass 'factlm'.")

@@ -1,22 +1,25 @@
-"""Fact sets by name, for the command line and for sweeps over data sets."""
+"""Facts and edit cases of every data set by its name, for the command line and for sweeps over data sets."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
-from tl_knowledge.datasets.bundled import bundled_facts
+from tl_knowledge.datasets.bundled import bundled_edit_cases, bundled_facts
 from tl_knowledge.datasets.counterfact import COUNTERFACT_HUB, load_counterfact
 from tl_knowledge.datasets.known import KNOWN_1000_URL, load_known
 from tl_knowledge.datasets.lre import load_lre
 from tl_knowledge.datasets.pararel import load_context_pararel, load_pararel
 from tl_knowledge.datasets.records import Source
 from tl_knowledge.datasets.zsre import KNOWEDIT_HUB, load_zsre
-from tl_knowledge.errors import DataError
-from tl_knowledge.prompts.facts import Fact
+from tl_knowledge.errors import DataError, check_choice
+from tl_knowledge.prompts.facts import EditCase, Fact
 
-__all__ = ["FACT_SETS", "load_facts"]
+__all__ = ["EDIT_SETS", "FACT_SETS", "load_edit_cases", "load_facts"]
 
-_LOADERS: dict[str, tuple[Callable[[Source], list[Fact]], str | None]] = {
+Item = TypeVar("Item")
+
+_FACTS: dict[str, tuple[Callable[[Source], list[Fact]], str | None]] = {
     "known_1000": (load_known, KNOWN_1000_URL),
     "counterfact": (lambda source: [case.fact for case in load_counterfact(source)], COUNTERFACT_HUB),
     "zsre": (lambda source: [case.fact for case in load_zsre(source)], KNOWEDIT_HUB),
@@ -24,16 +27,22 @@ _LOADERS: dict[str, tuple[Callable[[Source], list[Fact]], str | None]] = {
     "context_pararel": (load_context_pararel, None),
     "lre": (load_lre, None),
 }
+_EDIT_CASES: dict[str, tuple[Callable[[Source], list[EditCase]], str | None]] = {
+    "counterfact": (load_counterfact, COUNTERFACT_HUB),
+    "zsre": (load_zsre, KNOWEDIT_HUB),
+}
 
-FACT_SETS = ("factlm", *_LOADERS)
+FACT_SETS = ("factlm", *_FACTS)
+EDIT_SETS = ("factlm", *_EDIT_CASES)
 
 
-def load_facts(name: str = "factlm", source: Source | None = None) -> list[Fact]:
+def load_facts(name: str = "factlm", source: Source | None = None, *, limit: int | None = None) -> list[Fact]:
     """The facts of a data set; where it has other wordings of a fact, they are its ``paraphrases``.
 
     Args:
         name: ``"factlm"`` (bundled), ``"known_1000"``, ``"counterfact"``, ``"zsre"``, ``"pararel"``, ``"context_pararel"`` or ``"lre"``.
         source: where to read it from; each loader's default when ``None`` (ParaRel and LRE have none: pass a clone's folder).
+        limit: how many to take, from the first.
 
     Raises:
         DataError: unknown name, no source where one is needed, or what the set's own loader raises.
@@ -43,14 +52,43 @@ def load_facts(name: str = "factlm", source: Source | None = None) -> list[Fact]
         >>> len(facts) >= 1500 and len(facts[0].paraphrases) == 2
         True
     """
-    if name == "factlm":
-        if source is not None:
-            raise DataError(f"data set 'factlm' is bundled and takes no source, but got {str(source)!r}; drop it.")
-        return bundled_facts()
-    if name not in _LOADERS:
-        raise DataError(f"data set {name!r} is unknown; pass {', '.join(map(repr, FACT_SETS))}.")
-    loader, default = _LOADERS[name]
-    chosen = default if source is None else source
-    if chosen is None:
+    check_choice("data set", name, FACT_SETS, DataError)
+    return (bundled_facts() if _is_bundled(name, source) else _read(_FACTS, name, source))[:limit]
+
+
+def load_edit_cases(name: str = "factlm", source: Source | None = None, *, limit: int | None = None) -> list[EditCase]:
+    """Counterfactual edits of a data set, with their paraphrases and neighbours.
+
+    FactLM's own are facts of its edit split, each with a new object of the same relation. Neighbours are facts of the neighbour split with the
+    same relation and object, as in CounterFact; where fewer than five exist, other facts of the relation (with neither object) fill up.
+
+    Args:
+        name: ``"factlm"`` (bundled), ``"counterfact"`` or ``"zsre"``.
+        source: where to read it from; each loader's default when ``None``.
+        limit: how many to take, from the first.
+
+    Raises:
+        DataError: unknown name, or what the set's own loader raises.
+
+    Example:
+        >>> case = load_edit_cases("factlm", limit=1)[0]
+        >>> len(case.paraphrases), len(case.neighbourhood)
+        (2, 5)
+    """
+    check_choice("data set", name, EDIT_SETS, DataError)
+    return (bundled_edit_cases() if _is_bundled(name, source) else _read(_EDIT_CASES, name, source))[:limit]
+
+
+def _is_bundled(name: str, source: Source | None) -> bool:
+    if name == "factlm" and source is not None:
+        raise DataError(f"data set 'factlm' is bundled and takes no source, but got {str(source)!r}; drop it.")
+    return name == "factlm"
+
+
+def _read(loaders: dict[str, tuple[Callable[[Source], list[Item]], str | None]], name: str, source: Source | None) -> list[Item]:
+    """A data set from its source, or from the loader's own."""
+    loader, default = loaders[name]
+    place = default if source is None else source
+    if place is None:
         raise DataError(f"data set {name!r} has no default source; pass the folder of its files.")
-    return loader(chosen)
+    return loader(place)

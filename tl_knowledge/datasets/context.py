@@ -1,4 +1,4 @@
-"""In-context prompts: other facts of the relation, in the same template, before the fact (paper 000, section 3.2)."""
+"""In-context prompts: other facts of the relation, in the same template, before the fact (Wen and Bai, section 3.2)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from tl_knowledge.errors import DataError
+from more_itertools import always_iterable
+
+from tl_knowledge.errors import DataError, check_given
 from tl_knowledge.prompts.facts import Fact
 
 __all__ = ["CONTEXT_PAIRS", "in_context", "with_context"]
@@ -31,9 +33,9 @@ def in_context(fact: Fact, pairs: Sequence[tuple[str, str]], *, separator: str =
 
 
 def with_context(
-    facts: Iterable[Fact], *, limit: int = CONTEXT_PAIRS, pool: Iterable[Fact] | None = None, separator: str = ". ", seed: int = 0
+    facts: Fact | Iterable[Fact], *, limit: int = CONTEXT_PAIRS, pool: Iterable[Fact] | None = None, separator: str = ". ", seed: int = 0
 ) -> list[Fact]:
-    """Every fact behind some others of its relation, drawn for each fact and the same in all its templates.
+    """Every fact after some others of its relation, drawn for each fact and the same in all its templates.
 
     Args:
         limit: how many others.
@@ -42,21 +44,21 @@ def with_context(
         seed: of the draws, which depend on it, the relation and the subject only.
 
     Raises:
-        DataError: a relation with too few other subjects, or no pair asked for.
+        DataError: no fact, a relation with too few other subjects, or a limit below 1.
     """
-    asked = list(facts)
+    given = check_given(always_iterable(facts, Fact), "fact")
     by_relation: dict[str | None, dict[str, str]] = {}
-    for other in asked if pool is None else pool:
+    for other in given if pool is None else pool:
         by_relation.setdefault(other.relation, {}).setdefault(other.subject, other.target)
     if limit < 1:
         raise DataError(f"limit={limit} makes no context; pass at least 1 ({CONTEXT_PAIRS} is usual).")
-    made: list[Fact] = []
-    for fact in asked:
+    shown: list[Fact] = []
+    for fact in given:
         others = [(subject, target) for subject, target in by_relation.get(fact.relation, {}).items() if subject != fact.subject]
         if len(others) < limit:
             raise DataError(
                 f"relation {fact.relation!r} has {len(others)} subjects beside {fact.subject!r}, fewer than {limit}; pass a pool= with more."
             )
         drawn = random.Random(f"{seed}/{fact.relation}/{fact.subject}").sample(others, limit)
-        made.append(in_context(fact, drawn, separator=separator))
-    return made
+        shown.append(in_context(fact, drawn, separator=separator))
+    return shown

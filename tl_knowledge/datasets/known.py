@@ -13,7 +13,7 @@ __all__ = ["KNOWN_1000_URL", "fact_from_prompt", "load_known"]
 KNOWN_1000_URL = "https://rome.baulab.info/data/dsets/known_1000.json"
 
 
-def load_known(source: Source = KNOWN_1000_URL, *, limit: int | None = None) -> list[Fact]:
+def load_known(source: Source = KNOWN_1000_URL, *, limit: int | None = None, split: str = "train") -> list[Fact]:
     """Facts of known_1000; the template is the *prompt* with the subject taken out.
 
     The file's own ``template`` is not used: in a third of the records the prompt goes on for a word or two beyond it, so that the
@@ -22,11 +22,12 @@ def load_known(source: Source = KNOWN_1000_URL, *, limit: int | None = None) -> 
     Args:
         source: the JSON file, or a hub data set of the same fields (``subject``, ``attribute``, ``prompt``, ``relation_id``).
         limit: how many to take, from the first.
+        split: of a hub data set.
 
     Raises:
         DataError: the source cannot be read, or a record is malformed (file, line, field).
     """
-    return [_fact(row) for row in islice(read_rows(source), limit)]
+    return [_fact(row) for row in islice(read_rows(source, split=split), limit)]
 
 
 def _fact(row: Row) -> Fact:

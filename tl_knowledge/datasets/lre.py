@@ -29,10 +29,10 @@ def _facts(row: Row, limit: int | None) -> list[Fact]:
     name, templates = row.text("name"), row.texts("prompt_templates")
     if not templates:
         raise row.refuse(InputError("field 'prompt_templates' is empty; a relation needs at least one."))
-    found: list[Fact] = []
+    facts: list[Fact] = []
     for sample in row.rows("samples")[:limit]:
         try:
-            found.append(Fact(sample.text("subject"), templates[0], " " + sample.text("object").strip(), name, templates[1:]))
+            facts.append(Fact(sample.text("subject"), templates[0], " " + sample.text("object").strip(), name, templates[1:]))
         except InputError as error:
             raise sample.refuse(error) from error
-    return found
+    return facts

@@ -1,6 +1,6 @@
-"""ParaRel (Elazar et al. 2021): facts in many templates; and context-ParaRel, its form for autoregressive models (paper 000).
+"""ParaRel (Elazar et al. 2021): facts in many templates; and context-ParaRel, its form for autoregressive models (Wen and Bai).
 
-A template is usable when its object stands at the end, because an autoregressive model is asked for the next token.
+A template is usable when its object stands at the end, because an autoregressive model predicts the next token.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def load_pararel(source: Source, *, relations: Iterable[str] | None = None, limi
 def load_context_pararel(
     source: Source, *, relations: Iterable[str] | None = None, limit: int = MOST_PAIRS, separator: str = ". ", seed: int = 0
 ) -> list[Fact]:
-    """context-ParaRel (paper 000, section 4.1): every prompt begins with four other facts of its relation, in the same template.
+    """context-ParaRel (Wen and Bai, section 4.1): every prompt begins with four other facts of its relation, in the same template.
 
     Kept are relations with at least four usable templates, and at most ``limit`` pairs of each, drawn without replacement. The four
     context pairs are drawn for each fact and are the same in all its templates. Every draw depends on the seed, the relation and the

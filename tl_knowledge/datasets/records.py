@@ -103,10 +103,10 @@ def files_in(source: Source, pattern: str) -> list[Path]:
     Raises:
         DataError: no folder, or no such file in it.
     """
-    found = sorted(Path(source).glob(pattern))
-    if not found:
+    paths = sorted(Path(source).glob(pattern))
+    if not paths:
         raise DataError(f"there is no {pattern} in {str(source)!r}; pass the folder that has them.")
-    return found
+    return paths
 
 
 def _file_rows(path: Path) -> Iterator[Row]:

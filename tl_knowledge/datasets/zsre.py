@@ -13,7 +13,9 @@ __all__ = ["KNOWEDIT_HUB", "KNOWEDIT_ZSRE_FILE", "load_zsre"]
 KNOWEDIT_HUB, KNOWEDIT_ZSRE_FILE = "zjunlp/KnowEdit", "benchmark/ZsRE/ZsRE-test-all.json"
 
 
-def load_zsre(source: Source = KNOWEDIT_HUB, *, limit: int | None = None, data_files: str | None = None) -> list[EditCase]:
+def load_zsre(
+    source: Source = KNOWEDIT_HUB, *, limit: int | None = None, split: str = "train", data_files: str | None = None
+) -> list[EditCase]:
     """Edit cases of zsRE: questions, with an answer to write in the right answer's place.
 
     MEND's locality question (Natural Questions, about something unrelated) and KnowEdit's locality prompts become the neighbourhood.
@@ -23,13 +25,14 @@ def load_zsre(source: Source = KNOWEDIT_HUB, *, limit: int | None = None, data_f
     Args:
         source: a file in either form, or a hub data set.
         limit: how many to take, from the first.
+        split: of a hub data set.
         data_files: which file of a hub data set; KnowEdit's zsRE test set for the default source.
 
     Raises:
         DataError: the source cannot be read, or a record is malformed (file, line, field).
     """
-    chosen = KNOWEDIT_ZSRE_FILE if source == KNOWEDIT_HUB and data_files is None else data_files
-    numbered = islice(enumerate(read_rows(source, data_files=chosen)), limit)
+    file = KNOWEDIT_ZSRE_FILE if source == KNOWEDIT_HUB and data_files is None else data_files
+    numbered = islice(enumerate(read_rows(source, split=split, data_files=file)), limit)
     cases = (_mend(row, number) if "src" in row else _knowedit(row, number) for number, row in numbered)
     return [case for case in cases if case is not None]
 

@@ -5,7 +5,6 @@ from .health import EditHealth as EditHealth
 from .health import LayerHealth as LayerHealth
 from .key_moments import KeyMoments as KeyMoments
 from .method import EditMethod as EditMethod
-from .method import edit_provenance as edit_provenance
 from .method import plan_edit as plan_edit
 from .methods.alphaedit import AlphaEdit as AlphaEdit
 from .methods.emmet import EMMET as EMMET
@@ -13,6 +12,7 @@ from .methods.fine_tune import FineTune as FineTune
 from .methods.fine_tune import FineTuneConstrained as FineTuneConstrained
 from .methods.memit import MEMIT as MEMIT
 from .methods.rome import ROME as ROME
+from .optimise.fact_rows import EditedToken as EditedToken
 from .optimise.objective import Objective as Objective
 from .optimise.values import ValueSettings as ValueSettings
 from .registry import METHODS as METHODS

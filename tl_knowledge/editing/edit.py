@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from itertools import islice
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
+import plotly.graph_objects as go
 import torch
 from jaxtyping import Float
 
 from tl_knowledge.arrays import Hooks
+from tl_knowledge.drawing import Line, LinePanel, bar_chart, line_panels
 from tl_knowledge.editing.health import EditHealth, LayerHealth, clamped_subjects
 from tl_knowledge.engine.batches import perplexity
 from tl_knowledge.errors import ComponentError, ModelStateError
 from tl_knowledge.hooks import add_low_rank
 from tl_knowledge.models.checks import check_layers
-from tl_knowledge.models.ledger import ledger_of
+from tl_knowledge.models.ledger import ledger_of, unedited_fingerprint
 from tl_knowledge.models.protocol import HookedModel, context_length
-from tl_knowledge.models.weights import add_to_hugging_face, output_weights
+from tl_knowledge.models.weights import add_to_hugging_face, output_hook, output_weights
 from tl_knowledge.prompts.prompt import Prompt
-from tl_knowledge.results.provenance import Provenance
-from tl_knowledge.results.storage import read_result, write_result
+from tl_knowledge.results.packing import plain
+from tl_knowledge.results.provenance import Provenance, provenance_of
+from tl_knowledge.results.result import Result
 
 __all__ = ["Edit", "LowRank"]
+
+FACTS_DRAWN = 12
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,15 +52,18 @@ class LowRank:
 
 
 @dataclass(frozen=True, eq=False)
-class Edit:
+class Edit(Result):
     """Changes of ``W_out`` in some layers.
 
     Attributes:
         factors: by layer.
         outputs: by layer, the hook of ``W_out``'s own output.
+        method: the method's name.
+        settings: the method's settings, as plain data.
+        fingerprint: of the weights it was planned for.
         notes: what the method recorded of each fact, plain data: losses, stop reason, norms.
-        provenance: the model, the method and its settings; ``settings["fingerprint"]`` is of the weights it was made for.
-        keys: by layer, the facts' keys it was made for, where the method has them; later edits can spare them (`AlphaEdit`).
+        provenance: the model, the versions.
+        keys: by layer, the facts' keys it was planned for, where the method has them; later edits can spare them (`AlphaEdit`).
 
     Example:
         >>> import tl_knowledge as tlk
@@ -71,12 +77,49 @@ class Edit:
         True
     """
 
-    factors: Mapping[int, LowRank]
-    outputs: Mapping[int, str]
+    ranked_by: ClassVar[str] = "norm"
+    factors: dict[int, LowRank]
+    outputs: dict[int, str]
+    method: str
+    settings: dict[str, Any]
+    fingerprint: str
     notes: tuple[dict[str, Any], ...]
     provenance: Provenance
-    keys: Mapping[int, Float[torch.Tensor, "fact d_mlp"]] = field(default_factory=dict)
+    keys: dict[int, Float[torch.Tensor, "fact d_mlp"]] = field(default_factory=dict)
     _key: object = field(default_factory=object, repr=False)
+
+    @classmethod
+    def planned(
+        cls,
+        model: HookedModel,
+        method: object,
+        factors: Mapping[int, LowRank],
+        *,
+        notes: Iterable[Mapping[str, Any]] = (),
+        keys: Mapping[int, torch.Tensor] | None = None,
+        **more: Any,
+    ) -> Edit:
+        """The edit that a method has planned for a model: what every ``plan`` returns.
+
+        Args:
+            method: the method's settings, a dataclass.
+            factors: the changes, by layer.
+            notes: for each fact what is worth knowing of it, plain data.
+            keys: by layer, the keys that the changes were planned for.
+            more: what the provenance should have besides the settings, plain data.
+        """
+        name, seed = type(method).__name__, int(getattr(method, "seed", 0))
+        settings = method if is_dataclass(method) else None
+        return cls(
+            dict(factors),
+            {layer: output_hook(model, layer) for layer in factors},
+            name,
+            {} if settings is None else plain(settings),
+            unedited_fingerprint(model),
+            tuple(dict(note) for note in notes),
+            provenance_of(model, engine="cached residuals", seed=seed, settings=settings, method=name, **more),
+            dict(keys or {}),
+        )
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -114,7 +157,7 @@ class Edit:
             shape, own = tuple(output_weights(model, layer).shape), self.factors[layer]
             if shape != (own.left.shape[0], own.right.shape[1]):
                 raise ComponentError(
-                    f"the edit was made for {self.provenance.model!r} with a W_out of {own.left.shape[0]} x {own.right.shape[1]}; "
+                    f"the edit was planned for {self.provenance.model!r} with a W_out of {own.left.shape[0]} x {own.right.shape[1]}; "
                     f"layer {layer} of this model has {shape[0]} x {shape[1]}."
                 )
         ledger_of(model).add(model, self._key, {layer: self.factors[layer].dense for layer in self.layers}, self.keys)
@@ -162,27 +205,27 @@ class Edit:
         before, after = (perplexity(model, prompts, hooks) if prompts else float("nan") for hooks in ([], self.hooks()))
         return EditHealth(tuple(layers), clamped_subjects(self.notes), before, after)
 
+    def headline(self) -> str:
+        """The method, the layers, how many facts, and the model."""
+        layers = f"layer{'s' * (len(self.layers) != 1)} {', '.join(map(str, self.layers))}"
+        facts = int(self.notes[0].get("facts", len(self.notes))) if self.notes else 0
+        return f"{self.method}, W_out of {layers}, {facts} fact{'s' * (facts != 1)}; {self.provenance.model}"
+
     def to_dataframe(self) -> pd.DataFrame:
         """One row a layer: rank of the factors and the change's Frobenius norm."""
         rows = [{"layer": layer, "rank": self.factors[layer].rank, "norm": float(self.factors[layer].dense.norm())} for layer in self.layers]
         return pd.DataFrame(rows)
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write to one ``.safetensors`` file; returns the path."""
-        tensors = {f"{name}.{layer}": getattr(self.factors[layer], name) for layer in self.layers for name in ("left", "right")}
-        tensors |= {f"keys.{layer}": keys for layer, keys in self.keys.items()}
-        outputs = [[layer, self.outputs[layer]] for layer in self.layers]
-        return write_result(path, "Edit", tensors, {"outputs": outputs, "notes": list(self.notes), "provenance": self.provenance.to_dict()})
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Edit:
-        """Read what `save` wrote.
-
-        Raises:
-            DataError: not such a file.
-        """
-        tensors, fields = read_result(path, "Edit")
-        outputs = {int(layer): str(name) for layer, name in fields["outputs"]}
-        factors = {layer: LowRank(tensors[f"left.{layer}"], tensors[f"right.{layer}"]) for layer in outputs}
-        keys = {layer: tensors[f"keys.{layer}"] for layer in outputs if f"keys.{layer}" in tensors}
-        return cls(factors, outputs, tuple(fields["notes"]), Provenance(**fields["provenance"]), keys)
+    def plot(self) -> go.Figure:
+        """Lines: each fact's loss at every step of the optimisation; for a method that optimises nothing, bars: the change's size by layer."""
+        curves = [(str(note.get("subject", "all facts")), [float(loss) for loss in note["losses"]]) for note in self.notes if note.get("losses")]
+        if not curves:
+            frame = self.to_dataframe()
+            labels = [f"layer {layer} (rank {rank})" for layer, rank in zip(frame["layer"], frame["rank"], strict=True)]
+            return bar_chart(labels, frame["norm"].tolist(), title="How much the edit changes", subtitle=self.headline(), value_axis="||dW||")
+        lines = [
+            Line(subject, range(1, len(losses) + 1), losses, losses, losses, style=number)
+            for number, (subject, losses) in enumerate(curves[:FACTS_DRAWN])
+        ]
+        shown = f"; the first {FACTS_DRAWN}" if len(curves) > FACTS_DRAWN else ""
+        return line_panels([LinePanel("", lines)], title="How the edit was found", subtitle=self.headline() + shown, x_axis="step", y_axis="loss")

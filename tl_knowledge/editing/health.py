@@ -5,8 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pandas as pd
+import plotly.graph_objects as go
+
+from tl_knowledge.drawing import bar_chart
+from tl_knowledge.results.result import Result
 
 __all__ = ["EditHealth", "LayerHealth"]
 
@@ -23,9 +28,9 @@ class LayerHealth:
     relative_norm: float
 
 
-@dataclass(frozen=True)
-class EditHealth:
-    """What `Edit.health` found.
+@dataclass(frozen=True, eq=False)
+class EditHealth(Result):
+    """What `Edit.health` measured.
 
     Attributes:
         layers: by layer.
@@ -33,6 +38,7 @@ class EditHealth:
         perplexity_before, perplexity_after: of the corpus; NaN without one.
     """
 
+    ranked_by: ClassVar[str] = "relative_norm"
     layers: tuple[LayerHealth, ...]
     clamped: tuple[str, ...]
     perplexity_before: float
@@ -51,15 +57,25 @@ class EditHealth:
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row a layer."""
-        return pd.DataFrame([vars(layer) for layer in self.layers])
+        return pd.DataFrame([vars(layer) for layer in self.layers], columns=["layer", "rank", "relative_norm"])
 
-    def __str__(self) -> str:
+    def headline(self) -> str:
+        """Rank and size by layer, clamped subjects, and the perplexity where it was measured."""
         parts = [f"layer {each.layer}: rank {each.rank}, ||dW||/||W|| {each.relative_norm:.3g}" for each in self.layers]
         more = f" and {len(self.clamped) - NAMED} more" if len(self.clamped) > NAMED else ""
         parts += [f"clamped: {', '.join(self.clamped[:NAMED])}{more}"] if self.clamped else []
         if not math.isnan(self.perplexity_before):
             parts.append(f"perplexity {self.perplexity_before:.2f} -> {self.perplexity_after:.2f}{' DISABLING' if self.disabling else ''}")
         return "; ".join(parts)
+
+    def __str__(self) -> str:
+        return self.headline()
+
+    def plot(self) -> go.Figure:
+        """Bars: ``||dW|| / ||W||`` by layer."""
+        labels = [f"layer {each.layer} (rank {each.rank})" for each in self.layers]
+        sizes = [each.relative_norm for each in self.layers]
+        return bar_chart(labels, sizes, title="How much the edit changes", subtitle=self.headline(), value_axis="||dW|| / ||W||")
 
 
 def clamped_subjects(notes: Sequence[dict[str, object]]) -> tuple[str, ...]:

@@ -2,58 +2,171 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any, ClassVar, TypeVar
 
 from tl_knowledge.editing.edit import Edit
-from tl_knowledge.errors import InputError
-from tl_knowledge.models.checks import check_model
-from tl_knowledge.models.description import describe_model
-from tl_knowledge.models.ledger import unedited_fingerprint
-from tl_knowledge.models.protocol import HookedModel, prepends_bos
+from tl_knowledge.editing.optimise.values import ValueSettings
+from tl_knowledge.engine.progress import show_progress
+from tl_knowledge.errors import InputError, check_given
+from tl_knowledge.models.checks import check_layers
+from tl_knowledge.models.loading import AnyModel, as_model
+from tl_knowledge.models.protocol import HookedModel, model_name
+from tl_knowledge.models.published_settings import TRACED_LAYERS, published_for
 from tl_knowledge.prompts.facts import Fact, refuse_contradictions
 from tl_knowledge.prompts.prompt import Prompt, check_fits
-from tl_knowledge.results.provenance import Provenance
+from tl_knowledge.runs.edits import EditPlanner
 from tl_knowledge.runs.key_moments import KeyMoments
 
-__all__ = ["EditMethod", "edit_provenance", "plan_edit"]
+__all__ = ["EditMethod", "plan_edit"]
+
+Method = TypeVar("Method", bound="EditMethod")  # typing.Self is refused by the test suite's type checker
+AnEdit = TypeVar("AnEdit")
+
+_SMALL: Mapping[str, Any] = {
+    "layer": 1,
+    "layers": (0, 2),
+    "steps": 4,
+    "samples": 2,
+    "contexts": ((3, 2),),
+    "value": ValueSettings(steps=4),
+}
 
 
-@runtime_checkable
-class EditMethod(Protocol):
-    """Frozen settings of an editing method."""
+class EditMethod(ABC):
+    """Frozen settings of an editing method: a subclass is a ``@dataclass(frozen=True)`` with a ``plan``.
 
+    A subclass that edits layers calls its field ``layer`` (one) or ``layers`` (several); then `for_model`, the command line and the collecting of
+    key moments know them. Everything else here has a default. A new method is one file with such a class, and one line in
+    `tl_knowledge.editing.registry`.
+
+    Attributes:
+        needs_moments: whether `plan` needs the key moments of the edited layers.
+        published: for each model (a name as in ``"gpt2-xl"``), the published values of the fields.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> import torch, tl_knowledge as tlk
+        >>> from tl_knowledge.editing import Edit, EditMethod, LowRank
+        >>> @dataclass(frozen=True)
+        ... class Shrink(EditMethod):  # no method anybody needs
+        ...     layer: int
+        ...     factor: float = 0.5
+        ...     def plan(self, model, facts, moments):
+        ...         weights = model.blocks[self.layer].mlp.W_out.detach()
+        ...         change = LowRank((self.factor - 1) * weights, torch.eye(weights.shape[1]))
+        ...         return Edit.planned(model, self, {self.layer: change})
+        >>> model = tlk.load_model("factlm")
+        >>> Shrink.for_model(model)  # without published settings of its own: the layer that tracing finds
+        Shrink(layer=0, factor=0.5)
+        >>> tlk.plan_edit(model, tlk.load_edit_cases()[0].rewrite, Shrink(layer=3)).layers
+        (3,)
+    """
+
+    needs_moments: ClassVar[bool] = False
+    published: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    @abstractmethod
     def plan(self, model: HookedModel, facts: Sequence[Fact], moments: KeyMoments | None) -> Edit:
         """The edit that makes the model say each fact's target; the model is left as it was."""
-        ...
+
+    @classmethod
+    def for_model(cls: type[Method], model: AnyModel, layers: Sequence[int] = ()) -> Method:
+        """The settings that are published for a model.
+
+        A method of one layer that publishes none of its own takes ROME's.
+
+        Args:
+            layers: other layers than the published ones; exactly one for a method of one layer.
+
+        Raises:
+            InputError: nothing is published, or layers for a method that takes none or only one.
+            ComponentError: a layer outside the model.
+        """
+        model = as_model(model)
+        word = cls.layer_word()
+        settings = dict(published_for(model, cls.published) or {})
+        if layers:
+            settings |= _layers_given(cls.__name__, word, check_layers(model, tuple(layers)))
+        elif word == "layer" and word not in settings and (traced := published_for(model, TRACED_LAYERS)) is not None:
+            settings["layer"] = traced
+        missing = [field.name for field in _fields(cls) if field.default is MISSING and field.default_factory is MISSING and field.name not in settings]
+        if missing:
+            names = ", ".join(cls.published or TRACED_LAYERS)
+            raise InputError(
+                f"nothing is published for {model_name(model)!r}; pass {cls.__name__}({missing[0]}=...), found for example by trace(). Known: {names}."
+            )
+        return cls(**settings)
+
+    @classmethod
+    def small(cls: type[Method]) -> Method:
+        """Settings that plan in a moment on a model of four layers, as the contract tests do; override where the defaults change nothing there."""
+        return cls(**{field.name: _SMALL[field.name] for field in _fields(cls) if field.name in _SMALL})
+
+    @classmethod
+    def layer_word(cls) -> str | None:
+        """``"layer"`` for a method of one layer, ``"layers"`` for one of several, ``None`` for one that chooses them itself."""
+        names = {field.name for field in _fields(cls)}
+        return next((word for word in ("layer", "layers") if word in names), None)
+
+    @property
+    def moment_layers(self) -> tuple[int, ...] | None:
+        """The layers whose key moments `plan` needs; ``None`` for all of the model's."""
+        word = self.layer_word()
+        if not self.needs_moments:
+            return ()
+        return None if word is None else tuple(self.layers) if word == "layers" else (self.layer,)  # pyright: ignore
 
 
-def plan_edit(model: HookedModel, facts: Fact | Iterable[Fact], method: EditMethod, *, moments: KeyMoments | None = None) -> Edit:
+def plan_edit(
+    model: AnyModel, facts: Fact | Iterable[Fact], method: EditPlanner[AnEdit], *, moments: KeyMoments | None = None, progress: bool = True
+) -> AnEdit:
     """Plan the edit that makes the model say each fact's target; the model is never changed.
 
     Args:
         facts: with their *new* targets (``fact.retarget(" Rome")``, ``case.rewrite``).
-        method: for example ``ROME(layer=5)``.
+        method: for example ``ROME(layer=5)``; any object with ``plan(model, facts, moments)`` will do.
         moments: of the model's keys, from `collect_key_moments`, for the methods that need them.
+        progress: show a bar, where the method has one and it takes longer than a moment.
 
     Raises:
-        InputError: no fact, facts that contradict each other, or moments of another model.
+        DataError: no fact.
+        InputError: facts that contradict each other, or moments of another model.
         PromptError, TargetError, SubjectNotFoundError: a fact that the model cannot be asked.
         NumericalError: singular moments, or a loss that is not finite.
+
+    Example:
+        >>> import tl_knowledge as tlk
+        >>> model = tlk.load_model("factlm")
+        >>> fact = tlk.Fact("France", "The capital of {} is", " London")
+        >>> tlk.plan_edit(model, fact, tlk.FineTune(layer=0, steps=2))
+        <Edit: FineTune, W_out of layer 0, 1 fact; factlm>
     """
-    check_model(model)
-    asked = [facts] if isinstance(facts, Fact) else list(facts)
-    if not asked:
-        raise InputError("no fact was given to edit; pass at least one.")
-    refuse_contradictions(asked)
-    for fact in asked:
+    model = as_model(model)
+    wanted = check_given([facts] if isinstance(facts, Fact) else facts, "fact", "pass at least one to edit")
+    refuse_contradictions(wanted)
+    for fact in wanted:
         check_fits(model, Prompt.from_fact(model, fact), multi_token=True)
     if moments is not None:
         moments.check(model)
-    return method.plan(model, asked, moments)
+    with show_progress(progress):
+        return method.plan(model, wanted, moments)
 
 
-def edit_provenance(model: HookedModel, method: Any, settings: dict[str, Any], seed: int) -> Provenance:
-    """Where an edit comes from."""
-    made = {"method": type(method).__name__, "fingerprint": unedited_fingerprint(model)} | settings
-    return Provenance(**describe_model(model), prepends_bos=prepends_bos(model), seed=seed, engine="cached residuals", settings=made)
+def _fields(cls: type) -> tuple[Any, ...]:
+    return fields(cls) if is_dataclass(cls) else ()
+
+
+def _layers_given(name: str, word: str | None, layers: tuple[int, ...]) -> dict[str, Any]:
+    """Layers as the field that a method has for them.
+
+    Raises:
+        InputError: it has none, or one for a single layer.
+    """
+    if word is None:
+        raise InputError(f"{name} chooses its layers itself, but layers {layers} were given; leave them out.")
+    if word == "layer" and len(layers) > 1:
+        raise InputError(f"{name} edits one layer, not {len(layers)}; pass exactly one.")
+    return {"layer": layers[0]} if word == "layer" else {"layers": layers}

@@ -1,14 +1,20 @@
-"""The registry of editing methods: a new method is one file and one line here.
+"""The registry of editing methods: a new method is one file with an `EditMethod`, and one line here.
 
-The command line, the contract tests, the reference page and the score tables read this table. A class is imported when it is first asked for.
+The command line, the contract tests, the reference page and the table of scores read this registry. A class is imported when it is first asked
+for, so the names cost nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
 
 from tl_knowledge.errors import check_choice
+
+if TYPE_CHECKING:
+    from tl_knowledge.editing.method import EditMethod
+    from tl_knowledge.models.loading import AnyModel
 
 __all__ = ["METHODS", "method_class", "method_for_model"]
 
@@ -25,25 +31,30 @@ METHODS = {
 """Short name, and where the class of settings is."""
 
 
-def method_class(name: str) -> Any:
+def method_class(name: str) -> type[EditMethod]:
     """A method's class of settings.
 
     Raises:
         InputError: an unknown name.
 
     Example:
-        >>> method_class("rome").__name__
-        'ROME'
+        >>> method_class("rome").__name__, method_class("ft").needs_moments
+        ('ROME', False)
     """
     check_choice("method", name, METHODS)
     module, _, attribute = METHODS[name].partition(":")
     return getattr(import_module(module), attribute)
 
 
-def method_for_model(name: str, model: Any, layers: tuple[int, ...] = ()) -> Any:
-    """A method with the layers that were asked for, else with the model's published settings.
+def method_for_model(name: str, model: AnyModel, layers: Sequence[int] = ()) -> EditMethod:
+    """A method with a model's published settings, in other layers where some are given.
 
     Raises:
         InputError: an unknown name, several layers for a method of one, or nothing published for the model.
+        ComponentError: a layer outside the model.
+
+    Example:
+        >>> method_for_model("ft", "factlm", layers=[3]).layer
+        3
     """
     return method_class(name).for_model(model, layers)

@@ -6,13 +6,15 @@ Padding would change what a masked model reads, and what ``pos=-1`` means in any
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float
+from more_itertools import chunked, map_reduce
 
 from tl_knowledge.arrays import Hooks
 from tl_knowledge.engine.rows import keep_positions
+from tl_knowledge.errors import NumericalError
 from tl_knowledge.metrics import answer_probability
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.prompt import Prompt
@@ -26,11 +28,12 @@ __all__ = [
     "likeliest_next",
     "no_hooks",
     "perplexity",
+    "predicted_tokens",
     "text_log_probabilities",
 ]
 
 HooksAt: TypeAlias = Callable[[int], Hooks]
-"""Hooks for prompts by position, such as ``lambda pos: neurons.suppress(pos=pos)``."""
+"""Hooks for prompts by position, such as ``lambda pos: neurons.suppress(positions=pos)``."""
 
 PROMPTS_AT_ONCE = 64
 SHOWN = 3  # continuations, in tables
@@ -43,11 +46,8 @@ def equal_groups(keys: Sequence[Hashable], most: int = PROMPTS_AT_ONCE) -> Itera
         >>> list(equal_groups([7, 5, 7, 7], most=2))
         [[0, 2], [3], [1]]
     """
-    groups: dict[Hashable, list[int]] = {}
-    for index, key in enumerate(keys):
-        groups.setdefault(key, []).append(index)
-    for group in groups.values():
-        yield from (group[start : start + most] for start in range(0, len(group), most))
+    for group in map_reduce(range(len(keys)), keys.__getitem__).values():
+        yield from chunked(group, most)
 
 
 def no_hooks(_: int) -> Hooks:
@@ -56,13 +56,14 @@ def no_hooks(_: int) -> Hooks:
 
 
 def answer_logits(
-    model: HookedModel, prompts: Sequence[Prompt], hooks_at: HooksAt = no_hooks, *, at: str = "last"
+    model: HookedModel, prompts: Sequence[Prompt], hooks_at: HooksAt = no_hooks, *, at: str = "last", bar: Any = None
 ) -> Iterator[tuple[list[int], Float[torch.Tensor, "prompt d_vocab"]]]:
     """Logits where each prompt is answered, a group at a time: the prompts' indices and their rows.
 
     Args:
         hooks_at: hooks to run under; they are given the last position of the span ``at``.
         at: the span; ``"last"`` is the position that predicts the answer.
+        bar: a progress bar to move on by every prompt.
     """
     for group in equal_groups([(len(prompt), prompt.last.last, prompt.span(at).last) for prompt in prompts]):
         position = prompts[group[0]].last.last
@@ -72,33 +73,49 @@ def answer_logits(
         with torch.no_grad():
             logits: torch.Tensor = model.run_with_hooks(tokens, fwd_hooks=hooks + kept)
         yield group, logits[:, 0]
+        if bar is not None:
+            bar.update(len(group))
 
 
 def answer_probabilities(
-    model: HookedModel, prompts: Sequence[Prompt], hooks_at: HooksAt = no_hooks, *, at: str = "last"
+    model: HookedModel, prompts: Sequence[Prompt], hooks_at: HooksAt = no_hooks, *, at: str = "last", bar: Any = None
 ) -> Float[torch.Tensor, " prompt"]:
     """Probability of each prompt's first target token.
 
     Raises:
         TargetError: a prompt without a target.
     """
-    found = torch.zeros(len(prompts), dtype=torch.float64)
-    for group, logits in answer_logits(model, prompts, hooks_at, at=at):
+    probability = torch.zeros(len(prompts), dtype=torch.float64)
+    for group, logits in answer_logits(model, prompts, hooks_at, at=at, bar=bar):
         answers = torch.tensor([[prompts[i].target_token] for i in group], device=logits.device)
-        found[group] = answer_probability(logits[:, None], answers).double().cpu()
-    return found
+        probability[group] = answer_probability(logits[:, None], answers).double().cpu()
+    return probability
+
+
+def predicted_tokens(model: HookedModel, prompts: Sequence[Prompt], hooks_at: HooksAt = no_hooks) -> list[int]:
+    """The most probable token where each prompt is answered.
+
+    Raises:
+        NumericalError: logits that are not finite.
+    """
+    tokens: dict[int, int] = {}
+    for group, logits in answer_logits(model, prompts, hooks_at):
+        if not bool(logits.isfinite().all()):
+            raise NumericalError("the clean run's logits are not finite; check the weights for NaN, or load the model in float32.")
+        tokens |= dict(zip(group, logits.argmax(-1).tolist(), strict=True))
+    return [tokens[i] for i in range(len(prompts))]
 
 
 def text_log_probabilities(model: HookedModel, prompts: Sequence[Prompt], hooks: Hooks) -> Float[torch.Tensor, " prompt"]:
     """Log probability of each whole prompt: of every token after the first, given those before it."""
-    found = torch.zeros(len(prompts), dtype=torch.float64)
+    log_probability = torch.zeros(len(prompts), dtype=torch.float64)
     for group in equal_groups([len(prompt) for prompt in prompts]):
         tokens = torch.cat([prompts[i].tokens for i in group])
         with torch.no_grad():
             logits: torch.Tensor = model.run_with_hooks(tokens, fwd_hooks=hooks)
         each = logits[:, :-1].log_softmax(-1).gather(-1, tokens[:, 1:, None])
-        found[group] = each.double().sum((1, 2)).cpu()
-    return found
+        log_probability[group] = each.double().sum((1, 2)).cpu()
+    return log_probability
 
 
 def perplexity(model: HookedModel, prompts: Sequence[Prompt], hooks: Hooks) -> float:
@@ -115,11 +132,11 @@ def likeliest_next(model: HookedModel, prompt: Prompt, hooks: Hooks) -> tuple[tu
     return tuple((str(model.tokenizer.decode([token])), value) for token, value in zip(best.indices.tolist(), best.values.tolist(), strict=True))
 
 
-def in_words(found: Sequence[tuple[str, float]]) -> str:
+def in_words(tokens: Sequence[tuple[str, float]]) -> str:
     """Tokens with their probabilities, for a table.
 
     Example:
         >>> in_words([(" Paris", 0.9), (" Rome", 0.05)])
         'Paris 90%, Rome 5%'
     """
-    return ", ".join(f"{token.strip()} {value:.0%}" for token, value in found)
+    return ", ".join(f"{token.strip()} {value:.0%}" for token, value in tokens)

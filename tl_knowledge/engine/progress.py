@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from tqdm import TqdmWarning
@@ -12,9 +14,10 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", TqdmWarning)  # a notebook without ipywidgets gets the text bar, and no warning in its first cell
     from tqdm.auto import tqdm
 
-__all__ = ["progress_bar"]
+__all__ = ["progress_bar", "progress_shown", "show_progress"]
 
 DELAY = 2.0
+_shown: ContextVar[bool] = ContextVar("progress is shown", default=False)
 
 
 def progress_bar(
@@ -32,3 +35,28 @@ def progress_bar(
         [1, 2]
     """
     return tqdm(items, total=total, initial=initial, desc=what, unit=unit, delay=DELAY, leave=leave, disable=not progress)
+
+
+@contextmanager
+def show_progress(progress: bool) -> Generator[None]:
+    """For the length of a ``with``, let work further down show bars or not, where it has no ``progress`` argument of its own.
+
+    Such work (an editing method's ``plan``) passes ``progress=progress_shown()`` to `progress_bar`; outside of any ``with`` that is False.
+
+    Example:
+        >>> with show_progress(True):
+        ...     progress_shown()
+        True
+        >>> progress_shown()
+        False
+    """
+    token = _shown.set(progress)
+    try:
+        yield
+    finally:
+        _shown.reset(token)
+
+
+def progress_shown() -> bool:
+    """Whether the caller further up asked for bars."""
+    return _shown.get()

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 
-from tl_knowledge.arrays import HookFn
-from tl_knowledge.engine.recording import capture
-from tl_knowledge.engine.rows import run_rows
+from tl_knowledge.arrays import Hooks
 from tl_knowledge.errors import UnsupportedModelError
 from tl_knowledge.models.hook_names import UNEMBED_IN, block_output
 from tl_knowledge.models.protocol import HookedModel, layer_count, model_device
@@ -25,19 +23,23 @@ MOST_MISFIT = 0.05  # half precision rounds by a few hundredths; the wrong kind 
 
 def unembed(model: HookedModel, states: Float[torch.Tensor, "state d_model"]) -> Float[torch.Tensor, "state d_vocab"]:
     """Logits of some residual states, through the model's own final norm and unembedding: each enters as the last block's output."""
-    token = torch.zeros(1, 1, dtype=torch.long, device=model_device(model))
-    return run_rows(model, token, [_enter(model, states)])[:, 0]
+    return _run_from_the_last_block(model, states, [])
 
 
 def normalised(model: HookedModel, states: Float[torch.Tensor, "state d_model"]) -> Float[torch.Tensor, "state d_model"]:
     """What the final norm makes of some residual states."""
-    token, found = torch.zeros(1, 1, dtype=torch.long, device=model_device(model)), list[torch.Tensor]()
-    run_rows(model, token, [_enter(model, states), *capture(UNEMBED_IN, found)])
-    return found[0][:, 0]
+    outputs: list[torch.Tensor] = []
+    _run_from_the_last_block(model, states, [(UNEMBED_IN, lambda x, *, hook: outputs.append(x.detach()))])
+    return outputs[0][:, 0]
 
 
-def _enter(model: HookedModel, states: torch.Tensor) -> tuple[str, HookFn]:
-    return block_output(layer_count(model) - 1), lambda _, *, hook: states[:, None]
+def _run_from_the_last_block(model: HookedModel, states: torch.Tensor, hooks: Hooks) -> torch.Tensor:
+    """Run one token, whose last block's output is replaced by the states, one a row; their logits."""
+    token = torch.zeros(1, 1, dtype=torch.long, device=model_device(model))
+    entry: Hooks = [(block_output(layer_count(model) - 1), lambda _, *, hook: states[:, None])]
+    with torch.no_grad():
+        logits: torch.Tensor = model.run_with_hooks(token, fwd_hooks=entry + hooks)
+    return logits[:, 0]
 
 
 @dataclass(frozen=True)

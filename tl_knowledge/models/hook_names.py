@@ -1,4 +1,4 @@
-"""Names: what can be restored or severed, and the hooks that show it.
+"""Names of what can be restored or severed, and of the hooks where it is read.
 
 Nothing here needs torch, so the command line can list these words without waiting for it.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal, TypeAlias, get_args
 
-from tl_knowledge.errors import ComponentError
+from tl_knowledge.errors import ComponentError, check_choice
 
 __all__ = [
     "COMPONENTS",
@@ -56,18 +56,17 @@ def component_hook(component: Component, layer: int) -> str:
     Raises:
         ComponentError: unknown component.
     """
-    if component not in _HOOKS:
-        raise ComponentError(f"component {component!r} is unknown; pass one of {', '.join(map(repr, COMPONENTS))}.")
+    check_choice("component", component, COMPONENTS, ComponentError)
     return f"blocks.{layer}.{_HOOKS[component]}"
 
 
-def severable(modules: Module | Iterable[Module]) -> tuple[Module, ...]:
-    """One module or several, as a tuple.
+def severable(modules: Module | Iterable[Module] | None) -> tuple[Module, ...]:
+    """No module, one or several, as a tuple.
 
     Raises:
         ComponentError: something that is not a module's output.
     """
-    names: tuple[Module, ...] = (modules,) if isinstance(modules, str) else tuple(modules)  # pyright: ignore
+    names: tuple[Module, ...] = (modules,) if isinstance(modules, str) else tuple(modules or ())  # pyright: ignore
     for module in names:
         if module not in get_args(Module):
             raise ComponentError(f"module {module!r} cannot be severed; pass 'mlp_out', 'attn_out' or both.")
@@ -95,5 +94,5 @@ def attention_scores(layer: int) -> str:
 
 
 def attention_pattern(layer: int) -> str:
-    """The hook of a block's attention pattern behind the softmax, ``[batch head query key]``."""
+    """The hook of a block's attention pattern after the softmax, ``[batch head query key]``."""
     return f"blocks.{layer}.attn.hook_pattern"

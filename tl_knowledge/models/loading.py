@@ -1,7 +1,7 @@
 """Loading models: the only door to TransformerLens' classes.
 
-``load_model`` takes the bundled model, any Hugging Face id or local directory, or a model the caller already has, and
-gives back one that has passed every check: evaluation mode, no gradients on the weights, dtype and device as asked.
+`load_model` takes the bundled model, any Hugging Face id or local directory, or a model that the caller already has. What it returns has passed
+every check: it is in evaluation mode, its weights have no gradients, and dtype and device are the wanted ones.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 import transformer_lens
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from tl_knowledge.errors import DataError, UnsupportedModelError
+from tl_knowledge.errors import DataError, UnsupportedModelError, check_choice
 from tl_knowledge.models.checks import check_model
 from tl_knowledge.models.protocol import HookedModel
 
@@ -25,6 +25,7 @@ AnyModel: TypeAlias = "HookedModel | str | os.PathLike[str]"
 """A model, or its name or directory."""
 
 Backend: TypeAlias = Literal["auto", "hooked_transformer", "bridge"]
+"""Which of TransformerLens' classes holds the model."""
 
 FACTLM_DIRECTORY = Path(__file__).parents[1] / "factlm"
 
@@ -57,23 +58,22 @@ def load_model(
 
     Raises:
         DataError: the name or directory cannot be loaded.
-        UnsupportedModelError: no such backend in the installed TransformerLens, or a model no method here can work on.
+        InputError: an unknown backend.
+        UnsupportedModelError: a backend that the installed TransformerLens does not have, or a model that no method here can work on.
 
     Example:
         >>> model = load_model("factlm")
         >>> model.cfg.n_layers
         8
     """
-    if not isinstance(name_or_path_or_model, str | Path):
+    check_choice("backend", backend, Backend)
+    if not isinstance(name_or_path_or_model, str | os.PathLike):
         return check_model(name_or_path_or_model, masked=True)
-    name = str(name_or_path_or_model)
-    chosen = _choose_backend(name, backend)
+    name = os.fspath(cast("str | os.PathLike[str]", name_or_path_or_model))
+    load = _load_bridge if _resolve_backend(name, backend) == "bridge" else _load_hooked_transformer
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        if chosen == "bridge":
-            model = _load_bridge(name, process_weights=process_weights, device=device, dtype=dtype)
-        else:
-            model = _load_hooked_transformer(name, process_weights=process_weights, device=device, dtype=dtype)
+        model = load(name, process_weights=process_weights, device=device, dtype=dtype)
     except (OSError, ValueError) as error:
         raise DataError(
             f"cannot load model {name!r}: {str(error).splitlines()[0]}; pass 'factlm', a reachable Hugging Face id, or a directory with config.json."
@@ -89,7 +89,7 @@ def load_model(
 
 
 def as_model(model: AnyModel, *, masked: bool = False) -> HookedModel:
-    """A model that can be worked on, from itself, a name or a directory; a name's model is kept until another name is asked for.
+    """A model that the methods can work on, from a model, a name or a directory; the last model that was loaded by name is kept.
 
     Args:
         masked: whether a masked model will do.
@@ -101,8 +101,7 @@ def as_model(model: AnyModel, *, masked: bool = False) -> HookedModel:
         >>> as_model("factlm") is as_model("factlm")
         True
     """
-    found = _loaded(str(model)) if isinstance(model, str | os.PathLike) else model
-    return check_model(found, masked=masked)
+    return check_model(_loaded(os.fspath(model)) if isinstance(model, str | os.PathLike) else model, masked=masked)
 
 
 @lru_cache(maxsize=1)
@@ -123,9 +122,8 @@ def _hooked_transformer_class() -> Any | None:
         return None
 
 
-def _choose_backend(name: str, backend: Backend) -> Literal["hooked_transformer", "bridge"]:
-    if backend not in ("auto", "hooked_transformer", "bridge"):
-        raise UnsupportedModelError(f"backend {backend!r} is unknown; pass 'auto', 'hooked_transformer' or 'bridge'.")
+def _resolve_backend(name: str, backend: Backend) -> Literal["hooked_transformer", "bridge"]:
+    """The backend that loads this model in the installed TransformerLens."""
     if backend == "bridge":
         return "bridge"
     available = hooked_transformer_available()
@@ -174,7 +172,7 @@ def _load_hooked_transformer(name: str, *, process_weights: bool, device: str | 
         return _hooked_transformer_from_gpt2(hooked_transformer, directory, process_weights, device, dtype)
     from transformer_lens.loading_from_pretrained import get_official_model_name
 
-    if "/bert-" in get_official_model_name(name):  # names of its own, which no hub knows, pass here too
+    if "/bert-" in get_official_model_name(name):  # TransformerLens' own short names, which no hub knows, are resolved here too
         return transformer_lens.HookedEncoder.from_pretrained(name, device=str(device), dtype=dtype)
     load = hooked_transformer.from_pretrained if process_weights else hooked_transformer.from_pretrained_no_processing
     return load(name, device=device, dtype=dtype)
@@ -183,7 +181,7 @@ def _load_hooked_transformer(name: str, *, process_weights: bool, device: str | 
 def _hooked_transformer_from_gpt2(
     hooked_transformer: Any, directory: Path, process_weights: bool, device: str | torch.device, dtype: torch.dtype
 ) -> Any:
-    """A ``HookedTransformer`` from a local GPT-2 directory, without asking any hub."""
+    """A ``HookedTransformer`` from a local GPT-2 directory, without any hub."""
     from transformer_lens import HookedTransformerConfig
     from transformer_lens.pretrained.weight_conversions.gpt2 import convert_gpt2_weights
 

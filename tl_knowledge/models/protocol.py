@@ -1,7 +1,7 @@
-"""What the package asks of a model, the names of its hooks, and the checks before any work.
+"""What the package needs of a model: an interface, and what is read off it.
 
-Nothing here knows TransformerLens' classes (``loading.py`` is the only door to them): a model is anything that
-fulfils `HookedModel`, which ``HookedTransformer`` and ``TransformerBridge`` both do.
+Nothing here knows TransformerLens' classes (``loading.py`` is the only door to them). A model is anything that fulfils `HookedModel`, as
+``HookedTransformer`` and ``TransformerBridge`` both do.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ __all__ = [
     "layer_count",
     "mlp_input",
     "model_device",
+    "model_name",
     "prepends_bos",
 ]
 
@@ -88,7 +89,7 @@ def model_device(model: HookedModel) -> torch.device:
 
 
 def prepends_bos(model: HookedModel) -> bool:
-    """Whether prompts start with a beginning-of-sequence token unless told otherwise."""
+    """Whether prompts start with a beginning-of-sequence token unless a caller says no."""
     has_bos = getattr(model.tokenizer, "bos_token_id", None) is not None
     return has_bos and bool(getattr(model.cfg, "default_prepend_bos", True))
 
@@ -101,10 +102,11 @@ def embedding_matrix(model: HookedModel) -> Float[torch.Tensor, "d_vocab d_model
 
 def is_masked(model: HookedModel) -> bool:
     """Whether the model reads in both directions and fills masks (BERT)."""
-    # Bridges call BERT's attention causal, so the architecture's name is asked too.
+    # Bridges call BERT's attention causal, so the architecture's name counts too.
     names = [str(getattr(model.cfg, name, "")) for name in ("architecture", "original_architecture")]
     return getattr(model.cfg, "attention_dir", "causal") != "causal" or any(name.endswith("MaskedLM") for name in names)
 
 
 def model_name(model: HookedModel) -> str:
+    """The model's name, or its class's where it has none."""
     return str(getattr(model.cfg, "model_name", None) or type(model).__name__)

@@ -47,10 +47,10 @@ class Unembedding:
         """
         if any(point.fwd_hooks for name, point in model.hook_dict.items() if name.startswith("unembed.") and name != UNEMBED_IN):
             return None
-        found = cls._read(model)
-        if found is not None and model not in _plain:
-            _plain[model] = found._tells(model)
-        return found if _plain.get(model) else None
+        unembedding = cls._read(model)
+        if unembedding is not None and model not in _plain:
+            _plain[model] = unembedding._is_the_models(model)
+        return unembedding if _plain.get(model) else None
 
     @classmethod
     def _read(cls, model: HookedModel) -> Unembedding | None:
@@ -62,7 +62,7 @@ class Unembedding:
         cap = getattr(config, "final_logit_softcapping", None) or getattr(model.cfg, "output_logits_soft_cap", None)
         return cls(weights.detach(), None if bias is None else bias.detach(), float(cap) if cap and cap > 0 else None)
 
-    def _tells(self, model: HookedModel) -> bool:
+    def _is_the_models(self, model: HookedModel) -> bool:
         """Whether the model's logits are what this makes of its unembedding's input."""
         tokens, states = torch.zeros(1, 2, dtype=torch.long, device=self.weights.device), list[torch.Tensor]()
         recorder: Hooks = [(UNEMBED_IN, lambda x, *, hook: states.append(x.detach()))]

@@ -1,5 +1,3 @@
-from .attribution import AttributionMethod as AttributionMethod
-from .attribution import AttributionVariant as AttributionVariant
 from .attribution import attribute_neurons as attribute_neurons
 from .attribution import mean_activation as mean_activation
 from .context_gain import ContextGain as ContextGain
@@ -11,9 +9,10 @@ from .groups import agreement_groups as agreement_groups
 from .groups import determiner as determiner
 from .groups import fact_groups as fact_groups
 from .groups import punctuation_groups as punctuation_groups
+from .layer_comparison import LayerComparison as LayerComparison
+from .layer_comparison import compare_layers as compare_layers
 from .locate import locate_neurons as locate_neurons
 from .located import LocatedNeurons as LocatedNeurons
-from .located import compare_layers as compare_layers
 from .neuron_set import NeuronSet as NeuronSet
 from .page import effects_table as effects_table
 from .page import neurons_page as neurons_page
@@ -25,6 +24,12 @@ from .selection import adapt_sharing as adapt_sharing
 from .selection import coarse_neurons as coarse_neurons
 from .selection import select_neurons as select_neurons
 from .selection import shared_neurons as shared_neurons
+from .settings import Adaptation as Adaptation
+from .settings import AttributionMethod as AttributionMethod
+from .settings import AttributionSettings as AttributionSettings
+from .settings import AttributionVariant as AttributionVariant
+from .settings import LocationSettings as LocationSettings
+from .settings import ThresholdKind as ThresholdKind
 from .token_effects import TokenEffects as TokenEffects
 from .token_effects import measure_token_effects as measure_token_effects
 from .token_effects import single_token_words as single_token_words

@@ -1,55 +1,43 @@
-"""Knowledge attribution: which neurons raise the probability of the answer? (Dai et al. 2022; paper 000, section 3.1)
+"""Knowledge attribution: which neurons raise the probability of the answer? (Dai et al. 2022; Wen and Bai, section 3.1)
 
-Integrated gradients of the answer's probability along a path from a baseline to the neuron activations ``w`` of the last position:
+Integrated gradients of the answer's probability along a path from a baseline to the neuron activations ``w`` of one position:
 
 ``Attr(n_i) = (w_i - b_i) / m * sum_k dP(o | b + alpha_k (w - b)) / dn_i``
 
-for all layers and steps at once. Only the last position changes, so every earlier position's keys and values are frozen
+for all layers and steps at once. Only one position changes, so the keys and values of every position before it are frozen
 (`tl_knowledge.engine.prefix`), every scaled activation is *one token* of a growing batch, and one backward gives all gradients. A masked model (BERT)
-is asked at its mask, and every row is a full sequence.
+predicts at its mask, and every row is a full sequence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal, TypeAlias, get_args
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Float
-from tqdm.auto import tqdm
+from more_itertools import always_iterable
 
 from tl_knowledge.engine.batches import equal_groups
+from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.engine.rows import MEMORY_BUDGET
-from tl_knowledge.errors import InputError, NumericalError
-from tl_knowledge.models.checks import check_layers, check_model
-from tl_knowledge.models.description import describe_model
-from tl_knowledge.models.protocol import HookedModel, is_masked, layer_count
-from tl_knowledge.neurons.engine import PathGradients, Questions, questions_at_once
+from tl_knowledge.errors import InputError, NumericalError, check_choice, check_given
+from tl_knowledge.models.checks import check_layers
+from tl_knowledge.models.loading import AnyModel, as_model
+from tl_knowledge.models.protocol import HookedModel, layer_count
+from tl_knowledge.neurons.engine import PathGradients, Questions, engine_name, questions_at_once
 from tl_knowledge.neurons.result import NeuronAttribution
+from tl_knowledge.neurons.settings import AttributionMethod, AttributionSettings, AttributionVariant
 from tl_knowledge.prompts.prompt import Prompt, check_fits
-from tl_knowledge.results.provenance import Provenance
+from tl_knowledge.results.provenance import provenance_of
 
-__all__ = ["AttributionMethod", "AttributionVariant", "attribute_neurons", "mean_activation"]
-
-AttributionVariant: TypeAlias = Literal["ours", "dai2022", "eleutherai2022", "niu2024"]
-"""Where the path's points lie, and which activation is scaled:
-
-========== ============================== =====================================
-variant  alpha                          activation
-========== ============================== =====================================
-paper      ``k/m, k = 1 .. m``            after the non-linearity (``hook_post``)
-dai        ``k/m, k = 0 .. m-1``          after
-eleuther   ``linspace(0, 1, m)``          before it (``hook_pre``; the gate of gated MLPs)
-kn_thesis  as eleuther                    as eleuther
-========== ============================== =====================================
-"""
-
-AttributionMethod: TypeAlias = Literal["integrated_gradients", "gradient_x_activation", "activation"]
+__all__ = ["attribute_neurons", "mean_activation"]
 
 
 def attribute_neurons(
-    model: HookedModel,
-    prompts: Prompt | Sequence[Prompt],
+    model: AnyModel,
+    prompts: Prompt | Iterable[Prompt],
     *,
     method: AttributionMethod = "integrated_gradients",
     variant: AttributionVariant = "ours",
@@ -57,11 +45,11 @@ def attribute_neurons(
     steps: int = 20,
     baseline: Literal["zero"] | torch.Tensor = "zero",
     multi_token: bool = False,
-    layers: Sequence[int] | None = None,
+    layers: int | Iterable[int] | None = None,
     memory_budget: float = MEMORY_BUDGET,
     progress: bool = True,
 ) -> NeuronAttribution:
-    """Score every neuron at one position, the last unless told otherwise, for the prompts' answers.
+    """Score every neuron at one position, the last by default, for the prompts' answers.
 
     Args:
         prompts: each with a target; those of one length run together.
@@ -80,6 +68,7 @@ def attribute_neurons(
 
     Raises:
         ModelError: a model that has no single ``W_out`` a layer, or is in training mode with dropout.
+        DataError: no prompt.
         TargetError, PromptError, InputError: an argument that does not fit.
         NumericalError: gradients that are not finite.
 
@@ -90,78 +79,104 @@ def attribute_neurons(
         >>> tuple(scores.scores.shape)
         (2, 8, 512)
     """
-    check_model(model, masked=True)
-    asked = [prompts] if isinstance(prompts, Prompt) else list(prompts)
-    _check(model, asked, method, variant, steps, multi_token)
-    chosen = check_layers(model, layers)
-    start = _baseline(model, baseline, chosen)
-    alphas = () if method == "activation" else _alphas(method, variant, steps)
-    scores = start.new_zeros(len(asked), *start.shape, device="cpu")
-    gaps, clean = scores.new_zeros(len(asked), len(chosen)), scores.new_ones(len(asked))
-    questions = [(i, question) for i, prompt in enumerate(asked) for question in _questions(prompt, at, multi_token)]
-    most = questions_at_once(model, [question for _, question in questions], chosen, len(alphas), memory_budget)
-    with tqdm(total=len(questions), desc="attribute neurons", unit="prompt", delay=2, disable=not progress) as bar:
-        for group in equal_groups([(question.length, question.kept) for _, question in questions], most):
-            task = PathGradients(model, Questions.together([questions[k][1] for k in group]), chosen, _site(variant), start)
-            found = task.scores(alphas, memory_budget) if alphas else task.activations()
-            for k, *parts in zip(group, *(part.cpu() for part in found), strict=True):
-                index = questions[k][0]
-                scores[index], gaps[index], clean[index] = scores[index] + parts[0], gaps[index] + parts[1], clean[index] * parts[2]
-            bar.update(len(group))
+    model = as_model(model, masked=True)
+    batch = check_given(always_iterable(prompts, Prompt), "prompt")
+    settings = AttributionSettings(method, variant, at, steps, multi_token, _baseline_name(baseline))
+    for prompt in batch:
+        _ = prompt.target_token
+        check_fits(model, prompt, multi_token=multi_token)
+    numbers = check_layers(model, None if layers is None else tuple(always_iterable(layers)))
+    start = _baseline_rows(model, baseline, numbers)
+    scores, gaps, probability = _attributed(model, batch, settings, numbers, start, memory_budget, progress)
     if not bool(scores.isfinite().all()):
         raise NumericalError("attribution scores are not finite; check the weights for NaN, or load the model in float32.")
-    settings: dict[str, Any] = {"method": method, "variant": variant, "at": at, "steps": steps, "multi_token": multi_token}
-    settings["baseline"] = baseline if isinstance(baseline, str) else "activations"
-    engine = "full sequences" if is_masked(model) else "rows on a frozen prefix"
-    provenance = Provenance(**describe_model(model), prepends_bos=asked[0].has_bos, seed=0, engine=engine, settings=settings)
     return NeuronAttribution(
         scores=scores,
         completeness_gap=gaps,
-        clean_probability=clean,
-        layers=chosen,
+        clean_probability=probability,
+        layers=numbers,
         n_layers=layer_count(model),
-        prompts=tuple(prompt.text or " ".join(prompt.labels) for prompt in asked),
-        targets=tuple(prompt.target or str(prompt.answer) for prompt in asked),
-        provenance=provenance,
+        prompts=tuple(prompt.text or " ".join(prompt.labels) for prompt in batch),
+        targets=tuple(prompt.target or str(prompt.answer) for prompt in batch),
+        settings=settings,
+        provenance=provenance_of(model, engine=engine_name(model), has_bos=batch[0].has_bos, settings=settings),
     )
 
 
 def mean_activation(
-    model: HookedModel, prompts: Sequence[Prompt], *, variant: AttributionVariant = "ours", at: str = "last"
+    model: AnyModel, prompts: Prompt | Iterable[Prompt], *, variant: AttributionVariant = "ours", at: str = "last", progress: bool = True
 ) -> Float[torch.Tensor, "layer d_mlp"]:
-    """Mean activation of every neuron at the last position (or another, as there) of some prompts: a baseline for `attribute_neurons`.
+    """Mean activation of every neuron at one position of some prompts, the last by default: a baseline for `attribute_neurons`.
+
+    Args:
+        variant, at: as `attribute_neurons`.
 
     Raises:
-        InputError: no prompt, or unknown variant.
+        DataError: no prompt.
+        InputError: an unknown variant.
     """
-    check_model(model, masked=True)
-    if not prompts:
-        raise InputError("no prompt was given; pass at least one.")
-    if variant not in get_args(AttributionVariant):
-        raise InputError(f"variant {variant!r} is unknown; pass one of {', '.join(map(repr, get_args(AttributionVariant)))}.")
+    model = as_model(model, masked=True)
+    batch = check_given(always_iterable(prompts, Prompt), "prompt")
+    check_choice("variant", variant, AttributionVariant)
     layers = tuple(range(layer_count(model)))
-    start = _baseline(model, "zero", layers)
+    start = _baseline_rows(model, "zero", layers)
     total = torch.zeros_like(start, dtype=torch.float64)
-    for group in equal_groups([len(prompt) for prompt in prompts]):
-        questions = Questions.together([Questions(prompts[i].tokens, (prompts[i].last.last,), (0,), (prompts[i].span(at).last,)) for i in group])
-        total += PathGradients(model, questions, layers, _site(variant), start).activations()[0].double().sum(0)
-    return (total / len(prompts)).to(start.dtype)
+    with progress_bar(what="mean activation", unit="prompt", total=len(batch), progress=progress) as bar:
+        for group in equal_groups([len(prompt) for prompt in batch]):
+            questions = Questions.stack([Questions(batch[i].tokens, (batch[i].last.last,), (0,), (batch[i].span(at).last,)) for i in group])
+            total += PathGradients(model, questions, layers, _site(variant), start).activations()[0].double().sum(0)
+            bar.update(len(group))
+    return (total / len(batch)).to(start.dtype)
+
+
+def _attributed(
+    model: HookedModel,
+    prompts: Sequence[Prompt],
+    settings: AttributionSettings,
+    layers: tuple[int, ...],
+    start: Float[torch.Tensor, "layer d_mlp"],
+    memory_budget: float,
+    progress: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Scores ``[prompt layer d_mlp]``, gaps ``[prompt layer]`` and clean probabilities ``[prompt]``, over each prompt's questions."""
+    alphas = _alphas(settings)
+    scores = start.new_zeros(len(prompts), *start.shape, device="cpu")
+    gaps, probability = scores.new_zeros(len(prompts), len(layers)), scores.new_ones(len(prompts))
+    rows, questions = zip(*((i, each) for i, prompt in enumerate(prompts) for each in _questions(prompt, settings)), strict=True)
+    at_once = questions_at_once(model, questions, layers, len(alphas), memory_budget)
+    with progress_bar(what="attribute neurons", unit="prompt", total=len(questions), progress=progress) as bar:
+        for group in equal_groups([(question.length, question.kept) for question in questions], at_once):
+            task = PathGradients(model, Questions.stack([questions[k] for k in group]), layers, _site(settings.variant), start)
+            parts = task.scores(alphas, memory_budget) if alphas else task.activations()
+            for k, score, gap, p in zip(group, *(part.cpu() for part in parts), strict=True):
+                row = rows[k]
+                scores[row], gaps[row], probability[row] = scores[row] + score, gaps[row] + gap, probability[row] * p
+            bar.update(len(group))
+    return scores, gaps, probability
 
 
 def _site(variant: AttributionVariant) -> str:
     return "hook_post" if variant in ("ours", "dai2022") else "hook_pre"
 
 
-def _alphas(method: AttributionMethod, variant: AttributionVariant, steps: int) -> tuple[float, ...]:
-    """The points of the path; one, at its end, for gradient x activation."""
-    if method == "gradient_x_activation":
-        return (1.0,)
-    if variant in ("eleutherai2022", "niu2024"):
+def _alphas(settings: AttributionSettings) -> tuple[float, ...]:
+    """The points of the path: one, at its end, for gradient times activation; none for the activation."""
+    steps = settings.steps
+    if settings.method != "integrated_gradients":
+        return (1.0,) if settings.method == "gradient_x_activation" else ()
+    if settings.variant in ("eleutherai2022", "niu2024"):
         return tuple(torch.linspace(0, 1, steps, dtype=torch.float64).tolist())
-    return tuple((k + (variant == "ours")) / steps for k in range(steps))
+    return tuple((k + (settings.variant == "ours")) / steps for k in range(steps))
 
 
-def _baseline(model: HookedModel, baseline: Literal["zero"] | torch.Tensor, layers: Sequence[int]) -> Float[torch.Tensor, "layer d_mlp"]:
+def _baseline_name(baseline: Literal["zero"] | torch.Tensor) -> str:
+    """A baseline as the settings have it; activations by their fingerprint, so that different ones are not equal."""
+    if isinstance(baseline, str):
+        return baseline
+    return f"activations {hashlib.sha256(baseline.detach().double().cpu().numpy().tobytes()).hexdigest()[:12]}"
+
+
+def _baseline_rows(model: HookedModel, baseline: Literal["zero"] | torch.Tensor, layers: Sequence[int]) -> Float[torch.Tensor, "layer d_mlp"]:
     written: torch.Tensor = model.blocks[0].mlp.W_out
     shape = (layer_count(model), int(written.shape[0]))
     if isinstance(baseline, str):
@@ -173,25 +188,11 @@ def _baseline(model: HookedModel, baseline: Literal["zero"] | torch.Tensor, laye
     return baseline.to(written)[list(layers)].detach()
 
 
-def _questions(prompt: Prompt, at: str, multi_token: bool) -> Iterator[Questions]:
+def _questions(prompt: Prompt, settings: AttributionSettings) -> Iterator[Questions]:
     """One question for the answer's first token, or one for each, the tokens before it appended."""
-    answer = prompt.answer if multi_token else prompt.answer[:1]
+    answer = prompt.answer if settings.multi_token else prompt.answer[:1]
     for k, token in enumerate(answer):
         before = torch.tensor([answer[:k]], dtype=prompt.tokens.dtype, device=prompt.tokens.device)
         position = prompt.last.last + k
-        yield Questions(torch.cat([prompt.tokens, before], dim=1), (position,), (token,), (position if at == "last" else prompt.span(at).last,))
-
-
-def _check(
-    model: HookedModel, prompts: Sequence[Prompt], method: AttributionMethod, variant: AttributionVariant, steps: int, multi_token: bool
-) -> None:
-    if not prompts:
-        raise InputError("no prompt was given; pass at least one.")
-    for name, word, words in (("method", method, get_args(AttributionMethod)), ("variant", variant, get_args(AttributionVariant))):
-        if word not in words:
-            raise InputError(f"{name} {word!r} is unknown; pass one of {', '.join(map(repr, words))}.")
-    if steps < 1:
-        raise InputError(f"steps={steps} makes no path; pass at least 1 (20 is usual).")
-    for prompt in prompts:
-        _ = prompt.target_token
-        check_fits(model, prompt, multi_token=multi_token)
+        at = position if settings.at == "last" else prompt.span(settings.at).last
+        yield Questions(torch.cat([prompt.tokens, before], dim=1), (position,), (token,), (at,))

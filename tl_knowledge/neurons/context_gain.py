@@ -1,4 +1,4 @@
-"""How far in-context prompts raise the probability that the neurons are looked for in (paper 000, section 3.2)."""
+"""How far in-context prompts raise the probability that neurons are attributed to (Wen and Bai, section 3.2)."""
 
 from __future__ import annotations
 
@@ -9,38 +9,46 @@ from typing import ClassVar
 import pandas as pd
 import plotly.graph_objects as go
 
-from tl_knowledge.datasets import with_context
+from more_itertools import always_iterable
+
+from tl_knowledge.datasets import CONTEXT_PAIRS, with_context
 from tl_knowledge.drawing import grouped_bars
 from tl_knowledge.engine.batches import answer_probabilities
-from tl_knowledge.errors import InputError
-from tl_knowledge.models.checks import check_model
-from tl_knowledge.models.description import describe_model
-from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.engine.progress import progress_bar
+from tl_knowledge.errors import check_given
+from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.prompts.prompt import Prompt
-from tl_knowledge.results.provenance import Provenance
+from tl_knowledge.results.provenance import Provenance, provenance_of
+from tl_knowledge.results.result import TableResult
 from tl_knowledge.results.statistics import FEWEST_TESTED, paired_p_values, scalar_interval
-from tl_knowledge.results.table import TableResult
 
 __all__ = ["ContextGain", "measure_context_gain"]
 
-_KINDS = {"fact alone": "alone", "behind other facts": "in_context"}
+_KINDS = {"fact alone": "alone", "after other facts": "in_context"}
 
 
 @dataclass(frozen=True, eq=False)
 class ContextGain(TableResult):
-    """Probability of each fact's answer, asked alone and behind other facts of its relation.
+    """Probability of each fact's answer, alone and after other facts of its relation.
 
     Attributes:
         table: ``relation subject alone in_context``, one row a fact.
-        pairs: how many other facts.
-        provenance: how it was measured.
+        limit: how many other facts.
+        separator: what stands between them.
+        provenance: what it was measured with.
     """
 
     ranked_by: ClassVar[str] = "in_context"
     table: pd.DataFrame
-    pairs: int
+    limit: int
+    separator: str
     provenance: Provenance
+
+    def headline(self) -> str:
+        """The mean probabilities."""
+        alone, after = (float(self.table[column].mean()) for column in _KINDS.values())
+        return f"P(answer) {alone:.1%} alone, {after:.1%} after {self.limit} other facts; {len(self.table)} facts; {self.provenance.model}"
 
     def summary(self) -> pd.DataFrame:
         """Mean probabilities and their difference with 95% bootstrap intervals over facts, and the Wilcoxon p of the difference.
@@ -62,7 +70,7 @@ class ContextGain(TableResult):
         return grouped_bars(
             [f"{relation} ({len(rows)})" for relation, rows in by_relation.items()],
             bars,
-            title=f"P(answer) alone and behind {self.pairs} other facts of the relation",
+            title=f"P(answer) alone and after {self.limit} other facts of the relation",
             subtitle=f"{len(self.table)} facts; {self.provenance.model}; 95% bootstrap over a relation's facts",
             group_axis="relation (number of facts)",
             value_axis="P(answer)",
@@ -74,9 +82,16 @@ class ContextGain(TableResult):
 
 
 def measure_context_gain(
-    model: HookedModel, facts: Iterable[Fact], *, limit: int = 4, pool: Iterable[Fact] | None = None, separator: str = ". ", seed: int = 0
+    model: AnyModel,
+    facts: Fact | Iterable[Fact],
+    *,
+    limit: int = CONTEXT_PAIRS,
+    pool: Iterable[Fact] | None = None,
+    separator: str = ". ",
+    seed: int = 0,
+    progress: bool = True,
 ) -> ContextGain:
-    """Ask every fact alone and behind some others of its relation.
+    """Measure every fact's answer alone and after some others of its relation.
 
     Args:
         facts, limit, pool, separator, seed: as `with_context`.
@@ -87,19 +102,17 @@ def measure_context_gain(
     Example:
         >>> import tl_knowledge as tlk
         >>> facts = tlk.load_facts()
-        >>> gain = tlk.neurons.measure_context_gain(tlk.load_model("factlm"), facts[::300], pool=facts)
+        >>> gain = tlk.neurons.measure_context_gain("factlm", facts[::300], pool=facts)
         >>> len(gain.table) == len(facts[::300])
         True
     """
-    check_model(model, masked=True)
-    asked = list(facts)
-    if not asked:
-        raise InputError("no fact was given; pass at least one.")
-    shown = with_context(asked, limit=limit, pool=pool, separator=separator, seed=seed)
-    prompts = [Prompt.from_fact(model, fact) for fact in (*asked, *shown)]
-    probability = answer_probabilities(model, prompts).tolist()
-    columns = {"relation": [fact.relation for fact in asked], "subject": [fact.subject for fact in asked]}
-    columns |= {"alone": probability[: len(asked)], "in_context": probability[len(asked) :]}
-    settings = {"limit": limit, "separator": separator}
-    provenance = Provenance(**describe_model(model), prepends_bos=prompts[0].has_bos, seed=seed, engine="clean runs", settings=settings)
-    return ContextGain(pd.DataFrame(columns), limit, provenance)
+    model = as_model(model, masked=True)
+    alone = check_given(always_iterable(facts, Fact), "fact")
+    in_context = with_context(alone, limit=limit, pool=pool, separator=separator, seed=seed)
+    prompts = [Prompt.from_fact(model, fact) for fact in (*alone, *in_context)]
+    with progress_bar(what="context gain", unit="prompt", total=len(prompts), progress=progress) as bar:
+        probabilities = answer_probabilities(model, prompts, bar=bar).tolist()
+    columns = {"relation": [fact.relation for fact in alone], "subject": [fact.subject for fact in alone]}
+    columns |= {"alone": probabilities[: len(alone)], "in_context": probabilities[len(alone) :]}
+    provenance = provenance_of(model, engine="clean runs", seed=seed, has_bos=prompts[0].has_bos, limit=limit, separator=separator)
+    return ContextGain(pd.DataFrame(columns), limit, separator, provenance)

@@ -1,8 +1,19 @@
-"""The attribution engine: every point of every layer's path is one row behind a frozen prefix.
+"""The attribution engine: every point of every layer's path is one row on a frozen prefix.
 
-One forward carries all layers' rows, each born at the input of its own block as a copy of its prompt's clean row; one backward gives every
-gradient. The clean row is every path's end, so that point is shared. The gradient enters at the unembedding's input, where it is known in
-closed form (`tl_knowledge.models.unembedding`); a model that does more behind it is differentiated throughout.
+One forward carries the rows of all layers, and one backward gives every gradient. A layer's rows are born at the input of its own block ``o``, as
+copies of the clean row, and there ``b + alpha (w - b)`` takes the place of the activations ``w``::
+
+    row                  block 0   block 1   block 2    unembedding
+    clean                ----------------------------->  P(w)    the end of every path, alpha = 1
+    layer 0, alpha 0     o---------------------------->  P(b)    its start, for the completeness gap
+    layer 0, alpha 1/2   o---------------------------->
+    layer 1, alpha 0               o------------------>
+    layer 1, alpha 1/2             o------------------>
+    layer 2, alpha 0                         o-------->
+    layer 2, alpha 1/2                       o-------->
+
+(one prompt, two steps). The gradient enters at the unembedding's input, where it is known in closed form (`tl_knowledge.models.unembedding`); a
+model that computes more after that point is differentiated throughout.
 """
 
 from __future__ import annotations
@@ -12,6 +23,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
+from more_itertools import constrained_batches
 
 from tl_knowledge.arrays import HookFn, Hooks, Tokens
 from tl_knowledge.engine.prefix import FrozenPrefix, freeze_prefix, run_on_prefix
@@ -22,18 +34,18 @@ from tl_knowledge.models.hook_names import UNEMBED_IN, block_input, block_output
 from tl_knowledge.models.protocol import HookedModel, is_masked, layer_count
 from tl_knowledge.models.unembedding import Unembedding
 
-__all__ = ["PathGradients", "Questions", "questions_at_once"]
+__all__ = ["PathGradients", "Questions", "engine_name", "questions_at_once"]
 
 
 @dataclass(frozen=True)
 class Questions:
-    """Prompts of one length, each asked for one token.
+    """Prompts of one length, each with one token to predict.
 
     Attributes:
         tokens: ``[prompt pos]``.
-        positions: where each is answered.
-        answers: a token each.
-        at: where the neurons are; nowhere behind the answer's position.
+        positions: where each token is predicted.
+        answers: the tokens.
+        at: where the neurons are; in an autoregressive model not after ``positions``.
     """
 
     tokens: Tokens
@@ -42,7 +54,7 @@ class Questions:
     at: tuple[int, ...]
 
     @classmethod
-    def together(cls, parts: Sequence[Questions]) -> Questions:
+    def stack(cls, parts: Sequence[Questions]) -> Questions:
         """Questions of one length as one batch."""
         joined = {name: tuple(x for part in parts for x in getattr(part, name)) for name in ("positions", "answers", "at")}
         return cls(torch.cat([part.tokens for part in parts]), **joined)
@@ -64,7 +76,7 @@ class PathGradients:
 
     Attributes:
         model: any model of this package.
-        questions: what is asked.
+        questions: the prompts and their answers.
         layers: which layers.
         site: ``"hook_post"`` or ``"hook_pre"``.
         start: where each layer's path starts.
@@ -85,8 +97,8 @@ class PathGradients:
         """
         prefix, head = freeze_prefix(self.model, self.questions.tokens, self.questions.kept), Unembedding.of(self.model)
         chunks = self._chunks(len(alphas), memory_budget, holds_logits=head is None)
-        found = [_Sweep(self, prefix, chunk, tuple(alphas), head).run() for chunk in chunks]
-        return torch.cat([part[0] for part in found], dim=1), torch.cat([part[1] for part in found], dim=1), found[0][2]
+        scores, gaps, probabilities = zip(*(_Sweep(self, prefix, chunk, tuple(alphas), head).run() for chunk in chunks), strict=True)
+        return torch.cat(scores, dim=1), torch.cat(gaps, dim=1), probabilities[0]
 
     def activations(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The clean activations in place of scores; there is no path, so the gaps are NaN."""
@@ -106,16 +118,16 @@ class PathGradients:
         rows = len(self.questions.answers) * points
         a_block = _bytes_a_layer_row(self.model, self.questions.length, self.questions.kept)
         logits = 3 * int(self.model.cfg.d_vocab) * self.start.element_size() if holds_logits else 0
-        chunk: tuple[int, ...] = ()
-        taken = 0.0
-        for i, layer in enumerate(self.layers):
-            # A layer's rows run from its own block on.
-            needed = rows * ((layer_count(self.model) - layer + 1) * a_block + logits)
-            if chunk and taken + needed > memory_budget:
-                yield chunk
-                chunk, taken = (), 0.0
-            chunk, taken = (*chunk, i), taken + needed
-        yield chunk
+
+        def needed(i: int) -> float:  # a layer's rows run from its own block on
+            return rows * ((layer_count(self.model) - self.layers[i] + 1) * a_block + logits)
+
+        return constrained_batches(range(len(self.layers)), memory_budget, get_len=needed, strict=False)
+
+
+def engine_name(model: HookedModel) -> str:
+    """How a model's scores are computed, for a provenance."""
+    return "full sequences" if is_masked(model) else "rows on a frozen prefix"
 
 
 def questions_at_once(model: HookedModel, questions: Sequence[Questions], layers: Sequence[int], points: int, memory_budget: float) -> int:
@@ -166,7 +178,7 @@ class _Sweep:
     def _rows(
         self, prefix: FrozenPrefix, clean: dict[int, torch.Tensor], paths: dict[int, torch.Tensor], states: list[torch.Tensor]
     ) -> torch.Tensor | None:
-        """Run all rows; their logits, or ``None`` where the head of our own goes on from their states."""
+        """Run all rows; their logits, or ``None`` where our own head takes over from their states."""
         try:
             return run_on_prefix(self.task.model, prefix, self._hooks(clean, paths, states))
         except Reached:
@@ -209,7 +221,7 @@ class _Sweep:
         return [*hooks, (UNEMBED_IN, self._take(states))]
 
     def _grow(self, residual: torch.Tensor, *, hook: object) -> torch.Tensor:
-        # Copies are detached: what they do is not the clean rows' doing.
+        # Copies are detached: a clean row's gradient must not collect that of its copies.
         return torch.cat([residual, residual[: self._prompts].detach().repeat(len(self._inner), 1, 1)])
 
     def _put(self, i: int, first: int, clean: dict[int, torch.Tensor], paths: dict[int, torch.Tensor]) -> HookFn:

@@ -6,8 +6,11 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from more_itertools import always_iterable
+
 from tl_knowledge.datasets import paraphrases
 from tl_knowledge.errors import DataError, InputError
+from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel, is_masked
 from tl_knowledge.prompts.facts import Fact, MinimalPair
 from tl_knowledge.prompts.prompt import Prompt, is_one_token
@@ -15,14 +18,14 @@ from tl_knowledge.prompts.prompt import Prompt, is_one_token
 __all__ = ["MARKS", "PromptGroup", "agreement_groups", "determiner", "fact_groups", "masked_word", "punctuation_groups"]
 
 MARKS = (".", ",", "!", "?", ";")
-"""The marks of paper 000, table 2."""
+"""The marks of Wen and Bai, table 2."""
 
 DETERMINERS = ("this", "that", "these", "those")
 
 
 @dataclass(frozen=True, eq=False)
 class PromptGroup:
-    """Prompts whose common neurons are looked for.
+    """Prompts that should have neurons in common.
 
     Attributes:
         relation: what the group is one of: a relation, a BLiMP paradigm, punctuation.
@@ -39,14 +42,15 @@ class PromptGroup:
             raise DataError(f"group {self.name!r} of {self.relation!r} has no prompts; pass at least one, better several.")
 
 
-def fact_groups(model: HookedModel, facts: Iterable[Fact], *, own_wording: bool = True) -> list[PromptGroup]:
+def fact_groups(model: AnyModel, facts: Fact | Iterable[Fact], *, own_wording: bool = True) -> list[PromptGroup]:
     """A group for each fact: its paraphrases, and its own wording unless that is kept for a measurement.
 
     Raises:
         DataError: a fact without paraphrases.
     """
+    model = as_model(model, masked=True)
     groups: list[PromptGroup] = []
-    for fact in facts:
+    for fact in always_iterable(facts, Fact):
         others = paraphrases(model, fact)
         own = [Prompt.from_fact(model, fact)] if own_wording else []
         groups.append(PromptGroup(fact.relation or "", fact.subject, (*own, *others)))
@@ -54,12 +58,12 @@ def fact_groups(model: HookedModel, facts: Iterable[Fact], *, own_wording: bool 
 
 
 def agreement_groups(
-    model: HookedModel, pairs: Iterable[MinimalPair], *, by: Callable[[MinimalPair], str] | None = None, limit: int | None = None
+    model: AnyModel, pairs: MinimalPair | Iterable[MinimalPair], *, by: Callable[[MinimalPair], str] | None = None, limit: int | None = None
 ) -> list[PromptGroup]:
     """Groups of minimal pairs of one paradigm (BLiMP): what precedes the word that makes the sentence good, with that word as the target.
 
-    An autoregressive model is asked for the word after the pair's prefix, so only paradigms with one prefix will do
-    (``determiner_noun_agreement_1``, whose noun differs). A masked model is asked at the word itself, in any paradigm whose sentences differ
+    An autoregressive model predicts the word after the pair's prefix, so only paradigms with one prefix will do
+    (``determiner_noun_agreement_1``, whose noun differs). A masked model predicts the word itself, in any paradigm whose sentences differ
     in one word of one token; other pairs are left out.
 
     Args:
@@ -67,17 +71,18 @@ def agreement_groups(
         limit: how many prompts of a group to take, from the first.
 
     Raises:
-        DataError: no pair that the model can be asked.
+        DataError: no pair of a form that the model can predict.
     """
+    model = as_model(model, masked=True)
     groups: dict[tuple[str, str], list[Prompt]] = {}
-    given = list(pairs)
+    given = list(always_iterable(pairs, MinimalPair))
     for pair in given:
-        asked = masked_word(model, pair.good, pair.bad) if is_masked(model) else _prefix_prompt(model, pair)
-        if asked is not None:
-            groups.setdefault((pair.paradigm, by(pair) if by else asked.target.strip()), []).append(asked)
+        prompt = masked_word(model, pair.good, pair.bad) if is_masked(model) else _prefix_prompt(model, pair)
+        if prompt is not None:
+            groups.setdefault((pair.paradigm, by(pair) if by else prompt.target.strip()), []).append(prompt)
     if not groups:
         raise DataError(
-            f"none of {len(given)} pairs can be asked: an autoregressive model needs paradigms with one prefix (determiner_noun_agreement_1), "
+            f"none of {len(given)} pairs makes a prompt: an autoregressive model needs paradigms with one prefix (determiner_noun_agreement_1), "
             "a masked one sentences that differ in one word of one token."
         )
     return [PromptGroup(paradigm, name, tuple(prompts[:limit])) for (paradigm, name), prompts in groups.items()]
@@ -89,16 +94,16 @@ def determiner(pair: MinimalPair) -> str:
     Raises:
         InputError: it has none.
     """
-    found = [word for word in pair.good.lower().rstrip(".").split() if word in DETERMINERS]
-    if not found:
+    words = [word for word in pair.good.lower().rstrip(".").split() if word in DETERMINERS]
+    if not words:
         raise InputError(f"sentence {pair.good!r} has no demonstrative; group its paradigm by another word.")
-    return found[-1]
+    return words[-1]
 
 
 def punctuation_groups(
-    model: HookedModel, sentences: Iterable[str], *, marks: Sequence[str] = MARKS, limit: int = 200, seed: int = 0
+    model: AnyModel, sentences: Iterable[str], *, marks: Sequence[str] = MARKS, limit: int = 200, seed: int = 0
 ) -> list[PromptGroup]:
-    """Sentences cut off before their last mark, which the model is to predict (paper 000, section 5.5): a group for each mark.
+    """Sentences cut off before their last mark, which the model is to predict (Wen and Bai, section 5.5): a group for each mark.
 
     Args:
         sentences: each ending in one of the marks; others are left out.
@@ -109,6 +114,7 @@ def punctuation_groups(
     Raises:
         DataError: no sentence ends in any of the marks.
     """
+    model = as_model(model, masked=True)
     by_mark: dict[str, list[str]] = {mark: [] for mark in marks}
     for sentence in sentences:
         text = sentence.strip()

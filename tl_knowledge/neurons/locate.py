@@ -2,40 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from typing import Literal, TypeAlias, get_args
+from collections.abc import Iterable, Iterator, Sequence
 
 import pandas as pd
-from tqdm.auto import tqdm
+from more_itertools import always_iterable, constrained_batches
 
+from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.engine.rows import MEMORY_BUDGET
-from tl_knowledge.errors import DataError, InputError
-from tl_knowledge.models.checks import check_model
+from tl_knowledge.errors import check_given
+from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel
-from tl_knowledge.neurons.attribution import AttributionVariant, attribute_neurons
+from tl_knowledge.neurons.attribution import attribute_neurons
+from tl_knowledge.neurons.engine import engine_name
 from tl_knowledge.neurons.groups import PromptGroup, fact_groups
 from tl_knowledge.neurons.located import LocatedNeurons
 from tl_knowledge.neurons.neuron_set import NeuronSet
 from tl_knowledge.neurons.result import NeuronAttribution
-from tl_knowledge.neurons.selection import ThresholdKind, adapted_sharing, check_selection, coarse_neurons
+from tl_knowledge.neurons.selection import adapted_sharing, coarse_neurons
+from tl_knowledge.neurons.settings import Adaptation, AttributionSettings, AttributionVariant, LocationSettings, ThresholdKind
 from tl_knowledge.prompts.facts import Fact
+from tl_knowledge.results.provenance import provenance_of
 
-__all__ = ["Adaptation", "locate_neurons"]
-
-Adaptation: TypeAlias = Literal["no", "group", "relation"]
-"""Whether the sharing threshold moves until the number of neurons fits: never, for each group by itself, or for a relation's mean (Dai et al.)."""
+__all__ = ["locate_neurons"]
 
 PROMPTS_AT_ONCE = 64
 
 
 def locate_neurons(
-    model: HookedModel,
-    groups: Iterable[Fact] | Iterable[PromptGroup],
+    model: AnyModel,
+    groups: Fact | PromptGroup | Iterable[Fact] | Iterable[PromptGroup],
     *,
     threshold: float = 0.2,
     kind: ThresholdKind = "max",
-    shared_by: float = 0.7,
+    shared_by: float = 0.5,
     adapt: Adaptation = "no",
     mean_count: tuple[float, float] = (2.0, 5.0),
     variant: AttributionVariant = "ours",
@@ -63,54 +62,44 @@ def locate_neurons(
         >>> len(located.sets), list(located.statistics().columns[:4])
         (4, ['relation', 'groups', 'prompts', 'KN'])
     """
-    check_model(model, masked=True)
-    if adapt not in get_args(Adaptation):
-        raise InputError(f"adapt={adapt!r} is unknown; pass one of {', '.join(map(repr, get_args(Adaptation)))}.")
-    check_selection(threshold, kind, shared_by, mean_count)
-    asked = _as_groups(model, list(groups))
+    model = as_model(model, masked=True)
+    scoring = AttributionSettings(variant=variant, at=at, steps=steps)
+    settings = LocationSettings(scoring, threshold, kind, shared_by, adapt, (mean_count[0], mean_count[1]))
+    members = _as_groups(model, groups)
     coarse: list[list[NeuronSet]] = []
     rows: list[dict[str, object]] = []
-    provenance = None
-    with tqdm(total=sum(len(group.prompts) for group in asked), desc="locate neurons", unit="prompt", delay=2, disable=not progress) as bar:
-        for bundle in _bundles(asked):
-            prompts = [prompt for group in bundle for prompt in group.prompts]
-            scores = attribute_neurons(model, prompts, variant=variant, at=at, steps=steps, memory_budget=memory_budget, progress=False)
-            provenance = scores.provenance
-            first = 0
-            for group in bundle:
-                own = scores.of_prompts(range(first, first + len(group.prompts)))
-                coarse.append(coarse_neurons(own, threshold=threshold, kind=kind))
-                rows.append(_row(group, own))
-                first += len(group.prompts)
-            bar.update(len(prompts))
-    assert provenance is not None
-    sets, shares = _refined(asked, coarse, shared_by, adapt, mean_count)
+    with progress_bar(what="locate neurons", unit="prompt", total=sum(len(group.prompts) for group in members), progress=progress) as bar:
+        for group, scores in _attributions(model, members, settings, memory_budget):
+            coarse.append(coarse_neurons(scores, threshold=threshold, kind=kind))
+            rows.append(_row(group, scores))
+            bar.update(len(group.prompts))
+    sets, shares = _refined(members, coarse, settings)
     table = pd.DataFrame(rows)
     table.insert(3, "neurons", [len(neurons) for neurons in sets])
     table.insert(4, "share", shares)
-    refinement = {"threshold": threshold, "kind": kind, "shared_by": shared_by, "adapt": adapt, "mean_count": list(mean_count)}
-    return LocatedNeurons(table, tuple(sets), replace(provenance, settings=provenance.settings | refinement))
+    provenance = provenance_of(model, engine=engine_name(model), has_bos=members[0].prompts[0].has_bos, settings=settings)
+    return LocatedNeurons(table, tuple(sets), settings, provenance)
 
 
-def _as_groups(model: HookedModel, groups: Sequence[Fact | PromptGroup]) -> list[PromptGroup]:
-    if not groups:
-        raise DataError("no fact and no group was given; pass at least one.")
-    made: list[PromptGroup] = []
-    for group in groups:
-        made += fact_groups(model, [group]) if isinstance(group, Fact) else [group]
-    return made
+def _as_groups(model: HookedModel, groups: Fact | PromptGroup | Iterable[Fact] | Iterable[PromptGroup]) -> list[PromptGroup]:
+    given = check_given(always_iterable(groups, (Fact, PromptGroup)), "fact or group")
+    return [group for each in given for group in (fact_groups(model, each) if isinstance(each, Fact) else [each])]
 
 
-def _bundles(groups: Sequence[PromptGroup]) -> Iterable[list[PromptGroup]]:
-    """Some groups at a time, so that short prompts fill a forward and all scores are never held together."""
-    bundle: list[PromptGroup] = []
-    for group in groups:
-        bundle.append(group)
-        if sum(len(member.prompts) for member in bundle) >= PROMPTS_AT_ONCE:
-            yield bundle
-            bundle = []
-    if bundle:
-        yield bundle
+def _attributions(
+    model: HookedModel, groups: Sequence[PromptGroup], settings: LocationSettings, memory_budget: float
+) -> Iterator[tuple[PromptGroup, NeuronAttribution]]:
+    """Every group with its scores; some groups a forward, so that short prompts fill it and all scores are never held together."""
+    scoring = settings.attribution
+    for bundle in constrained_batches(groups, PROMPTS_AT_ONCE, get_len=lambda group: len(group.prompts), strict=False):
+        prompts = [prompt for group in bundle for prompt in group.prompts]
+        together = attribute_neurons(
+            model, prompts, variant=scoring.variant, at=scoring.at, steps=scoring.steps, memory_budget=memory_budget, progress=False
+        )
+        first = 0
+        for group in bundle:
+            yield group, together.of_prompts(range(first, first + len(group.prompts)))
+            first += len(group.prompts)
 
 
 def _row(group: PromptGroup, scores: NeuronAttribution) -> dict[str, object]:
@@ -125,15 +114,16 @@ def _row(group: PromptGroup, scores: NeuronAttribution) -> dict[str, object]:
 
 
 def _refined(
-    groups: Sequence[PromptGroup], coarse: Sequence[list[NeuronSet]], shared_by: float, adapt: Adaptation, mean_count: tuple[float, float]
+    groups: Sequence[PromptGroup], coarse: Sequence[list[NeuronSet]], settings: LocationSettings
 ) -> tuple[list[NeuronSet], list[float]]:
-    """Each group's refined neurons and the share that made them."""
+    """Each group's refined neurons and the share they were refined with."""
+    adapt, mean_count = settings.adapt, None if settings.adapt == "no" else settings.mean_count
     keys = [i if adapt == "group" else groups[i].relation if adapt == "relation" else None for i in range(len(groups))]
     sets: dict[int, NeuronSet] = {}
     shares: dict[int, float] = {}
     for key in dict.fromkeys(keys):
         members = [i for i, other in enumerate(keys) if other == key]
-        found, share = adapted_sharing([coarse[i] for i in members], shared_by, None if adapt == "no" else mean_count)
-        sets |= dict(zip(members, found, strict=True))
+        refined, share = adapted_sharing([coarse[i] for i in members], settings.shared_by, mean_count)
+        sets |= dict(zip(members, refined, strict=True))
         shares |= dict.fromkeys(members, share)
     return [sets[i] for i in range(len(groups))], [shares[i] for i in range(len(groups))]

@@ -2,42 +2,45 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-import pyarrow as pa
 from scipy import sparse
 
-from tl_knowledge.drawing import HeatMap, grouped_bars, heat_maps
-from tl_knowledge.errors import DataError, InputError
+from tl_knowledge.drawing import HeatMap, heat_maps
+from tl_knowledge.errors import DataError
+from tl_knowledge.neurons.figures import layer_bars
 from tl_knowledge.neurons.neuron_set import NeuronSet
 from tl_knowledge.neurons.selection import shared_neurons
+from tl_knowledge.neurons.settings import LocationSettings
 from tl_knowledge.results.provenance import Provenance
+from tl_knowledge.results.result import TableResult
 from tl_knowledge.results.statistics import largest_rows, mean_interval, scalar_interval
-from tl_knowledge.results.storage import read_table, write_table
 
-__all__ = ["LocatedNeurons", "compare_layers"]
+__all__ = ["LocatedNeurons"]
 
 
 @dataclass(frozen=True, eq=False)
-class LocatedNeurons:
+class LocatedNeurons(TableResult):
     """Refined neurons of every group of prompts: a fact's wordings, a paradigm's sentences.
 
     Attributes:
         table: one row a group: ``relation name prompts neurons share r1_squared probability``: the number of prompts and of refined neurons, the
-            sharing threshold they were refined with (paper 002's tau), ``R1^2``, and the mean clean probability of the targets.
+            sharing threshold they were refined with (the tau of Niu et al. 2024), ``R1^2``, and the mean clean probability of the targets.
         sets: the refined neurons, in the table's order.
-        provenance: how they were found.
+        settings: how they were located.
+        provenance: what they were located with.
     """
 
+    ranked_by: ClassVar[str] = "share"
     table: pd.DataFrame
     sets: tuple[NeuronSet, ...]
+    settings: LocationSettings
     provenance: Provenance
 
     def __getitem__(self, name: str) -> NeuronSet:
@@ -46,10 +49,10 @@ class LocatedNeurons:
         Raises:
             DataError: no group, or several, of that name.
         """
-        found = [neurons for neurons, row in zip(self.sets, self.table["name"], strict=True) if row == name]
-        if len(found) != 1:
-            raise DataError(f"{len(found)} groups are called {name!r}; there are {', '.join(map(repr, self.table['name'][:10]))}.")
-        return found[0]
+        sets = [neurons for neurons, row in zip(self.sets, self.table["name"], strict=True) if row == name]
+        if len(sets) != 1:
+            raise DataError(f"{len(sets)} groups are called {name!r}; there are {', '.join(map(repr, self.table['name'][:10]))}.")
+        return sets[0]
 
     @property
     def relations(self) -> tuple[str, ...]:
@@ -62,10 +65,10 @@ class LocatedNeurons:
         Raises:
             DataError: no group of that relation.
         """
-        found = tuple(neurons for neurons, name in zip(self.sets, self.table["relation"], strict=True) if name == relation)
-        if not found:
+        sets = tuple(neurons for neurons, name in zip(self.sets, self.table["relation"], strict=True) if name == relation)
+        if not sets:
             raise DataError(f"no group has relation {relation!r}; there are {', '.join(self.relations)}.")
-        return found
+        return sets
 
     def relation_neurons(self, relation: str, *, shared_by: float = 0.5) -> NeuronSet:
         """Neurons in more than a share of a relation's sets: what is the relation's own rather than one fact's.
@@ -76,21 +79,23 @@ class LocatedNeurons:
         """
         return shared_neurons(self.of_relation(relation), shared_by)
 
-    def to_dataframe(self) -> pd.DataFrame:
-        """One row a group."""
-        return self.table.copy()
+    def headline(self) -> str:
+        """How many neurons, of how many groups."""
+        neurons = float(self.table["neurons"].mean())
+        return f"{neurons:.1f} neurons a group, {len(self.sets)} groups of {len(self.relations)} relations; {self.settings}; {self.provenance.model}"
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """The k neurons in most groups, with the share of groups that have them."""
-        counts: dict[tuple[int, int], int] = {}
-        for neurons in self.sets:
-            for neuron in neurons:
-                counts[neuron] = counts.get(neuron, 0) + 1
+        counts = Counter(neuron for neurons in self.sets for neuron in neurons)
         rows = [{"layer": layer, "neuron": number, "share": count / len(self.sets)} for (layer, number), count in sorted(counts.items())]
-        return largest_rows(pd.DataFrame(rows, columns=["layer", "neuron", "share"]), k, "share")  # pyright: ignore[reportArgumentType]
+        return largest_rows(pd.DataFrame(rows, columns=["layer", "neuron", "share"]), k, self.ranked_by)  # pyright: ignore[reportArgumentType]
+
+    def summary(self) -> pd.DataFrame:
+        """As `statistics`."""
+        return self.statistics()
 
     def statistics(self) -> pd.DataFrame:
-        """Paper 002's characteristics by relation: ``|KN|``, ``tau`` and ``R1^2``, means over groups with 95% bootstrap intervals."""
+        """By relation ``|KN|``, ``tau`` and ``R1^2`` (Niu et al. 2024), means over groups with 95% bootstrap intervals."""
         rows: list[dict[str, object]] = []
         for relation in self.relations:
             of_it = self.table.loc[self.table["relation"] == relation]
@@ -102,7 +107,7 @@ class LocatedNeurons:
         return pd.DataFrame(rows)
 
     def layer_distribution(self) -> pd.DataFrame:
-        """Which share of the neurons each layer has (paper 000, figure 5), with 95% bootstrap intervals over groups."""
+        """Which share of the neurons each layer has (Wen and Bai, figure 5), with 95% bootstrap intervals over groups."""
         counts = np.array([neurons.layer_histogram() for neurons in self.sets], dtype=float)
         totals = counts.sum(1)
         # A group's neurons are its draws: the share is all groups' neurons in the layer over all their neurons.
@@ -129,7 +134,7 @@ class LocatedNeurons:
 
     def plot(self) -> go.Figure:
         """Bars: the share of the neurons in every layer."""
-        return compare_layers({self.provenance.model: self})
+        return layer_bars({self.provenance.model: self.layer_distribution()}, {self.provenance.model: len(self.sets)})
 
     def plot_overlap(self) -> go.Figure:
         """Heat map: how far two relations' groups share their neurons."""
@@ -138,27 +143,6 @@ class LocatedNeurons:
         subtitle = f"mean over pairs of different groups; {len(self.sets)} groups; {self.provenance.model}"
         figure = heat_maps([chart], title="Overlap of the neurons of two relations", subtitle=subtitle, color_axis="Jaccard")
         return figure.update_xaxes(tickvals=list(range(len(frame))), ticktext=list(frame.columns), tickangle=-60)
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write to one ``.parquet`` file; returns the path."""
-        rows = self.table.to_dict(orient="records")
-        pairs = [{"layer": [a for a, _ in neurons], "neuron": [b for _, b in neurons]} for neurons in self.sets]
-        table = pa.Table.from_pylist([row | {"neurons_at": pair} for row, pair in zip(rows, pairs, strict=True)])
-        shape = {"n_layers": self.sets[0].n_layers, "d_mlp": self.sets[0].d_mlp}
-        return write_table(path, "LocatedNeurons", table, shape | {"provenance": self.provenance.to_dict()})
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> LocatedNeurons:
-        """Read what `save` wrote.
-
-        Raises:
-            DataError: not such a file.
-        """
-        table, fields = read_table(path, "LocatedNeurons")
-        rows: list[dict[str, Any]] = table.to_pylist()
-        at = [row.pop("neurons_at") for row in rows]
-        sets = [NeuronSet(frozenset(zip(a["layer"], a["neuron"], strict=True)), fields["n_layers"], fields["d_mlp"]) for a in at]
-        return cls(pd.DataFrame(rows), tuple(sets), Provenance(**fields["provenance"]))
 
 
 def _shared_counts(sets: Sequence[NeuronSet]) -> tuple[np.ndarray, np.ndarray]:
@@ -174,28 +158,3 @@ def _mean(values: np.ndarray) -> float:
     """Mean of what is not NaN; NaN of nothing."""
     known = values[np.isfinite(values)]
     return float(known.mean()) if known.size else float("nan")
-
-
-def compare_layers(located: Mapping[str, LocatedNeurons]) -> go.Figure:
-    """Bars: the share of the neurons in every layer, of several models or of facts beside syntax (paper 000, figure 5; paper 002).
-
-    Raises:
-        InputError: nothing to draw.
-    """
-    if not located:
-        raise InputError("there is nothing to compare; pass located neurons by name.")
-    bars: dict[str, list[tuple[float, float, float]]] = {}
-    for name, found in located.items():
-        frame = found.layer_distribution()
-        rows = frame[["share", "low", "high"]].to_numpy().tolist()
-        bars[f"{name} ({int(frame['neurons'].sum())} neurons, {len(found.sets)} groups)"] = [(row[0], row[1], row[2]) for row in rows]
-    layers = max(len(rows) for rows in bars.values())
-    missing = (float("nan"), float("nan"), float("nan"))
-    return grouped_bars(
-        [str(layer) for layer in range(layers)],
-        {name: [*rows, *[missing] * (layers - len(rows))] for name, rows in bars.items()},
-        title="Where the neurons are",
-        subtitle="share of all refined neurons; 95% bootstrap over groups",
-        group_axis="layer",
-        value_axis="share of the neurons",
-    )

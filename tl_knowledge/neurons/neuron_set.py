@@ -7,6 +7,8 @@ import os
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +18,9 @@ from tl_knowledge.arrays import Hooks
 from tl_knowledge.drawing import bar_chart
 from tl_knowledge.errors import ComponentError, DataError
 from tl_knowledge.hooks import Positions, scale_neurons
-from tl_knowledge.models.protocol import HookedModel, layer_count
+from tl_knowledge.models.loading import AnyModel, as_model
+from tl_knowledge.models.protocol import layer_count
+from tl_knowledge.results.result import Result
 from tl_knowledge.results.storage import write_text
 
 __all__ = ["Neuron", "NeuronSet"]
@@ -53,14 +57,28 @@ class NeuronSet:
                 raise ComponentError(f"neuron {neuron} of layer {layer} is outside the model's {self.n_layers} layers of {self.d_mlp} neurons.")
 
     @classmethod
-    def of(cls, model: HookedModel, neurons: Iterable[Neuron]) -> NeuronSet:
+    def of(cls, model: AnyModel, neurons: Iterable[Neuron]) -> NeuronSet:
         """Neurons of a model."""
+        model = as_model(model, masked=True)
         return cls(frozenset(neurons), layer_count(model), int(model.blocks[0].mlp.W_out.shape[0]))
 
     @property
     def shape(self) -> tuple[int, int]:
         """Layers, and neurons a layer, of the model."""
         return self.n_layers, self.d_mlp
+
+    def headline(self) -> str:
+        """How many neurons, of how many."""
+        return f"{len(self)} neurons of {self.n_layers} layers x {self.d_mlp}"
+
+    def summary(self) -> pd.DataFrame:
+        """How many neurons each layer has that has any, and their numbers."""
+        rows = [{"layer": layer, "neurons": len(group), "numbers": ", ".join(map(str, group))} for layer, group in self._by_layer().items()]
+        return pd.DataFrame(rows, columns=["layer", "neurons", "numbers"])  # pyright: ignore[reportArgumentType]
+
+    # Shown as results are; saved as JSON of its own, which other programs read.
+    __repr__ = Result.__repr__  # pyright: ignore[reportAssignmentType]
+    _repr_html_ = Result._repr_html_
 
     def __len__(self) -> int:
         return len(self.neurons)
@@ -163,6 +181,9 @@ class NeuronSet:
             return cls(neurons, int(fields["n_layers"]), int(fields["d_mlp"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"cannot read {str(source)!r} as a saved NeuronSet: {error}; pass a file written by NeuronSet.save().") from error
+
+    def _by_layer(self) -> dict[int, list[int]]:
+        return {layer: [number for _, number in group] for layer, group in groupby(self, key=itemgetter(0))}
 
     def _with(self, neurons: frozenset[Neuron]) -> NeuronSet:
         return NeuronSet(neurons, self.n_layers, self.d_mlp)

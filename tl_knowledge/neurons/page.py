@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from tl_knowledge.drawing import Table, html_page
-from tl_knowledge.neurons.effects import NeuronEffects, place_words
+from tl_knowledge.neurons.effects import NeuronEffects
 from tl_knowledge.neurons.located import LocatedNeurons
+from tl_knowledge.neurons.words import place_words
 
 __all__ = ["effects_table", "neurons_page", "statistics_table"]
 
@@ -72,12 +73,12 @@ _EFFECTS = (
 
 
 def _intro(located: LocatedNeurons) -> str:
-    settings = located.provenance.settings
+    settings, scoring = located.settings, located.settings.attribution
     empty = sum(not len(neurons) for neurons in located.sets)
     without = f", {empty} of them without neurons" if empty else ""
-    place = html.escape(place_words(settings["at"]))
+    place = html.escape(place_words(scoring.at))
     return (
-        f"<p>{len(located.sets)} facts of {len(located.relations)} relations{without}. Integrated gradients at {place} ({settings['variant']}, "
-        f"{settings['steps']} steps); neurons above {settings['threshold']:g} ({settings['kind']}) in more than {settings['shared_by']:g} of a "
+        f"<p>{len(located.sets)} facts of {len(located.relations)} relations{without}. Integrated gradients at {place} ({scoring.variant}, "
+        f"{scoring.steps} steps); neurons above {settings.threshold:g} ({settings.kind}) in more than {settings.shared_by:g} of a "
         "fact's prompts.</p>"
     )

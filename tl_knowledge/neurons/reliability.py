@@ -1,4 +1,4 @@
-"""Whether scaling a paradigm's neurons overturns the model's choice between minimal pairs (paper 002, "KN edit effect")."""
+"""Whether scaling a paradigm's neurons overturns the model's choice between minimal pairs (Niu et al. 2024, "KN edit effect")."""
 
 from __future__ import annotations
 
@@ -9,22 +9,25 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from more_itertools import always_iterable
 from scipy import stats
 
 from tl_knowledge.drawing import grouped_bars
 from tl_knowledge.engine.batches import answer_logits, text_log_probabilities
-from tl_knowledge.errors import DataError
-from tl_knowledge.models.checks import check_model
-from tl_knowledge.models.description import describe_model
+from tl_knowledge.engine.progress import progress_bar
+from tl_knowledge.errors import DataError, check_given
+from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel, is_masked
 from tl_knowledge.neurons.groups import masked_word
 from tl_knowledge.neurons.located import LocatedNeurons
 from tl_knowledge.neurons.neuron_set import NeuronSet
+from tl_knowledge.neurons.settings import LocationSettings
+from tl_knowledge.neurons.words import factor_words
 from tl_knowledge.prompts.facts import MinimalPair
 from tl_knowledge.prompts.prompt import Prompt
-from tl_knowledge.results.provenance import Provenance
+from tl_knowledge.results.provenance import Provenance, provenance_of
+from tl_knowledge.results.result import TableResult
 from tl_knowledge.results.statistics import scalar_interval
-from tl_knowledge.results.table import TableResult
 
 __all__ = ["Reliability", "measure_reliability"]
 
@@ -39,14 +42,25 @@ class Reliability(TableResult):
         table: one row a pair: ``paradigm name good neurons before after control``: its group's name and number of neurons, and ``log P(good) - log
             P(bad)`` clean, with the group's neurons scaled, and with as many random neurons of the same layers.
         factor: what the neurons were multiplied by.
-        provenance: how it was measured.
+        settings: how the neurons were located.
+        provenance: what it was measured with.
     """
 
     ranked_by: ClassVar[str] = "before"
     either_sign: ClassVar[bool] = True
     table: pd.DataFrame
     factor: float
+    settings: LocationSettings
     provenance: Provenance
+
+    def headline(self) -> str:
+        """The share of pairs decided rightly."""
+        clean, scaled, control = (float((self.table[kind] > 0).mean()) for kind in _KINDS)
+        word = factor_words(self.factor)
+        return (
+            f"minimal pairs decided rightly: {clean:.1%} clean, {scaled:.1%} neurons {word}, {control:.1%} random neurons {word}; "
+            f"{len(self.table)} pairs; {self.provenance.model}"
+        )
 
     def summary(self) -> pd.DataFrame:
         """By paradigm: the share of pairs decided rightly clean, scaled and under the control, the change with its 95% bootstrap interval over
@@ -65,7 +79,7 @@ class Reliability(TableResult):
         """Bars: the share of pairs decided rightly by paradigm, before and after, and under random neurons."""
         paradigms = [str(name) for name in dict.fromkeys(self.table["paradigm"])]
         bars: dict[str, list[tuple[float, float, float]]] = {}
-        word = "suppressed" if self.factor == 0 else f"times {self.factor:g}"
+        word = factor_words(self.factor)
         for kind, name in zip(_KINDS, ("clean", f"neurons {word}", f"random neurons {word}"), strict=True):
             bars[name] = [scalar_interval(self._right(paradigm)[kind]) for paradigm in paradigms]
         counts = self.table["paradigm"].value_counts()
@@ -84,18 +98,19 @@ class Reliability(TableResult):
 
 
 def measure_reliability(
-    model: HookedModel,
-    pairs: Iterable[MinimalPair],
+    model: AnyModel,
+    pairs: MinimalPair | Iterable[MinimalPair],
     located: LocatedNeurons,
     *,
     by: Callable[[MinimalPair], str],
     factor: float = 0.0,
     seed: int = 0,
+    progress: bool = True,
 ) -> Reliability:
     """Scale each pair's neurons, those of its group, and see whether the good sentence still wins.
 
     An autoregressive model compares the sentences' log probabilities, the neurons scaled at every position; a masked one the two words at the
-    mask, where the neurons are scaled. Pairs that a masked model cannot be asked are left out.
+    mask, where the neurons are scaled. Pairs that have no form for a masked model are left out.
 
     Args:
         located: from `locate_neurons` on `agreement_groups` of the same paradigms.
@@ -104,50 +119,54 @@ def measure_reliability(
         seed: of the random control.
 
     Raises:
-        DataError: a pair whose group was not located, or no pair that can be asked.
+        DataError: no pair, a pair whose group was not located, or no pair of a form that the model can decide.
     """
-    check_model(model, masked=True)
+    model = as_model(model, masked=True)
     sets = dict(zip(zip(located.table["relation"], located.table["name"], strict=True), located.sets, strict=True))
     groups: dict[tuple[str, str], list[MinimalPair]] = {}
-    for pair in pairs:
+    given = check_given(always_iterable(pairs, MinimalPair), "minimal pair")
+    for pair in given:
         key = (pair.paradigm, by(pair))
         if key not in sets:
             raise DataError(f"the pair {pair.good!r} belongs to group {key[1]!r} of {key[0]!r}, which was not located; locate its paradigm first.")
         groups.setdefault(key, []).append(pair)
     margins = _masked_margins if is_masked(model) else _sentence_margins
     rows: list[dict[str, Any]] = []
-    for key, members in groups.items():
-        neurons = sets[key]
-        control = neurons.random_control(seed) if len(neurons) else neurons
-        asked, *values = margins(model, members, [None, neurons, control], factor)
-        for pair, *three in zip(asked, *values, strict=True):
-            rows.append({"paradigm": key[0], "name": key[1], "good": pair.good, "neurons": len(neurons)} | dict(zip(_KINDS, three, strict=True)))
+    with progress_bar(what="reliability", unit="pair", total=len(given), progress=progress) as bar:
+        for key, members in groups.items():
+            neurons = sets[key]
+            control = neurons.random_control(seed) if len(neurons) else neurons
+            kept, *values = margins(model, members, [None, neurons, control], factor)
+            for pair, *three in zip(kept, *values, strict=True):
+                row = {"paradigm": key[0], "name": key[1], "good": pair.good, "neurons": len(neurons)}
+                rows.append(row | dict(zip(_KINDS, three, strict=True)))
+            bar.update(len(members))
     if not rows:
-        raise DataError("no pair can be asked; a masked model needs sentences that differ in one word of one token.")
-    settings = {"factor": factor}
-    provenance = Provenance(**describe_model(model), prepends_bos=located.provenance.prepends_bos, seed=seed, engine="hooks", settings=settings)
-    return Reliability(pd.DataFrame(rows), factor, provenance)
+        raise DataError("no pair has a form for this model; a masked model needs sentences that differ in one word of one token.")
+    has_bos = located.provenance.prepends_bos
+    provenance = provenance_of(model, engine="hooks", seed=seed, has_bos=has_bos, settings=located.settings, factor=factor)
+    return Reliability(pd.DataFrame(rows), factor, located.settings, provenance)
 
 
 def _sentence_margins(model: HookedModel, pairs: Sequence[MinimalPair], sets: Sequence[NeuronSet | None], factor: float) -> list[Any]:
     """The pairs, and for each set ``log P(good) - log P(bad)`` of whole sentences."""
     prompts = [Prompt.from_text(model, text) for pair in pairs for text in (pair.good, pair.bad)]
-    found: list[Any] = [pairs]
+    columns: list[Any] = [pairs]
     for neurons in sets:
         both = text_log_probabilities(model, prompts, neurons.scale(factor) if neurons else []).view(-1, 2)
-        found.append((both[:, 0] - both[:, 1]).tolist())
-    return found
+        columns.append((both[:, 0] - both[:, 1]).tolist())
+    return columns
 
 
 def _masked_margins(model: HookedModel, pairs: Sequence[MinimalPair], sets: Sequence[NeuronSet | None], factor: float) -> list[Any]:
-    """The pairs that can be asked, and for each set ``log P(good) - log P(bad)`` at the mask."""
+    """The pairs with one masked word, and for each set ``log P(good) - log P(bad)`` at the mask."""
     both = [(pair, masked_word(model, pair.good, pair.bad), masked_word(model, pair.bad, pair.good)) for pair in pairs]
-    asked = [(pair, good, bad) for pair, good, bad in both if good is not None and bad is not None]
-    found: list[Any] = [[pair for pair, _, _ in asked]]
+    kept = [(pair, good, bad) for pair, good, bad in both if good is not None and bad is not None]
+    columns: list[Any] = [[pair for pair, _, _ in kept]]
     for neurons in sets:
-        margins = [0.0] * len(asked)
-        for group, logits in answer_logits(model, [good for _, good, _ in asked], lambda pos, s=neurons: s.scale(factor, positions=pos) if s else []):
+        margins = [0.0] * len(kept)
+        for group, logits in answer_logits(model, [good for _, good, _ in kept], lambda pos, s=neurons: s.scale(factor, positions=pos) if s else []):
             for i, row in zip(group, logits, strict=True):
-                margins[i] = float(row[asked[i][1].target_token] - row[asked[i][2].target_token])
-        found.append(margins)
-    return found
+                margins[i] = float(row[kept[i][1].target_token] - row[kept[i][2].target_token])
+        columns.append(margins)
+    return columns

@@ -1,12 +1,10 @@
-"""What a knowledge attribution found."""
+"""Scores of neurons: what `attribute_neurons` gives."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -15,18 +13,18 @@ import torch
 from jaxtyping import Float
 
 from tl_knowledge.drawing import HeatMap, heat_maps
+from tl_knowledge.neurons.settings import AttributionSettings
 from tl_knowledge.results.provenance import Provenance
-from tl_knowledge.results.statistics import largest_rows
-from tl_knowledge.results.storage import read_result, write_result
+from tl_knowledge.results.result import Result
 
 __all__ = ["NeuronAttribution"]
 
-SHOWN = 20
+RANKS_DRAWN = 20
 
 
 @dataclass(frozen=True, eq=False)
-class NeuronAttribution:
-    """Scores of every neuron at the last position.
+class NeuronAttribution(Result):
+    """Scores of every neuron at one position.
 
     Attributes:
         scores: ``[prompt layer d_mlp]``, in probability of the answer (activations for ``method="activation"``).
@@ -36,9 +34,11 @@ class NeuronAttribution:
         layers: the layer numbers of the layer axis.
         n_layers: of the model.
         prompts, targets: as text.
-        provenance: how it was computed.
+        settings: how the scores were computed.
+        provenance: what they were computed with.
     """
 
+    ranked_by: ClassVar[str] = "score"
     scores: Float[torch.Tensor, "prompt layer d_mlp"]
     completeness_gap: Float[torch.Tensor, "prompt layer"]
     clean_probability: Float[torch.Tensor, " prompt"]
@@ -46,6 +46,7 @@ class NeuronAttribution:
     n_layers: int
     prompts: tuple[str, ...]
     targets: tuple[str, ...]
+    settings: AttributionSettings
     provenance: Provenance
 
     @property
@@ -55,7 +56,7 @@ class NeuronAttribution:
 
     @property
     def r1_squared(self) -> float:
-        """Paper 002's ``R1^2 = (s1^2 - 1) / (n - 1)``, ``s1`` the largest singular value of the scores with every prompt's scaled to length 1.
+        """``R1^2 = (s1^2 - 1) / (n - 1)`` (Niu et al. 2024), ``s1`` the largest singular value of the scores with every prompt's scaled to length 1.
 
         0 where the ``n`` prompts' scores are orthogonal, 1 where they are one pattern; NaN for one prompt, or scores that are all zero.
         """
@@ -66,9 +67,14 @@ class NeuronAttribution:
         flat = flat / lengths
         return (float(torch.linalg.eigvalsh(flat @ flat.T)[-1]) - 1) / (len(flat) - 1)
 
-    def of_prompts(self, chosen: Iterable[int]) -> NeuronAttribution:
+    def headline(self) -> str:
+        """How many neurons were scored for what answer."""
+        _, layers, width = self.scores.shape
+        return f"{self.settings}: {layers} layers x {width} neurons, {len(self.prompts)} prompts for {self._answers()!r}; {self.provenance.model}"
+
+    def of_prompts(self, rows: Iterable[int]) -> NeuronAttribution:
         """The same for some of the prompts, by number."""
-        kept = list(chosen)
+        kept = list(rows)
         tensors = {name: getattr(self, name)[kept] for name in ("scores", "completeness_gap", "clean_probability")}
         return replace(self, **tensors, prompts=tuple(self.prompts[i] for i in kept), targets=tuple(self.targets[i] for i in kept))
 
@@ -79,39 +85,13 @@ class NeuronAttribution:
         columns = {"layer": np.array(self.layers)[layer], "neuron": neuron, "score": mean.ravel().numpy(), "positive": positive.ravel().numpy()}
         return pd.DataFrame(columns)
 
-    def top(self, k: int = 10) -> pd.DataFrame:
-        """The k neurons of the largest mean score.
-
-        Raises:
-            ComponentError: k smaller than 1.
-        """
-        return largest_rows(self.to_dataframe(), k, "score")
-
     def plot(self) -> go.Figure:
         """Each layer's largest mean scores: layers by rank; the neuron's number is in the hover text."""
-        ranked = self.mean_scores.sort(dim=1, descending=True).values[:, :SHOWN]
-        count = ranked.shape[1]
-        columns, rows = [str(rank + 1) for rank in range(count)], [str(layer) for layer in self.layers]
+        ranked = self.mean_scores.sort(dim=1, descending=True).values[:, :RANKS_DRAWN]
+        columns, rows = [str(rank + 1) for rank in range(ranked.shape[1])], [str(layer) for layer in self.layers]
         chart = HeatMap(ranked.numpy(), rows, columns, "", "layer", "rank of the neuron in its layer", colors="Blues")
-        answers = ", ".join(sorted({target.strip() for target in self.targets}))
-        subtitle = f"mean over {len(self.prompts)} prompts for {answers[:60]!r}; {self.provenance.settings['method']}; {self.provenance.model}"
+        subtitle = f"mean over {len(self.prompts)} prompts for {self._answers()!r}; {self.settings.method}; {self.provenance.model}"
         return heat_maps([chart], title="Attribution of the answer's probability to neurons", subtitle=subtitle, color_axis="score")
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write to one ``.safetensors`` file; returns the path."""
-        tensors = {name: getattr(self, name) for name in ("scores", "completeness_gap", "clean_probability")}
-        fields: dict[str, Any] = {name: getattr(self, name) for name in ("layers", "n_layers", "prompts", "targets")}
-        return write_result(path, "NeuronAttribution", tensors, fields | {"provenance": self.provenance.to_dict()})
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> NeuronAttribution:
-        """Read what `save` wrote.
-
-        Raises:
-            DataError: not such a file.
-        """
-        tensors, fields = read_result(path, "NeuronAttribution")
-        names: tuple[Any, ...] = tuple(tuple(fields[name]) for name in ("layers", "prompts", "targets"))
-        return cls(
-            **tensors, layers=names[0], n_layers=fields["n_layers"], prompts=names[1], targets=names[2], provenance=Provenance(**fields["provenance"])
-        )
+    def _answers(self) -> str:
+        return ", ".join(sorted({target.strip() for target in self.targets}))[:60]

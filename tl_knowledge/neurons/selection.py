@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import Literal, TypeAlias, get_args
+from collections.abc import Iterable, Sequence
 
 import torch
 
-from tl_knowledge.errors import InputError
+from tl_knowledge.errors import InputError, check_given
 from tl_knowledge.neurons.neuron_set import Neuron, NeuronSet
 from tl_knowledge.neurons.result import NeuronAttribution
+from tl_knowledge.neurons.settings import ThresholdKind, check_selection
 
-__all__ = ["ThresholdKind", "adapt_sharing", "adapted_sharing", "check_selection", "coarse_neurons", "select_neurons", "shared_neurons"]
-
-ThresholdKind: TypeAlias = Literal["max", "absolute", "quantile"]
-"""A share of the prompt's largest score; a score; or the quantile of the prompt's scores that must be reached."""
+__all__ = ["adapt_sharing", "adapted_sharing", "coarse_neurons", "select_neurons", "shared_neurons"]
 
 SHARING_STEP, MOST_TRIES = 0.05, 20
 
 
-def select_neurons(scores: NeuronAttribution, *, threshold: float = 0.2, kind: ThresholdKind = "max", shared_by: float = 0.7) -> NeuronSet:
+def select_neurons(scores: NeuronAttribution, *, threshold: float = 0.2, kind: ThresholdKind = "max", shared_by: float = 0.5) -> NeuronSet:
     """The neurons that more than a share of a fact's prompts have in common.
 
     Args:
         scores: attributions of the paraphrases of one fact.
-        threshold: of the coarse sets; 0.2 of the maximum (Dai et al.), 0.3 (paper 000).
+        threshold: of the coarse sets; 0.2 of the maximum (Dai et al. 2022), 0.3 (Wen and Bai).
         kind: what the threshold is a part of.
-        shared_by: neurons in *more* than this share of the coarse sets are kept; 1 keeps those in all of them.
+        shared_by: neurons in *more* than this share of the coarse sets are kept; 1 keeps those in all of them. Dai et al. (2022) start at 0.7.
 
     Raises:
         InputError: a threshold or share outside (0, 1] (an absolute threshold may be any positive number).
@@ -51,44 +48,48 @@ def coarse_neurons(scores: NeuronAttribution, *, threshold: float = 0.2, kind: T
         InputError: as `select_neurons`.
     """
     check_selection(threshold, kind)
-    found: list[NeuronSet] = []
-    for prompt in scores.scores:
-        if kind == "quantile":
-            least = float(torch.quantile(prompt.double().flatten(), threshold))
-        else:
-            least = threshold * (float(prompt.max()) if kind == "max" else 1.0)
-        # Where no score is positive no neuron raises the answer's probability, and a share of the largest would select them all.
-        chosen = prompt >= least if kind != "max" or least > 0 else torch.zeros_like(prompt, dtype=torch.bool)
-        pairs = [(scores.layers[i], n) for i, n in chosen.nonzero().tolist()]
-        found.append(NeuronSet(frozenset(pairs), scores.n_layers, prompt.shape[1]))
-    return found
+    return [_reaching(scores, prompt, threshold, kind) for prompt in scores.scores]
+
+
+def _reaching(scores: NeuronAttribution, prompt: torch.Tensor, threshold: float, kind: ThresholdKind) -> NeuronSet:
+    """One prompt's neurons, from its scores ``[layer d_mlp]``."""
+    if kind == "quantile":
+        least = float(torch.quantile(prompt.double().flatten(), threshold))
+    else:
+        least = threshold * (float(prompt.max()) if kind == "max" else 1.0)
+    # Where no score is positive no neuron raises the answer's probability, and a share of the largest would select them all.
+    reached = prompt >= least if kind != "max" or least > 0 else torch.zeros_like(prompt, dtype=torch.bool)
+    pairs = frozenset((scores.layers[i], neuron) for i, neuron in reached.nonzero().tolist())
+    return NeuronSet(pairs, scores.n_layers, prompt.shape[1])
 
 
 def adapt_sharing(
-    attributions: Sequence[NeuronAttribution],
+    attributions: Iterable[NeuronAttribution],
     *,
     threshold: float = 0.2,
     kind: ThresholdKind = "max",
-    shared_by: float = 0.7,
+    shared_by: float = 0.5,
     mean_count: tuple[float, float] = (2.0, 5.0),
 ) -> tuple[list[NeuronSet], float]:
-    """Each fact's neurons, with the share moved by 0.05 until the facts' mean count lies in a range (Dai et al.; paper 002: ``|KN|``, ``tau``).
+    """Each fact's neurons, with the share moved by 0.05 until the facts' mean count lies in a range (Dai et al. 2022).
+
+    Niu et al. (2024) call the mean count ``|KN|`` and the final share ``tau``.
 
     Args:
         attributions: one for each fact, over its paraphrases.
         shared_by: where the share starts.
-        mean_count: the range; at most 20 steps are made, so the mean may stay outside.
+        mean_count: the range; at most 20 steps are taken, so the mean may stay outside.
 
     Returns:
         One set a fact, and the final share.
 
     Raises:
-        InputError: no attribution, an empty range, or as `select_neurons`.
+        DataError: no attribution.
+        InputError: an empty range, or as `select_neurons`.
     """
     check_selection(threshold, kind, shared_by, mean_count)
-    if not attributions:
-        raise InputError("no attribution leaves nothing to adapt; pass one for each fact.")
-    return adapted_sharing([coarse_neurons(scores, threshold=threshold, kind=kind) for scores in attributions], shared_by, mean_count)
+    given = check_given(attributions, "attribution", "pass one for each fact")
+    return adapted_sharing([coarse_neurons(scores, threshold=threshold, kind=kind) for scores in given], shared_by, mean_count)
 
 
 def adapted_sharing(coarse: Sequence[Sequence[NeuronSet]], shared_by: float, mean_count: tuple[float, float] | None) -> tuple[list[NeuronSet], float]:
@@ -106,35 +107,21 @@ def adapted_sharing(coarse: Sequence[Sequence[NeuronSet]], shared_by: float, mea
     return [shared_neurons(group, share) for group in coarse], share
 
 
-def check_selection(threshold: float, kind: str, shared_by: float = 1.0, mean_count: tuple[float, float] = (0.0, 0.0)) -> None:
-    """Refuse settings that select nothing or everything.
-
-    Raises:
-        InputError: a threshold or share outside (0, 1], an unknown kind, or an empty range.
-    """
-    if kind not in get_args(ThresholdKind):
-        raise InputError(f"kind {kind!r} is unknown; pass one of {', '.join(map(repr, get_args(ThresholdKind)))}.")
-    if threshold <= 0 or (threshold > 1 and kind != "absolute"):
-        raise InputError(f"threshold={threshold} does not fit kind {kind!r}; pass a number in (0, 1], or a positive score with kind='absolute'.")
-    if not 0 < shared_by <= 1:
-        raise InputError(f"shared_by={shared_by} is no share of the prompts; pass a number in (0, 1], usually 0.7.")
-    if not 0 <= mean_count[0] <= mean_count[1]:
-        raise InputError(f"mean_count={mean_count} is no range of counts; pass an ascending pair, usually (2, 5).")
-
-
-def shared_neurons(sets: Sequence[NeuronSet], shared_by: float = 0.5) -> NeuronSet:
+def shared_neurons(sets: Iterable[NeuronSet], shared_by: float = 0.5) -> NeuronSet:
     """Neurons in more than a share of some sets: of a fact's prompts, or of a relation's facts.
 
     Raises:
-        InputError: no set, or a share outside (0, 1]; 1 keeps those in all of them.
+        DataError: no set.
+        InputError: a share outside (0, 1]; 1 keeps those in all of them.
 
     Example:
         >>> one, two = (NeuronSet(frozenset(pairs), 2, 8) for pairs in ({(0, 1), (1, 3)}, {(0, 1)}))
         >>> list(shared_neurons([one, two], 0.5))
         [(0, 1)]
     """
-    if not sets or not 0 < shared_by <= 1:
-        raise InputError(f"{len(sets)} sets and shared_by={shared_by} share nothing; pass at least one set and a number in (0, 1].")
-    counts: Counter[Neuron] = Counter(neuron for group in sets for neuron in group)
-    kept = frozenset(neuron for neuron, count in counts.items() if count > shared_by * len(sets) or count == len(sets))
-    return NeuronSet(kept, sets[0].n_layers, sets[0].d_mlp)
+    given = check_given(sets, "neuron set")
+    if not 0 < shared_by <= 1:
+        raise InputError(f"shared_by={shared_by} is no share of the sets; pass a number in (0, 1], usually 0.5.")
+    counts: Counter[Neuron] = Counter(neuron for group in given for neuron in group)
+    kept = frozenset(neuron for neuron, count in counts.items() if count > shared_by * len(given) or count == len(given))
+    return NeuronSet(kept, given[0].n_layers, given[0].d_mlp)

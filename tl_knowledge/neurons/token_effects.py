@@ -1,8 +1,8 @@
-"""What neurons do to single words: singular nouns, plural nouns, neutral words (paper 002, "singular and plural neurons")."""
+"""What neurons do to single words: singular nouns, plural nouns, neutral words (Niu et al. 2024, "singular and plural neurons")."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,18 +10,20 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import torch
+from more_itertools import always_iterable
 
 from tl_knowledge.drawing import labelled_points
 from tl_knowledge.engine.batches import HooksAt, answer_logits, no_hooks
-from tl_knowledge.errors import InputError, TargetError
-from tl_knowledge.models.checks import check_model
-from tl_knowledge.models.description import describe_model
+from tl_knowledge.engine.progress import progress_bar
+from tl_knowledge.errors import InputError, TargetError, check_given
+from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel, is_masked
 from tl_knowledge.neurons.neuron_set import NeuronSet
+from tl_knowledge.neurons.words import factor_words
 from tl_knowledge.prompts.prompt import Prompt, is_one_token, target_tokens
-from tl_knowledge.results.provenance import Provenance
+from tl_knowledge.results.provenance import Provenance, provenance_of
+from tl_knowledge.results.result import TableResult
 from tl_knowledge.results.statistics import paired_t_p_values, scalar_interval
-from tl_knowledge.results.table import TableResult
 
 __all__ = ["TokenEffects", "measure_token_effects", "single_token_words"]
 
@@ -38,7 +40,7 @@ class TokenEffects(TableResult):
         neurons: what was scaled.
         factor: by what.
         prompts: over how many prompts.
-        provenance: how it was measured.
+        provenance: what it was measured with.
     """
 
     ranked_by: ClassVar[str] = "effect"
@@ -49,14 +51,13 @@ class TokenEffects(TableResult):
     prompts: int
     provenance: Provenance
 
-    def _packed(self) -> dict[str, Any]:
-        return super()._packed() | {"neurons": sorted(self.neurons), "shape": self.neurons.shape}
-
-    @classmethod
-    def _unpacked(cls, packed: dict[str, Any]) -> dict[str, Any]:
-        neurons = frozenset((layer, neuron) for layer, neuron in packed["neurons"])
-        shape: tuple[int, int] = packed.pop("shape")
-        return packed | {"neurons": NeuronSet(neurons, *shape)}
+    def headline(self) -> str:
+        """How many words change."""
+        significant = int((self.table["corrected"] < SIGNIFICANT).sum())
+        return (
+            f"{len(self.neurons)} neurons {factor_words(self.factor)}: {significant} of {len(self.table)} words change significantly; "
+            f"{self.prompts} prompts; {self.provenance.model}"
+        )
 
     def summary(self) -> pd.DataFrame:
         """Mean effect of every category with its 95% bootstrap interval over words, and how many words change significantly."""
@@ -72,32 +73,38 @@ class TokenEffects(TableResult):
     def plot(self, *, name: str = "the neurons") -> go.Figure:
         """A point a word by category; red where the corrected p is below .05."""
         frame = self.table
-        verb = "suppressed" if self.factor == 0 else f"times {self.factor:g}"
         return labelled_points(
             frame["category"].tolist(),
             frame["word"].tolist(),
             frame["effect"].tolist(),
             (frame["corrected"] < SIGNIFICANT).tolist(),
-            title=f"Change of words' probability, {name} {verb}",
+            title=f"Change of words' probability, {name} {factor_words(self.factor)}",
             subtitle=f"{len(self.neurons)} neurons, {self.prompts} prompts, {len(frame)} words; {self.provenance.model}; red: p < .05, corrected",
             value_axis="(after - before) / min(after, before)",
         )
 
 
 def measure_token_effects(
-    model: HookedModel, neurons: NeuronSet, prompts: Sequence[Prompt], words: Mapping[str, Sequence[str]], *, factor: float = 0.0
+    model: AnyModel,
+    neurons: NeuronSet,
+    prompts: Prompt | Iterable[Prompt],
+    words: Mapping[str, Sequence[str]],
+    *,
+    factor: float = 0.0,
+    progress: bool = True,
 ) -> TokenEffects:
     """Scale neurons where the prompts are answered and compare words' probabilities there.
 
     Args:
         neurons: not empty.
         prompts: at least 2; their targets are not used.
-        words: by category, each one token; an autoregressive model is asked for them with a leading space.
+        words: by category, each one token; for an autoregressive model they are measured with a leading space.
         factor: 0 suppresses, 2 enhances.
 
     Raises:
+        DataError: no prompt, or no word.
         TargetError: a word that is not one token; `single_token_words` leaves those out.
-        InputError: fewer than 2 prompts, or no word.
+        InputError: a single prompt.
         ComponentError: an empty set.
 
     Example:
@@ -110,43 +117,46 @@ def measure_token_effects(
         >>> list(effects.summary()["category"]) == [kind for kind in words if words[kind]]
         True
     """
-    check_model(model, masked=True)
-    chosen = [(category, word) for category, some in words.items() for word in some]
-    if len(prompts) < 2 or not chosen:
-        raise InputError(f"{len(prompts)} prompt(s) and {len(chosen)} word(s) leave nothing to test; pass at least 2 prompts and 1 word.")
-    tokens = [_token(model, word) for _, word in chosen]
+    model = as_model(model, masked=True)
+    batch = check_given(always_iterable(prompts, Prompt), "prompt", "pass at least 2")
+    by_category = check_given(((category, word) for category, some in words.items() for word in some), "word", "pass at least one of some category")
+    if len(batch) < 2:
+        raise InputError("one prompt leaves nothing to test; pass at least 2 prompts.")
+    tokens = [_token(model, word) for _, word in by_category]
     neurons.scale(factor)  # refuses an empty set before anything runs
-    before = _probabilities(model, prompts, tokens, no_hooks)
-    after = _probabilities(model, prompts, tokens, lambda pos: neurons.scale(factor, positions=pos))
+    with progress_bar(what="token effects", unit="prompt", total=2 * len(batch), progress=progress) as bar:
+        before = _probabilities(model, batch, tokens, no_hooks, bar)
+        after = _probabilities(model, batch, tokens, lambda pos: neurons.scale(factor, positions=pos), bar)
     p, corrected = paired_t_p_values(after, before)
-    table = pd.DataFrame(chosen, columns=["category", "word"])  # pyright: ignore[reportArgumentType]
+    table = pd.DataFrame(by_category, columns=["category", "word"])  # pyright: ignore[reportArgumentType]
     mean_before, mean_after = before.mean(0), after.mean(0)
     with np.errstate(invalid="ignore", divide="ignore"):
         effect = (mean_after - mean_before) / np.minimum(mean_after, mean_before)
     table = table.assign(before=mean_before, after=mean_after, effect=effect, p=p, corrected=corrected)
-    provenance = Provenance(**describe_model(model), prepends_bos=prompts[0].has_bos, seed=0, engine="hooks", settings={"factor": factor})
-    return TokenEffects(table, neurons, factor, len(prompts), provenance)
+    return TokenEffects(table, neurons, factor, len(batch), provenance_of(model, engine="hooks", has_bos=batch[0].has_bos, factor=factor))
 
 
-def single_token_words(model: HookedModel, words: Sequence[str]) -> list[str]:
-    """Words that are one token of this model (behind a space, for an autoregressive one)."""
-    return [word for word in words if is_one_token(model, _asked(model, word))]
+def single_token_words(model: AnyModel, words: Iterable[str]) -> list[str]:
+    """Words that are one token of this model (after a space, for an autoregressive one)."""
+    model = as_model(model, masked=True)
+    return [word for word in words if is_one_token(model, _continuation(model, word))]
 
 
-def _asked(model: HookedModel, word: str) -> str:
+def _continuation(model: HookedModel, word: str) -> str:
+    """A word as it follows a prompt."""
     return word if is_masked(model) else f" {word}"
 
 
 def _token(model: HookedModel, word: str) -> int:
-    tokens = target_tokens(model, _asked(model, word))
+    tokens = target_tokens(model, _continuation(model, word))
     if len(tokens) != 1:
         raise TargetError(f"word {word!r} has {len(tokens)} tokens in this model, so it has no probability of its own; see single_token_words().")
     return tokens[0]
 
 
-def _probabilities(model: HookedModel, prompts: Sequence[Prompt], tokens: Sequence[int], hooks_at: HooksAt) -> np.ndarray:
+def _probabilities(model: HookedModel, prompts: Sequence[Prompt], tokens: Sequence[int], hooks_at: HooksAt, bar: Any) -> np.ndarray:
     """``[prompt word]``."""
-    found = np.zeros((len(prompts), len(tokens)))
-    for group, logits in answer_logits(model, prompts, hooks_at):
-        found[group] = logits.double().softmax(-1)[:, torch.tensor(tokens, device=logits.device)].cpu().numpy()
-    return found
+    probabilities = np.zeros((len(prompts), len(tokens)))
+    for group, logits in answer_logits(model, prompts, hooks_at, bar=bar):
+        probabilities[group] = logits.double().softmax(-1)[:, torch.tensor(tokens, device=logits.device)].cpu().numpy()
+    return probabilities

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import torch
 from circuitsvis.activations import text_neuron_activations
+from more_itertools import always_iterable
 
 from tl_knowledge.drawing import HtmlView
 from tl_knowledge.engine.recording import record
-from tl_knowledge.errors import ComponentError, InputError
-from tl_knowledge.models.checks import check_model
-from tl_knowledge.models.description import describe_model
+from tl_knowledge.errors import ComponentError, check_given
 from tl_knowledge.models.hook_names import component_hook
-from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.models.loading import AnyModel, as_model
+from tl_knowledge.models.protocol import model_name
 from tl_knowledge.neurons.neuron_set import NeuronSet
 from tl_knowledge.prompts.prompt import Prompt
 
 __all__ = ["neuron_view"]
 
 
-def neuron_view(model: HookedModel, neurons: NeuronSet, prompts: Prompt | Sequence[Prompt]) -> HtmlView:
+def neuron_view(model: AnyModel, neurons: NeuronSet, prompts: Prompt | Iterable[Prompt]) -> HtmlView:
     """The neurons' activations at every token, as a view for notebooks; ``.save(path)`` writes a page that works offline.
 
     Raises:
         ComponentError: an empty set, or one of another model.
-        InputError: no prompt.
+        DataError: no prompt.
 
     Example:
         >>> import tl_knowledge as tlk
@@ -34,29 +34,25 @@ def neuron_view(model: HookedModel, neurons: NeuronSet, prompts: Prompt | Sequen
         >>> "France" in tlk.neurons.neuron_view(model, tlk.NeuronSet.of(model, [(0, 28), (3, 5)]), prompt).source
         True
     """
-    check_model(model, masked=True)
-    asked = [prompts] if isinstance(prompts, Prompt) else list(prompts)
-    if not asked:
-        raise InputError("no prompt was given; pass at least one.")
+    model = as_model(model, masked=True)
+    batch = check_given(always_iterable(prompts, Prompt), "prompt")
     if not len(neurons) or (neurons.n_layers, neurons.d_mlp) != NeuronSet.of(model, []).shape:
         raise ComponentError(
             f"a set of {len(neurons)} neurons of a model of {neurons.n_layers} x {neurons.d_mlp} cannot be viewed here; pass a set of this model."
         )
     layers = sorted({layer for layer, _ in neurons})
     activations: list[torch.Tensor] = []
-    for prompt in asked:
-        found = record(model, prompt.tokens, [], [component_hook("neuron", layer) for layer in layers])
-        columns = [found[component_hook("neuron", layer)][0, :, neuron] for layer, neuron in neurons]
+    for prompt in batch:
+        recorded = record(model, prompt.tokens, [], [component_hook("neuron", layer) for layer in layers])
+        columns = [recorded[component_hook("neuron", layer)][0, :, neuron] for layer, neuron in neurons]
         activations.append(torch.stack(columns, dim=1)[:, :, None].float().cpu())
     rendered = text_neuron_activations(
-        [list(prompt.labels) for prompt in asked],
+        [list(prompt.labels) for prompt in batch],
         activations,  # pyright: ignore[reportArgumentType]
         first_dimension_name="Neuron",
         second_dimension_name="Shown",
         first_dimension_labels=[f"layer {layer}, neuron {neuron}" for layer, neuron in neurons],
         second_dimension_labels=["activation"],
     )
-    name = describe_model(model)["model"]
-    return HtmlView.of(
-        rendered, title="Activations of the neurons", note=f"{len(neurons)} neurons, {len(asked)} prompts; {name}; blue above zero, red below"
-    )
+    note = f"{len(neurons)} neurons, {len(batch)} prompts; {model_name(model)}; blue above zero, red below"
+    return HtmlView.of(rendered, title="Activations of the neurons", note=note)

@@ -28,7 +28,7 @@ class Relation:
 class Fact:
     """A subject, a template with ``{}`` in the subject's place, and the target that completes it.
 
-    The target keeps its leading space (`` Seattle``), as the model has to write it. A fact that is to be written may know in ``replaces`` what it
+    The target keeps its leading space (`` Seattle``), as the model has to write it. A fact that is to be written may say in ``replaces`` what it
     was before.
 
     Example:
@@ -135,18 +135,18 @@ class EditCase:
 
     @property
     def rewrite(self) -> Fact:
-        """The fact with its new target: what an editing method is asked to write."""
+        """The fact with its new target: what an editing method writes."""
         return self.fact.retarget(self.target_new)
 
 
 def refuse_contradictions(facts: Iterable[Fact]) -> None:
-    """Refuse facts that ask one subject and relation to be two things.
+    """Refuse facts that give one subject and relation two objects.
 
     Raises:
         InputError: two of them do.
     """
-    wanted: dict[tuple[str, str], str] = {}
+    targets: dict[tuple[str, str], str] = {}
     for fact in facts:
-        other = wanted.setdefault((fact.subject, fact.relation or fact.template), fact.target)
+        other = targets.setdefault((fact.subject, fact.relation or fact.template), fact.target)
         if other != fact.target:
-            raise InputError(f"{fact.text!r} is asked to be both {other!r} and {fact.target!r} in one batch; keep one of them.")
+            raise InputError(f"{fact.text!r} has two targets, {other!r} and {fact.target!r}, in one batch; keep one of them.")

@@ -1,11 +1,12 @@
 """Prompts as tokens with named spans, and the target that should follow.
 
-A masked model (BERT) is asked at its mask: the prompt ends in ``[MASK].`` where the text has no mask of its own, and stands between the
+A masked model (BERT) answers at its mask: the prompt ends in ``[MASK].`` where the text has no mask of its own, and stands between the
 tokenizer's special tokens.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ from einops import repeat
 
 from tl_knowledge.arrays import Tokens
 from tl_knowledge.errors import PromptError, SubjectNotFoundError, TargetError
+from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel, context_length, is_masked, model_device, prepends_bos
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.prompts.spans import CharRange, Occurrence, Span, covering_tokens, encode, occurrences, relation_span
@@ -45,8 +47,12 @@ class Prompt:
     has_bos: bool = field(default=False, kw_only=True)
 
     @classmethod
-    def from_fact(cls, model: HookedModel, fact: Fact, *, prepend_bos: bool | None = None) -> Prompt:
+    def from_fact(cls, model: AnyModel, fact: Fact, *, prepend_bos: bool | None = None) -> Prompt:
         """Tokenise a fact; the subject is exactly where the template has ``{}``.
+
+        Args:
+            model: the model whose tokenizer is used, or its name.
+            prepend_bos: ``None`` does as the model does.
 
         Raises:
             SubjectNotFoundError: the subject's characters do not fall on token boundaries.
@@ -65,7 +71,7 @@ class Prompt:
     @classmethod
     def from_text(
         cls,
-        model: HookedModel,
+        model: AnyModel,
         text: str,
         *,
         subject: str | None = None,
@@ -78,11 +84,12 @@ class Prompt:
         """Tokenise a text and find the subject, and any further spans, in it.
 
         Args:
+            model: the model whose tokenizer is used, or its name.
             subject: the subject's text.
             target: what should follow, with its leading space.
             subject_span: token positions ``(start, stop)`` instead of ``subject``, for tokens no text aligns with.
             occurrence: which occurrence when the subject is repeated; ``"all"`` takes every one, so that corrupting
-                the subject leaves no copy of it; ``0`` is the first (the original programs'), ``-1`` the last.
+                the subject leaves no copy of it; ``0`` is the first (as in Meng et al.'s program), ``-1`` the last.
             spans: further spans by name and text.
             prepend_bos: ``None`` does as the model does.
 
@@ -139,7 +146,7 @@ class Prompt:
 
     @property
     def relation(self) -> Span:
-        """Every prompt token outside the subject, BOS excepted (paper 001's relation tokens)."""
+        """Every prompt token outside the subject, BOS excepted (the relation tokens of Wei et al. 2024)."""
         return self.span("relation")
 
     @property
@@ -175,6 +182,18 @@ class Prompt:
     def __len__(self) -> int:
         return self.tokens.shape[1]
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Prompt) and self._value == other._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    @property
+    def _value(self) -> tuple[object, ...]:
+        """What two prompts must share to be the same."""
+        tokens, spans = tuple(self.tokens[0].tolist()), tuple(sorted((name, span.positions) for name, span in self.spans.items()))
+        return tokens, self.labels, spans, self.answer, self.target, self.text, self.has_bos
+
     def _with_subject(self, positions: Iterable[int]) -> Prompt:
         inside = tuple(positions)
         outside_prompt = [p for p in inside if not 0 <= p < len(self)]
@@ -190,7 +209,7 @@ class Prompt:
     @classmethod
     def _tokenise(
         cls,
-        model: HookedModel,
+        model: AnyModel,
         text: str,
         places: Mapping[str, list[CharRange]],
         texts: Mapping[str, str],
@@ -199,6 +218,7 @@ class Prompt:
     ) -> Prompt:
         if not text.strip():
             raise PromptError(f"the prompt is {text!r}; pass a prompt with at least one character.")
+        model = _loaded(model)
         masked = is_masked(model)
         shown = _with_mask(model, text) if masked else text
         ids, offsets, labels = encode(model.tokenizer, shown, special=masked)
@@ -220,6 +240,11 @@ class Prompt:
         prompt = cls(tokens, tuple(labels), spans, answer, target or "", text=shown, has_bos=has_bos)
         check_fits(model, prompt)
         return prompt
+
+
+def _loaded(model: AnyModel) -> HookedModel:
+    """A model by its name; one that is there already is not checked again for every prompt."""
+    return as_model(model, masked=True) if isinstance(model, str | os.PathLike) else model
 
 
 def check_fits(model: HookedModel, prompt: Prompt, *, multi_token: bool = False) -> None:

@@ -79,7 +79,7 @@ def occurrences(text: str, part: str, name: str, occurrence: Occurrence) -> list
 
 def covering_tokens(text: str, part: str, ranges: list[CharRange], offsets: list[CharRange], labels: tuple[str, ...]) -> tuple[int, ...]:
     """Tokens that hold the ranges' characters, refusing tokens that also hold others."""
-    found: set[int] = set()
+    covered: set[int] = set()
     for start, stop in ranges:
         inside = {i for i, (a, b) in enumerate(offsets) if a < stop and b > start}
         spill = [i for i in inside if text[offsets[i][0] : start].strip() or text[stop : offsets[i][1]].strip()]
@@ -87,8 +87,8 @@ def covering_tokens(text: str, part: str, ranges: list[CharRange], offsets: list
             raise SubjectNotFoundError(
                 f"subject {part!r} does not align with the tokens {[labels[i] for i in sorted(inside)]} of {text!r}; pass subject_span=(start, stop)."
             )
-        found |= inside
-    return tuple(sorted(found))
+        covered |= inside
+    return tuple(sorted(covered))
 
 
 def encode(tokenizer: Any, text: str, *, special: bool = False) -> tuple[list[int], list[CharRange], list[str]]:

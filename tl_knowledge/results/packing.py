@@ -7,8 +7,9 @@ has. ``unpack`` reads it by the dataclass' annotations (cattrs). A nested datacl
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
@@ -17,6 +18,7 @@ import cattrs
 import numpy as np
 import pandas as pd
 import torch
+from cattrs.strategies import configure_union_passthrough
 
 __all__ = ["pack", "packed_fields", "plain", "unpack"]
 
@@ -82,15 +84,16 @@ def _converter(tensors: Packed) -> cattrs.Converter:
     def structure_union(value: Any, union: Any) -> Any:
         if value is None:
             return None
-        chosen = next(member for member in _members(union) if member.__name__ == value[KIND])
-        return converter.structure(value, chosen)
+        kind = next(kind for member in _members(union) for kind in _with_subclasses(member) if kind.__name__ == value[KIND])
+        return converter.structure(value, kind)
 
     converter.register_structure_hook_func(_is_tensor, lambda v, _: tensors[v["tensor"]])
     converter.register_structure_hook_func(lambda t: (get_origin(t) or t) is np.ndarray, lambda v, _: tensors[v["array"]].numpy())
     converter.register_structure_hook_func(
         lambda t: t is pd.DataFrame, lambda v, _: v if isinstance(v, pd.DataFrame) else _frame(tensors[v["frame"]])
     )
-    converter.register_structure_hook_func(lambda t: len(_members(t)) > 1, structure_union)
+    converter.register_structure_hook_func(lambda t: len(_members(t)) > 1 or _is_abstract(t), structure_union)
+    configure_union_passthrough(str | bool | int | float | None, converter)  # "3sd" or 0.4
     return converter
 
 
@@ -100,11 +103,25 @@ def _is_tensor(kind: Any) -> bool:
 
 
 def _members(kind: Any) -> tuple[Any, ...]:
-    """The dataclasses of a union of nothing else (but ``None``)."""
+    """The dataclasses of a union of nothing else (but ``None``), or an abstract dataclass itself."""
+    if _is_abstract(kind):
+        return (kind,)
     if get_origin(kind) not in (Union, UnionType):
         return ()
     members = tuple(member for member in get_args(kind) if member is not NoneType)
     return members if all(dataclasses.is_dataclass(member) for member in members) else ()
+
+
+def _is_abstract(kind: Any) -> bool:
+    """Whether an annotation is a dataclass that only its subclasses can be made of."""
+    return dataclasses.is_dataclass(kind) and inspect.isabstract(kind)
+
+
+def _with_subclasses(kind: type) -> Iterator[type]:
+    """A class and all that are made from it."""
+    yield kind
+    for subclass in kind.__subclasses__():
+        yield from _with_subclasses(subclass)
 
 
 def _frame_bytes(frame: pd.DataFrame) -> torch.Tensor:

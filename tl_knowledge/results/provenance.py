@@ -21,13 +21,13 @@ def installed_versions() -> dict[str, str]:
         >>> sorted(installed_versions())
         ['numpy', 'python', 'tl-knowledge', 'torch', 'transformer-lens', 'transformers']
     """
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in ("tl-knowledge", "transformer-lens", "transformers", "torch", "numpy"):
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            versions[name] = "not installed"
+    return versions
 
 
 @dataclass(frozen=True)

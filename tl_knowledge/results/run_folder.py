@@ -46,8 +46,8 @@ class RunFolder:
 
     def _check_same(self, there: dict[str, Any], now: dict[str, Any]) -> None:
         settings: dict[str, Any] = there.pop("settings", {})
-        asked: dict[str, Any] = now["settings"]
-        different = [key for key in asked if settings.get(key) != asked[key]]
+        wanted: dict[str, Any] = now["settings"]
+        different = [key for key in wanted if settings.get(key) != wanted[key]]
         different += [key for key in now if key != "settings" and there.get(key) != now[key]]
         if different:
             raise DataError(

@@ -56,13 +56,13 @@ def bootstrap_means(
     facts = len(sums)
     generator = np.random.default_rng(seed)
     flat_sums, flat_counts = sums.reshape(facts, -1), counts.reshape(facts, -1)
-    found: list[Array] = []
+    means: list[Array] = []
     for start in range(0, resamples, RESAMPLES_AT_ONCE):
         rows = min(RESAMPLES_AT_ONCE, resamples - start)
         weights = generator.multinomial(facts, np.full(facts, 1 / facts), size=rows).astype(np.float64)
         with np.errstate(invalid="ignore", divide="ignore"):
-            found.append((weights @ flat_sums) / (weights @ flat_counts))
-    return np.concatenate(found).reshape(resamples, *sums.shape[1:])
+            means.append((weights @ flat_sums) / (weights @ flat_counts))
+    return np.concatenate(means).reshape(resamples, *sums.shape[1:])
 
 
 def mean_interval(values: Sequence[Array], *, variant: IntervalVariant = "ours", seed: int = 0) -> tuple[Array, Array, Array]:

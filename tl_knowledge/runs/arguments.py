@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 import torch
 from jaxtyping import Int
 
 from tl_knowledge.arrays import as_positions
-from tl_knowledge.errors import ComponentError, CorruptionError, NumericalError, PromptError
+from tl_knowledge.errors import ComponentError, CorruptionError, NumericalError, PromptError, check_choice
 from tl_knowledge.models.hook_names import COMPONENTS, Component, has_units
 from tl_knowledge.models.protocol import HookedModel, model_device
 from tl_knowledge.prompts.prompt import Prompt, check_fits, target_tokens
@@ -24,6 +24,7 @@ __all__ = [
     "check_words",
     "choose_answer",
     "corrupted_span",
+    "drawn_noise",
     "resolve_noise",
     "sample_count",
     "traced_positions",
@@ -35,12 +36,9 @@ Engine: TypeAlias = Literal["rows", "loop", "screen"]
 
 def check_words(component: str, engine: str, variant: str) -> None:
     """Refuse words that are not in the vocabulary of `trace`."""
-    if component not in COMPONENTS:
-        raise ComponentError(f"component {component!r} is unknown; pass one of {', '.join(map(repr, COMPONENTS))}.")
-    if engine not in get_args(Engine):
-        raise ComponentError(f"engine {engine!r} is unknown; pass 'rows', 'loop' or 'screen'.")
-    if variant not in ("ours", "meng2022_code"):
-        raise ComponentError(f"variant {variant!r} is unknown; pass 'paper' or 'rome_code'.")
+    check_choice("component", component, COMPONENTS, ComponentError)
+    check_choice("engine", engine, Engine, ComponentError)
+    check_choice("variant", variant, TraceVariant, ComponentError)
 
 
 def corrupted_span(prompt: Prompt, corrupt: str | Span | Iterable[int]) -> Span:
@@ -53,20 +51,49 @@ def corrupted_span(prompt: Prompt, corrupt: str | Span | Iterable[int]) -> Span:
     return span
 
 
+def drawn_noise(noise: Noise | float | str | None, default: Noise | None = None) -> Noise:
+    """Corruption settings that can be drawn for any prompt, from settings, a standard deviation, or a rule.
+
+    Args:
+        default: what ``None`` stands for; ``"3sd"`` unless given.
+
+    Raises:
+        CorruptionError: something else, for example a `PromptSwap`, which belongs to one prompt.
+
+    Example:
+        >>> drawn_noise(0.4) == GaussianNoise(sd=0.4)
+        True
+    """
+    if noise is None:
+        return default or GaussianNoise(sd="3sd")
+    if isinstance(noise, float | int | str):
+        return GaussianNoise(sd=noise)
+    if isinstance(noise, PromptSwap):
+        raise CorruptionError("a PromptSwap belongs to one prompt; pass noise that can be drawn for every fact, or trace() each by itself.")
+    if not isinstance(noise, Noise):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise CorruptionError(f"noise {noise!r} is not understood; pass settings such as GaussianNoise(0.1), a number, or '3sd'.")
+    return noise
+
+
 def resolve_noise(
-    model: HookedModel, prompt: Prompt, noise: Noise | PromptSwap | float | str | None, seed: int | None, variant: TraceVariant
+    model: HookedModel, prompt: Prompt, noise: Noise | PromptSwap | float | str | None, seed: int, variant: TraceVariant
 ) -> Noise | PromptSwap:
-    """Corruption settings with every scale a number, seeded as asked."""
+    """Corruption settings with every scale a number and their seed set.
+
+    Args:
+        seed: of noise that has none of its own.
+
+    Raises:
+        CorruptionError: noise that cannot be drawn, a seed of its own and another one, or a swapped prompt of another length.
+    """
     if isinstance(noise, PromptSwap):
         if len(noise.prompt) != len(prompt):
             raise CorruptionError(f"the other prompt has {len(noise.prompt)} tokens, this one {len(prompt)}; pass a prompt of equal length.")
         return noise.resolve(model)
-    settings = noise if isinstance(noise, Noise) else GaussianNoise(sd="3sd" if noise is None else noise)
+    settings = drawn_noise(noise)
     if variant == "meng2022_code":
-        settings = replace(settings, variant="meng2022_code", seed=1 if seed is None else seed)
-    elif seed is not None:
-        settings = settings.with_seed(seed)
-    return settings.resolve(model)
+        settings = replace(settings, variant=variant)
+    return settings.seeded(seed).resolve(model)
 
 
 def choose_answer(model: HookedModel, prompt: Prompt, target: str | int | None, multi_token: bool) -> Int[torch.Tensor, " answer"]:
@@ -87,23 +114,21 @@ def _predicted(model: HookedModel, prompt: Prompt) -> int:
     return int(logits[0, -1].argmax())
 
 
-def sample_count(samples: int | None, noise: Noise | PromptSwap) -> int:
-    """How many noise samples."""
-    if samples is None:
-        return 1 if isinstance(noise, PromptSwap) else 10
+def sample_count(samples: int, noise: Noise | PromptSwap) -> int:
+    """How many noise samples: as asked, but one where nothing is drawn."""
     if samples < 1:
         raise CorruptionError(f"samples={samples} draws no noise; pass at least 1 (10 is usual).")
-    return samples
+    return 1 if isinstance(noise, PromptSwap) else samples
 
 
 def traced_positions(prompt: Prompt, span: Span, component: Component, positions: Span | Iterable[int] | None) -> tuple[int, ...]:
     """The positions to restore, ascending."""
     if positions is None:
         return (span.last,) if component == "neuron" else tuple(range(len(prompt)))
-    chosen = tuple(sorted(set(as_positions(positions))))
-    if not chosen or chosen[0] < 0 or chosen[-1] >= len(prompt):
-        raise ComponentError(f"positions {chosen} do not lie in the prompt of {len(prompt)} tokens; pass positions from 0 to {len(prompt) - 1}.")
-    return chosen
+    restored = tuple(sorted(set(as_positions(positions))))
+    if not restored or restored[0] < 0 or restored[-1] >= len(prompt):
+        raise ComponentError(f"positions {restored} do not lie in the prompt of {len(prompt)} tokens; pass positions from 0 to {len(prompt) - 1}.")
+    return restored
 
 
 def traced_units(model: HookedModel, component: Component, units: Sequence[int] | None) -> tuple[int, ...]:

@@ -3,9 +3,11 @@
 Every setting is a frozen dataclass; a draw is a pure function of its seed and of the shape ``[sample span d_model]``,
 so that the corrupted run and every restored run see the same noise. Noise is drawn in float64 on the CPU, on any device.
 
-A scale is a number, or ``"3sd"``: three standard deviations of the whole embedding matrix (paper 001), which
-``resolve(model)`` turns into a number. The original program takes the standard deviation over the subjects of the fact
+A scale is a number, or ``"3sd"``: three standard deviations of the whole embedding matrix (Wei et al. 2024), which
+``resolve(model)`` turns into a number. Meng et al.'s program takes the standard deviation over the subjects of the fact
 set instead: ``GaussianNoise(3 * subject_embedding_sd(model, subjects))``.
+
+A seed that is not set is the driver's: ``trace(model, prompt, GaussianNoise(0.4), seed=7)`` draws from seed 7.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -23,10 +25,11 @@ from jaxtyping import Float
 from typing_extensions import override
 
 from tl_knowledge.arrays import Embeddings
-from tl_knowledge.errors import CorruptionError
+from tl_knowledge.errors import CorruptionError, check_choice, check_given
 from tl_knowledge.models.hook_names import EMBED
 from tl_knowledge.models.protocol import HookedModel, embedding_matrix
 from tl_knowledge.prompts.prompt import Prompt
+from tl_knowledge.runs.windows import TraceVariant
 
 __all__ = [
     "GaussianNoise",
@@ -41,24 +44,24 @@ __all__ = [
 ]
 
 Scale: TypeAlias = float | str
-NoiseVariant: TypeAlias = Literal["ours", "meng2022_code"]
 
 _SCALE_RULE = re.compile(r"(\d+(?:\.\d+)?)\s*sd")
 
 
 def embedding_sd(model: HookedModel) -> float:
-    """Standard deviation over all scalars of the embedding matrix (paper 001)."""
+    """Standard deviation over all scalars of the embedding matrix (Wei et al. 2024)."""
     return float(embedding_matrix(model).double().std())
 
 
 def subject_embedding_sd(model: HookedModel, subjects: Iterable[str]) -> float:
-    """Standard deviation over all scalars of the subjects' embeddings (the original program's rule).
+    """Standard deviation over all scalars of the subjects' embeddings (the rule of Meng et al.'s program).
 
     Each subject is tokenised alone, without a leading space and without BOS.
     """
-    ids = [token for subject in subjects for token in model.tokenizer(subject, add_special_tokens=False)["input_ids"]]
+    given = check_given(subjects, "subject", "pass the subjects of the fact set")
+    ids = [token for subject in given for token in model.tokenizer(subject, add_special_tokens=False)["input_ids"]]
     if not ids:
-        raise CorruptionError("no subject was given; pass the subjects of the fact set.")
+        raise CorruptionError(f"the subjects {given} have no tokens; pass the subjects of the fact set.")
     matrix = embedding_matrix(model)
     return float(matrix[torch.tensor(ids, device=matrix.device)].double().std())
 
@@ -68,14 +71,20 @@ class Noise(ABC):
     """What all drawn corruptions share; use one of the subclasses.
 
     Attributes:
-        seed: of the draw.
+        seed: of the draw; ``None`` is the seed of the function that it is passed to, and 0 in a plain hook.
         replace: put the noise in the embeddings' place instead of adding it.
-        variant: ``"ours"`` (numpy's default generator) or ``"meng2022_code"`` (``RandomState``, the original program's).
+        variant: ``"ours"`` (numpy's default generator) or ``"meng2022_code"`` (the stream of Meng et al.'s program: ``RandomState(1 + seed)``,
+            so that the default seed 0 is that program's own).
     """
 
-    seed: int = field(default=0, kw_only=True)
+    seed: int | None = field(default=None, kw_only=True)
     replace: bool = field(default=False, kw_only=True)
-    variant: NoiseVariant = field(default="ours", kw_only=True)
+    variant: TraceVariant = field(default="ours", kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_choice("variant", self.variant, TraceVariant, CorruptionError)
+        if self.seed is not None and self.seed < 0:
+            raise CorruptionError(f"seed {self.seed} is negative; pass an integer of at least 0.")
 
     @property
     @abstractmethod
@@ -104,13 +113,28 @@ class Noise(ABC):
             raise CorruptionError(f"noise scale {self.scale!r} is not understood; pass a number, or '3sd' for 3 sd of the embeddings.")
         return self.with_scale(float(rule[1]) * embedding_sd(model))
 
-    def with_seed(self, seed: int) -> Noise:
+    def with_seed(self, seed: int | None) -> Noise:
         """The same settings with another seed."""
         return replace(self, seed=seed)
 
+    def seeded(self, seed: int = 0) -> Noise:
+        """The same settings with their seed set: their own, else the one that the driver was given.
+
+        Raises:
+            CorruptionError: both were given, and they differ.
+
+        Example:
+            >>> GaussianNoise(0.4).seeded(7).seed, GaussianNoise(0.4, seed=3).seeded().seed
+            (7, 3)
+        """
+        if self.seed is not None and seed not in (0, self.seed):
+            raise CorruptionError(f"the noise has seed {self.seed}, but seed={seed} was given too; pass one of them.")
+        return self.with_seed(seed) if self.seed is None else self
+
     def generator(self) -> np.random.Generator | np.random.RandomState:
         """A fresh generator at the start of the seed's stream."""
-        return np.random.RandomState(self.seed) if self.variant == "meng2022_code" else np.random.default_rng(self.seed)
+        seed = self.seed or 0
+        return np.random.RandomState(1 + seed) if self.variant == "meng2022_code" else np.random.default_rng(seed)
 
     def corrupted(self, embeddings: Embeddings, positions: tuple[int, ...]) -> Float[torch.Tensor, "batch span d_model"]:
         """Embeddings of the span with the noise added, or the noise alone under ``replace``."""
@@ -120,7 +144,7 @@ class Noise(ABC):
         clean = embeddings[:, list(positions)]
         drawn = torch.from_numpy(self.draw((clean.shape[0], clean.shape[1], clean.shape[2]))).to(clean.device)
         noise = self.scale * drawn
-        # Summed in float64 and rounded once, as adding float64 noise in place does in the original program.
+        # Summed in float64 and rounded once, as adding float64 noise in place does in Meng et al.'s program.
         return (noise if self.replace else clean.double() + noise).to(clean.dtype)
 
 
@@ -172,7 +196,9 @@ class StudentTNoise(Noise):
     sd: Scale = "3sd"
     degrees: float = 3.0
 
+    @override
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not (math.isfinite(self.degrees) and self.degrees > 0):
             raise CorruptionError(f"degrees of freedom {self.degrees} are not positive; pass a positive number.")
 
@@ -195,7 +221,7 @@ class MultivariateGaussianNoise(Noise):
     """Gaussian noise with the covariance of the model's embeddings, ``factor`` times as large in every direction."""
 
     factor: Scale = 3.0
-    root: torch.Tensor | None = field(default=None, kw_only=True, repr=False, compare=False)
+    _root: torch.Tensor | None = field(default=None, kw_only=True, repr=False, compare=False)
 
     @property
     @override
@@ -213,40 +239,43 @@ class MultivariateGaussianNoise(Noise):
             raise CorruptionError(f"factor {self.factor!r} is not a number; the covariance already comes from the embeddings: pass 3.0.")
         _check_scale(self.factor)
         values, vectors = torch.linalg.eigh(torch.cov(embedding_matrix(model).double().cpu().T))
-        return replace(self, root=vectors * values.clamp_min(0).sqrt())
+        return replace(self, _root=vectors * values.clamp_min(0).sqrt())
 
     @override
     def draw(self, shape: tuple[int, int, int]) -> np.ndarray[Any, np.dtype[np.float64]]:
-        if self.root is None:
+        if self._root is None:
             raise CorruptionError("the embeddings' covariance is not known yet; call noise.resolve(model) first.")
         white = GaussianNoise(1.0, seed=self.seed, variant=self.variant).draw(shape)
-        return white @ self.root.numpy().T
+        return white @ self._root.numpy().T
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PromptSwap:
     """Corrupt by another prompt: the span's embeddings become those of a prompt of equal length.
 
-    Nothing is drawn, so one sample says everything.
+    Nothing is drawn, so there is one sample, however many are asked for.
     """
 
     prompt: Prompt
-    embeddings: torch.Tensor | None = field(default=None, kw_only=True, repr=False, compare=False)
+    _embeddings: torch.Tensor | None = field(default=None, kw_only=True, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        return f"PromptSwap({self.prompt.text or list(self.prompt.labels)!r})"
 
     def resolve(self, model: HookedModel) -> PromptSwap:
         """Take the other prompt's embeddings from the model."""
         _, cache = model.run_with_cache(self.prompt.tokens, names_filter=[EMBED])
-        return replace(self, embeddings=cache[EMBED].detach())
+        return replace(self, _embeddings=cache[EMBED].detach())
 
     def corrupted(self, embeddings: Embeddings, positions: tuple[int, ...]) -> Float[torch.Tensor, "batch span d_model"]:
         """The other prompt's embeddings at the span, for every row."""
-        if self.embeddings is None:
+        if self._embeddings is None:
             raise CorruptionError("the other prompt's embeddings are not known yet; call swap.resolve(model) first.")
         if max(positions) >= len(self.prompt):
             raise CorruptionError(
                 f"the other prompt has {len(self.prompt)} tokens, but position {max(positions)} is corrupted; pass a prompt of equal length."
             )
-        return self.embeddings[:, list(positions)].to(embeddings).expand(embeddings.shape[0], -1, -1)
+        return self._embeddings[:, list(positions)].to(embeddings).expand(embeddings.shape[0], -1, -1)
 
 
 def _check_scale(scale: float) -> None:

@@ -1,27 +1,27 @@
-"""Second moments of the keys, ``C = E[k k^T]``: what rank-one editing must not disturb (ROME, section 3.1)."""
+"""Second moments of the keys, ``C = E[k k^T]``: what rank-one editing must not disturb (Meng et al. 2022, section 3.1)."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
+import plotly.graph_objects as go
 import torch
 from jaxtyping import Float
 
+from tl_knowledge.drawing import Line, LinePanel, line_panels
 from tl_knowledge.errors import InputError, NumericalError
 from tl_knowledge.models.ledger import unedited_fingerprint
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.results.provenance import Provenance
-from tl_knowledge.results.storage import read_result, write_result
+from tl_knowledge.results.result import Result
 
 __all__ = ["KeyMoments", "needed_moments"]
 
 
 @dataclass(frozen=True, eq=False)
-class KeyMoments:
+class KeyMoments(Result):
     """``E[k k^T]`` of the keys (``mlp.hook_post``) in some layers.
 
     Attributes:
@@ -33,6 +33,7 @@ class KeyMoments:
         provenance: the model.
     """
 
+    ranked_by: ClassVar[str] = "condition"
     moments: dict[int, Float[torch.Tensor, "d_mlp d_mlp"]]
     tokens: int
     change: dict[int, float]
@@ -85,6 +86,11 @@ class KeyMoments:
                 "collect this model's own with collect_key_moments()."
             )
 
+    def headline(self) -> str:
+        """The layers, the tokens, and the model."""
+        layers = ", ".join(map(str, sorted(self.moments)))
+        return f"E[k k^T] of layer{'s' * (len(self.moments) != 1)} {layers} over {self.tokens} tokens; {self.provenance.model}"
+
     def to_dataframe(self) -> pd.DataFrame:
         """One row a layer: neurons, tokens, condition number, and the change since half of the tokens."""
         rows: list[dict[str, Any]] = []
@@ -94,23 +100,20 @@ class KeyMoments:
             rows.append({"layer": layer, "neurons": len(moment), "tokens": self.tokens, "condition": condition, "change": self.change[layer]})
         return pd.DataFrame(rows)
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write to one ``.safetensors`` file; returns the path."""
-        tensors = {str(layer): moment for layer, moment in self.moments.items()}
-        fields: dict[str, Any] = {name: getattr(self, name) for name in ("tokens", "fingerprint", "corpus")}
-        change = [[layer, value] for layer, value in self.change.items()]
-        return write_result(path, "KeyMoments", tensors, fields | {"change": change, "provenance": self.provenance.to_dict()})
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> KeyMoments:
-        """Read what `save` wrote.
-
-        Raises:
-            DataError: not such a file.
-        """
-        tensors, fields = read_result(path, "KeyMoments")
-        moments, change = {int(name): value for name, value in tensors.items()}, {int(layer): float(value) for layer, value in fields["change"]}
-        return cls(moments, fields["tokens"], change, fields["fingerprint"], fields["corpus"], Provenance(**fields["provenance"]))
+    def plot(self) -> go.Figure:
+        """Lines: each layer's eigenvalues, the largest first; what lies low is free for `AlphaEdit` to write in."""
+        lines: list[Line] = []
+        for style, (layer, moment) in enumerate(sorted(self.moments.items())):
+            values = torch.linalg.eigvalsh(moment).flip(0).tolist()
+            lines.append(Line(f"layer {layer}", range(1, len(values) + 1), values, values, values, style=style))
+        figure = line_panels(
+            [LinePanel("", lines)],
+            title="Second moments of the keys",
+            subtitle=self.headline(),
+            x_axis="direction",
+            y_axis="eigenvalue of E[k k^T]",
+        )
+        return figure.update_yaxes(type="log")
 
 
 def needed_moments(moments: KeyMoments | None, method: str) -> KeyMoments:

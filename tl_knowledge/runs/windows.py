@@ -18,7 +18,7 @@ TraceVariant: TypeAlias = Literal["ours", "meng2022_code"]
 def resolve_window(model: HookedModel, component: Component, window: Window, variant: TraceVariant) -> int:
     """Number of layers restored together; ``"auto"`` is about a fifth of the layers for modules, 1 for all else.
 
-    A fifth is what the original program's 10 layers are of GPT-2 XL's 48; ``rome_code`` keeps the 10.
+    A fifth is what the 10 layers of Meng et al.'s program are of GPT-2 XL's 48; ``"meng2022_code"`` keeps the 10.
 
     Raises:
         ComponentError: a window smaller than 1 or larger than the model.
@@ -35,8 +35,12 @@ def resolve_window(model: HookedModel, component: Component, window: Window, var
 def window_layers(layer: int, window: int, n_layers: int, variant: TraceVariant) -> tuple[int, int]:
     """First and last layer of a window around a layer, clipped to the model.
 
-    An odd window is symmetric. An even one has its longer arm above the centre in the paper (``l-4 .. l+5`` for 10)
-    and below it in the original program (``l-5 .. l+4``).
+    An odd window is symmetric. An even one has its longer arm above the centre in Meng et al. 2022 (``l-4 .. l+5`` for 10)
+    and below it in their program (``l-5 .. l+4``)::
+
+        layer                  l-5 l-4 l-3 l-2 l-1  l  l+1 l+2 l+3 l+4 l+5
+        window=10, "ours"           #   #   #   #   #   #   #   #   #   #
+        "meng2022_code"         #   #   #   #   #   #   #   #   #   #
 
     Example:
         >>> window_layers(20, 10, 48, "ours"), window_layers(20, 10, 48, "meng2022_code")

@@ -17,6 +17,7 @@ from .result import CausalTrace as CausalTrace
 from .result import TraceComparison as TraceComparison
 from .result import compare as compare
 from .screen import ScreenCheck as ScreenCheck
+from .settings import TraceSettings as TraceSettings
 from .sets.average import TraceAverage as TraceAverage
 from .sets.driver import trace_facts as trace_facts
 from .sets.effects import Measure as Measure

@@ -5,25 +5,23 @@
 3. *Corrupted-with-restoration runs*: the same noise, and one clean activation written back.
 
 ``IE = P*[restored](o) - P*(o)`` is the indirect effect of that activation, ``TE = P(o) - P*(o)`` the total effect
-(ROME, section 2.1; paper 000, section 3.3; the relation's side: paper 001, section 3.3).
+(Meng et al. 2022, section 2.1; Wen and Bai, section 3.3; the relation's side: Wei et al. 2024, section 3.3).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 
+from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.engine.rows import MEMORY_BUDGET
-from tl_knowledge.models.checks import check_layers, check_model
-from tl_knowledge.models.description import describe_model
+from tl_knowledge.models.checks import check_layers
 from tl_knowledge.models.hook_names import Component, Module, has_units, severable
-from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.prompts.prompt import Prompt, check_fits
 from tl_knowledge.prompts.spans import Span
-from tl_knowledge.results.provenance import Provenance
+from tl_knowledge.results.provenance import provenance_of
 from tl_knowledge.runs.arguments import (
     Engine,
     answer_label,
@@ -41,25 +39,26 @@ from tl_knowledge.runs.windows import TraceVariant, Window, resolve_window
 from tl_knowledge.tracing.engines import exact_probability
 from tl_knowledge.tracing.result import CausalTrace
 from tl_knowledge.tracing.screen import ScreenCheck, screened_probability
+from tl_knowledge.tracing.settings import TraceSettings
 from tl_knowledge.tracing.sites import Grid, Site
 
 __all__ = ["trace"]
 
 
 def trace(
-    model: HookedModel,
+    model: AnyModel,
     prompt: Prompt,
     noise: Noise | PromptSwap | float | str | None = None,
     *,
     corrupt: str | Span | Iterable[int] = "subject",
     component: Component = "resid_post",
     window: Window = "auto",
-    sever: Module | Sequence[Module] | None = None,
-    samples: int | None = None,
+    sever: Module | Sequence[Module] | None = (),
+    samples: int = 10,
     engine: Engine = "rows",
     verify: int = 20,
     target: str | int | None = None,
-    seed: int | None = None,
+    seed: int = 0,
     multi_token: bool = False,
     layers: Sequence[int] | None = None,
     positions: Span | Iterable[int] | None = None,
@@ -73,20 +72,21 @@ def trace(
     Args:
         noise: corruption settings, or the standard deviation of Gaussian noise as a number or a rule. Default ``"3sd"``:
             three standard deviations of the embedding matrix.
-        corrupt: ``"subject"``, ``"relation"`` (paper 001), another span's name, a `Span`, or positions.
+        model: a model, or its name or directory.
+        corrupt: ``"subject"``, ``"relation"`` (Wei et al. 2024), another span's name, a `Span`, or positions.
         component: what is restored: a state, a module's output, a head's ``z`` or a neuron's activation.
         window: layers restored together around each layer; ``"auto"`` is a fifth of the layers for modules, else 1.
-        sever: modules pinned to the corrupted run at the restored position, in all layers (ROME, figure 3).
-        samples: noise draws; 10, or 1 for a `PromptSwap`.
+        sever: modules pinned to the corrupted run at the restored position, in all layers (Meng et al. 2022, figure 3).
+        samples: noise draws; a `PromptSwap` draws nothing and has one.
         engine: ``"rows"`` (one sweep with a growing batch) or ``"loop"`` (one forward a site), equal to rounding; or
             ``"screen"``: first-order estimates of all effects from one forward and one backward.
         verify: how many of the screen's largest effects are traced exactly and replace their estimates.
         target: text or token of the answer; default the prompt's target, else the clean run's prediction.
-        seed: overrides the noise's.
+        seed: of noise that has no seed of its own.
         multi_token: score the product over all of the target's tokens instead of its first token.
         layers, positions, units: restrict the trace. Positions default to all, for neurons to the last corrupted one;
             units (heads, neurons) to all.
-        variant: ``"ours"``, or ``"meng2022_code"`` for the original program's noise stream and windows.
+        variant: ``"ours"``, or ``"meng2022_code"`` for the noise stream and windows of Meng et al.'s program.
         memory_budget: bytes that the sweep's activations may take.
         progress: show a progress bar once the work has lasted two seconds.
 
@@ -106,62 +106,66 @@ def trace(
         >>> tuple(result.indirect_effect.shape) == (10, 8, len(prompt))
         True
     """
-    check_model(model)
+    model = as_model(model)
     check_fits(model, prompt)
     check_words(component, engine, variant)
     span = corrupted_span(prompt, corrupt)
-    settings = resolve_noise(model, prompt, noise, seed, variant)
-    severed = severable(sever or ())
+    corruption = resolve_noise(model, prompt, noise, seed, variant)
     experiment = Experiment(
         model=model,
         prompts=(answered(prompt, choose_answer(model, prompt, target, multi_token)),),
-        runs=(CorruptedRun(0, span.positions, settings),),
-        samples=sample_count(samples, settings),
+        runs=(CorruptedRun(0, span.positions, corruption),),
+        samples=sample_count(samples, corruption),
     )
     grid = Grid(
         component=component,
         window=resolve_window(model, component, window, variant),
         variant=variant,
-        severed=severed,
+        severed=severable(sever or ()),
         layers=check_layers(model, layers),
         positions=traced_positions(prompt, span, component, positions),
         units=traced_units(model, component, units),
     )
+    settings = TraceSettings(
+        component=component,
+        window=grid.window,
+        sever=grid.severed,
+        layers=grid.layers,
+        positions=grid.positions,
+        units=grid.units if has_units(component) else (),
+        corrupted=span,
+        noise=corruption,
+        samples=experiment.samples,
+        seed=(corruption.seed or 0) if isinstance(corruption, Noise) else 0,
+        variant=variant,
+        multi_token=multi_token,
+        answer=tuple(experiment.prompts[0].answer.tolist()),
+    )
     sites = grid.sites(experiment, run=0)
-    probability, used, check = _run(experiment, sites, engine, verify, memory_budget, progress)
+    probability, engine_used, check = _run(experiment, sites, engine, verify, memory_budget, progress)
     corrupted = experiment.corrupted_probability(0)
-    answer = experiment.prompts[0].answer
-    choices: dict[str, Any] = {"noise": repr(settings), "samples": len(corrupted), "variant": variant, "multi_token": multi_token}
-    choices |= {"prompt": prompt.text, "answer": answer.tolist()}
     return CausalTrace(
         indirect_effect=grid.arrange(sites, probability - corrupted, len(prompt)),
         total_effect=(experiment.clean_probability(0) - corrupted).cpu(),
         clean_probability=experiment.clean_probability(0),
         corrupted_probability=corrupted.cpu(),
-        component=component,
-        window=grid.window,
-        severed=severed,
-        layers=grid.layers,
-        units=grid.units if has_units(component) else (),
-        corrupted=span,
+        settings=settings,
         spans=dict(prompt.spans),
         labels=prompt.labels,
-        target=answer_label(model, prompt, answer),
-        known=int(experiment.base.predicted[0]) == int(answer[0]),
-        provenance=_provenance(model, prompt, getattr(settings, "seed", 0), used, choices),
+        target=answer_label(model, prompt, experiment.prompts[0].answer),
+        known=int(experiment.base.predicted[0]) == settings.answer[0],
+        provenance=provenance_of(
+            model, engine=engine_used, seed=settings.seed, has_bos=prompt.has_bos, settings=settings, prompt=prompt.text, noise=repr(corruption)
+        ),
         screen=check,
     )
-
-
-def _provenance(model: HookedModel, prompt: Prompt, seed: int, engine: str, settings: dict[str, Any]) -> Provenance:
-    return Provenance(**describe_model(model), prepends_bos=prompt.has_bos, seed=seed, engine=engine, settings=settings)
 
 
 def _run(
     experiment: Experiment, sites: Sequence[Site], engine: Engine, verify: int, memory_budget: float, progress: bool
 ) -> tuple[torch.Tensor, str, ScreenCheck | None]:
     """Probabilities ``[site sample]``, the engine that gave them, and the screen's check."""
-    with tqdm(total=verify if engine == "screen" else len(sites), desc="trace", unit="site", delay=2, disable=not progress) as bar:
+    with progress_bar(what="trace", unit="site", progress=progress, total=verify if engine == "screen" else len(sites)) as bar:
 
         def advance(count: int) -> None:
             bar.update(count)

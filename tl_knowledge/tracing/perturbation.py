@@ -1,27 +1,28 @@
-"""The embedding-perturbation test (paper 000, section 5.4): how much of what a model knows survives a little noise on every token?"""
+"""The embedding-perturbation test (Wen and Bai, section 5.4): how much of what a model knows survives a little noise on every token?"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import pandas as pd
 import plotly.graph_objects as go
-from tqdm.auto import tqdm
+from more_itertools import chunked
+from typing_extensions import override
 
 from tl_knowledge.drawing import bar_chart
-from tl_knowledge.errors import DataError
-from tl_knowledge.models.checks import check_model
-from tl_knowledge.models.description import describe_model
+from tl_knowledge.engine.progress import progress_bar
+from tl_knowledge.errors import check_given
+from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel, embedding_matrix
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.prompts.prompt import Prompt, check_fits
-from tl_knowledge.results.provenance import Provenance
+from tl_knowledge.results.provenance import Provenance, provenance_of
+from tl_knowledge.results.result import TableResult
 from tl_knowledge.results.statistics import scalar_interval
-from tl_knowledge.results.table import TableResult
-from tl_knowledge.runs.arguments import choose_answer, sample_count
-from tl_knowledge.runs.corruption import GaussianNoise
+from tl_knowledge.runs.arguments import choose_answer, drawn_noise, sample_count
+from tl_knowledge.runs.corruption import GaussianNoise, Noise
 from tl_knowledge.runs.experiment import CorruptedRun, Experiment, answered
 from tl_knowledge.tracing.sets.survey import fact_seed
 
@@ -31,7 +32,7 @@ FACTS_AT_ONCE = 16
 
 
 def perturbation_sd(model: HookedModel) -> float:
-    """The test's noise: a third of the mean absolute value of the embedding matrix (paper 000, section 5.4)."""
+    """The test's noise: a third of the mean absolute value of the embedding matrix (Wen and Bai, section 5.4)."""
     return float(embedding_matrix(model).double().abs().mean()) / 3
 
 
@@ -41,15 +42,20 @@ class PerturbationTest(TableResult):
 
     Attributes:
         table: one row a fact: ``relation subject clean perturbed drop``, in probability, averaged over noise samples.
-        sd: of the noise.
-        samples: noise draws a fact.
+        noise: what was added, its scale a number; each fact's own seed comes from its seed and the fact's text.
+        samples: noise draws for each fact.
     """
 
     ranked_by: ClassVar[str] = "drop"
     table: pd.DataFrame
-    sd: float
+    noise: Noise
     samples: int
     provenance: Provenance
+
+    @override
+    def headline(self) -> str:
+        """The mean drop, and under what noise."""
+        return f"drop of P(answer) {self.table['drop'].mean():.1%} under {self._conditions()}"
 
     def by_relation(self) -> pd.DataFrame:
         """Mean drop of all facts, and of every relation (largest first), with 95% bootstrap intervals over facts (none for one fact)."""
@@ -70,21 +76,34 @@ class PerturbationTest(TableResult):
             list(frame["high"] - frame["drop"]),
             errors_below=list(frame["drop"] - frame["low"]),
             title="Drop of P(answer) under noise on every token",
-            subtitle=f"Gaussian noise, sd {self.sd:.4f} = mean |E| / 3; {len(self.table)} facts, {self.samples} draws each; {self.provenance.model}",
+            subtitle=self._conditions(),
             value_axis="drop of the answer's probability, 95% bootstrap interval over facts",
         )
 
+    def _conditions(self) -> str:
+        noise = f"{type(self.noise).__name__} of scale {self.noise.scale:.4g}"
+        return f"{noise} on every token; {len(self.table)} facts, {self.samples} noise samples each; {self.provenance.model}"
+
 
 def perturb_embeddings(
-    model: HookedModel, facts: Iterable[Fact], *, sd: float | None = None, samples: int = 10, seed: int = 0, progress: bool = True
+    model: AnyModel,
+    facts: Iterable[Fact],
+    noise: Noise | float | str | None = None,
+    *,
+    samples: int = 10,
+    seed: int = 0,
+    progress: bool = True,
 ) -> PerturbationTest:
-    """Add Gaussian noise to the embedding of every token, and measure what the answer loses.
+    """Add noise to the embedding of every token, and measure what the answer loses.
 
     As hooks: ``corrupt(range(len(prompt)), GaussianNoise(perturbation_sd(model)))``.
 
     Args:
-        sd: of the noise; default `perturbation_sd`.
-        seed: of the set; each fact's noise comes from it and the fact's text.
+        model: a model, or its name or directory.
+        noise: settings, a standard deviation, or a rule such as ``"3sd"``; ``None`` is Gaussian noise of `perturbation_sd`.
+        samples: noise draws for each fact.
+        seed: of noise that has no seed of its own; each fact's noise comes from it and the fact's text.
+        progress: show a progress bar once the work has lasted two seconds.
 
     Raises:
         DataError: no fact.
@@ -97,30 +116,36 @@ def perturb_embeddings(
         >>> len(test.table)
         8
     """
-    check_model(model)
-    chosen = list(facts)
-    if not chosen:
-        raise DataError("no fact was given; pass at least one.")
-    noise = GaussianNoise(perturbation_sd(model) if sd is None else sd)
-    sample_count(samples, noise)
-    prompts = [Prompt.from_fact(model, fact) for fact in chosen]
+    model = as_model(model)
+    given = check_given(facts, "fact")
+    settings = drawn_noise(noise, GaussianNoise(perturbation_sd(model))).seeded(seed).resolve(model)
+    sample_count(samples, settings)
+    prompts = [Prompt.from_fact(model, fact) for fact in given]
     for prompt in prompts:
         check_fits(model, prompt)
     rows: list[dict[str, object]] = []
-    for start in tqdm(range(0, len(chosen), FACTS_AT_ONCE), desc="perturb embeddings", unit="batch", delay=2, disable=not progress):
-        batch = range(start, min(start + FACTS_AT_ONCE, len(chosen)))
-        experiment = Experiment(
-            model,
-            tuple(answered(prompts[i], choose_answer(model, prompts[i], None, False)) for i in batch),
-            tuple(CorruptedRun(k, tuple(range(len(prompts[i]))), noise.with_seed(fact_seed(chosen[i], seed))) for k, i in enumerate(batch)),
-            samples,
-        )
-        for k, i in enumerate(batch):
-            clean, perturbed = experiment.clean_probability(k), float(experiment.corrupted_probability(k).double().mean())
-            fact = chosen[i]
-            rows.append(
-                {"relation": fact.relation, "subject": fact.subject, "clean": clean, "perturbed": perturbed, "drop": clean - perturbed},
-            )
-    settings = {"noise": repr(noise), "samples": samples}
-    provenance = Provenance(**describe_model(model), prepends_bos=prompts[0].has_bos, seed=seed, engine="one forward", settings=settings)
-    return PerturbationTest(pd.DataFrame(rows), float(noise.sd), samples, provenance)
+    with progress_bar(what="perturb embeddings", unit="fact", progress=progress, total=len(given)) as bar:
+        for batch in chunked(zip(given, prompts, strict=True), FACTS_AT_ONCE):
+            rows += _perturb_together(model, batch, settings, samples)
+            bar.update(len(batch))
+    provenance = provenance_of(
+        model, engine="one forward", seed=settings.seed or 0, has_bos=prompts[0].has_bos, noise=repr(settings), samples=samples
+    )
+    return PerturbationTest(pd.DataFrame(rows), settings, samples, provenance)
+
+
+def _perturb_together(model: HookedModel, batch: Sequence[tuple[Fact, Prompt]], noise: Noise, samples: int) -> list[dict[str, object]]:
+    """The table's rows of some facts."""
+    experiment = Experiment(
+        model,
+        tuple(answered(prompt, choose_answer(model, prompt, None, False)) for _, prompt in batch),
+        tuple(
+            CorruptedRun(row, tuple(range(len(prompt))), noise.with_seed(fact_seed(fact, noise.seed or 0))) for row, (fact, prompt) in enumerate(batch)
+        ),
+        samples,
+    )
+    rows: list[dict[str, object]] = []
+    for row, (fact, _) in enumerate(batch):
+        clean, perturbed = experiment.clean_probability(row), float(experiment.corrupted_probability(row).double().mean())
+        rows.append({"relation": fact.relation, "subject": fact.subject, "clean": clean, "perturbed": perturbed, "drop": clean - perturbed})
+    return rows

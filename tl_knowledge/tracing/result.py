@@ -1,26 +1,26 @@
-"""What a causal trace found: per-sample effects with labels and provenance, and what one does with them."""
+"""What a causal trace gives: per-sample effects with labels and provenance, and what one does with them."""
 
 from __future__ import annotations
 
-import os
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import torch
 from jaxtyping import Float
+from typing_extensions import override
 
 from tl_knowledge.drawing import HeatMap, bar_chart, heat_maps
-from tl_knowledge.errors import ComponentError
+from tl_knowledge.errors import ComponentError, check_given
 from tl_knowledge.models.hook_names import Component, Module, has_units
 from tl_knowledge.prompts.spans import Span
 from tl_knowledge.results.provenance import Provenance
+from tl_knowledge.results.result import Result
 from tl_knowledge.results.statistics import largest_rows
-from tl_knowledge.results.storage import read_result, write_result
 from tl_knowledge.tracing.screen import ScreenCheck
+from tl_knowledge.tracing.settings import TraceSettings
 
 __all__ = ["COLOR_SCALES", "COMPONENT_WORDS", "CausalTrace", "TraceComparison", "compare"]
 
@@ -36,21 +36,16 @@ COMPONENT_WORDS: dict[Component, str] = {
 
 
 @dataclass(frozen=True, eq=False)
-class CausalTrace:
+class CausalTrace(Result):
     """The effects of restoring single sites in a corrupted run.
 
     Attributes:
         indirect_effect: ``[sample layer pos]``, in probability; ``[sample layer pos unit]`` for heads and neurons. NaN at
-            positions that were not asked for.
+            positions that were not restored.
         total_effect: ``[sample]``: clean minus corrupted probability.
         clean_probability: of the target in the clean run.
         corrupted_probability: ``[sample]``.
-        component: what was restored.
-        window: how many layers were restored together.
-        severed: modules that were pinned to the corrupted run at the restored position.
-        layers: the layer numbers of the layer axis.
-        units: the head or neuron numbers of the unit axis; empty for components without units.
-        corrupted: the span whose embeddings were corrupted.
+        settings: what was corrupted, restored and severed, and how.
         spans: the prompt's spans by name.
         labels: the prompt's tokens as text.
         target: the scored answer as text.
@@ -59,16 +54,12 @@ class CausalTrace:
         screen: how well the estimates of ``engine="screen"`` agreed with exact effects; ``None`` for exact traces.
     """
 
+    ranked_by: ClassVar[str] = "effect"
     indirect_effect: Float[torch.Tensor, "sample layer pos *unit"]
     total_effect: Float[torch.Tensor, " sample"]
     clean_probability: float
     corrupted_probability: Float[torch.Tensor, " sample"]
-    component: Component
-    window: int
-    severed: tuple[Module, ...]
-    layers: tuple[int, ...]
-    units: tuple[int, ...]
-    corrupted: Span
+    settings: TraceSettings
     spans: dict[str, Span]
     labels: tuple[str, ...]
     target: str
@@ -77,18 +68,55 @@ class CausalTrace:
     screen: ScreenCheck | None = None
 
     @property
+    def component(self) -> Component:
+        """What was restored."""
+        return self.settings.component
+
+    @property
+    def window(self) -> int:
+        """How many layers were restored together."""
+        return self.settings.window
+
+    @property
+    def severed(self) -> tuple[Module, ...]:
+        """Modules that were pinned to the corrupted run at the restored position."""
+        return self.settings.sever
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layer numbers of the layer axis."""
+        return self.settings.layers
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        """The head or neuron numbers of the unit axis; empty for components without units."""
+        return self.settings.units
+
+    @property
+    def corrupted(self) -> Span:
+        """The span whose embeddings were corrupted."""
+        return self.settings.corrupted
+
+    @property
     def mean_effect(self) -> Float[torch.Tensor, "layer pos *unit"]:
         """Indirect effect, averaged over noise samples."""
         return self.indirect_effect.mean(0)
 
     @property
     def causal_state(self) -> tuple[int, ...]:
-        """The site of the largest mean effect: ``(pos, layer)``, or ``(pos, layer, unit)`` (paper 000, section 3.3)."""
+        """The site of the largest mean effect: ``(pos, layer)``, or ``(pos, layer, unit)`` (Wen and Bai, section 3.3)."""
         mean = self.mean_effect.nan_to_num(nan=-float("inf"))
         index = [int(i) for i in np.unravel_index(int(mean.argmax()), mean.shape)]
         site = (index[1], self.layers[index[0]])
         return (*site, self.units[index[2]]) if self.units else site
 
+    @override
+    def headline(self) -> str:
+        """What was restored, corrupted and lost."""
+        prompt = "".join(self.labels[int(self.provenance.prepends_bos) :])
+        return f"{self._what()}, {self.corrupted.name} corrupted in {prompt!r}; {self._subtitle()}"
+
+    @override
     def to_dataframe(self) -> pd.DataFrame:
         """One row a site: token, role, mean effect, its standard error over samples, share of the total effect."""
         mean, error = self.mean_effect, self._standard_error()
@@ -106,6 +134,7 @@ class CausalTrace:
             )
         return pd.DataFrame(rows)
 
+    @override
     def top(self, k: int = 10, *, either_sign: bool = False) -> pd.DataFrame:
         """The k sites of the largest mean effect, counting losses like gains if asked.
 
@@ -131,32 +160,6 @@ class CausalTrace:
         note = "; largest over tokens" if self.component == "head" else ""
         return heat_maps([self._heat_map("")], title=title, subtitle=self._subtitle() + note, color_axis=EFFECT)
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write to one ``.safetensors`` file (labels and provenance in its header); returns the path."""
-        names = ("component", "window", "severed", "layers", "units", "labels", "target", "known", "clean_probability")
-        fields: dict[str, Any] = {name: getattr(self, name) for name in names}
-        fields |= {"corrupted": asdict(self.corrupted), "spans": {k: asdict(v) for k, v in self.spans.items()}}
-        fields["provenance"] = self.provenance.to_dict()
-        fields["screen"] = asdict(self.screen) if self.screen else None
-        tensors = {n: getattr(self, n) for n in ("indirect_effect", "total_effect", "corrupted_probability")}
-        return write_result(path, "CausalTrace", tensors, fields)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> CausalTrace:
-        """Read what `save` wrote.
-
-        Raises:
-            DataError: not such a file.
-        """
-        tensors, fields = read_result(path, "CausalTrace")
-        fields["provenance"] = Provenance(**fields["provenance"])
-        fields["screen"] = ScreenCheck(**fields["screen"]) if fields.get("screen") else None
-        fields["corrupted"] = _span(fields["corrupted"])
-        fields["spans"] = {name: _span(span) for name, span in fields["spans"].items()}
-        for name in ("severed", "layers", "units", "labels"):
-            fields[name] = tuple(fields[name])
-        return cls(**tensors, **fields)
-
     def _standard_error(self) -> torch.Tensor:
         samples = self.indirect_effect.shape[0]
         if samples < 2:
@@ -177,9 +180,8 @@ class CausalTrace:
 
     def _subtitle(self) -> str:
         low = float(self.corrupted_probability.mean())
-        samples = self.indirect_effect.shape[0]
         answer = f"P({self.target.strip()!r}): clean {self.clean_probability:.1%}, corrupted {low:.1%}"
-        return f"{answer}; {samples} noise samples; {self.provenance.model}"
+        return f"{answer}; {self.settings.samples} noise samples; {self.provenance.model}"
 
     def _heat_map(self, title: str) -> HeatMap:
         if has_units(self.component):
@@ -199,11 +201,20 @@ class CausalTrace:
 
 
 @dataclass(frozen=True, eq=False)
-class TraceComparison:
+class TraceComparison(Result):
     """Traces of one prompt, to be looked at side by side on one colour range."""
 
+    ranked_by: ClassVar[str] = "effect"
     traces: tuple[CausalTrace, ...]
 
+    @override
+    def headline(self) -> str:
+        """How many traces, and of what."""
+        first = self.traces[0]
+        words = ", ".join(f"{t._what()} ({t.corrupted.name} corrupted)" for t in self.traces)
+        return f"{len(self.traces)} traces of P({first.target.strip()!r}) in {first.provenance.model}: {words}"
+
+    @override
     def to_dataframe(self) -> pd.DataFrame:
         """All sites of all traces, with the corrupted span and the severed modules as columns."""
         frames = [
@@ -217,7 +228,7 @@ class TraceComparison:
         maps = [t._heat_map(f"{t.corrupted.name} corrupted: {t._what()}") for t in self.traces]
         low = {t.corrupted.name: float(t.corrupted_probability.mean()) for t in self.traces}
         lows = "; ".join(f"{name} corrupted {value:.1%}" for name, value in low.items())
-        subtitle = f"clean {first.clean_probability:.1%}; {lows}; {first.indirect_effect.shape[0]} noise samples; {first.provenance.model}"
+        subtitle = f"clean {first.clean_probability:.1%}; {lows}; {first.settings.samples} noise samples; {first.provenance.model}"
         return heat_maps(maps, title=f"What restores P({first.target.strip()!r})", subtitle=subtitle, color_axis="indirect effect", columns=columns)
 
 
@@ -225,7 +236,8 @@ def compare(*traces: CausalTrace) -> TraceComparison:
     """Put traces of one prompt side by side, for example subject against relation corruption.
 
     Raises:
-        ComponentError: fewer than two traces, traces of different prompts, or of neurons.
+        DataError: no trace.
+        ComponentError: one trace only, traces of different prompts, or of neurons.
 
     Example:
         >>> import tl_knowledge as tlk
@@ -234,14 +246,10 @@ def compare(*traces: CausalTrace) -> TraceComparison:
         >>> both = [tlk.trace(model, prompt, corrupt=span) for span in ("subject", "relation")]
         >>> figure = tlk.compare(*both).plot()
     """
-    if len(traces) < 2:
-        raise ComponentError(f"compare() was given {len(traces)} trace(s); pass at least two.")
+    if len(check_given(traces, "trace", "pass at least two")) < 2:
+        raise ComponentError("compare() was given one trace; pass at least two.")
     if any(t.component == "neuron" for t in traces):
         raise ComponentError("neuron traces have no heat map to compare; use top() of each.")
     if any(t.labels != traces[0].labels for t in traces):
         raise ComponentError("the traces belong to different prompts; pass traces of one prompt.")
     return TraceComparison(traces)
-
-
-def _span(fields: dict[str, Any]) -> Span:
-    return Span(fields["name"], tuple(fields["positions"]))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
+from typing_extensions import override
 
 from tl_knowledge.editing.edit import Edit, LowRank
+from tl_knowledge.editing.method import EditMethod
 from tl_knowledge.editing.optimise.fact_rows import EditedToken
 from tl_knowledge.editing.optimise.objective import Objective
 from tl_knowledge.editing.optimise.spread import Keys, spread_over_layers
@@ -17,21 +20,19 @@ from tl_knowledge.errors import InputError, NumericalError
 from tl_knowledge.models.checks import check_layers
 from tl_knowledge.models.ledger import written_keys
 from tl_knowledge.models.protocol import HookedModel
-from tl_knowledge.models.published_settings import published
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.runs.key_moments import KeyMoments, needed_moments
 
 __all__ = ["AlphaEdit"]
 
-LAYERS = {"gpt2-xl": ((13, 14, 15, 16, 17), 10.0), "gpt-j-6b": ((3, 4, 5, 6, 7, 8), 10.0), "factlm": ((0,), 0.1)}
-
 
 @dataclass(frozen=True)
-class AlphaEdit:
+class AlphaEdit(EditMethod):
     """Settings of AlphaEdit: ``dW = (P (K K^T + K_prev K_prev^T) + ridge I)^-1 P K R^T`` in every layer.
 
     ``P`` projects on the directions of keys in which other text hardly ever lies; ``K_prev`` are the keys of all edits that are written into
-    the model at the time (its sequential history), so edits that came before are kept as well.
+    the model at the time (its sequential history), so edits that came before are kept as well. With the published settings of `for_model` the
+    edits are those of Fang et al.'s program (FactLM's ridge is on the scale of its keys).
 
     Attributes:
         layers: the edited layers, ascending.
@@ -44,6 +45,13 @@ class AlphaEdit:
         seed: of the contexts.
     """
 
+    needs_moments: ClassVar[bool] = True
+    published: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "gpt2-xl": {"layers": (13, 14, 15, 16, 17), "value": ValueSettings(steps=20, clamp=0.75)},
+        "gpt-j-6b": {"layers": (3, 4, 5, 6, 7, 8), "value": ValueSettings(steps=25, clamp=0.75)},
+        "factlm": {"layers": (0,), "ridge": 0.1},
+    }
+
     layers: tuple[int, ...]
     null_below: float = 0.02
     ridge: float = 10.0
@@ -54,15 +62,11 @@ class AlphaEdit:
     seed: int = 0
 
     @classmethod
-    def for_model(cls, model: HookedModel) -> AlphaEdit:
-        """The published layers of a model; FactLM's ridge is on the scale of its keys.
+    @override
+    def small(cls) -> AlphaEdit:
+        return replace(super().small(), null_below=100.0, ridge=0.5)
 
-        Raises:
-            InputError: none are published.
-        """
-        layers, ridge = published(model, LAYERS, "AlphaEdit(layers=...)")
-        return cls(layers, ridge=ridge)
-
+    @override
     def plan(self, model: HookedModel, facts: Sequence[Fact], moments: KeyMoments | None) -> Edit:
         """One edit of all facts.
 
@@ -72,10 +76,10 @@ class AlphaEdit:
             NumericalError: no direction is free.
         """
         check_layers(model, self.layers)
-        second = needed_moments(moments, "AlphaEdit")
+        moments = needed_moments(moments, "AlphaEdit")
         if self.ridge <= 0:
             raise InputError(f"ridge={self.ridge} leaves the update singular; pass a positive number (10 is usual).")
-        free = {layer: free_directions(second, layer, self.null_below) for layer in self.layers}
+        free = {layer: free_directions(moments, layer, self.null_below) for layer in self.layers}
 
         def solve(layer: int, keys: Keys, change: torch.Tensor) -> LowRank:
             # In the basis B of the free directions: dW = B (B^T M B + ridge I)^-1 B^T K R^T, which is the formula above.
@@ -84,8 +88,9 @@ class AlphaEdit:
             ridge = self.ridge * torch.eye(basis.shape[1], dtype=keys.dtype, device=keys.device)
             return LowRank(basis @ torch.linalg.solve(inside.T @ inside + ridge, (keys @ basis).T), change)
 
-        settings = asdict(self) | {"tokens": second.tokens, "free_directions": [free[layer].shape[1] for layer in self.layers]}
-        return spread_over_layers(model, facts, self, solve, settings)
+        return spread_over_layers(
+            model, facts, self, solve, tokens=moments.tokens, free_directions=[free[layer].shape[1] for layer in self.layers]
+        )
 
 
 def free_directions(moments: KeyMoments, layer: int, below: float) -> Float[torch.Tensor, "d_mlp free"]:

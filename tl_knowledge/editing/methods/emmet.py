@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
+from typing_extensions import override
 
 from tl_knowledge.editing.edit import Edit, LowRank
-from tl_knowledge.editing.method import edit_provenance
+from tl_knowledge.editing.method import EditMethod
 from tl_knowledge.editing.optimise.contexts import context_templates
 from tl_knowledge.editing.optimise.fact_rows import EditedToken, rows_of
 from tl_knowledge.editing.optimise.keys import check_bare_weight, context_weights, keys_and_outputs
@@ -25,19 +27,26 @@ __all__ = ["EMMET"]
 
 
 @dataclass(frozen=True)
-class EMMET:
+class EMMET(EditMethod):
     """Settings of EMMET: ``dW = C^-1 K (K^T C^-1 K + damping I)^-1 R``.
+
+    The closed form is Gupta et al.'s; the rest is our choice, so no ``variant`` carries their name and `for_model` gives no more than ROME's layer.
+    In their program values are optimised at the block's output as in MEMIT, ``R`` is what the bare prompt lacks of them, the moments are weighed
+    (by 1,000 for GPT-2 XL, which makes their damping of 0.1 one of 100 here), and a single edit is not damped. Here values are optimised at
+    ``W_out``'s output as in ROME, and keys and outputs are means over the same contexts: without damping, one fact's edit is R-ROME's.
 
     Attributes:
         layer: which block's ``W_out`` to edit.
         damping: how far the constraints may give way; 0 holds them exactly.
         at: which token's key is edited.
         contexts: how many generated contexts of how many tokens.
-        bare_weight: how much the bare prompt weighs in the means over contexts, as in `ROME`.
+        bare_weight: how much the bare prompt weighs in the means over contexts; ``None`` weighs it like any other.
         objective: to write the target (default), to erase it, or to force it under noise.
         value: of the values' optimisation.
         seed: of the contexts.
     """
+
+    needs_moments: ClassVar[bool] = True
 
     layer: int
     damping: float = 0.1
@@ -48,6 +57,7 @@ class EMMET:
     value: ValueSettings = field(default_factory=ValueSettings)
     seed: int = 0
 
+    @override
     def plan(self, model: HookedModel, facts: Sequence[Fact], moments: KeyMoments | None) -> Edit:
         """One edit of all facts.
 
@@ -56,21 +66,20 @@ class EMMET:
             ComponentError: no such layer.
         """
         check_layers(model, [self.layer])
-        second = needed_moments(moments, "EMMET")
+        moments = needed_moments(moments, "EMMET")
         if self.damping < 0:
             raise InputError(f"damping={self.damping} is negative; pass 0 to hold every constraint exactly, or a little more (0.1 is usual).")
         check_bare_weight(self.bare_weight)
-        second.of_layer(self.layer)
+        moments.of_layer(self.layer)
         site = output_hook(model, self.layer)
         templates = context_templates(model, self.contexts, seed=self.seed)
-        asked = [rows_of(model, fact, templates, self.at, self.objective) for fact in facts]
-        found = optimise_values(model, asked, self.layer, site, self.value)
-        known = [keys_and_outputs(model, rows, self.layer, site) for rows in asked]
+        batch = [rows_of(model, fact, templates, self.at, self.objective) for fact in facts]
+        values = optimise_values(model, batch, self.layer, site, self.value)
+        known = [keys_and_outputs(model, rows, self.layer, site) for rows in batch]
         keys, outputs = (torch.stack([context_weights(pair[k], self.bare_weight) @ pair[k] for pair in known]) for k in (0, 1))
-        wanted = torch.stack([each.wanted for each in found])
-        directions = second.solve(self.layer, keys.cpu()).to(keys)
+        wanted = torch.stack([value.wanted for value in values])
+        directions = moments.solve(self.layer, keys.cpu()).to(keys)
         overlap = keys @ directions.T + self.damping * torch.eye(len(keys), dtype=keys.dtype, device=keys.device)
         factors = LowRank(torch.linalg.solve(overlap, directions).T, wanted - outputs)
-        notes = tuple(each.notes(fact) for each, fact in zip(found, facts, strict=True))
-        settings = asdict(self) | {"tokens": second.tokens}
-        return Edit({self.layer: factors}, {self.layer: site}, notes, edit_provenance(model, self, settings, self.seed), {self.layer: keys})
+        notes = [value.notes(fact) for value, fact in zip(values, facts, strict=True)]
+        return Edit.planned(model, self, {self.layer: factors}, notes=notes, keys={self.layer: keys}, tokens=moments.tokens)

@@ -1,13 +1,16 @@
-"""MEMIT: many facts at once, spread over several layers (Meng et al. 2023; paper 003, algorithm 1)."""
+"""MEMIT: many facts at once, spread over several layers (Meng et al. 2023, algorithm 1)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 import torch
+from typing_extensions import override
 
 from tl_knowledge.editing.edit import Edit, LowRank
+from tl_knowledge.editing.method import EditMethod
 from tl_knowledge.editing.optimise.fact_rows import EditedToken
 from tl_knowledge.editing.optimise.objective import Objective
 from tl_knowledge.editing.optimise.spread import Keys, spread_over_layers
@@ -15,22 +18,17 @@ from tl_knowledge.editing.optimise.values import ValueSettings
 from tl_knowledge.errors import InputError
 from tl_knowledge.models.checks import check_layers
 from tl_knowledge.models.protocol import HookedModel
-from tl_knowledge.models.published_settings import published
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.runs.key_moments import KeyMoments, needed_moments
 
 __all__ = ["MEMIT"]
 
-LAYERS = {
-    "gpt2-xl": ((13, 14, 15, 16, 17), 20_000.0, 20),
-    "gpt-j-6b": ((3, 4, 5, 6, 7, 8), 15_000.0, 25),
-    "factlm": ((0,), 30.0, 25),
-}
-
 
 @dataclass(frozen=True)
-class MEMIT:
+class MEMIT(EditMethod):
     """Settings of MEMIT: ``dW^T = R K^T (moment_weight C + K K^T)^-1`` in every layer.
+
+    With the published settings of `for_model` the edits are those of Meng et al.'s program (FactLM's weight is on the scale of its keys).
 
     Attributes:
         layers: the edited layers, ascending; what the facts should be is optimised at the output of the last.
@@ -42,6 +40,13 @@ class MEMIT:
         seed: of the contexts.
     """
 
+    needs_moments: ClassVar[bool] = True
+    published: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "gpt2-xl": {"layers": (13, 14, 15, 16, 17), "moment_weight": 20_000.0, "value": ValueSettings(steps=20, clamp=0.75)},
+        "gpt-j-6b": {"layers": (3, 4, 5, 6, 7, 8), "moment_weight": 15_000.0, "value": ValueSettings(steps=25, clamp=0.75)},
+        "factlm": {"layers": (0,), "moment_weight": 30.0},
+    }
+
     layers: tuple[int, ...]
     moment_weight: float = 15_000.0
     at: EditedToken = "subject"
@@ -51,15 +56,11 @@ class MEMIT:
     seed: int = 0
 
     @classmethod
-    def for_model(cls, model: HookedModel) -> MEMIT:
-        """The published layers, weight and steps of a model.
+    @override
+    def small(cls) -> MEMIT:
+        return replace(super().small(), moment_weight=2.0)
 
-        Raises:
-            InputError: none are published.
-        """
-        layers, weight, steps = published(model, LAYERS, "MEMIT(layers=...)")
-        return cls(layers, moment_weight=weight, value=ValueSettings(steps=steps, clamp=0.75))
-
+    @override
     def plan(self, model: HookedModel, facts: Sequence[Fact], moments: KeyMoments | None) -> Edit:
         """One edit of all facts.
 
@@ -68,12 +69,12 @@ class MEMIT:
             ComponentError: no such layer.
         """
         check_layers(model, self.layers)
-        second = needed_moments(moments, "MEMIT")
+        moments = needed_moments(moments, "MEMIT")
         if self.moment_weight <= 0:
             raise InputError(f"moment_weight={self.moment_weight} keeps nothing of other text; pass a positive number, such as 15000.")
 
         def solve(layer: int, keys: Keys, change: torch.Tensor) -> LowRank:
-            kept = self.moment_weight * second.of_layer(layer).to(keys)
+            kept = self.moment_weight * moments.of_layer(layer).to(keys)
             return LowRank(torch.linalg.solve(kept + keys.T @ keys, keys.T), change)
 
-        return spread_over_layers(model, facts, self, solve, asdict(self) | {"tokens": second.tokens})
+        return spread_over_layers(model, facts, self, solve, tokens=moments.tokens)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Literal, TypeAlias
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
+from typing_extensions import override
 
 from tl_knowledge.editing.edit import Edit, LowRank
-from tl_knowledge.editing.method import edit_provenance
+from tl_knowledge.editing.method import EditMethod
 from tl_knowledge.editing.optimise.contexts import context_templates
 from tl_knowledge.editing.optimise.fact_rows import EditedToken, FactRows, rows_of
 from tl_knowledge.editing.optimise.keys import check_bare_weight, context_weights, keys_and_outputs
@@ -18,7 +19,7 @@ from tl_knowledge.editing.optimise.values import Optimised, ValueSettings, optim
 from tl_knowledge.errors import InputError, check_choice
 from tl_knowledge.models.checks import check_layers
 from tl_knowledge.models.protocol import HookedModel
-from tl_knowledge.models.published_settings import published
+from tl_knowledge.models.published_settings import TRACED_LAYERS
 from tl_knowledge.models.weights import output_hook
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.runs.key_moments import KeyMoments, needed_moments
@@ -37,23 +38,13 @@ gupta2024_p   the bare prompt                   the bare prompt
 meng2022_code mean over the contexts            the bare prompt
 ============= ================================= =================================
 
-``gupta2024`` is R-ROME and ``gupta2024_p`` is p-ROME (Gupta et al. 2024). The mismatch in the original program (``meng2022_code``) is what makes
+``gupta2024`` is R-ROME and ``gupta2024_p`` is p-ROME (Gupta et al. 2024). The mismatch in Meng et al.'s program (``meng2022_code``) is what makes
 sequential edits collapse.
 """
 
-LAYERS = {
-    "gpt2": (5, 4.0),
-    "gpt2-medium": (8, 3.0),
-    "gpt2-large": (12, 4.0),
-    "gpt2-xl": (17, 4.0),
-    "gpt-j-6b": (5, 4.0),
-    "gpt-neox-20b": (15, 4.0),
-    "factlm": (0, 4.0),
-}
-
 
 @dataclass(frozen=True)
-class ROME:
+class ROME(EditMethod):
     """Settings of ROME.
 
     Attributes:
@@ -61,12 +52,17 @@ class ROME:
         variant: which key stands where.
         at: which token's key is edited.
         contexts: how many generated contexts of how many tokens: ``((tokens, count), ...)``.
-        bare_weight: how much the bare prompt weighs in the means of ``"ours"``: a half, as in MEMIT, so that the prompt that is asked is surely
-            edited. The named variants weigh all contexts alike.
+        bare_weight: how much the bare prompt weighs in the means of ``"ours"``: a half, as in MEMIT, so that the prompt that is edited is surely
+            changed. The named variants weigh all contexts alike and do not read this.
         objective: to write the target (default), to erase it, or to force it under noise.
         value: of the value's optimisation.
         seed: of the contexts.
     """
+
+    needs_moments: ClassVar[bool] = True
+    published: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        name: {"layer": layer, "value": ValueSettings(clamp=3.0 if name == "gpt2-medium" else 4.0)} for name, layer in TRACED_LAYERS.items()
+    }
 
     layer: int
     variant: ROMEVariant = "ours"
@@ -77,37 +73,27 @@ class ROME:
     value: ValueSettings = field(default_factory=ValueSettings)
     seed: int = 0
 
-    @classmethod
-    def for_model(cls, model: HookedModel) -> ROME:
-        """The published layer and clamp of a model.
-
-        Raises:
-            InputError: none is published.
-        """
-        layer, clamp = published(model, LAYERS, "ROME(layer=...)")
-        return cls(layer, value=ValueSettings(clamp=clamp))
-
+    @override
     def plan(self, model: HookedModel, facts: Sequence[Fact], moments: KeyMoments | None) -> Edit:
         """The edit of one fact.
 
         Raises:
-            InputError: several facts, or no moments.
+            InputError: several facts, an unknown variant, or no moments.
             ComponentError: no such layer.
         """
         check_layers(model, [self.layer])
         if len(facts) != 1:
             raise InputError(f"ROME edits one fact at a time, not {len(facts)}; plan them one by one, or use MEMIT.")
-        second = needed_moments(moments, "ROME")
+        moments = needed_moments(moments, "ROME")
         check_choice("variant", self.variant, ROMEVariant)
         check_bare_weight(self.bare_weight)
-        second.of_layer(self.layer)
+        moments.of_layer(self.layer)
         site = output_hook(model, self.layer)
         rows = rows_of(model, facts[0], context_templates(model, self.contexts, seed=self.seed), self.at, self.objective)
         (optimised,) = optimise_values(model, [rows], self.layer, site, self.value)
-        factors, key = self._rank_one(model, rows, site, optimised, second)
+        factors, key = self._rank_one(model, rows, site, optimised, moments)
         notes = optimised.notes(facts[0]) | {"norm": float(factors.dense.norm())}
-        settings = asdict(self) | {"tokens": second.tokens}
-        return Edit({self.layer: factors}, {self.layer: site}, (notes,), edit_provenance(model, self, settings, self.seed), {self.layer: key})
+        return Edit.planned(model, self, {self.layer: factors}, notes=[notes], keys={self.layer: key}, tokens=moments.tokens)
 
     def _rank_one(self, model: HookedModel, rows: FactRows, site: str, optimised: Optimised, moments: KeyMoments) -> tuple[LowRank, torch.Tensor]:
         keys, outputs = keys_and_outputs(model, rows, self.layer, site)

@@ -32,15 +32,15 @@ def context_templates(model: HookedModel, lengths: tuple[tuple[int, int], ...], 
         >>> templates[0], len(templates), templates[1].endswith(". {}")
         ('{}', 3, True)
     """
-    known = _drawn.setdefault(model, {})
-    if (lengths, seed) not in known:
+    drawn = _drawn.setdefault(model, {})
+    if (lengths, seed) not in drawn:
         generator = torch.Generator().manual_seed(seed)
-        texts = [text for length, count in lengths for text in _written(model, length, count, generator)]
-        known[lengths, seed] = ("{}", *(text.replace("{", "").replace("}", "") + ". {}" for text in texts))
-    return known[lengths, seed]
+        texts = [text for length, count in lengths for text in _continuations(model, length, count, generator)]
+        drawn[lengths, seed] = ("{}", *(text.replace("{", "").replace("}", "") + ". {}" for text in texts))
+    return drawn[lengths, seed]
 
 
-def _written(model: HookedModel, length: int, count: int, generator: torch.Generator) -> list[str]:
+def _continuations(model: HookedModel, length: int, count: int, generator: torch.Generator) -> list[str]:
     """Continuations of the start words in turn, of so many tokens."""
     bos = [model.tokenizer.bos_token_id] if prepends_bos(model) else []
     texts: list[str] = []

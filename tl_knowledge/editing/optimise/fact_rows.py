@@ -1,4 +1,12 @@
-"""A fact to write, as the rows that its value is optimised on."""
+"""A fact to write, as the rows that its value is optimised on.
+
+Three contexts of a fact with two target tokens, padded right::
+
+    row 0   The capital of [France] is  Lon                       contexts: the value is changed at [.] in each,
+    row 1   I think so . The capital of [France] is  Lon          and the loss reads "is" and "Lon", which should
+    row 2   You are . The capital of [France] is  Lon             predict "Lon" and "don"
+    row 3   [France] is a                                         essence: its prediction should not drift
+"""
 
 from __future__ import annotations
 
@@ -12,7 +20,7 @@ from jaxtyping import Float, Int
 from tl_knowledge.arrays import Hooks, Tokens
 from tl_knowledge.editing.optimise.objective import Objective
 from tl_knowledge.engine.rows import pad_right
-from tl_knowledge.errors import InputError
+from tl_knowledge.errors import InputError, check_choice
 from tl_knowledge.hooks import Corruption
 from tl_knowledge.models.hook_names import EMBED
 from tl_knowledge.models.protocol import HookedModel
@@ -22,23 +30,23 @@ from tl_knowledge.prompts.prompt import Prompt
 __all__ = ["EditedToken", "FactRows", "at_positions", "corrupt_rows", "edited_position", "rows_of"]
 
 EditedToken: TypeAlias = Literal["subject", "subject_first", "after_subject", "relation"]
-"""Which token's key is edited; ``"relation"`` edits the relation's side (paper 001)."""
+"""Which token's key is edited: the subject's last, its first, the one after it, or the relation's last (Wei et al. 2024 edit from that side)."""
 
 ESSENCE = "{} is a"
 
 
 @dataclass(frozen=True, eq=False)
 class FactRows:
-    """One fact in every context, padded right, with the row that must not drift (``"{subject} is a"``) at the end.
+    """One fact in every context, padded right, with the essence row (``"{subject} is a"``), which must not drift, at the end.
 
     Attributes:
         tokens: ``[row pos]``, the target's tokens but the last appended.
         edited: ``[row]``: where the value is changed.
         scored: ``[row answer]``: the positions that predict the target's tokens; all rows but the last.
         answer: the target's tokens.
-        essence: the position of the last row whose prediction is kept.
-        objective: what is asked of the target.
-        subjects: each row's subject tokens; the last row's are never corrupted.
+        essence: the position of the essence row whose prediction should stay.
+        objective: whether the target is written or erased, and under which noise.
+        subjects: each row's subject tokens; the essence row's are never corrupted.
     """
 
     tokens: Tokens
@@ -51,17 +59,20 @@ class FactRows:
 
     @property
     def noise(self) -> Hooks:
-        """The objective's corruption of every row but the last, as hooks; none without one."""
+        """The objective's corruption of every context, as hooks; none without one."""
         return corrupt_rows(self.subjects, self.objective.noise)
 
 
-def rows_of(model: HookedModel, fact: Fact, templates: Sequence[str], token: EditedToken, objective: Objective | None = None) -> FactRows:
+def rows_of(model: HookedModel, fact: Fact, templates: Sequence[str], at: EditedToken, objective: Objective | None = None) -> FactRows:
     """A fact as rows.
 
     Args:
         templates: contexts with ``{}`` in the prompt's place.
-        token: where to edit.
-        objective: what is asked of the target; to be said when ``None``.
+        at: which token is edited.
+        objective: whether to write (when ``None``) or to erase the target.
+
+    Raises:
+        InputError: an unknown token, or one that the prompt does not have.
     """
     stated = [fact.rephrase(template.replace("{}", fact.template)) for template in templates]
     prompts = [Prompt.from_fact(model, each) for each in stated]
@@ -69,8 +80,8 @@ def rows_of(model: HookedModel, fact: Fact, templates: Sequence[str], token: Edi
     answer = torch.tensor(prompts[0].answer, device=prompts[0].tokens.device)
     rows = [torch.cat([prompt.tokens, answer[None, :-1]], dim=1) for prompt in prompts]
     scored = torch.tensor([[len(prompt) - 1 + k for k in range(len(answer))] for prompt in prompts], device=answer.device)
-    edited = [edited_position(prompt, token) for prompt in prompts]
-    at_essence = essence.subject.last if token != "relation" else len(essence) - 1
+    edited = [edited_position(prompt, at) for prompt in prompts]
+    at_essence = essence.subject.last if at != "relation" else len(essence) - 1
     positions = torch.tensor([*edited, at_essence], device=answer.device)
     subjects = (*(tuple(prompt.subject) for prompt in prompts), ())
     return FactRows(pad_right([*rows, essence.tokens]), positions, scored, answer, at_essence, objective or Objective(), subjects)
@@ -91,22 +102,23 @@ def corrupt_rows(subjects: Sequence[Sequence[int]], noise: Corruption | None) ->
     return [(EMBED, corrupt)]
 
 
-def edited_position(prompt: Prompt, token: EditedToken) -> int:
+def edited_position(prompt: Prompt, at: EditedToken) -> int:
     """The position of the edited token in a prompt.
 
     Raises:
         InputError: an unknown choice, or one that the prompt does not have.
     """
-    last = max(prompt.subject) if token != "subject_first" else prompt.subject.first
-    if token in ("subject", "subject_first"):
-        return last
-    if token == "relation":
+    check_choice("at", at, EditedToken)
+    if at == "subject":
+        return max(prompt.subject)
+    if at == "subject_first":
+        return prompt.subject.first
+    if at == "relation":
         return prompt.relation.last
-    if token != "after_subject":
-        raise InputError(f"token {token!r} is unknown; pass 'subject_last', 'subject_first', 'subject_first_after_last' or 'relation_last'.")
-    if last + 1 >= len(prompt):
-        raise InputError(f"no token follows the subject in {prompt.text!r}; edit its last token instead.")
-    return last + 1
+    after = max(prompt.subject) + 1
+    if after >= len(prompt):
+        raise InputError(f"no token follows the subject in {prompt.text!r}; edit the subject's last token (at='subject') instead.")
+    return after
 
 
 def at_positions(states: Float[torch.Tensor, "row pos d"], positions: Int[torch.Tensor, " row"]) -> Float[torch.Tensor, "row d"]:

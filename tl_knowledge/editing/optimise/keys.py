@@ -1,4 +1,4 @@
-"""Keys and what a site says where they are, read off plain runs."""
+"""Keys of the edited token, and the outputs of a site beside them, read off plain runs."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def keys_and_outputs(
     Where the objective corrupts the subject, both are read corrupted.
     """
     key_site = component_hook("neuron", layer)
-    found = record(model, rows.tokens[:-1], rows.noise + (hooks or []), [key_site, site])
-    keys, outputs = (at_positions(found[name], rows.edited[:-1]).double() for name in (key_site, site))
+    activations = record(model, rows.tokens[:-1], rows.noise + (hooks or []), [key_site, site])
+    keys, outputs = (at_positions(activations[name], rows.edited[:-1]).double() for name in (key_site, site))
     return keys, outputs
 
 
@@ -50,4 +50,4 @@ def check_bare_weight(bare: float | None) -> None:
         InputError: outside 0 to 1.
     """
     if bare is not None and not 0 <= bare <= 1:
-        raise InputError(f"bare_weight={bare} is no weight; pass a number from 0 to 1, or None to weigh all contexts alike.")
+        raise InputError(f"bare_weight={bare} is no weight; pass a number from 0 to 1.")

@@ -1,4 +1,4 @@
-"""What an optimising method asks of the model: to say the target, or no longer to; on the plain prompt, or on a corrupted one."""
+"""The objective of an optimising method: that the model says the target, or no longer says it; on the plain prompt, or on a corrupted one."""
 
 from __future__ import annotations
 

@@ -1,6 +1,11 @@
 """Values of many facts, spread over several layers: what MEMIT and AlphaEdit share (Meng et al. 2023, section 4.3).
 
-Every fact's state at the output of the last layer is optimised; each layer in turn then takes an even part of what is still missing there.
+Every fact's state at the output of the last layer is optimised; each layer in turn then takes an even part of what is still missing there::
+
+    layers 3, 4, 5          missing = value - state at the output of layer 5, read anew before each layer
+    layer 3 changes by      missing / 3
+    layer 4 changes by      missing / 2
+    layer 5 changes by      missing / 1
 """
 
 from __future__ import annotations
@@ -13,7 +18,6 @@ from jaxtyping import Float
 
 from tl_knowledge.arrays import Hooks
 from tl_knowledge.editing.edit import Edit, LowRank
-from tl_knowledge.editing.method import edit_provenance
 from tl_knowledge.editing.optimise.contexts import context_templates
 from tl_knowledge.editing.optimise.fact_rows import EditedToken, FactRows, rows_of
 from tl_knowledge.editing.optimise.keys import context_weights, keys_and_outputs
@@ -32,6 +36,8 @@ __all__ = ["Keys", "Solve", "SpreadsValues", "spread_over_layers"]
 Keys: TypeAlias = Float[torch.Tensor, "fact d_mlp"]
 Solve: TypeAlias = Callable[[int, Keys, Float[torch.Tensor, "fact d_model"]], LowRank]
 """A layer's change from the facts' keys and what their outputs should change by."""
+
+BARE_WEIGHT = 0.5  # the bare prompt's key weighs as much as those of all contexts (Meng et al.'s program)
 
 
 @runtime_checkable
@@ -55,7 +61,7 @@ class SpreadsValues(Protocol):
 
     @property
     def objective(self) -> Objective:
-        """What is asked of the target."""
+        """Whether the target is written or erased, and under which noise."""
         ...
 
     @property
@@ -69,11 +75,11 @@ class SpreadsValues(Protocol):
         ...
 
 
-def spread_over_layers(model: HookedModel, facts: Sequence[Fact], method: SpreadsValues, solve: Solve, settings: dict[str, Any]) -> Edit:
+def spread_over_layers(model: HookedModel, facts: Sequence[Fact], method: SpreadsValues, solve: Solve, **more: Any) -> Edit:
     """Optimise all facts' values and let each layer take its part of them.
 
     Args:
-        settings: the method's, as the edit records them.
+        more: what the edit's provenance should have besides the method's settings.
 
     Raises:
         InputError: layers that do not ascend.
@@ -84,24 +90,23 @@ def spread_over_layers(model: HookedModel, facts: Sequence[Fact], method: Spread
     if list(layers) != sorted(set(layers)):
         raise InputError(f"layers {layers} do not ascend; pass each once, lowest first.")
     last, templates = layers[-1], context_templates(model, method.contexts, seed=method.seed)
-    asked = [rows_of(model, fact, templates, method.at, method.objective) for fact in facts]
-    found = optimise_values(model, asked, last, block_output(last), method.value)
-    wanted = torch.stack([each.wanted for each in found])
+    batch = [rows_of(model, fact, templates, method.at, method.objective) for fact in facts]
+    values = optimise_values(model, batch, last, block_output(last), method.value)
+    wanted = torch.stack([value.wanted for value in values])
     factors: dict[int, LowRank] = {}
-    known: dict[int, Keys] = {}
-    for done, layer in enumerate(layers):
-        so_far = [pair for k, made in factors.items() for pair in add_low_rank(k, made.left, made.right, output_hook(model, k))]
-        known[layer], now = _keys_and_states(model, asked, layer, last, so_far)
-        factors[layer] = solve(layer, known[layer], (wanted - now) / (len(layers) - done))
-    notes = tuple(each.notes(fact) for each, fact in zip(found, facts, strict=True))
-    outputs = {layer: output_hook(model, layer) for layer in layers}
-    return Edit(factors, outputs, notes, edit_provenance(model, method, settings, method.seed), known)
+    keys: dict[int, Keys] = {}
+    for number, layer in enumerate(layers):
+        so_far = [pair for k, change in factors.items() for pair in add_low_rank(k, change.left, change.right, output_hook(model, k))]
+        keys[layer], states = _keys_and_states(model, batch, layer, last, so_far)
+        factors[layer] = solve(layer, keys[layer], (wanted - states) / (len(layers) - number))
+    notes = [value.notes(fact) for value, fact in zip(values, facts, strict=True)]
+    return Edit.planned(model, method, factors, notes=notes, keys=keys, **more)
 
 
 def _keys_and_states(
-    model: HookedModel, asked: Sequence[FactRows], layer: int, last: int, hooks: Hooks
+    model: HookedModel, batch: Sequence[FactRows], layer: int, last: int, hooks: Hooks
 ) -> tuple[Keys, Float[torch.Tensor, "fact d_model"]]:
-    """Every fact's key in a layer (the bare prompt weighs as much as all contexts) and its state at the last edited layer, under some hooks."""
-    known = [keys_and_outputs(model, rows, layer, block_output(last), hooks) for rows in asked]
-    keys = [context_weights(each, 0.5) @ each for each, _ in known]
-    return torch.stack(keys), torch.stack([states[0] for _, states in known])
+    """Every fact's key in a layer and its state at the last edited layer, under some hooks."""
+    pairs = [keys_and_outputs(model, rows, layer, block_output(last), hooks) for rows in batch]
+    keys = [context_weights(own, BARE_WEIGHT) @ own for own, _ in pairs]
+    return torch.stack(keys), torch.stack([states[0] for _, states in pairs])

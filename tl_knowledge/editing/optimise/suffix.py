@@ -1,7 +1,14 @@
 """The part of a fact's rows that an edit can change: from the edited token on, from the edited layer on.
 
 Everything before the edited token is frozen (its keys and values are the same at every step), and so is everything below the edited layer: a
-single dummy row runs there, and the cached states are swapped in where the edit enters.
+single dummy row runs there, and the cached states are swapped in where the edit enters. An edit of layer 3 at token 2::
+
+    block 5    .   .   o   o   o
+    block 4    .   .   o   o   o        o   runs at every step
+    W_out 3    .   .   +   .   .        +   the change of the value is added
+    block 2    .   .   .   .   .        .   computed once, before the first step
+    block 1    .   .   .   .   .
+    token      0   1   2   3   4
 """
 
 from __future__ import annotations
@@ -29,7 +36,7 @@ _adds: WeakKeyDictionary[object, dict[str, bool]] = WeakKeyDictionary()
 
 
 def similar_positions(edited: Int[torch.Tensor, " row"]) -> Iterator[Int[torch.Tensor, " member"]]:
-    """Row numbers in groups whose edited positions are at most four tokens apart.
+    """Row numbers in groups whose edited positions are at most four tokens apart; a group shares one frozen beginning.
 
     Example:
         >>> [group.tolist() for group in similar_positions(torch.tensor([9, 2, 4, 13]))]
@@ -71,16 +78,16 @@ class Suffix:
         self.first = layer + 1 if self.direct else layer
         entering = block_output(self.first - 1) if self.first else block_input(0)
         own: Hooks = [(block_input(0), lambda _, *, hook: self.prefix.entering)]
-        known = record(model, self.prefix.tokens, own, {entering, site}, **self.prefix.arguments)
-        self.states = known[entering]
-        self.starts: torch.Tensor = at_positions(known[site], self.edited)
+        activations = record(model, self.prefix.tokens, own, {entering, site}, **self.prefix.arguments)
+        self.states = activations[entering]
+        self.starts: torch.Tensor = at_positions(activations[site], self.edited)
 
     def logits(self, deltas: Float[torch.Tensor, "row d_model"]) -> Float[torch.Tensor, "row answer d_vocab"]:
-        """What the model says at the read positions with each row's change."""
+        """The logits at the read positions, with each row's change."""
         return self._run(deltas, [])
 
     def final_states(self, deltas: Float[torch.Tensor, "row d_model"]) -> Float[torch.Tensor, "row answer d_model"]:
-        """The same up to what the unembedding reads."""
+        """The same up to the unembedding's input."""
         caught: list[torch.Tensor] = []
 
         def catch(states: torch.Tensor, *, hook: object) -> None:
@@ -104,18 +111,18 @@ class Suffix:
 
 
 def adds_to_the_stream(model: HookedModel, layer: int, site: str, tokens: Tokens) -> bool:
-    """Whether what is added at a site comes out of the block unchanged, as nearly everywhere; asked once a model.
+    """Whether what is added at a site comes out of the block unchanged, as nearly everywhere; tried once a model.
 
     Not so where the block normalises its MLP's output (Gemma-2) or its own (post-norm models).
     """
-    known = _adds.setdefault(model, {})
-    if site not in known:
+    tried = _adds.setdefault(model, {})
+    if site not in tried:
         end = block_output(layer)
         plain = record(model, tokens, [], [end])[end]
         change = plain.norm(dim=-1, keepdim=True) * torch.linspace(-1, 1, plain.shape[-1], dtype=plain.dtype, device=plain.device)
         moved = record(model, tokens, [(site, lambda x, *, hook: x + change)], [end])[end]
-        known[site] = bool(torch.allclose(moved - plain, change, rtol=1e-2, atol=1e-2 * float(change.abs().max())))
-    return known[site]
+        tried[site] = bool(torch.allclose(moved - plain, change, rtol=1e-2, atol=1e-2 * float(change.abs().max())))
+    return tried[site]
 
 
 def _corrupted(model: HookedModel, tokens: Tokens, noise: Hooks) -> FrozenPrefix:

@@ -1,7 +1,21 @@
-"""The value to write: what the edited site must say so that the model says the target (ROME, equation 4; MEMIT, equation 16).
+"""The value to write: the edited site's output that makes the model say the target (Meng et al. 2022, equation 4; 2023, equation 16).
 
 Nothing below the edited layer and nothing before the edited token changes while the value is optimised, so all of that is computed once
 (`tl_knowledge.editing.optimise.suffix`); each step runs the rest, for many facts together, and unembeds only the positions that the loss reads.
+
+A fact of two contexts and three target tokens and one of three contexts and one target token, as one batch. A cell is a position that is read;
+a number is its weight in the fact's loss, and ``e`` is the essence row's position, whose prediction should not drift::
+
+             target token   1     2     3
+    fact A   context 0     1/6   1/6   1/6     loss of A = - sum of weight x log p(target token)      (its contexts)
+             context 1     1/6   1/6   1/6               + kl_factor KL(before || now)                (its e)
+             essence        e     .     .                + weight_decay ||change|| / ||start||^2
+    fact B   context 0     1/3    .     .
+             context 1     1/3    .     .       .  padding: nothing is unembedded there
+             context 2     1/3    .     .
+             essence        e     .     .
+
+Each fact has its own change, which is added at the edited token of all its rows, and stops on its own.
 """
 
 from __future__ import annotations
@@ -13,9 +27,11 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from more_itertools import constrained_batches
 
 from tl_knowledge.editing.optimise.fact_rows import FactRows, corrupt_rows
 from tl_knowledge.editing.optimise.suffix import Suffix, similar_positions
+from tl_knowledge.engine.progress import progress_bar, progress_shown
 from tl_knowledge.engine.rows import pad_right
 from tl_knowledge.errors import NumericalError
 from tl_knowledge.metrics import unlikelihood
@@ -51,7 +67,7 @@ class ValueSettings:
 
 @dataclass(frozen=True, eq=False)
 class Optimised:
-    """What the optimisation found.
+    """A fact's value after the optimisation.
 
     Attributes:
         start: the value before, on the bare prompt.
@@ -75,21 +91,28 @@ class Optimised:
         return self.start.double() + self.delta.double()
 
     def notes(self, fact: Fact) -> dict[str, Any]:
-        """As plain data, with the fact it was found for."""
-        lengths = {"start_norm": float(self.start.norm()), "delta_norm": float(self.delta.norm())}
-        found = {"losses": list(self.losses), "stopped": self.reason, "clamped": self.clamped, "target_probability": self.probability}
-        return found | lengths | {"subject": fact.subject, "target": fact.target}
+        """As plain data, with the fact it is for."""
+        return {
+            "losses": list(self.losses),
+            "stopped": self.reason,
+            "clamped": self.clamped,
+            "target_probability": self.probability,
+            "start_norm": float(self.start.norm()),
+            "delta_norm": float(self.delta.norm()),
+            "subject": fact.subject,
+            "target": fact.target,
+        }
 
 
 def optimise_values(
-    model: HookedModel, asked: Sequence[FactRows], layer: int, site: str, settings: ValueSettings, *, rows_at_once: int = ROWS_AT_ONCE
+    model: HookedModel, facts: Sequence[FactRows], layer: int, site: str, settings: ValueSettings, *, rows_at_once: int = ROWS_AT_ONCE
 ) -> list[Optimised]:
     """Find, for each of some facts, the change of one site's output at its edited positions; as many facts together as fit.
 
     Facts do not touch each other: each has its own rows, loss and stop, and gets what it would get alone.
 
     Args:
-        asked: the facts in their contexts.
+        facts: in their contexts.
         layer: the edited layer.
         site: the hook to change: ``W_out``'s output (ROME) or the block's (MEMIT).
         settings: of the optimisation.
@@ -98,30 +121,37 @@ def optimise_values(
     Raises:
         NumericalError: a loss that is not finite.
     """
-    found: list[Optimised] = []
-    chunk: list[FactRows] = []
-    for rows in asked:
-        if chunk and sum(len(other.edited) for other in chunk) + len(rows.edited) > rows_at_once:
-            found += _Together(model, chunk, layer, site, settings).run()
-            chunk = []
-        chunk.append(rows)
-    return found + (_Together(model, chunk, layer, site, settings).run() if chunk else [])
+    batches = constrained_batches(facts, rows_at_once, get_len=lambda rows: len(rows.edited), strict=False)
+    values: list[Optimised] = []
+    with progress_bar(total=len(facts), what="optimise values", unit="fact", progress=progress_shown(), leave=False) as bar:
+        for batch in batches:
+            values += FactBatch(model, batch, layer, site, settings).run()
+            bar.update(len(batch))
+    return values
 
 
-class _Together:
-    """Some facts' rows as one batch."""
+class FactBatch:
+    """Some facts' rows as one batch (the picture above).
 
-    def __init__(self, model: HookedModel, asked: Sequence[FactRows], layer: int, site: str, settings: ValueSettings) -> None:
-        self.settings, self.objective, self.unembedding = settings, asked[0].objective, Unembedding.of(model)
-        tokens = pad_right([row[None] for rows in asked for row in rows.tokens])
-        edited = torch.cat([rows.edited for rows in asked])
-        subjects = [span for rows in asked for span in rows.subjects]
-        self.owner = torch.tensor([i for i, rows in enumerate(asked) for _ in rows.edited], device=tokens.device)
-        self.essence_rows = (torch.tensor([len(rows.edited) for rows in asked]).cumsum(0) - 1).to(tokens.device)
-        widest = max(len(rows.answer) for rows in asked)
-        read = torch.cat([_widened(_read(rows), widest) for rows in asked])
-        self.answers = torch.cat([_widened(rows.answer[None].expand(len(rows.edited), -1), widest) for rows in asked])
-        self.weights = torch.cat([_weights(rows, widest) for rows in asked])
+    Attributes:
+        owner: ``[row]``: which fact a row belongs to.
+        essence_rows: ``[fact]``: the number of each fact's essence row.
+        answers, weights, unembedded: ``[row answer]``: target tokens, their weights in the loss, and which positions are unembedded.
+        parts: rows with similar edited positions, each with the part of the model that has to run.
+        starts, lengths: ``[fact d_model]``, ``[fact]``: the site's output before the edit, on the bare prompt, and how long it is.
+    """
+
+    def __init__(self, model: HookedModel, facts: Sequence[FactRows], layer: int, site: str, settings: ValueSettings) -> None:
+        self.settings, self.objective, self.unembedding = settings, facts[0].objective, Unembedding.of(model)
+        tokens = pad_right([row[None] for rows in facts for row in rows.tokens])
+        edited = torch.cat([rows.edited for rows in facts])
+        subjects = [span for rows in facts for span in rows.subjects]
+        self.owner = torch.tensor([i for i, rows in enumerate(facts) for _ in rows.edited], device=tokens.device)
+        self.essence_rows = (torch.tensor([len(rows.edited) for rows in facts]).cumsum(0) - 1).to(tokens.device)
+        widest = max(len(rows.answer) for rows in facts)
+        read = torch.cat([_widened(_read(rows), widest) for rows in facts])
+        self.answers = torch.cat([_widened(rows.answer[None].expand(len(rows.edited), -1), widest) for rows in facts])
+        self.weights = torch.cat([_weights(rows, widest) for rows in facts])
         self.unembedded = self.weights > 0
         self.unembedded[self.essence_rows, 0] = True
         groups = list(similar_positions(edited))
@@ -132,27 +162,24 @@ class _Together:
         ]
         first = torch.cat([self.essence_rows.new_zeros(1), self.essence_rows[:-1] + 1])
         self.starts = self._in_order([part.starts for _, part in self.parts])[first]
+        self.lengths = self.starts.norm(dim=-1)
 
     def run(self) -> list[Optimised]:
         """Optimise until every fact has stopped."""
         deltas = [torch.zeros_like(start, requires_grad=True) for start in self.starts]
         optimiser = torch.optim.Adam(deltas, lr=self.settings.learning_rate)
-        lengths = self.starts.norm(dim=-1)
         losses: list[list[float]] = [[] for _ in deltas]
         clamped, probability = [False] * len(deltas), [float("nan")] * len(deltas)
         reference: torch.Tensor | None = None
         active = list(range(len(deltas)))
         for step in range(self.settings.steps):
             with torch.enable_grad():
-                asked, kept, said = self._losses(torch.stack(deltas))
-                reference = kept.detach() if reference is None else reference
-                drift = torch.nn.functional.kl_div(reference, kept, log_target=True, reduction="none").sum(-1)
-                decay = torch.stack([delta.norm() for delta in deltas]) / lengths**2
-                loss = asked + self.settings.kl_factor * drift + self.settings.weight_decay * decay
+                loss, essence, likely = self._losses(deltas, reference)
+            reference = essence if reference is None else reference
             values = loss.detach().tolist()
             for i in active:
                 losses[i].append(values[i])
-                probability[i] = float(said[i])
+                probability[i] = float(likely[i])
             self._check([values[i] for i in active], step)
             active = [i for i in active if values[i] >= self.settings.stop_below]
             if not active or step == self.settings.steps - 1:
@@ -165,31 +192,44 @@ class _Together:
                 deltas[i].grad = gradient
             optimiser.step()
             for i in active:
-                clamped[i] |= _shorten(deltas[i], self.settings.clamp * float(lengths[i]))
+                clamped[i] |= _shorten(deltas[i], self.settings.clamp * float(self.lengths[i]))
         return [
             Optimised(self.starts[i].detach(), delta.detach(), tuple(losses[i]), "steps" if i in active else "loss", clamped[i], probability[i])
             for i, delta in enumerate(deltas)
         ]
 
-    def _losses(self, deltas: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Each fact's loss of its target, its essence row's log probabilities, and the target's mean probability."""
-        log_p = self._logits([deltas[self.owner[group]] for group, _ in self.parts]).log_softmax(-1)
-        told = log_p.gather(-1, self.answers[self.unembedded][:, None])[:, 0]
-        target = torch.zeros(self.answers.shape, dtype=told.dtype, device=told.device).masked_scatter(self.unembedded, told)
-        scored = self.weights[:, 0] > 0
-        whole = target[scored].sum(1)
-        contexts = torch.bincount(self.owner, minlength=len(deltas)) - 1
-        each = torch.zeros(len(deltas), dtype=target.dtype, device=target.device)
-        if self.objective.erase:
-            loss = each.index_add(0, self.owner[scored], unlikelihood(whole)) / contexts
-        else:
-            loss = each.index_add(0, self.owner, -(target * self.weights.to(target)).sum(1))
-        said = each.index_add(0, self.owner[scored], whole.detach().exp()) / contexts
+    def _losses(self, deltas: Sequence[torch.Tensor], reference: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Each fact's loss, its essence row's log probabilities, and its target's mean probability over the contexts.
+
+        Args:
+            reference: the essence rows' log probabilities before any change; ``None`` at the first step.
+        """
+        stacked = torch.stack(list(deltas))
+        log_p = self._logits([stacked[self.owner[group]] for group, _ in self.parts]).log_softmax(-1)  # [unembedded d_vocab]
         number = self.unembedded.flatten().cumsum(0).view_as(self.unembedded) - 1
-        return loss, log_p[number[self.essence_rows, 0]], said
+        essence = log_p[number[self.essence_rows, 0]]
+        target, probability = self._target_losses(log_p, len(deltas))
+        before = essence.detach() if reference is None else reference
+        drift = torch.nn.functional.kl_div(before, essence, log_target=True, reduction="none").sum(-1)
+        decay = torch.stack([delta.norm() for delta in deltas]) / self.lengths**2
+        return target + self.settings.kl_factor * drift + self.settings.weight_decay * decay, essence.detach(), probability
+
+    def _target_losses(self, log_p: torch.Tensor, facts: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Each fact's loss of its target, and the target's mean probability, from the log probabilities where rows are unembedded."""
+        answers = log_p.gather(-1, self.answers[self.unembedded][:, None])[:, 0]
+        target = torch.zeros(self.answers.shape, dtype=answers.dtype, device=answers.device).masked_scatter(self.unembedded, answers)
+        scored = self.weights[:, 0] > 0  # the contexts
+        whole = target[scored].sum(1)
+        contexts = torch.bincount(self.owner, minlength=facts) - 1
+        nothing = torch.zeros(facts, dtype=target.dtype, device=target.device)
+        if self.objective.erase:
+            loss = nothing.index_add(0, self.owner[scored], unlikelihood(whole)) / contexts
+        else:
+            loss = nothing.index_add(0, self.owner, -(target * self.weights.to(target)).sum(1))
+        return loss, nothing.index_add(0, self.owner[scored], whole.detach().exp()) / contexts
 
     def _logits(self, deltas: Sequence[torch.Tensor]) -> torch.Tensor:
-        """What all rows say where it is read; unembedded in one go where the model does nothing behind that."""
+        """Logits of all rows where they are read; unembedded in one product where the model does nothing after the unembedding."""
         parts = [part for _, part in self.parts]
         if self.unembedding is None:
             return self._in_order([part.logits(own) for part, own in zip(parts, deltas, strict=True)])[self.unembedded]
@@ -197,11 +237,11 @@ class _Together:
         return self.unembedding.logits(states[self.unembedded])
 
     def _in_order(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
-        """FactRows of the parts in the order of the facts."""
+        """Rows of the parts in the order of the facts."""
         return torch.cat(list(parts))[self.back]
 
-    def _check(self, values: Sequence[float], step: int) -> None:
-        wrong = [value for value in values if not math.isfinite(value)]
+    def _check(self, losses: Sequence[float], step: int) -> None:
+        wrong = [loss for loss in losses if not math.isfinite(loss)]
         if wrong:
             rate = self.settings.learning_rate
             raise NumericalError(f"the loss is {wrong[0]} at step {step}; check the weights for NaN, or lower learning_rate={rate:g}.")

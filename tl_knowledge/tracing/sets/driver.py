@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from itertools import islice
-from typing import Literal, cast
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
-from tqdm.auto import tqdm
+from more_itertools import always_iterable, chunked
 
+from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.engine.rows import MEMORY_BUDGET
-from tl_knowledge.errors import CorruptionError, DataError, InputError
+from tl_knowledge.errors import InputError, check_choice, check_given
 from tl_knowledge.models.hook_names import Component, Module
-from tl_knowledge.models.loading import load_model
-from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.prompts.facts import Fact
-from tl_knowledge.runs.corruption import GaussianNoise, Noise
+from tl_knowledge.runs.arguments import drawn_noise
+from tl_knowledge.runs.corruption import Noise
 from tl_knowledge.runs.windows import TraceVariant, Window
 from tl_knowledge.tracing.sets.average import TraceAverage
 from tl_knowledge.tracing.sets.roles import SIDES, Side
 from tl_knowledge.tracing.sets.runners import Part, Runner, run_locally, run_on_ray
+from tl_knowledge.tracing.sets.settings import ExactEngine, Execution, Survey
 from tl_knowledge.tracing.sets.store import PartResult, TraceStore, join_parts
-from tl_knowledge.tracing.sets.survey import Survey
 
 __all__ = ["trace_facts"]
 
@@ -29,13 +29,13 @@ FACTS_PER_PART = 16
 
 
 def trace_facts(
-    model: HookedModel | str | os.PathLike[str],
+    model: AnyModel,
     facts: Iterable[Fact],
     noise: Noise | float | str | None = None,
     *,
     corrupt: Side | Sequence[Side] = SIDES,
     components: Component | Sequence[Component] = ("resid_post", "mlp_out", "attn_out"),
-    sever: Module | Sequence[Module] = (),
+    sever: Module | Sequence[Module] | None = (),
     window: Window = "auto",
     samples: int = 10,
     seed: int = 0,
@@ -43,7 +43,7 @@ def trace_facts(
     multi_token: bool = False,
     known_only: bool = True,
     layers: Sequence[int] | None = None,
-    engine: Literal["rows", "loop"] = "rows",
+    engine: ExactEngine = "rows",
     store: str | os.PathLike[str] | None = None,
     runner: Runner = "local",
     workers: int = 2,
@@ -60,13 +60,15 @@ def trace_facts(
         noise: as in `trace`, but no `PromptSwap`.
         corrupt: ``"subject"``, ``"relation"`` or both.
         components: what is restored: ``"resid_post"``, ``"mlp_out"``, ``"attn_out"``.
-        sever: modules to sever, each by itself, while the residual state at the last corrupted token is restored (paper 001,
+        sever: modules to sever, each by itself, while the residual state at the last corrupted token is restored (Wei et al. 2024,
             figure 3).
         window: of modules; residual states are restored one layer at a time.
         samples, variant, multi_token, layers, engine, memory_budget: as in `trace`.
-        seed: of the set; each fact's noise comes from it and the fact's text (``rome_code``: seed 1 for every fact).
+        seed: of the set, where the noise has none of its own; each fact's noise comes from it and the fact's text
+            (``"meng2022_code"``: from it alone).
         known_only: leave out facts whose target is not what the clean run predicts.
-        store: a folder for finished parts; a run that stopped goes on from there.
+        store: a folder for finished parts; a run that stopped goes on from there, with another ``engine`` or ``memory_budget`` too
+            (it warns that the parts then agree to rounding).
         runner: ``"local"``, or ``"ray"`` for Ray actors with one model each.
         workers: Ray actors.
         facts_per_part: facts that are computed and stored together.
@@ -76,7 +78,7 @@ def trace_facts(
         A `TraceAverage`; facts that were left out are in its ``skipped``, with the reason.
 
     Raises:
-        DataError: no facts, none that can be traced, or a store of another run.
+        DataError: no fact, none that can be traced, or a store of another run.
         ModelError, InputError: as `trace`.
 
     Example:
@@ -85,79 +87,63 @@ def trace_facts(
         >>> len(average.facts), sorted(average.total_effects()["corrupt"])
         (6, ['relation', 'subject'])
     """
-    if runner not in ("local", "ray"):
-        raise InputError(f"runner {runner!r} is unknown; pass 'local' or 'ray'.")
-    chosen = list(facts)
-    if not chosen:
-        raise DataError("no fact was given; pass at least one.")
+    check_choice("runner", runner, Runner)
     if facts_per_part < 1:
         raise InputError(f"facts_per_part={facts_per_part} makes no part; pass at least 1.")
+    given = check_given(facts, "fact")
+    settings = drawn_noise(noise).seeded(seed)
     survey = Survey(
-        noise=_noise(noise),
-        corrupt=cast("tuple[Side, ...]", _several(corrupt)),
-        components=cast("tuple[Component, ...]", _several(components)),
-        sever=cast("tuple[Module, ...]", _several(sever)),
+        corrupt=tuple(always_iterable(corrupt)),
+        components=tuple(always_iterable(components)),
+        sever=tuple(always_iterable(sever)),
         window=window,
+        layers=None if layers is None else tuple(layers),
+        noise=settings.with_seed(None),
+        seed=settings.seed or 0,
         samples=samples,
-        seed=seed,
         variant=variant,
         multi_token=multi_token,
         known_only=known_only,
-        layers=None if layers is None else tuple(layers),
-        engine=engine,
-        memory_budget=memory_budget,
     )
+    execution = Execution(engine, memory_budget)
     survey.check()
-    parts = _parts(chosen, facts_per_part)
-    results = _run(model, parts, survey, TraceStore(store, survey, chosen, facts_per_part) if store else None, runner, workers, progress)
-    return TraceAverage.from_part(join_parts([results[number] for number in parts]))
+    execution.check()
+    run = _Run(model, survey, execution, TraceStore(store, survey, given, facts_per_part) if store else None, runner, workers, progress)
+    return TraceAverage.from_part(join_parts(run.compute(dict(enumerate(chunked(enumerate(given), facts_per_part))))))
 
 
-def _run(
-    model: HookedModel | str | os.PathLike[str],
-    parts: dict[int, Part],
-    survey: Survey,
-    store: TraceStore | None,
-    runner: Runner,
-    workers: int,
-    progress: bool,
-) -> dict[int, PartResult]:
-    """Compute what the store does not have, and return every part."""
-    results: dict[int, PartResult] = {number: store.read(number) for number in store.finished()} if store else {}
-    missing = {number: part for number, part in parts.items() if number not in results}
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """One call of `trace_facts`."""
 
-    def finished(number: int, part: PartResult) -> None:
-        results[number] = part
-        if store:
-            store.write(number, part)
+    model: AnyModel
+    survey: Survey
+    execution: Execution
+    store: TraceStore | None
+    runner: Runner
+    workers: int
+    progress: bool
 
-    total, done = sum(map(len, parts.values())), sum(len(parts[number]) for number in results)
-    with tqdm(total=total, initial=done, desc="trace facts", unit="fact", disable=not progress) as bar:
+    def compute(self, parts: Mapping[int, Part]) -> list[PartResult]:
+        """Compute what the store does not have, and return every part."""
+        results = self.store.finished() if self.store else {}
+        missing = {number: part for number, part in parts.items() if number not in results}
+        if self.store and missing:
+            self.store.warn_of_other_execution(results, self.execution)
 
-        def advance(count: int) -> None:
-            bar.update(count)
+        def finished(number: int, part: PartResult) -> None:
+            results[number] = part
+            if self.store:
+                self.store.write(number, part)
 
-        if missing and runner == "ray":
-            run_on_ray(model, missing, survey, workers, finished, advance)
-        elif missing:
-            run_locally(load_model(model), missing, survey, finished, advance)
-    return results
+        total, done = sum(map(len, parts.values())), sum(len(parts[number]) for number in results)
+        with progress_bar(what="trace facts", unit="fact", progress=self.progress, total=total, initial=done) as bar:
 
+            def advance(count: int) -> None:
+                bar.update(count)
 
-def _parts(facts: Sequence[Fact], facts_per_part: int) -> dict[int, Part]:
-    numbered = iter(enumerate(facts))
-    return {number: list(islice(numbered, facts_per_part)) for number in range(-(-len(facts) // facts_per_part))}
-
-
-def _noise(noise: Noise | float | str | None) -> Noise:
-    if noise is None or isinstance(noise, float | int | str):
-        return GaussianNoise(sd="3sd" if noise is None else noise)
-    if not isinstance(noise, Noise):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise CorruptionError(
-            f"{type(noise).__name__} belongs to one prompt; pass noise that can be drawn for every fact, or trace() each by itself."
-        )
-    return noise
-
-
-def _several(words: str | Sequence[str]) -> tuple[str, ...]:
-    return (words,) if isinstance(words, str) else tuple(words)
+            if missing and self.runner == "ray":
+                run_on_ray(self.model, missing, self.survey, self.execution, self.workers, finished, advance)
+            elif missing:
+                run_locally(as_model(self.model), missing, self.survey, self.execution, finished, advance)
+        return [results[number] for number in parts]

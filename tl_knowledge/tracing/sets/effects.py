@@ -9,14 +9,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from more_itertools import map_reduce
 from numpy.typing import NDArray
 
-from tl_knowledge.errors import ComponentError
+from tl_knowledge.errors import ComponentError, check_choice
 from tl_knowledge.models.hook_names import Component, Module
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.statistics import FEWEST_TESTED, IntervalVariant, largest_rows, mean_interval
 from tl_knowledge.tracing.sets.roles import ROLES, SIDES, Place, Role, Side, last_corrupted, role_positions, roles_of_side
+from tl_knowledge.tracing.sets.settings import Survey
 from tl_knowledge.tracing.sets.survey import FactTrace
 
 __all__ = ["Measure", "RoleEffects"]
@@ -38,19 +40,24 @@ class RoleEffects:
 
     Attributes:
         traces: every fact's traces; nothing is averaged away but the noise samples.
-        layers: the layer numbers of the layer axis.
-        asked: how many facts were asked for.
+        settings: what was traced of every fact, with the noise's scale and the layers of this model.
+        given: how many facts were given.
         skipped: index of a fact that was left out, and why.
         provenance: how the traces were computed.
         weights: fingerprint of the model's weights.
     """
 
     traces: tuple[FactTrace, ...]
-    layers: tuple[int, ...]
-    asked: int
+    settings: Survey
+    given: int
     skipped: dict[int, str]
     provenance: Provenance
     weights: str = field(repr=False)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layer numbers of every trace's layer axis."""
+        return self.settings.layers or ()
 
     @cached_property
     def measures(self) -> tuple[Measure, ...]:
@@ -84,22 +91,21 @@ class RoleEffects:
             ComponentError: it was not traced.
         """
         measure = Measure(corrupt, component, (sever,) if isinstance(sever, str) else tuple(sever))  # pyright: ignore[reportArgumentType]
-        found = self._by_measure.get(measure)
-        if found is None:
+        traces = self._by_measure.get(measure)
+        if traces is None:
             there = "; ".join(f"{m.corrupt}, {m.component}{', severed ' + '+'.join(m.severed) if m.severed else ''}" for m in self.measures)
             raise ComponentError(f"{corrupt!r}, {component!r}, severed {measure.severed} was not traced; there is {there}.")
-        return found
+        return traces
 
     def role_effects(self, corrupt: Side, component: Component, role: Role, sever: Module | Sequence[Module] = ()) -> list[Effects]:
         """For each fact the effects of its tokens of a role, ``[token layer]``; a fact may have none."""
-        if role not in ROLES:
-            raise ComponentError(f"role {role!r} is unknown; pass one of {', '.join(map(repr, ROLES))}.")
-        found: list[Effects] = []
+        check_choice("role", role, ROLES, ComponentError)
+        of_facts: list[Effects] = []
         for trace in self.of(corrupt, component, sever):
             positions = role_positions(trace.subject_positions, trace.relation_positions, len(trace.labels))[role]
             effects = trace.effect.T[list(positions)]
-            found.append(effects[~np.isnan(effects).any(1)])
-        return found
+            of_facts.append(effects[~np.isnan(effects).any(1)])
+        return of_facts
 
     def effects_at(self, place: Place, corrupt: Side, component: Component, sever: Module | Sequence[Module] = ()) -> Effects:
         """Effects at the early site (the last corrupted token) or the late one (the last token), ``[fact layer]``."""
@@ -165,7 +171,4 @@ class RoleEffects:
 
     @cached_property
     def _by_measure(self) -> dict[Measure, list[FactTrace]]:
-        found: dict[Measure, list[FactTrace]] = {}
-        for trace in self.traces:
-            found.setdefault(Measure(trace.corrupt, trace.component, trace.severed), []).append(trace)
-        return found
+        return dict(map_reduce(self.traces, lambda trace: Measure(trace.corrupt, trace.component, trace.severed)))

@@ -1,7 +1,7 @@
-"""Roles of tokens, over which effects of prompts of different wording are averaged (methods of ROME and of paper 001).
+"""Roles of tokens, over which effects of prompts of different wording are averaged (as in Meng et al. 2022 and Wei et al. 2024).
 
 From the subject's side: first, middle and last subject token, first token after, further tokens, last token. From the
-relation's side: subject tokens; first, middle and last relation token. As in the original program, the middle and further
+relation's side: subject tokens; first, middle and last relation token. As in Meng et al.'s program, the middle and further
 tokens pool (every token counts), a one-token subject is first *and* last, and a token may be "first after" *and* "last".
 """
 
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 Side: TypeAlias = Literal["subject", "relation"]
-"""Which tokens are corrupted: the subject's, or all others (paper 001)."""
+"""Which tokens are corrupted: the subject's, or all others (Wei et al. 2024)."""
 
 Role: TypeAlias = Literal[
     "first subject token",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -16,80 +17,79 @@ from typing import Any, Literal, TypeAlias
 import torch
 
 from tl_knowledge.errors import InputError
-from tl_knowledge.models.checks import check_layers
-from tl_knowledge.models.description import describe_model, weight_fingerprint
-from tl_knowledge.models.loading import load_model
-from tl_knowledge.models.protocol import HookedModel, prepends_bos
+from tl_knowledge.models.description import weight_fingerprint
+from tl_knowledge.models.loading import AnyModel, as_model
+from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.facts import Fact
-from tl_knowledge.results.provenance import Provenance
+from tl_knowledge.results.provenance import provenance_of
 from tl_knowledge.tracing.engines import engine_used
-from tl_knowledge.tracing.sets.store import PartResult
-from tl_knowledge.tracing.sets.survey import Survey, resolve_survey_noise, trace_part
+from tl_knowledge.tracing.sets.settings import Execution, Survey
+from tl_knowledge.tracing.sets.store import PartHeader, PartResult
+from tl_knowledge.tracing.sets.survey import trace_part
 
 __all__ = ["PartTracer", "Runner", "run_locally", "run_on_ray"]
 
 Runner: TypeAlias = Literal["local", "ray"]
-ModelSource: TypeAlias = "HookedModel | str | os.PathLike[str]"
 Part: TypeAlias = Sequence[tuple[int, Fact]]
+Finished: TypeAlias = Callable[[int, PartResult], None]
+Advance: TypeAlias = Callable[[int], None]
 
 RESTARTS = 3  # of one actor, so that a part that always kills its worker ends the run instead of repeating it for ever
 
 
 def run_locally(
-    model: HookedModel, parts: Mapping[int, Part], survey: Survey, finished: Callable[[int, PartResult], None], advance: Callable[[int], None]
+    model: HookedModel, parts: Mapping[int, Part], survey: Survey, execution: Execution, finished: Finished, advance: Advance
 ) -> None:
     """Compute the parts one after the other in this process."""
-    tracer = PartTracer(model, survey)
+    tracer = PartTracer(model, survey, execution)
     for number, part in parts.items():
         finished(number, tracer.compute(part, advance))
 
 
 class PartTracer:
-    """Computes parts with one model; what depends on the model and the survey only is found once."""
+    """Computes parts with one model; what depends on the model and the settings only is computed once."""
 
-    def __init__(self, model: HookedModel, survey: Survey) -> None:
-        self.model, self.survey = model, survey
-        self.noise = resolve_survey_noise(model, survey)
+    def __init__(self, model: HookedModel, survey: Survey, execution: Execution) -> None:
+        self.model, self.survey, self.execution = model, survey.resolve(model), execution
 
     @cached_property
-    def fields(self) -> dict[str, Any]:
-        """What every part of this model says of it; asked for behind the first trace, which has the clearer errors for a broken model."""
-        model, survey = self.model, self.survey
-        provenance = Provenance(
-            **describe_model(model),
-            prepends_bos=prepends_bos(model),
-            seed=survey.seed,
-            engine=engine_used(model, survey.engine),
-            settings={"noise": repr(survey.noise), "samples": survey.samples, "variant": survey.variant, "multi_token": survey.multi_token},
+    def header(self) -> PartHeader:
+        """What every part of this model says of itself; read after the first trace only, whose errors for a broken model are clearer."""
+        provenance = provenance_of(
+            self.model,
+            engine=engine_used(self.model, self.execution.engine),
+            seed=self.survey.seed,
+            settings=self.survey,
+            noise=repr(self.survey.noise),
+            memory_budget=self.execution.memory_budget,
         )
-        layers = list(check_layers(model, survey.layers))
-        return {"layers": layers, "weights": weight_fingerprint(model), "provenance": provenance.to_dict()}
+        return PartHeader(0, {}, self.survey, (self.execution,), weight_fingerprint(self.model), provenance)
 
-    def compute(self, part: Part, advance: Callable[[int], None]) -> PartResult:
+    def compute(self, part: Part, advance: Advance) -> PartResult:
         """One part."""
-        traces, skipped = trace_part(self.model, part, self.survey, self.noise, advance)
-        skipped_text = {str(index): reason for index, reason in skipped.items()}
-        return PartResult(tuple(traces), {"asked": len(part), "skipped": skipped_text, **self.fields})
+        traces, skipped = trace_part(self.model, part, self.survey, self.execution, advance)
+        return PartResult(tuple(traces), replace(self.header, given=len(part), skipped=skipped))
 
 
 class _Tracer:
     """A Ray actor: loads the model once, computes parts."""
 
-    def __init__(self, source: str, survey: Survey, threads: int) -> None:
+    def __init__(self, source: str, survey: Survey, execution: Execution, threads: int) -> None:
         torch.set_num_threads(threads)
-        self.tracer = PartTracer(load_model(source), survey)
+        self.tracer = PartTracer(as_model(source), survey, execution)
 
     def compute(self, number: int, part: Part) -> tuple[int, PartResult]:
         return number, self.tracer.compute(part, lambda count: None)
 
 
 def run_on_ray(
-    source: ModelSource,
+    source: AnyModel,
     parts: Mapping[int, Part],
     survey: Survey,
+    execution: Execution,
     workers: int,
-    finished: Callable[[int, PartResult], None],
-    advance: Callable[[int], None],
+    finished: Finished,
+    advance: Advance,
 ) -> None:
     """Compute the parts on Ray actors, in any order; a killed actor is restarted and its part computed again.
 
@@ -116,10 +116,10 @@ def run_on_ray(
         actor: Any = ray.remote(max_restarts=RESTARTS, max_task_retries=RESTARTS, num_gpus=gpus)(_Tracer)
         threads = max(1, torch.get_num_threads() // workers)
         name = str(Path(source).resolve()) if Path(source).exists() else str(source)
-        pool = ActorPool([actor.remote(name, survey, threads) for _ in range(workers)])
+        pool = ActorPool([actor.remote(name, survey, execution, threads) for _ in range(workers)])
         for number, part in pool.map_unordered(lambda worker, item: worker.compute.remote(*item), list(parts.items())):
             finished(number, part)
-            advance(part.fields["asked"])
+            advance(part.header.given)
     finally:
         if started_here:
             ray.shutdown()

@@ -9,62 +9,61 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pyarrow as pa
+from more_itertools import unique_everseen
 
 from tl_knowledge.errors import DataError
 from tl_knowledge.prompts.facts import Fact
+from tl_knowledge.results.packing import packed_fields, plain, unpack
+from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.run_folder import RunFolder
 from tl_knowledge.results.storage import read_table, write_table
-from tl_knowledge.tracing.sets.survey import FactTrace, Survey
+from tl_knowledge.tracing.sets.settings import Execution, Survey
+from tl_knowledge.tracing.sets.survey import FactTrace
 
-__all__ = ["KIND", "PartResult", "TraceStore", "join_parts", "read_part"]
+__all__ = ["KIND", "PartHeader", "PartResult", "TraceStore", "join_parts", "read_part"]
 
 KIND = "TraceAverage"
+FACT_COLUMNS = ("subject", "template", "target", "relation")
 
-_SCHEMA = pa.schema(
-    [
-        ("index", pa.int32()),
-        ("subject", pa.string()),
-        ("template", pa.string()),
-        ("target", pa.string()),
-        ("relation", pa.string()),
-        ("labels", pa.list_(pa.string())),
-        ("subject_positions", pa.list_(pa.int32())),
-        ("relation_positions", pa.list_(pa.int32())),
-        ("corrupt", pa.string()),
-        ("component", pa.string()),
-        ("severed", pa.list_(pa.string())),
-        ("window", pa.int32()),
-        ("seed", pa.int64()),
-        ("known", pa.bool_()),
-        ("clean_probability", pa.float64()),
-        ("corrupted_probability", pa.list_(pa.float64())),
-        ("effect", pa.list_(pa.float64())),
-    ]
-)
+
+@dataclass(frozen=True, eq=False)
+class PartHeader:
+    """What a part says of itself, beside its traces.
+
+    Attributes:
+        given: how many facts it was given.
+        skipped: index of a fact that was left out, and why.
+        settings: what was traced, with the noise's scale and the layers of this model.
+        executions: how it was computed; several where parts were joined that were computed in different ways.
+        weights: fingerprint of the model's weights.
+    """
+
+    given: int
+    skipped: dict[int, str]
+    settings: Survey
+    executions: tuple[Execution, ...]
+    weights: str
+    provenance: Provenance
 
 
 @dataclass(frozen=True, eq=False)
 class PartResult:
-    """A finished part: its traces, which facts were skipped and why, and how it was computed.
-
-    Attributes:
-        fields: ``asked`` (number of facts), ``skipped`` (index to reason), ``layers``, ``weights`` (the model's fingerprint) and
-            ``provenance``, as plain data.
-    """
+    """A finished part: its traces, and what it says of itself."""
 
     traces: tuple[FactTrace, ...]
-    fields: dict[str, Any]
+    header: PartHeader
 
     def write(self, path: str | os.PathLike[str]) -> Path:
         """Write to one parquet file, in one step."""
-        return write_table(path, KIND, pa.Table.from_pylist([_row(trace) for trace in self.traces], schema=_SCHEMA), self.fields)
+        return write_table(path, KIND, pa.Table.from_pylist([_row(trace) for trace in self.traces], schema=_SCHEMA), packed_fields(self.header, {}))
 
 
 def read_part(path: str | os.PathLike[str]) -> PartResult:
@@ -73,8 +72,9 @@ def read_part(path: str | os.PathLike[str]) -> PartResult:
     Raises:
         DataError: not such a file.
     """
-    table, fields = read_table(path, KIND)
-    return PartResult(tuple(_trace(row, len(fields["layers"])) for row in table.to_pylist()), fields)
+    table, packed = read_table(path, KIND)
+    header = unpack(PartHeader, packed, {})
+    return PartResult(tuple(_trace(row, len(header.settings.layers or ())) for row in table.to_pylist()), header)
 
 
 def join_parts(parts: Sequence[PartResult]) -> PartResult:
@@ -85,12 +85,29 @@ def join_parts(parts: Sequence[PartResult]) -> PartResult:
     """
     if not parts:
         raise DataError("there is no finished part to read; pass the folder of a trace_facts() run that has finished at least one.")
-    weights = {part.fields["weights"] for part in parts}
+    headers = [part.header for part in parts]
+    weights = {header.weights for header in headers}
     if len(weights) > 1:
         raise DataError(f"the parts were computed with different weights ({', '.join(sorted(weights))}); use one folder for each model.")
-    skipped = {index: reason for part in parts for index, reason in part.fields["skipped"].items()}
-    fields = parts[0].fields | {"asked": sum(part.fields["asked"] for part in parts), "skipped": skipped}
-    return PartResult(tuple(sorted((t for part in parts for t in part.traces), key=lambda trace: trace.index)), fields)
+    first = headers[0]
+    header = PartHeader(
+        given=sum(header.given for header in headers),
+        skipped={index: reason for header in headers for index, reason in header.skipped.items()},
+        settings=first.settings,
+        executions=tuple(unique_everseen(execution for header in headers for execution in header.executions)),
+        weights=first.weights,
+        provenance=_joined_provenance(headers),
+    )
+    return PartResult(tuple(sorted((trace for part in parts for trace in part.traces), key=lambda trace: trace.index)), header)
+
+
+def _joined_provenance(headers: Sequence[PartHeader]) -> Provenance:
+    """The first part's, which says also how the others were computed where that was another way."""
+    first = headers[0].provenance
+    ways = list(unique_everseen((header.provenance.engine, execution.memory_budget) for header in headers for execution in header.executions))
+    if len(ways) == 1:
+        return first
+    return replace(first, engine="some parts by " + ", others by ".join(f"{engine} (memory_budget={budget:g})" for engine, budget in ways))
 
 
 class TraceStore:
@@ -102,13 +119,13 @@ class TraceStore:
         Raises:
             DataError: the folder holds another run, or something else.
         """
-        run = {"facts": _digest(facts), "number_of_facts": len(facts), "facts_per_part": facts_per_part, "settings": json.loads(survey.key())}
+        run = {"facts": _digest(facts), "number_of_facts": len(facts), "facts_per_part": facts_per_part, "settings": plain(survey)}
         self.folder = RunFolder(directory, run, "trace_facts()")
         self._weights: str | None = None
 
-    def finished(self) -> list[int]:
-        """Numbers of the parts that are there."""
-        return self.folder.finished()
+    def finished(self) -> dict[int, PartResult]:
+        """The parts that are there, by number."""
+        return {number: read_part(self.folder.part(number)) for number in self.folder.finished()}
 
     def write(self, number: int, part: PartResult) -> None:
         """Add a finished part.
@@ -116,35 +133,65 @@ class TraceStore:
         Raises:
             DataError: the part was computed with other weights than those already there.
         """
-        self.check_weights(part.fields["weights"])
+        self.check_weights(part.header.weights)
         part.write(self.folder.part(number))
-
-    def read(self, number: int) -> PartResult:
-        """One finished part."""
-        return read_part(self.folder.part(number))
 
     def check_weights(self, weights: str) -> None:
         """Refuse a model other than the one whose traces are already here."""
         if self._weights is None:
-            finished = self.finished()
-            self._weights = self.read(finished[0]).fields["weights"] if finished else weights
+            finished = self.folder.finished()
+            self._weights = read_part(self.folder.part(finished[0])).header.weights if finished else weights
         if self._weights != weights:
             raise DataError(f"{str(self.folder.directory)!r} holds traces of other weights ({self._weights}, now {weights}); pass a new folder.")
 
+    def warn_of_other_execution(self, finished: Mapping[int, PartResult], execution: Execution) -> None:
+        """Say that the rest of the run is computed in another way than what is here: its numbers are the same to rounding, not to the last bit."""
+        others = {other for part in finished.values() for other in part.header.executions} - {execution}
+        if others:
+            there = ", ".join(f"{other.engine!r} and memory_budget={other.memory_budget:g}" for other in sorted(others, key=str))
+            warnings.warn(
+                f"{str(self.folder.directory)!r} holds parts computed with engine {there}; it goes on with engine {execution.engine!r} and "
+                f"memory_budget={execution.memory_budget:g}: effects of old and new parts agree to rounding.",
+                stacklevel=4,
+            )
+
 
 def _digest(facts: Sequence[Fact]) -> str:
-    text = json.dumps([[f.subject, f.template, f.target, f.relation] for f in facts])
+    text = json.dumps([[getattr(fact, column) for column in FACT_COLUMNS] for fact in facts])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def _schema() -> pa.Schema:
+    """The table's columns: a `FactTrace`'s fields in their order, with the fact's own in the fact's place."""
+    columns: list[tuple[str, Any]] = []
+    for name, kind in get_type_hints(FactTrace).items():
+        columns += [(column, pa.string()) for column in FACT_COLUMNS] if kind is Fact else [(name, _column_type(kind))]
+    return pa.schema(columns)
+
+
+def _column_type(kind: Any) -> Any:
+    """The column type of a field's type; arrays are flattened."""
+    origin = get_origin(kind)
+    if origin is tuple:
+        return pa.list_(_column_type(get_args(kind)[0]))
+    if origin is np.ndarray:
+        return pa.list_(pa.float64())
+    if origin is Literal:
+        return pa.string()
+    return {int: pa.int64(), float: pa.float64(), bool: pa.bool_(), str: pa.string()}[kind]
+
+
+_SCHEMA = _schema()
+
+
 def _row(trace: FactTrace) -> dict[str, Any]:
-    row = {name: getattr(trace, name) for name in _SCHEMA.names if name not in ("subject", "template", "target", "relation", "effect")}
-    fact = {name: getattr(trace.fact, name) for name in ("subject", "template", "target", "relation")}
-    return row | fact | {"effect": trace.effect.ravel().tolist()}
+    row = {field.name: getattr(trace, field.name) for field in fields(trace)}
+    fact = row.pop("fact")
+    return row | {column: getattr(fact, column) for column in FACT_COLUMNS} | {"effect": trace.effect.ravel().tolist()}
 
 
 def _trace(row: dict[str, Any], layers: int) -> FactTrace:
-    fact = Fact(row.pop("subject"), row.pop("template"), row.pop("target"), row.pop("relation"))
+    fact = Fact(*(row.pop(column) for column in FACT_COLUMNS))
     effect = np.array(row.pop("effect"), dtype=np.float64).reshape(layers, -1)
-    fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
-    return FactTrace(fact=fact, effect=effect, **fields)
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
+    return FactTrace(fact=fact, effect=effect, **values)

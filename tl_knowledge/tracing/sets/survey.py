@@ -8,76 +8,30 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tl_knowledge.datasets import predicted_tokens
+from tl_knowledge.engine.batches import predicted_tokens
 from tl_knowledge.engine.rows import budget_rows
-from tl_knowledge.errors import ComponentError, CorruptionError, InputError
-from tl_knowledge.models.checks import check_layers, check_model
-from tl_knowledge.models.hook_names import Component, Module, has_units, severable
+from tl_knowledge.errors import ComponentError, InputError
+from tl_knowledge.models.hook_names import Component, Module
 from tl_knowledge.models.protocol import HookedModel, layer_count
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.prompts.prompt import Prompt, check_fits
-from tl_knowledge.runs.arguments import check_words, choose_answer, sample_count
-from tl_knowledge.runs.corruption import Noise
+from tl_knowledge.runs.arguments import choose_answer
 from tl_knowledge.runs.experiment import CorruptedRun, Experiment, answered
-from tl_knowledge.runs.windows import TraceVariant, Window, resolve_window
+from tl_knowledge.runs.windows import resolve_window
 from tl_knowledge.tracing.engines import exact_probability
 from tl_knowledge.tracing.sets.roles import SIDES, Side
+from tl_knowledge.tracing.sets.settings import Execution, Survey
 from tl_knowledge.tracing.sites import Grid, Site
 
-__all__ = ["FactTrace", "Survey", "fact_seed", "resolve_survey_noise", "trace_part"]
+__all__ = ["FactTrace", "fact_seed", "trace_part"]
 
 MOST_PADDING = 2  # tokens that a prompt may be shorter than the longest of its batch
-
-
-@dataclass(frozen=True)
-class Survey:
-    """What to trace of every fact, and how."""
-
-    noise: Noise
-    corrupt: tuple[Side, ...]
-    components: tuple[Component, ...]
-    sever: tuple[Module, ...]
-    window: Window
-    samples: int
-    seed: int
-    variant: TraceVariant
-    multi_token: bool
-    known_only: bool
-    layers: tuple[int, ...] | None
-    engine: Literal["rows", "loop"]
-    memory_budget: float
-
-    def check(self) -> None:
-        """Refuse settings that no model could run.
-
-        Raises:
-            ComponentError, CorruptionError: the setting, and what to pass.
-        """
-        if not self.corrupt or not set(self.corrupt) <= set(SIDES):
-            raise CorruptionError(f"corrupt={self.corrupt} is not understood; pass 'subject', 'relation' or both.")
-        if not self.components:
-            raise ComponentError("no component was given; pass at least one, for example 'mlp_out'.")
-        if self.engine not in ("rows", "loop"):
-            raise ComponentError(f"fact sets are traced exactly, not by engine {self.engine!r}; pass engine='rows' or 'loop'.")
-        for component in self.components:
-            check_words(component, self.engine, self.variant)
-            if has_units(component):
-                raise ComponentError(
-                    f"fact sets are averaged over states and modules, not {component}s; trace {component}s fact by fact with trace()."
-                )
-        severable(self.sever)
-        sample_count(self.samples, self.noise)
-
-    def key(self) -> str:
-        """Everything that decides the numbers, as text."""
-        return json.dumps(asdict(self) | {"noise": repr(self.noise)}, sort_keys=True, default=str)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,10 +40,16 @@ class FactTrace:
 
     Attributes:
         index: the fact's place in the set.
+        fact: without its paraphrases.
         labels: the prompt's tokens as text.
         subject_positions, relation_positions: its spans.
-        effect: ``[layer pos]`` indirect effects, in probability; NaN at positions that were not restored.
+        corrupt, component, severed: what was corrupted, restored and severed.
+        window: how many layers were restored together.
+        seed: of this fact's noise.
+        known: whether the clean run predicts the target's first token.
+        clean_probability: of the target.
         corrupted_probability: ``[sample]``.
+        effect: ``[layer pos]`` indirect effects, in probability; NaN at positions that were not restored.
     """
 
     index: int
@@ -135,16 +95,26 @@ class _Question:
 
 
 def trace_part(
-    model: HookedModel, facts: Sequence[tuple[int, Fact]], survey: Survey, noise: Noise, advance: Callable[[int], None]
+    model: HookedModel, facts: Sequence[tuple[int, Fact]], survey: Survey, execution: Execution, advance: Callable[[int], None]
 ) -> tuple[list[FactTrace], dict[int, str]]:
     """Trace some facts; facts that cannot be traced, or are not known, come back with the reason.
 
     Args:
         facts: facts with their places in the set.
-        noise: the survey's, as `resolve_survey_noise` gives it for this model.
-        advance: told of every fact that is finished.
+        survey: as `Survey.resolve` gives it for this model.
+        advance: called with the number of facts that were finished.
     """
-    check_model(model)
+    questions, skipped = _questions(model, facts, survey)
+    advance(len(skipped))
+    traces: list[FactTrace] = []
+    for batch in _batches(model, questions, survey, execution.memory_budget):
+        traces += _trace_batch(model, batch, survey, execution)
+        advance(len(batch))
+    return sorted(traces, key=lambda trace: trace.index), skipped
+
+
+def _questions(model: HookedModel, facts: Sequence[tuple[int, Fact]], survey: Survey) -> tuple[list[_Question], dict[int, str]]:
+    """The facts that can be traced, and why the others cannot."""
     skipped: dict[int, str] = {}
     questions: list[_Question] = []
     for index, fact in facts:
@@ -157,37 +127,28 @@ def trace_part(
         except InputError as error:
             skipped[index] = str(error)
             continue
-        seed = noise.seed if survey.variant == "meng2022_code" else fact_seed(fact, survey.seed)
+        seed = survey.seed if survey.variant == "meng2022_code" else fact_seed(fact, survey.seed)
         questions.append(_Question(index, replace(fact, paraphrases=()), prompt, answer, seed))
-    if survey.known_only:
-        predicted = predicted_tokens(model, [q.prompt for q in questions])
-        wrong = {q.index: token for q, token in zip(questions, predicted, strict=True) if token != q.prompt.target_token}
-        skipped |= {index: f"not known: the model predicts {model.tokenizer.decode([token])!r}" for index, token in wrong.items()}
-        questions = [q for q in questions if q.index not in wrong]
-    advance(len(skipped))
-    traces: list[FactTrace] = []
-    for batch in _batches(model, questions, survey):
-        traces += _trace_batch(model, batch, survey, noise)
-        advance(len(batch))
-    return sorted(traces, key=lambda trace: trace.index), skipped
+    if not survey.known_only:
+        return questions, skipped
+    predicted = predicted_tokens(model, [question.prompt for question in questions])
+    wrong = {q.index: token for q, token in zip(questions, predicted, strict=True) if token != q.prompt.target_token}
+    skipped |= {index: f"not known: the model predicts {model.tokenizer.decode([token])!r}" for index, token in wrong.items()}
+    return [question for question in questions if question.index not in wrong], skipped
 
 
-def resolve_survey_noise(model: HookedModel, survey: Survey) -> Noise:
-    """The survey's noise with its scale as a number; the original program's stream under its variant."""
-    noise = survey.noise.resolve(model)
-    return replace(noise, variant="meng2022_code", seed=1) if survey.variant == "meng2022_code" else noise
-
-
-def _batches(model: HookedModel, questions: Sequence[_Question], survey: Survey) -> Iterator[list[_Question]]:
+def _batches(model: HookedModel, questions: Sequence[_Question], survey: Survey, memory_budget: float) -> Iterator[list[_Question]]:
     """Facts of about equal length whose restored runs fit the memory budget together; at least one at a time."""
-    ordered = sorted(questions, key=lambda q: (len(q.answer), len(q.prompt)))
     sweeps = len(survey.corrupt) * (len(survey.components) + len(survey.sever))
+
+    def fits(batch: Sequence[_Question], longest: _Question) -> bool:
+        alike = len(batch[0].answer) == len(longest.answer) and len(longest.prompt) - len(batch[0].prompt) <= MOST_PADDING
+        rows = (len(batch) + 1) * sweeps * layer_count(model) * len(longest.prompt) * survey.samples
+        return alike and rows <= budget_rows(model, len(longest.prompt), len(longest.answer), memory_budget)
+
     batch: list[_Question] = []
-    for question in ordered:
-        rows = (len(batch) + 1) * sweeps * layer_count(model) * len(question.prompt) * survey.samples
-        fits = rows <= budget_rows(model, len(question.prompt), len(question.answer), survey.memory_budget)
-        alike = batch and len(batch[0].answer) == len(question.answer) and len(question.prompt) - len(batch[0].prompt) <= MOST_PADDING
-        if batch and not (fits and alike):
+    for question in sorted(questions, key=lambda question: (len(question.answer), len(question.prompt))):
+        if batch and not fits(batch, question):
             yield batch
             batch = []
         batch.append(question)
@@ -195,49 +156,49 @@ def _batches(model: HookedModel, questions: Sequence[_Question], survey: Survey)
         yield batch
 
 
-def _trace_batch(model: HookedModel, batch: Sequence[_Question], survey: Survey, noise: Noise) -> list[FactTrace]:
+def _trace_batch(model: HookedModel, batch: Sequence[_Question], survey: Survey, execution: Execution) -> list[FactTrace]:
     runs: list[tuple[int, Side]] = [(row, side) for row in range(len(batch)) for side in survey.corrupt]
     experiment = Experiment(
         model=model,
-        prompts=tuple(answered(q.prompt, q.answer) for q in batch),
-        runs=tuple(CorruptedRun(row, batch[row].prompt.span(side).positions, noise.with_seed(batch[row].seed)) for row, side in runs),
+        prompts=tuple(answered(question.prompt, question.answer) for question in batch),
+        runs=tuple(CorruptedRun(row, batch[row].prompt.span(side).positions, survey.noise.with_seed(batch[row].seed)) for row, side in runs),
         samples=survey.samples,
     )
     grids = [(run, grid) for run, (row, side) in enumerate(runs) for grid in _grids(model, batch[row].prompt, side, survey)]
     sites = [grid.sites(experiment, run) for run, grid in grids]
     flat: list[Site] = [site for group in sites for site in group]
-    probability, _ = exact_probability(experiment, flat, survey.engine, survey.memory_budget, lambda count: None)
+    probability, _ = exact_probability(experiment, flat, execution.engine, execution.memory_budget, lambda count: None)
     predicted = experiment.base.predicted.tolist()
-    found: list[FactTrace] = []
+    traces: list[FactTrace] = []
     for (run, grid), group, part in zip(grids, sites, probability.split([len(group) for group in sites]), strict=True):
         row, side = runs[run]
         question, corrupted = batch[row], experiment.corrupted_probability(run)
-        effect = grid.arrange(group, part - corrupted, len(question.prompt)).mean(0)
-        found.append(
+        traces.append(
             FactTrace(
-                question.index,
-                question.fact,
-                question.prompt.labels,
-                question.prompt.subject.positions,
-                question.prompt.relation.positions,
-                side,
-                grid.component,
-                grid.severed,
-                grid.window,
-                question.seed,
-                predicted[row] == int(question.answer[0]),
-                experiment.clean_probability(run),
-                tuple(corrupted.double().tolist()),
-                effect.double().numpy(),
+                index=question.index,
+                fact=question.fact,
+                labels=question.prompt.labels,
+                subject_positions=question.prompt.subject.positions,
+                relation_positions=question.prompt.relation.positions,
+                corrupt=side,
+                component=grid.component,
+                severed=grid.severed,
+                window=grid.window,
+                seed=question.seed,
+                known=predicted[row] == int(question.answer[0]),
+                clean_probability=experiment.clean_probability(run),
+                corrupted_probability=tuple(corrupted.double().tolist()),
+                effect=grid.arrange(group, part - corrupted, len(question.prompt)).mean(0).double().numpy(),
             )
         )
-    return found
+    return traces
 
 
 def _grids(model: HookedModel, prompt: Prompt, side: Side, survey: Survey) -> list[Grid]:
-    """Every component at every position, and each severing at the last corrupted token (paper 001, figure 3)."""
-    layers = check_layers(model, survey.layers)
+    """Every component at every position, and each severing at the last corrupted token (Wei et al. 2024, figure 3)."""
+    if survey.layers is None:
+        raise ComponentError("the survey's layers are not known yet; call survey.resolve(model) first.")
     everywhere = tuple(range(len(prompt)))
     windows = {c: 1 if c == "resid_post" else resolve_window(model, c, survey.window, survey.variant) for c in survey.components}
-    grids = [Grid(c, windows[c], survey.variant, (), layers, everywhere) for c in survey.components]
-    return grids + [Grid("resid_post", 1, survey.variant, (module,), layers, (prompt.span(side).last,)) for module in survey.sever]
+    grids = [Grid(c, windows[c], survey.variant, (), survey.layers, everywhere) for c in survey.components]
+    return grids + [Grid("resid_post", 1, survey.variant, (module,), survey.layers, (prompt.span(side).last,)) for module in survey.sever]

@@ -1,0 +1,197 @@
+"""One contract for every result: a table, a figure, a line, a view in a notebook, a file and back. Each is a small real one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+import torch
+from support.public import public_classes
+
+import tl_knowledge as tlk
+from tl_knowledge.errors import ComponentError, DataError
+from tl_knowledge.results.result import Result, TableResult
+
+FACTS = [fact for fact in tlk.load_facts("factlm") if fact.relation == "P36"][:2]
+CASES = [case for case in tlk.load_edit_cases("factlm") if case.fact.relation == "P36"][:2]
+QUIET: dict[str, Any] = {"progress": False}
+
+
+@cache
+def model() -> Any:
+    return tlk.load_model("factlm")
+
+
+@cache
+def prompt() -> tlk.Prompt:
+    return tlk.Prompt.from_fact(model(), FACTS[0])
+
+
+@cache
+def trace(corrupt: str = "subject") -> tlk.CausalTrace:
+    return tlk.trace(model(), prompt(), corrupt=corrupt, component="mlp_out", samples=2, **QUIET)
+
+
+@cache
+def average() -> tlk.TraceAverage:
+    return tlk.trace_facts(model(), FACTS, components="mlp_out", samples=2, layers=[0, 1], sever="mlp_out", **QUIET)
+
+
+@cache
+def located() -> tlk.neurons.LocatedNeurons:
+    return tlk.locate_neurons(model(), FACTS, steps=2, **QUIET)
+
+
+@cache
+def neurons() -> tlk.NeuronSet:
+    return tlk.NeuronSet.of(model(), [(0, 3), (2, 1)])
+
+
+@cache
+def edit() -> tlk.Edit:
+    return tlk.plan_edit(model(), CASES[0].rewrite, tlk.FineTune(layer=0, steps=2), **QUIET)
+
+
+@cache
+def report() -> tlk.EditReport:
+    return tlk.evaluate(model(), CASES, tlk.FineTune(layer=0, steps=2), **QUIET)
+
+
+@cache
+def circuit(name: str) -> tlk.circuits.Circuit:
+    if name == "trace":
+        return tlk.circuits.from_trace(model(), prompt(), trace(), limit=3, **QUIET)
+    return tlk.circuits.from_edit(model(), edit(), tlk.Prompt.from_fact(model(), CASES[0].rewrite), limit=3, **QUIET)
+
+
+@cache
+def pairs() -> list[tlk.datasets.MinimalPair]:
+    return tlk.datasets.load_blimp(limit=4)
+
+
+RESULTS: dict[str, Callable[[], Result]] = {
+    "CausalTrace": trace,
+    "TraceComparison": lambda: tlk.compare(trace(), trace("relation")),
+    "TraceAverage": average,
+    "PerturbationTest": lambda: tlk.tracing.perturb_embeddings(model(), FACTS, samples=2, **QUIET),
+    "AttentionKnockout": lambda: tlk.measure_attention_knockout(model(), FACTS, **QUIET),
+    "AttentionAnalysis": lambda: tlk.analyse_attention(model(), prompt(), samples=2, **QUIET),
+    "DirectLogitAttribution": lambda: tlk.direct_logit_attribution(model(), prompt()),
+    "LogitLens": lambda: tlk.logit_lens(model(), prompt()),
+    "NeuronSet": neurons,
+    "NeuronAttribution": lambda: tlk.attribute_neurons(model(), prompt(), steps=2, **QUIET),
+    "LocatedNeurons": located,
+    "LayerComparison": lambda: tlk.neurons.compare_layers({"facts": located(), "again": located()}),
+    "NeuronEffects": lambda: tlk.neurons.measure_neuron_effects(model(), mixed_facts(), steps=2, unrelated=1, controls=1, **QUIET),
+    "TokenEffects": lambda: tlk.neurons.measure_token_effects(model(), neurons(), [prompt(), prompt_of(1)], {"city": [" Paris", " Rome"]}, **QUIET),
+    "Reliability": lambda: tlk.neurons.measure_reliability(model(), pairs(), agreement(), by=tlk.neurons.determiner, **QUIET),
+    "ContextGain": lambda: tlk.neurons.measure_context_gain(model(), FACTS, steps=2, **QUIET),
+    "KeyMoments": lambda: tlk.collect_key_moments(model(), tlk.load_corpus()[:5], layers=[0], **QUIET),
+    "Edit": edit,
+    "EditHealth": lambda: edit().health(model(), tlk.load_corpus()[:3]),
+    "EditReport": report,
+    "EditGrowth": lambda: tlk.evaluation.measure_growth(model(), CASES, {"FT": tlk.FineTune(layer=0, steps=2)}, [1, 2], **QUIET),
+    "ScoreTable": lambda: tlk.score_table(report()),
+    "LayerSweep": lambda: tlk.localised.sweep_layers(model(), CASES[:1], lambda layer, _: tlk.FineTune(layer=layer, steps=1), **QUIET),
+    "Circuit": lambda: circuit("trace"),
+    "CircuitComparison": lambda: tlk.circuits.compare(circuit("trace"), circuit("trace"), names=("one", "other")),
+    "FactReport": lambda: tlk.report_fact(model(), FACTS[0], samples=2, **QUIET),
+}
+
+
+def prompt_of(number: int) -> tlk.Prompt:
+    return tlk.Prompt.from_fact(model(), FACTS[number])
+
+
+def mixed_facts() -> list[tlk.Fact]:
+    """Facts of two relations."""
+    return FACTS[:1] + [fact for fact in tlk.load_facts("factlm") if fact.relation != "P36"][:1]
+
+
+@cache
+def agreement() -> tlk.neurons.LocatedNeurons:
+    return tlk.locate_neurons(model(), tlk.neurons.agreement_groups(model(), pairs()), steps=2, **QUIET)
+
+
+@cache
+def result(name: str) -> Result:
+    return RESULTS[name]()
+
+
+def assert_same(one: Any, other: Any, path: str) -> None:
+    """Equal to the last bit, dataclasses field by field."""
+    assert type(one) is type(other), path
+    if isinstance(one, torch.Tensor):
+        torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True, msg=path)
+        assert one.dtype == other.dtype, path
+    elif isinstance(one, np.ndarray):
+        np.testing.assert_array_equal(one, other, err_msg=path)
+    elif isinstance(one, pd.DataFrame):
+        pd.testing.assert_frame_equal(one, other, obj=path)
+    elif dataclasses.is_dataclass(one):
+        for field in dataclasses.fields(one):
+            if field.init and not field.name.startswith("_"):
+                assert_same(getattr(one, field.name), getattr(other, field.name), f"{path}.{field.name}")
+    elif isinstance(one, Mapping):
+        assert list(one) == list(other), path
+        for key in one:
+            assert_same(one[key], other[key], f"{path}[{key!r}]")
+    elif isinstance(one, Sequence) and not isinstance(one, str):
+        assert len(one) == len(other), path
+        for number, pair in enumerate(zip(one, other, strict=True)):
+            assert_same(*pair, f"{path}[{number}]")
+    else:
+        assert one == other or (one != one and other != other), path  # the second: two NaN
+
+
+PUBLIC = [public.name for public in public_classes() if issubclass(public.thing, Result)]
+
+
+def test_every_result_is_here():
+    assert sorted(RESULTS) == sorted(PUBLIC)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_result_comes_back_from_its_file_as_it_was(name, tmp_path):
+    one = result(name)
+    path = one.save(tmp_path / "deep" / "result")
+    assert path.suffix == (".parquet" if isinstance(one, TableResult) else ".safetensors") and not list(tmp_path.rglob("*.partial"))
+    assert_same(one, type(one).load(path), name)
+    assert_same(one, type(one).load(tmp_path / "deep" / "result"), name)
+    with pytest.raises(DataError, match=f"as a saved {name}"):
+        type(one).load(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_result_is_a_table_and_ranks_it(name):
+    one = result(name)
+    table = one.to_dataframe()
+    assert isinstance(table, pd.DataFrame) and len(table) and isinstance(one.summary(), pd.DataFrame) and len(one.summary())
+    first = one.top(1)
+    assert isinstance(first, pd.DataFrame) and len(first) == 1
+    with pytest.raises(ComponentError, match="pass at least 1"):
+        one.top(0)
+    table.insert(0, "mine", 1)  # a copy
+    assert "mine" not in one.to_dataframe()
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_result_draws_itself(name):
+    figure = result(name).plot()  # pyright: ignore[reportAttributeAccessIssue]
+    assert isinstance(figure, go.Figure) and figure.data and figure.layout.title.text
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_result_shows_itself_in_a_line_and_in_a_notebook(name):
+    one = result(name)
+    assert one.headline() and "\n" not in one.headline()
+    assert repr(one) == f"<{name}: {one.headline()}>" and len(repr(one)) < 200
+    assert "tensor(" not in repr(one) and "array(" not in repr(one)
+    page = one._repr_html_()
+    assert name in page and "<table" in page and "tensor(" not in page and len(page) < 20_000

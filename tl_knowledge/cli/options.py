@@ -1,0 +1,93 @@
+"""Options that several commands have: one word, one type and one help text each (``docs/grammar.md``).
+
+A word is checked as soon as it is read, before any model is loaded; so nothing here may import torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias, get_args
+
+import typer
+
+from tl_knowledge.cli.words import SIDES, TRACE_VARIANTS
+from tl_knowledge.datasets import FACT_SETS
+from tl_knowledge.editing import METHODS
+from tl_knowledge.errors import ComponentError, DataError, InputError, check_choice
+from tl_knowledge.models.hook_names import Module
+
+__all__ = [
+    "AsJson",
+    "Corpus",
+    "Corrupt",
+    "EditLayers",
+    "EditedPrompt",
+    "FactSet",
+    "Layers",
+    "MemoryBudget",
+    "Method",
+    "Methods",
+    "Model",
+    "Moments",
+    "Noise",
+    "Page",
+    "Progress",
+    "Relations",
+    "Samples",
+    "Seed",
+    "Settings",
+    "Sever",
+    "Source",
+    "Store",
+    "Variant",
+    "Window",
+    "choice",
+]
+
+
+def choice(word: str, choices: Any, note: str = "", error: type[InputError] = InputError) -> Any:
+    """An option that takes one of some words, or several where it is repeatable; an unknown word is refused with the nearest.
+
+    Args:
+        word: the option's name.
+        choices: a `Literal`, or the known words.
+        note: what the help text says after the words.
+        error: the class to raise.
+    """
+
+    def check(value: Any) -> Any:
+        for each in [value] if isinstance(value, str) else value or ():
+            check_choice(word, each, choices, error)
+        return value
+
+    return typer.Option(help=f"{', '.join(get_args(choices) or choices)}{note}.", callback=check)
+
+
+Model: TypeAlias = Annotated[str, typer.Option(help="'factlm', a Hugging Face id or a local directory.")]
+EditedPrompt: TypeAlias = Annotated[str, typer.Argument(help="The fact's text up to its object, as in 'The capital of France is'.")]
+
+FactSet: TypeAlias = Annotated[str, choice("dataset", FACT_SETS, error=DataError)]
+Source: TypeAlias = Annotated[str | None, typer.Option(help="The data set's file, folder, URL or hub id; default the data set's own.")]
+Relations: TypeAlias = Annotated[list[str] | None, typer.Option(help="Only facts of this relation; repeatable.")]
+
+Corrupt: TypeAlias = Annotated[list[str] | None, choice("corrupt", SIDES, "; repeatable, default both")]
+Sever: TypeAlias = Annotated[list[str] | None, choice("sever", Module, "; repeatable", ComponentError)]
+Layers: TypeAlias = Annotated[list[int] | None, typer.Option(min=0, help="Repeatable; default all.")]
+Window: TypeAlias = Annotated[str, typer.Option(help="Layers restored together, or 'auto'.")]
+Noise: TypeAlias = Annotated[str, typer.Option(help="Standard deviation: a number, or for example 3sd (of the embeddings).")]
+Samples: TypeAlias = Annotated[int, typer.Option(min=1, help="Noise draws.")]
+Seed: TypeAlias = Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn.")]
+Variant: TypeAlias = Annotated[str, choice("variant", TRACE_VARIANTS, ": whose program's numbers")]
+
+Method: TypeAlias = Annotated[str, choice("method", METHODS)]
+Methods: TypeAlias = Annotated[list[str] | None, choice("method", METHODS, "; repeatable, default rome")]
+EditLayers: TypeAlias = Annotated[list[int] | None, typer.Option(min=0, help="Of the edit; repeatable, default the published ones of the model.")]
+Settings: TypeAlias = Annotated[list[str] | None, typer.Option(help="name=value of the method, such as clamp=3; repeatable.")]
+Moments: TypeAlias = Annotated[Path | None, typer.Option(help="A file of tl-knowledge moments; default collected from --corpus.")]
+Corpus: TypeAlias = Annotated[Path | None, typer.Option(help="A text file, one text a line; default FactLM's own corpus.")]
+
+Store: TypeAlias = Annotated[Path | None, typer.Option(help="A folder: a run that was stopped goes on from there.")]
+MemoryBudget: TypeAlias = Annotated[int, typer.Option(min=1, help="Bytes that activations may take.")]
+Progress: TypeAlias = Annotated[bool, typer.Option("--progress/--no-progress", help="Show a progress bar; never with --json.")]
+Page: TypeAlias = Annotated[Path | None, typer.Option(help="Write an HTML page.")]
+AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]

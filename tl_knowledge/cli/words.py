@@ -1,0 +1,12 @@
+"""What options take whose types live in modules that need torch; ``tests/unit/test_cli.py`` holds these to those."""
+
+from __future__ import annotations
+
+__all__ = ["EDIT_SETS", "MEMORY_BUDGET", "PROTOCOLS", "RUNNERS", "SIDES", "TRACE_VARIANTS"]
+
+SIDES = ("subject", "relation")
+TRACE_VARIANTS = ("ours", "meng2022_code")
+PROTOCOLS = ("single", "batch", "sequential")
+RUNNERS = ("local", "ray")
+EDIT_SETS = ("factlm", "counterfact", "zsre")
+MEMORY_BUDGET = 2**28

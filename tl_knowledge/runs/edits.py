@@ -1,0 +1,36 @@
+"""What an edit and an editing method are to those who only plan and apply them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.prompts.facts import Fact
+from tl_knowledge.runs.key_moments import KeyMoments
+
+__all__ = ["AppliedEdit", "EditPlanner"]
+
+
+@runtime_checkable
+class AppliedEdit(Protocol):
+    """Anything that can be applied to a model and taken back."""
+
+    def applied(self, model: HookedModel) -> AbstractContextManager[Any]: ...
+
+    def write_into(self, model: HookedModel) -> None: ...
+
+    def revert(self, model: HookedModel) -> None: ...
+
+
+PlannedEdit = TypeVar("PlannedEdit", covariant=True)
+
+
+@runtime_checkable
+class EditPlanner(Protocol[PlannedEdit]):
+    """Anything with ``plan``: `tl_knowledge.editing.EditMethod`, or a class of your own that has nothing else."""
+
+    def plan(self, model: HookedModel, facts: Sequence[Fact], moments: KeyMoments | None) -> PlannedEdit:
+        """The edit that makes the model say each fact's target; the model is left as it was."""
+        ...
