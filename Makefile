@@ -31,14 +31,17 @@ unit: $(VENV)/.dev
 newest: $(VENV4)/.dev
 	OMP_NUM_THREADS=1 $(VENV4)/bin/pytest -q -n $(WORKERS) -m "not browser"
 
+# Not --quiet: under it MkDocs counts no warnings, so that --strict lets broken links pass.
 docs: $(VENV)/.dev
-	NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build --strict --quiet
+	$(RUN)/python docs/tools/import_graph.py --check
+	NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build --strict
 
 demos: $(VENV)/.dev
 	$(RUN)/python -W ignore demos/build_notebooks.py build/demos
 
 gallery: demos
 	$(RUN)/python demos/build_gallery.py build/demos docs
+	$(RUN)/python docs/tools/import_graph.py
 
 bench: $(VENV)/.dev
 	$(RUN)/python benchmarks/trace_engines.py

@@ -55,8 +55,8 @@ def compare_with_published(length: int, steps: int, repeats: int) -> None:
     network = GPT2LMHeadModel(GPT2Config(n_positions=128)).eval()
     text = tokenizer.decode(tokenizer(" ".join(tlk.load_corpus()[:9]))["input_ids"][:length])
     published = KnowledgeNeurons(network, tokenizer, model_type="gpt")
-    slow_seconds, found = timed(lambda: published.get_scores(text, " the", steps, steps, pbar=False))
-    expected = found.detach()
+    slow_seconds, scores = timed(lambda: published.get_scores(text, " the", steps, steps, pbar=False))
+    expected = scores.detach()
     model = build_bridge_from_module(network, "GPT2LMHeadModel", hf_config=network.config, tokenizer=tokenizer)
     for parameter in model.parameters():
         parameter.requires_grad_(False)

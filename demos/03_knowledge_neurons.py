@@ -63,7 +63,7 @@ def p_paris(hooks):
 # Which tokens drive them (circuitsvis, with its program inside: it works offline; `.save("view.html")` makes a page).
 
 # %%
-tlk.neurons.neuron_view(model, neurons, prompts)
+tlk.neurons.neuron_view(model, prompts, neurons)
 
 # %% [markdown]
 # ## Many facts

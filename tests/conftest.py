@@ -1,76 +1,148 @@
-"""Fixtures that every test shares, and which tests each lane runs (see CONTRIBUTING.md, "Tests")."""
+"""Fixtures that every test shares, and which tests each lane runs.
+
+``make unit`` runs every test once, in two parts: those marked ``typed`` with the types and shapes of every call checked (it costs as much again),
+the others without. ``make newest`` runs those marked ``touches_model`` with the newest TransformerLens. Both marks are given here, by the fixtures
+that a test uses; a file whose tests reach a model in another way says ``pytestmark = pytest.mark.touches_model``.
+
+Nothing heavy is imported before a test needs it, since xdist's controller reads this file too.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
-from typing import Any
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
-from support import BUILDERS, MASKED_BUILDERS, VOCABULARY, build, tokenizer_of_sixty_words
 
-import tl_knowledge as tlk
+if TYPE_CHECKING:
+    import tl_knowledge as tlk
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 logging.getLogger("transformers").setLevel(logging.ERROR)
 logging.getLogger("root").setLevel(logging.ERROR)
 
-_moments: dict[str, tlk.KeyMoments] = {}
+TYPED = {"model": "bridge-gpt2", "masked_model": "bridge-bert"}
+MODEL_FIXTURES = {"model", "masked_model", "gpt2", "factlm", "speaking", "moments", "factlm_moments"}
 
 
-@pytest.fixture(params=BUILDERS)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """``model`` and ``masked_model`` are every architecture in turn."""
+    from support.models import BUILDERS, MASKED_BUILDERS
+
+    for fixture, builders in (("model", BUILDERS), ("masked_model", MASKED_BUILDERS)):
+        if fixture in metafunc.fixturenames:
+            metafunc.parametrize(fixture, list(builders), indirect=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each test the marks of the lanes it belongs to."""
+    for item in items:
+        parameters = getattr(getattr(item, "callspec", None), "params", {})
+        architectures = {name: parameters[name] for name in TYPED if name in parameters}
+        if all(TYPED[name] == architecture for name, architecture in architectures.items()) and not _is_slow(item):
+            item.add_marker("typed")
+        if MODEL_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("touches_model")
+
+
+def _is_slow(item: pytest.Item) -> bool:
+    return any(item.get_closest_marker(name) for name in ("slow", "browser"))
+
+
+@pytest.fixture
 def model(request: pytest.FixtureRequest) -> Any:
     """Every architecture in turn."""
+    from support import build
+
     return build(request.param)
 
 
-@pytest.fixture(params=MASKED_BUILDERS)
+@pytest.fixture
 def masked_model(request: pytest.FixtureRequest) -> Any:
     """Every masked architecture in turn."""
+    from support import build
+
     return build(request.param)
 
 
 @pytest.fixture
 def gpt2() -> Any:
     """One small random model, where the architecture does not matter."""
+    from support import build
+
     return build("bridge-gpt2")
 
 
 @pytest.fixture(scope="session")
 def factlm() -> Any:
     """The bundled model."""
+    import tl_knowledge as tlk
+
     return tlk.load_model("factlm")
+
+
+@pytest.fixture(scope="session")
+def factlm_moments(factlm: Any) -> tlk.KeyMoments:
+    """The second moments of its first layer."""
+    import tl_knowledge as tlk
+
+    return tlk.collect_key_moments(factlm, tlk.load_corpus(), layers=[0], progress=False)
 
 
 @pytest.fixture
 def prompt() -> tlk.Prompt:
     """Seven random tokens; the subject is the second and third, the answer three tokens."""
+    import torch
+    from support import VOCABULARY
+
+    import tl_knowledge as tlk
+
     tokens = torch.randint(0, VOCABULARY, (1, 7), generator=torch.Generator().manual_seed(1))
     return tlk.Prompt.from_tokens(tokens, subject=range(1, 3), target=[5, 6, 9])
 
 
 @pytest.fixture
-def speaking(model: Any) -> Any:
+def speaking(model: Any) -> Iterator[Any]:
     """Every architecture with a tokenizer of sixty words."""
+    from support import tokenizer_of_sixty_words
+
     before = model.tokenizer
     model.tokenizer = tokenizer_of_sixty_words()
     yield model
     model.tokenizer = before
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def texts() -> list[str]:
     """Sixty random texts of those words."""
+    import torch
+
     draw = torch.Generator().manual_seed(0)
     return [" ".join(f"w{int(i)}" for i in torch.randint(0, 58, (int(n),), generator=draw)) for n in torch.randint(4, 20, (60,), generator=draw)]
+
+
+_moments: dict[str, Any] = {}
 
 
 @pytest.fixture
 def moments(speaking: Any, texts: list[str], request: pytest.FixtureRequest) -> tlk.KeyMoments:
     """Their second moments, of every layer; collected once an architecture."""
+    import tl_knowledge as tlk
+
     name = request.node.callspec.params["model"]
     if name not in _moments:
         _moments[name] = tlk.collect_key_moments(speaking, texts, progress=False)
     return _moments[name]
+
+
+@pytest.fixture
+def without_type_checks() -> Iterator[None]:
+    """As users run: the test suite's type checker would refuse a wrong word before we do."""
+    import jaxtyping
+
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -1,13 +1,12 @@
 """Hook factories: plain ``(name, fn)`` lists for anybody's ``run_with_hooks`` or ``with model.hooks(...)``.
 
-Three interventions make causal tracing (ROME, section 2):
+Three interventions make causal tracing (Meng et al. 2022, section 2):
 
 - `corrupt` adds noise to the embeddings of a span: the *corrupted run*;
 - `restore` writes clean activations back at some sites: the *corrupted-with-restoration run*;
 - `sever` pins a module's output to what it was in the corrupted run, so that a restored state cannot act through it.
 
-`scale_neurons` suppresses or enhances neurons; `knock_out_attention` asks which positions must be
-read.
+`scale_neurons` suppresses or enhances neurons; `knock_out_attention` shows which positions must be read; `add_low_rank` runs an edit.
 
 Lists compose with ``+``; where two write the same activation, the later one wins. Hooks never change an activation in
 place and hold for every row of the batch.
@@ -31,6 +30,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Float
+from more_itertools import map_reduce
 
 from tl_knowledge.arrays import Embeddings, Hooks, as_positions
 from tl_knowledge.errors import ComponentError, CorruptionError
@@ -58,7 +58,7 @@ class Activations(Protocol):
 
 
 def corrupt(positions: Positions, noise: Corruption) -> Hooks:
-    """Corrupt the token embeddings at some positions (ROME, section 2.1).
+    """Corrupt the token embeddings at some positions (Meng et al. 2022, section 2.1).
 
     Args:
         positions: a `Span` or positions.
@@ -91,7 +91,7 @@ def restore(
     positions: Positions | None = None,
     units: int | Iterable[int] | None = None,
 ) -> Hooks:
-    """Write clean activations back (ROME, section 2.1: the corrupted-with-restoration run).
+    """Write clean activations back (Meng et al. 2022, section 2.1: the corrupted-with-restoration run).
 
     Args:
         clean: activations of the clean run.
@@ -112,7 +112,7 @@ def restore(
 def sever(recorded: Activations, modules: Module | Iterable[Module], *, layers: int | Iterable[int], positions: Positions | None = None) -> Hooks:
     """Pin modules' outputs to what they were in another run, so that a restored state cannot act through them.
 
-    This is the *severed* causal graph of ROME, figure 3, and of paper 001, equation 5, when ``recorded`` is the
+    This is the *severed* causal graph of Meng et al. 2022, figure 3, and of Wei et al. 2024, equation 5, when ``recorded`` is the
     corrupted run. Put it before `restore` where both write the same site.
 
     Args:
@@ -158,28 +158,31 @@ def knock_out_attention(
         >>> bool(logits[0, -1].argmax() == prompt.target_token)
         False
     """
-    asking, answering = as_positions(queries), as_positions(keys)
-    chosen_heads = None if heads is None else as_positions(heads)
-    if not asking or not answering:
-        raise ComponentError(f"queries {asking} and keys {answering} must both be given; pass at least one position of each.")
-    if min(*asking, *answering) < 0:
-        raise ComponentError(f"positions {asking} and {answering} must count from the start; pass positions from 0, for example prompt.last.")
-    for query in asking:
-        if set(range(query + 1)) <= set(answering):
-            raise ComponentError(f"position {query} could attend to nothing: keys {answering} are all it sees; leave it at least one key.")
+    query_positions, key_positions = as_positions(queries), as_positions(keys)
+    head_numbers = None if heads is None else as_positions(heads)
+    if not query_positions or not key_positions:
+        raise ComponentError(f"queries {query_positions} and keys {key_positions} must both be given; pass at least one position of each.")
+    if min(*query_positions, *key_positions) < 0:
+        raise ComponentError(
+            f"positions {query_positions} and {key_positions} must count from the start; pass positions from 0, for example prompt.last."
+        )
+    for query in query_positions:
+        if set(range(query + 1)) <= set(key_positions):
+            raise ComponentError(f"position {query} could attend to nothing: keys {key_positions} are all it sees; leave it at least one key.")
 
     def block(scores: torch.Tensor, *, hook: object) -> torch.Tensor:
-        if max(asking) >= scores.shape[2] or max(answering) >= scores.shape[3]:
+        if max(query_positions) >= scores.shape[2] or max(key_positions) >= scores.shape[3]:
             raise ComponentError(
-                f"positions {asking} and {answering} do not lie in the prompt of {scores.shape[2]} tokens; pass positions inside it."
+                f"positions {query_positions} and {key_positions} do not lie in the prompt of {scores.shape[2]} tokens; pass positions inside it."
             )
-        outside = [head for head in chosen_heads or () if not 0 <= head < scores.shape[1]]
+        outside = [head for head in head_numbers or () if not 0 <= head < scores.shape[1]]
         if outside:
             raise ComponentError(f"head {outside[0]} is outside the layer's {scores.shape[1]} heads; pass a number from 0 to {scores.shape[1] - 1}.")
-        chosen = torch.arange(scores.shape[0]) if rows is None else torch.tensor(list(rows))
-        numbers = torch.arange(scores.shape[1]) if chosen_heads is None else torch.tensor(chosen_heads)
+        of_rows = torch.arange(scores.shape[0]) if rows is None else torch.tensor(list(rows))
+        of_heads = torch.arange(scores.shape[1]) if head_numbers is None else torch.tensor(head_numbers)
         changed = scores.clone()
-        changed[chosen[:, None, None, None], numbers[:, None, None], torch.tensor(asking)[:, None], torch.tensor(answering)] = -torch.inf
+        of_queries, of_keys = torch.tensor(query_positions)[:, None], torch.tensor(key_positions)
+        changed[of_rows[:, None, None, None], of_heads[:, None, None], of_queries, of_keys] = -torch.inf
         return changed
 
     return [(attention_scores(layer), block) for layer in as_positions(layers)]
@@ -206,10 +209,8 @@ def scale_neurons(neurons: Iterable[tuple[int, int]], factor: float, *, position
     """
     if not math.isfinite(factor):
         raise ComponentError(f"factor {factor} is not finite; pass for example 0 to suppress or 2 to enhance.")
-    by_layer: dict[int, list[int]] = {}
-    for layer, neuron in sorted(set(neurons)):
-        by_layer.setdefault(layer, []).append(neuron)
-    return [(component_hook("neuron", layer), _scale(chosen, factor, positions)) for layer, chosen in by_layer.items()]
+    by_layer = map_reduce(sorted(set(neurons)), keyfunc=lambda pair: pair[0], valuefunc=lambda pair: pair[1])
+    return [(component_hook("neuron", layer), _scale(numbers, factor, positions)) for layer, numbers in by_layer.items()]
 
 
 def add_low_rank(layer: int, left: Float[torch.Tensor, "d_mlp rank"], right: Float[torch.Tensor, "rank d_model"], output: str) -> Hooks:
@@ -258,7 +259,7 @@ def _scale(neurons: Sequence[int], factor: float, where: Positions | None):
 def _write(recorded: Activations, name: str, where: Positions | None, units: int | Iterable[int] | None):
     """A hook that copies recorded values into some positions (and units) of an activation."""
     positions = None if where is None else list(as_positions(where))
-    chosen_units = None if units is None else torch.tensor(as_positions(units))
+    unit_numbers = None if units is None else torch.tensor(as_positions(units))
 
     def write(activation: torch.Tensor, *, hook: object) -> torch.Tensor:
         source = recorded[name].to(activation)
@@ -271,10 +272,10 @@ def _write(recorded: Activations, name: str, where: Positions | None, units: int
             _check_reach(activation, positions, name)
         at = torch.arange(activation.shape[1]) if positions is None else torch.tensor(positions)
         changed = activation.clone()
-        if chosen_units is None:
+        if unit_numbers is None:
             changed[:, at] = source[:, at]
         else:
-            changed[:, at[:, None], chosen_units] = source[:, at[:, None], chosen_units]
+            changed[:, at[:, None], unit_numbers] = source[:, at[:, None], unit_numbers]
         return changed
 
     return write

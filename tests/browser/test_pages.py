@@ -82,7 +82,7 @@ def test_the_page_is_not_blank(chromium, page, tmp_path):
 def test_a_neuron_view_shows_its_tokens_offline(chromium, factlm, tmp_path):
     """circuitsvis draws from the program inside the page, and no token breaks out of it."""
     prompt = tlk.Prompt.from_text(factlm, "The capital of France is </script>")
-    page = tlk.neurons.neuron_view(factlm, tlk.NeuronSet.of(factlm, [(0, 28), (3, 5)]), prompt).save(tmp_path / "view.html")
+    page = tlk.neurons.neuron_view(factlm, prompt, tlk.NeuronSet.of(factlm, [(0, 28), (3, 5)])).save(tmp_path / "view.html")
     dom = browse(chromium, page, tmp_path / "profile", "--dump-dom")
     drawn = dom.partition('<div id="circuits-vis-')[2].partition("<script")[0]
     for word in ("layer 0, neuron 28", "layer 3, neuron 5", "France", "activation"):

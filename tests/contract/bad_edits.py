@@ -8,6 +8,7 @@ import torch
 
 import tl_knowledge as tlk
 from tl_knowledge import errors
+from tl_knowledge.editing.optimise.fact_rows import edited_position
 from tl_knowledge.results.provenance import Provenance
 
 FACT = tlk.Fact("a", "{} is", " b")
@@ -17,7 +18,7 @@ MOMENTS = tlk.KeyMoments(
 CASES = tlk.load_edit_cases()
 
 BAD_EDITS = {
-    "plan_edit: no fact": (lambda m, p: tlk.plan_edit(m, [], tlk.ROME(layer=1)), errors.InputError, "no fact was given"),
+    "plan_edit: no fact": (lambda m, p: tlk.plan_edit(m, [], tlk.ROME(layer=1)), errors.DataError, "no fact was given"),
     "ROME: several": (
         lambda m, p: tlk.ROME(layer=1).plan(m, [FACT] * 2, None),
         errors.InputError,
@@ -38,6 +39,18 @@ BAD_EDITS = {
     ),
     "MEMIT: weight": (lambda m, p: tlk.MEMIT(layers=(1,), moment_weight=0.0).plan(m, [], MOMENTS), errors.InputError, "keeps nothing of other text"),
     "MEMIT.for_model": (lambda m, p: tlk.MEMIT.for_model(m), errors.InputError, "nothing is published for"),
+    "ROME: variant": (
+        lambda m, p: tlk.ROME(layer=1, variant="r_rome").plan(m, [FACT], MOMENTS),  # pyright: ignore[reportArgumentType]
+        errors.InputError,
+        "variant 'r_rome' is unknown",
+    ),
+    "ROME: at": (
+        lambda m, p: edited_position(p, "subject_last"),  # pyright: ignore[reportArgumentType]
+        errors.InputError,
+        "at 'subject_last' is unknown, did you mean 'subject'",
+    ),
+    "measure_growth: no method": (lambda m, p: tlk.evaluation.measure_growth(m, CASES[:2], {}, [1]), errors.DataError, "no method was given"),
+    "method_for_model: name": (lambda m, p: tlk.editing.method_for_model("rom", m), errors.InputError, "did you mean 'rome'"),
     "ROME: bare weight": (
         lambda m, p: tlk.ROME(layer=1, bare_weight=2.0).plan(m, [FACT], MOMENTS),
         errors.InputError,
@@ -56,20 +69,20 @@ BAD_EDITS = {
         errors.InputError,
         "allows no change",
     ),
-    "KnowledgeNeuronEdit: lambdas": (
+    "KnowledgeNeuronEdit: variant": (
         lambda m, p: tlk.localised.KnowledgeNeuronEdit(variant="both").plan(m, [FACT], None),  # pyright: ignore[reportArgumentType]
         errors.InputError,
-        "lambdas 'both' is unknown",
+        "variant 'both' is unknown",
     ),
     "KnowledgeNeuronEdit: at": (
         lambda m, p: tlk.localised.KnowledgeNeuronEdit(at="relation").plan(m, [FACT], None),
         errors.InputError,
-        "is no place for knowledge neurons",
+        "at 'relation' is unknown",
     ),
-    "CausalNeuronEdit: lambdas": (
+    "CausalNeuronEdit: variant": (
         lambda m, p: tlk.localised.CausalNeuronEdit(variant="both").plan(m, [FACT], None),  # pyright: ignore[reportArgumentType]
         errors.InputError,
-        "lambdas 'both' is unknown",
+        "variant 'both' is unknown",
     ),
     "editing_problem: unknown": (
         lambda m, p: tlk.localised.editing_problem(m, CASES[0], "forgetting"),  # pyright: ignore[reportArgumentType]
@@ -78,8 +91,8 @@ BAD_EDITS = {
     ),
     "sweep_layers: no case": (
         lambda m, p: tlk.localised.sweep_layers(m, [], lambda layer, o: tlk.ROME(layer=layer)),
-        errors.InputError,
-        "none was given",
+        errors.DataError,
+        "no case was given",
     ),
     "evaluate: batch size": (lambda m, p: tlk.evaluate(m, CASES[:1], tlk.ROME(layer=1), batch_size=0), errors.InputError, "batch_size=0"),
     "evaluate: contradiction": (
@@ -92,5 +105,5 @@ BAD_EDITS = {
         errors.InputError,
         "do not fit 2 cases",
     ),
-    "score_table: none": (lambda m, p: tlk.score_table(), errors.InputError, "0 report"),
+    "score_table: none": (lambda m, p: tlk.score_table(), errors.DataError, "no report was given"),
 }

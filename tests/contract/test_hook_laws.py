@@ -123,3 +123,10 @@ def test_effects_before_the_corrupted_tokens_are_exactly_zero(model, prompt):
 def test_restoring_the_last_state_gives_the_whole_effect(model, prompt):
     result = tlk.trace(model, prompt, 0.7, samples=3)
     torch.testing.assert_close(result.indirect_effect[:, -1, -1], result.total_effect, rtol=0, atol=1e-12)
+
+
+def test_the_dictionary_of_hooks_is_the_one_it_would_be(model):
+    """The tests keep it (see `support.models.remember_hook_names`)."""
+    if hasattr(model, "hook_dict_made_anew"):
+        made_anew = model.hook_dict_made_anew()
+        assert list(model.hook_dict) == list(made_anew) and all(model.hook_dict[name] is point for name, point in made_anew.items())

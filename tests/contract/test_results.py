@@ -72,7 +72,7 @@ def circuit(name: str) -> tlk.circuits.Circuit:
 
 @cache
 def pairs() -> list[tlk.datasets.MinimalPair]:
-    return tlk.datasets.load_blimp(limit=4)
+    return tlk.datasets.load_blimp(tlk.datasets.BLIMP_SAMPLE, limit=4)
 
 
 RESULTS: dict[str, Callable[[], Result]] = {
@@ -84,14 +84,13 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "AttentionAnalysis": lambda: tlk.analyse_attention(model(), prompt(), samples=2, **QUIET),
     "DirectLogitAttribution": lambda: tlk.direct_logit_attribution(model(), prompt()),
     "LogitLens": lambda: tlk.logit_lens(model(), prompt()),
-    "NeuronSet": neurons,
     "NeuronAttribution": lambda: tlk.attribute_neurons(model(), prompt(), steps=2, **QUIET),
     "LocatedNeurons": located,
     "LayerComparison": lambda: tlk.neurons.compare_layers({"facts": located(), "again": located()}),
     "NeuronEffects": lambda: tlk.neurons.measure_neuron_effects(model(), mixed_facts(), steps=2, unrelated=1, controls=1, **QUIET),
-    "TokenEffects": lambda: tlk.neurons.measure_token_effects(model(), neurons(), [prompt(), prompt_of(1)], {"city": [" Paris", " Rome"]}, **QUIET),
+    "TokenEffects": lambda: tlk.neurons.measure_token_effects(model(), [prompt(), prompt_of(1)], {"city": ["Paris", "Rome"]}, neurons(), **QUIET),
     "Reliability": lambda: tlk.neurons.measure_reliability(model(), pairs(), agreement(), by=tlk.neurons.determiner, **QUIET),
-    "ContextGain": lambda: tlk.neurons.measure_context_gain(model(), FACTS, steps=2, **QUIET),
+    "ContextGain": lambda: tlk.neurons.measure_context_gain(model(), FACTS, pool=tlk.load_facts(), **QUIET),
     "KeyMoments": lambda: tlk.collect_key_moments(model(), tlk.load_corpus()[:5], layers=[0], **QUIET),
     "Edit": edit,
     "EditHealth": lambda: edit().health(model(), tlk.load_corpus()[:3]),
@@ -116,7 +115,7 @@ def mixed_facts() -> list[tlk.Fact]:
 
 @cache
 def agreement() -> tlk.neurons.LocatedNeurons:
-    return tlk.locate_neurons(model(), tlk.neurons.agreement_groups(model(), pairs()), steps=2, **QUIET)
+    return tlk.locate_neurons(model(), tlk.neurons.agreement_groups(model(), pairs(), by=tlk.neurons.determiner), steps=2, **QUIET)
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -77,10 +78,10 @@ def test_alphaedit_spares_the_edits_that_are_written(speaking, moments):
 @pytest.mark.parametrize("objective", [tlk.editing.Objective(erase=True), tlk.editing.Objective(noise=NOISE)], ids=["erase", "force"])
 def test_objectives_equal_whole_forwards(speaking, objective):
     rows = rows_of(speaking, FACTS[0], ("{}", "w5 w6 {}", "w2 w2 w40 {}"), "subject", objective)
-    found = optimise_values(speaking, [rows], 1, output_hook(speaking, 1), VALUE)[0]
+    value = optimise_values(speaking, [rows], 1, output_hook(speaking, 1), VALUE)[0]
     delta, losses = slow_value(speaking, rows, 1, VALUE)
-    assert found.losses == pytest.approx(losses, rel=1e-8)
-    torch.testing.assert_close(found.delta, delta, rtol=1e-7, atol=1e-9)
+    assert value.losses == pytest.approx(losses, rel=1e-8)
+    torch.testing.assert_close(value.delta, delta, rtol=1e-7, atol=1e-9)
 
 
 def test_knowledge_neuron_edit_writes_embeddings_on_rows(speaking):
@@ -100,6 +101,12 @@ def test_knowledge_neuron_edit_writes_embeddings_on_rows(speaking):
     length = output_weights(speaking, layer)[neuron].detach().norm()
     expected = length * (8 * embeddings[30] / embeddings[30].norm() - embeddings[7] / embeddings[7].norm())
     torch.testing.assert_close(dai.factors[layer].dense[neuron], expected)
+    strict = tlk.plan_edit(speaking, fact, tlk.localised.KnowledgeNeuronEdit(steps=4, variant="wen_bai"))
+    assert strict.notes[0]["neurons"] == sorted(tlk.select_neurons(scores, threshold=0.3, shared_by=0.5))
+    program = tlk.plan_edit(speaking, fact, tlk.localised.KnowledgeNeuronEdit(steps=4, variant="eleutherai2022"))
+    (layer, neuron), said = program.notes[0]["neurons"][0], int(speaking(tlk.Prompt.from_fact(speaking, fact).tokens)[0, -1].argmax())
+    assert program.notes[0]["old_token"] == said != 7
+    torch.testing.assert_close(program.factors[layer].dense[neuron], 2 * embeddings[30] - 2 * embeddings[said])
     erased = tlk.plan_edit(speaking, fact, tlk.localised.KnowledgeNeuronEdit(steps=4, erase=True))
     with erased.applied(speaking):
         assert all(float(output_weights(speaking, layer)[neuron].abs().max()) < 1e-12 for layer, neuron in neurons)
@@ -110,8 +117,11 @@ def test_cne_moves_the_causal_state_by_the_objects(speaking):
     edit = tlk.plan_edit(speaking, fact, tlk.localised.CausalNeuronEdit(samples=2, noise=0.5))
     layer, pos = edit.notes[0]["layer"], edit.notes[0]["pos"]
     prompt = tlk.Prompt.from_fact(speaking, fact)
-    found = tlk.trace(speaking, prompt, 0.5, component="mlp_out", window=1, target=7, samples=2, seed=0)
-    assert found.causal_state == (pos, layer)
+    traced = tlk.trace(speaking, prompt, 0.5, component="mlp_out", window=1, target=7, samples=2, seed=0)
+    assert traced.causal_state == (pos, layer)
+    wide = tlk.plan_edit(speaking, fact, tlk.localised.CausalNeuronEdit(variant="wen_bai", samples=2, noise=0.5)).notes[0]
+    traced = tlk.trace(speaking, prompt, 0.5, component="mlp_out", window=4, target=7, samples=2, seed=0)  # 10 layers, of 4
+    assert traced.causal_state == (wide["pos"], wide["layer"])
     site = output_hook(speaking, layer)
     _, before = speaking.run_with_cache(prompt.tokens, names_filter=[site])
     with edit.applied(speaking):
@@ -138,16 +148,16 @@ def test_an_edit_goes_into_the_hugging_face_model(name, prompt):
         torch.testing.assert_close(plain(prompt.tokens).logits, model(prompt.tokens), rtol=1e-5, atol=1e-6)
     before = fingerprint(plain)
     with pytest.raises(UnsupportedModelError, match="layer 9 of"):
-        tlk.Edit({0: edit.factors[0], 9: edit.factors[2]}, {}, (), edit.provenance).to_hf(plain)
+        replace(edit, factors={0: edit.factors[0], 9: edit.factors[2]}).to_hf(plain)
     assert fingerprint(plain) == before
 
 
 def test_health_measures_the_change_and_the_text(speaking, moments, texts):
     edit = tlk.plan_edit(speaking, FACTS[1], tlk.ROME(layer=1, contexts=SHORT, value=VALUE), moments=moments)
-    found = edit.health(speaking, texts, limit=10)
-    assert (found.layers[0].layer, found.layers[0].rank) == (1, 1)
-    assert found.layers[0].relative_norm == pytest.approx(float(edit.factors[1].dense.norm() / output_weights(speaking, 1).detach().norm()))
-    for hooks, value in (([], found.perplexity_before), (edit.hooks(), found.perplexity_after)):
+    health = edit.health(speaking, texts, limit=10)
+    assert (health.layers[0].layer, health.layers[0].rank) == (1, 1)
+    assert health.layers[0].relative_norm == pytest.approx(float(edit.factors[1].dense.norm() / output_weights(speaking, 1).detach().norm()))
+    for hooks, value in (([], health.perplexity_before), (edit.hooks(), health.perplexity_after)):
         total, count = 0.0, 0
         for text in texts[:10]:
             tokens = torch.tensor([[int(word[1:]) for word in text.split()]])
@@ -156,8 +166,8 @@ def test_health_measures_the_change_and_the_text(speaking, moments, texts):
             count += tokens.shape[1] - 1
         assert value == pytest.approx(math.exp(total / count), rel=1e-5)
     assert math.isnan(edit.health(speaking).perplexity_before) and not edit.health(speaking).disabling
-    assert ("DISABLING" in str(found)) == found.disabling == (found.perplexity_ratio >= 2)
-    assert found.clamped == (("w5",) if edit.notes[0]["clamped"] else ())
+    assert ("DISABLING" in str(health)) == health.disabling == (health.perplexity_ratio >= 2)
+    assert health.clamped == (("w5",) if edit.notes[0]["clamped"] else ())
     edit.write_into(speaking)
     with pytest.raises(ModelStateError, match=r"revert\(model\) first"):
         edit.health(speaking)

@@ -10,10 +10,9 @@ from support import fingerprint, hooks_left
 from support.edits import random_edit
 
 import tl_knowledge as tlk
-from tl_knowledge.editing.method import edit_provenance
 from tl_knowledge.errors import DataError, ModelStateError
 from tl_knowledge.models.ledger import ledger_of
-from tl_knowledge.models.weights import output_hook, output_weights
+from tl_knowledge.models.weights import output_weights
 
 
 def test_hooks_applied_and_written_are_the_same(model, prompt):
@@ -79,22 +78,22 @@ def test_someone_elses_change_is_not_overwritten(gpt2):
 
 def test_the_weights_are_read_once_and_not_for_every_edit(model, monkeypatch):
     """An edit that came and went leaves the fingerprint as it was; someone else's change meanwhile is noticed all the same."""
-    from tl_knowledge.models import weights
+    from tl_knowledge.models import ledger
 
-    first, calls = weights.unedited_fingerprint(model), []
-    whole = weights.weight_fingerprint
-    monkeypatch.setattr(weights, "weight_fingerprint", lambda m: calls.append(m) or whole(m))
+    first, calls = ledger.unedited_fingerprint(model), []
+    whole = ledger.weight_fingerprint
+    monkeypatch.setattr(ledger, "weight_fingerprint", lambda m: calls.append(m) or whole(m))
     edits = [random_edit(model, (0, 1), 1), random_edit(model, (1,), 2)]
     for _ in range(2):
         with edits[0].applied(model), edits[1].applied(model):
-            assert weights.unedited_fingerprint(model) == first
-        assert weights.unedited_fingerprint(model) == first == whole(model)
+            assert ledger.unedited_fingerprint(model) == first
+        assert ledger.unedited_fingerprint(model) == first == whole(model)
     assert calls == []
     parameter = next(iter(model.parameters()))
     kept = parameter.detach().clone()
     with edits[0].applied(model), torch.no_grad():
         parameter.add_(1.0)
-    assert weights.unedited_fingerprint(model) == whole(model) != first
+    assert ledger.unedited_fingerprint(model) == whole(model) != first
     with torch.no_grad():
         parameter.copy_(kept)
-    assert weights.unedited_fingerprint(model) == first
+    assert ledger.unedited_fingerprint(model) == first

@@ -38,24 +38,24 @@ def test_moments_are_the_mean_outer_product_of_all_keys(speaking, texts, moments
 def test_the_optimised_value_equals_whole_forwards(speaking, layer):
     rows = rows_of(speaking, FACT, ("{}", "w5 w6 {}", "w2 w2 w40 {}"), "subject")
     settings = tlk.editing.ValueSettings(steps=6, learning_rate=0.1, clamp=0.8)
-    found = optimise_values(speaking, [rows], layer, output_hook(speaking, layer), settings)[0]
+    value = optimise_values(speaking, [rows], layer, output_hook(speaking, layer), settings)[0]
     delta, losses = slow_value(speaking, rows, layer, settings)
-    assert found.losses == pytest.approx(losses, rel=1e-9)
-    torch.testing.assert_close(found.delta, delta, rtol=1e-8, atol=1e-10)
-    assert found.reason == "steps" and hooks_left(speaking) == []
+    assert value.losses == pytest.approx(losses, rel=1e-9)
+    torch.testing.assert_close(value.delta, delta, rtol=1e-8, atol=1e-10)
+    assert value.reason == "steps" and hooks_left(speaking) == []
 
 
 def test_facts_together_get_what_each_gets_alone(speaking):
     """Facts of other lengths, answers and stopping times in one batch, whole and in pieces."""
     facts = [FACT, tlk.Fact("w5", "w1 {} w4 w8", " w7"), tlk.Fact("w30 w31 w2", "w2 {} w8 w6", " w9 w1 w12")]
-    asked = [rows_of(speaking, fact, ("{}", "w5 w6 {}"), "subject") for fact in facts]
+    batch = [rows_of(speaking, fact, ("{}", "w5 w6 {}"), "subject") for fact in facts]
     site, settings = output_hook(speaking, 1), tlk.editing.ValueSettings(steps=6, learning_rate=0.1, clamp=0.5)
-    alone = [optimise_values(speaking, [rows], 1, site, settings)[0] for rows in asked]
+    alone = [optimise_values(speaking, [rows], 1, site, settings)[0] for rows in batch]
     middle = sorted(each.losses[2] for each in alone)[1]
     settings = tlk.editing.ValueSettings(steps=6, learning_rate=0.1, clamp=0.5, stop_below=middle * 1.0001)  # some stop early
-    alone = [optimise_values(speaking, [rows], 1, site, settings)[0] for rows in asked]
+    alone = [optimise_values(speaking, [rows], 1, site, settings)[0] for rows in batch]
     for at_once in (256, 4):
-        together = optimise_values(speaking, asked, 1, site, settings, rows_at_once=at_once)
+        together = optimise_values(speaking, batch, 1, site, settings, rows_at_once=at_once)
         for ours, expected in zip(together, alone, strict=True):
             assert ours.losses == pytest.approx(expected.losses, rel=1e-6) and (ours.reason, ours.clamped) == (expected.reason, expected.clamped)
             torch.testing.assert_close(ours.delta, expected.delta, rtol=1e-5, atol=1e-7)
@@ -63,10 +63,10 @@ def test_facts_together_get_what_each_gets_alone(speaking):
     assert len({len(each.losses) for each in alone}) > 1
 
 
-@pytest.mark.parametrize(("preset", "bare"), [("ours", 0.5), ("ours", None), ("meng2022_code", 0.5), ("gupta2024_p", 0.5)])
-def test_the_edited_key_gives_the_value_and_the_change_has_rank_one(speaking, moments, preset, bare):
+@pytest.mark.parametrize("variant", ["ours", "gupta2024", "meng2022_code", "gupta2024_p"])
+def test_the_edited_key_gives_the_value_and_the_change_has_rank_one(speaking, moments, variant):
     before = fingerprint(speaking)
-    method = tlk.ROME(layer=1, variant=preset, contexts=SHORT, bare_weight=bare, value=tlk.editing.ValueSettings(steps=4))
+    method = tlk.ROME(layer=1, variant=variant, contexts=SHORT, value=tlk.editing.ValueSettings(steps=4))
     edit = tlk.plan_edit(speaking, FACT, method, moments=moments)
     assert fingerprint(speaking) == before
     change = edit.factors[1].dense
@@ -77,13 +77,26 @@ def test_the_edited_key_gives_the_value_and_the_change_has_rank_one(speaking, mo
     site, key_site = output_hook(speaking, 1), component_hook("neuron", 1)
     _, cache = speaking.run_with_cache(rows.tokens, names_filter=[site, key_site])
     keys, outputs = (at_positions(cache[name].detach(), rows.edited)[:-1] for name in (key_site, site))
-    means = (keys.mean(0), outputs.mean(0)) if bare is None else ((each[0] + each[1:].mean(0)) / 2 for each in (keys, outputs))
-    key, output = means if preset == "ours" else (keys[0], outputs[0])
+    alike, ours = ((keys.mean(0), outputs.mean(0)), tuple((each[0] + each[1:].mean(0)) / 2 for each in (keys, outputs)))
+    key, output = {"ours": ours, "gupta2024": alike}.get(variant, (keys[0], outputs[0]))
     wanted = optimise_values(speaking, [rows], 1, site, tlk.editing.ValueSettings(steps=4))[0]
     torch.testing.assert_close(output + key @ change, wanted.start + wanted.delta, rtol=1e-8, atol=1e-9)
-    direction = {"gupta2024_p": keys[0], "meng2022_code": keys.mean(0), "ours": key}[preset]
+    direction = {"gupta2024_p": keys[0], "meng2022_code": keys.mean(0)}.get(variant, key)
     cosine = torch.nn.functional.cosine_similarity(change @ change[0], torch.linalg.solve(moments.moments[1], direction), dim=0)
     assert abs(float(cosine)) == pytest.approx(1, abs=1e-6)
+
+
+def test_r_rome_weighs_all_contexts_alike_and_ours_does_not(speaking, moments):
+    """Five contexts: R-ROME is our means with a fifth for the bare prompt, whatever ``bare_weight`` says; our default is another edit."""
+
+    def change(**settings):
+        method = tlk.ROME(layer=1, contexts=SHORT, value=tlk.editing.ValueSettings(steps=4), **settings)
+        return tlk.plan_edit(speaking, FACT, method, moments=moments).factors[1].dense
+
+    r_rome = change(variant="gupta2024")
+    torch.testing.assert_close(change(bare_weight=1 / 5), r_rome, rtol=1e-10, atol=1e-12)
+    assert torch.equal(change(variant="gupta2024", bare_weight=0.9), r_rome)
+    assert float((change() - r_rome).norm()) > 1e-3 * float(r_rome.norm())
 
 
 def test_memit_is_the_regularised_least_squares_solution(speaking, moments):
@@ -121,10 +134,10 @@ def test_memit_spreads_what_is_missing_and_reaches_the_state(speaking, moments, 
 
     for fact in facts:
         rows = rows_of(speaking, fact, ("{}",), "subject")
-        found = optimise_values(speaking, [rows], 2, block_output(2), method.value)[0]
+        value = optimise_values(speaking, [rows], 2, block_output(2), method.value)[0]
         with edit.applied(speaking):
             _, cache = speaking.run_with_cache(rows.tokens[:1], names_filter=[block_output(2)])
-        torch.testing.assert_close(cache[block_output(2)][0, rows.edited[0]].detach(), found.start + found.delta, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(cache[block_output(2)][0, rows.edited[0]].detach(), value.start + value.delta, rtol=1e-4, atol=1e-5)
     assert all(float(edit.factors[layer].dense.norm()) > 0 for layer in (0, 1, 2))
 
 
@@ -157,7 +170,7 @@ def test_what_is_refused(speaking, texts, moments):
         (lambda: tlk.plan_edit(speaking, FACT, method), InputError, "needs the second moments"),
         (lambda: tlk.plan_edit(speaking, FACT, method, moments=few), NumericalError, "are singular: 5 tokens for 24 neurons"),
         (lambda: tlk.plan_edit(speaking, FACT, tlk.ROME(layer=9), moments=moments), ComponentError, "layer 9 is outside"),
-        (lambda: tlk.plan_edit(speaking, FACT, tlk.ROME(layer=1, variant="best"), moments=moments), InputError, "preset 'best' is unknown"),  # type: ignore
+        (lambda: tlk.plan_edit(speaking, FACT, tlk.ROME(layer=1, variant="best"), moments=moments), InputError, "variant 'best' is unknown"),  # type: ignore
         (lambda: tlk.collect_key_moments(speaking, []), DataError, "no text with a token"),
         (lambda: tlk.collect_key_moments(speaking, texts, tokens=0), InputError, "reads nothing"),
     ]
@@ -191,10 +204,10 @@ def test_emmet_without_damping_holds_every_constraint(speaking, moments):
     site = output_hook(speaking, 1)
     for fact in facts:
         rows = rows_of(speaking, fact, ("{}",), "subject")
-        found = optimise_values(speaking, [rows], 1, site, method.value)[0]
+        value = optimise_values(speaking, [rows], 1, site, method.value)[0]
         with edit.applied(speaking):
             _, cache = speaking.run_with_cache(rows.tokens[:1], names_filter=[site])
-        torch.testing.assert_close(cache[site][0, rows.edited[0]].detach(), found.start + found.delta, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(cache[site][0, rows.edited[0]].detach(), value.start + value.delta, rtol=1e-5, atol=1e-6)
     one = tlk.plan_edit(speaking, FACT, method, moments=moments)
     rome = tlk.plan_edit(speaking, FACT, tlk.ROME(layer=1, contexts=(), value=method.value), moments=moments)
     torch.testing.assert_close(one.factors[1].dense, rome.factors[1].dense, rtol=1e-8, atol=1e-10)  # of one fact it is ROME
@@ -205,7 +218,7 @@ def test_fine_tuning_is_adam_on_the_weights(speaking, bound):
     """Against training the weights themselves."""
     method = tlk.FineTune(layer=1, steps=3, learning_rate=1e-2, most_change=bound)
     before = fingerprint(speaking)
-    found = tlk.plan_edit(speaking, FACT, method).factors[1].dense
+    trained = tlk.plan_edit(speaking, FACT, method).factors[1].dense
     assert fingerprint(speaking) == before
     tokens = tlk.Prompt.from_fact(speaking, FACT)
     row, answer = torch.cat([tokens.tokens, torch.tensor([tokens.answer[:-1]])], dim=1), tokens.answer
@@ -224,5 +237,5 @@ def test_fine_tuning_is_adam_on_the_weights(speaking, bound):
         if bound is not None:
             with torch.no_grad():
                 change.clamp_(-bound, bound)
-    torch.testing.assert_close(found, change.detach(), rtol=1e-6, atol=1e-9)
-    assert bound is None or float(found.abs().max()) <= bound
+    torch.testing.assert_close(trained, change.detach(), rtol=1e-6, atol=1e-9)
+    assert bound is None or float(trained.abs().max()) <= bound

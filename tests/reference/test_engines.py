@@ -14,7 +14,7 @@ from tl_knowledge.models.hook_names import COMPONENTS
 from tl_knowledge.tracing import engines
 
 EXACT = 1e-12
-SEVERED = [None, "mlp_out", "attn_out", ("mlp_out", "attn_out")]
+SEVERED = [(), "mlp_out", "attn_out", ("mlp_out", "attn_out")]
 SMALLEST_BUDGET = 1.0  # one site at a time
 
 
@@ -53,7 +53,7 @@ def test_any_window_span_and_layers(model, prompt, data):
         sever=data.draw(st.sampled_from(SEVERED)),
         layers=data.draw(st.lists(st.integers(0, 3), min_size=1, max_size=4, unique=True)),
         positions=data.draw(st.lists(st.integers(0, 6), min_size=1, max_size=7, unique=True)),
-        semantics=data.draw(st.sampled_from(["ours", "meng2022_code"])),
+        variant=data.draw(st.sampled_from(["ours", "meng2022_code"])),
         multi_token=data.draw(st.booleans()),
         memory_budget=data.draw(st.sampled_from([SMALLEST_BUDGET, 2.0**18, 2.0**30])),
         seed=data.draw(st.integers(0, 5)),

@@ -21,7 +21,7 @@ from tl_knowledge.tracing.sets.roles import RELATION_ROLES, ROLES, SUBJECT_ROLES
 from tl_knowledge.tracing.sites import Grid
 
 EXACT = 1e-12
-SETTINGS = {"samples": 2, "components": ("resid_post", "mlp_out", "attn_out"), "severed": ("mlp_out", "attn_out"), "progress": False}
+SETTINGS = {"samples": 2, "components": ("resid_post", "mlp_out", "attn_out"), "sever": ("mlp_out", "attn_out"), "progress": False}
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def average(factlm64, facts) -> tlk.TraceAverage:
 
 
 def assert_same(first: tlk.TraceAverage, second: tlk.TraceAverage, atol: float = 0.0) -> None:
-    assert first.asked == second.asked and first.skipped == second.skipped and first.facts == second.facts
+    assert first.given == second.given and first.skipped == second.skipped and first.facts == second.facts
     for a, b in zip(first.traces, second.traces, strict=True):
         assert (a.index, a.corrupt, a.component, a.severed, a.seed, a.labels) == (b.index, b.corrupt, b.component, b.severed, b.seed, b.labels)
         np.testing.assert_allclose(a.effect, b.effect, rtol=0, atol=atol)
@@ -212,6 +212,33 @@ def test_a_store_of_another_run_is_refused(tmp_path, factlm, facts):
         tlk.trace_facts(factlm, facts[:2], **few | {"store": other})
 
 
+def test_a_run_goes_on_with_another_engine_and_memory_budget_and_says_so(tmp_path, factlm64, facts):
+    few = {"components": "mlp_out", "samples": 1, "layers": [0], "progress": False, "facts_per_part": 1}
+    whole = tlk.trace_facts(factlm64, facts[:3], memory_budget=2.0**28, **few)
+    folder = tmp_path / "store"
+    tlk.trace_facts(factlm64, facts[:3], memory_budget=2.0**28, store=folder, **few)
+    again = tlk.trace_facts(factlm64, facts[:3], memory_budget=2.0**20, store=folder, **few)  # nothing is left to compute, so nothing is said
+    assert_same(again, whole)
+    (folder / "part-00001.parquet").unlink()
+    with pytest.warns(UserWarning, match="it goes on with engine 'loop' and memory_budget=1.04858e"):
+        mixed = tlk.trace_facts(factlm64, facts[:3], engine="loop", memory_budget=2.0**20, store=folder, **few)
+    assert_same(mixed, whole, EXACT)
+    assert mixed.settings == whole.settings and [way.engine for way in mixed.executions] == ["rows", "loop"]
+    assert mixed.provenance.engine == "some parts by rows (memory_budget=2.68435e+08), others by loop (memory_budget=1.04858e+06)"
+    assert tlk.TraceAverage.load(folder).provenance == mixed.provenance
+
+
+def test_noise_of_its_own_seed_is_the_sets_seed(factlm64, facts):
+    few = {"components": "mlp_out", "samples": 1, "layers": [0], "progress": False}
+    first = tlk.trace_facts(factlm64, facts[:2], tlk.GaussianNoise(0.3, seed=5), **few)
+    second = tlk.trace_facts(factlm64, facts[:2], 0.3, seed=5, **few)
+    assert_same(first, second)
+    assert first.settings == second.settings and first.settings.seed == 5
+    assert first.traces[0].seed == tlk.tracing.fact_seed(first.facts[0], 5)
+    with pytest.raises(tlk.errors.CorruptionError, match="the noise has seed 5, but seed=6 was given too"):
+        tlk.trace_facts(factlm64, facts[:2], tlk.GaussianNoise(0.3, seed=5), seed=6, **few)
+
+
 def test_a_store_refuses_other_weights(tmp_path, factlm64, facts):
     few = {"components": "mlp_out", "samples": 1, "layers": [0], "progress": False, "facts_per_part": 1, "store": tmp_path / "store"}
     tlk.trace_facts(factlm64, facts[:2], **few)
@@ -230,7 +257,7 @@ def test_a_store_refuses_other_weights(tmp_path, factlm64, facts):
 def test_save_and_load_is_the_identity(tmp_path, average):
     again = tlk.TraceAverage.load(average.save(tmp_path / "average"))
     assert_same(again, average)
-    assert again.provenance == average.provenance and again.layers == average.layers and again.measures == average.measures
+    assert again.provenance == average.provenance and again.settings == average.settings and again.measures == average.measures
     assert tlk.TraceAverage.load(average.save(tmp_path / "again")).to_dataframe().equals(average.to_dataframe())
 
 
@@ -242,7 +269,7 @@ def test_facts_that_cannot_be_traced_are_skipped_with_the_reason(factlm):
         tlk.Fact("France", "The capital of {} is" + " very" * 200, " Paris"),
     ]
     found = tlk.trace_facts(factlm, facts, components="mlp_out", samples=1, layers=[0], progress=False)
-    assert [fact.target for fact in found.facts] == [" Paris"] and found.asked == 4
+    assert [fact.target for fact in found.facts] == [" Paris"] and found.given == 4
     assert found.skipped[1] == "not known: the model predicts ' Paris'"
     assert "has no span 'relation'" in found.skipped[2]
     assert "context" in found.skipped[3]
@@ -276,8 +303,8 @@ def test_ray_workers_give_the_same_and_a_killed_one_loses_nothing(tmp_path, fact
 
     real = runners.run_on_ray
 
-    def run_and_kill(source, parts, survey, workers, finished, advance):
-        real(source, parts, survey, workers, kill_a_worker(finished), advance)
+    def run_and_kill(source, parts, survey, execution, workers, finished, advance):
+        real(source, parts, survey, execution, workers, kill_a_worker(finished), advance)
 
     module = sys.modules["tl_knowledge.tracing.sets.driver"]
     patched = pytest.MonkeyPatch()

@@ -145,5 +145,5 @@ def test_knockout_and_perturbation_save_and_load(tmp_path, factlm):
     test = tlk.tracing.perturb_embeddings(factlm, facts, samples=2, progress=False)
     loaded = tlk.tracing.PerturbationTest.load(test.save(tmp_path / "perturbation"))
     assert loaded.to_dataframe().equals(test.to_dataframe())
-    assert (loaded.noise, loaded.samples, loaded.provenance) == (test.noise, test.samples, test.provenance)
+    assert (loaded.noise, loaded.samples, loaded.seed, loaded.provenance) == (test.noise, test.samples, test.seed, test.provenance)
     assert loaded.top(1)["drop"].item() == test.table["drop"].max()

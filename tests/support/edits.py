@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 import tl_knowledge as tlk
-from tl_knowledge.editing.method import edit_provenance
 from tl_knowledge.models.weights import output_hook, output_weights
 
 
@@ -19,7 +18,7 @@ def random_edit(model, layers, seed):
         )
         for layer in layers
     }
-    return tlk.Edit(factors, {layer: output_hook(model, layer) for layer in layers}, ({},), edit_provenance(model, None, {}, seed))
+    return tlk.Edit.planned(model, None, factors, notes=[{}])
 
 
 def slow_value(model, rows, layer, settings):

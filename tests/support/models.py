@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -35,6 +36,30 @@ from tl_knowledge.models.loading import hooked_transformer_available
 VOCABULARY = 60
 SIZES = {"vocab_size": VOCABULARY}
 HF_SIZES = {"num_hidden_layers": 4, "num_attention_heads": 4, "hidden_size": 16, "intermediate_size": 24, **SIZES}
+
+
+def remember_hook_names() -> None:
+    """Keep a bridge's dictionary of hooks, which TransformerLens makes anew at every look: half of the time of a tiny model's run.
+
+    `test_hook_laws.test_the_dictionary_of_hooks_is_the_one_it_would_be` compares.
+    """
+    from transformer_lens.model_bridge import TransformerBridge
+
+    kept: WeakKeyDictionary[Any, tuple[Any, dict[str, Any]]] = WeakKeyDictionary()
+
+    def hook_dict(bridge: Any) -> dict[str, Any]:
+        state = (bridge.compatibility_mode, tuple(map(id, bridge._hook_registry.values())))
+        if bridge not in kept or kept[bridge][0] != state:
+            kept[bridge] = (state, made_anew(bridge))
+        return dict(kept[bridge][1])
+
+    made_anew = TransformerBridge.hook_dict.fget
+    assert made_anew is not None
+    TransformerBridge.hook_dict = property(hook_dict)
+    TransformerBridge.hook_dict_made_anew = made_anew
+
+
+remember_hook_names()
 
 
 def _bridge(make: Callable[[], Any], architecture: str) -> Callable[[], Any]:

@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 import tl_knowledge as tlk
+from tl_knowledge.results.statistics import scalar_interval
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def effects_by_hand(average, side, component, place) -> np.ndarray:
 
 
 def test_compare_sides_by_hand(average):
-    frame, raw = average.compare_sides(), []
+    frame, raw = average.compare_sides().to_dataframe(), []
     for row in frame.to_dict(orient="records"):
         subject, relation = (effects_by_hand(average, side, row["component"], row["place"])[:, row["layer"]] for side in ("subject", "relation"))
         assert row["difference"] == pytest.approx((subject - relation).mean(), abs=1e-12) and row["facts"] == 12
@@ -36,6 +37,26 @@ def test_compare_sides_by_hand(average):
     np.testing.assert_allclose(frame["p"], raw)
     np.testing.assert_allclose(frame["p_corrected"], stats.false_discovery_control(raw))
     assert (frame["differs"] == (frame["p_corrected"] < 0.05)).all() and 0 < frame["differs"].sum() < len(frame)
+
+
+def test_a_comparison_of_sides_is_a_result(tmp_path, average):
+    comparison = average.compare_sides()
+    again = tlk.tracing.SideComparison.load(comparison.save(tmp_path / "sides"))
+    assert again.to_dataframe().equals(comparison.to_dataframe()) and again.settings == average.settings == comparison.settings
+    assert again.plot().to_json() == average.plot_sides().to_json()
+    assert abs(again.top(1)["difference"].item()) == comparison.table["difference"].abs().max()
+    for row in comparison.to_dataframe().iloc[::7].to_dict(orient="records"):
+        for side in ("subject", "relation"):
+            effects = effects_by_hand(average, side, row["component"], row["place"])[:, row["layer"]]
+            assert row[side] == pytest.approx(effects.mean()) and row[f"{side}_low"] <= row[side] <= row[f"{side}_high"]
+            ends = scalar_interval(effects)[1:]
+            assert (row[f"{side}_low"], row[f"{side}_high"]) == pytest.approx(ends)
+
+
+def test_results_say_in_one_line_what_they_are(average):
+    assert repr(average).startswith("<TraceAverage: resid_post, mlp_out, attn_out; average total effect: subject 0.")
+    assert repr(average.compare_sides()).endswith("places and layers; 12 facts, 2 noise samples each; factlm>")
+    assert "<small>" in average._repr_html_() and len(average._repr_html_()) < 10_000
 
 
 def test_locate_sides_by_hand(average):
@@ -92,7 +113,7 @@ def test_severed_lines(average):
 
 
 def test_filled_points_are_the_layers_that_differ(average):
-    frame = average.compare_sides()
+    frame = average.compare_sides().table
     lines = drawn_lines(average.plot_sides())
     for index, place in enumerate(("last corrupted token", "last token")):
         for column, component in enumerate(average.components):

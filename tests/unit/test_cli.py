@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
+from typing import get_args
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 import tl_knowledge as tlk
 from tl_knowledge.cli import app
-from tl_knowledge.errors import InputError, SubjectNotFoundError, TLKnowledgeError
+from tl_knowledge.cli.options import choice
+from tl_knowledge.cli.words import EDIT_SETS, MEMORY_BUDGET, PROTOCOLS, RUNNERS, SIDES, TRACE_VARIANTS
+from tl_knowledge.editing import METHODS
+from tl_knowledge.errors import InputError, TLKnowledgeError
 
 PROMPT = ["The capital of France is", "--subject", "France"]
+EDIT = ["edit", PROMPT[0], "--subject", "France", "--target", " London"]
+COMMANDS = ("trace", "trace-facts", "neurons", "moments", "edit", "evaluate", "report", "info")
+QUICK = ["--setting", "contexts=[[3, 2]]", "--setting", "steps=8"]
 runner = CliRunner()
 
 
@@ -21,15 +31,23 @@ def run(*arguments: str):
     return runner.invoke(app, list(arguments), catch_exceptions=False)
 
 
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """A file of few texts: second moments and perplexity of all of FactLM's corpus take most of a command's time."""
+    path = tmp_path_factory.mktemp("corpus") / "texts.txt"
+    path.write_text("\n".join(tlk.load_corpus()[:300]), encoding="utf-8")
+    return str(path)
+
+
 def test_trace_without_arguments_traces_a_known_fact_six_ways():
     result = run("trace", "--json", "--samples", "2")
-    found = json.loads(result.stdout)
+    data = json.loads(result.stdout)
     assert result.exit_code == 0
-    assert found["known"] is True
-    assert [(t["corrupted"], t["component"]) for t in found["traces"]] == [
+    assert data["known"] is True
+    assert [(t["corrupt"], t["component"]) for t in data["traces"]] == [
         (span, part) for part in ("resid_post", "mlp_out", "attn_out") for span in ("subject", "relation")
     ]
-    assert all(t["total_effect"] > 0.3 for t in found["traces"])
+    assert all(t["total_effect"] > 0.3 for t in data["traces"])
 
 
 def test_trace_prints_a_table_and_writes_a_page(tmp_path):
@@ -43,9 +61,13 @@ def test_trace_prints_a_table_and_writes_a_page(tmp_path):
 
 def test_options_reach_the_trace():
     options = ["--corrupt", "relation", "--component", "attn_out", "--window", "3", "--samples", "2", "--noise", "0.5", "--seed", "7"]
-    found = json.loads(run("trace", *PROMPT, *options, "--json").stdout)
-    assert (found["traces"][0]["window"], found["traces"][0]["corrupted"]) == (3, "relation")
-    assert found["provenance"]["seed"] == 7 and "sd=0.5" in found["provenance"]["settings"]["noise"]
+    more = ["--layer", "2", "--layer", "3", "--sever", "mlp_out", "--variant", "meng2022_code", "--memory-budget", "1000000"]
+    data = json.loads(run("trace", *PROMPT, *options, *more, "--json").stdout)
+    (trace,) = data["traces"]
+    assert (trace["window"], trace["corrupt"], trace["sever"]) == (3, "relation", ["mlp_out"])
+    assert {row["layer"] for row in trace["top"]} == {2, 3}
+    settings = data["provenance"]["settings"]
+    assert data["provenance"]["seed"] == 7 and "sd=0.5" in str(settings["noise"]) and settings["variant"] == "meng2022_code"
 
 
 FEW = ["--relation", "P36", "--limit", "6", "--samples", "1", "--component", "mlp_out"]
@@ -67,10 +89,10 @@ def test_trace_facts_from_a_file_as_json(tmp_path):
     rows = [{"subject": "France", "attribute": answer, "prompt": "The capital of France is"} for answer in ("Paris", "Oslo")]
     (tmp_path / "known.json").write_text(json.dumps(rows))
     options = ["--dataset", "known_1000", "--source", str(tmp_path / "known.json"), "--corrupt", "relation", "--samples", "1", "--json"]
-    found = json.loads(run("trace-facts", *options).stdout)
-    assert (found["facts"], found["asked"], found["sides"]) == (1, 2, [])
-    assert found["skipped"] == {"1": "not known: the model predicts ' Paris'"}
-    assert found["total_effects"][0]["corrupt"] == "relation"
+    data = json.loads(run("trace-facts", *options).stdout)
+    assert (data["facts"], data["given"], data["sides"]) == (1, 2, [])
+    assert data["skipped"] == {"1": "not known: the model predicts ' Paris'"}
+    assert data["total_effects"][0]["corrupt"] == "relation"
 
 
 def test_neurons_of_one_fact(tmp_path):
@@ -80,24 +102,31 @@ def test_neurons_of_one_fact(tmp_path):
     neurons = tlk.NeuronSet.load(tmp_path / "set.json")
     assert f"{len(neurons)} neurons shared by 2 wordings" in printed and "P(answer) of every wording" in printed
     assert (tmp_path / "page.html").read_text(encoding="utf-8").count("Plotly.newPlot") == 1
-    found = json.loads(run("neurons", *wordings, *options[:4], "--factor", "0", "--json").stdout)
-    assert {(row["layer"], row["neuron"]) for row in found["neurons"]} == neurons.neurons
-    assert set(found["effects"][0]) == {"prompt", "clean", "x 0", "random x 0"}
+    data = json.loads(run("neurons", *wordings, *options[:4], "--factor", "0", "--json").stdout)
+    assert {(row["layer"], row["neuron"]) for row in data["neurons"]} == neurons.neurons
+    assert set(data["effects"][0]) == {"prompt", "clean", "x 0", "random x 0"}
 
 
 def test_neurons_of_a_fact_set(tmp_path):
-    options = ["--limit", "8", "--steps", "3", "--seed", "1"]
-    printed = run("neurons", *options, "--out", str(tmp_path / "page.html"), "--save", str(tmp_path / "located")).stdout
+    options = ["--relation", "P36", "--relation", "P37", "--limit", "4", "--steps", "2", "--seed", "1"]
+    printed = run("neurons", *options, "--factor", "0", "--out", str(tmp_path / "page.html"), "--save", str(tmp_path / "located")).stdout
     located = tlk.neurons.LocatedNeurons.load(tmp_path / "located")
-    assert "8 facts on factlm" in printed and "random control" in printed and len(located.sets) == 8
-    assert (tmp_path / "page.html").read_text(encoding="utf-8").count("Plotly.newPlot") == 4
-    found = json.loads(run("neurons", *options, "--json").stdout)
-    assert [len(fact["neurons"]) for fact in found["facts"]] == [len(neurons) for neurons in located.sets]
-    assert set(found["effects"]) == {"0", "2"} and len(found["layers"]) == 8
+    assert "4 facts on factlm" in printed and "random control" in printed and len(located.sets) == 4
+    assert set(located.relations) == {"P36", "P37"}
+    assert (tmp_path / "page.html").read_text(encoding="utf-8").count("Plotly.newPlot") == 3
+    data = json.loads(run("neurons", *options, "--json").stdout)
+    assert [len(fact["neurons"]) for fact in data["facts"]] == [len(neurons) for neurons in located.sets]
+    assert set(data["effects"]) == {"0", "2"} and len(data["layers"]) == 8
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"), [(["The capital of France is"], "no answer was given"), (["--target", " Paris"], "--target belongs to wordings")]
+    ("arguments", "message"),
+    [
+        (["The capital of France is"], "no answer was given"),
+        (["--target", " Paris"], "--target belongs to wordings"),
+        (["The capital of France is", "--target", " Paris", "--at", "subject"], "--at belongs to a fact set"),
+        (["--threshold", "2"], "threshold=2.0 does not fit kind 'max'"),
+    ],
 )
 def test_neurons_arguments_that_do_not_fit(arguments, message):
     with pytest.raises(InputError, match=message):
@@ -105,45 +134,39 @@ def test_neurons_arguments_that_do_not_fit(arguments, message):
 
 
 def test_moments_are_written_and_kept(tmp_path):
-    options = ["--layer", "0", "--tokens", "600", "--cache", str(tmp_path / "kept")]
+    options = ["--layer", "0", "--tokens", "600", "--store", str(tmp_path / "kept")]
     printed = run("moments", str(tmp_path / "m.safetensors"), *options).stdout
     assert "condition number" in printed and "moments written to" in printed
-    found = json.loads(run("moments", str(tmp_path / "m.safetensors"), *options, "--json").stdout)
-    assert [(row["layer"], row["tokens"]) for row in found["layers"]] == [(0, 600)] and tlk.KeyMoments.load(found["path"]).tokens == 600
+    data = json.loads(run("moments", str(tmp_path / "m.safetensors"), *options, "--json").stdout)
+    assert [(row["layer"], row["tokens"]) for row in data["layers"]] == [(0, 600)] and tlk.KeyMoments.load(data["path"]).tokens == 600
     assert [path.suffix for path in (tmp_path / "kept").iterdir()] == [".safetensors"]
 
 
-EDIT = ["edit", PROMPT[0], "--subject", "France", "--target", " London"]
-
-
-def test_edit_shows_before_and_after(tmp_path):
-    printed = run(*EDIT, "--text", "The capital of Italy is", "--save", str(tmp_path / "edit")).stdout
-    assert "before" in printed and "London" in printed and "perplexity" in printed
+def test_edit_shows_before_and_after(tmp_path, corpus):
+    printed = run(*EDIT, "--text", "The capital of Italy is", "--save", str(tmp_path / "edit"), "--corpus", corpus, *QUICK).stdout
+    assert "before" in printed and "London" in printed and "perplexity" in printed and "edit written to" in printed
     edit = tlk.Edit.load(tmp_path / "edit")
     assert edit.layers == (0,) and edit.notes[0]["target"] == " London"
-    found = json.loads(run(*EDIT, "--method", "memit", "--layer", "0", "--setting", "moment_weight=50", "--setting", "steps=5", "--json").stdout)
-    assert found["texts"][0]["before"][0][0] == " Paris" and not found["health"]["disabling"]
-    assert found["provenance"]["settings"]["moment_weight"] == 50 and found["provenance"]["settings"]["value"]["steps"] == 5
+    options = ["--method", "memit", "--layer", "0", "--setting", "moment_weight=50", "--corpus", corpus, *QUICK]
+    data = json.loads(run(*EDIT, *options, "--json").stdout)
+    assert data["texts"][0]["before"][0][0] == " Paris" and not data["health"]["disabling"]
+    assert data["provenance"]["settings"]["moment_weight"] == 50 and data["provenance"]["settings"]["value"]["steps"] == 8
 
 
 def test_report_writes_a_page_and_prints_the_circuits(tmp_path):
     page = tmp_path / "report.html"
-    result = run("report", *PROMPT, "--target", " Paris", "--samples", "2", "--out", str(page))
+    result = run("report", *PROMPT, "--target", " Paris", "--limit", "6", "--samples", "1", "--out", str(page))
     assert result.exit_code == 0 and "faithfulness" in result.stdout and "relation" in result.stdout
     assert "The capital of France is" in page.read_text(encoding="utf-8")
 
 
-def test_report_of_an_edit_as_json(tmp_path):
+def test_report_of_an_edit_as_json(tmp_path, corpus):
     page = tmp_path / "report.html"
-    result = run("report", *PROMPT, "--edit-to", " London", "--layer", "0", "--samples", "2", "--out", str(page), "--json")
-    found = json.loads(result.stdout)
-    assert found["target"] == " Paris" and found["circuits"]["edit (log P)"]["faithfulness"] > 0.5
+    edit = ["--edit-to", " London", "--layer", "0", "--corpus", corpus, *QUICK]
+    result = run("report", *PROMPT, *edit, "--limit", "6", "--samples", "1", "--out", str(page), "--json")
+    data = json.loads(result.stdout)
+    assert data["target"] == " Paris" and data["circuits"]["edit (log P)"]["faithfulness"] > 0.5
     assert "What an edit changes: Paris to London" in page.read_text(encoding="utf-8")
-
-
-def test_report_needs_the_subject_once():
-    with pytest.raises(InputError, match="stands 0 times"):
-        run("report", "The capital of France is", "--subject", "Spain")
 
 
 def test_evaluate_scores_methods_side_by_side(tmp_path):
@@ -153,50 +176,168 @@ def test_evaluate_scores_methods_side_by_side(tmp_path):
     assert "2 cases on factlm" in printed and "unedited" in printed
     assert "\\begin{tabular}" in table.read_text() and page.read_text(encoding="utf-8").count("Plotly.newPlot") == 3
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["cne", "ft"]
-    found = json.loads(run("evaluate", *options, "--json").stdout)
-    assert found["cases"] == 2 and set(found["scores"]) == {"unedited", "ft", "cne"} and found["scores"]["unedited"]["ES"]["mean"] == 0
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["edit", PROMPT[0], "--subject", "Spain", "--target", " London"], "stands 0 times"),
-        ([*EDIT, "--method", "magic"], "method 'magic' is unknown"),
-        ([*EDIT, "--setting", "steps"], "setting 'steps' is not understood"),
-        ([*EDIT, "--layer", "0", "--layer", "1"], "edits one layer, not 2"),
-        ([*EDIT, "--corpus", "nowhere.txt"], "cannot read 'nowhere.txt' as text"),
-        (["evaluate", "--dataset", "known_1000"], "has no edit cases"),
-        (["evaluate", "--limit", "0"], "limit=0 takes no case"),
-        (["evaluate", "--table", "scores.doc"], "has no known form"),
-    ],
-)
-def test_editing_arguments_that_do_not_fit(arguments, message):
-    with pytest.raises(TLKnowledgeError, match=message):
-        run(*arguments)
+    data = json.loads(run("evaluate", *options, "--json").stdout)
+    assert data["cases"] == 2 and set(data["scores"]) == {"unedited", "ft", "cne"} and data["scores"]["unedited"]["ES"]["mean"] == 0
 
 
 def test_info():
-    found = json.loads(run("info", "--json").stdout)
-    assert found["bundled_models"]["factlm"]["facts"] >= 1500
-    assert "transformer-lens" in found["versions"]
+    data = json.loads(run("info", "--json").stdout)
+    assert data["bundled_models"]["factlm"]["facts"] >= 1500
+    assert "transformer-lens" in data["versions"]
     assert "factlm" in run("info").stdout
 
 
-def test_our_errors_pass_through_the_app():
-    with pytest.raises(SubjectNotFoundError, match="'Spain' does not occur"):
-        run("trace", PROMPT[0], "--subject", "Spain")
+def test_the_version():
+    assert run("--version").stdout == f"tl-knowledge {tlk.__version__}\n"
+
+
+REFUSED = [  # by us, with an error of the package
+    (["trace", PROMPT[0], "--subject", "Spain"], "SubjectNotFoundError: subject 'Spain' does not occur"),
+    (["trace", PROMPT[0]], "InputError: no subject was given"),
+    (["trace", "--target", " Paris"], "InputError: no prompt was given"),
+    (["trace", *PROMPT, "--window", "wide"], "ComponentError: window 'wide' is no number of layers"),
+    (["trace", *PROMPT, "--noise", "loud"], "CorruptionError: noise 'loud' is not understood"),
+    (["trace", *PROMPT, "--component", "resid"], "ComponentError: component 'resid' is unknown, did you mean 'resid_post'?"),
+    (["trace", *PROMPT, "--component", "head", "--component", "heads"], "ComponentError: component 'heads' is unknown, did you mean 'head'?"),
+    (["trace", *PROMPT, "--sever", "mlp"], "ComponentError: sever 'mlp' is unknown, did you mean 'mlp_out'?"),
+    (["trace", *PROMPT, "--corrupt", "object"], "InputError: corrupt 'object' is unknown"),
+    (["trace-facts", "--variant", "meng2022"], "InputError: variant 'meng2022' is unknown, did you mean 'meng2022_code'?"),
+    (["trace-facts", "--component", "neuron"], "ComponentError: component 'neuron' is unknown"),
+    (["trace-facts", "--runner", "slurm"], "InputError: runner 'slurm' is unknown"),
+    (["trace-facts", "--dataset", "counterfacts"], "DataError: dataset 'counterfacts' is unknown, did you mean 'counterfact'?"),
+    (["trace-facts", "--dataset", "lre"], "DataError: data set 'lre' has no default source"),
+    (["trace-facts", "--relation", "P0"], "DataError: no fact has relation 'P0'"),
+    (["neurons", "--kind", "maximum"], "InputError: kind 'maximum' is unknown"),
+    (["neurons", "--shared-by", "2"], "InputError: shared_by=2.0 is no share"),
+    (["neurons", "--at", "first"], "InputError: at 'first' is unknown"),
+    (["neurons", *PROMPT[:1]], "InputError: no answer was given"),
+    (["edit", PROMPT[0], "--subject", "Spain", "--target", " London"], "InputError: subject 'Spain' stands 0 times"),
+    ([*EDIT, "--method", "romme"], "InputError: method 'romme' is unknown, did you mean 'rome'?"),
+    ([*EDIT, "--setting", "steps"], "InputError: setting 'steps' is not understood"),
+    ([*EDIT, "--corpus", "nowhere.txt"], "DataError: cannot read 'nowhere.txt' as text"),
+    (["evaluate", "--dataset", "known_1000"], "DataError: dataset 'known_1000' is unknown; pass one of 'factlm', 'counterfact', 'zsre'"),
+    (["evaluate", "--source", "cases.json"], "DataError: data set 'factlm' is bundled and takes no source"),
+    (["evaluate", "--protocol", "all"], "InputError: protocol 'all' is unknown"),
+    (["evaluate", "--table", "scores.doc"], "InputError: ending of the table '.doc' is unknown"),
+    (["evaluate", "--method", "ft", "--method", "rome", "--setting", "steps=2"], "InputError: --setting belongs to one method"),
+    (["report", *PROMPT, "--layer", "0"], "InputError: --layer, --setting, --moments and --corpus belong to an edit"),
+    (["report", PROMPT[0], "--subject", "Spain"], "InputError: subject 'Spain' stands 0 times"),
+]
+MISTYPED = [  # refused by typer
+    (["tracee"], "No such command 'tracee'"),
+    (["trace", "--limit", "3"], "No such option: --limit"),
+    (["edit", PROMPT[0]], "Missing option"),
+    (["moments"], "Missing argument"),
+    (["evaluate", "--limit", "0"], "Invalid value for '--limit'"),
+    (["trace", "--samples", "0"], "Invalid value for '--samples'"),
+    (["trace-facts", "--limit", "many"], "Invalid value for '--limit'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSED)
+def test_an_argument_is_refused_before_a_model_is_loaded(monkeypatch, arguments, message):
+    monkeypatch.setattr("tl_knowledge.models.loading.load_model", None)
+    error, text = message.split(": ", 1)
+    with pytest.raises(InputError) as caught:
+        run(*arguments)
+    assert type(caught.value).__name__ == error and text in str(caught.value)
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTYPED)
+def test_a_mistyped_argument(arguments, message):
+    result = run(*arguments)
+    assert result.exit_code == 2 and message in result.output
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("options", "message"),
     [
-        ([PROMPT[0], "--subject", "Spain"], "SubjectNotFoundError: subject 'Spain' does not occur"),
-        ([PROMPT[0]], "pass --subject"),
-        ([*PROMPT, "--window", "wide"], "window 'wide' is no number of layers"),
+        (["--layer", "0", "--layer", "1"], "edits one layer, not 2"),
+        (["--setting", "step=3"], "setting 'step' is unknown, did you mean 'steps'"),
+        (["--setting", "clamp=far"], "setting clamp='far' is no number"),
+        (["--method", "cne", "--layer", "0"], "chooses its layers itself"),
     ],
 )
-def test_errors_are_one_line_and_exit_code_2(arguments, message):
-    done = subprocess.run([sys.executable, "-m", "tl_knowledge", "trace", *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert message in done.stderr.replace("\n", " ")
-    assert "Traceback" not in done.stderr
+def test_settings_that_do_not_fit_the_method(options, message):
+    with pytest.raises(TLKnowledgeError, match=message):
+        run(*EDIT, *options)
+
+
+def test_errors_are_one_line_and_exit_code_2():
+    command = [sys.executable, "-m", "tl_knowledge", "trace", PROMPT[0], "--subject", "the [bold]moon", "--window", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stdout == "" and len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("SubjectNotFoundError: subject 'the [bold]moon' does not occur")
+
+
+LIGHT = [
+    "tl_knowledge",
+    "tl_knowledge.cli",
+    "tl_knowledge.errors",
+    "tl_knowledge.datasets.catalogue",
+    "tl_knowledge.editing.registry",
+    "tl_knowledge.models.hook_names",
+    "tl_knowledge.neurons.settings",
+]
+START_UP = """
+import importlib, json, sys
+from typer.testing import CliRunner
+
+def check(what):
+    heavy = sorted({"torch", "transformers", "transformer_lens", "numpy", "pandas", "plotly", "datasets"} & set(sys.modules))
+    assert not heavy, f"{what} imports {', '.join(heavy)}"
+
+modules, calls = json.loads(sys.argv[1])
+for module in modules:
+    importlib.import_module(module)
+    check(module)
+from tl_knowledge.cli import app
+for arguments in calls:
+    assert CliRunner().invoke(app, arguments).exit_code in (0, 1, 2)
+    check(arguments)
+"""
+
+
+def test_help_version_and_refusals_import_nothing_heavy():
+    """What keeps them under a second."""
+    calls = [["--help"], ["--version"], *([command, "--help"] for command in COMMANDS)]
+    calls += [arguments for arguments, _ in REFUSED + MISTYPED]
+    done = subprocess.run([sys.executable, "-c", START_UP, json.dumps([LIGHT, calls])], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_words_of_the_command_line_are_the_librarys():
+    from tl_knowledge.engine.rows import MEMORY_BUDGET as LIBRARY_BUDGET
+    from tl_knowledge.evaluation.driver import EvaluationProtocol
+    from tl_knowledge.runs.windows import TraceVariant
+    from tl_knowledge.tracing.sets.roles import Side
+    from tl_knowledge.tracing.sets.runners import Runner
+
+    assert (get_args(EvaluationProtocol), get_args(Runner), get_args(Side)) == (PROTOCOLS, RUNNERS, SIDES)
+    assert get_args(TraceVariant) == TRACE_VARIANTS and MEMORY_BUDGET == LIBRARY_BUDGET
+    assert set(EDIT_SETS) <= set(tlk.datasets.FACT_SETS)
+
+
+@pytest.mark.parametrize("command", ["edit", "evaluate", "report"])
+def test_every_registered_method_is_offered(command):
+    (option,) = [option for option in typer.main.get_command(app).commands[command].params if option.name == "method"]
+    assert all(name in option.help for name in METHODS)
+
+
+def test_a_method_that_is_registered_is_a_word(monkeypatch):
+    option = choice("method", METHODS)
+    monkeypatch.setitem(METHODS, "mine", "tests:Mine")
+    option.callback("mine")
+    with pytest.raises(InputError, match="'mime' is unknown, did you mean 'mine'"):
+        option.callback("mime")
+
+
+def test_the_command_line_has_the_defaults_of_the_grammar():
+    """The words themselves are held by tests/contract/test_grammar.py."""
+    grammar = (Path(__file__).parents[2] / "docs" / "grammar.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", grammar, re.MULTILINE)
+    defaults = {word: eval(default, {"__builtins__": {}}) for word, default in rows}
+    for name, command in typer.main.get_command(app).commands.items():
+        for option in command.params:
+            if option.name in defaults and option.default is not None and defaults[option.name] is not None:
+                assert option.default == defaults[option.name] or option.name == "noise", f"{name} --{option.name}"

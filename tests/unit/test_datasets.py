@@ -8,7 +8,7 @@ import json
 import pytest
 
 import tl_knowledge as tlk
-from tl_knowledge.datasets import predicted_tokens
+from tl_knowledge.engine.batches import predicted_tokens
 from tl_knowledge.errors import DataError
 
 KNOWN = [
@@ -173,7 +173,7 @@ def test_a_hub_id_that_cannot_be_had_says_what_to_do():
         (tlk.datasets.load_known, [KNOWN[0] | {"subject": "Mars"}], r"line 1: field 'prompt' is 'Vinson .*', in which subject 'Mars' does not occur"),
         (tlk.datasets.load_known, [[1, 2]], r"line 1: '\[1, 2\]' is no record"),
         (tlk.datasets.load_counterfact, [COUNTERFACT | {"requested_rewrite": 1}], r"line 1: field 'requested_rewrite' is 1; it must be a record"),
-        (tlk.datasets.load_counterfact, [COUNTERFACT | {"paraphrase_prompts": [1]}], r"field 'paraphrase_prompts' holds 1; it must be a list of texts"),
+        (tlk.datasets.load_counterfact, [COUNTERFACT | {"paraphrase_prompts": [1]}], r"field 'paraphrase_prompts' holds 1; it must be a list"),
         (tlk.datasets.load_zsre, [MEND | {"answers": []}], r"line 1: field 'answers' is ''"),
         (tlk.datasets.load_zsre, [KNOWEDIT | {"locality": {"x": 1}}], r"line 1, 'locality': field 'x' is '1'; it must be a list of records"),
         (tlk.datasets.load_blimp, [{"UID": "x"}], r"field 'sentence_good' is missing"),

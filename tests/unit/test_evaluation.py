@@ -36,12 +36,12 @@ def negative_log_likelihood(model, text, answer) -> float:
 
 def test_candidates_are_scored_token_by_token(factlm):
     case = next(c for c in tlk.load_edit_cases() if len(tlk.Prompt.from_fact(factlm, c.rewrite).answer) > 1)
-    found = read_candidates(factlm, case)
+    readings = read_candidates(factlm, case)
     for kind, texts in (("rewrite", [case.fact.text]), ("paraphrase", [f.text for f in case.paraphrases])):
-        for row, text in zip(found[kind], texts, strict=True):
+        for row, text in zip(readings[kind], texts, strict=True):
             assert row.new.nll == pytest.approx(negative_log_likelihood(factlm, text, case.target_new), rel=1e-4)
             assert row.true.nll == pytest.approx(negative_log_likelihood(factlm, text, case.fact.target), rel=1e-4, abs=1e-4)
-    for row, neighbour in zip(found["neighbourhood"], case.neighbourhood, strict=True):
+    for row, neighbour in zip(readings["neighbourhood"], case.neighbourhood, strict=True):
         assert row.true.nll == pytest.approx(negative_log_likelihood(factlm, neighbour.text, neighbour.target), rel=1e-4, abs=1e-4)
         assert row.new.nll == pytest.approx(negative_log_likelihood(factlm, neighbour.text, case.target_new), rel=1e-4)
 
@@ -49,12 +49,12 @@ def test_candidates_are_scored_token_by_token(factlm):
 def test_success_magnitude_and_accuracy():
     new = Candidates(Answer(0.1, (1, 2), (1, 2)), Answer(2.0, (3,), (1,)))
     true = Candidates(Answer(3.0, (1, 2), (1, 5)), Answer(0.2, (3,), (3,)))
-    found = case_scores({}, {"rewrite": [new], "paraphrase": [new, true], "neighbourhood": [new, true, true]})
-    assert (found["ES"], found["PS"], found["NS"]) == (100, 50, pytest.approx(200 / 3))
-    assert found["EM"] == pytest.approx(100 * (np.exp(-0.1) - np.exp(-2.0)))
-    assert found["NM"] == pytest.approx(100 / 3 * (np.exp(-2.0) - np.exp(-0.1) + 2 * (np.exp(-0.2) - np.exp(-3.0))))
-    assert (found["EA"], found["PA"], found["NA"]) == (100, 50, pytest.approx(200 / 3))
-    assert (found["reliability"], found["generality"], found["token_generality"]) == (100, 50, 75)
+    scores = case_scores({}, {"rewrite": [new], "paraphrase": [new, true], "neighbourhood": [new, true, true]})
+    assert (scores["ES"], scores["PS"], scores["NS"]) == (100, 50, pytest.approx(200 / 3))
+    assert scores["EM"] == pytest.approx(100 * (np.exp(-0.1) - np.exp(-2.0)))
+    assert scores["NM"] == pytest.approx(100 / 3 * (np.exp(-2.0) - np.exp(-0.1) + 2 * (np.exp(-0.2) - np.exp(-3.0))))
+    assert (scores["EA"], scores["PA"], scores["NA"]) == (100, 50, pytest.approx(200 / 3))
+    assert (scores["reliability"], scores["generality"], scores["token_generality"]) == (100, 50, 75)
     assert np.isnan(case_scores({}, {"rewrite": [new]})["NS"])
 
 
@@ -68,10 +68,10 @@ def test_scores_against_the_unedited_model():
         "rewrite": [Candidates(Answer(-math.log(0.6), (1,), (1,)), Answer(-math.log(0.1), (3,), (1,)))],
         "neighbourhood": [Candidates(Answer(2.0, (1,), (3,)), Answer(-math.log(0.7) / 2, (3, 4), (3, 9)))],
     }
-    found = case_scores(before, after)
-    assert found["hase_rewrite"] == pytest.approx(50) and found["hase_erasure"] == pytest.approx(80)
-    assert found["hase_neighbourhood"] == pytest.approx(100 * (1 - 0.2 / 0.9))
-    assert (found["locality"], found["token_specificity"], found["token_reliability"]) == (50, 50, 100)
+    scores = case_scores(before, after)
+    assert scores["hase_rewrite"] == pytest.approx(50) and scores["hase_erasure"] == pytest.approx(80)
+    assert scores["hase_neighbourhood"] == pytest.approx(100 * (1 - 0.2 / 0.9))
+    assert (scores["locality"], scores["token_specificity"], scores["token_reliability"]) == (50, 50, 100)
     same = case_scores(before, before)
     assert (same["hase_rewrite"], same["hase_erasure"], same["hase_neighbourhood"], same["locality"]) == (0, 0, 100, 100)
 
@@ -82,38 +82,40 @@ def report(values, seed=0) -> tlk.EditReport:
         | {p + m: v for m in COUNTERFACT for p, v in (("", value), ("base_", 0.0))}
         for i, value in enumerate(values)
     ]
-    return tlk.EditReport(pd.DataFrame(rows), "Method", PROVENANCE)
+    return tlk.EditReport(pd.DataFrame(rows), tlk.evaluation.EvaluationSettings("Method"), PROVENANCE)
 
 
 def test_the_report_averages_with_intervals_and_a_harmonic_mean(tmp_path):
-    found = report([100.0] * 15 + [50.0] * 5)
-    assert found.scores["ES"].mean == 87.5 and found.scores["ES"].low < 87.5 < found.scores["ES"].high
-    assert found.scores["S"].mean == pytest.approx(87.5) and found.base["S"].mean == pytest.approx(0, abs=1e-9)
-    mixed = found.table.assign(NS=25.0)
-    assert tlk.EditReport(mixed, "M", PROVENANCE).scores["S"].mean == pytest.approx(3 / (2 / 87.5 + 1 / 25))
-    assert "| Method |" in found.to_markdown() and list(found.summary()["model"]) == ["unedited", "Method"]
-    again = tlk.EditReport.load(found.save(tmp_path / "report"))
-    assert again.table.equals(found.table) and again.method == "Method"
-    compared = found.compare(report([60.0] * 20)).set_index("metric")
+    whole = report([100.0] * 15 + [50.0] * 5)
+    assert whole.scores["ES"].mean == 87.5 and whole.scores["ES"].low < 87.5 < whole.scores["ES"].high
+    assert whole.scores["S"].mean == pytest.approx(87.5) and whole.base["S"].mean == pytest.approx(0, abs=1e-9)
+    mixed = whole.table.assign(NS=25.0)
+    assert tlk.EditReport(mixed, whole.settings, PROVENANCE).scores["S"].mean == pytest.approx(3 / (2 / 87.5 + 1 / 25))
+    assert "| Method " in whole.to_markdown() and list(whole.summary()["model"]) == ["unedited", "Method"]
+    again = tlk.EditReport.load(whole.save(tmp_path / "report"))
+    assert again.table.equals(whole.table) and again.method == "Method"
+    comparison = whole.compare(report([60.0] * 20))
+    compared = comparison.to_dataframe().set_index("metric")
     assert compared.loc["ES", "difference"] == pytest.approx(27.5) and compared.loc["ES", "p"] < 0.05
-    assert [bar.name for bar in found.plot().data] == ["unedited", "Method"]
+    assert comparison.cases == 20 and len(comparison.plot().data[0].x) == len(COUNTERFACT)
+    assert [bar.name for bar in whole.plot().data] == ["unedited", "Method"]
 
 
 def test_rome_on_factlm(factlm, moments):
     """A fact is changed in its own and unseen wordings, its neighbours mostly keep theirs, and the weights come back bit for bit."""
     before = output_weights(factlm, 0).clone()
-    found = tlk.evaluate(factlm, tlk.load_edit_cases()[:10], tlk.ROME(layer=0), moments=moments, progress=False)
-    assert found.scores["ES"].mean == 100 and found.scores["PS"].mean >= 90 and found.scores["NS"].mean >= 70
-    assert found.base["ES"].mean < 20 and found.base["NS"].mean > 90
+    report = tlk.evaluate(factlm, tlk.load_edit_cases()[:10], tlk.ROME(layer=0), moments=moments, progress=False)
+    assert report.scores["ES"].mean == 100 and report.scores["PS"].mean >= 90 and report.scores["NS"].mean >= 70
+    assert report.base["ES"].mean < 20 and report.base["NS"].mean > 90
     assert torch.equal(output_weights(factlm, 0), before)
-    assert found.provenance.settings["method"] == "ROME" and found.provenance.settings["layer"] == 0
+    assert report.method == "ROME" and report.settings.method_settings["layer"] == 0
 
 
 def test_sequential_edits_stay_until_the_end(factlm, moments):
     before = output_weights(factlm, 0).clone()
     cases = tlk.load_edit_cases()[:3]
-    found = tlk.evaluate(factlm, cases, tlk.ROME(layer=0), moments=moments, protocol="sequential", progress=False)
-    assert found.scores["ES"].mean == 100 and torch.equal(output_weights(factlm, 0), before)
+    report = tlk.evaluate(factlm, cases, tlk.ROME(layer=0), moments=moments, protocol="sequential", progress=False)
+    assert report.scores["ES"].mean == 100 and torch.equal(output_weights(factlm, 0), before)
 
     class Fails:
         def __init__(self):
@@ -132,8 +134,8 @@ def test_sequential_edits_stay_until_the_end(factlm, moments):
 
 def test_memit_edits_a_batch_on_factlm(factlm, moments):
     method = tlk.MEMIT(layers=(0,), moment_weight=100.0)
-    found = tlk.evaluate(factlm, tlk.load_edit_cases()[:8], method, moments=moments, protocol="batch", progress=False)
-    assert found.scores["ES"].mean >= 85 and found.scores["S"].mean > 70
+    report = tlk.evaluate(factlm, tlk.load_edit_cases()[:8], method, moments=moments, protocol="batch", progress=False)
+    assert report.scores["ES"].mean >= 85 and report.scores["S"].mean > 70
 
 
 def test_the_relations_side_can_be_edited(factlm, moments):

@@ -9,7 +9,7 @@ import torch
 from support import fingerprint, hooks_left
 
 import tl_knowledge as tlk
-from tl_knowledge.errors import InputError, TargetError
+from tl_knowledge.errors import DataError, InputError, TargetError
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.statistics import compare_regressions
 
@@ -37,15 +37,15 @@ def test_five_problems_are_asked_and_solved(factlm, moments, case):
     said = int(factlm.run_with_hooks(prompt.tokens, fwd_hooks=corrupted)[0, -1].argmax())
     assert said != prompt.target_token
     for problem in ("error_injection", "tracing_reversal", "fact_erasure", "fact_amplification", "fact_forcing"):
-        request, objective = tlk.localised.editing_problem(factlm, case, problem, noise=noise, seed=3)
-        edit = tlk.plan_edit(factlm, request, tlk.ROME(layer=0, objective=objective, contexts=((4, 2),)), moments=moments)
+        fact, objective = tlk.localised.editing_problem(factlm, case, problem, noise=noise, seed=3)
+        edit = tlk.plan_edit(factlm, fact, tlk.ROME(layer=0, objective=objective, contexts=((4, 2),)), moments=moments)
         hooks = edit.hooks()
         if problem == "error_injection":
-            assert request == case.rewrite and probability(factlm, request, hooks) > 0.5 > probability(factlm, request)
+            assert fact == case.rewrite and probability(factlm, fact, hooks) > 0.5 > probability(factlm, fact)
         elif problem == "tracing_reversal":
-            assert tlk.Prompt.from_fact(factlm, request).target_token == said and probability(factlm, request, hooks) > 0.5
+            assert tlk.Prompt.from_fact(factlm, fact).target_token == said and probability(factlm, fact, hooks) > 0.5
         elif problem == "fact_erasure":
-            assert request == case.fact and probability(factlm, case.fact, hooks) < 0.2 < probability(factlm, case.fact)
+            assert fact == case.fact and probability(factlm, case.fact, hooks) < 0.2 < probability(factlm, case.fact)
         elif problem == "fact_amplification":
             assert probability(factlm, case.fact, hooks) >= probability(factlm, case.fact) - 0.01
         else:
@@ -67,18 +67,18 @@ def test_regressions_equal_the_textbook():
     layers, trace = np.repeat(np.arange(4), 10), draw.normal(size=40)
     y = 0.5 * layers + 0.2 * trace + draw.normal(size=40)
     factor = (layers[:, None] == np.arange(4)[None]).astype(float)
-    found = compare_regressions(y, factor, trace[:, None])
+    fit = compare_regressions(y, factor, trace[:, None])
 
     def rest(columns):
         return float(((y - columns @ np.linalg.pinv(columns) @ y) ** 2).sum())
 
     total, one = float(((y - y.mean()) ** 2).sum()), np.ones((40, 1))
-    assert found.first == pytest.approx(1 - rest(factor) / total)
-    assert found.second == pytest.approx(1 - rest(np.hstack([one, trace[:, None]])) / total)
+    assert fit.first == pytest.approx(1 - rest(factor) / total)
+    assert fit.second == pytest.approx(1 - rest(np.hstack([one, trace[:, None]])) / total)
     full = rest(np.hstack([factor, trace[:, None]]))
-    assert found.both == pytest.approx(1 - full / total)
-    assert found.f == pytest.approx((rest(factor) - full) / (full / (40 - 5)))
-    assert 0 < found.p < 1
+    assert fit.both == pytest.approx(1 - full / total)
+    assert fit.f == pytest.approx((rest(factor) - full) / (full / (40 - 5)))
+    assert 0 < fit.p < 1
     assert compare_regressions(y, factor, factor).p == 1.0  # the same columns add nothing
     with pytest.raises(InputError, match="cannot be regressed"):
         compare_regressions(np.ones(5), np.arange(5.0)[:, None], np.ones((5, 1)))
@@ -86,7 +86,7 @@ def test_regressions_equal_the_textbook():
 
 def test_a_sweep_edits_and_traces_every_layer(factlm, moments, tmp_path):
     cases, before = tlk.load_edit_cases()[:4], fingerprint(factlm)
-    found = tlk.localised.sweep_layers(
+    sweep = tlk.localised.sweep_layers(
         factlm,
         cases,
         lambda layer, objective: tlk.ROME(layer=layer, objective=objective, contexts=((4, 2),)),
@@ -95,8 +95,8 @@ def test_a_sweep_edits_and_traces_every_layer(factlm, moments, tmp_path):
         samples=3,
         progress=False,
     )
-    assert fingerprint(factlm) == before and len(found.table) == 8 - 2 * len(found.skipped)
-    first = found.table.iloc[0]
+    assert fingerprint(factlm) == before and len(sweep.table) == 8 - 2 * len(sweep.skipped)
+    first = sweep.table.iloc[0]
     edit = tlk.plan_edit(factlm, cases[0].rewrite, tlk.ROME(layer=0, contexts=((4, 2),)), moments=moments)
     old, new = probability(factlm, cases[0].rewrite), probability(factlm, cases[0].rewrite, edit.hooks())
     if len(tlk.Prompt.from_fact(factlm, cases[0].rewrite).answer) == 1:
@@ -105,9 +105,11 @@ def test_a_sweep_edits_and_traces_every_layer(factlm, moments, tmp_path):
     traced = tlk.trace(factlm, prompt, component="mlp_out", window=5, samples=3, seed=0, layers=[0, 4], progress=False)
     effect = float(traced.mean_effect[0].nan_to_num(-1).max() / traced.total_effect.mean())
     assert first["tracing_effect"] == pytest.approx(min(max(effect, 0), 1), rel=1e-6)
-    again = tlk.localised.LayerSweep.load(found.save(tmp_path / "sweep"))
-    pd.testing.assert_frame_equal(again.table, found.table)
-    assert len(found.top(3)) == 3 and "R²" in found.plot().layout.title.subtitle.text
+    again = tlk.localised.LayerSweep.load(sweep.save(tmp_path / "sweep"))
+    pd.testing.assert_frame_equal(again.table, sweep.table)
+    assert again.settings == sweep.settings and (sweep.settings.method, sweep.settings.layers, sweep.settings.samples) == ("ROME", (0, 4), 3)
+    assert list(sweep.summary()["layer"]) == [0, 4] and "ROME, error injection" in repr(sweep)
+    assert len(sweep.top(3)) == 3 and "R²" in sweep.plot().layout.title.subtitle.text
 
 
 def test_a_figure_says_what_the_regressions_found():
@@ -117,8 +119,8 @@ def test_a_figure_says_what_the_regressions_found():
         for c in range(20)
         for layer in range(4)
     ]
-    made = Provenance("m", "b", {}, False, "float32", "cpu", 0, "e", {"problem": "fact_erasure", "method": "ROME"})
-    sweep = tlk.localised.LayerSweep(pd.DataFrame(rows), {}, made)
+    settings = tlk.localised.SweepSettings("ROME", "fact_erasure", (0, 1, 2, 3))
+    sweep = tlk.localised.LayerSweep(pd.DataFrame(rows), {}, settings, Provenance("m", "b", {}, False, "float32", "cpu", 0, "e", {}))
     fit = sweep.regressions()
     assert fit.first > 0.98 and fit.second < 0.2
     assert f"layer {fit.first:.3f}" in sweep.plot().layout.title.subtitle.text and "fact erasure" in sweep.plot().layout.title.text
@@ -126,14 +128,14 @@ def test_a_figure_says_what_the_regressions_found():
 
 def test_no_case_left(factlm, case):
     unknown = tlk.EditCase(case.rewrite, case.fact.target, (), ())
-    with pytest.raises(InputError, match="no case is left of 1"):
+    with pytest.raises(DataError, match="no case is left of 1"):
         tlk.localised.sweep_layers(factlm, [unknown], lambda layer, o: tlk.ROME(layer=layer, objective=o), problem="fact_erasure", progress=False)
 
 
 def test_objects_that_begin_with_a_bare_space_can_be_edited(factlm):
-    """Some objects' first token is a space alone, which is no text to ask for."""
-    asked = ((case, tlk.Prompt.from_fact(factlm, case.fact).target_token) for case in tlk.load_edit_cases())
-    case = next(case for case, token in asked if not factlm.tokenizer.decode([token]).strip())
+    """Some objects' first token is a space alone, which is no text for a target."""
+    tokens = ((case, tlk.Prompt.from_fact(factlm, case.fact).target_token) for case in tlk.load_edit_cases())
+    case = next(case for case, token in tokens if not factlm.tokenizer.decode([token]).strip())
     for method in (tlk.localised.KnowledgeNeuronEdit(steps=3), tlk.localised.CausalNeuronEdit(samples=2)):
         edit = tlk.plan_edit(factlm, case.rewrite, method)
         assert edit.layers and edit.notes[0]["subject"] == case.fact.subject

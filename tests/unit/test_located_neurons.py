@@ -188,7 +188,7 @@ def test_context_gain_is_the_probability_with_and_without(factlm, facts):
         ),
         (lambda m, f: tlk.neurons.determiner(tlk.datasets.MinimalPair("A dog runs.", "A dog run.", "x")), InputError, "has no demonstrative"),
         (lambda m, f: tlk.neurons.punctuation_groups(m, ["no mark"]), DataError, "no sentence ends in any of"),
-        (lambda m, f: tlk.neurons.shared_neurons([], 0.5), DataError, "no neuron set was given"),
+        (lambda m, f: tlk.neurons.shared_neurons([], shared_by=0.5), DataError, "no neuron set was given"),
         (lambda m, f: tlk.neurons.PromptGroup("relation", "name", ()), DataError, "has no prompts"),
         (lambda m, f: tlk.neurons.compare_layers({}), DataError, "no set of located neurons was given"),
     ],

@@ -11,6 +11,7 @@ import tl_knowledge as tlk
 from tl_knowledge.errors import PromptError, TargetError, UnsupportedModelError
 from tl_knowledge.models.loading import hooked_transformer_available
 
+
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory):
     return tlk.load_model(bert_directory(tmp_path_factory.mktemp("bert")), backend="bridge")
@@ -48,20 +49,20 @@ def test_facts_are_located_scaled_and_measured_at_the_mask(bert, facts):
     neurons = tlk.locate_neurons(bert, tlk.neurons.fact_groups(bert, facts, own_wording=False), shared_by=0.5, steps=4, progress=False).sets[0]
     runs = [bert.run_with_hooks(prompt.tokens, fwd_hooks=hooks)[0, 6].softmax(-1)[prompt.answer[0]] for hooks in ([], neurons.suppress(positions=6))]
     assert effects.table["own"][0] == pytest.approx(float((runs[1] - runs[0]) / runs[0]), rel=1e-3)
-    asked = [tlk.Prompt.from_fact(bert, fact) for fact in facts]
-    known = [fact for fact, prompt in zip(facts, asked, strict=True) if int(bert(prompt.tokens)[0, 6].argmax()) == prompt.answer[0]]
+    prompts = [tlk.Prompt.from_fact(bert, fact) for fact in facts]
+    known = [fact for fact, prompt in zip(facts, prompts, strict=True) if int(bert(prompt.tokens)[0, 6].argmax()) == prompt.answer[0]]
     assert tlk.known_facts(bert, facts) == known
 
 
 def test_minimal_pairs_are_compared_at_the_mask(bert):
     pairs = [tlk.datasets.MinimalPair(f"the {n} saw this city .", f"the {n} saw these city .", "dna_2") for n in ("dog", "dogs")]
     located = tlk.locate_neurons(bert, tlk.neurons.agreement_groups(bert, pairs), shared_by=0.5, steps=4, progress=False)
-    found = tlk.neurons.measure_reliability(bert, pairs, located, by=lambda pair: "this")
+    reliability = tlk.neurons.measure_reliability(bert, pairs, located, by=lambda pair: "this")
     tokens = tlk.Prompt.from_text(bert, "the dogs saw [MASK] city .").tokens
     logits = bert(tokens)[0, 4]
-    assert found.table["before"][1] == pytest.approx(float(logits[WORDS.index("this")] - logits[WORDS.index("these")]), abs=1e-5)
+    assert reliability.table["before"][1] == pytest.approx(float(logits[WORDS.index("this")] - logits[WORDS.index("these")]), abs=1e-5)
     words = {"nouns": ["dog", "dogs"], "other": ["of"]}
-    effects = tlk.neurons.measure_token_effects(bert, located.sets[0], [tlk.Prompt.from_text(bert, f"the {n} saw") for n in ("dog", "city")], words)
+    effects = tlk.neurons.measure_token_effects(bert, [tlk.Prompt.from_text(bert, f"the {n} saw") for n in ("dog", "city")], words, located.sets[0])
     assert list(effects.table["word"]) == ["dog", "dogs", "of"]
 
 

@@ -62,10 +62,8 @@ def test_prompts_of_ones_choice_are_asked_before_and_after(factlm, capitals):
     (other,) = measures[1].facts(case)
     assert (other.text, other.target) == (f"{case.fact.subject} is run from", word)
     assert [len(measure.facts(case)) for measure in measures] == [1, 1, 1, 1, 0, 1, 1]
-    single = [c for c in capitals if len(tlk.Prompt.from_fact(factlm, c.rewrite).answer) == 1]
-    report = tlk.evaluate(factlm, single[:1] or capitals[:1], Says(factlm, token), measures=measures, progress=False)
-    assert report.table["synonymy"][0] in (100.0,) or np.isnan(report.table["synonymy"][0])
-    assert report.table["base_synonymy"][0] == 0 or np.isnan(report.table["base_synonymy"][0])
+    report = tlk.evaluate(factlm, case, Says(factlm, token), measures=measures, progress=False)
+    assert report.table["synonymy"][0] == 100 and report.table["base_synonymy"][0] == 0
     assert "symmetry" in report.scores and "entity_reliability" in report.metrics
 
 
@@ -79,8 +77,8 @@ def test_generated_texts_are_seeded_and_scored(factlm, capitals):
     assert [text.startswith(beginning) for text, beginning in zip(first, case.generation, strict=True)] == [True] * 3
     measure = tlk.evaluation.GenerationScores({case.target_new: first}, length=16, seed=1)
     read = measure.read(factlm, case)
-    found = measure.scores(read, read)
-    assert found["RS"] == pytest.approx(100) and found["GE"] == pytest.approx(100 * np.mean([ngram_entropy(text) for text in first]))
+    same = measure.scores(read, read)
+    assert same["RS"] == pytest.approx(100) and same["GE"] == pytest.approx(100 * np.mean([ngram_entropy(text) for text in first]))
     unlike = measure.scores(read, (["of an entirely different kind"], case.target_new))
     assert unlike["RS"] < 30 and ngram_entropy("the the the the") < 0.1 < ngram_entropy("all of these words differ")
     assert all(np.isnan(value) for value in measure.scores(read, ([], "x")).values())
@@ -148,25 +146,29 @@ def test_batches_and_growth(factlm, moments, tmp_path):
     tlk.evaluate(factlm, cases, Counts(), moments=moments, batch_size=3, progress=False)
     tlk.evaluate(factlm, cases, Counts(), moments=moments, protocol="batch", progress=False)
     assert sizes == [4, 2, 3, 3, 6]
-    found = tlk.evaluation.measure_growth(factlm, cases, {"MEMIT": method}, [2, 6], moments=moments, protocol="batch", progress=False)
-    frame = found.to_dataframe()
+    growth = tlk.evaluation.measure_growth(factlm, cases, {"MEMIT": method}, [2, 6], moments=moments, protocol="batch", progress=False)
+    frame = growth.to_dataframe()
     assert list(frame["edits"].unique()) == [2, 6] and frame[frame["score"] == "ES"]["mean"].between(0, 100).all()
-    pd.testing.assert_frame_equal(tlk.evaluation.EditGrowth.load(found.save(tmp_path / "growth")).table, found.table)
-    assert found.provenance.settings["methods"]["MEMIT"]["batch_size"] == 1 and len(found.top(2)) == 2
-    assert {line.name for line in found.plot().data if line.name} == {"MEMIT"}
+    pd.testing.assert_frame_equal(tlk.evaluation.EditGrowth.load(growth.save(tmp_path / "growth")).table, growth.table)
+    assert growth.settings["MEMIT"].batch_size == 2 and len(growth.top(2)) == 2 and list(growth.summary()["edits"]) == [2, 6]
+    assert {line.name for line in growth.plot().data if line.name} == {"MEMIT"}
     assert fingerprint(factlm) == before
     with pytest.raises(InputError, match="do not fit 6 cases"):
         tlk.evaluation.measure_growth(factlm, cases, {"MEMIT": method}, [7])
 
 
-def test_methods_stand_in_one_table(factlm, moments):
+def test_methods_stand_in_one_table(factlm, moments, tmp_path):
     cases = tlk.load_edit_cases()[:4]
     reports = [tlk.evaluate(factlm, cases, m, moments=moments, progress=False) for m in (ROME, tlk.FineTune(layer=0, steps=3))]
     table = tlk.score_table(*reports, names=("ROME", "FT_1"))
-    frame = table.to_dataframe()
-    assert list(frame["model"]) == ["unedited", "ROME", "FT_1"] and list(frame.columns)[:3] == ["model", "S", "ES"]
+    frame, text = table.to_dataframe(), table.summary()
+    assert list(frame["model"]) == ["unedited", "ROME", "FT_1"] and list(frame.columns)[:5] == ["model", "S", "S_low", "S_high", "ES"]
+    assert list(text.columns)[:3] == ["model", "S", "ES"] and text["ES"][1] == str(reports[0].scores["ES"])
+    assert table.top(1)["model"][0] == max(frame.to_dict("records"), key=lambda row: row["S"])["model"]
+    again = tlk.evaluation.ScoreTable.load(table.save(tmp_path / "scores"))
+    pd.testing.assert_frame_equal(again.to_dataframe(), frame)
     assert "FT\\_1" in table.to_latex() and "\\begin{tabular}{l" in table.to_latex() and "4 cases" in table.to_latex()
-    assert table.to_markdown("ES", "locality").splitlines()[0] == "| model | ES | locality |"
+    assert table.to_markdown("ES", "locality").splitlines()[0].replace(" ", "") == "|model|ES|locality|"
     assert [bar.name for bar in table.plot().data] == ["unedited", "ROME", "FT_1"]
     by = reports[0].by("relation", "ES")
     assert by["cases"].sum() == 4 and by["mean"].between(0, 100).all()
@@ -175,5 +177,7 @@ def test_methods_stand_in_one_table(factlm, moments):
         tlk.score_table(reports[0], tlk.evaluate(factlm, cases[:2], ROME, moments=moments, progress=False), names=("a", "b"))
     with pytest.raises(InputError, match="go by the names"):
         tlk.score_table(*reports, names=("a",))
+    with pytest.raises(InputError, match="no score 'XS'"):
+        table.to_markdown("XS")
     with pytest.raises(InputError, match="no column 'country'"):
         reports[0].by("country")

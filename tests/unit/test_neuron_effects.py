@@ -67,7 +67,7 @@ def test_save_and_load(tmp_path, effects):
     assert again.to_dataframe().equals(effects.to_dataframe())
     assert (again.factor, again.settings, again.provenance) == (0.0, effects.settings, effects.provenance)
     assert effects.settings == tlk.neurons.LocationSettings(tlk.neurons.AttributionSettings(steps=5))
-    assert "own fact" in repr(effects) and "of 6 facts" in repr(effects)
+    assert "own fact" in repr(effects) and "8 of 8 facts" in repr(effects)
 
 
 @pytest.mark.parametrize(

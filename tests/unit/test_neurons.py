@@ -5,18 +5,19 @@ from __future__ import annotations
 import hypothesis.strategies as st
 import pytest
 import torch
-from support import build
 from hypothesis import given
+from support import build
 
 import tl_knowledge as tlk
 from tl_knowledge.errors import ComponentError, DataError, InputError
+from tl_knowledge.neurons import NeuronSet  # imported here, because hypothesis times the first call
 from tl_knowledge.results.provenance import Provenance
 
 PAIRS = st.frozensets(st.tuples(st.integers(0, 3), st.integers(0, 9)), max_size=12)
 
 
-def neurons(pairs) -> tlk.NeuronSet:
-    return tlk.NeuronSet(frozenset(pairs), 4, 10)
+def neurons(pairs) -> NeuronSet:
+    return NeuronSet(frozenset(pairs), 4, 10)
 
 
 def attribution(scores) -> tlk.neurons.NeuronAttribution:
@@ -51,7 +52,7 @@ def test_the_random_control_has_the_same_layers_and_other_neurons(pairs, seed):
 
 
 def test_hooks_scale_what_they_say(model, prompt):
-    some = tlk.NeuronSet.of(model, [(0, 3), (2, 5), (2, 7)])
+    some = NeuronSet.of(model, [(0, 3), (2, 5), (2, 7)])
     names = ["blocks.0.mlp.hook_post", "blocks.2.mlp.hook_post"]
     seen: dict[str, torch.Tensor] = {}
 
@@ -116,10 +117,10 @@ def test_on_factlm_suppressing_a_facts_neurons_hurts_it_more_than_a_control(fact
 
 def test_save_and_load(tmp_path):
     some = neurons({(0, 3), (3, 9)})
-    assert tlk.NeuronSet.load(some.save(tmp_path / "set")) == some
+    assert NeuronSet.load(some.save(tmp_path / "set")) == some
     (tmp_path / "bad.json").write_text("[]")
     with pytest.raises(DataError, match=r"written by NeuronSet\.save"):
-        tlk.NeuronSet.load(tmp_path / "bad.json")
+        NeuronSet.load(tmp_path / "bad.json")
     assert list(some.to_dataframe()["neuron"]) == [3, 9]
     assert list(some.plot().data[0].x) == [1, 0, 0, 1]
 
@@ -137,7 +138,7 @@ def test_a_set_shows_itself_as_results_do():
         (lambda: neurons({(4, 0)}), ComponentError, "neuron 0 of layer 4 is outside"),
         (lambda: neurons(()).suppress(), ComponentError, "the set has no neuron"),
         (lambda: neurons({(0, 1)}).enhance(float("nan")), ComponentError, "factor nan is not finite"),
-        (lambda: neurons({(0, 1)}) | tlk.NeuronSet(frozenset(), 5, 10), ComponentError, "do not combine"),
+        (lambda: neurons({(0, 1)}) | NeuronSet(frozenset(), 5, 10), ComponentError, "do not combine"),
         (lambda: tlk.select_neurons(attribution([[[1.0], [0.0]]]), threshold=1.5), InputError, "threshold=1.5 does not fit"),
         (lambda: tlk.select_neurons(attribution([[[1.0], [0.0]]]), threshold=0.0), InputError, "threshold=0.0 does not fit"),
         (lambda: tlk.select_neurons(attribution([[[1.0], [0.0]]]), shared_by=0.0), InputError, "no share of the prompts"),

@@ -16,8 +16,8 @@ from tl_knowledge.results.storage import read_result, write_result, write_text
 from tl_knowledge.runs.windows import resolve_window, window_layers
 
 
-def rome_window(layer: int, window: int, n_layers: int) -> list[int]:
-    """The original program's expression, written out."""
+def window_of_their_program(layer: int, window: int, n_layers: int) -> list[int]:
+    """The expression of Meng et al.'s program, written out."""
     return list(range(max(0, layer - window // 2), min(n_layers, layer - (-window // 2))))
 
 
@@ -25,7 +25,7 @@ def rome_window(layer: int, window: int, n_layers: int) -> list[int]:
 @pytest.mark.parametrize("layer", range(12))
 def test_windows(layer, window):
     first, last = window_layers(layer, window, 12, "meng2022_code")
-    assert list(range(first, last + 1)) == rome_window(layer, window, 12)
+    assert list(range(first, last + 1)) == window_of_their_program(layer, window, 12)
     first, last = window_layers(layer, window, 100, "ours")
     if window % 2:
         assert (first, last) == window_layers(layer, window, 100, "meng2022_code")
@@ -78,7 +78,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 def test_heat_maps_share_one_colour_range_and_name_everything():
     maps = [HeatMap(np.full((2, 3), v), ["a", "b<"], ["0", "1", "2"], "t", "token", "layer", marked=frozenset({0})) for v in (0.1, 0.7)]
-    figure = heat_maps(maps, title="T", subtitle="n = 10", color_axis="effect")
+    figure = heat_maps(maps, title="T", subtitle="n = 10", colour_axis="effect")
     assert {(t.zmin, t.zmax) for t in figure.data} == {(0.0, 0.7)}
     assert figure.layout.yaxis.ticktext == ("<b>a*</b>", "b&lt;")
     assert (figure.layout.xaxis.title.text, figure.layout.yaxis.title.text) == ("layer", "token")
@@ -86,7 +86,7 @@ def test_heat_maps_share_one_colour_range_and_name_everything():
 
 
 def test_pages_carry_their_script_once_and_need_no_network():
-    figure = heat_maps([HeatMap(np.ones((1, 1)), ["a"], ["0"], "", "token", "layer")], title="T", subtitle="", color_axis="x")
+    figure = heat_maps([HeatMap(np.ones((1, 1)), ["a"], ["0"], "", "token", "layer")], title="T", subtitle="", colour_axis="x")
     page = html_page("<Title>", [figure, figure])
     assert page.count("Plotly.newPlot") >= 2
     assert "cdn.plot.ly" not in page.split("<script", 1)[0]
@@ -95,16 +95,16 @@ def test_pages_carry_their_script_once_and_need_no_network():
 
 
 def test_every_error_is_ours_and_a_builtin_one():
-    found = [e for e in vars(tlk.errors).values() if isinstance(e, type)]
-    assert len(found) == 12
-    for error in found:
+    classes = [each for each in vars(tlk.errors).values() if isinstance(each, type) and issubclass(each, Exception)]
+    assert len(classes) == 12
+    for error in classes:
         assert issubclass(error, TLKnowledgeError)
         if error is not TLKnowledgeError:
             assert issubclass(error, ValueError if issubclass(error, InputError) else RuntimeError)
 
 
 def test_exported_names_are_sorted_and_there():
-    assert tlk.__all__ == sorted(tlk.__all__, key=lambda name: (not name.isupper(), name))  # constants first
+    assert tlk.__all__ == sorted(set(tlk.__all__))
     assert all(hasattr(tlk, name) for name in tlk.__all__)
 
 
@@ -114,8 +114,8 @@ def test_exported_names_are_sorted_and_there():
 )
 def test_published_layers_by_name(gpt2, monkeypatch, name, layer, clamp):
     monkeypatch.setattr(gpt2.cfg, "model_name", name)
-    found = tlk.ROME.for_model(gpt2)
-    assert (found.layer, found.value.clamp) == (layer, clamp)
+    method = tlk.ROME.for_model(gpt2)
+    assert (method.layer, method.value.clamp) == (layer, clamp)
 
 
 def test_no_bar_is_lost_beyond_the_palette():

@@ -74,7 +74,7 @@ def prompts(factlm):
 
 def test_token_effects_by_hand(factlm, prompts):
     neurons = tlk.NeuronSet.of(factlm, [(0, 28), (0, 340), (3, 5)])
-    effects = tlk.neurons.measure_token_effects(factlm, neurons, prompts, WORDS, factor=2.0)
+    effects = tlk.neurons.measure_token_effects(factlm, prompts, WORDS, neurons, factor=2.0)
     token = tlk.Prompt.from_text(factlm, "a", target=" cars").target_token
 
     def probabilities(hooks):
@@ -91,9 +91,9 @@ def test_token_effects_by_hand(factlm, prompts):
 
 
 def test_results_are_saved_and_shown(factlm, pairs, located, prompts, tmp_path):
-    effects = tlk.neurons.measure_token_effects(factlm, tlk.NeuronSet.of(factlm, [(0, 28), (3, 5)]), prompts, WORDS)
+    effects = tlk.neurons.measure_token_effects(factlm, prompts, WORDS, tlk.NeuronSet.of(factlm, [(0, 28), (3, 5)]))
     reliability = tlk.neurons.measure_reliability(factlm, pairs[:4], located, by=tlk.neurons.determiner)
-    gain = tlk.neurons.measure_context_gain(factlm, tlk.load_facts(limit=3), limit=2)
+    gain = tlk.neurons.measure_context_gain(factlm, tlk.load_facts(limit=3), limit=2, pool=tlk.load_facts())
     for result, fields in ((effects, ("neurons", "factor", "prompts")), (reliability, ("factor", "settings")), (gain, ("limit", "separator"))):
         again = type(result).load(result.save(tmp_path / type(result).__name__))
         assert again.table.equals(result.table) and again.provenance == result.provenance
@@ -122,13 +122,13 @@ def test_paired_t_equals_scipy():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda m, p, s: tlk.neurons.measure_token_effects(m, s, p, {"x": ["antidisestablishment"]}), TargetError, "tokens in this model"),
-        (lambda m, p, s: tlk.neurons.measure_token_effects(m, s, p[:1], WORDS), InputError, "at least 2 prompts"),
-        (lambda m, p, s: tlk.neurons.measure_token_effects(m, s, p, {}), DataError, "no word was given"),
-        (lambda m, p, s: tlk.neurons.measure_token_effects(m, s, [], WORDS), DataError, "no prompt was given; pass at least 2"),
-        (lambda m, p, s: tlk.neurons.measure_token_effects(m, s - s, p, WORDS), ComponentError, "the set has no neuron"),
-        (lambda m, p, s: tlk.neurons.neuron_view(m, s - s, p), ComponentError, "a set of 0 neurons"),
-        (lambda m, p, s: tlk.neurons.neuron_view(m, s, []), DataError, "no prompt was given"),
+        (lambda m, p, s: tlk.neurons.measure_token_effects(m, p, {"x": ["antidisestablishment"]}, s), TargetError, "tokens in this model"),
+        (lambda m, p, s: tlk.neurons.measure_token_effects(m, p[:1], WORDS, s), InputError, "at least 2 prompts"),
+        (lambda m, p, s: tlk.neurons.measure_token_effects(m, p, {}, s), DataError, "no word was given"),
+        (lambda m, p, s: tlk.neurons.measure_token_effects(m, [], WORDS, s), DataError, "no prompt was given; pass at least 2"),
+        (lambda m, p, s: tlk.neurons.measure_token_effects(m, p, WORDS, s - s), ComponentError, "the set has no neuron"),
+        (lambda m, p, s: tlk.neurons.neuron_view(m, p, s - s), ComponentError, "a set of 0 neurons"),
+        (lambda m, p, s: tlk.neurons.neuron_view(m, [], s), DataError, "no prompt was given"),
     ],
 )
 def test_bad_input(factlm, prompts, call, error, message):
@@ -144,7 +144,7 @@ def test_a_pair_of_another_group_is_refused(factlm, located):
 
 def test_a_token_cannot_break_out_of_the_view(factlm, tmp_path):
     prompt = tlk.Prompt.from_tokens([1, 2], labels=["</script><b>", "x"])
-    view = tlk.neurons.neuron_view(factlm, tlk.NeuronSet.of(factlm, [(0, 3), (5, 1)]), prompt)
+    view = tlk.neurons.neuron_view(factlm, prompt, tlk.NeuronSet.of(factlm, [(0, 3), (5, 1)]))
     tail = view.source.rpartition("CircuitsVis.render(")[2]
     assert tail.count("</script>") == 1 and "<\\/script><b>" in tail and view.place.startswith('<div id="circuits-vis-')
     assert view.place.endswith("></div>") and "https://unpkg" not in view.source

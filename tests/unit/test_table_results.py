@@ -10,16 +10,31 @@ from tl_knowledge.errors import ComponentError, DataError
 from tl_knowledge.results.provenance import Provenance
 
 MADE = Provenance("m", "b", {}, False, "float32", "cpu", 0, "e", {"steps": 3})
+ROME = tlk.evaluation.EvaluationSettings("ROME", {"layer": 3, "contexts": [[5, 10]]}, measures=("GE",))
 NEURONS = tlk.NeuronSet(frozenset({(0, 3), (2, 1)}), n_layers=4, d_mlp=8)
 RESULTS = {
     "Reliability": tlk.neurons.Reliability(pd.DataFrame({"paradigm": ["a", "b"], "before": [0.5, -2.0], "after": [0.1, None]}), 0.0, MADE),
     "ContextGain": tlk.neurons.ContextGain(pd.DataFrame({"relation": [None, "P36"], "in_context": [0.2, 0.9]}), 4, MADE),
     "TokenEffects": tlk.neurons.TokenEffects(pd.DataFrame({"word": ["x", "y"], "effect": [0.1, -0.7]}), NEURONS, 2.0, 5, MADE),
     "NeuronEffects": tlk.neurons.NeuronEffects(pd.DataFrame({"own": [-0.3, 0.2], "neurons": [1, 0]}), 0.0, MADE),
-    "PerturbationTest": tlk.tracing.PerturbationTest(pd.DataFrame({"drop": [0.1, 0.4]}), tlk.GaussianNoise(0.3), 10, MADE),
-    "LayerSweep": tlk.localised.LayerSweep(pd.DataFrame({"case_id": ["1", "1"], "layer": [0, 1], "score": [0.1, 0.9]}), {"2": "why"}, MADE),
-    "EditReport": tlk.EditReport(pd.DataFrame({"case_id": ["0", "1"], "EM": [3.0, 50.0], "base_EM": [1.0, 2.0]}), "ROME", MADE),
-    "EditGrowth": tlk.evaluation.EditGrowth(pd.DataFrame({"method": ["a", "a"], "mean": [3.0, 50.0]}), MADE),
+    "PerturbationTest": tlk.tracing.PerturbationTest(pd.DataFrame({"drop": [0.1, 0.4]}), tlk.GaussianNoise(0.3), 10, 0, MADE),
+    "LayerSweep": tlk.localised.LayerSweep(
+        pd.DataFrame({"case_id": ["1", "1"], "layer": [0, 1], "score": [0.1, 0.9], "tracing_effect": [0.0, 1.0]}),
+        {"2": "why"},
+        tlk.localised.SweepSettings("ROME", "fact_erasure", (0, 1), tlk.GaussianNoise(0.3)),
+        MADE,
+    ),
+    "EditReport": tlk.EditReport(pd.DataFrame({"case_id": ["0", "1"], "EM": [3.0, 50.0], "base_EM": [1.0, 2.0]}), ROME, MADE),
+    "ReportComparison": tlk.evaluation.ReportComparison(
+        pd.DataFrame({"metric": ["ES", "PS"], "difference": [1.0, -2.0], "low": [0.5, -3.0], "high": [2.0, -1.0], "p": [0.2, 0.01]}),
+        ROME,
+        tlk.evaluation.EvaluationSettings("MEMIT", {}, "batch", 20),
+        20,
+        MADE,
+    ),
+    "EditGrowth": tlk.evaluation.EditGrowth(
+        pd.DataFrame({"method": ["a", "a"], "edits": [1, 2], "score": ["ES", "ES"], "mean": [3.0, 50.0]}), {"a": ROME}, MADE
+    ),
 }
 
 

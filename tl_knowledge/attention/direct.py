@@ -17,17 +17,17 @@ import torch
 from jaxtyping import Float
 
 from tl_knowledge.drawing import bar_chart
+from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.engine.recording import record
 from tl_knowledge.errors import TargetError, UnsupportedModelError
-from tl_knowledge.models.checks import check_model
-from tl_knowledge.models.description import describe_model
 from tl_knowledge.models.final_norm import FinalNorm
 from tl_knowledge.models.hook_names import UNEMBED_IN, attention_pattern, block_input, block_output, component_hook
+from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel, layer_count
 from tl_knowledge.models.unembedding import Unembedding
 from tl_knowledge.prompts.prompt import Prompt, check_fits, target_tokens
-from tl_knowledge.results.provenance import Provenance
-from tl_knowledge.results.table import TableResult
+from tl_knowledge.results.provenance import Provenance, provenance_of
+from tl_knowledge.results.result import TableResult
 from tl_knowledge.runs.arguments import answer_label, choose_answer
 
 __all__ = ["DirectLogitAttribution", "direct_logit_attribution"]
@@ -43,7 +43,7 @@ class DirectLogitAttribution(TableResult):
         table: one row a part: ``component`` (``embed``, ``head``, ``attn_bias``, ``mlp_out``; ``attn_out`` where heads cannot be told apart),
             ``layer``, ``head``, ``direct`` in logits; of that, ``subject``, ``relation`` and ``other``, by the tokens a head reads (an embedding or
             MLP of the last position stands under ``other``); ``rank``: how many tokens of the vocabulary the part promotes more than the answer.
-        logit: the answer's, relative to ``against``; the table's ``direct`` add up to it, but for the biases behind the norm.
+        logit: the answer's, relative to ``against``; the table's ``direct`` add up to it, but for the biases after the norm.
         against: the other answer, or "the mean over the vocabulary".
     """
 
@@ -55,6 +55,10 @@ class DirectLogitAttribution(TableResult):
     target: str
     against: str
     provenance: Provenance
+
+    def headline(self) -> str:
+        """The answer's logit and the model."""
+        return f"logit of {self.target.strip()!r} {self.logit:+.2f} relative to {self.against}; {self.provenance.model}"
 
     def by_layer(self) -> pd.DataFrame:
         """Contributions of attention (and of that, by span) and MLPs, one row a layer."""
@@ -80,27 +84,28 @@ class DirectLogitAttribution(TableResult):
 
 
 def direct_logit_attribution(
-    model: HookedModel, prompt: Prompt, *, target: str | int | None = None, against: str | int | None = None
+    model: AnyModel, prompt: Prompt, *, target: str | int | None = None, against: str | int | None = None, progress: bool = True
 ) -> DirectLogitAttribution:
     """Split the answer's logit at the last position into what wrote it.
 
     Args:
         target: text or token; default the prompt's target, else what the model predicts. Its first token is scored.
         against: another answer, whose logit is taken off; default the mean over the vocabulary.
+        progress: show a progress bar once the work has lasted two seconds.
 
     Raises:
-        UnsupportedModelError: the model does more behind the last block than a norm and an unembedding.
+        UnsupportedModelError: the model does more after the last block than a norm and an unembedding.
         ModelError, PromptError, TargetError: arguments that do not fit.
 
     Example:
         >>> import tl_knowledge as tlk
         >>> model = tlk.load_model("factlm")
         >>> prompt = tlk.Prompt.from_text(model, "The capital of France is", subject="France", target=" Paris")
-        >>> found = tlk.direct_logit_attribution(model, prompt)
-        >>> abs(float(found.table["direct"].sum()) + found.biases - found.logit) < 1e-3
+        >>> parts = tlk.direct_logit_attribution(model, prompt)
+        >>> abs(float(parts.table["direct"].sum()) + parts.biases - parts.logit) < 1e-3
         True
     """
-    check_model(model)
+    model = as_model(model)
     check_fits(model, prompt)
     token = int(choose_answer(model, prompt, target, False)[0])
     other = None if against is None else against if isinstance(against, int) else target_tokens(model, against)[0]
@@ -108,19 +113,19 @@ def direct_logit_attribution(
         raise TargetError(f"token {other} is outside the model's vocabulary of {int(model.cfg.d_vocab)}; pass a token of this model.")
     head = Unembedding.of(model)
     if head is None:
-        raise UnsupportedModelError("this model does more behind the unembedding's input than a matrix and a bias; hooks set there must go first.")
+        raise UnsupportedModelError("this model does more after the unembedding's input than a matrix and a bias; hooks set there must go first.")
     run = _Run(model, prompt)
     norm = FinalNorm.of(model)
     base = head.weights.mean(1) if other is None else head.weights[:, other]
     towards = head.weights[:, token] - base
     bias = torch.zeros_like(towards[0]) if head.bias is None else head.bias[token] - (head.bias.mean() if other is None else head.bias[other])
     return DirectLogitAttribution(
-        table=pd.DataFrame(run.rows(norm, head.weights, towards, token)),
+        table=pd.DataFrame(run.rows(norm, head.weights, towards, token, progress)),
         logit=float(run.normalised @ towards + bias),
         biases=float(norm.bias @ towards + bias),
         target=answer_label(model, prompt, torch.tensor([token])),
         against="the mean over the vocabulary" if other is None else repr(str(against)),
-        provenance=Provenance(**describe_model(model), prepends_bos=prompt.has_bos, seed=0, engine="one forward", settings={"prompt": prompt.text}),
+        provenance=provenance_of(model, has_bos=prompt.has_bos, engine="one forward", prompt=prompt.text),
     )
 
 
@@ -133,14 +138,14 @@ class _Run:
         names = [block_input(0), block_output(self.layers[-1]), UNEMBED_IN]
         names += [component_hook(part, layer) for part in ("attn_out", "mlp_out", "head") for layer in self.layers]
         names += [name for layer in self.layers for name in (attention_pattern(layer), _values(layer)) if name in model.hook_dict]
-        self.found = record(model, prompt.tokens, [], names)
-        self.state, self.normalised = (self.found[name][0, self.pos] for name in (block_output(self.layers[-1]), UNEMBED_IN))
+        self.activations = record(model, prompt.tokens, [], names)
+        self.state, self.normalised = (self.activations[name][0, self.pos] for name in (block_output(self.layers[-1]), UNEMBED_IN))
         self.spans = {name: list(prompt.spans[name]) for name in ("subject", "relation") if name in prompt.spans}
 
-    def rows(self, norm: FinalNorm, vocabulary: torch.Tensor, towards: torch.Tensor, answer: int) -> list[dict[str, Any]]:
+    def rows(self, norm: FinalNorm, vocabulary: torch.Tensor, towards: torch.Tensor, answer: int, progress: bool) -> list[dict[str, Any]]:
         """One row a part: what it adds to the answer's logit, by the span it was read from."""
-        found: list[dict[str, Any]] = []
-        for about, by_token in self._parts():
+        rows: list[dict[str, Any]] = []
+        for about, by_token in progress_bar(self._parts(), what="direct logit attribution", unit="part", progress=progress):
             written = norm.frozen_at(self.state, self.normalised, by_token)
             direct, said = written @ towards, written.sum(0) @ vocabulary
             row = about | {"direct": float(direct.sum())}
@@ -148,14 +153,14 @@ class _Run:
                 name: float(direct[self.spans[name]].sum()) if name in self.spans and len(direct) > 1 else 0.0 for name in ("subject", "relation")
             }
             row |= {"other": row["direct"] - row["subject"] - row["relation"], "rank": int((said > said[answer]).sum())}
-            found.append(row)
-        return found
+            rows.append(row)
+        return rows
 
     def _parts(self) -> Iterator[tuple[dict[str, Any], Float[torch.Tensor, "source d_model"]]]:
         """Everything written: a head by the tokens it reads, all else as one vector."""
-        yield {"component": "embed", "layer": -1, "head": -1}, self.found[block_input(0)][:, self.pos]
+        yield {"component": "embed", "layer": -1, "head": -1}, self.activations[block_input(0)][:, self.pos]
         for layer in self.layers:
-            attention = self.found[component_hook("attn_out", layer)][:, self.pos]
+            attention = self.activations[component_hook("attn_out", layer)][:, self.pos]
             heads = self._heads(layer)
             if heads is None:
                 yield {"component": "attn_out", "layer": layer, "head": -1}, attention
@@ -163,13 +168,13 @@ class _Run:
                 for number, by_token in enumerate(heads):
                     yield {"component": "head", "layer": layer, "head": number}, by_token
                 yield {"component": "attn_bias", "layer": layer, "head": -1}, attention - heads.sum((0, 1))
-            yield {"component": "mlp_out", "layer": layer, "head": -1}, self.found[component_hook("mlp_out", layer)][:, self.pos]
+            yield {"component": "mlp_out", "layer": layer, "head": -1}, self.activations[component_hook("mlp_out", layer)][:, self.pos]
 
     def _heads(self, layer: int) -> Float[torch.Tensor, "head source d_model"] | None:
-        """What each head writes, by the token it reads; ``None`` where attention's output is not the sum of that (a norm behind it)."""
+        """What each head writes, by the token it reads; ``None`` where attention's output is not the sum of that (a norm after it)."""
         part: Any = getattr(self.model.blocks[layer], "attn", None)
         out = getattr(part, "W_O", None)
-        z, written = (self.found[component_hook(name, layer)][0] for name in ("head", "attn_out"))
+        z, written = (self.activations[component_hook(name, layer)][0] for name in ("head", "attn_out"))
         if not isinstance(out, torch.Tensor) or out.shape[:2] != z.shape[1:]:
             return None
         # What heads do not explain must be a bias: the same at every position.
@@ -181,7 +186,7 @@ class _Run:
 
     def _by_token(self, layer: int, z: Float[torch.Tensor, "head d_head"]) -> Float[torch.Tensor, "head source d_head"]:
         """``z`` by the token it was read from; as one, from nowhere, where the model hides patterns or values."""
-        pattern, values = (self.found.get(name) for name in (attention_pattern(layer), _values(layer)))
+        pattern, values = (self.activations.get(name) for name in (attention_pattern(layer), _values(layer)))
         if pattern is None or values is None:
             return z[:, None]
         spoken = values[0].reshape(len(self.prompt), -1, z.shape[1])

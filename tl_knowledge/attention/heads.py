@@ -12,32 +12,33 @@ For every head at the last position, of the clean run and of runs with the subje
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import pandas as pd
 import plotly.graph_objects as go
 import torch
+from jaxtyping import Float
 
 from tl_knowledge.attention.direct import direct_logit_attribution
+from tl_knowledge.attention.settings import AttentionSettings
 from tl_knowledge.drawing import HtmlView, Points, pattern_view, scatter
+from tl_knowledge.engine.progress import show_progress
 from tl_knowledge.engine.recording import record
 from tl_knowledge.engine.rows import MEMORY_BUDGET
-from tl_knowledge.errors import UnsupportedModelError
-from tl_knowledge.models.checks import check_model
-from tl_knowledge.models.description import describe_model
+from tl_knowledge.errors import UnsupportedModelError, check_choice
 from tl_knowledge.models.hook_names import attention_pattern, component_hook
+from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel, layer_count
 from tl_knowledge.prompts.prompt import Prompt, check_fits
-from tl_knowledge.results.provenance import Provenance
+from tl_knowledge.results.provenance import Provenance, provenance_of
+from tl_knowledge.results.result import Result
 from tl_knowledge.results.statistics import largest_rows
-from tl_knowledge.results.table import TableResult
 from tl_knowledge.runs.arguments import answer_label, choose_answer, resolve_noise, sample_count
 from tl_knowledge.runs.contrast import Contrast, node_hooks, noise_contrast
-from tl_knowledge.runs.corruption import Noise
+from tl_knowledge.runs.corruption import Noise, PromptSwap
 from tl_knowledge.runs.interventions import Intervention, Value, intervene, measure_nodes
 from tl_knowledge.runs.nodes import Node
 from tl_knowledge.runs.windows import unit_count
-from tl_knowledge.tracing import PromptSwap
 
 __all__ = ["AttentionAnalysis", "Side", "analyse_attention"]
 
@@ -47,7 +48,7 @@ LABELLED = 6
 
 
 @dataclass(frozen=True, eq=False)
-class AttentionAnalysis(TableResult):
+class AttentionAnalysis(Result):
     """One row a head.
 
     Attributes:
@@ -60,31 +61,37 @@ class AttentionAnalysis(TableResult):
         total_effect: clean minus corrupted probability, by corrupted side.
         labels: the prompt's tokens.
         target: the scored answer.
+        settings: how it was corrupted, and what was scored.
+        provenance: how it was computed.
     """
 
     ranked_by: ClassVar[str] = "effect_subject"
     either_sign: ClassVar[bool] = True
     table: pd.DataFrame
-    patterns: dict[int, list[Any]]
+    patterns: dict[int, Float[torch.Tensor, "head query key"]]
     total_effect: dict[str, float]
     clean_probability: float
-    samples: int
     labels: tuple[str, ...]
     target: str
+    settings: AttentionSettings
     provenance: Provenance
 
-    @classmethod
-    def _unpacked(cls, packed: dict[str, Any]) -> dict[str, Any]:
-        patterns = {int(layer): pattern for layer, pattern in packed["patterns"].items()}
-        return packed | {"labels": tuple(packed["labels"]), "patterns": patterns}
+    def headline(self) -> str:
+        """Heads, the answer, samples and model."""
+        return f"{len(self.table)} heads for P({self.target.strip()!r}); {self.settings.samples} noise samples; {self.provenance.model}"
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row a head, as a copy."""
+        return self.table.copy()
 
     def top(self, k: int = 10, *, by: str = "effect_subject") -> pd.DataFrame:
         """The k heads that stand out most in some column, in either direction.
 
         Raises:
             ComponentError: k smaller than 1.
-            KeyError: no such column.
+            InputError: no such column.
         """
+        check_choice("by", by, map(str, self.table.columns))
         return largest_rows(self.table, k, by, either_sign=True)
 
     def plot(self) -> go.Figure:
@@ -101,7 +108,7 @@ class AttentionAnalysis(TableResult):
         return scatter(
             groups,
             title=f"Heads that carry P({self.target.strip()!r}): relation against subject",
-            subtitle=f"{len(names)} heads at the last token; clean {self.clean_probability:.1%}; {self.samples} samples; {self.provenance.model}",
+            subtitle=f"{len(names)} heads at the last token; clean {self.clean_probability:.1%}; {self.settings.samples} samples; {self.provenance.model}",
             x_axis="attention moved by the corruption (total variation)",
             y_axis="indirect effect of the head (probability)",
         )
@@ -113,20 +120,20 @@ class AttentionAnalysis(TableResult):
             ComponentError: ``limit`` smaller than 1.
         """
         best = self.top(limit, by=by)
-        chosen = list(zip(best["layer"].astype(int), best["head"].astype(int), strict=True))
-        patterns = {layer: torch.tensor(pattern) for layer, pattern in self.patterns.items()}
-        return pattern_view(patterns, chosen, self.labels, f"the {len(chosen)} heads of the largest {by.replace('_', ' of ')}")
+        heads = list(zip(best["layer"].astype(int), best["head"].astype(int), strict=True))
+        return pattern_view(self.patterns, heads, self.labels, f"the {len(heads)} heads of the largest {by.replace('_', ' of ')}")
 
 
 def analyse_attention(
-    model: HookedModel,
+    model: AnyModel,
     prompt: Prompt,
     noise: Noise | PromptSwap | float | str | None = None,
     *,
-    samples: int | None = None,
+    samples: int = 10,
     target: str | int | None = None,
-    seed: int | None = None,
+    seed: int = 0,
     memory_budget: float = MEMORY_BUDGET,
+    progress: bool = True,
 ) -> AttentionAnalysis:
     """Analyse every head's part in a fact, from the subject's and from the relation's side.
 
@@ -134,6 +141,7 @@ def analyse_attention(
         prompt: with a subject; the relation is every other token.
         noise, samples, target, seed: as in `tl_knowledge.trace`.
         memory_budget: bytes that the runs' activations may take.
+        progress: show a progress bar of each round of runs that takes more than two seconds.
 
     Raises:
         PromptError: a prompt without subject or relation.
@@ -148,41 +156,51 @@ def analyse_attention(
         >>> len(heads.table) == model.cfg.n_layers * model.cfg.n_heads
         True
     """
-    check_model(model)
+    model = as_model(model)
     check_fits(model, prompt)
     hidden = [layer for layer in range(layer_count(model)) if attention_pattern(layer) not in model.hook_dict]
     if hidden:
         raise UnsupportedModelError(f"the model shows no attention pattern in layers {hidden}; load it with attn_implementation='eager'.")
     corruption = resolve_noise(model, prompt, noise, seed, "ours")
-    answer, drawn = choose_answer(model, prompt, target, False), sample_count(samples, corruption)
+    answer = choose_answer(model, prompt, target, False)
+    settings = AttentionSettings(
+        noise=corruption,
+        samples=sample_count(samples, corruption),
+        seed=(corruption.seed or 0) if isinstance(corruption, Noise) else 0,
+        answer=tuple(answer.tolist()),
+    )
     hooks = node_hooks(model, ["head"])
 
     def contrast_of(side: Side, count: int) -> Contrast:
         return noise_contrast(model, prompt, answer, prompt.span(side).positions, corruption, count, hooks, "probability")
 
-    contrasts = {side: contrast_of(side, drawn) for side in SIDES}
-    patterns = _patterns(contrasts["subject"])
-    table = _attended(patterns[0], prompt)
-    for side, contrast in contrasts.items():
-        moved = _patterns(contrast, corrupted=True)
-        table[f"moved_{side}"] = _distance(patterns[0], moved, prompt.last.last)
-        table[f"effect_{side}"] = measure_nodes(contrast, _heads(model, prompt.last.last), memory_budget).mean(1).tolist()
-    table["knockout"] = _knocked_out(contrast_of("subject", 1), len(prompt), memory_budget)
+    with show_progress(progress):
+        contrasts = {side: contrast_of(side, settings.samples) for side in SIDES}
+        patterns = _patterns(contrasts["subject"])
+        table = _attended(patterns[0], prompt)
+        for side, contrast in contrasts.items():
+            moved = _patterns(contrast, corrupted=True)
+            table[f"moved_{side}"] = _distance(patterns[0], moved, prompt.last.last)
+            table[f"effect_{side}"] = measure_nodes(contrast, _heads(model, prompt.last.last), memory_budget).mean(1).tolist()
+        table["knockout"] = _knocked_out(contrast_of("subject", 1), len(prompt), memory_budget)
+        table = table.merge(_written(model, prompt, target, progress), on=["layer", "head"], how="left")
     first = next(iter(contrasts.values()))
     return AttentionAnalysis(
-        table=table.merge(_written(model, prompt, target), on=["layer", "head"], how="left"),
-        patterns={layer: pattern.tolist() for layer, pattern in enumerate(patterns[0])},
+        table=table,
+        patterns=dict(enumerate(patterns[0])),
         total_effect={side: float(contrast.total_effect.mean()) for side, contrast in contrasts.items()},
         clean_probability=first.clean_probability,
-        samples=drawn,
         labels=prompt.labels,
         target=answer_label(model, prompt, answer),
-        provenance=Provenance(
-            **describe_model(model),
-            prepends_bos=prompt.has_bos,
-            seed=int(getattr(corruption, "seed", 0)),
+        settings=settings,
+        provenance=provenance_of(
+            model,
             engine="rows",
-            settings={"noise": repr(corruption), "prompt": prompt.text},
+            seed=settings.seed,
+            has_bos=prompt.has_bos,
+            settings=settings,
+            noise=repr(corruption),
+            prompt=prompt.text,
         ),
     )
 
@@ -196,8 +214,8 @@ def _patterns(contrast: Contrast, *, corrupted: bool = False) -> torch.Tensor:
     """Attention ``[sample layer head query key]`` of the clean run (one sample) or the corrupted runs."""
     names = [attention_pattern(layer) for layer in range(layer_count(contrast.model))]
     rows = contrast.tokens.expand(contrast.samples if corrupted else 1, -1)
-    found = record(contrast.model, rows, contrast.corrupting if corrupted else contrast.cleaning, names)
-    return torch.stack([found[name] for name in names], dim=1).cpu()
+    patterns = record(contrast.model, rows, contrast.corrupting if corrupted else contrast.cleaning, names)
+    return torch.stack([patterns[name] for name in names], dim=1).cpu()
 
 
 def _attended(pattern: torch.Tensor, prompt: Prompt) -> pd.DataFrame:
@@ -226,9 +244,9 @@ def _knocked_out(contrast: Contrast, length: int, memory_budget: float) -> list[
     return [(value - clean) / clean if clean else float("nan") for value in intervene(contrast, runs, memory_budget).score[:, 0].tolist()]
 
 
-def _written(model: HookedModel, prompt: Prompt, target: str | int | None) -> pd.DataFrame:
+def _written(model: HookedModel, prompt: Prompt, target: str | int | None, progress: bool) -> pd.DataFrame:
     """What each head writes of the answer."""
-    found = direct_logit_attribution(model, prompt, target=target).table.query("component == 'head'")
-    if len(found) < layer_count(model) * unit_count(model, "head"):
-        raise UnsupportedModelError("what attention writes is not the sum of its heads (a norm lies behind it), so they cannot be told apart here.")
-    return found.drop(columns="component").rename(columns={span: f"direct_{span}" for span in ("subject", "relation", "other")})
+    written = direct_logit_attribution(model, prompt, target=target, progress=progress).table.query("component == 'head'")
+    if len(written) < layer_count(model) * unit_count(model, "head"):
+        raise UnsupportedModelError("what attention writes is not the sum of its heads (a norm lies after it), so they cannot be told apart here.")
+    return written.drop(columns="component").rename(columns={span: f"direct_{span}" for span in ("subject", "relation", "other")})

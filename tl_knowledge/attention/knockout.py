@@ -1,18 +1,16 @@
 """Attention knockout: from which tokens, and in which layers, does the last position read the answer? (Geva et al. 2023)
 
-Attention from the last position to a set of tokens is blocked in a window of layers around each layer; the relative change
-``(p' - p) / p`` of the answer's probability says how much the answer depends on what is read there. All windows and sets of a
+Attention from the last position to the tokens of a span is blocked in a window of layers around each layer; the relative change
+``(p' - p) / p`` of the answer's probability says how much the answer depends on what is read there. All windows and spans of a
 prompt are rows of one growing batch.
 """
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Literal, TypeAlias, get_args
+from dataclasses import dataclass
+from typing import ClassVar, Literal, TypeAlias, get_args
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -20,22 +18,21 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from tl_knowledge.arrays import Hooks
 from tl_knowledge.drawing import Line, LinePanel, line_panels
+from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.engine.rows import as_index, grow_rows, growing_rows_refusal, keep_positions, run_rows
-from tl_knowledge.errors import ComponentError, DataError, UnsupportedModelError
+from tl_knowledge.errors import ComponentError, UnsupportedModelError, check_choice, check_given
 from tl_knowledge.hooks import knock_out_attention
 from tl_knowledge.metrics import answer_probability
-from tl_knowledge.models.checks import check_model
-from tl_knowledge.models.description import describe_model
+from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel, layer_count, model_device
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.prompts.prompt import Prompt
-from tl_knowledge.results.provenance import Provenance
-from tl_knowledge.results.statistics import largest_rows, mean_interval
-from tl_knowledge.results.storage import read_result, write_result
+from tl_knowledge.results.provenance import Provenance, provenance_of
+from tl_knowledge.results.result import Result
+from tl_knowledge.results.statistics import mean_interval
 from tl_knowledge.runs.experiment import Experiment, answered
 from tl_knowledge.runs.windows import window_layers
 
@@ -44,69 +41,57 @@ __all__ = ["AttentionKnockout", "Blocked", "measure_attention_knockout"]
 Blocked: TypeAlias = Literal["subject", "relation", "last"]
 """The tokens that the last position may not read: the subject's, all others but the last, or the last itself."""
 
-PAPER_WINDOW, PAPER_LAYERS = 9, 48  # GPT-2 XL
+GEVA_WINDOW, GEVA_LAYERS = 9, 48  # GPT-2 XL
 
 _writable: WeakKeyDictionary[object, bool] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False)
-class AttentionKnockout:
+class AttentionKnockout(Result):
     """What blocking attention from the last position does.
 
     Attributes:
-        change: ``[fact set layer]``: ``(p' - p) / p``; NaN where a prompt has no such tokens, or p is zero.
+        change: ``[fact span layer]``: ``(p' - p) / p``; NaN where a prompt has no such tokens, or p is zero.
         clean_probability: ``[fact]``.
-        blocked: the sets of the set axis.
+        at: the blocked spans of the span axis.
         window: layers blocked together around each layer.
         facts: the facts of the fact axis.
+        provenance: how it was measured.
     """
 
+    ranked_by: ClassVar[str] = "change"
+    either_sign: ClassVar[bool] = True
     change: NDArray[np.float64]
     clean_probability: NDArray[np.float64]
-    blocked: tuple[Blocked, ...]
+    at: tuple[Blocked, ...]
     window: int
     facts: tuple[Fact, ...]
     provenance: Provenance
 
+    def headline(self) -> str:
+        """Facts, blocked spans, window and model."""
+        layers = "layer" if self.window == 1 else "layers"
+        return f"{len(self.facts)} facts; {', '.join(self.at)} blocked for the last token, {self.window} {layers} at a time; {self.provenance.model}"
+
     def to_dataframe(self) -> pd.DataFrame:
-        """Mean relative change with its 95% bootstrap interval over facts, for every set and layer."""
+        """Mean relative change with its 95% bootstrap interval over facts, for every span and layer."""
         frames: list[pd.DataFrame] = []
-        for index, blocked in enumerate(self.blocked):
+        for index, blocked in enumerate(self.at):
             values = self.change[:, index]
             values = values[~np.isnan(values).any(1)]
             if len(values):
                 mean, low, high = mean_interval(list(values[:, None]))
                 columns = {"blocked": blocked, "layer": range(len(mean)), "change": mean, "low": low, "high": high, "facts": len(values)}
                 frames.append(pd.DataFrame(columns))
+        if not frames:  # no prompt has such tokens
+            return pd.DataFrame(columns=["blocked", "layer", "change", "low", "high", "facts"])  # pyright: ignore[reportArgumentType]
         return pd.concat(frames, ignore_index=True)
 
-    def top(self, k: int = 10) -> pd.DataFrame:
-        """The k sets and layers whose blocking changes the answer's probability most, in either direction."""
-        return largest_rows(self.to_dataframe(), k, "change", either_sign=True)
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write to one ``.safetensors`` file; returns the path."""
-        tensors = {"change": torch.from_numpy(self.change), "clean_probability": torch.from_numpy(self.clean_probability)}
-        fields = {"blocked": self.blocked, "window": self.window, "facts": [asdict(fact) for fact in self.facts]}
-        return write_result(path, "AttentionKnockout", tensors, fields | {"provenance": self.provenance.to_dict()})
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> AttentionKnockout:
-        """Read what `save` wrote.
-
-        Raises:
-            DataError: not such a file.
-        """
-        tensors, fields = read_result(path, "AttentionKnockout")
-        facts = tuple(Fact(**fact | {"paraphrases": tuple(fact["paraphrases"])}) for fact in fields["facts"])
-        change, clean = tensors["change"].numpy(), tensors["clean_probability"].numpy()
-        return cls(change, clean, tuple(fields["blocked"]), fields["window"], facts, Provenance(**fields["provenance"]))
-
     def plot(self) -> go.Figure:
-        """Mean relative change by layer, a line for each set of tokens."""
+        """Mean relative change by layer, a line for each span."""
         frame = self.to_dataframe()
         lines: list[Line] = []
-        for style, blocked in enumerate(self.blocked):
+        for style, blocked in enumerate(self.at):
             rows = frame[frame["blocked"] == blocked]
             if len(rows):
                 x, y, low, high = (rows[column].tolist() for column in ("layer", "change", "low", "high"))
@@ -123,62 +108,62 @@ class AttentionKnockout:
 
 
 def measure_attention_knockout(
-    model: HookedModel,
-    facts: Iterable[Fact],
+    model: AnyModel,
+    facts: Fact | Iterable[Fact],
     *,
-    at: Sequence[Blocked] = get_args(Blocked),
+    at: Blocked | Sequence[Blocked] = ("subject", "relation", "last"),
     window: int | Literal["auto"] = "auto",
     progress: bool = True,
 ) -> AttentionKnockout:
-    """Block attention from the last position to sets of tokens, in a window around each layer.
+    """Block attention from the last position to the tokens of some spans, in a window of layers around each layer.
 
     Args:
         facts: each with a target that is scored by its first token. Pass facts the model knows: the change is relative.
-        at: which sets, each by itself.
-        window: layers blocked together; the paper's 9 of GPT-2 XL's 48, or ``"auto"`` for that share of this model's, made odd.
+        at: which spans, each by itself; the last position is never counted to the subject or the relation.
+        window: layers blocked together; Geva et al.'s 9 of GPT-2 XL's 48, or ``"auto"`` for that share of this model's, made odd.
 
     Raises:
         DataError: no fact.
-        ComponentError: an unknown set, or a window that does not fit the model.
+        ComponentError: an unknown span, or a window that does not fit the model.
         UnsupportedModelError: a model whose attention scores cannot be written (some bridges compute past their hooks).
 
     Example:
         >>> import tl_knowledge as tlk
         >>> model = tlk.load_model("factlm")
-        >>> found = tlk.measure_attention_knockout(model, tlk.load_facts("factlm")[:4], window=3, progress=False)
-        >>> found.change.shape
+        >>> knockout = tlk.measure_attention_knockout(model, tlk.load_facts("factlm")[:4], window=3, progress=False)
+        >>> knockout.change.shape
         (4, 3, 8)
     """
-    check_model(model)
-    chosen = tuple(facts)
-    if not chosen:
-        raise DataError("no fact was given; pass at least one.")
-    unknown = [name for name in at if name not in get_args(Blocked)]
-    if unknown or not at:
-        raise ComponentError(f"at={unknown or at} is not understood; pass some of {', '.join(map(repr, get_args(Blocked)))}.")
+    model = as_model(model)
+    known = check_given([facts] if isinstance(facts, Fact) else facts, "fact")
+    spans = (at,) if isinstance(at, str) else tuple(at)
+    if not spans:
+        raise ComponentError(f"no span was given to block; pass some of {', '.join(map(repr, get_args(Blocked)))}.")
+    for name in spans:
+        check_choice("at", name, Blocked, ComponentError)
     width = _window(model, window)
     _check_writable(model)
     changes: list[NDArray[np.float64]] = []
     cleans: list[float] = []
-    prompts = [Prompt.from_fact(model, fact) for fact in chosen]
-    for prompt in tqdm(prompts, desc="attention knockout", unit="fact", delay=2, disable=not progress):
-        change, clean = _knock_out(model, prompt, at, width)
+    prompts = [Prompt.from_fact(model, fact) for fact in known]
+    for prompt in progress_bar(prompts, what="attention knockout", unit="fact", progress=progress):
+        change, clean = _knock_out(model, prompt, spans, width)
         changes.append(change)
         cleans.append(clean)
-    provenance = Provenance(**describe_model(model), prepends_bos=prompts[0].has_bos, seed=0, engine="rows", settings={"window": width})
-    return AttentionKnockout(np.stack(changes), np.array(cleans), tuple(at), width, chosen, provenance)
+    provenance = provenance_of(model, has_bos=prompts[0].has_bos, engine="rows", window=width, at=list(spans))
+    return AttentionKnockout(np.stack(changes), np.array(cleans), spans, width, known, provenance)
 
 
-def _knock_out(model: HookedModel, prompt: Prompt, blocked: Sequence[Blocked], window: int) -> tuple[NDArray[np.float64], float]:
-    """Relative changes ``[set layer]`` and the clean probability, from one forward with a row for every window and set."""
+def _knock_out(model: HookedModel, prompt: Prompt, spans: Sequence[Blocked], window: int) -> tuple[NDArray[np.float64], float]:
+    """Relative changes ``[span layer]`` and the clean probability, from one forward with a row for every window and span."""
     answer = torch.tensor([prompt.target_token], device=model_device(model))
     experiment = Experiment(model, (answered(prompt, answer),), (), 0)
     clean, n_layers = float(experiment.base.probability[0]), layer_count(model)
-    jobs = [(index, layer, keys) for index, name in enumerate(blocked) for layer in range(n_layers) if (keys := _keys(prompt, name))]
+    jobs = [(index, layer, keys) for index, name in enumerate(spans) for layer in range(n_layers) if (keys := _keys(prompt, name))]
     jobs.sort(key=lambda job: window_layers(job[1], window, n_layers, "ours")[0])
-    found = np.full((len(blocked), n_layers), np.nan)
+    changes = np.full((len(spans), n_layers), np.nan)
     if not jobs:
-        return found, clean
+        return changes, clean
     windows = [window_layers(layer, window, n_layers, "ours") for _, layer, _ in jobs]
     births = {born_at: as_index([0] * count, experiment.device) for born_at, count in Counter(first - 1 for first, _ in windows).items()}
     hooks: Hooks = grow_rows(experiment.base.streams, births)
@@ -187,33 +172,33 @@ def _knock_out(model: HookedModel, prompt: Prompt, blocked: Sequence[Blocked], w
     logits = run_rows(model, prompt.tokens, hooks + keep_positions(experiment.answer_positions))
     probability = answer_probability(logits, answer[None])[1:]
     for (index, layer, _), value in zip(jobs, probability.tolist(), strict=True):
-        found[index, layer] = (value - clean) / clean if clean else np.nan
-    return found, clean
+        changes[index, layer] = (value - clean) / clean if clean else np.nan
+    return changes, clean
 
 
 def _keys(prompt: Prompt, name: Blocked) -> tuple[int, ...]:
     if name == "last":
         return prompt.last.positions
     last = prompt.last.last
-    return tuple(p for p in prompt.span("subject" if name == "subject" else "relation") if p != last)
+    return tuple(p for p in prompt.span(name) if p != last)
 
 
 def _window(model: HookedModel, window: int | Literal["auto"]) -> int:
     if window == "auto":
-        return paper_window(layer_count(model))
+        return usual_window(layer_count(model))
     if not 1 <= window <= layer_count(model):
         raise ComponentError(f"window {window} does not fit the model; pass 1 to {layer_count(model)} layers, or 'auto'.")
     return window
 
 
-def paper_window(n_layers: int) -> int:
-    """The odd window nearest to the paper's share of the layers: 9 of 48.
+def usual_window(n_layers: int) -> int:
+    """The odd window nearest to Geva et al.'s share of the layers: 9 of 48.
 
     Example:
-        >>> [paper_window(n_layers) for n_layers in (4, 8, 12, 24, 48)]
+        >>> [usual_window(n_layers) for n_layers in (4, 8, 12, 24, 48)]
         [1, 1, 3, 5, 9]
     """
-    return 2 * round((PAPER_WINDOW / PAPER_LAYERS * n_layers - 1) / 2) + 1
+    return 2 * round((GEVA_WINDOW / GEVA_LAYERS * n_layers - 1) / 2) + 1
 
 
 def _check_writable(model: HookedModel) -> None:

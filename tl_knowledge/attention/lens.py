@@ -12,14 +12,13 @@ import torch
 
 from tl_knowledge.drawing import HeatMap, heat_maps
 from tl_knowledge.engine.recording import record
-from tl_knowledge.models.checks import check_layers, check_model
-from tl_knowledge.models.description import describe_model
+from tl_knowledge.models.checks import check_layers
 from tl_knowledge.models.final_norm import unembed
 from tl_knowledge.models.hook_names import block_input, block_output
-from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.prompts.prompt import Prompt, check_fits
-from tl_knowledge.results.provenance import Provenance
-from tl_knowledge.results.table import TableResult
+from tl_knowledge.results.provenance import Provenance, provenance_of
+from tl_knowledge.results.result import TableResult
 from tl_knowledge.runs.arguments import answer_label, choose_answer
 
 __all__ = ["LogitLens", "logit_lens"]
@@ -42,25 +41,25 @@ class LogitLens(TableResult):
     target: str
     provenance: Provenance
 
-    @classmethod
-    def _unpacked(cls, packed: dict[str, Any]) -> dict[str, Any]:
-        return packed | {"labels": tuple(packed["labels"])}
+    def headline(self) -> str:
+        """The answer, layers, tokens and model."""
+        return f"{self.target.strip()!r} in {self.table['layer'].nunique()} states of {len(self.labels)} tokens; {self.provenance.model}"
 
     def plot(self) -> go.Figure:
         """Heat map: the answer's probability, tokens by layers."""
         layers = sorted(set(self.table["layer"]))
         values = self.table.pivot_table(index="pos", columns="layer", values="probability").to_numpy()
         names = ["tokens" if layer < 0 else str(layer) for layer in layers]
-        chart = HeatMap(np.asarray(values), [label or " " for label in self.labels], names, "", "token", "layer", colors="Blues")
+        chart = HeatMap(np.asarray(values), [label or " " for label in self.labels], names, "", "token", "layer", colours="Blues")
         return heat_maps(
             [chart],
             title=f"Where the stream already says {self.target.strip()!r}",
-            subtitle=f"residual state behind each layer, through the final norm and unembedding; {self.provenance.model}",
-            color_axis="probability",
+            subtitle=f"residual state after each layer, through the final norm and unembedding; {self.provenance.model}",
+            colour_axis="probability",
         )
 
 
-def logit_lens(model: HookedModel, prompt: Prompt, *, target: str | int | None = None) -> LogitLens:
+def logit_lens(model: AnyModel, prompt: Prompt, *, target: str | int | None = None) -> LogitLens:
     """Read the answer from the residual stream at every layer and position.
 
     Args:
@@ -77,20 +76,20 @@ def logit_lens(model: HookedModel, prompt: Prompt, *, target: str | int | None =
         >>> int(lens.table.query("layer == 7 and pos == 5")["rank"].iloc[0])
         0
     """
-    check_model(model)
+    model = as_model(model)
     check_fits(model, prompt)
     answer = choose_answer(model, prompt, target, False)
     layers = (-1, *check_layers(model, None))
     names = [block_input(0) if layer < 0 else block_output(layer) for layer in layers]
-    found = record(model, prompt.tokens, [], names)
+    states = record(model, prompt.tokens, [], names)
     rows: list[dict[str, Any]] = []
     for layer, name in zip(layers, names, strict=True):
-        said = unembed(model, found[name][0]).softmax(-1)
+        said = unembed(model, states[name][0]).softmax(-1)
         probability = said[:, int(answer[0])]
         rank = (said > probability[:, None]).sum(1)
         for pos, best in enumerate(said.argmax(1).tolist()):
             says = str(model.tokenizer.decode([best])) if model.tokenizer else str(best)
             row = {"layer": layer, "pos": pos, "token": prompt.labels[pos], "probability": float(probability[pos]), "rank": int(rank[pos])}
             rows.append(row | {"says": says})
-    made = Provenance(**describe_model(model), prepends_bos=prompt.has_bos, seed=0, engine="one forward", settings={"prompt": prompt.text})
-    return LogitLens(pd.DataFrame(rows), prompt.labels, answer_label(model, prompt, torch.as_tensor(answer)), made)
+    provenance = provenance_of(model, has_bos=prompt.has_bos, engine="one forward", prompt=prompt.text)
+    return LogitLens(pd.DataFrame(rows), prompt.labels, answer_label(model, prompt, torch.as_tensor(answer)), provenance)

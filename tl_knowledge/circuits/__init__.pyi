@@ -6,3 +6,4 @@ from .comparison import CircuitComparison as CircuitComparison
 from .comparison import compare as compare
 from .edges import Edge as Edge
 from .parts import Node as Node
+from .settings import CircuitSettings as CircuitSettings

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias, get_args
+from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 import torch
@@ -12,138 +12,123 @@ from jaxtyping import Float
 
 from tl_knowledge.circuits.circuit import Circuit
 from tl_knowledge.circuits.edges import Edge, refuse_overlaps
-from tl_knowledge.circuits.paths import answer_node, find_edges, find_needs, measure_needs, measure_shares, measure_wired
+from tl_knowledge.circuits.paths import Shares, answer_node, find_edges, find_needs, measure_needs, measure_shares, measure_wired
+from tl_knowledge.circuits.settings import CircuitSettings
 from tl_knowledge.engine.recording import record
 from tl_knowledge.errors import ComponentError, CorruptionError
-from tl_knowledge.models.description import describe_model
 from tl_knowledge.models.hook_names import attention_pattern
 from tl_knowledge.models.protocol import HookedModel, layer_count
 from tl_knowledge.prompts.prompt import Prompt
-from tl_knowledge.prompts.spans import Span
-from tl_knowledge.results.provenance import Provenance
-from tl_knowledge.runs.contrast import Contrast, Metric
+from tl_knowledge.results.provenance import provenance_of
+from tl_knowledge.runs.contrast import Contrast
 from tl_knowledge.runs.interventions import measure_nodes
 from tl_knowledge.runs.nodes import Node
 from tl_knowledge.runs.windows import unit_count
 
-__all__ = ["Rank", "Settings", "assemble", "check_settings"]
-
-Rank: TypeAlias = Literal["either", "effect", "need"]
-"""Nodes rank by what they restore alone (``"effect"``), by what is lost without them (``"need"``), or by the larger of the two."""
+__all__ = ["MOST_CANDIDATES", "assemble"]
 
 LADDER = (1, 2, 5, 10, 20, 40, 80, 160)
 MOST_CANDIDATES = 2000
 SMALLEST_TOTAL = 1e-9
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How a circuit is built; see `tl_knowledge.circuits.from_trace`."""
-
-    limit: int
-    rank: Rank
-    threshold: float
-    memory_budget: float
-
-
-def check_settings(limit: int, rank: str, threshold: float, metric: str, memory_budget: float) -> Settings:
-    """Refuse settings out of range.
-
-    Raises:
-        ComponentError: one of them.
-    """
-    if limit < 1:
-        raise ComponentError(f"limit={limit} keeps no node; pass at least 1 (20 is usual).")
-    if rank not in get_args(Rank):
-        raise ComponentError(f"rank {rank!r} is unknown; pass 'either', 'effect' or 'need'.")
-    if metric not in get_args(Metric):
-        raise ComponentError(f"metric {metric!r} is unknown; pass 'probability' or 'log_probability'.")
-    if not 0 <= threshold < 1:
-        raise ComponentError(f"threshold {threshold} is no share of the total effect; pass a number from 0 to below 1, for example 0.02.")
-    return Settings(limit, rank, threshold, memory_budget)  # pyright: ignore[reportArgumentType]
-
-
 def assemble(
     contrast: Contrast,
     candidates: Sequence[Node],
     prompt: Prompt,
-    settings: Settings,
+    settings: CircuitSettings,
     *,
     fixed: Sequence[Node] = (),
     words: str,
     target: str,
-    corrupted: Span,
-    seed: int,
-    details: Mapping[str, Any],
+    memory_budget: float,
+    **details: Any,
 ) -> Circuit:
     """Rank the candidates, wire the best of them with the fixed ones, prune, and measure what is left.
+
+    Args:
+        fixed: nodes that are there whatever their rank.
+        words: what the two runs are.
+        target: the answer as text.
+        memory_budget: bytes that the runs' activations may take.
+        details: what the provenance should have besides the settings.
 
     Raises:
         CorruptionError: the two runs do not differ in the answer's probability, so there is nothing to explain.
         ComponentError: no candidate, or nodes that hold each other.
     """
-    total = float(contrast.total_effect.mean())
+    model, total = contrast.model, float(contrast.total_effect.mean())
     if abs(total) < SMALLEST_TOTAL:
         raise CorruptionError(
             f"P({target!r}) is {contrast.clean_probability:.2g} in both runs, so there is nothing to explain; pass another target, or stronger noise."
         )
-    looked_at = [*fixed, *_best(contrast, candidates, settings)]
-    if not looked_at:
+    considered = [*fixed, *_best(contrast, candidates, settings, memory_budget)]
+    if not considered:
         raise ComponentError("no site lies between the sources and the answer; trace more layers or positions.")
-    refuse_overlaps(looked_at)
-    budget = settings.memory_budget
-    found, engine = find_edges(contrast, looked_at, budget)
-    every = _with_needs(found, find_needs(contrast, looked_at, budget))
-    edges = _connected(_pruned(every, settings.threshold * abs(total), set(looked_at)), contrast)
-    used = {node for edge in edges for node in (edge.source, edge.target)}
-    nodes = [node for node in looked_at if node in used] or looked_at[:1]
-    steps = [count for count in LADDER if count < len(looked_at)] + [len(looked_at)]
-    *ladder, shares = measure_shares(contrast, [*(looked_at[:count] for count in steps), nodes], budget)
-    names = ("restored", "faithfulness", "completeness")
-    growth = [{"nodes": count, **{n: float(getattr(s, n).mean()) for n in names}} for count, s in zip(steps, ladder, strict=True)]
-    model, about = contrast.model, {"rank": settings.rank, "limit": settings.limit, "n_layers": layer_count(contrast.model), "prompt": prompt.text}
+    refuse_overlaps(considered)
+    edges, engine = _edges(contrast, considered, settings.threshold * abs(total), memory_budget)
+    ends = {node for edge in edges for node in (edge.source, edge.target)}
+    nodes = [node for node in considered if node in ends] or considered[:1]
+    shares, growth = _shares(contrast, considered, nodes, memory_budget)
     patterns, labels = _patterns(contrast, nodes), _labels(model, prompt, contrast)
     return Circuit(
         nodes=tuple(nodes),
         edges=tuple(edges),
         sources=contrast.sources,
-        metric=contrast.metric,
         total_effect=total,
-        effect=measure_nodes(contrast, nodes, budget).cpu(),
-        need=measure_needs(contrast, nodes, budget).cpu(),
-        shares=replace(shares, wired=measure_wired(contrast, nodes, edges, budget)),
-        growth=pd.DataFrame(growth),
-        head_reads=_head_reads(contrast, nodes, prompt, patterns, labels, budget),
+        effect=measure_nodes(contrast, nodes, memory_budget).cpu(),
+        need=measure_needs(contrast, nodes, memory_budget).cpu(),
+        shares=replace(shares, wired=measure_wired(contrast, nodes, edges, memory_budget)),
+        growth=growth,
+        head_reads=_head_reads(contrast, nodes, prompt, patterns, labels, memory_budget),
         patterns=patterns,
-        considered=len(looked_at),
-        threshold=settings.threshold,
+        considered=len(considered),
+        n_layers=layer_count(model),
+        n_heads=unit_count(model, "head"),
         contrast=words,
-        corrupted=corrupted,
         labels=labels,
         target=target,
         clean_probability=contrast.clean_probability,
         corrupted_probability=contrast.corrupted_probability.cpu(),
-        provenance=Provenance(
-            **describe_model(model),
-            prepends_bos=prompt.has_bos,
-            seed=seed,
+        settings=settings,
+        provenance=provenance_of(
+            model,
             engine=engine,
-            settings={**details, **about, "n_heads": unit_count(model, "head")},
+            seed=settings.seed,
+            has_bos=prompt.has_bos,
+            settings=settings,
+            **details | {"prompt": prompt.text, "noise": repr(settings.noise)},
         ),
     )
 
 
-def _best(contrast: Contrast, candidates: Sequence[Node], settings: Settings) -> list[Node]:
+def _best(contrast: Contrast, candidates: Sequence[Node], settings: CircuitSettings, memory_budget: float) -> list[Node]:
     """The top candidates by effect, need, or the larger of both."""
     able = [node for node in candidates if node not in contrast.sources and node.pos >= min(s.pos for s in contrast.sources)]
     if not able:
         return []
     zero = contrast.total_effect.new_zeros(len(able))
-    effect = zero if settings.rank == "need" else measure_nodes(contrast, able, settings.memory_budget).mean(1).abs()
-    need = zero if settings.rank == "effect" else measure_needs(contrast, able, settings.memory_budget).mean(1).abs()
+    effect = zero if settings.rank == "need" else measure_nodes(contrast, able, memory_budget).mean(1).abs()
+    need = zero if settings.rank == "effect" else measure_needs(contrast, able, memory_budget).mean(1).abs()
     score = torch.maximum(effect, need)
     order = score.argsort(descending=True, stable=True)[: settings.limit].tolist()
     return [able[i] for i in order if score[i] > 0]
+
+
+def _edges(contrast: Contrast, nodes: Sequence[Node], smallest: float, memory_budget: float) -> tuple[list[Edge], str]:
+    """The edges between some nodes that are strong enough and on a path from a source to the answer; and the engine that measured them."""
+    weighted, engine = find_edges(contrast, nodes, memory_budget)
+    every = _with_needs(weighted, find_needs(contrast, nodes, memory_budget))
+    return _connected(_pruned(every, smallest, set(nodes)), contrast), engine
+
+
+def _shares(contrast: Contrast, considered: Sequence[Node], nodes: Sequence[Node], memory_budget: float) -> tuple[Shares, pd.DataFrame]:
+    """What the circuit's nodes explain, and what the first 1, 2, 5, ... of those considered do, one row each."""
+    steps = [count for count in LADDER if count < len(considered)] + [len(considered)]
+    *ladder, shares = measure_shares(contrast, [*(considered[:count] for count in steps), nodes], memory_budget)
+    names = ("restored", "faithfulness", "completeness")
+    growth = [{"nodes": count, **{n: float(getattr(s, n).mean()) for n in names}} for count, s in zip(steps, ladder, strict=True)]
+    return shares, pd.DataFrame(growth)
 
 
 def _with_needs(edges: list[Edge], needs: Mapping[tuple[Node, Node], float]) -> list[Edge]:
@@ -172,18 +157,18 @@ def _connected(edges: list[Edge], contrast: Contrast) -> list[Edge]:
     """The edges on a path from a source to the answer."""
 
     def reached(starts: set[Node], forward: bool) -> set[Node]:
-        found, new = set(starts), set(starts)
+        seen, new = set(starts), set(starts)
         while new:
-            new = {b for e in edges for a, b in [(e.source, e.target) if forward else (e.target, e.source)] if a in new} - found
-            found |= new
-        return found
+            new = {b for e in edges for a, b in [(e.source, e.target) if forward else (e.target, e.source)] if a in new} - seen
+            seen |= new
+        return seen
 
     between = reached(set(contrast.sources), True) & reached({answer_node(contrast)}, False)
     return [edge for edge in edges if edge.source in between and edge.target in between]
 
 
 def _head_reads(
-    contrast: Contrast, nodes: Sequence[Node], prompt: Prompt, patterns: Mapping[int, torch.Tensor], labels: tuple[str, ...], budget: float
+    contrast: Contrast, nodes: Sequence[Node], prompt: Prompt, patterns: Mapping[int, torch.Tensor], labels: tuple[str, ...], memory_budget: float
 ) -> pd.DataFrame:
     """Each head at the circuit's attention nodes: its own effect, and how much of each span it attends to in the clean run."""
     every = range(unit_count(contrast.model, "head"))
@@ -192,7 +177,7 @@ def _head_reads(
     columns = ["layer", "head", "pos", "token", "effect", "subject", "relation", "reads"]
     if not heads:
         return pd.DataFrame(columns=columns)  # pyright: ignore[reportArgumentType]
-    effects = measure_nodes(contrast, heads, budget).mean(1).tolist()
+    effects = measure_nodes(contrast, heads, memory_budget).mean(1).tolist()
     rows: list[dict[str, Any]] = []
     for node, effect in zip(heads, effects, strict=True):
         row = {"layer": node.layer, "head": node.units[0], "pos": node.pos, "token": labels[node.pos], "effect": effect}
@@ -211,8 +196,8 @@ def _patterns(contrast: Contrast, nodes: Sequence[Node]) -> dict[int, Float[torc
     """The clean run's attention in the layers of attention nodes; nothing where the model does not show it."""
     layers = sorted({node.layer for node in nodes if node.component in ("attn_out", "head")})
     names = {attention_pattern(layer): layer for layer in layers if attention_pattern(layer) in contrast.model.hook_dict}
-    found = record(contrast.model, contrast.tokens, contrast.cleaning, names)
-    return {layer: found[name][0].cpu() for name, layer in names.items() if name in found}
+    recorded = record(contrast.model, contrast.tokens, contrast.cleaning, names)
+    return {layer: recorded[name][0].cpu() for name, layer in names.items() if name in recorded}
 
 
 def _labels(model: HookedModel, prompt: Prompt, contrast: Contrast) -> tuple[str, ...]:

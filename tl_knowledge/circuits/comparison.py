@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pandas as pd
 import plotly.graph_objects as go
+from typing_extensions import override
 
 from tl_knowledge.circuits.circuit import Circuit
 from tl_knowledge.circuits.edges import Edge
 from tl_knowledge.circuits.figures import edge_hover, on_tokens, points_of
 from tl_knowledge.drawing import Arrow
 from tl_knowledge.errors import ComponentError
-from tl_knowledge.results.statistics import largest_rows
+from tl_knowledge.results.result import Result
 from tl_knowledge.runs.nodes import Node
 
 __all__ = ["CircuitComparison", "compare"]
@@ -21,17 +23,27 @@ FIRST, SECOND, BOTH = "#d55e00", "#0072b2", "#667085"
 
 
 @dataclass(frozen=True, eq=False)
-class CircuitComparison:
+class CircuitComparison(Result):
     """Two circuits over the same tokens.
 
     Attributes:
         names: what the two are called.
     """
 
+    ranked_by: ClassVar[str] = "difference"
+    either_sign: ClassVar[bool] = True
     first: Circuit
     second: Circuit
     names: tuple[str, str]
 
+    @override
+    def headline(self) -> str:
+        """What is compared, and how much of it the two share."""
+        first, second = (set(_shares(circuit)) for circuit in (self.first, self.second))
+        both = f"{len(first & second)} of {len(first | second)} edges are in both"
+        return f"{self.names[0]} ({_carried(self.first)}) against {self.names[1]} ({_carried(self.second)}): {both}; {self.first.provenance.model}"
+
+    @override
     def to_dataframe(self) -> pd.DataFrame:
         """One row an edge of either: its share of each circuit's total effect (0 where it is not in that circuit), and the difference."""
         first, second = (_shares(circuit) for circuit in (self.first, self.second))
@@ -41,15 +53,8 @@ class CircuitComparison:
             | {"difference": second.get((a, b), 0.0) - first.get((a, b), 0.0)}
             for a, b in dict.fromkeys([*first, *second])
         ]
-        return pd.DataFrame(rows)
-
-    def top(self, k: int = 10) -> pd.DataFrame:
-        """The k edges whose shares differ most.
-
-        Raises:
-            ComponentError: k smaller than 1.
-        """
-        return largest_rows(self.to_dataframe(), k, "difference", either_sign=True)
+        columns = ["source", "source_token", "target", "target_token", *self.names, "difference"]
+        return pd.DataFrame(rows, columns=columns)  # pyright: ignore[reportArgumentType]
 
     def plot(self) -> go.Figure:
         """Both graphs over each other: arrows of the first circuit only, of the second only, and of both, as wide as their share."""
@@ -59,7 +64,7 @@ class CircuitComparison:
         shares = [_shares(circuit) for circuit in circuits]
         arrows: list[Arrow] = []
         for pair in dict.fromkeys([*edges[0], *edges[1]]):
-            own = [(circuit, found[pair]) for circuit, found in zip(circuits, edges, strict=True) if pair in found]
+            own = [(circuit, of_pair[pair]) for circuit, of_pair in zip(circuits, edges, strict=True) if pair in of_pair]
             weight = max((share[pair] for share in shares if pair in share), key=abs)
             color, name = self._look(pair in edges[0], pair in edges[1])
             arrows.append(Arrow(number[pair[0]], number[pair[1]], weight, _hover(own), color, name))
@@ -94,16 +99,20 @@ def compare(first: Circuit, second: Circuit, *, names: tuple[str, str] | None = 
         >>> both.names
         ('subject corrupted', 'relation corrupted')
     """
-    if first.labels != second.labels or first.provenance.settings["n_layers"] != second.provenance.settings["n_layers"]:
+    if first.labels != second.labels or first.n_layers != second.n_layers:
         raise ComponentError(f"the circuits are of {''.join(first.labels)!r} and {''.join(second.labels)!r}; pass two of the same tokens and model.")
-    chosen = names or (first.contrast, second.contrast)
-    if chosen[0] == chosen[1]:
-        raise ComponentError(f"both circuits are called {chosen[0]!r}; pass names=, for example ('before', 'after').")
-    return CircuitComparison(first, second, chosen)
+    called = names or (first.contrast, second.contrast)
+    if called[0] == called[1]:
+        raise ComponentError(f"both circuits are called {called[0]!r}; pass names=, for example ('before', 'after').")
+    return CircuitComparison(first, second, called)
 
 
 def _shares(circuit: Circuit) -> dict[tuple[Node, Node], float]:
     return {(edge.source, edge.target): edge.strength / circuit.total_effect for edge in circuit.edges}
+
+
+def _carried(circuit: Circuit) -> str:
+    return f"P({circuit.target.strip()!r}) {circuit.clean_probability:.0%}"
 
 
 def _hover(own: list[tuple[Circuit, Edge]]) -> str:

@@ -40,13 +40,13 @@ def refuse_overlaps(nodes: Iterable[Node]) -> None:
     Raises:
         ComponentError: two such nodes.
     """
-    chosen = list(nodes)
-    kinds = {node.component for node in chosen if node.component not in ("embed", "answer")}
+    beside = list(nodes)
+    kinds = {node.component for node in beside if node.component not in ("embed", "answer")}
     if "resid_post" in kinds and len(kinds) > 1:
         raise ComponentError(
             f"states hold what {', '.join(sorted(kinds - {'resid_post'}))} write; build one circuit of states, or one of the others."
         )
-    whole = {(node.component, node.layer, node.pos) for node in chosen}
-    for node in chosen:
+    whole = {(node.component, node.layer, node.pos) for node in beside}
+    for node in beside:
         if (PARTS.get(node.component), node.layer, node.pos) in whole:
             raise ComponentError(f"{node.name} at position {node.pos} is part of another node there; pass traces of heads or of attn_out, not both.")

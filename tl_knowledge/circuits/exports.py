@@ -51,17 +51,17 @@ def as_transformer_lens_nodes(nodes: Iterable[Node], n_heads: int) -> list[Any]:
     """
     from transformer_lens.tools.analysis.attribution_patching import Node as TransformerLensNode
 
-    found: list[Any] = []
+    keys: list[Any] = []
     for node in nodes:
         if node.component == "resid_post":
             raise ComponentError(
                 "TransformerLens' nodes are embeddings, heads and MLPs, not states; build the circuit from traces of modules or heads."
             )
         if node.component == "embed":
-            found.append(TransformerLensNode("embed", node.pos))
+            keys.append(TransformerLensNode("embed", node.pos))
         elif node.component in ("attn_out", "head"):
             heads = node.units or range(n_heads)
-            found += [TransformerLensNode("attn_head_out", node.pos, layer=node.layer, head=head) for head in heads]
+            keys += [TransformerLensNode("attn_head_out", node.pos, layer=node.layer, head=head) for head in heads]
         elif node.component in ("mlp_out", "neuron"):
-            found.append(TransformerLensNode("mlp_out", node.pos, layer=node.layer))
-    return list(dict.fromkeys(found))
+            keys.append(TransformerLensNode("mlp_out", node.pos, layer=node.layer))
+    return list(dict.fromkeys(keys))

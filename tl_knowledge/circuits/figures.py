@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
 from tl_knowledge.circuits.edges import Edge
 from tl_knowledge.circuits.findings import CircuitFindings
-from tl_knowledge.drawing import Arrow, GraphPoint, Line, LinePanel, graph, line_panels
+from tl_knowledge.drawing import Arrow, GraphPoint, Line, LinePanel, graph, label_text, line_panels
 from tl_knowledge.runs.nodes import Node
 
 __all__ = ["circuit_figure", "edge_hover", "growth_figure", "on_tokens", "place_of", "points_of", "shares_text"]
@@ -54,11 +53,10 @@ def points_of(circuits: Sequence[CircuitFindings]) -> tuple[list[GraphPoint], di
     """Every node of some circuits of one prompt as a point, as large as in the circuit where it matters most; and each node's number."""
     ends = dict.fromkeys(node for circuit in circuits for edge in circuit.edges for node in (edge.source, edge.target))
     nodes = [*dict.fromkeys([*(node for circuit in circuits for node in circuit.nodes), *ends])]
-    n_layers = int(circuits[0].provenance.settings["n_layers"])
     points: list[GraphPoint] = []
     for node in nodes:
         same = [other for other in nodes if (other.component, other.layer, other.pos) == (node.component, node.layer, node.pos)]
-        x, y = place_of(node, n_layers, same.index(node), len(same))
+        x, y = place_of(node, circuits[0].n_layers, same.index(node), len(same))
         kind = "source" if any(node in circuit.sources for circuit in circuits) else _KINDS[node.component]
         size = max(_size(circuit, node) for circuit in circuits)
         points.append(GraphPoint(x, y, kind, size, "<br><br>".join(dict.fromkeys(_hover(circuit, node) for circuit in circuits))))
@@ -68,9 +66,8 @@ def points_of(circuits: Sequence[CircuitFindings]) -> tuple[list[GraphPoint], di
 def on_tokens(circuits: Sequence[CircuitFindings], points: Sequence[GraphPoint], arrows: Sequence[Arrow], title: str, subtitle: str) -> go.Figure:
     """Draw points and arrows over the tokens and layers of circuits of one prompt."""
     first = circuits[0]
-    n_layers = int(first.provenance.settings["n_layers"])
     rows = [label.replace("\n", "\\n") or " " for label in first.labels]
-    columns = [(-1.0, "tokens"), *((float(layer), str(layer)) for layer in range(n_layers)), (float(n_layers), "answer")]
+    columns = [(-1.0, "tokens"), *((float(layer), str(layer)) for layer in range(first.n_layers)), (float(first.n_layers), "answer")]
     marked = frozenset(pos for circuit in circuits for pos in circuit.corrupted.positions) if len(circuits) == 1 else frozenset[int]()
     return graph(points, arrows, looks=LOOKS, rows=rows, columns=columns, title=title, subtitle=subtitle, marked=marked)
 
@@ -106,9 +103,9 @@ def growth_figure(circuit: CircuitFindings) -> go.Figure:
 
 def edge_hover(circuit: CircuitFindings, edge: Edge) -> str:
     """What an arrow says."""
-    start, end = (f"{html.escape(node.name)} at {html.escape(repr(circuit.labels[node.pos]))}" for node in (edge.source, edge.target))
+    start, end = (f"{label_text(node.name)} at {label_text(repr(circuit.labels[node.pos]))}" for node in (edge.source, edge.target))
     carried, needed = (f"{value:+.3f}{UNITS[circuit.metric]} ({value / circuit.total_effect:.0%})" for value in (edge.weight, edge.need))
-    return f"{start}<br>to {end}<br>{html.escape(circuit.contrast)}:<br>carries {carried}<br>lost when cut {needed}"
+    return f"{start}<br>to {end}<br>{label_text(circuit.contrast)}:<br>carries {carried}<br>lost when cut {needed}"
 
 
 def _measured(circuit: CircuitFindings, node: Node) -> tuple[float, float] | None:
@@ -120,18 +117,19 @@ def _measured(circuit: CircuitFindings, node: Node) -> tuple[float, float] | Non
 
 
 def _size(circuit: CircuitFindings, node: Node) -> float:
-    found = _measured(circuit, node)
-    if found is None:
+    effects = _measured(circuit, node)
+    if effects is None:
         return 1.0 if node.component == "answer" else 0.25 if node in circuit.sources else 0.0
-    return min(1.0, max(map(abs, found)) / (abs(circuit.total_effect) or 1.0))
+    return min(1.0, max(map(abs, effects)) / (abs(circuit.total_effect) or 1.0))
 
 
 def _hover(circuit: CircuitFindings, node: Node) -> str:
-    token = html.escape(repr(circuit.labels[node.pos]))
+    token = label_text(repr(circuit.labels[node.pos]))
     if node.component == "answer":
-        return f"<b>answer</b> {html.escape(repr(circuit.target))}<br>P {circuit.clean_probability:.1%}"
-    found, unit = _measured(circuit, node), UNITS[circuit.metric]
-    name = f"<b>{html.escape(node.name)}</b> at {token}"
-    if found is None:
+        return f"<b>answer</b> {label_text(repr(circuit.target))}<br>P {circuit.clean_probability:.1%}"
+    effects, unit = _measured(circuit, node), UNITS[circuit.metric]
+    name = f"<b>{label_text(node.name)}</b> at {token}"
+    if effects is None:
         return name
-    return f"{name}<br>{html.escape(circuit.contrast)}:<br>restored alone: {found[0]:+.3f}{unit}<br>lost without it: {found[1]:+.3f}{unit}"
+    alone, without = effects
+    return f"{name}<br>{label_text(circuit.contrast)}:<br>restored alone: {alone:+.3f}{unit}<br>lost without it: {without:+.3f}{unit}"

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pandas as pd
 import torch
 from jaxtyping import Float
+from typing_extensions import override
 
 from tl_knowledge.circuits.edges import Edge
 from tl_knowledge.circuits.paths import Shares
+from tl_knowledge.circuits.settings import CircuitSettings
 from tl_knowledge.prompts.spans import Span
 from tl_knowledge.results.provenance import Provenance
-from tl_knowledge.results.statistics import largest_rows
+from tl_knowledge.results.result import Result
 from tl_knowledge.runs.contrast import Metric
 from tl_knowledge.runs.nodes import Node
 
@@ -20,49 +23,67 @@ __all__ = ["CircuitFindings"]
 
 
 @dataclass(frozen=True, eq=False)
-class CircuitFindings:
+class CircuitFindings(Result):
     """Nodes, weighted edges, and what they explain.
 
     Attributes:
         nodes: in the order in which they matter: by their effect or need, whichever is larger.
         edges: those whose weight or need is at least ``threshold`` of the total effect, and each node's strongest in and out; strongest first.
         sources: what sends into the circuit: corrupted tokens' embeddings, or what an edit writes.
-        metric: what effects, needs and weights are measured in: the answer's probability, or its logarithm in nats.
+        total_effect: clean minus corrupted, in the metric, mean over samples.
         effect: ``[node sample]``: what a node, restored alone, gives back of the answer.
         need: ``[node sample]``: what the clean run loses when the node alone is held at its corrupted value.
-        total_effect: clean minus corrupted, in the metric, mean over samples.
-        shares: what all nodes explain together; see `tl_knowledge.circuits.paths.Shares`.
+        shares: what all nodes explain together; see `Shares`.
         growth: the same for the first 1, 2, 5, 10 ... nodes, one row each, means over samples.
         head_reads: one row for each head at the circuit's attention nodes: its own effect, and which tokens it reads.
         patterns: attention of the clean run by layer, ``[head query key]``, in the layers that have such nodes.
         considered: how many nodes were looked at before pruning.
-        threshold: share of the total effect below which an edge is pruned.
+        n_layers, n_heads: of the model.
         contrast: what the two runs are, in words.
-        corrupted: the span whose embeddings were corrupted; for an edit, where it writes.
         labels: the tokens as text.
-        target: the scored answer.
+        target: the scored answer as text.
+        clean_probability, corrupted_probability: of the answer, the latter ``[sample]``.
+        settings: how it was built.
+        provenance: how it was computed.
     """
 
+    ranked_by: ClassVar[str] = "share"
+    either_sign: ClassVar[bool] = True
     nodes: tuple[Node, ...]
     edges: tuple[Edge, ...]
     sources: tuple[Node, ...]
-    metric: Metric
     total_effect: float
     effect: Float[torch.Tensor, "node sample"]
     need: Float[torch.Tensor, "node sample"]
     shares: Shares
     growth: pd.DataFrame
     head_reads: pd.DataFrame
-    patterns: dict[int, torch.Tensor]
+    patterns: dict[int, Float[torch.Tensor, "head query key"]]
     considered: int
-    threshold: float
+    n_layers: int
+    n_heads: int
     contrast: str
-    corrupted: Span
     labels: tuple[str, ...]
     target: str
     clean_probability: float
     corrupted_probability: Float[torch.Tensor, " sample"]
+    settings: CircuitSettings
     provenance: Provenance
+
+    @property
+    def metric(self) -> Metric:
+        """What effects, needs and weights are measured in."""
+        return self.settings.metric
+
+    @property
+    def threshold(self) -> float:
+        """Share of the total effect below which an edge was pruned."""
+        return self.settings.threshold
+
+    @property
+    def corrupted(self) -> Span:
+        """The span whose embeddings were corrupted; for an edit, where it writes."""
+        return self.settings.corrupted
 
     @property
     def faithfulness(self) -> float:
@@ -79,6 +100,14 @@ class CircuitFindings:
         """Faithfulness through the circuit's edges alone: every node hears only those that an edge leads from; mean over samples."""
         return float("nan") if self.shares.wired is None else float(self.shares.wired.mean())
 
+    @override
+    def headline(self) -> str:
+        """How many nodes and edges, what they carry, and how much of it."""
+        kept = f"kept alone they keep {self.faithfulness:.0%}, held out they take {self.completeness:.0%}"
+        size = f"{len(self.nodes)} nodes and {len(self.edges)} edges carry P({self.target.strip()!r})"
+        return f"{size}, {self.contrast}; {kept}; {self.provenance.model}"
+
+    @override
     def to_dataframe(self) -> pd.DataFrame:
         """One row an edge: from, to, their tokens, weight, its standard error, need, and the larger of both as a share of the total effect."""
         rows = [
@@ -87,7 +116,8 @@ class CircuitFindings:
             | {"weight": edge.weight, "standard_error": edge.standard_error, "need": edge.need, "share": edge.strength / self.total_effect}
             for edge in self.edges
         ]
-        return pd.DataFrame(rows)
+        columns = ["source", "source_token", "target", "target_token", "weight", "standard_error", "need", "share"]
+        return pd.DataFrame(rows, columns=columns)  # pyright: ignore[reportArgumentType]
 
     def node_table(self) -> pd.DataFrame:
         """One row a node: component, place, mean effect and need, and the effect's share of the total effect."""
@@ -97,11 +127,3 @@ class CircuitFindings:
             for node, effect, need in zip(self.nodes, self.effect.mean(1).tolist(), self.need.mean(1).tolist(), strict=True)
         ]
         return pd.DataFrame(rows)
-
-    def top(self, k: int = 10) -> pd.DataFrame:
-        """The k strongest edges, of either sign.
-
-        Raises:
-            ComponentError: k smaller than 1.
-        """
-        return largest_rows(self.to_dataframe(), k, "share", either_sign=True)

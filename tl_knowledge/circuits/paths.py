@@ -58,16 +58,22 @@ def measure_needs(contrast: Contrast, nodes: Sequence[Node], memory_budget: floa
 
 
 def find_edges(contrast: Contrast, nodes: Sequence[Node], memory_budget: float) -> tuple[list[Edge], str]:
-    """Every edge from a source or node to a node or the answer, and the engine that found them.
+    """Every edge from a source or node to a node or the answer, and the engine that measured them.
 
-    One run for each sender says what all others receive; one run for each receiver whose value moved says what that is worth.
+    One run for each sender A says what all others receive from it; one run for each receiver B whose value moved says what that is worth. Both
+    are the corrupted run but for what is written (C stands for all other nodes)::
+
+        run A:    A := clean      C := corrupted      B is read (b), then := corrupted    answer: weight of A -> answer
+        run A B:  A, C follow freely                  B := b                              answer: weight of A -> B
+
+    In the first run every way from A to B but the direct one is shut, because each node on it is held at its corrupted value.
     """
     senders = [*contrast.sources, *nodes]
     runs: list[Intervention] = []
     for sender in senders:
-        reached = tuple(node for node in nodes if _can_reach(sender, node))
-        held: dict[Node, Value] = dict.fromkeys(reached, "corrupted")
-        runs.append(Intervention({**held, sender: "clean"}, reached))
+        receivers = tuple(node for node in nodes if _can_reach(sender, node))
+        held: dict[Node, Value] = dict.fromkeys(receivers, "corrupted")
+        runs.append(Intervention({**held, sender: "clean"}, receivers))
     sent = intervene(contrast, runs, memory_budget)
     answer, base = answer_node(contrast), contrast.corrupted_score
     edges = [_edge(sender, answer, sent.score[i] - base) for i, sender in enumerate(senders)]
@@ -80,7 +86,13 @@ def find_edges(contrast: Contrast, nodes: Sequence[Node], memory_budget: float) 
 def find_needs(contrast: Contrast, nodes: Sequence[Node], memory_budget: float) -> dict[tuple[Node, Node], float]:
     """What the circuit, kept alone, loses when one edge is cut: from every source or node to every node and to the answer.
 
-    One run for each sender says what all others would be without it; one run for each receiver that changes says what that costs.
+    In all runs the sources are clean and everything outside the circuit is corrupted. Then (C stands for all other nodes)::
+
+        run 0:    A, B, C follow freely and are read (a, b, c)                            answer: s, the circuit alone
+        run A:    A := corrupted  C := c              B is read (b', B without A), := b   answer: s - need of A -> answer
+        run A B:  A, C follow freely                  B := b'                             answer: s - need of A -> B
+
+    Again the second kind shuts every way from A to B but the direct one: each node on it is held at the value that it has in run 0.
     """
     sources: dict[Node, Value] = dict.fromkeys(contrast.sources, "clean")
     outside: dict[Node, Value] = dict.fromkeys(_outside(contrast, nodes), "corrupted")
@@ -88,12 +100,12 @@ def find_needs(contrast: Contrast, nodes: Sequence[Node], memory_budget: float) 
     kept = intervene(contrast, [Intervention(alone, tuple(nodes))], memory_budget)
     values: dict[Node, Value] = {node: kept.readings[0, node] for node in nodes}
     senders = [*contrast.sources, *nodes]
-    runs = [Intervention(_and(alone | values, sender, "corrupted"), tuple(n for n in nodes if _can_reach(sender, n))) for sender in senders]
+    runs = [Intervention(_with(alone | values, sender, "corrupted"), tuple(n for n in nodes if _can_reach(sender, n))) for sender in senders]
     without = intervene(contrast, runs, memory_budget)
-    found = {(sender, answer_node(contrast)): float((kept.score[0] - without.score[i]).mean()) for i, sender in enumerate(senders)}
+    needs = {(sender, answer_node(contrast)): float((kept.score[0] - without.score[i]).mean()) for i, sender in enumerate(senders)}
     changed = [(i, node) for (i, node), value in without.readings.items() if _differ(value, kept.readings[0, node], _span(contrast, node))]
-    cut = intervene(contrast, [Intervention(_and(alone, node, without.readings[i, node])) for i, node in changed], memory_budget)
-    return found | {(senders[i], node): float((kept.score[0] - cut.score[j]).mean()) for j, (i, node) in enumerate(changed)}
+    cut = intervene(contrast, [Intervention(_with(alone, node, without.readings[i, node])) for i, node in changed], memory_budget)
+    return needs | {(senders[i], node): float((kept.score[0] - cut.score[j]).mean()) for j, (i, node) in enumerate(changed)}
 
 
 def measure_shares(contrast: Contrast, sets: Sequence[Sequence[Node]], memory_budget: float) -> list[Shares]:
@@ -117,29 +129,29 @@ _MODULES: tuple[tuple[NodeKind, NodeKind], ...] = (("attn_out", "head"), ("mlp_o
 
 
 def _outside(contrast: Contrast, nodes: Iterable[Node]) -> list[Node]:
-    """Everything behind the first source that is in no node: whole modules, other heads and neurons of a module, other states."""
-    chosen: dict[tuple[NodeKind, int, int], set[int]] = {}
+    """Everything from the first source on that is in no node: whole modules, other heads and neurons of a module, other states."""
+    taken: dict[tuple[NodeKind, int, int], set[int]] = {}
     for node in nodes:
-        chosen.setdefault((node.component, node.layer, node.pos), set()).update(node.units)
-    states = any(component == "resid_post" for component, _, _ in chosen)
+        taken.setdefault((node.component, node.layer, node.pos), set()).update(node.units)
+    states = any(component == "resid_post" for component, _, _ in taken)
     first = min(node.pos for node in contrast.sources)
-    found: list[Node] = []
+    others: list[Node] = []
     for layer in range(layer_count(contrast.model)):
         for pos in range(first, contrast.tokens.shape[1]):
             if states:
-                found += [] if ("resid_post", layer, pos) in chosen else [Node("resid_post", layer, pos)]
+                others += [] if ("resid_post", layer, pos) in taken else [Node("resid_post", layer, pos)]
             else:
-                found += [node for whole, part in _MODULES for node in _rest(contrast, chosen, whole, part, layer, pos)]
-    return [node for node in found if node not in contrast.sources]
+                others += [node for whole, part in _MODULES for node in _rest(contrast, taken, whole, part, layer, pos)]
+    return [node for node in others if node not in contrast.sources]
 
 
 def _rest(
-    contrast: Contrast, chosen: Mapping[tuple[NodeKind, int, int], set[int]], whole: NodeKind, part: NodeKind, layer: int, pos: int
+    contrast: Contrast, taken: Mapping[tuple[NodeKind, int, int], set[int]], whole: NodeKind, part: NodeKind, layer: int, pos: int
 ) -> list[Node]:
     """What of a module at one place is in no node."""
-    if (whole, layer, pos) in chosen:
+    if (whole, layer, pos) in taken:
         return []
-    kept = chosen.get((part, layer, pos))
+    kept = taken.get((part, layer, pos))
     if kept is None:
         return [Node(whole, layer, pos)]
     count = contrast.clean[hook_of(Node(part, layer, pos, (0,)))].shape[2]
@@ -195,7 +207,7 @@ def _heard(parents: Sequence[Node], values: Mapping[Node, Value]) -> dict[Node, 
     return {parent: values[parent] for parent in parents}
 
 
-def _and(writes: Mapping[Node, Value], node: Node, value: Value) -> dict[Node, Value]:
+def _with(writes: Mapping[Node, Value], node: Node, value: Value) -> dict[Node, Value]:
     changed = dict(writes)
     changed[node] = value
     return changed

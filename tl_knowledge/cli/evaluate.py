@@ -96,5 +96,5 @@ def _written(scores: tlk.evaluation.ScoreTable, suffix: str, columns: tuple[str,
 
 
 def _page(scores: tlk.evaluation.ScoreTable, reports: list[tlk.EditReport], columns: tuple[str, ...]) -> list[Any]:
-    intro = f"<p>{scores.cases} cases, {scores.model}: means in percent, 95% bootstrap intervals over cases.</p>"
+    intro = f"{scores.cases} cases, {scores.model}: means in percent, 95% bootstrap intervals over cases."
     return [intro, _text_table(scores, columns), scores.plot(), *(report.plot_by(metric="NS") for report in reports)]

@@ -69,7 +69,7 @@ def neurons_command(
         raise InputError("--target belongs to wordings; pass PROMPTS with it, or drop it to take a fact set.")
     facts = facts_argument(dataset, source, relation)
     loaded = model_argument(model)
-    facts = tlk.sample_facts(tlk.known_facts(loaded, facts), limit, seed=seed)
+    facts = tlk.sample_facts(tlk.known_facts(loaded, facts, progress=bar), limit, seed=seed)
     groups = tlk.neurons.fact_groups(loaded, facts, own_wording=False)
     located = tlk.locate_neurons(loaded, groups, **selection, **scoring, adapt=adapt, **running)  # pyright: ignore[reportArgumentType]
     if save is not None:
@@ -120,7 +120,7 @@ def _show_fact(scores: tlk.neurons.NeuronAttribution, neurons: tlk.NeuronSet, ro
     table = Table(("layer", "neuron", "mean score", "prompts above 0"), cells)
     heading = f"{len(neurons)} neurons shared by {len(rows)} wordings of one fact"
     if out is not None:
-        parts = [f"<p>{heading}</p>", table, "<p>P(answer):</p>", effects, scores.plot()]
+        parts = [heading, table, "P(answer):", effects, scores.plot()]
         write_file(out, tlk.drawing.html_page("Knowledge neurons of one fact", parts))
     if as_json:
         print_json({"neurons": listed, "effects": rows, "provenance": scores.provenance.to_dict()})

@@ -83,18 +83,18 @@ def _as_data(average: tlk.TraceAverage) -> dict[str, Any]:
     compared = len(average.sides) == 2 and len(average.facts) >= 6
     return {
         "facts": len(average.facts),
-        "asked": average.asked,
+        "given": average.given,
         "skipped": average.skipped,
         "total_effects": average.total_effects().to_dict(orient="records"),
         "averages": average.to_dataframe().to_dict(orient="records"),
-        "sides": average.compare_sides().to_dict(orient="records") if compared else [],
+        "sides": average.compare_sides().table.to_dict(orient="records") if compared else [],
         "provenance": average.provenance.to_dict(),
     }
 
 
 def _print(average: tlk.TraceAverage, out: Path | None) -> None:
     console, tracing, table = Console(), tlk.tracing, tlk.drawing.Table
-    left_out = f", {len(average.skipped)} of {average.asked} left out" if average.skipped else ""
+    left_out = f", {len(average.skipped)} of {average.given} left out" if average.skipped else ""
     console.print(f"[bold]{len(average.facts)} facts[/] on {escape(average.provenance.model)}{left_out}", highlight=False)
     print_table(console, tracing.total_effect_table(average))
     peaks = average.top(len(average.to_dataframe())).drop_duplicates(["corrupt", "component"]).to_dict(orient="records")

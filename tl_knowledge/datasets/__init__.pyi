@@ -1,6 +1,5 @@
 from .answers import known_facts as known_facts
 from .answers import paraphrases as paraphrases
-from .answers import predicted_tokens as predicted_tokens
 from .answers import single_token_facts as single_token_facts
 from .blimp import BLIMP_SAMPLE as BLIMP_SAMPLE
 from .blimp import load_blimp as load_blimp

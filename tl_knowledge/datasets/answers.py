@@ -6,20 +6,23 @@ from collections.abc import Iterable
 
 from more_itertools import always_iterable
 
-from tl_knowledge.engine.batches import answer_logits
+from tl_knowledge.engine.batches import predicted_tokens
 from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.errors import DataError, InputError
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.prompts.prompt import Prompt, is_one_token
 
-__all__ = ["known_facts", "paraphrases", "predicted_tokens", "single_token_facts"]
+__all__ = ["known_facts", "paraphrases", "single_token_facts"]
 
 
 def known_facts(model: AnyModel, facts: Fact | Iterable[Fact], *, progress: bool = True) -> list[Fact]:
     """Facts whose first target token is the model's own prediction (argmax), as in the published fact sets.
 
     Facts that cannot be tokenised with their subject, or do not fit the context, are not known.
+
+    Raises:
+        NumericalError: logits that are not finite.
 
     Example:
         >>> import tl_knowledge as tlk
@@ -35,7 +38,8 @@ def known_facts(model: AnyModel, facts: Fact | Iterable[Fact], *, progress: bool
             pairs.append((fact, Prompt.from_fact(model, fact)))
         except InputError:
             continue
-    predicted = predicted_tokens(model, [prompt for _, prompt in pairs], progress=progress)
+    with progress_bar(what="known facts", unit="fact", total=len(pairs), progress=progress) as bar:
+        predicted = predicted_tokens(model, [prompt for _, prompt in pairs], bar=bar)
     return [fact for (fact, prompt), token in zip(pairs, predicted, strict=True) if token == prompt.target_token]
 
 
@@ -43,16 +47,6 @@ def single_token_facts(model: AnyModel, facts: Fact | Iterable[Fact]) -> list[Fa
     """Facts whose target is one token of this model."""
     model = as_model(model, masked=True)
     return [fact for fact in always_iterable(facts, Fact) if is_one_token(model, fact.target)]
-
-
-def predicted_tokens(model: AnyModel, prompts: Prompt | Iterable[Prompt], *, progress: bool = True) -> list[int]:
-    """The most probable token where each prompt is answered, many prompts a forward."""
-    model = as_model(model, masked=True)
-    batch, tokens = list(always_iterable(prompts, Prompt)), dict[int, int]()
-    with progress_bar(what="predictions", unit="prompt", total=len(batch), progress=progress) as bar:
-        for group, logits in answer_logits(model, batch, bar=bar):
-            tokens |= dict(zip(group, logits.argmax(-1).tolist(), strict=True))
-    return [tokens[i] for i in range(len(batch))]
 
 
 def paraphrases(model: AnyModel, fact: Fact) -> list[Prompt]:

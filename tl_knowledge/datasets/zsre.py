@@ -13,9 +13,7 @@ __all__ = ["KNOWEDIT_HUB", "KNOWEDIT_ZSRE_FILE", "load_zsre"]
 KNOWEDIT_HUB, KNOWEDIT_ZSRE_FILE = "zjunlp/KnowEdit", "benchmark/ZsRE/ZsRE-test-all.json"
 
 
-def load_zsre(
-    source: Source = KNOWEDIT_HUB, *, limit: int | None = None, split: str = "train", data_files: str | None = None
-) -> list[EditCase]:
+def load_zsre(source: Source = KNOWEDIT_HUB, *, limit: int | None = None, split: str = "train", data_files: str | None = None) -> list[EditCase]:
     """Edit cases of zsRE: questions, with an answer to write in the right answer's place.
 
     MEND's locality question (Natural Questions, about something unrelated) and KnowEdit's locality prompts become the neighbourhood.

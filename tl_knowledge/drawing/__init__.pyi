@@ -9,10 +9,15 @@ from .lines import LinePanel as LinePanel
 from .lines import line_panels as line_panels
 from .look import PALETTE as PALETTE
 from .look import dark as dark
+from .look import label_text as label_text
 from .maps import HeatMap as HeatMap
 from .maps import heat_maps as heat_maps
+from .markup import heading as heading
+from .markup import markup as markup
+from .markup import note as note
 from .page import HtmlView as HtmlView
 from .page import PagePart as PagePart
+from .page import SideBySide as SideBySide
 from .page import Table as Table
 from .page import ViewPage as ViewPage
 from .page import html_page as html_page

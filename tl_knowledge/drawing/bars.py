@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from tl_knowledge.drawing.look import MUTED, PALETTE, RED, layout
+from tl_knowledge.drawing.look import MUTED, PALETTE, RED, label_text, layout
 
 __all__ = ["bar_chart", "grouped_bars", "labelled_points"]
 
@@ -29,7 +28,7 @@ def bar_chart(
     if bars is not None and errors_below is not None:
         bars |= {"arrayminus": list(errors_below), "symmetric": False}
     figure = go.Figure(go.Bar(x=list(values), y=list(range(len(labels))), orientation="h", marker_color="#6a51a3", error_x=bars))
-    figure.update_yaxes(autorange="reversed", tickvals=list(range(len(labels))), ticktext=[html.escape(x) for x in labels])
+    figure.update_yaxes(autorange="reversed", tickvals=list(range(len(labels))), ticktext=[label_text(x) for x in labels])
     figure.update_xaxes(title_text=value_axis, zeroline=True, zerolinecolor=MUTED)
     figure.update_layout(**layout(title, subtitle), height=190 + 26 * len(labels), width=720)
     return figure
@@ -45,17 +44,17 @@ def grouped_bars(
         values, low, high = np.array(rows, dtype=float).T
         error = {"type": "data", "symmetric": False, "array": high - values, "arrayminus": values - low, "color": MUTED, "thickness": 1}
         figure.add_trace(go.Bar(x=list(range(len(groups))), y=values, name=name, marker=look, error_y=error))
-    labels = [html.escape(group) for group in groups]
+    labels = [label_text(group) for group in groups]
     width = max(760, 180 + 34 * len(groups))
     angle = -60 if 7 * max(map(len, groups), default=0) > (width - 180) / max(len(groups), 1) else 0
     figure.update_xaxes(title_text=group_axis, tickvals=list(range(len(groups))), ticktext=labels, tickangle=angle)
     figure.update_yaxes(title_text=value_axis, tickformat=".1%", zeroline=True, zerolinecolor=MUTED, gridcolor="white")
     legend_lines = -(-sum(60 + 7 * len(name) for name in bars) // (width - 220))
-    height, made = 520 + 24 * legend_lines, layout(title, subtitle)
-    made["margin"] = made["margin"] | {"t": 84 + 24 * legend_lines}
-    made["title"] = made["title"] | {"y": 1 - 16 / height, "yanchor": "top"}
+    height, settings = 520 + 24 * legend_lines, layout(title, subtitle)
+    settings["margin"] = settings["margin"] | {"t": 84 + 24 * legend_lines}
+    settings["title"] = settings["title"] | {"y": 1 - 16 / height, "yanchor": "top"}
     legend = {"orientation": "h", "y": 1.01, "yanchor": "bottom", "x": 0}
-    figure.update_layout(**made, height=height, width=width, barmode="group", legend=legend)
+    figure.update_layout(**settings, height=height, width=width, barmode="group", legend=legend)
     return figure
 
 
@@ -70,10 +69,10 @@ def labelled_points(
         y, x = list(range(len(rows))), [values[i] for i in rows]
         stems_x, stems_y = [v for value in x for v in (0.0, value, None)], [v for place in y for v in (place, place, None)]
         figure.add_trace(go.Scatter(x=stems_x, y=stems_y, mode="lines", line={"color": "#c5c9d2", "width": 1}, hoverinfo="skip"), row=1, col=column)
-        colors = [RED if marked[i] else "#98a2b3" for i in rows]
-        texts = [html.escape(labels[i]) for i in rows]
+        colours = [RED if marked[i] else "#98a2b3" for i in rows]
+        texts = [label_text(labels[i]) for i in rows]
         hover = f"%{{text}}<br>{value_axis} %{{x:.3f}}<extra></extra>"
-        points = go.Scatter(x=x, y=y, text=texts, mode="markers", marker={"color": colors, "size": 8}, hovertemplate=hover)
+        points = go.Scatter(x=x, y=y, text=texts, mode="markers", marker={"color": colours, "size": 8}, hovertemplate=hover)
         figure.add_trace(points, row=1, col=column)
         figure.update_yaxes(tickvals=y, ticktext=texts, gridcolor="white", zeroline=False, row=1, col=column)
         figure.update_xaxes(title_text=value_axis, zeroline=True, zerolinecolor=MUTED, gridcolor="white", row=1, col=column)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import plotly.graph_objects as go
 
-from tl_knowledge.drawing.look import layout
+from tl_knowledge.drawing.look import label_text, layout
 
 __all__ = ["Arrow", "GraphPoint", "graph"]
 
@@ -25,7 +24,7 @@ class GraphPoint:
     Attributes:
         size: from 0 to 1.
         hover: HTML.
-        color: overrides that of its kind.
+        colour: overrides that of its kind.
     """
 
     x: float
@@ -33,18 +32,18 @@ class GraphPoint:
     kind: str
     size: float
     hover: str
-    color: str | None = None
+    colour: str | None = None
 
 
 @dataclass(frozen=True)
 class Arrow:
-    """An edge between two points by number; ``color`` overrides that of its sign."""
+    """An edge between two points by number; ``colour`` overrides that of its sign."""
 
     source: int
     target: int
     weight: float
     hover: str
-    color: str | None = None
+    colour: str | None = None
     name: str | None = None
 
 
@@ -72,33 +71,33 @@ def graph(
     shown: set[str] = set()
     for arrow in sorted(arrows, key=lambda a: abs(a.weight)):
         figure.add_traces(_arrow_traces(points, arrow, abs(arrow.weight) / heaviest, shown))
-    for kind, (symbol, color) in looks.items():
+    for kind, (symbol, colour) in looks.items():
         own = [point for point in points if point.kind == kind]
         if own:
             sizes = [SMALLEST + (LARGEST - SMALLEST) * point.size**0.5 for point in own]
             marker = {
                 "symbol": symbol,
                 "size": sizes,
-                "color": [p.color or color for p in own],
+                "color": [p.colour or colour for p in own],
                 "line": {"color": "white", "width": 1.5},
                 "opacity": 1,
             }
             at = {"x": [point.x for point in own], "y": [point.y for point in own]}
             texts = {"text": [point.hover for point in own], "hovertemplate": "%{text}<extra></extra>"}
             figure.add_trace(go.Scatter(**at, **texts, mode="markers", marker=marker, showlegend=False, legendgroup=kind))
-            look = {"symbol": symbol, "size": 11, "color": color}
-            figure.add_trace(go.Scatter(x=[None], y=[None], name=html.escape(kind), mode="markers", marker=look, legendgroup=kind))
-    labels = [f"<b>{html.escape(row)}*</b>" if i in marked else html.escape(row) for i, row in enumerate(rows)]
+            look = {"symbol": symbol, "size": 11, "color": colour}
+            figure.add_trace(go.Scatter(x=[None], y=[None], name=label_text(kind), mode="markers", marker=look, legendgroup=kind))
+    labels = [f"<b>{label_text(row)}*</b>" if i in marked else label_text(row) for i, row in enumerate(rows)]
     figure.update_yaxes(range=[len(rows) - 0.4, -0.6], tickvals=list(range(len(rows))), ticktext=labels, title_text="token", gridcolor="white")
     low, high = columns[0][0], columns[-1][0]
-    ticks, names = [place for place, _ in columns], [html.escape(name) for _, name in columns]
+    ticks, names = [place for place, _ in columns], [label_text(name) for _, name in columns]
     figure.update_xaxes(range=[low - 0.6, high + 0.6], tickvals=ticks, ticktext=names, title_text="layer", gridcolor="white", zeroline=False)
-    made = layout(title, subtitle)
+    settings = layout(title, subtitle)
     legend = {"orientation": "h", "y": 1.01, "yanchor": "bottom", "x": 0, "itemsizing": "constant"}
     height = 230 + 44 * len(rows)
-    made["title"] = made["title"] | {"y": 1 - 18 / height, "yanchor": "top"}
-    made["margin"] = made["margin"] | {"t": 112, "r": 30}
-    figure.update_layout(**made, height=height, width=max(760, min(1180, 240 + 66 * len(columns))), legend=legend, hovermode="closest")
+    settings["title"] = settings["title"] | {"y": 1 - 18 / height, "yanchor": "top"}
+    settings["margin"] = settings["margin"] | {"t": 112, "r": 30}
+    figure.update_layout(**settings, height=height, width=max(760, min(1180, 240 + 66 * len(columns))), legend=legend, hovermode="closest")
     return figure
 
 
@@ -106,17 +105,17 @@ def _arrow_traces(points: Sequence[GraphPoint], arrow: Arrow, share: float, show
     """A curve with an arrowhead, wider and darker the more it carries; hovering anywhere near its middle says what."""
     start, end = points[arrow.source], points[arrow.target]
     x, y = _curve(start, end)
-    color = arrow.color or (POSITIVE if arrow.weight >= 0 else NEGATIVE)
+    colour = arrow.colour or (POSITIVE if arrow.weight >= 0 else NEGATIVE)
     name = arrow.name or ("raises the answer" if arrow.weight >= 0 else "lowers the answer")
-    line = {"color": color, "width": THINNEST + (WIDEST - THINNEST) * share, "dash": "solid" if arrow.weight >= 0 else "dot"}
+    line = {"color": colour, "width": THINNEST + (WIDEST - THINNEST) * share, "dash": "solid" if arrow.weight >= 0 else "dot"}
     opacity = 0.25 + 0.6 * share
     curve = go.Scatter(x=x, y=y, mode="lines", line=line, opacity=opacity, hoverinfo="skip", showlegend=False, legendgroup=name)
-    tip = {"symbol": "arrow", "size": 8 + 8 * share, "color": color, "angleref": "previous", "opacity": [0.0, min(1.0, opacity + 0.15)]}
+    tip = {"symbol": "arrow", "size": 8 + 8 * share, "color": colour, "angleref": "previous", "opacity": [0.0, min(1.0, opacity + 0.15)]}
     cut = len(x) * 3 // 4
     head = go.Scatter(
         x=x[cut - 1 : cut + 1], y=y[cut - 1 : cut + 1], mode="markers", marker=tip, hoverinfo="skip", showlegend=False, legendgroup=name
     )
-    middle, invisible = len(x) // 2, {"size": 12, "color": color, "opacity": 0.0}
+    middle, invisible = len(x) // 2, {"size": 12, "color": colour, "opacity": 0.0}
     text = {"text": [arrow.hover], "hovertemplate": "%{text}<extra></extra>"}
     target = go.Scatter(x=[x[middle]], y=[y[middle]], mode="markers", marker=invisible, **text, showlegend=False, legendgroup=name)
     entry: list[go.Scatter] = []

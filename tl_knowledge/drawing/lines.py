@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from tl_knowledge.drawing.look import DASHES, INK, MUTED, PALETTE, layout
+from tl_knowledge.drawing.look import DASHES, INK, MUTED, PALETTE, label_text, layout
 
 __all__ = ["Line", "LinePanel", "line_panels"]
 
@@ -72,10 +71,10 @@ def line_panels(
         figure.update_yaxes(title_text=y_axis if col == 1 else None, tickformat=".0%" if percent else None, row=row, col=col)
     figure.update_yaxes(zeroline=True, zerolinecolor=MUTED, gridcolor="white")
     figure.update_xaxes(gridcolor="white", zeroline=False)
-    made = layout(title, subtitle)
-    made["margin"] = made["margin"] | {"l": 80, "r": 40}
+    settings = layout(title, subtitle)
+    settings["margin"] = settings["margin"] | {"l": 80, "r": 40}
     figure.update_layout(
-        **made,
+        **settings,
         height=230 + 300 * down,
         width=max(520, 180 + 330 * across, 60 + 6 * len(subtitle)),
         legend={"orientation": "h", "y": -0.16 / down, "x": 0},
@@ -85,13 +84,13 @@ def line_panels(
 
 
 def _line_traces(line: Line, x_axis: str, y_axis: str, *, show_name: bool) -> list[go.Scatter]:
-    color, dash = PALETTE[line.style % len(PALETTE)], DASHES[(line.style // 3) % len(DASHES)]
+    colour, dash = PALETTE[line.style % len(PALETTE)], DASHES[(line.style // 3) % len(DASHES)]
     x, band = list(line.x), [*line.high, *reversed(list(line.low))]
     filled = [line.filled is None or value in line.filled for value in x]
     interval = " [%{customdata[0]:.3f}, %{customdata[1]:.3f}]"
     return [
         go.Scatter(
-            x=x + x[::-1], y=band, fill="toself", fillcolor=color, opacity=0.18, line={"width": 0}, hoverinfo="skip", showlegend=False, mode="lines"
+            x=x + x[::-1], y=band, fill="toself", fillcolor=colour, opacity=0.18, line={"width": 0}, hoverinfo="skip", showlegend=False, mode="lines"
         ),
         go.Scatter(
             x=x,
@@ -100,10 +99,10 @@ def _line_traces(line: Line, x_axis: str, y_axis: str, *, show_name: bool) -> li
             legendgroup=line.name,
             showlegend=False,
             mode="lines+markers",
-            line={"color": color, "dash": dash, "width": 2},
-            marker={"color": [color if f else "white" for f in filled], "line": {"color": color, "width": 1.5}, "size": 7},
+            line={"color": colour, "dash": dash, "width": 2},
+            marker={"color": [colour if f else "white" for f in filled], "line": {"color": colour, "width": 1.5}, "size": 7},
             customdata=np.stack([np.asarray(line.low, float), np.asarray(line.high, float)], axis=1),
-            hovertemplate=f"{html.escape(line.name)}<br>{x_axis} %{{x}}<br>{y_axis} %{{y:.3f}}{interval}<extra></extra>",
+            hovertemplate=f"{label_text(line.name)}<br>{x_axis} %{{x}}<br>{y_axis} %{{y:.3f}}{interval}<extra></extra>",
         ),
         # The legend's own entry: plotly would give it the first point's marker, open or filled.
         go.Scatter(
@@ -113,6 +112,6 @@ def _line_traces(line: Line, x_axis: str, y_axis: str, *, show_name: bool) -> li
             legendgroup=line.name,
             showlegend=show_name,
             mode="lines",
-            line={"color": color, "dash": dash, "width": 2},
+            line={"color": colour, "dash": dash, "width": 2},
         ),
     ]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import html
 from typing import Any
 
 import plotly.graph_objects as go
+from markupsafe import escape
 
-__all__ = ["DASHES", "FONT", "INK", "MUTED", "PALETTE", "RED", "dark", "layout"]
+__all__ = ["DASHES", "FONT", "INK", "MUTED", "PALETTE", "RED", "dark", "label_text", "layout"]
 
 FONT = "Inter, 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"
 INK, MUTED, RED = "#1f2430", "#667085", "#c1121f"
@@ -15,10 +15,20 @@ PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 DASHES = ("solid", "dash", "dot", "dashdot")
 
 
+def label_text(text: str) -> str:
+    """A text as plotly's labels take it, which know a little HTML of their own.
+
+    Example:
+        >>> label_text("<unk>")
+        '&lt;unk&gt;'
+    """
+    return str(escape(text))
+
+
 def layout(title: str, subtitle: str) -> dict[str, Any]:
     """A figure's title, subtitle, fonts, background and margins."""
     return {
-        "title": {"text": html.escape(title), "subtitle": {"text": html.escape(subtitle), "font": {"size": 12, "color": MUTED}}, "x": 0.02},
+        "title": {"text": label_text(title), "subtitle": {"text": label_text(subtitle), "font": {"size": 12, "color": MUTED}}, "x": 0.02},
         "font": {"family": FONT, "size": 12, "color": INK},
         "plot_bgcolor": "#f4f4f6",
         "paper_bgcolor": "white",
@@ -48,8 +58,8 @@ def dark(figure: go.Figure) -> go.Figure:
         '#15181f'
     """
     plain: dict[str, Any] = figure.to_plotly_json()
-    made = go.Figure(_recoloured({"data": plain["data"], "layout": {k: v for k, v in plain["layout"].items() if k != "template"}}))
-    return made.update_layout(paper_bgcolor="#15181f", template="plotly_dark")
+    recoloured = go.Figure(_recoloured({"data": plain["data"], "layout": {k: v for k, v in plain["layout"].items() if k != "template"}}))
+    return recoloured.update_layout(paper_bgcolor="#15181f", template="plotly_dark")
 
 
 def _recoloured(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from tl_knowledge.drawing.look import INK, layout
+from tl_knowledge.drawing.look import INK, label_text, layout
 
 __all__ = ["HeatMap", "heat_maps"]
 
@@ -23,7 +22,7 @@ class HeatMap:
 
     Attributes:
         marked: rows whose label is drawn bold with an asterisk.
-        colors: a plotly sequential scale.
+        colours: a plotly sequential scale.
     """
 
     values: NDArray[np.floating[Any]]
@@ -33,10 +32,10 @@ class HeatMap:
     row_axis: str
     column_axis: str
     marked: frozenset[int] = frozenset()
-    colors: str = "Purples"
+    colours: str = "Purples"
 
 
-def heat_maps(maps: Sequence[HeatMap], *, title: str, subtitle: str, color_axis: str, columns: int | None = None) -> go.Figure:
+def heat_maps(maps: Sequence[HeatMap], *, title: str, subtitle: str, colour_axis: str, columns: int | None = None) -> go.Figure:
     """Heat maps side by side on one common colour range, so that equal colours mean equal values.
 
     Maps of one colour scale share one colour bar, right of the last; maps of several have one each.
@@ -51,13 +50,13 @@ def heat_maps(maps: Sequence[HeatMap], *, title: str, subtitle: str, color_axis:
         vertical_spacing=0.36 / down if down > 1 else 0.0,
     )
     finite = np.concatenate([m.values[np.isfinite(m.values)].ravel() for m in maps] + [np.zeros(1)])
-    color_range = {"zmin": min(0.0, float(finite.min())), "zmax": max(float(finite.max()), 1e-9)}
-    one_scale = len({m.colors for m in maps}) == 1
+    colour_range = {"zmin": min(0.0, float(finite.min())), "zmax": max(float(finite.max()), 1e-9)}
+    one_scale = len({m.colours for m in maps}) == 1
     for index, chart in enumerate(maps):
         row, col = index // across + 1, index % across + 1
-        bar = _color_bar(figure, row, col, color_axis) if index == len(maps) - 1 or not one_scale else None
-        figure.add_trace(_heat_map_trace(chart, color_axis, color_range, bar), row=row, col=col)
-        labels = [f"<b>{html.escape(r)}*</b>" if i in chart.marked else html.escape(r) for i, r in enumerate(chart.rows)]
+        bar = _colour_bar(figure, row, col, colour_axis) if index == len(maps) - 1 or not one_scale else None
+        figure.add_trace(_heat_map_trace(chart, colour_axis, colour_range, bar), row=row, col=col)
+        labels = [f"<b>{label_text(r)}*</b>" if i in chart.marked else label_text(r) for i, r in enumerate(chart.rows)]
         first_in_line = maps[index - col + 1]
         repeats_labels = col > 1 and (chart.rows, chart.marked) == (first_in_line.rows, first_in_line.marked)
         labels = [""] * len(labels) if repeats_labels else labels
@@ -72,21 +71,21 @@ def heat_maps(maps: Sequence[HeatMap], *, title: str, subtitle: str, color_axis:
     return figure
 
 
-def _heat_map_trace(chart: HeatMap, color_axis: str, color_range: dict[str, float], color_bar: dict[str, Any] | None) -> go.Heatmap:
+def _heat_map_trace(chart: HeatMap, colour_axis: str, colour_range: dict[str, float], colour_bar: dict[str, Any] | None) -> go.Heatmap:
     return go.Heatmap(
         z=chart.values,
         customdata=[[row for _ in chart.columns] for row in chart.rows],
-        **color_range,
-        colorscale=chart.colors,
-        showscale=color_bar is not None,
-        colorbar=color_bar or {},
+        **colour_range,
+        colorscale=chart.colours,
+        showscale=colour_bar is not None,
+        colorbar=colour_bar or {},
         xgap=1,
         ygap=1,
-        hovertemplate=f"{chart.row_axis} %{{customdata}}<br>{chart.column_axis} %{{x}}<br>{color_axis} %{{z:.3f}}<extra></extra>",
+        hovertemplate=f"{chart.row_axis} %{{customdata}}<br>{chart.column_axis} %{{x}}<br>{colour_axis} %{{z:.3f}}<extra></extra>",
     )
 
 
-def _color_bar(figure: go.Figure, row: int, column: int, title: str) -> dict[str, Any]:
+def _colour_bar(figure: go.Figure, row: int, column: int, title: str) -> dict[str, Any]:
     """A colour bar just right of its own panel."""
     panel = figure.get_subplot(row, column)
     x_domain, y_domain = panel.xaxis.domain, panel.yaxis.domain  # pyright: ignore

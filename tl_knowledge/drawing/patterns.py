@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from circuitsvis.attention import attention_heads
 
-from tl_knowledge.drawing import HtmlView
+from tl_knowledge.drawing.page import HtmlView
 from tl_knowledge.errors import ComponentError, UnsupportedModelError
 
 __all__ = ["pattern_view"]

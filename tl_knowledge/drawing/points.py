@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
-from tl_knowledge.drawing.look import MUTED, PALETTE, layout
+from tl_knowledge.drawing.look import MUTED, PALETTE, label_text, layout
 
 __all__ = ["Points", "scatter"]
 
@@ -35,18 +34,18 @@ def scatter(groups: Mapping[str, Points], *, title: str, subtitle: str, x_axis: 
     figure = go.Figure()
     for number, (name, points) in enumerate(groups.items()):
         look = {"color": PALETTE[number % len(PALETTE)], "symbol": SYMBOLS[number % len(SYMBOLS)], "size": 9, "opacity": 0.75}
-        texts = [html.escape(label) if i in points.labelled else "" for i, label in enumerate(points.labels)]
-        hover = f"{html.escape(name)}<br>%{{customdata}}<br>{x_axis} %{{x:.3f}}<br>{y_axis} %{{y:.3f}}<extra></extra>"
+        texts = [label_text(label) if i in points.labelled else "" for i, label in enumerate(points.labels)]
+        hover = f"{label_text(name)}<br>%{{customdata}}<br>{x_axis} %{{x:.3f}}<br>{y_axis} %{{y:.3f}}<extra></extra>"
         figure.add_trace(
             go.Scatter(
                 x=list(points.x),
                 y=list(points.y),
-                name=html.escape(name),
+                name=label_text(name),
                 mode="markers+text",
                 text=texts,
                 textposition="top center" if number % 2 == 0 else "bottom center",
                 textfont={"size": 11, "color": look["color"]},
-                customdata=[html.escape(label) for label in points.labels],
+                customdata=[label_text(label) for label in points.labels],
                 hovertemplate=hover,
                 marker=look,
                 cliponaxis=False,
@@ -54,7 +53,7 @@ def scatter(groups: Mapping[str, Points], *, title: str, subtitle: str, x_axis: 
         )
     figure.update_xaxes(title_text=x_axis, gridcolor="white", zeroline=True, zerolinecolor=MUTED)
     figure.update_yaxes(title_text=y_axis, gridcolor="white", zeroline=True, zerolinecolor=MUTED)
-    made = layout(title, subtitle)
-    made["margin"] = made["margin"] | {"l": 80, "r": 40}
-    figure.update_layout(**made, height=520, width=760, legend={"orientation": "h", "y": 1.01, "yanchor": "bottom", "x": 0})
+    settings = layout(title, subtitle)
+    settings["margin"] = settings["margin"] | {"l": 80, "r": 40}
+    figure.update_layout(**settings, height=520, width=760, legend={"orientation": "h", "y": 1.01, "yanchor": "bottom", "x": 0})
     return figure

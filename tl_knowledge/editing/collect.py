@@ -10,18 +10,18 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from tqdm.auto import tqdm
 
 from tl_knowledge.arrays import Hooks
+from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.engine.recording import run_until
 from tl_knowledge.engine.rows import pad_right
 from tl_knowledge.errors import DataError, InputError, NumericalError
-from tl_knowledge.models.checks import check_layers, check_model
-from tl_knowledge.models.description import describe_model
+from tl_knowledge.models.checks import check_layers
 from tl_knowledge.models.hook_names import component_hook
 from tl_knowledge.models.ledger import unedited_fingerprint
+from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel, context_length, model_device, prepends_bos
-from tl_knowledge.results.provenance import Provenance
+from tl_knowledge.results.provenance import Provenance, provenance_of
 from tl_knowledge.results.storage import read_result, write_result
 from tl_knowledge.runs.key_moments import KeyMoments
 
@@ -34,7 +34,7 @@ UNFINISHED = "UnfinishedKeyMoments"
 
 
 def collect_key_moments(
-    model: HookedModel,
+    model: AnyModel,
     corpus: Iterable[str],
     *,
     layers: Sequence[int] | None = None,
@@ -42,7 +42,7 @@ def collect_key_moments(
     store: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> KeyMoments:
-    """One pass over a corpus for all asked layers; the forward stops at the highest of them.
+    """One pass over a corpus for all the layers; the forward stops at the highest of them.
 
     Products of keys are taken in the keys' precision, a batch at a time, and added up in float64.
 
@@ -64,31 +64,33 @@ def collect_key_moments(
         >>> moments = tlk.collect_key_moments(model, tlk.load_corpus(), layers=[0, 3], tokens=600, progress=False)
         >>> sorted(moments.moments), tuple(moments.moments[3].shape)
         ([0, 3], (512, 512))
+        >>> moments
+        <KeyMoments: E[k k^T] of layers 0, 3 over 600 tokens; factlm>
     """
-    check_model(model)
-    chosen = check_layers(model, layers)
-    d_mlp = int(model.blocks[chosen[0]].mlp.W_out.shape[0])
-    asked = TOKENS_A_NEURON * d_mlp if tokens is None else tokens
-    if asked < 1:
+    model = as_model(model)
+    collected = check_layers(model, layers)
+    d_mlp = int(model.blocks[collected[0]].mlp.W_out.shape[0])
+    wanted = TOKENS_A_NEURON * d_mlp if tokens is None else tokens
+    if wanted < 1:
         raise InputError(f"tokens={tokens} reads nothing; pass at least 1, better {TOKENS_A_NEURON} for each of the {d_mlp} neurons.")
-    rows = _token_rows(model, corpus, asked)
+    rows = _token_rows(model, corpus, wanted)
     digest = _digest(rows)
     folder = None if store is None else _MomentsFolder(Path(store), unedited_fingerprint(model), digest)
-    known = {} if folder is None else {layer: found for layer in chosen if (found := folder.layer(layer)) is not None}
-    missing = tuple(layer for layer in chosen if layer not in known)
+    known = {} if folder is None else {layer: kept for layer in collected if (kept := folder.layer(layer)) is not None}
+    missing = tuple(layer for layer in collected if layer not in known)
     if missing:
-        collected = _collect(model, rows, missing, digest, folder, progress)
-        known |= dict.fromkeys(missing, collected)
+        moments = _collect(model, rows, missing, digest, folder, progress)
+        known |= dict.fromkeys(missing, moments)
         if folder is not None:
-            folder.keep(collected)
-    first = known[chosen[0]]
-    moments, change = {layer: known[layer].moments[layer] for layer in chosen}, {layer: known[layer].change[layer] for layer in chosen}
-    return KeyMoments(moments, first.tokens, change, first.fingerprint, digest, _provenance(model, chosen))
+            folder.keep(moments)
+    first = known[collected[0]]
+    by_layer, change = {layer: known[layer].moments[layer] for layer in collected}, {layer: known[layer].change[layer] for layer in collected}
+    return KeyMoments(by_layer, first.tokens, change, first.fingerprint, digest, _provenance(model, collected))
 
 
 @dataclass
 class _Sums:
-    """A pass that is not over.
+    """The sums of an unfinished pass.
 
     Attributes:
         sums, half: by layer, the products added up, now and after half of the tokens.
@@ -101,41 +103,46 @@ class _Sums:
     tokens: int = 0
     half_tokens: int = 0
 
+    def add(self, keys: dict[int, Float[torch.Tensor, "key d_mlp"]], total: int) -> None:
+        """Add a batch of keys; the sums are copied once half of all tokens are in them."""
+        for layer, own in keys.items():
+            self.sums[layer] += (own.T @ own).double()
+        self.batches, self.tokens = self.batches + 1, self.tokens + len(next(iter(keys.values())))
+        if not self.half and 2 * self.tokens >= total:
+            self.half, self.half_tokens = {layer: value.clone() for layer, value in self.sums.items()}, self.tokens
+
+    def change(self, layer: int, moment: Float[torch.Tensor, "d_mlp d_mlp"]) -> float:
+        """How far a layer's mean has moved since half of the tokens, relative to its size."""
+        return float((moment - self.half[layer].cpu() / self.half_tokens).norm() / moment.norm()) if self.half else float("nan")
+
 
 def _collect(
     model: HookedModel, rows: list[torch.Tensor], layers: tuple[int, ...], digest: str, folder: _MomentsFolder | None, progress: bool
 ) -> KeyMoments:
     d_mlp, total = int(model.blocks[layers[0]].mlp.W_out.shape[0]), sum(row.shape[1] for row in rows)
-    found = None if folder is None else folder.unfinished(layers)
-    found = found or _Sums({layer: torch.zeros(d_mlp, d_mlp, dtype=torch.float64) for layer in layers})
-    found.sums = {layer: value.to(model_device(model)) for layer, value in found.sums.items()}
+    kept = None if folder is None else folder.unfinished(layers)
+    state = kept or _Sums({layer: torch.zeros(d_mlp, d_mlp, dtype=torch.float64) for layer in layers})
+    state.sums = {layer: value.to(model_device(model)) for layer, value in state.sums.items()}
     batches = [rows[start : start + TEXTS_AT_ONCE] for start in range(0, len(rows), TEXTS_AT_ONCE)]
-    with tqdm(total=total, initial=found.tokens, desc="key moments", unit="token", delay=2, disable=not progress) as bar:
-        for batch in batches[found.batches :]:
-            keys = _keys(model, batch, layers)
-            for layer in layers:
-                found.sums[layer] += (keys[layer].T @ keys[layer]).double()
-            found.batches, found.tokens = found.batches + 1, found.tokens + len(keys[layers[0]])
-            if not found.half and 2 * found.tokens >= total:
-                found.half, found.half_tokens = {layer: value.clone() for layer, value in found.sums.items()}, found.tokens
-            if folder is not None and found.batches % BATCHES_A_CHECKPOINT == 0:
-                folder.checkpoint(found)
-            bar.update(len(keys[layers[0]]))
-    moments = {layer: (value / found.tokens).cpu() for layer, value in found.sums.items()}
+    with progress_bar(what="key moments", unit="token", progress=progress, total=total, initial=state.tokens) as bar:
+        for batch in batches[state.batches :]:
+            before = state.tokens
+            state.add(_keys(model, batch, layers), total)
+            if folder is not None and state.batches % BATCHES_A_CHECKPOINT == 0:
+                folder.checkpoint(state)
+            bar.update(state.tokens - before)
+    moments = {layer: (value / state.tokens).cpu() for layer, value in state.sums.items()}
     if not all(bool(moment.isfinite().all()) for moment in moments.values()):
         raise NumericalError("the key moments are not finite; check the weights for NaN, or load the model in float32.")
-    change = {
-        layer: float((moments[layer] - found.half[layer].cpu() / found.half_tokens).norm() / moments[layer].norm()) if found.half else float("nan")
-        for layer in layers
-    }
-    return KeyMoments(moments, found.tokens, change, unedited_fingerprint(model), digest, _provenance(model, layers))
+    change = {layer: state.change(layer, moments[layer]) for layer in layers}
+    return KeyMoments(moments, state.tokens, change, unedited_fingerprint(model), digest, _provenance(model, layers))
 
 
 def _provenance(model: HookedModel, layers: Sequence[int]) -> Provenance:
-    return Provenance(**describe_model(model), prepends_bos=prepends_bos(model), seed=0, engine="one pass", settings={"layers": list(layers)})
+    return provenance_of(model, engine="one pass", layers=list(layers))
 
 
-def _token_rows(model: HookedModel, corpus: Iterable[str], asked: int) -> list[torch.Tensor]:
+def _token_rows(model: HookedModel, corpus: Iterable[str], wanted: int) -> list[torch.Tensor]:
     """Texts as token rows ``[1 pos]`` until enough tokens are read.
 
     Raises:
@@ -145,11 +152,11 @@ def _token_rows(model: HookedModel, corpus: Iterable[str], asked: int) -> list[t
     count = 0
     bos = [model.tokenizer.bos_token_id] if prepends_bos(model) else []
     for text in corpus:
-        ids = (bos + model.tokenizer(text, add_special_tokens=False)["input_ids"])[: min(context_length(model), asked - count)]
+        ids = (bos + model.tokenizer(text, add_special_tokens=False)["input_ids"])[: min(context_length(model), wanted - count)]
         if ids:
             rows.append(torch.tensor([ids], device=model_device(model)))
             count += len(ids)
-        if count >= asked:
+        if count >= wanted:
             break
     if not rows:
         raise DataError("the corpus has no text with a token; pass texts, for example load_corpus().")
@@ -167,16 +174,16 @@ def _keys(model: HookedModel, rows: Sequence[torch.Tensor], layers: Sequence[int
     """The keys of every token of some texts, without those of the padding; at least in single precision."""
     lengths = torch.tensor([row.shape[1] for row in rows], device=rows[0].device)
     inside = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
-    found: dict[int, torch.Tensor] = {}
+    keys: dict[int, torch.Tensor] = {}
 
     def keep(layer: int) -> Hooks:
-        def catch(keys: torch.Tensor, *, hook: object) -> None:
-            found[layer] = keys[inside].to(torch.promote_types(keys.dtype, torch.float32))
+        def catch(activation: torch.Tensor, *, hook: object) -> None:
+            keys[layer] = activation[inside].to(torch.promote_types(activation.dtype, torch.float32))
 
         return [(component_hook("neuron", layer), catch)]
 
     run_until(model, pad_right(rows), [pair for layer in layers for pair in keep(layer)], component_hook("neuron", max(layers)))
-    return found
+    return keys
 
 
 class _MomentsFolder:
@@ -196,10 +203,10 @@ class _MomentsFolder:
             moments.only(layer).save(self._path(f"layer{layer}"))
         self._path("unfinished").unlink(missing_ok=True)
 
-    def checkpoint(self, found: _Sums) -> None:
+    def checkpoint(self, state: _Sums) -> None:
         """Write an unfinished pass."""
-        tensors = {f"sums.{k}": v for k, v in found.sums.items()} | {f"half.{k}": v for k, v in found.half.items()}
-        fields = {name: getattr(found, name) for name in ("batches", "tokens", "half_tokens")}
+        tensors = {f"sums.{k}": v for k, v in state.sums.items()} | {f"half.{k}": v for k, v in state.half.items()}
+        fields = {name: getattr(state, name) for name in ("batches", "tokens", "half_tokens")}
         write_result(self._path("unfinished"), UNFINISHED, tensors, fields)
 
     def unfinished(self, layers: tuple[int, ...]) -> _Sums | None:

@@ -86,7 +86,7 @@ class Edit(Result):
     notes: tuple[dict[str, Any], ...]
     provenance: Provenance
     keys: dict[int, Float[torch.Tensor, "fact d_mlp"]] = field(default_factory=dict)
-    _key: object = field(default_factory=object, repr=False)
+    _key: object = field(default_factory=object, init=False, repr=False)
 
     @classmethod
     def planned(
@@ -228,4 +228,6 @@ class Edit(Result):
             for number, (subject, losses) in enumerate(curves[:FACTS_DRAWN])
         ]
         shown = f"; the first {FACTS_DRAWN}" if len(curves) > FACTS_DRAWN else ""
-        return line_panels([LinePanel("", lines)], title="How the edit was found", subtitle=self.headline() + shown, x_axis="step", y_axis="loss")
+        return line_panels(
+            [LinePanel("", lines)], title="How the values were optimised", subtitle=self.headline() + shown, x_axis="step", y_axis="loss"
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, ClassVar, TypeVar
 
 from tl_knowledge.editing.edit import Edit
@@ -92,12 +92,10 @@ class EditMethod(ABC):
             settings |= _layers_given(cls.__name__, word, check_layers(model, tuple(layers)))
         elif word == "layer" and word not in settings and (traced := published_for(model, TRACED_LAYERS)) is not None:
             settings["layer"] = traced
-        missing = [field.name for field in _fields(cls) if field.default is MISSING and field.default_factory is MISSING and field.name not in settings]
+        missing = [field.name for field in _fields(cls) if _required(field) and field.name not in settings]
         if missing:
-            names = ", ".join(cls.published or TRACED_LAYERS)
-            raise InputError(
-                f"nothing is published for {model_name(model)!r}; pass {cls.__name__}({missing[0]}=...), found for example by trace(). Known: {names}."
-            )
+            call, known = f"{cls.__name__}({missing[0]}=...)", ", ".join(cls.published or TRACED_LAYERS)
+            raise InputError(f"nothing is published for {model_name(model)!r}; pass {call}, found for example by trace(). Known: {known}.")
         return cls(**settings)
 
     @classmethod
@@ -134,7 +132,7 @@ def plan_edit(
     Raises:
         DataError: no fact.
         InputError: facts that contradict each other, or moments of another model.
-        PromptError, TargetError, SubjectNotFoundError: a fact that the model cannot be asked.
+        PromptError, TargetError, SubjectNotFoundError: a fact that does not fit the model.
         NumericalError: singular moments, or a loss that is not finite.
 
     Example:
@@ -155,8 +153,12 @@ def plan_edit(
         return method.plan(model, wanted, moments)
 
 
-def _fields(cls: type) -> tuple[Any, ...]:
+def _fields(cls: type) -> tuple[Field[Any], ...]:
     return fields(cls) if is_dataclass(cls) else ()
+
+
+def _required(field: Field[Any]) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
 
 
 def _layers_given(name: str, word: str | None, layers: tuple[int, ...]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The registry of editing methods: a new method is one file with an `EditMethod`, and one line here.
 
-The command line, the contract tests, the reference page and the table of scores read this registry. A class is imported when it is first asked
-for, so the names cost nothing.
+The command line, the contract tests, the reference page and the table of scores read this registry. A class is imported when it is first
+needed, so the names cost nothing.
 """
 
 from __future__ import annotations

@@ -9,9 +9,8 @@ from tl_knowledge.arrays import Hooks
 from tl_knowledge.drawing import HtmlView, ViewPage
 from tl_knowledge.editing.edit import Edit
 from tl_knowledge.errors import ModelStateError
-from tl_knowledge.models.checks import check_model
-from tl_knowledge.models.description import describe_model
-from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.models.loading import AnyModel, as_model
+from tl_knowledge.models.protocol import HookedModel, model_name
 from tl_knowledge.prompts.prompt import Prompt, check_fits
 
 __all__ = ["edit_view"]
@@ -19,36 +18,37 @@ __all__ = ["edit_view"]
 TOP = 10
 
 
-def edit_view(model: HookedModel, edit: Edit, prompt: Prompt) -> ViewPage:
+def edit_view(model: AnyModel, edit: Edit, prompt: Prompt) -> ViewPage:
     """Log-probabilities of a text's tokens before and after an edit; hovering shows the most probable ones.
 
     Args:
-        prompt: what is read; its target, where it has one, stands behind it and is scored with it. The first token is predicted from nothing
-            and not shown.
+        prompt: what is read; its target, where it has one, follows it and is scored with it. The first token is predicted from nothing and
+            not shown.
 
     Raises:
         ModelStateError: the edit is written into the model, so there is no "before".
         ModelError, PromptError: arguments that do not fit.
     """
-    check_model(model)
+    model = as_model(model)
     if edit.is_written_into(model):
         raise ModelStateError("the edit is written into this model, so there is no unedited run; edit.revert(model) first.")
     check_fits(model, prompt, multi_token=True)
     tokens = torch.cat([prompt.tokens[0], prompt.tokens.new_tensor(prompt.answer)])
-    name = describe_model(model)["model"]
-    views = [_log_probabilities(model, tokens, hooks, f"{when} the edit", name) for when, hooks in (("Before", []), ("After", edit.hooks()))]
+    views = [_log_probabilities(model, tokens, hooks, f"{when} the edit") for when, hooks in (("Before", []), ("After", edit.hooks()))]
     return ViewPage("Token log-probabilities", views)
 
 
-def _log_probabilities(model: HookedModel, tokens: torch.Tensor, hooks: Hooks, title: str, name: str) -> HtmlView:
+def _log_probabilities(model: HookedModel, tokens: torch.Tensor, hooks: Hooks, title: str) -> HtmlView:
     with torch.no_grad():
         # The last token is only predicted; running it would need a longer context than the prompt's.
         logits: torch.Tensor = model.run_with_hooks(tokens[None, :-1], fwd_hooks=hooks)
-    known = logits[0].float().log_softmax(-1).cpu()
-    padded = torch.cat([known, known[-1:]])  # circuitsvis drops the last row
+    log_p = logits[0].float().log_softmax(-1).cpu()
+    padded = torch.cat([log_p, log_p[-1:]])  # circuitsvis drops the last row
 
     def to_string(token: int) -> str:
         return str(model.tokenizer.decode([token])) if model.tokenizer else str(token)
 
-    rendered = token_log_probs(tokens.cpu(), padded, to_string, top_k=min(TOP, known.shape[1]))
-    return HtmlView.of(rendered, title=title, note=f"the redder, the more probable given the tokens before it; hover for log-probabilities; {name}")
+    rendered = token_log_probs(tokens.cpu(), padded, to_string, top_k=min(TOP, log_p.shape[1]))
+    return HtmlView.of(
+        rendered, title=title, note=f"the redder, the more probable given the tokens before it; hover for log-probabilities; {model_name(model)}"
+    )

@@ -92,16 +92,16 @@ def answer_probabilities(
     return probability
 
 
-def predicted_tokens(model: HookedModel, prompts: Sequence[Prompt], hooks_at: HooksAt = no_hooks) -> list[int]:
+def predicted_tokens(model: HookedModel, prompts: Sequence[Prompt], hooks_at: HooksAt = no_hooks, *, bar: Any = None) -> list[int]:
     """The most probable token where each prompt is answered.
 
     Raises:
         NumericalError: logits that are not finite.
     """
     tokens: dict[int, int] = {}
-    for group, logits in answer_logits(model, prompts, hooks_at):
+    for group, logits in answer_logits(model, prompts, hooks_at, bar=bar):
         if not bool(logits.isfinite().all()):
-            raise NumericalError("the clean run's logits are not finite; check the weights for NaN, or load the model in float32.")
+            raise NumericalError("the logits are not finite; check the weights for NaN, or load the model in float32.")
         tokens |= dict(zip(group, logits.argmax(-1).tolist(), strict=True))
     return [tokens[i] for i in range(len(prompts))]
 

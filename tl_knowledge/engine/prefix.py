@@ -2,7 +2,7 @@
 
 Where only the last positions change, the keys and values of every earlier position are the same in all rows. They are computed once, and
 each attention layer joins them to however many rows it is given, so the prefix composes with growing rows (`tl_knowledge.engine.rows`): a row
-costs one token (or a few) instead of a prompt. Several prompts of one length go together: row ``r`` stands behind prompt ``r % prompts``.
+costs one token (or a few) instead of a prompt. Several prompts of one length go together: row ``r`` continues prompt ``r % prompts``.
 Layers that only feed ones whose input is swapped in may run fewer rows than there are prompts.
 
 Hooks that the caller has set on the model see the prefix and the new token in two runs, so positions that count from the end mean
@@ -64,7 +64,7 @@ def freeze_prefix(model: HookedModel, tokens: Tokens, kept: int = 1) -> FrozenPr
 
 
 def run_on_prefix(model: HookedModel, prefix: FrozenPrefix, hooks: Hooks) -> torch.Tensor:
-    """Run the tokens behind a prefix; the hooks say how many rows come out."""
+    """Run the tokens after a prefix; the hooks say how many rows come out."""
     swap_in: Hooks = [(block_input(0), lambda _, *, hook: prefix.entering)]
     logits: torch.Tensor = model.run_with_hooks(prefix.tokens, fwd_hooks=swap_in + hooks, **prefix.arguments)
     return logits
@@ -73,7 +73,7 @@ def run_on_prefix(model: HookedModel, prefix: FrozenPrefix, hooks: Hooks) -> tor
 def run_on_prefix_from(
     model: HookedModel, prefix: FrozenPrefix, layer: int, states: Float[torch.Tensor, "row pos d_model"], hooks: Hooks
 ) -> torch.Tensor:
-    """Run states that enter a block (or, behind the last one, leave it) through the rest of the model, behind a prefix.
+    """Run states that enter a block (or leave the last one) through the rest of the model, after a prefix.
 
     ``HookedTransformer`` starts there; a bridge cannot, so one dummy row runs through the layers below.
     """
@@ -115,10 +115,10 @@ class _Prefix:
 def _freeze_hooked_transformer(model: HookedModel, tokens: Tokens, kept: int) -> tuple[torch.Tensor, dict[str, Any]]:
     layers = range(layer_count(model))
     names = [f"blocks.{layer}.attn.hook_{part}" for layer in layers for part in ("k", "v")]
-    found = record(model, tokens, [], [block_input(0), *names], stop_at_layer=len(layers))
-    entries = [_PrefixEntry(found[f"blocks.{i}.attn.hook_k"][:, :-kept], found[f"blocks.{i}.attn.hook_v"][:, :-kept]) for i in layers]
+    recorded = record(model, tokens, [], [block_input(0), *names], stop_at_layer=len(layers))
+    entries = [_PrefixEntry(recorded[f"blocks.{i}.attn.hook_k"][:, :-kept], recorded[f"blocks.{i}.attn.hook_v"][:, :-kept]) for i in layers]
     mask = torch.ones(1, kept, dtype=torch.long, device=tokens.device)
-    return found[block_input(0)][:, -kept:], {"past_kv_cache": _Prefix(entries, tokens.shape[1] - kept), "attention_mask": mask}
+    return recorded[block_input(0)][:, -kept:], {"past_kv_cache": _Prefix(entries, tokens.shape[1] - kept), "attention_mask": mask}
 
 
 def _freeze_bridge(model: Any, tokens: Tokens, kept: int) -> tuple[torch.Tensor, dict[str, Any]]:

@@ -24,7 +24,7 @@ def capture(name: str, into: list[torch.Tensor]) -> Hooks:
     return [(name, keep)]
 
 
-class Reached(Exception):  # noqa: N818  # no error: nothing behind this point is needed
+class Reached(Exception):  # noqa: N818  # no error: nothing after this point is needed
     """A forward has come to the hook where it should stop."""
 
 
@@ -34,31 +34,32 @@ def stop(_: torch.Tensor, *, hook: object) -> None:
 
 
 def run_until(model: HookedModel, tokens: Tokens, hooks: Hooks, last: str, **kwargs: Any) -> None:
-    """Run under some hooks up to one of them: what lies behind is not computed."""
+    """Run under some hooks up to one of them; what comes after it is not computed."""
     with torch.no_grad(), suppress(Reached):
         model.run_with_hooks(tokens, fwd_hooks=[*hooks, (last, stop)], **kwargs)
 
 
 def record(model: HookedModel, tokens: Tokens, hooks: Hooks, names: Iterable[str], **kwargs: Any) -> dict[str, torch.Tensor]:
-    """Run once under some hooks and keep the named activations; what lies behind the last of them is not computed."""
-    found: dict[str, torch.Tensor] = {}
-    wanted = set(names)
+    """Run once under some hooks and keep the named activations; what comes after the last of them is not computed."""
+    recorded: dict[str, torch.Tensor] = {}
+    missing = set(names)
 
     def keep(name: str) -> HookFn:
         def catch(activation: torch.Tensor, *, hook: object) -> None:
-            found[name] = activation.detach()
-            if len(found) == len(wanted):
+            recorded[name] = activation.detach()
+            missing.discard(name)
+            if not missing:
                 raise Reached
 
         return catch
 
-    if wanted:
+    if missing:
         with torch.no_grad(), suppress(Reached):
-            model.run_with_hooks(tokens, fwd_hooks=hooks + [(name, keep(name)) for name in sorted(wanted)], **kwargs)
-    return found
+            model.run_with_hooks(tokens, fwd_hooks=hooks + [(name, keep(name)) for name in sorted(missing)], **kwargs)
+    return recorded
 
 
 def capture_base(model: HookedModel, into: list[torch.Tensor]) -> Hooks:
-    """Record the residual stream entering block 0 and leaving each block: what `grow_rows` starts from."""
+    """Record the residual stream that enters block 0 and leaves each block, for `grow_rows`."""
     names = [block_input(0), *map(block_output, range(layer_count(model)))]
     return [pair for name in names for pair in capture(name, into)]

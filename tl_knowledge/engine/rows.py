@@ -1,7 +1,14 @@
 """The growing-rows engine: rows are born at the layer where they start to differ.
 
 A hook may return *more rows* than it was given; everything downstream runs with the bigger batch. So one forward gives
-every restored run of a causal trace, and each restored run costs only the layers behind its restoration:
+every restored run of a causal trace, and each restored run costs only the layers after its restoration::
+
+                        block 0    block 1    block 2    unembed
+    one dummy row      ----------+
+    base rows                    +==============================>
+    born at block 0              +==============================>
+    born at block 1                         +===================>
+    born at block 2                                    +========>
 
 1. start the model on ONE row, so that masks and rotary tables stay batch-1 and broadcast, and swap the real rows in
    where the first rows are born (`grow_rows`);
@@ -11,7 +18,7 @@ every restored run of a causal trace, and each restored run costs only the layer
 5. keep only the answer's positions just before the unembedding (`keep_positions`).
 
 All of these are plain hook lists, so the engine composes with everything else. A model that refuses growing rows (unknown
-architecture, masks expanded to the batch) is found out by `growing_rows_refusal` before anything is computed.
+architecture, masks expanded to the batch) is recognised by `growing_rows_refusal` before anything is computed.
 """
 
 from __future__ import annotations
@@ -44,7 +51,7 @@ __all__ = [
 ]
 
 MEMORY_BUDGET = 2.0**28
-"""Bytes that activations may take, unless told otherwise: small chunks stay in the processor\'s caches and were the faster at every size tried."""
+"""Bytes that activations may take by default: small chunks stay in the processor's caches and were the faster at every size tried."""
 
 Index = Int[torch.Tensor, " written"]
 Mask = Bool[torch.Tensor, "row pos"]
@@ -94,7 +101,7 @@ def narrow_mlp(model: HookedModel, layer: int, needed: Mask, source: Int[torch.T
     """Run a block's MLP only where a row can differ from its source row, and take the rest from there.
 
     An MLP treats positions one by one, so the needed ones run as one long row, and its output is spread out again. A
-    restored row differs from its corrupted one at and behind the restored position only, and in the last layer only the
+    restored row differs from its corrupted one at and after the restored position only, and in the last layer only the
     answer's positions are read: about half the work is not needed.
 
     Args:
@@ -122,9 +129,16 @@ def narrow_attention(model: HookedModel, layer: int, needed: Mask, read: Mask, s
 
 
 def _pack(needed: Mask) -> HookFn:
-    """Needed positions of all rows as one row."""
-    chosen = needed.flatten().nonzero().squeeze(1)
-    return lambda states, *, hook: states.flatten(0, 1).index_select(0, chosen)[None]
+    """Needed positions of all rows as one row, and `_spread` undoes it.
+
+    ::
+
+        row 0   # # # .              # # # # # # #        one row, without the dots
+        row 1   . # # .    _pack ->  0 0 0 1 1 2 2
+        row 2   . . # #  <- _spread  (a dot is taken from the row's source row)
+    """
+    places = needed.flatten().nonzero().squeeze(1)
+    return lambda states, *, hook: states.flatten(0, 1).index_select(0, places)[None]
 
 
 def _spread(needed: Mask, source: Int[torch.Tensor, " row"]) -> HookFn:
@@ -160,9 +174,9 @@ def row_bytes(model: HookedModel, length: int, answer_positions: int) -> int:
 
 
 def growing_rows_refusal(model: HookedModel) -> str | None:
-    """Why this model cannot run growing rows, or ``None`` when it can.
+    """Why this model cannot run growing rows, or ``None`` where it can.
 
-    A probe of two tokens, one born row a block, asked once a model: every born row must equal its parent.
+    A probe of two tokens with one row born in each block, run once for each model: every born row must equal its parent.
     """
     if model not in _refusals:
         _refusals[model] = _probe(model)

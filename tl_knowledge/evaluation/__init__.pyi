@@ -9,6 +9,9 @@ from .measures import subject_synonymy as subject_synonymy
 from .measures import symmetry as symmetry
 from .measures import synonymy as synonymy
 from .report import EditReport as EditReport
+from .report import EvaluationProtocol as EvaluationProtocol
+from .report import EvaluationSettings as EvaluationSettings
+from .report import ReportComparison as ReportComparison
 from .report import score_table as score_table
 from .table import Score as Score
 from .table import ScoreTable as ScoreTable

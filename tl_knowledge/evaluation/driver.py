@@ -2,68 +2,49 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Generator, Iterable, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, is_dataclass
-from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
+from contextlib import contextmanager
+from dataclasses import dataclass, is_dataclass
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import pandas as pd
-from tqdm.auto import tqdm
+from more_itertools import always_iterable, chunked
 
-from tl_knowledge.errors import DataError, InputError
+from tl_knowledge.engine.progress import progress_bar
+from tl_knowledge.errors import InputError, check_choice, check_given
 from tl_knowledge.evaluation.measures import EditMeasure
-from tl_knowledge.evaluation.report import EditReport
+from tl_knowledge.evaluation.report import EditReport, EvaluationProtocol, EvaluationSettings
+from tl_knowledge.evaluation.run_key import measure_name, run_key
 from tl_knowledge.evaluation.scores import Reading, case_scores, read_candidates
-from tl_knowledge.models.checks import check_model
-from tl_knowledge.models.description import describe_model
 from tl_knowledge.models.ledger import has_written_edits, unedited_fingerprint
+from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel, prepends_bos
-from tl_knowledge.prompts.facts import EditCase, Fact, refuse_contradictions
+from tl_knowledge.prompts.facts import EditCase, refuse_contradictions
 from tl_knowledge.prompts.prompt import Prompt, check_fits
-from tl_knowledge.results.provenance import Provenance
+from tl_knowledge.results.packing import plain
+from tl_knowledge.results.provenance import provenance_of
 from tl_knowledge.results.run_folder import RunFolder
+from tl_knowledge.runs.edits import AppliedEdit, EditPlanner
+from tl_knowledge.runs.key_moments import KeyMoments
 
-__all__ = ["EvaluationProtocol", "evaluate"]
-
-EvaluationProtocol: TypeAlias = Literal["single", "batch", "sequential"]
-"""Each batch of cases alone (one case each unless told otherwise); all edits in one plan; batch after batch, all staying, measured at the end."""
+__all__ = ["evaluate"]
 
 CASES_PER_PART = 20
 
-_base: WeakKeyDictionary[object, dict[tuple[str, EditCase], Reading]] = WeakKeyDictionary()
-
-
-@runtime_checkable
-class AppliedEdit(Protocol):
-    """What is evaluated: anything that can be applied and taken back."""
-
-    def applied(self, model: HookedModel) -> AbstractContextManager[Any]: ...
-
-    def write_into(self, model: HookedModel) -> None: ...
-
-    def revert(self, model: HookedModel) -> None: ...
-
-
-@runtime_checkable
-class PlansEdits(Protocol):
-    """What plans it."""
-
-    def plan(self, model: HookedModel, facts: Sequence[Fact], moments: Any) -> AppliedEdit: ...
+_base: WeakKeyDictionary[object, dict[tuple[str, bool, EditCase], Reading]] = WeakKeyDictionary()
 
 
 def evaluate(
-    model: HookedModel,
-    cases: Iterable[EditCase],
-    method: PlansEdits,
+    model: AnyModel,
+    cases: EditCase | Iterable[EditCase],
+    method: EditPlanner[AppliedEdit],
     *,
-    moments: Any = None,
+    moments: KeyMoments | None = None,
     protocol: EvaluationProtocol = "single",
     batch_size: int = 1,
-    measures: Sequence[EditMeasure] = (),
+    measures: EditMeasure | Sequence[EditMeasure] = (),
     store: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> EditReport:
@@ -73,10 +54,10 @@ def evaluate(
 
     Args:
         cases: for example `load_edit_cases` or `load_counterfact`.
-        method: for example ``ROME(layer=5)``.
+        method: for example ``ROME(layer=5)``; any object with ``plan(model, facts, moments)`` will do.
         moments: of the model's keys, for the methods that need them.
-        protocol: ``"single"`` takes each edit back before the next (ROME's), ``"batch"`` plans all at once (MEMIT's), ``"sequential"`` lets
-            them stay.
+        protocol: ``"single"`` takes each edit back before the next (Meng et al. 2022), ``"batch"`` plans all at once (Meng et al. 2023),
+            ``"sequential"`` lets them stay.
         batch_size: how many cases one plan of ``"single"`` or ``"sequential"`` edits.
         measures: what else to read, for example `GenerationScores` or `symmetry`.
         store: a folder; a run that was killed goes on from it, twenty cases at a time (``"single"``), else with the whole.
@@ -92,44 +73,57 @@ def evaluate(
         >>> report = tlk.evaluate(model, tlk.load_edit_cases()[:3], tlk.ROME(layer=0), moments=moments, progress=False)
         >>> report.scores["ES"].mean
         100.0
+        >>> report
+        <EditReport: ROME on 3 cases, single; factlm>
     """
-    check_model(model)
-    asked = list(cases)
-    _check(model, asked, protocol, batch_size)
-    if hasattr(moments, "check"):
+    model = as_model(model)
+    given = check_given(always_iterable(cases, EditCase), "case", "pass at least one, for example load_edit_cases()[:200]")
+    own_measures = tuple(always_iterable(measures, EditMeasure))
+    _check(model, given, protocol, batch_size)
+    if moments is not None:
         moments.check(model)
-    provenance = _provenance(model, method, protocol, batch_size)
-    run = _Run(model, method, moments, protocol, batch_size, tuple(measures), progress)
-    per_part = max(CASES_PER_PART // batch_size, 1) * batch_size if protocol == "single" else len(asked)
-    parts = [asked[start : start + per_part] for start in range(0, len(asked), per_part)]
-    folder = None if store is None else RunFolder(store, _identity(model, asked, measures, provenance), "evaluate()")
-    done = set() if folder is None else set(folder.finished())
+    settings = EvaluationSettings(
+        type(method).__name__,
+        plain(method) if is_dataclass(method) else {},
+        protocol,
+        len(given) if protocol == "batch" else batch_size,
+        tuple(measure_name(measure) for measure in own_measures),
+    )
+    provenance = provenance_of(model, engine="teacher forcing", seed=int(getattr(method, "seed", 0)), settings=settings)
+    run = _Run(model, method, moments, settings, own_measures, progress)
+    per_part = max(CASES_PER_PART // batch_size, 1) * batch_size if protocol == "single" else len(given)
+    parts = list(chunked(given, per_part))
+    folder = None if store is None else RunFolder(store, run_key(model, given, method, moments, settings, own_measures), "evaluate()")
+    finished = set() if folder is None else set(folder.finished())
     tables: list[pd.DataFrame] = []
-    for number, part in enumerate(tqdm(parts, desc="edit and measure", unit="part", delay=2, disable=not progress or len(parts) == 1)):
-        if folder is not None and number in done:
+    for number, part in enumerate(progress_bar(parts, what="edit and measure", unit="part", progress=progress and len(parts) > 1)):
+        if folder is not None and number in finished:
             tables.append(EditReport.load(folder.part(number)).table)
             continue
         table = pd.DataFrame(run.rows(part, number * per_part))
         if folder is not None:
-            EditReport(table, type(method).__name__, provenance).save(folder.part(number))
+            EditReport(table, settings, provenance).save(folder.part(number))
         tables.append(table)
-    return EditReport(pd.concat(tables, ignore_index=True), type(method).__name__, provenance)
+    return EditReport(pd.concat(tables, ignore_index=True), settings, provenance)
 
 
 @dataclass(frozen=True)
 class _Run:
-    """One evaluation's settings."""
+    """One evaluation: edits batches of cases, and reads the model before and after."""
 
     model: HookedModel
-    method: PlansEdits
-    moments: Any
-    protocol: EvaluationProtocol
-    batch_size: int
+    method: EditPlanner[AppliedEdit]
+    moments: KeyMoments | None
+    settings: EvaluationSettings
     measures: tuple[EditMeasure, ...]
     progress: bool
 
     def rows(self, cases: Sequence[EditCase], first: int) -> list[dict[str, Any]]:
-        """One row a case: its scores, and the unedited model's."""
+        """One row a case: its scores, and the unedited model's.
+
+        Args:
+            first: the number of the first case in the whole run.
+        """
         base = [self._read(case, base=True) for case in self._bar(cases, "unedited model")]
         after = self._after(cases)
         return [
@@ -140,14 +134,14 @@ class _Run:
         ]
 
     def _after(self, cases: Sequence[EditCase]) -> list[list[Any]]:
-        size = len(cases) if self.protocol == "batch" else self.batch_size
-        batches = [cases[start : start + size] for start in range(0, len(cases), size)]
-        if self.protocol == "single":
-            found: list[list[Any]] = []
+        """What every measure reads of each case once it is edited."""
+        batches = list(chunked(cases, self.settings.batch_size))
+        if self.settings.protocol == "single":
+            readings: list[list[Any]] = []
             for batch in self._bar(batches, "edit and measure"):
                 with self._plan(batch).applied(self.model):
-                    found += [self._read(case) for case in batch]
-            return found
+                    readings += [self._read(case) for case in batch]
+            return readings
         with self._all_written(batches):
             return [self._read(case) for case in self._bar(cases, "measure")]
 
@@ -173,52 +167,30 @@ class _Run:
         return [candidates, *(measure.read(self.model, case) for measure in self.measures)]
 
     def _scores(self, before: Sequence[Any], after: Sequence[Any]) -> dict[str, float]:
-        found = case_scores(before[0], after[0])
+        scores = case_scores(before[0], after[0])
         for measure, old, new in zip(self.measures, before[1:], after[1:], strict=True):
-            found |= measure.scores(old, new)
-        return found
+            scores |= measure.scores(old, new)
+        return scores
 
     def _bar(self, items: Sequence[Any], what: str) -> Iterable[Any]:
-        return tqdm(items, desc=what, unit="case", delay=2, leave=False, disable=not self.progress)
+        return progress_bar(items, what=what, unit="case", progress=self.progress, leave=False)
 
 
 def _base_reading(model: HookedModel, case: EditCase) -> Reading:
     """The candidates on the model as it is, read once for all methods; a model with edits written into it is read anew."""
     if has_written_edits(model):
         return read_candidates(model, case)
-    known, key = _base.setdefault(model, {}), (unedited_fingerprint(model), case)
-    if key not in known:
-        known[key] = read_candidates(model, case)
-    return known[key]
+    readings, key = _base.setdefault(model, {}), (unedited_fingerprint(model), prepends_bos(model), case)
+    if key not in readings:
+        readings[key] = read_candidates(model, case)
+    return readings[key]
 
 
 def _check(model: HookedModel, cases: Sequence[EditCase], protocol: str, batch_size: int) -> None:
-    if not cases:
-        raise DataError("no case was given; pass at least one, for example load_edit_cases()[:200].")
-    if protocol not in get_args(EvaluationProtocol):
-        raise InputError(f"protocol {protocol!r} is unknown; pass one of {', '.join(map(repr, get_args(EvaluationProtocol)))}.")
+    check_choice("protocol", protocol, EvaluationProtocol)
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size} plans nothing; pass at least 1.")
-    size = len(cases) if protocol == "batch" else batch_size
-    for start in range(0, len(cases), size):
-        refuse_contradictions([case.rewrite for case in cases[start : start + size]])
+    for batch in chunked(cases, len(cases) if protocol == "batch" else batch_size):
+        refuse_contradictions([case.rewrite for case in batch])
     for case in cases:
         check_fits(model, Prompt.from_fact(model, case.rewrite), multi_token=True)
-
-
-def _provenance(model: HookedModel, method: PlansEdits, protocol: str, batch_size: int) -> Provenance:
-    settings: dict[str, Any] = asdict(method) if is_dataclass(method) and not isinstance(method, type) else {}
-    return Provenance(
-        **describe_model(model),
-        prepends_bos=prepends_bos(model),
-        seed=int(settings.get("seed", 0)),
-        engine="teacher forcing",
-        settings={"method": type(method).__name__, "protocol": protocol, "batch_size": batch_size} | json.loads(json.dumps(settings, default=repr)),
-    )
-
-
-def _identity(model: HookedModel, cases: Sequence[EditCase], measures: Sequence[EditMeasure], provenance: Provenance) -> dict[str, Any]:
-    """What makes an evaluation the same as one in a folder."""
-    digest = hashlib.sha256(json.dumps([asdict(case) for case in cases]).encode()).hexdigest()[:16]
-    names = [getattr(measure, "name", type(measure).__name__) for measure in measures]
-    return {"cases": digest, "weights": unedited_fingerprint(model), "measures": names, "settings": provenance.settings}

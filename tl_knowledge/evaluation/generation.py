@@ -1,4 +1,4 @@
-"""How fluent and how consistent an edited model's own texts are: GE and RS (ROME, section 3.2)."""
+"""How fluent and how consistent an edited model's own texts are: GE and RS (Meng et al. 2022, section 3.2)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WEIGHTS = ((2, 2 / 3), (3, 4 / 3))
 class GenerationScores:
     """GE: entropy of the generated texts' n-grams, in hundredths of a bit. RS: TF-IDF cosine of the texts and reference texts, in percent.
 
-    The original program draws unseeded and splits words with nltk; here texts are drawn with a seed and split at word boundaries.
+    Meng et al.'s program draws unseeded and splits words with nltk; here texts are drawn with a seed and split at word boundaries.
 
     Attributes:
         references: for each new object (as the case has it) texts about things that have it; RS is NaN without.
@@ -46,9 +46,9 @@ class GenerationScores:
     def scores(self, before: tuple[list[str], str], after: tuple[list[str], str]) -> dict[str, float]:
         """GE and RS; NaN for a case without beginnings, RS without references."""
         texts, target = after
-        known = (self.references or {}).get(target, ())
+        references = (self.references or {}).get(target, ())
         entropy = 100 * float(np.mean([ngram_entropy(text) for text in texts])) if texts else float("nan")
-        return {"GE": entropy, "RS": 100 * _similarity(" ".join(texts), " ".join(known)) if texts and known else float("nan")}
+        return {"GE": entropy, "RS": 100 * _similarity(" ".join(texts), " ".join(references)) if texts and references else float("nan")}
 
 
 def ngram_entropy(text: str) -> float:
@@ -76,10 +76,10 @@ def generate(model: HookedModel, beginnings: Sequence[str], *, length: int, top_
         for group in equal_groups([len(prompt) for prompt in prompts]):
             tokens, more = torch.cat([prompts[i].tokens for i in group]), max(1, length - len(prompts[group[0]]))
             with torch.no_grad():
-                made: torch.Tensor = model.generate(  # pyright: ignore  # of both classes
+                generated: torch.Tensor = model.generate(  # pyright: ignore  # of both classes
                     tokens, max_new_tokens=more, top_k=top_k, do_sample=True, stop_at_eos=False, return_type="tokens", verbose=False
                 )
-            for i, row in zip(group, made.tolist(), strict=True):
+            for i, row in zip(group, generated.tolist(), strict=True):
                 texts[i] = model.tokenizer.decode(row, skip_special_tokens=True)
     return texts
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import pandas as pd
 import plotly.graph_objects as go
+from typing_extensions import override
 
 from tl_knowledge.drawing import Line, LinePanel, line_panels
-from tl_knowledge.errors import InputError
-from tl_knowledge.evaluation.driver import PlansEdits, evaluate
-from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.errors import InputError, check_given
+from tl_knowledge.evaluation.driver import evaluate
+from tl_knowledge.evaluation.report import EditReport, EvaluationSettings
+from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.prompts.facts import EditCase
 from tl_knowledge.results.provenance import Provenance
-from tl_knowledge.results.table import TableResult
+from tl_knowledge.results.result import TableResult
+from tl_knowledge.runs.edits import AppliedEdit, EditPlanner
+from tl_knowledge.runs.key_moments import KeyMoments
 
 __all__ = ["EditGrowth", "measure_growth"]
 
@@ -28,12 +32,24 @@ class EditGrowth(TableResult):
 
     Attributes:
         table: ``method edits score mean low high``, in percent; each row is over all cases that are edited.
-        provenance: of the first run; the methods' settings are in ``settings["methods"]``.
+        settings: by the method's name in the table.
+        provenance: the model, the versions.
     """
 
     ranked_by: ClassVar[str] = "mean"
     table: pd.DataFrame
+    settings: dict[str, EvaluationSettings]
     provenance: Provenance
+
+    @override
+    def headline(self) -> str:
+        sizes = ", ".join(str(size) for size in sorted(set(self.table["edits"])))
+        return f"{', '.join(self.settings)} with {sizes} edits at once; {self.provenance.model}"
+
+    @override
+    def summary(self) -> pd.DataFrame:
+        """One row a method and number of edits, one column a score: the means."""
+        return self.table.pivot(index=["method", "edits"], columns="score", values="mean").reset_index().rename_axis(columns=None)
 
     def plot(self) -> go.Figure:
         """Lines: ES, PS and NS against the number of edits, a line for each method."""
@@ -48,7 +64,7 @@ class EditGrowth(TableResult):
             panels.append(LinePanel(f"{title} ({metric})", lines))
         return line_panels(
             panels,
-            title="What is left of the edits as more are made",
+            title="What is left of the edits as there are more of them",
             subtitle=f"{self.provenance.model}; over all edited cases; bands: 95% bootstrap over cases",
             x_axis="edits in the model",
             y_axis="share of prompts",
@@ -57,12 +73,12 @@ class EditGrowth(TableResult):
 
 
 def measure_growth(
-    model: HookedModel,
-    cases: Sequence[EditCase],
-    methods: Mapping[str, PlansEdits],
+    model: AnyModel,
+    cases: Iterable[EditCase],
+    methods: Mapping[str, EditPlanner[AppliedEdit]],
     sizes: Sequence[int],
     *,
-    moments: Any = None,
+    moments: KeyMoments | None = None,
     protocol: Literal["batch", "sequential"] = "sequential",
     batch_size: int = 1,
     progress: bool = True,
@@ -75,19 +91,23 @@ def measure_growth(
         protocol, batch_size: as `evaluate`.
 
     Raises:
-        InputError: no method, no size, or more than there are cases.
+        DataError: no case or no method.
+        InputError: no size, or more than there are cases.
     """
-    if not methods:
-        raise InputError("no method was given; pass at least one, by name: {'MEMIT': MEMIT(...)}.")
-    if not sizes or min(sizes) < 1 or max(sizes) > len(cases):
-        raise InputError(f"sizes {list(sizes)} do not fit {len(cases)} cases; pass numbers between 1 and that.")
-    shared: dict[str, Any] = {"moments": moments, "protocol": protocol, "batch_size": batch_size, "progress": progress}
-    rows: list[dict[str, Any]] = []
-    settings: dict[str, Any] = {}
-    for name, method in methods.items():
-        for size in sorted(set(sizes)):
-            report = evaluate(model, cases[:size], method, **shared)
-            settings.setdefault(name, report.provenance)
-            rows += [{"method": name, "edits": size, "score": score} | vars(report.scores[score]) for score in ("S", *DRAWN)]
-    first: Provenance = next(iter(settings.values()))
-    return EditGrowth(pd.DataFrame(rows), replace(first, settings={"methods": {name: made.settings for name, made in settings.items()}}))
+    model = as_model(model)
+    given = check_given(cases, "case", "pass at least one, for example load_edit_cases()[:200]")
+    named = check_given(methods.items(), "method", "pass at least one, by name: {'MEMIT': MEMIT(...)}")
+    if not sizes or min(sizes) < 1 or max(sizes) > len(given):
+        raise InputError(f"sizes {list(sizes)} do not fit {len(given)} cases; pass numbers between 1 and that.")
+    reports: dict[tuple[str, int], EditReport] = {
+        (name, size): evaluate(model, given[:size], method, moments=moments, protocol=protocol, batch_size=batch_size, progress=progress)
+        for name, method in named
+        for size in sorted(set(sizes))
+    }
+    rows: list[dict[str, Any]] = [
+        {"method": name, "edits": size, "score": score} | vars(report.scores[score])
+        for (name, size), report in reports.items()
+        for score in ("S", *DRAWN)
+    ]
+    settings = {name: reports[name, min(sizes)].settings for name, _ in named}
+    return EditGrowth(pd.DataFrame(rows), settings, next(iter(reports.values())).provenance)

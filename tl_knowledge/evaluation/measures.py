@@ -23,7 +23,7 @@ class EditMeasure(Protocol):
     """Anything that is read before and after an edit."""
 
     def read(self, model: HookedModel, case: EditCase) -> Any:
-        """What the model says now."""
+        """What the model says of the case now."""
         ...
 
     def scores(self, before: Any, after: Any) -> dict[str, float]:
@@ -45,8 +45,8 @@ class PromptAccuracy:
 
     def read(self, model: HookedModel, case: EditCase) -> list[bool]:
         """Whether each prompt's target is the argmax."""
-        asked = [(Prompt.from_fact(model, fact), target_tokens(model, fact.target)) for fact in self.facts(case)]
-        return [answer.exact for answer in read_answers(model, asked)]
+        pairs = [(Prompt.from_fact(model, fact), target_tokens(model, fact.target)) for fact in self.facts(case)]
+        return [answer.exact for answer in read_answers(model, pairs)]
 
     def scores(self, before: list[bool], after: list[bool]) -> dict[str, float]:
         """Their share."""
@@ -54,7 +54,7 @@ class PromptAccuracy:
 
 
 def symmetry(reverse: Mapping[str, str]) -> PromptAccuracy:
-    """Does the edited fact hold when it is asked the other way round (paper 002)?
+    """Does the edited fact hold the other way round (Niu et al. 2024)?
 
     Args:
         reverse: for each relation a template that the *object* fills and the subject completes: ``{"capital": "{} is the capital of"}``.
@@ -68,7 +68,7 @@ def symmetry(reverse: Mapping[str, str]) -> PromptAccuracy:
 
 
 def synonymy(templates: Mapping[str, str], targets: Mapping[str, str]) -> PromptAccuracy:
-    """Does the edit reach what it implies in other words (paper 002)?
+    """Does the edit reach what it implies in other words (Niu et al. 2024)?
 
     Args:
         templates: for each relation another wording: ``{"field": "{} is a famous"}``.
@@ -83,7 +83,7 @@ def synonymy(templates: Mapping[str, str], targets: Mapping[str, str]) -> Prompt
 
 
 def subject_synonymy(names: Mapping[str, Sequence[str]]) -> PromptAccuracy:
-    """Does the edit hold under the subject's other names (paper 002)?
+    """Does the edit hold under the subject's other names (Niu et al. 2024)?
 
     Args:
         names: for each subject its other names.
@@ -96,7 +96,7 @@ def subject_synonymy(names: Mapping[str, Sequence[str]]) -> PromptAccuracy:
 
 
 def perspectives(entity: Templates, relation: Templates) -> list[PromptAccuracy]:
-    """Reliability and generality asked from the subject's and from the relation's side (paper 001, tables 1 and 2).
+    """Reliability and generality from the subject's and from the relation's side (Wei et al. 2024, tables 1 and 2).
 
     Args:
         entity, relation: for each relation its templates of that side; the first measures reliability, the others generality.
@@ -105,7 +105,8 @@ def perspectives(entity: Templates, relation: Templates) -> list[PromptAccuracy]
     def of(side: Templates, which: slice) -> Callable[[EditCase], list[Fact]]:
         return lambda case: [case.rewrite.rephrase(template) for template in side.get(case.fact.relation or "", ())[which]]
 
-    made: list[PromptAccuracy] = []
-    for name, side in (("entity", entity), ("relation", relation)):
-        made += [PromptAccuracy(f"{name}_reliability", of(side, slice(0, 1))), PromptAccuracy(f"{name}_generality", of(side, slice(1, None)))]
-    return made
+    return [
+        PromptAccuracy(f"{name}_{quality}", of(side, which))
+        for name, side in (("entity", entity), ("relation", relation))
+        for quality, which in (("reliability", slice(0, 1)), ("generality", slice(1, None)))
+    ]

@@ -2,25 +2,55 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from typing_extensions import override
 
 from tl_knowledge.drawing import bar_chart
-from tl_knowledge.errors import InputError
+from tl_knowledge.errors import InputError, check_given
 from tl_knowledge.evaluation.scores import COUNTERFACT
 from tl_knowledge.evaluation.table import Score, ScoreTable
 from tl_knowledge.results.provenance import Provenance
+from tl_knowledge.results.result import TableResult
 from tl_knowledge.results.statistics import mean_interval, paired_p_values, scalar_interval
-from tl_knowledge.results.table import TableResult
 
-__all__ = ["EditReport", "score_table"]
+__all__ = ["EditReport", "EvaluationProtocol", "EvaluationSettings", "ReportComparison", "score_table"]
+
+EvaluationProtocol: TypeAlias = Literal["single", "batch", "sequential"]
+"""========== ==================================================
+protocol   edits
+========== ==================================================
+single     each batch of cases alone, taken back before the next
+batch      all cases in one plan
+sequential batch after batch, all staying, measured at the end
+========== ==================================================
+"""
 
 BASE = "base_"
 HARMONIC = ("ES", "PS", "NS")
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What was evaluated, and how.
+
+    Attributes:
+        method: the method's name.
+        method_settings: its settings, as plain data.
+        protocol: how edits were planned and measured.
+        batch_size: cases that were planned together.
+        measures: names of what else was read.
+    """
+
+    method: str
+    method_settings: dict[str, Any] = field(default_factory=dict[str, Any])
+    protocol: EvaluationProtocol = "single"
+    batch_size: int = 1
+    measures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,14 +59,19 @@ class EditReport(TableResult):
 
     Attributes:
         table: ``case_id subject relation target_new`` and every score after the edit, and before it (``base_ES`` ...).
-        method: the method's name.
-        provenance: the model, the method's settings, the protocol.
+        settings: the method and the protocol.
+        provenance: the model, the versions.
     """
 
     ranked_by: ClassVar[str] = "EM"
     table: pd.DataFrame
-    method: str
+    settings: EvaluationSettings
     provenance: Provenance
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        return self.settings.method
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -53,9 +88,16 @@ class EditReport(TableResult):
         """The same of the unedited model."""
         return self._scores(BASE)
 
+    @override
+    def headline(self) -> str:
+        settings = self.settings
+        together = f" of {settings.batch_size}" if settings.batch_size > 1 and settings.protocol != "batch" else ""
+        return f"{self.method} on {len(self.table)} cases, {settings.protocol}{together}; {self.provenance.model}"
+
+    @override
     def summary(self) -> pd.DataFrame:
         """One row each for the unedited model and the method: means with their intervals as text."""
-        return self._table().to_dataframe()
+        return self._table().summary()
 
     def to_markdown(self) -> str:
         """`summary` as a Markdown table."""
@@ -103,7 +145,7 @@ class EditReport(TableResult):
             figure.update_xaxes(range=[0, 104])
         return figure
 
-    def compare(self, other: EditReport) -> pd.DataFrame:
+    def compare(self, other: EditReport) -> ReportComparison:
         """Difference of two methods on the same cases, with its interval and a paired test (Wilcoxon, corrected for the scores).
 
         Raises:
@@ -116,14 +158,56 @@ class EditReport(TableResult):
         for k, metric in enumerate(COUNTERFACT):
             mean, low, high = scalar_interval(first[:, k] - second[:, k])
             rows.append({"metric": metric, "difference": mean, "low": low, "high": high, "p": float(corrected[k])})
-        return pd.DataFrame(rows)
+        return ReportComparison(pd.DataFrame(rows), self.settings, other.settings, len(both), self.provenance)
 
     def _table(self) -> ScoreTable:
         return ScoreTable({"unedited": self.base, self.method: self.scores}, len(self.table), self.provenance.model)
 
     def _scores(self, prefix: str) -> dict[str, Score]:
-        found = {metric: _score(self.table[prefix + metric].to_numpy(dtype=float)) for metric in self.metrics}
-        return {"S": _harmonic(self.table[[prefix + metric for metric in HARMONIC]].to_numpy(dtype=float))} | found
+        scores = {metric: _score(self.table[prefix + metric].to_numpy(dtype=float)) for metric in self.metrics}
+        return {"S": _harmonic(self.table[[prefix + metric for metric in HARMONIC]].to_numpy(dtype=float))} | scores
+
+
+@dataclass(frozen=True, eq=False)
+class ReportComparison(TableResult):
+    """One method's scores less another's, on the same cases.
+
+    Attributes:
+        table: ``metric difference low high p``, in percent; p of a paired Wilcoxon test, corrected for the number of scores.
+        first, second: the two evaluations' settings.
+        cases: how many both have.
+        provenance: of the first.
+    """
+
+    ranked_by: ClassVar[str] = "difference"
+    either_sign: ClassVar[bool] = True
+    table: pd.DataFrame
+    first: EvaluationSettings
+    second: EvaluationSettings
+    cases: int
+    provenance: Provenance
+
+    @override
+    def headline(self) -> str:
+        return f"{self.first.method} less {self.second.method}, {self.cases} cases; {self.provenance.model}"
+
+    @override
+    def summary(self) -> pd.DataFrame:
+        """All scores."""
+        return self.to_dataframe()
+
+    def plot(self) -> go.Figure:
+        """Bars: each score's difference with its interval."""
+        frame = self.table
+        return bar_chart(
+            [f"{metric} (p = {p:.2g})" for metric, p in zip(frame["metric"], frame["p"], strict=True)],
+            frame["difference"].tolist(),
+            (frame["high"] - frame["difference"]).tolist(),
+            errors_below=(frame["difference"] - frame["low"]).tolist(),
+            title=f"{self.first.method} less {self.second.method}",
+            subtitle=f"{self.cases} cases; {self.provenance.model}; 95% bootstrap over cases",
+            value_axis="difference (percent)",
+        )
 
 
 def score_table(*reports: EditReport, names: tuple[str, ...] = ()) -> ScoreTable:
@@ -133,15 +217,17 @@ def score_table(*reports: EditReport, names: tuple[str, ...] = ()) -> ScoreTable
         names: the methods' names in the table; their own when none are given.
 
     Raises:
-        InputError: no report, reports of other cases, or names that do not fit.
+        DataError: no report.
+        InputError: reports of other cases, or names that do not fit.
     """
-    labels = names or tuple(report.method for report in reports)
-    if not reports or len(labels) != len(reports) or len(set(labels)) != len(labels):
-        raise InputError(f"{len(reports)} report(s) cannot go by the names {labels}; pass names=, one for each report and each once.")
-    if any(list(report.table["case_id"]) != list(reports[0].table["case_id"]) for report in reports):
+    given = check_given(reports, "report", "pass what evaluate() returned")
+    labels = names or tuple(report.method for report in given)
+    if len(labels) != len(given) or len(set(labels)) != len(labels):
+        raise InputError(f"{len(given)} report(s) cannot go by the names {labels}; pass names=, one for each report and each once.")
+    if any(list(report.table["case_id"]) != list(given[0].table["case_id"]) for report in given):
         raise InputError("the reports are of different cases; evaluate all methods on the same ones.")
-    rows = {"unedited": reports[0].base} | {name: report.scores for name, report in zip(labels, reports, strict=True)}
-    return ScoreTable(rows, len(reports[0].table), reports[0].provenance.model)
+    rows = {"unedited": given[0].base} | {name: report.scores for name, report in zip(labels, given, strict=True)}
+    return ScoreTable(rows, len(given[0].table), given[0].provenance.model)
 
 
 def _score(values: np.ndarray) -> Score:
@@ -153,7 +239,7 @@ def _score(values: np.ndarray) -> Score:
 def _harmonic(values: np.ndarray) -> Score:
     """Harmonic mean of three columns' means; the interval is that of resampled cases."""
 
-    def of(rows: np.ndarray) -> np.ndarray:
+    def harmonic_mean(rows: np.ndarray) -> np.ndarray:
         means = np.nanmean(rows, axis=-2)
         with np.errstate(divide="ignore"):
             return np.asarray(3 / (1 / np.maximum(means, 1e-12)).sum(-1))
@@ -161,5 +247,5 @@ def _harmonic(values: np.ndarray) -> Score:
     if np.isnan(values).all(axis=0).any():
         return Score(float("nan"), float("nan"), float("nan"))
     drawn = np.random.default_rng(0).integers(0, len(values), (2000, len(values)))
-    low, high = np.nanquantile(of(values[drawn]), [0.025, 0.975]) if len(values) > 1 else (float("nan"), float("nan"))
-    return Score(float(of(values)), float(low), float(high))
+    low, high = np.nanquantile(harmonic_mean(values[drawn]), [0.025, 0.975]) if len(values) > 1 else (float("nan"), float("nan"))
+    return Score(float(harmonic_mean(values)), float(low), float(high))

@@ -75,38 +75,38 @@ def agreement(first: Sequence[int], second: Sequence[int]) -> float:
 def case_scores(before: Reading, after: Reading) -> dict[str, float]:
     """One case's scores in percent; NaN where a kind has no prompt. With ``after = before`` they are the unedited model's.
 
-    - CounterFact (ROME, section 3.2): ``ES EM PS PM NS NM`` and the exact matches ``EA PA NA``.
-    - Paper 001, equations 6 and 7: ``reliability`` and ``generality``: the new object is the argmax, whole.
+    - CounterFact (Meng et al. 2022, section 3.2): ``ES EM PS PM NS NM`` and the exact matches ``EA PA NA``.
+    - Wei et al. (2024), equations 6 and 7: ``reliability`` and ``generality``: the new object is the argmax, whole.
     - EasyEdit and zsRE: ``token_reliability``, ``token_generality``, ``token_specificity``: the part of the object's tokens that are the argmax
       (the true object's on neighbours); ``locality``: the part of neighbours' tokens where the argmax has not changed.
     - Hase et al. (2023), section 5: ``hase_rewrite``, ``hase_paraphrase``, ``hase_neighbourhood``, ``hase_erasure``.
 
     Example:
         >>> sure = Candidates(Answer(0.0, (4,), (4,)), Answer(5.0, (3,), (4,)))
-        >>> found = case_scores({}, {"rewrite": [sure], "neighbourhood": [sure]})
-        >>> found["ES"], found["NS"], round(found["EM"]), found["reliability"]
+        >>> scores = case_scores({}, {"rewrite": [sure], "neighbourhood": [sure]})
+        >>> scores["ES"], scores["NS"], round(scores["EM"]), scores["reliability"]
         (100.0, 0.0, 99, 100.0)
     """
-    made = _counterfact(after)
+    scores = _counterfact(after)
     rewrite, paraphrase, near = (after.get(kind, []) for kind in ("rewrite", "paraphrase", "neighbourhood"))
-    made |= {"reliability": made["EA"], "generality": made["PA"]}
-    made["token_reliability"] = _percent([row.new.share for row in rewrite])
-    made["token_generality"] = _percent([row.new.share for row in paraphrase])
-    made["token_specificity"] = _percent([row.true.share for row in near])
+    scores |= {"reliability": scores["EA"], "generality": scores["PA"]}
+    scores["token_reliability"] = _percent([row.new.share for row in rewrite])
+    scores["token_generality"] = _percent([row.new.share for row in paraphrase])
+    scores["token_specificity"] = _percent([row.true.share for row in near])
     pairs = list(zip(before.get("neighbourhood", []), near, strict=False))
-    made["locality"] = _percent([agreement(b.true.predicted, a.true.predicted) for b, a in pairs])
-    return made | _hase(before, after)
+    scores["locality"] = _percent([agreement(b.true.predicted, a.true.predicted) for b, a in pairs])
+    return scores | _hase(before, after)
 
 
 def _counterfact(after: Reading) -> dict[str, float]:
     """ES and PS: the new object is the likelier; NS: the true one is. Magnitudes are differences of ``exp(-nll)`` in the same direction."""
-    made: dict[str, float] = {}
+    scores: dict[str, float] = {}
     for letter, kind in (("E", "rewrite"), ("P", "paraphrase"), ("N", "neighbourhood")):
         rows, sign = after.get(kind, []), -1 if kind == "neighbourhood" else 1
-        made[letter + "S"] = _percent([float(sign * (row.true.nll - row.new.nll) > 0) for row in rows])
-        made[letter + "M"] = _percent([sign * (np.exp(-row.new.nll) - np.exp(-row.true.nll)) for row in rows])
-        made[letter + "A"] = _percent([float((row.true if kind == "neighbourhood" else row.new).exact) for row in rows])
-    return made
+        scores[letter + "S"] = _percent([float(sign * (row.true.nll - row.new.nll) > 0) for row in rows])
+        scores[letter + "M"] = _percent([sign * (np.exp(-row.new.nll) - np.exp(-row.true.nll)) for row in rows])
+        scores[letter + "A"] = _percent([float((row.true if kind == "neighbourhood" else row.new).exact) for row in rows])
+    return scores
 
 
 def _hase(before: Reading, after: Reading) -> dict[str, float]:
@@ -139,31 +139,35 @@ def read_candidates(model: HookedModel, case: EditCase) -> dict[str, list[Candid
 
     A neighbour's true object is its own (in CounterFact the edited fact's old one; FactLM's cases fill up with others).
     """
-    asked: list[tuple[str, Prompt, str]] = [("rewrite", Prompt.from_fact(model, case.fact), case.fact.target)]
-    asked += [("paraphrase", Prompt.from_fact(model, fact), case.fact.target) for fact in case.paraphrases]
-    asked += [("neighbourhood", _asked(model, neighbour), neighbour.target) for neighbour in case.neighbourhood]
-    found = read_answers(model, [(prompt, target_tokens(model, answer)) for _, prompt, true in asked for answer in (case.target_new, true)])
-    made: dict[str, list[Candidates]] = {kind: [] for kind in ("rewrite", "paraphrase", "neighbourhood")}
-    for i, (kind, _, _) in enumerate(asked):
-        made[kind].append(Candidates(found[2 * i], found[2 * i + 1]))
-    return made
+    prompts: list[tuple[str, Prompt, str]] = [("rewrite", Prompt.from_fact(model, case.fact), case.fact.target)]
+    prompts += [("paraphrase", Prompt.from_fact(model, fact), case.fact.target) for fact in case.paraphrases]
+    prompts += [("neighbourhood", _prompt_of(model, neighbour), neighbour.target) for neighbour in case.neighbourhood]
+    answers = read_answers(model, [(prompt, target_tokens(model, answer)) for _, prompt, true in prompts for answer in (case.target_new, true)])
+    candidates: dict[str, list[Candidates]] = {kind: [] for kind in ("rewrite", "paraphrase", "neighbourhood")}
+    for i, (kind, _, _) in enumerate(prompts):
+        candidates[kind].append(Candidates(answers[2 * i], answers[2 * i + 1]))
+    return candidates
 
 
-def _asked(model: HookedModel, neighbour: Fact | Statement) -> Prompt:
+def _prompt_of(model: HookedModel, neighbour: Fact | Statement) -> Prompt:
     return Prompt.from_fact(model, neighbour) if isinstance(neighbour, Fact) else Prompt.from_text(model, neighbour.text)
 
 
-def read_answers(model: HookedModel, asked: Sequence[tuple[Prompt, tuple[int, ...]]]) -> list[Answer]:
-    """Answers after prompts, teacher-forced; those of equal lengths run together."""
-    found: dict[int, Answer] = {}
-    for group in equal_groups([(len(prompt), len(answer)) for prompt, answer in asked]):
-        answers = torch.tensor([asked[i][1] for i in group], device=asked[group[0]][0].tokens.device)
-        tokens = torch.cat([torch.cat([asked[i][0].tokens for i in group]), answers[:, :-1]], dim=1)
-        first = len(asked[group[0]][0]) - 1
-        positions = torch.arange(first, first + answers.shape[1], device=tokens.device)[None].expand(len(group), -1)
+def read_answers(model: HookedModel, pairs: Sequence[tuple[Prompt, tuple[int, ...]]]) -> list[Answer]:
+    """Answers after prompts, teacher-forced; those of equal lengths run together.
+
+    Args:
+        pairs: each prompt with the tokens of an answer.
+    """
+    answers: dict[int, Answer] = {}
+    for group in equal_groups([(len(prompt), len(answer)) for prompt, answer in pairs]):
+        targets = torch.tensor([pairs[i][1] for i in group], device=pairs[group[0]][0].tokens.device)
+        tokens = torch.cat([torch.cat([pairs[i][0].tokens for i in group]), targets[:, :-1]], dim=1)
+        first = len(pairs[group[0]][0]) - 1
+        positions = torch.arange(first, first + targets.shape[1], device=tokens.device)[None].expand(len(group), -1)
         with torch.no_grad():
             logits: torch.Tensor = model.run_with_hooks(tokens, fwd_hooks=keep_positions(positions))
-        nll = -logits.double().log_softmax(-1).gather(-1, answers[..., None])[..., 0].mean(1)
+        nll = -logits.double().log_softmax(-1).gather(-1, targets[..., None])[..., 0].mean(1)
         for i, value, predicted in zip(group, nll.tolist(), logits.argmax(-1).tolist(), strict=True):
-            found[i] = Answer(value, tuple(asked[i][1]), tuple(predicted))
-    return [found[i] for i in range(len(asked))]
+            answers[i] = Answer(value, tuple(pairs[i][1]), tuple(predicted))
+    return [answers[i] for i in range(len(pairs))]

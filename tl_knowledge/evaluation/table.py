@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from typing_extensions import override
 
 from tl_knowledge.drawing import grouped_bars
+from tl_knowledge.errors import InputError
+from tl_knowledge.results.result import Result
 
 __all__ = ["Score", "ScoreTable"]
 
@@ -31,46 +34,78 @@ class Score:
 
 
 @dataclass(frozen=True, eq=False)
-class ScoreTable:
+class ScoreTable(Result):
     """Rows of scores by method.
 
     Attributes:
-        rows: by method, its scores.
+        rows: by method, its scores; the unedited model's first.
         cases: how many they are means of.
         model: its name.
     """
 
-    rows: Mapping[str, Mapping[str, Score]]
+    ranked_by: ClassVar[str] = "S"
+    rows: dict[str, dict[str, Score]]
     cases: int
     model: str
 
+    @override
+    def headline(self) -> str:
+        return f"{', '.join(self.rows)} on {self.cases} cases; {self.model}"
+
+    @override
     def to_dataframe(self, *metrics: str) -> pd.DataFrame:
-        """One row a method: mean and interval as text, of some scores (CounterFact's unless told otherwise)."""
-        first = next(iter(self.rows.values()))
-        chosen = metrics or tuple(name for name in SHOWN if name in first and np.isfinite(first[name].mean))
-        return pd.DataFrame([{"model": name} | {metric: str(found[metric]) for metric in chosen} for name, found in self.rows.items()])
+        """One row a method: means and the ends of their intervals (``S S_low S_high ES ...``), of some scores.
+
+        Args:
+            metrics: which; CounterFact's when none are given.
+
+        Raises:
+            InputError: an unknown score.
+        """
+        chosen = self._chosen(metrics)
+        return pd.DataFrame(
+            [
+                {"model": name}
+                | {metric + end: value for metric in chosen for end, value in zip(("", "_low", "_high"), vars(scores[metric]).values(), strict=True)}
+                for name, scores in self.rows.items()
+            ]
+        )
+
+    @override
+    def summary(self, *metrics: str) -> pd.DataFrame:
+        """The same as text, an interval beside each mean.
+
+        Raises:
+            InputError: an unknown score.
+        """
+        chosen = self._chosen(metrics)
+        return pd.DataFrame([{"model": name} | {metric: str(scores[metric]) for metric in chosen} for name, scores in self.rows.items()])
 
     def to_markdown(self, *metrics: str) -> str:
-        """`to_dataframe` as a Markdown table."""
-        frame = self.to_dataframe(*metrics)
-        lines = ["| " + " | ".join(map(str, row)) + " |" for row in [frame.columns.tolist(), *frame.to_numpy().tolist()]]
-        return "\n".join([lines[0], "|" + "---|" * len(frame.columns), *lines[1:]])
+        """`summary` as a Markdown table."""
+        return self.summary(*metrics).to_markdown(index=False)
 
     def to_latex(self, *metrics: str) -> str:
-        """`to_dataframe` as a LaTeX table (booktabs)."""
+        """`summary` as a LaTeX table (booktabs)."""
         caption = f"{self.cases} cases, {self.model}: means in percent with 95\\% bootstrap intervals over cases."
-        frame = self.to_dataframe(*metrics)
-        escaped = frame.assign(model=[name.replace("_", "\\_") for name in frame["model"]])
-        return escaped.to_latex(index=False, escape=False, caption=caption, column_format="l" + "r" * (len(frame.columns) - 1))
+        frame = self.summary(*metrics)
+        return frame.to_latex(index=False, escape=True, caption=caption, column_format="l" + "r" * (len(frame.columns) - 1))
 
     def plot(self) -> go.Figure:
         """Bars: S, ES, PS and NS of every method."""
         methods = list(self.rows)[1:]
         return grouped_bars(
             list(DRAWN.values()),
-            {name: [(s.mean / 100, s.low / 100, s.high / 100) for s in (found[key] for key in DRAWN)] for name, found in self.rows.items()},
+            {name: [(s.mean / 100, s.low / 100, s.high / 100) for s in (scores[key] for key in DRAWN)] for name, scores in self.rows.items()},
             title=f"{methods[0] if len(methods) == 1 else 'Editing methods'}: the new object is the likelier (ES, PS); the true one still is (NS)",
             subtitle=f"{self.cases} cases; {self.model}; 95% bootstrap over cases",
             group_axis="score",
             value_axis="share of prompts",
         )
+
+    def _chosen(self, metrics: tuple[str, ...]) -> tuple[str, ...]:
+        first = next(iter(self.rows.values()))
+        unknown = [metric for metric in metrics if metric not in first]
+        if unknown:
+            raise InputError(f"there is no score {unknown[0]!r}; scores: {', '.join(first)}.")
+        return metrics or tuple(name for name in SHOWN if name in first and np.isfinite(first[name].mean))

@@ -3,45 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from typing_extensions import override
 
-from tl_knowledge.editing import Edit, KeyMoments, LowRank, edit_provenance
-from tl_knowledge.errors import InputError, NumericalError
-from tl_knowledge.localised.objects import NeuronEditVariant, check_variant, object_embeddings
+from tl_knowledge.editing import Edit, EditMethod, KeyMoments, LowRank
+from tl_knowledge.errors import NumericalError, check_choice
+from tl_knowledge.localised.objects import NeuronEditVariant, object_embeddings
 from tl_knowledge.models.protocol import HookedModel
-from tl_knowledge.models.weights import output_hook, output_weights
+from tl_knowledge.models.weights import output_weights
 from tl_knowledge.neurons import AttributionVariant, NeuronSet, attribute_neurons, select_neurons
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.prompts.prompt import Prompt
 
 __all__ = ["KnowledgeNeuronEdit"]
 
+THRESHOLD, THRESHOLD_WEN_BAI = 0.2, 0.3
+
 
 @dataclass(frozen=True)
-class KnowledgeNeuronEdit:
+class KnowledgeNeuronEdit(EditMethod):
     """Settings of knowledge-neuron editing: ``W_out[i] += -lambda_1 E[old] + lambda_2 E[new]`` for the neurons of the old object.
+
+    ``variant`` names whose change of the rows it is. Which neurons are changed is for the other settings: Dai et al. attribute with
+    ``attribution_variant="dai2022"`` and leave out what a tenth of the relation's facts share (``spare``), EleutherAI's program attributes with
+    ``"eleutherai2022"``.
 
     Attributes:
         variant: how much of each embedding.
         erase: set the rows to zero instead, which takes the fact away and writes nothing.
-        threshold: of the attribution, as a part of the prompt's largest.
-        shared_by: in what part of the paraphrases a neuron must be found; facts without paraphrases are not refined.
+        threshold: of the attribution, as a share of the prompt's largest; 0.2, and 0.3 under ``"wen_bai"``, when ``None``.
+        shared_by: in more than what share of the paraphrases a neuron must be; facts without paraphrases are not refined.
         spare: neurons that are never edited, such as those that many of a relation's facts share.
-        attribution_variant, steps, at: of the attribution.
+        attribution_variant, steps, at: of the attribution; ``at`` is ``"last"`` or ``"subject"``.
     """
 
-    variant: NeuronEditVariant = "wen_bai"
+    variant: NeuronEditVariant = "ours"
     erase: bool = False
-    threshold: float = 0.2
+    threshold: float | None = None
     shared_by: float = 0.5
     spare: NeuronSet | None = None
     attribution_variant: AttributionVariant = "ours"
     steps: int = 20
     at: str = "last"
 
+    @classmethod
+    @override
+    def small(cls) -> KnowledgeNeuronEdit:
+        return replace(super().small(), threshold=0.1, shared_by=0.1)
+
+    @override
     def plan(self, model: HookedModel, facts: Sequence[Fact], moments: KeyMoments | None) -> Edit:
         """One edit of all facts; moments are not needed.
 
@@ -49,35 +62,35 @@ class KnowledgeNeuronEdit:
             InputError: unknown variant or place.
             NumericalError: no neuron is left for a fact.
         """
-        check_variant(self.variant)
-        if self.at not in ("last", "subject"):
-            raise InputError(f"at={self.at!r} is no place for knowledge neurons; pass 'last' or 'subject'.")
+        check_choice("variant", self.variant, NeuronEditVariant)
+        check_choice("at", self.at, ("last", "subject"))
         rows: dict[int, dict[int, torch.Tensor]] = {}
         notes: list[dict[str, Any]] = []
         for fact in facts:
-            objects = object_embeddings(model, fact)
+            objects = object_embeddings(model, fact, self.variant)
             neurons = self._neurons(model, fact, objects.old_token)
             for layer, neuron in neurons:
                 row = output_weights(model, layer)[neuron].detach()[None]
                 change = -row if self.erase else objects.shift(row, self.variant)
-                known = rows.setdefault(layer, {})
-                known[neuron] = change[0] if self.erase or neuron not in known else known[neuron] + change[0]
+                changed = rows.setdefault(layer, {})
+                changed[neuron] = change[0] if self.erase or neuron not in changed else changed[neuron] + change[0]
             notes.append({"subject": fact.subject, "target": fact.target, "neurons": sorted(neurons), "old_token": objects.old_token})
         factors = {layer: _rows_as_factors(model, layer, changed) for layer, changed in rows.items()}
-        settings = asdict(self) | {"spare": None if self.spare is None else sorted(self.spare)}
-        return Edit(factors, {layer: output_hook(model, layer) for layer in factors}, tuple(notes), edit_provenance(model, self, settings, 0))
+        return Edit.planned(model, self, factors, notes=notes)
 
     def _neurons(self, model: HookedModel, fact: Fact, old_token: int) -> NeuronSet:
         """The old object's neurons, refined over the fact's wordings."""
         templates = [fact.template, *(template for template in fact.paraphrases if template != fact.template)]
-        asked = [Prompt.from_fact(model, fact.rephrase(template)) for template in templates]
-        prompts = [replace(prompt, answer=(old_token,)) for prompt in asked]
+        stated = [Prompt.from_fact(model, fact.rephrase(template)) for template in templates]
+        prompts = [replace(prompt, answer=(old_token,)) for prompt in stated]
         scores = attribute_neurons(model, prompts, variant=self.attribution_variant, steps=self.steps, at=self.at, progress=False)
-        found = select_neurons(scores, threshold=self.threshold, shared_by=self.shared_by)
-        found = found if self.spare is None else found - self.spare
-        if not len(found):
-            raise NumericalError(f"no neuron is left to edit for {fact.text!r}; lower threshold={self.threshold:g} or shared_by={self.shared_by:g}.")
-        return found
+        default = THRESHOLD_WEN_BAI if self.variant == "wen_bai" else THRESHOLD
+        threshold = default if self.threshold is None else self.threshold
+        neurons = select_neurons(scores, threshold=threshold, shared_by=self.shared_by)
+        left = neurons if self.spare is None else neurons - self.spare
+        if not len(left):
+            raise NumericalError(f"no neuron is left to edit for {fact.text!r}; lower threshold={threshold:g} or shared_by={self.shared_by:g}.")
+        return left
 
 
 def _rows_as_factors(model: HookedModel, layer: int, changed: dict[int, torch.Tensor]) -> LowRank:

@@ -1,8 +1,8 @@
-"""Does localisation inform editing (Hase et al. 2023; paper 003)? Edit every layer, trace every layer, and regress one on the other."""
+"""Does localisation inform editing (Hase et al. 2023)? Edit every layer, trace every layer, and regress one on the other."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,27 +11,53 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
+from typing_extensions import override
 
 from tl_knowledge.drawing import Line, LinePanel, line_panels
-from tl_knowledge.editing import EditMethod, KeyMoments, Objective, edit_provenance, plan_edit
-from tl_knowledge.errors import InputError, TargetError
+from tl_knowledge.editing import Edit, KeyMoments, Objective, plan_edit
+from tl_knowledge.engine.progress import progress_bar
+from tl_knowledge.errors import DataError, TargetError, check_given
 from tl_knowledge.hooks import corrupt
 from tl_knowledge.localised.problems import EditingProblem, editing_problem
 from tl_knowledge.metrics import answer_probability
-from tl_knowledge.models.checks import check_layers, check_model
+from tl_knowledge.models.checks import check_layers
+from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.facts import EditCase, Fact
 from tl_knowledge.prompts.prompt import Prompt
-from tl_knowledge.results.provenance import Provenance
+from tl_knowledge.results.provenance import Provenance, provenance_of
+from tl_knowledge.results.result import TableResult
 from tl_knowledge.results.statistics import Regression, compare_regressions, scalar_interval
-from tl_knowledge.results.table import TableResult
 from tl_knowledge.runs.corruption import Noise
+from tl_knowledge.runs.edits import EditPlanner
 from tl_knowledge.tracing import trace
 
-__all__ = ["LayerSweep", "sweep_layers"]
+__all__ = ["LayerSweep", "SweepSettings", "sweep_layers"]
 
-MethodAt = Callable[[int, Objective], EditMethod]
+MethodAt = Callable[[int, Objective], EditPlanner[Edit]]
+
+
+@dataclass(frozen=True)
+class SweepSettings:
+    """What a sweep did in every layer.
+
+    Attributes:
+        method: the editing method's name.
+        problem: which of the five.
+        layers: the layers that were edited and traced.
+        noise: of the corruption; a rule, a standard deviation, or settings.
+        samples: noise draws.
+        window: layers restored together.
+        seed: of noise that has no seed of its own.
+    """
+
+    method: str
+    problem: EditingProblem
+    layers: tuple[int, ...]
+    noise: Noise | float | str | None = None
+    samples: int = 10
+    window: int = 5
+    seed: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,12 +67,14 @@ class LayerSweep(TableResult):
     Attributes:
         table: ``case_id layer score tracing_effect``, both between 0 and 1 (the score may be negative where the edit backfired).
         skipped: cases that the problem or the tracing does not apply to, by the reason.
-        provenance: the model and the settings.
+        settings: of the sweep.
+        provenance: the model, the versions.
     """
 
     ranked_by: ClassVar[str] = "score"
     table: pd.DataFrame
     skipped: dict[str, str]
+    settings: SweepSettings
     provenance: Provenance
 
     def regressions(self) -> Regression:
@@ -55,25 +83,35 @@ class LayerSweep(TableResult):
         factor = (layers[:, None] == np.unique(layers)[None]).astype(float)
         return compare_regressions(self.table["score"].to_numpy(dtype=float), factor, effect[:, None])
 
+    @override
+    def headline(self) -> str:
+        cases, layers = self.table["case_id"].nunique(), self.table["layer"].nunique()
+        return f"{self.settings.method}, {_in_words(self.settings.problem)}: {cases} facts in {layers} layers; {self.provenance.model}"
+
+    @override
+    def summary(self) -> pd.DataFrame:
+        """One row a layer: the mean score and tracing effect over the facts."""
+        return self.table.groupby("layer")[["score", "tracing_effect"]].mean().reset_index()
+
     def plot(self) -> go.Figure:
         """Lines by layer: the editing score and the tracing effect, each with its interval; the regressions in the subtitle."""
         lines: list[Line] = []
         for style, (column, name) in enumerate((("score", "editing score"), ("tracing_effect", "tracing effect"))):
-            found = [(int(layer), *scalar_interval(group[column])) for layer, group in self.table.groupby("layer")]  # pyright: ignore
-            x, mean, low, high = (list(values) for values in zip(*found, strict=True))
+            points = [(int(layer), *scalar_interval(group[column])) for layer, group in self.table.groupby("layer")]  # pyright: ignore
+            x, mean, low, high = (list(values) for values in zip(*points, strict=True))
             lines.append(Line(name, x, mean, low, high, style=style))
-        fit, settings = self.regressions(), self.provenance.settings
+        fit = self.regressions()
         subtitle = (
             f"{self.table['case_id'].nunique()} facts; {self.provenance.model}; R² of the score: layer {fit.first:.3f}, tracing {fit.second:.3f}, "
             f"both {fit.both:.3f} (F-test of tracing p = {fit.p:.2g})"
         )
-        title = f"Where tracing points and where {settings['method']} works best ({settings['problem'].replace('_', ' ')})"
+        title = f"Where tracing points and where {self.settings.method} works best ({_in_words(self.settings.problem)})"
         return line_panels([LinePanel("", lines)], title=title, subtitle=subtitle, x_axis="layer", y_axis="mean over facts")
 
 
 def sweep_layers(
-    model: HookedModel,
-    cases: Sequence[EditCase],
+    model: AnyModel,
+    cases: EditCase | Iterable[EditCase],
     method_at: MethodAt,
     *,
     moments: KeyMoments | None = None,
@@ -94,11 +132,13 @@ def sweep_layers(
     Args:
         method_at: the method for a layer and objective: ``lambda layer, objective: ROME(layer=layer, objective=objective)``.
         problem: which of the five.
-        noise, samples, seed: of the corruption.
-        window: layers restored together (Hase: 5).
+        noise, samples: of the corruption.
+        window: layers restored together (Hase et al. 2023: 5).
+        seed: of noise that has no seed of its own.
 
     Raises:
-        InputError: no case is left.
+        DataError: no case, or none that the problem and the tracing apply to.
+        InputError: an unknown problem, or what the method refuses.
 
     Example:
         >>> import tl_knowledge as tlk
@@ -109,47 +149,63 @@ def sweep_layers(
         >>> list(sweep.table.columns), len(sweep.table)
         (['case_id', 'layer', 'score', 'tracing_effect'], 6)
     """
-    check_model(model)
-    chosen = check_layers(model, layers)
+    model = as_model(model)
+    given = check_given([cases] if isinstance(cases, EditCase) else cases, "case", "pass at least one, for example load_edit_cases()[:30]")
+    edited = check_layers(model, layers)
+    settings = SweepSettings(type(method_at(edited[0], Objective())).__name__, problem, edited, noise, samples, window, seed)
     rows: list[dict[str, Any]] = []
     skipped: dict[str, str] = {}
-    for number, case in enumerate(tqdm(cases, desc="trace and edit", unit="case", delay=2, disable=not progress)):
+    for number, case in enumerate(progress_bar(given, what="trace and edit", unit="case", progress=progress)):
         name = case.case_id or str(number)
         try:
-            request, objective = editing_problem(model, case, problem, noise=noise, seed=seed)
-            effects = _tracing_effects(model, case.fact, chosen, noise, samples, window, seed)
+            rows += [{"case_id": name} | row for row in _case_rows(model, case, method_at, moments, settings)]
         except TargetError as error:
             skipped[name] = str(error)
-            continue
-        before = _probability(model, request, objective)
-        for layer, effect in zip(chosen, effects, strict=True):
-            edit = plan_edit(model, request, method_at(layer, objective), moments=moments)
-            with edit.applied(model):
-                after = _probability(model, request, objective)
-            score = (before - after) / before if objective.erase else (after - before) / (1 - before)
-            rows.append({"case_id": name, "layer": layer, "score": score, "tracing_effect": effect})
     if not rows:
-        raise InputError(f"no case is left of {len(cases)}: {next(iter(skipped.values()), 'none was given')}")
-    method = type(method_at(chosen[0], Objective())).__name__
-    settings: dict[str, Any] = {"problem": problem, "noise": repr(noise), "samples": samples, "window": window, "layers": list(chosen)}
-    made = edit_provenance(model, None, settings | {"method": method}, seed)
-    return LayerSweep(pd.DataFrame(rows), skipped, made)
+        raise DataError(f"no case is left of {len(given)}: {next(iter(skipped.values()))}")
+    return LayerSweep(pd.DataFrame(rows), skipped, settings, provenance_of(model, engine="rows", seed=seed, settings=settings))
 
 
-def _tracing_effects(
-    model: HookedModel, fact: Fact, layers: Sequence[int], noise: Noise | float | str | None, samples: int, window: int, seed: int
-) -> list[float]:
+def _case_rows(model: HookedModel, case: EditCase, method_at: MethodAt, moments: KeyMoments | None, settings: SweepSettings) -> list[dict[str, Any]]:
+    """One case's row for each layer.
+
+    Raises:
+        TargetError: the problem or the tracing does not apply to it.
+    """
+    fact, objective = editing_problem(model, case, settings.problem, noise=settings.noise, seed=settings.seed)
+    effects = _tracing_effects(model, case.fact, settings)
+    before = _probability(model, fact, objective)
+    rows: list[dict[str, Any]] = []
+    for layer, effect in zip(settings.layers, effects, strict=True):
+        edit = plan_edit(model, fact, method_at(layer, objective), moments=moments, progress=False)
+        with edit.applied(model):
+            after = _probability(model, fact, objective)
+        score = (before - after) / before if objective.erase else (after - before) / (1 - before)
+        rows.append({"layer": layer, "score": score, "tracing_effect": effect})
+    return rows
+
+
+def _tracing_effects(model: HookedModel, fact: Fact, settings: SweepSettings) -> list[float]:
     """Each layer's largest normalised effect.
 
     Raises:
         TargetError: the corruption does not lower the answer's probability.
     """
-    prompt = Prompt.from_fact(model, fact)
-    found = trace(model, prompt, noise, component="mlp_out", window=window, samples=samples, seed=seed, layers=layers, progress=False)
-    total = float(found.total_effect.mean())
+    traced = trace(
+        model,
+        Prompt.from_fact(model, fact),
+        settings.noise,
+        component="mlp_out",
+        window=settings.window,
+        samples=settings.samples,
+        seed=settings.seed,
+        layers=settings.layers,
+        progress=False,
+    )
+    total = float(traced.total_effect.mean())
     if total <= 0:
         raise TargetError(f"the corruption does not lower P({fact.target!r}) after {fact.text!r}; there is no effect to normalise.")
-    largest: NDArray[np.float64] = found.mean_effect.nan_to_num(nan=-1.0).amax(1).double().numpy() / total
+    largest: NDArray[np.float64] = traced.mean_effect.nan_to_num(nan=-1.0).amax(1).double().numpy() / total
     return np.clip(largest, 0, 1).tolist()
 
 
@@ -162,3 +218,7 @@ def _probability(model: HookedModel, fact: Fact, objective: Objective) -> float:
     with torch.no_grad():
         logits: torch.Tensor = model.run_with_hooks(tokens, fwd_hooks=hooks)
     return float(answer_probability(logits[:, len(prompt) - 1 :], answer))
+
+
+def _in_words(problem: str) -> str:
+    return problem.replace("_", " ")

@@ -1,33 +1,36 @@
-"""Objects' embeddings, which neuron edits add to and take from ``W_out`` (Dai et al. 2022, section 5; paper 000, section 3.4)."""
+"""Objects' embeddings, which neuron edits add to and take from ``W_out`` (Dai et al. 2022, section 5; Wen and Bai, section 3.4)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
 import torch
 from jaxtyping import Float
 
-from tl_knowledge.errors import InputError
+from tl_knowledge.engine.batches import predicted_tokens
 from tl_knowledge.models.protocol import HookedModel, embedding_matrix
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.prompts.prompt import Prompt, target_tokens
 
-__all__ = ["NeuronEditVariant", "ObjectEmbeddings", "check_variant", "object_embeddings"]
+__all__ = ["NeuronEditVariant", "ObjectEmbeddings", "object_embeddings"]
 
-NeuronEditVariant: TypeAlias = Literal["dai2022", "wen_bai", "eleutherai2022"]
-"""How much of the old object's embedding is taken away, and of the new one's added:
+NeuronEditVariant: TypeAlias = Literal["ours", "wen_bai", "dai2022", "eleutherai2022"]
+"""How much of the old object's embedding is taken away, and of the new one's added; and which object is the old one:
 
-========= ====== ===========================================
-preset    old    new
-========= ====== ===========================================
-dai       1      8, both times ``||W_out[i]|| / ||embedding||``
-paper_000 1      8
-eleuther  2      2
-========= ====== ===========================================
+============== ==== ==== ============================== ====================================================
+variant        old  new  in units of                    the old object is
+============== ==== ==== ============================== ====================================================
+ours           1    8    1                              what the fact replaces, else the model's prediction
+wen_bai        1    8    1                              the same
+dai2022        1    8    ``||W_out[i]|| / ||E||``       the same (their program edits only facts where both agree)
+eleutherai2022 2    2    1                              the model's prediction
+============== ==== ==== ============================== ====================================================
+
+``wen_bai`` is the formula of Wen and Bai's text. Beyond it the variants differ where `KnowledgeNeuronEdit` and `CausalNeuronEdit` say so.
 """
 
-_WEIGHTS: dict[str, tuple[float, float]] = {"dai2022": (1.0, 8.0), "wen_bai": (1.0, 8.0), "eleutherai2022": (2.0, 2.0)}
+_WEIGHTS: dict[str, tuple[float, float]] = {"ours": (1.0, 8.0), "wen_bai": (1.0, 8.0), "dai2022": (1.0, 8.0), "eleutherai2022": (2.0, 2.0)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +38,7 @@ class ObjectEmbeddings:
     """The old and the new object's embedding: of their first tokens.
 
     Attributes:
-        old_token: what the fact replaces, else what the model says now.
+        old_token: the old object's first token.
     """
 
     old: Float[torch.Tensor, " d_model"]
@@ -50,22 +53,11 @@ class ObjectEmbeddings:
         return lengths * (more * new - less * old)
 
 
-def object_embeddings(model: HookedModel, fact: Fact) -> ObjectEmbeddings:
-    """The embeddings of what a fact's target replaces, and of the target."""
+def object_embeddings(model: HookedModel, fact: Fact, variant: NeuronEditVariant) -> ObjectEmbeddings:
+    """The embeddings of the old object, and of the fact's target."""
     prompt, embeddings = Prompt.from_fact(model, fact), embedding_matrix(model)
-    if fact.replaces is not None:
+    if fact.replaces is not None and variant != "eleutherai2022":
         old = target_tokens(model, fact.replaces)[0]
     else:
-        with torch.no_grad():
-            old = int(model(prompt.tokens)[0, -1].argmax())
+        (old,) = predicted_tokens(model, [prompt])
     return ObjectEmbeddings(embeddings[old], embeddings[prompt.target_token], old)
-
-
-def check_variant(variant: str) -> None:
-    """Refuse an unknown preset.
-
-    Raises:
-        InputError: it is unknown.
-    """
-    if variant not in get_args(NeuronEditVariant):
-        raise InputError(f"variant {variant!r} is unknown; pass one of {', '.join(map(repr, get_args(NeuronEditVariant)))}.")

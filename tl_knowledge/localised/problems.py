@@ -1,16 +1,14 @@
-"""Five editing problems (Hase et al. 2023, section 5; paper 003): what is asked of the model, as a fact and an objective."""
+"""Five editing problems (Hase et al. 2023, section 5): what the model should say after the edit, as a fact and an objective."""
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, get_args
-
-import torch
+from typing import Literal, TypeAlias
 
 from tl_knowledge.editing import Objective
-from tl_knowledge.errors import InputError, TargetError
+from tl_knowledge.engine.batches import answer_probabilities, predicted_tokens
+from tl_knowledge.errors import TargetError, check_choice
 from tl_knowledge.hooks import corrupt
-from tl_knowledge.metrics import answer_probability
-from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.prompts.facts import EditCase, Fact
 from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.runs.arguments import resolve_noise
@@ -20,7 +18,7 @@ __all__ = ["EditingProblem", "editing_problem"]
 
 EditingProblem: TypeAlias = Literal["error_injection", "tracing_reversal", "fact_erasure", "fact_amplification", "fact_forcing"]
 """=================== ======================================================================
-problem             asks for
+problem             the edit writes
 =================== ======================================================================
 error_injection     the case's new object
 tracing_reversal    what the corrupted run says
@@ -34,13 +32,13 @@ LEAST_ERASED = 0.02
 
 
 def editing_problem(
-    model: HookedModel, case: EditCase, problem: EditingProblem, *, noise: Noise | float | str | None = None, seed: int = 0
+    model: AnyModel, case: EditCase, problem: EditingProblem, *, noise: Noise | float | str | None = None, seed: int = 0
 ) -> tuple[Fact, Objective]:
-    """A case's request and objective under one of the five problems.
+    """A case's fact to write and the objective under one of the five problems.
 
     Args:
         noise: of the corrupted runs, as `trace` takes it.
-        seed: of the noise.
+        seed: of noise that has no seed of its own.
 
     Raises:
         InputError: an unknown problem.
@@ -50,30 +48,27 @@ def editing_problem(
         >>> import tl_knowledge as tlk
         >>> model, case = tlk.load_model("factlm"), tlk.load_edit_cases()[0]
         >>> moments = tlk.collect_key_moments(model, tlk.load_corpus(), layers=[0], progress=False)
-        >>> request, objective = tlk.localised.editing_problem(model, case, "fact_erasure")
-        >>> edit = tlk.plan_edit(model, request, tlk.ROME(layer=0, objective=objective), moments=moments)
+        >>> fact, objective = tlk.localised.editing_problem(model, case, "fact_erasure")
+        >>> edit = tlk.plan_edit(model, fact, tlk.ROME(layer=0, objective=objective), moments=moments)
         >>> edit.notes[0]["target_probability"] < 0.1
         True
     """
-    if problem not in get_args(EditingProblem):
-        raise InputError(f"problem {problem!r} is unknown; pass one of {', '.join(map(repr, get_args(EditingProblem)))}.")
+    model = as_model(model)
+    check_choice("problem", problem, EditingProblem)
     if problem == "error_injection":
         return case.rewrite, Objective()
     if problem == "fact_amplification":
         return case.fact, Objective()
     prompt = Prompt.from_fact(model, case.fact)
     if problem == "fact_erasure":
-        with torch.no_grad():
-            said = float(answer_probability(model(prompt.tokens)[:, -1:], torch.tensor([[prompt.target_token]])))
-        if said < LEAST_ERASED:
-            raise TargetError(f"the model gives {case.fact.target!r} only {said:.1%} after {case.fact.text!r}; there is nothing to erase.")
+        probability = float(answer_probabilities(model, [prompt])[0])
+        if probability < LEAST_ERASED:
+            raise TargetError(f"the model gives {case.fact.target!r} only {probability:.1%} after {case.fact.text!r}; there is nothing to erase.")
         return case.fact, Objective(erase=True)
-    settings = resolve_noise(model, prompt, noise, seed, "ours")
+    corruption = resolve_noise(model, prompt, noise, seed, "ours")
     if problem == "fact_forcing":
-        return case.fact, Objective(noise=settings)
-    with torch.no_grad():
-        logits: torch.Tensor = model.run_with_hooks(prompt.tokens, fwd_hooks=corrupt(prompt.subject, settings))
-    token = int(logits[0, -1].argmax())
+        return case.fact, Objective(noise=corruption)
+    (token,) = predicted_tokens(model, [prompt], lambda _: corrupt(prompt.subject, corruption))
     if token == prompt.target_token:
         raise TargetError(f"the corrupted run of {case.fact.text!r} still says {case.fact.target!r}; raise the noise, or leave the case out.")
     return case.fact.retarget(model.tokenizer.decode([token])), Objective()

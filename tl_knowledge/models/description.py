@@ -1,4 +1,4 @@
-"""What a result records of the model it was made with."""
+"""What a result records of the model that it was computed with."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ __all__ = ["describe_model", "weight_fingerprint", "weight_processing"]
 def weight_processing(model: HookedModel) -> dict[str, bool]:
     """Which of TransformerLens' weight processing steps the model shows.
 
-    Centring is read off the weights themselves (every row of ``W_out`` has mean zero), so it is right for any model
-    the caller made, however it was loaded.
+    Centring is read off the weights themselves (every row of ``W_out`` has mean zero), so it is right for any model,
+    however it was loaded.
     """
     folded = str(getattr(model.cfg, "normalization_type", "")).endswith("Pre") or bool(getattr(model, "compatibility_mode", False))
     written: torch.Tensor = model.blocks[0].mlp.W_out.detach()

@@ -1,6 +1,10 @@
 """The ledger of a model's ``W_out``: what the weights were, and what has been added since.
 
-Removing an addition writes the weights that the others alone would have made, and with none left the weights are what they were, bit for bit.
+Each layer of ``W_out`` that anything was added to is always written anew, from the weights as they were::
+
+    W_out = original + sum of what is added now        (in float64, rounded once)
+
+So additions leave in any order, what stays is what it alone would have given, and with nothing left the weights are what they were, bit for bit.
 """
 
 from __future__ import annotations
@@ -41,7 +45,10 @@ class WeightLedger:
         return len(self._additions)
 
     def add(self, model: HookedModel, key: Hashable, deltas: Mapping[int, Delta], keys: Mapping[int, torch.Tensor] | None = None) -> None:
-        """Add to the weights of some layers; ``keys`` are those that the addition was made for, by layer.
+        """Add to the weights of some layers.
+
+        Args:
+            keys: by layer, the keys that the addition was planned for.
 
         Raises:
             ModelStateError: added already, or the weights were changed by someone else.
@@ -69,7 +76,7 @@ class WeightLedger:
             _fingerprints[model] = (self._changes, self.fingerprint)
 
     def keys(self, layer: int) -> list[Float[torch.Tensor, "fact d_mlp"]]:
-        """The keys that the present additions were made for, an addition at a time."""
+        """The keys that the present additions were planned for, an addition at a time."""
         return [keys[layer] for keys in self._keys.values() if layer in keys]
 
     def _rewrite(self, model: HookedModel, layers: Mapping[int, Delta]) -> None:
@@ -77,14 +84,12 @@ class WeightLedger:
         for layer in layers:
             weights, original = output_weights(model, layer), self._original[layer]
             added = [deltas[layer] for deltas in self._additions.values() if layer in deltas]
-            made = (
-                original
-                if not added
-                else (original.double() + torch.stack([d.to(original.device).double() for d in added]).sum(0)).to(original.dtype)
-            )
+            total = original
+            if added:
+                total = (original.double() + torch.stack([delta.to(original.device).double() for delta in added]).sum(0)).to(original.dtype)
             with torch.no_grad():
-                weights.copy_(made)
-            self._written[layer] = made
+                weights.copy_(total)
+            self._written[layer] = total
             if not added:
                 del self._original[layer], self._written[layer]
         self._changes = _changes(model) if ours_alone else None

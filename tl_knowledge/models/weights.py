@@ -1,7 +1,6 @@
-"""``W_out``: where it is, what it writes to, and the only place that changes it.
+"""``W_out``: where it is, where its output is, and how a change of it goes into a Hugging Face model.
 
-Whatever is written is kept in a ledger beside the model: the weights as they were, and what has been added since. Removing an addition writes
-the weights that the others alone would have made, and with none left the weights are what they were, bit for bit.
+Changes of the model's own weights go through its ledger (`tl_knowledge.models.ledger`).
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ def add_to_hugging_face(module: torch.nn.Module, deltas: Mapping[int, Delta]) ->
     Raises:
         UnsupportedModelError: a layer without such a projection of that shape.
     """
-    found: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+    projections: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
     for layer, delta in deltas.items():
         pattern = re.compile(rf"(^|\.){layer}\.(.*\.)?({'|'.join(OUTPUT_PROJECTIONS)})$")
         named = [(name, part) for name, part in module.named_modules() if pattern.search(name) and "attn" not in name and "attention" not in name]
@@ -62,10 +61,10 @@ def add_to_hugging_face(module: torch.nn.Module, deltas: Mapping[int, Delta]) ->
         if len(weights) != 1 or weights[0].shape != changes[0].shape:
             names = ", ".join(name for name, _ in named) or "none"
             raise UnsupportedModelError(
-                f"layer {layer} of {type(module).__name__} has no single output projection of {tuple(delta.shape)} (found: {names}); "
+                f"layer {layer} of {type(module).__name__} has no single output projection of {tuple(delta.shape)} (there are: {names}); "
                 "pass the Hugging Face model that the edited one was loaded from."
             )
-        found[layer] = weights[0], changes[0]
+        projections[layer] = weights[0], changes[0]
     with torch.no_grad():
-        for held, change in found.values():
+        for held, change in projections.values():
             held.copy_((held.double() + change.to(held.device).double()).to(held.dtype))

@@ -8,7 +8,6 @@ from typing import ClassVar
 
 import pandas as pd
 import plotly.graph_objects as go
-
 from more_itertools import always_iterable
 
 from tl_knowledge.datasets import CONTEXT_PAIRS, with_context

@@ -63,7 +63,7 @@ class NeuronEffects(TableResult):
         """The mean change of each kind."""
         rows = self._with_neurons()
         changes = ", ".join(f"{kind} {float(rows[column].mean()):+.1%}" for kind, column in _COLUMNS.items())
-        return f"P(answer), {self._treatment()}: {changes}; {len(rows)} of {len(self.table)} facts; {self.provenance.model}"
+        return f"P(answer), {self._treatment()}: {changes}; {self._counts()}; {self.provenance.model}"
 
     def summary(self) -> pd.DataFrame:
         """Mean change of each kind with its 95% bootstrap interval over facts, and p of own against it (Wilcoxon, paired, corrected).
@@ -94,13 +94,16 @@ class NeuronEffects(TableResult):
             [f"{relation} ({count})" for relation, count in zip(relations, counts, strict=True)],
             {kind: [tuple(row) for row in rows[columns].to_numpy().tolist()] for kind, rows in by_kind.items()},
             title=f"The facts' {self._treatment()}: change of P(answer)",
-            subtitle=f"{len(self._with_neurons())} of {len(self.table)} facts have neurons; {self.provenance.model}; 95% bootstrap over a relation's facts",
+            subtitle=f"{self._counts()} have neurons; {self.provenance.model}; 95% bootstrap over a relation's facts",
             group_axis="relation (number of facts)",
             value_axis="change of P(answer), relative",
         )
 
     def _treatment(self) -> str:
         return f"neurons {factor_words(self.factor)} at {place_words(self.settings.attribution.at)}"
+
+    def _counts(self) -> str:
+        return f"{len(self._with_neurons())} of {len(self.table)} facts"
 
     def _with_neurons(self) -> pd.DataFrame:
         return self.table.loc[self.table["neurons"] > 0]

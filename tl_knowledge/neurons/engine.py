@@ -119,10 +119,10 @@ class PathGradients:
         a_block = _bytes_a_layer_row(self.model, self.questions.length, self.questions.kept)
         logits = 3 * int(self.model.cfg.d_vocab) * self.start.element_size() if holds_logits else 0
 
-        def needed(i: int) -> float:  # a layer's rows run from its own block on
+        def needed(i: int) -> int:  # a layer's rows run from its own block on
             return rows * ((layer_count(self.model) - self.layers[i] + 1) * a_block + logits)
 
-        return constrained_batches(range(len(self.layers)), memory_budget, get_len=needed, strict=False)
+        return constrained_batches(range(len(self.layers)), max(1, int(memory_budget)), get_len=needed, strict=False)
 
 
 def engine_name(model: HookedModel) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from more_itertools import always_iterable
 
 from tl_knowledge.datasets import paraphrases
-from tl_knowledge.errors import DataError, InputError
+from tl_knowledge.errors import DataError, InputError, check_given
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel, is_masked
 from tl_knowledge.prompts.facts import Fact, MinimalPair
@@ -46,11 +46,11 @@ def fact_groups(model: AnyModel, facts: Fact | Iterable[Fact], *, own_wording: b
     """A group for each fact: its paraphrases, and its own wording unless that is kept for a measurement.
 
     Raises:
-        DataError: a fact without paraphrases.
+        DataError: no fact, or one without paraphrases.
     """
     model = as_model(model, masked=True)
     groups: list[PromptGroup] = []
-    for fact in always_iterable(facts, Fact):
+    for fact in check_given(always_iterable(facts, Fact), "fact"):
         others = paraphrases(model, fact)
         own = [Prompt.from_fact(model, fact)] if own_wording else []
         groups.append(PromptGroup(fact.relation or "", fact.subject, (*own, *others)))
@@ -71,11 +71,11 @@ def agreement_groups(
         limit: how many prompts of a group to take, from the first.
 
     Raises:
-        DataError: no pair of a form that the model can predict.
+        DataError: no pair, or none of a form that the model can predict.
     """
     model = as_model(model, masked=True)
     groups: dict[tuple[str, str], list[Prompt]] = {}
-    given = list(always_iterable(pairs, MinimalPair))
+    given = check_given(always_iterable(pairs, MinimalPair), "minimal pair")
     for pair in given:
         prompt = masked_word(model, pair.good, pair.bad) if is_masked(model) else _prefix_prompt(model, pair)
         if prompt is not None:

@@ -38,8 +38,8 @@ class LayerComparison(TableResult):
 
     def headline(self) -> str:
         """What is compared."""
-        neurons = self.table.groupby("name")["neurons"].sum()
-        return "share of the neurons by layer: " + ", ".join(f"{name} ({neurons[name]} neurons, {count} groups)" for name, count in self.groups.items())
+        parts = [f"{name} ({int(frame['neurons'].sum())} neurons, {self.groups[name]} groups)" for name, frame in self._by_name().items()]
+        return f"share of the neurons by layer: {', '.join(parts)}"
 
     def summary(self) -> pd.DataFrame:
         """For each the layer with most neurons, its share, and the mean layer of the neurons."""
@@ -78,10 +78,11 @@ def compare_layers(located: Mapping[str, LocatedNeurons]) -> LayerComparison:
         ['facts']
     """
     names = check_given(located, "set of located neurons", "pass located neurons by name")
-    frames = [located[name].layer_distribution().assign(name=name) for name in names]
-    table = pd.concat(frames, ignore_index=True)[["name", "layer", "share", "low", "high", "neurons"]]
+    frames = [located[name].layer_distribution() for name in names]
+    for name, frame in zip(names, frames, strict=True):
+        frame.insert(0, "name", name)
     return LayerComparison(
-        table,
+        pd.concat(frames, ignore_index=True),
         {name: len(located[name].sets) for name in names},
         {name: located[name].settings for name in names},
         {name: located[name].provenance for name in names},

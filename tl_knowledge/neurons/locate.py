@@ -113,9 +113,7 @@ def _row(group: PromptGroup, scores: NeuronAttribution) -> dict[str, object]:
     }
 
 
-def _refined(
-    groups: Sequence[PromptGroup], coarse: Sequence[list[NeuronSet]], settings: LocationSettings
-) -> tuple[list[NeuronSet], list[float]]:
+def _refined(groups: Sequence[PromptGroup], coarse: Sequence[list[NeuronSet]], settings: LocationSettings) -> tuple[list[NeuronSet], list[float]]:
     """Each group's refined neurons and the share they were refined with."""
     adapt, mean_count = settings.adapt, None if settings.adapt == "no" else settings.mean_count
     keys = [i if adapt == "group" else groups[i].relation if adapt == "relation" else None for i in range(len(groups))]

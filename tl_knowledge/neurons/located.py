@@ -77,12 +77,12 @@ class LocatedNeurons(TableResult):
             DataError: no group of that relation.
             InputError: a share outside (0, 1].
         """
-        return shared_neurons(self.of_relation(relation), shared_by)
+        return shared_neurons(self.of_relation(relation), shared_by=shared_by)
 
     def headline(self) -> str:
         """How many neurons, of how many groups."""
-        neurons = float(self.table["neurons"].mean())
-        return f"{neurons:.1f} neurons a group, {len(self.sets)} groups of {len(self.relations)} relations; {self.settings}; {self.provenance.model}"
+        neurons, groups = float(self.table["neurons"].mean()), f"{len(self.sets)} groups of {len(self.relations)} relations"
+        return f"{neurons:.1f} neurons a group, {groups}; {self.settings.attribution}; {self.provenance.model}"
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """The k neurons in most groups, with the share of groups that have them."""
@@ -139,9 +139,9 @@ class LocatedNeurons(TableResult):
     def plot_overlap(self) -> go.Figure:
         """Heat map: how far two relations' groups share their neurons."""
         frame = self.overlap()
-        chart = HeatMap(frame.to_numpy(), list(frame.index), list(frame.columns), "", "relation", "relation", colors="Blues")
+        chart = HeatMap(frame.to_numpy(), list(frame.index), list(frame.columns), "", "relation", "relation", colours="Blues")
         subtitle = f"mean over pairs of different groups; {len(self.sets)} groups; {self.provenance.model}"
-        figure = heat_maps([chart], title="Overlap of the neurons of two relations", subtitle=subtitle, color_axis="Jaccard")
+        figure = heat_maps([chart], title="Overlap of the neurons of two relations", subtitle=subtitle, colour_axis="Jaccard")
         return figure.update_xaxes(tickvals=list(range(len(frame))), ticktext=list(frame.columns), tickangle=-60)
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Sequence
 
-import plotly.graph_objects as go
-
-from tl_knowledge.drawing import Table, html_page
+from tl_knowledge.drawing import PagePart, Table, heading, html_page, note, provenance_footer
 from tl_knowledge.neurons.effects import NeuronEffects
 from tl_knowledge.neurons.located import LocatedNeurons
 from tl_knowledge.neurons.words import place_words
@@ -18,16 +15,13 @@ __all__ = ["effects_table", "neurons_page", "statistics_table"]
 
 def neurons_page(located: LocatedNeurons, effects: Sequence[NeuronEffects] = ()) -> str:
     """A self-contained page of located neurons, and of what scaling them does."""
-    parts: list[str | Table | go.Figure] = [_intro(located), "<h2>How many, and how alike</h2>", _STATISTICS, statistics_table(located)]
-    parts += ["<h2>Where they are</h2>", located.plot()]
+    parts: list[PagePart] = [_intro(located), heading("How many, and how alike"), note(_STATISTICS), statistics_table(located)]
+    parts += [heading("Where they are"), located.plot()]
     if len(located.relations) > 1:
-        parts += ["<h2>How far they are shared</h2>", located.plot_overlap()]
+        parts += [heading("How far they are shared"), located.plot_overlap()]
     if effects:
-        parts += ["<h2>What scaling them does</h2>", _EFFECTS, effects_table(effects), *(found.plot() for found in effects)]
-    made = located.provenance
-    versions = ", ".join(f"{name} {number}" for name, number in made.versions.items())
-    footer = f"<footer>{html.escape(made.model)}, {made.backend}, {made.dtype}; {html.escape(versions)}</footer>"
-    return html_page("Knowledge neurons", [*parts, footer])
+        parts += [heading("What scaling them does"), note(_EFFECTS), effects_table(effects), *(measured.plot() for measured in effects)]
+    return html_page("Knowledge neurons", [*parts, provenance_footer(located.provenance)])
 
 
 def statistics_table(located: LocatedNeurons) -> Table:
@@ -49,11 +43,11 @@ def statistics_table(located: LocatedNeurons) -> Table:
 def effects_table(effects: Sequence[NeuronEffects]) -> Table:
     """`NeuronEffects.summary` of every factor as text; without p for fewer facts than a test needs."""
     rows: list[tuple[str, ...]] = []
-    for found in effects:
-        for row in found.summary().to_dict(orient="records"):
+    for measured in effects:
+        for row in measured.summary().to_dict(orient="records"):
             p = "" if math.isnan(row["p_own_differs"]) else f"{row['p_own_differs']:.2g}"
             change = f"{row['change']:+.2%}{_interval(row['low'], row['high'], '+.2%')}"
-            rows.append((f"x {found.factor:g}", row["what"], change, str(row["facts"]), p))
+            rows.append((f"x {measured.factor:g}", row["what"], change, str(row["facts"]), p))
     return Table(("neurons", "measured", "change of P(answer) [95%]", "facts", "p: own fact differs"), rows)
 
 
@@ -62,13 +56,13 @@ def _interval(low: float, high: float, form: str) -> str:
 
 
 _STATISTICS = (
-    "<p class='note'>|KN|: refined neurons a fact; tau: the share of a fact's prompts that must have a neuron; R1^2: how much of the prompts' "
-    "scores is one common pattern (0 none, 1 all). Means over facts with 95% bootstrap intervals.</p>"
+    "|KN|: refined neurons a fact; tau: the share of a fact's prompts that must have a neuron; R1^2: how much of the prompts' "
+    "scores is one common pattern (0 none, 1 all). Means over facts with 95% bootstrap intervals."
 )
 _EFFECTS = (
-    "<p class='note'>Each fact's neurons are scaled where they were attributed. Own fact: the fact in a wording that was not attributed. "
+    "Each fact's neurons are scaled where they were attributed. Own fact: the fact in a wording that was not attributed. "
     "Random control: as many other neurons of the same layers. Unrelated facts: facts of other relations. p: Wilcoxon, paired over "
-    "facts, corrected.</p>"
+    "facts, corrected."
 )
 
 
@@ -76,9 +70,8 @@ def _intro(located: LocatedNeurons) -> str:
     settings, scoring = located.settings, located.settings.attribution
     empty = sum(not len(neurons) for neurons in located.sets)
     without = f", {empty} of them without neurons" if empty else ""
-    place = html.escape(place_words(scoring.at))
     return (
-        f"<p>{len(located.sets)} facts of {len(located.relations)} relations{without}. Integrated gradients at {place} ({scoring.variant}, "
+        f"{len(located.sets)} facts of {len(located.relations)} relations{without}. Integrated gradients at {place_words(scoring.at)} ({scoring.variant}, "
         f"{scoring.steps} steps); neurons above {settings.threshold:g} ({settings.kind}) in more than {settings.shared_by:g} of a "
-        "fact's prompts.</p>"
+        "fact's prompts."
     )

@@ -70,7 +70,9 @@ class NeuronAttribution(Result):
     def headline(self) -> str:
         """How many neurons were scored for what answer."""
         _, layers, width = self.scores.shape
-        return f"{self.settings}: {layers} layers x {width} neurons, {len(self.prompts)} prompts for {self._answers()!r}; {self.provenance.model}"
+        return (
+            f"{self.settings}: {layers} layers x {width} neurons, {len(self.prompts)} prompts for {self._answers()[:30]!r}; {self.provenance.model}"
+        )
 
     def of_prompts(self, rows: Iterable[int]) -> NeuronAttribution:
         """The same for some of the prompts, by number."""
@@ -89,9 +91,9 @@ class NeuronAttribution(Result):
         """Each layer's largest mean scores: layers by rank; the neuron's number is in the hover text."""
         ranked = self.mean_scores.sort(dim=1, descending=True).values[:, :RANKS_DRAWN]
         columns, rows = [str(rank + 1) for rank in range(ranked.shape[1])], [str(layer) for layer in self.layers]
-        chart = HeatMap(ranked.numpy(), rows, columns, "", "layer", "rank of the neuron in its layer", colors="Blues")
+        chart = HeatMap(ranked.numpy(), rows, columns, "", "layer", "rank of the neuron in its layer", colours="Blues")
         subtitle = f"mean over {len(self.prompts)} prompts for {self._answers()!r}; {self.settings.method}; {self.provenance.model}"
-        return heat_maps([chart], title="Attribution of the answer's probability to neurons", subtitle=subtitle, color_axis="score")
+        return heat_maps([chart], title="Attribution of the answer's probability to neurons", subtitle=subtitle, colour_axis="score")
 
     def _answers(self) -> str:
         return ", ".join(sorted({target.strip() for target in self.targets}))[:60]

@@ -38,7 +38,7 @@ def select_neurons(scores: NeuronAttribution, *, threshold: float = 0.2, kind: T
         True
     """
     check_selection(threshold, kind, shared_by)
-    return shared_neurons(coarse_neurons(scores, threshold=threshold, kind=kind), shared_by)
+    return shared_neurons(coarse_neurons(scores, threshold=threshold, kind=kind), shared_by=shared_by)
 
 
 def coarse_neurons(scores: NeuronAttribution, *, threshold: float = 0.2, kind: ThresholdKind = "max") -> list[NeuronSet]:
@@ -97,17 +97,17 @@ def adapted_sharing(coarse: Sequence[Sequence[NeuronSet]], shared_by: float, mea
     share = shared_by
     for _ in range(0 if mean_count is None else MOST_TRIES):
         assert mean_count is not None
-        mean = sum(len(shared_neurons(group, share)) for group in coarse) / len(coarse)
+        mean = sum(len(shared_neurons(group, shared_by=share)) for group in coarse) / len(coarse)
         if mean_count[0] <= mean <= mean_count[1]:
             break
         moved = round(share + (SHARING_STEP if mean > mean_count[1] else -SHARING_STEP), 10)
         if not 0 < moved <= 1:
             break
         share = moved
-    return [shared_neurons(group, share) for group in coarse], share
+    return [shared_neurons(group, shared_by=share) for group in coarse], share
 
 
-def shared_neurons(sets: Iterable[NeuronSet], shared_by: float = 0.5) -> NeuronSet:
+def shared_neurons(sets: Iterable[NeuronSet], *, shared_by: float = 0.5) -> NeuronSet:
     """Neurons in more than a share of some sets: of a fact's prompts, or of a relation's facts.
 
     Raises:
@@ -116,7 +116,7 @@ def shared_neurons(sets: Iterable[NeuronSet], shared_by: float = 0.5) -> NeuronS
 
     Example:
         >>> one, two = (NeuronSet(frozenset(pairs), 2, 8) for pairs in ({(0, 1), (1, 3)}, {(0, 1)}))
-        >>> list(shared_neurons([one, two], 0.5))
+        >>> list(shared_neurons([one, two], shared_by=0.5))
         [(0, 1)]
     """
     given = check_given(sets, "neuron set")

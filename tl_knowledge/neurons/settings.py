@@ -29,7 +29,7 @@ ThresholdKind: TypeAlias = Literal["max", "absolute", "quantile"]
 """A share of the prompt's largest score; a score; or the quantile of the prompt's scores that must be reached."""
 
 Adaptation: TypeAlias = Literal["no", "group", "relation"]
-"""Whether the sharing threshold moves until the number of neurons fits: never, for each group by itself, or for a relation's mean (Dai et al. 2022)."""
+"""Whether the share moves until the number of neurons fits: never, for each group by itself, or for a relation's mean (Dai et al. 2022)."""
 
 
 @dataclass(frozen=True)

@@ -86,9 +86,9 @@ class TokenEffects(TableResult):
 
 def measure_token_effects(
     model: AnyModel,
-    neurons: NeuronSet,
     prompts: Prompt | Iterable[Prompt],
     words: Mapping[str, Sequence[str]],
+    neurons: NeuronSet,
     *,
     factor: float = 0.0,
     progress: bool = True,
@@ -96,9 +96,9 @@ def measure_token_effects(
     """Scale neurons where the prompts are answered and compare words' probabilities there.
 
     Args:
-        neurons: not empty.
         prompts: at least 2; their targets are not used.
         words: by category, each one token; for an autoregressive model they are measured with a leading space.
+        neurons: not empty.
         factor: 0 suppresses, 2 enhances.
 
     Raises:
@@ -113,7 +113,7 @@ def measure_token_effects(
         >>> prompts = [tlk.Prompt.from_text(model, f"{name} saw these") for name in ("Anna", "Peter", "Maria")]
         >>> words = {"singular": ["dog", "car"], "plural": ["dogs", "cars"]}
         >>> words = {kind: tlk.neurons.single_token_words(model, some) for kind, some in words.items()}
-        >>> effects = tlk.neurons.measure_token_effects(model, tlk.NeuronSet.of(model, [(0, 28)]), prompts, words)
+        >>> effects = tlk.neurons.measure_token_effects(model, prompts, words, tlk.NeuronSet.of(model, [(0, 28)]))
         >>> list(effects.summary()["category"]) == [kind for kind in words if words[kind]]
         True
     """

@@ -20,7 +20,7 @@ from tl_knowledge.prompts.prompt import Prompt
 __all__ = ["neuron_view"]
 
 
-def neuron_view(model: AnyModel, neurons: NeuronSet, prompts: Prompt | Iterable[Prompt]) -> HtmlView:
+def neuron_view(model: AnyModel, prompts: Prompt | Iterable[Prompt], neurons: NeuronSet) -> HtmlView:
     """The neurons' activations at every token, as a view for notebooks; ``.save(path)`` writes a page that works offline.
 
     Raises:
@@ -31,7 +31,7 @@ def neuron_view(model: AnyModel, neurons: NeuronSet, prompts: Prompt | Iterable[
         >>> import tl_knowledge as tlk
         >>> model = tlk.load_model("factlm")
         >>> prompt = tlk.Prompt.from_text(model, "The capital of France is")
-        >>> "France" in tlk.neurons.neuron_view(model, tlk.NeuronSet.of(model, [(0, 28), (3, 5)]), prompt).source
+        >>> "France" in tlk.neurons.neuron_view(model, prompt, tlk.NeuronSet.of(model, [(0, 28), (3, 5)])).source
         True
     """
     model = as_model(model, masked=True)

@@ -2,33 +2,44 @@
 
 from __future__ import annotations
 
-import torch
-from tqdm.auto import tqdm
+from more_itertools import one
 
 from tl_knowledge.arrays import Hooks
 from tl_knowledge.attention import AttentionAnalysis, analyse_attention, direct_logit_attribution, logit_lens
 from tl_knowledge.circuits import Circuit, from_edit, from_neurons, from_trace
 from tl_knowledge.datasets import paraphrases
-from tl_knowledge.editing import ROME, Edit, EditMethod, KeyMoments, edit_view, plan_edit
-from tl_knowledge.engine.batches import likeliest_next
+from tl_knowledge.editing import Edit, EditMethod, KeyMoments, edit_view, method_for_model, plan_edit
+from tl_knowledge.engine.batches import answer_probabilities, likeliest_next
+from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.errors import UnsupportedModelError
-from tl_knowledge.metrics import answer_probability
-from tl_knowledge.models.checks import check_model
+from tl_knowledge.models.hook_names import Component, Module
+from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.neurons import attribute_neurons, neuron_view, select_neurons
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.report.findings import Continuations, EditedFact, NeuronFindings
 from tl_knowledge.report.result import FactReport
+from tl_knowledge.report.settings import ReportSettings
 from tl_knowledge.tracing import CausalTrace, trace
 
 __all__ = ["report_fact"]
 
-STEPS = 8
+PARTS = 8
+WORDINGS_CONTINUED = 4
+SIDES = ("subject", "relation")
+MODULES: tuple[tuple[Component, tuple[Module, ...]], ...] = (("mlp_out", ()), ("attn_out", ()))
+EVERYTHING: tuple[tuple[Component, tuple[Module, ...]], ...] = (
+    ("resid_post", ()),
+    *MODULES,
+    ("resid_post", ("mlp_out",)),
+    ("resid_post", ("attn_out",)),
+)
+"""What is traced: a component, and the modules that are severed."""
 
 
 def report_fact(
-    model: HookedModel,
+    model: AnyModel,
     fact: Fact,
     *,
     edit_to: str | None = None,
@@ -39,15 +50,17 @@ def report_fact(
     seed: int = 0,
     progress: bool = True,
 ) -> FactReport:
-    """Trace a fact from both sides, find its neurons, its circuit and its heads, and, if asked, edit it and see what changed.
+    """Trace a fact from both sides, find its neurons, its circuit and its heads, and, where wanted, edit it and see what changed.
 
     The model is left as it was.
 
     Args:
         edit_to: the new object, with its leading space.
         method: how to edit; ROME at the model's published layer, which needs ``moments``.
-        limit: sites of a circuit.
+        moments: of the model's keys, for methods that need them.
+        limit: sites of a circuit, at most.
         samples, seed: of the noise.
+        progress: show a progress bar once the work has lasted two seconds.
 
     Raises:
         TLKnowledgeError: as the functions it calls.
@@ -55,81 +68,93 @@ def report_fact(
     Example:
         >>> import tl_knowledge as tlk
         >>> model = tlk.load_model("factlm")
-        >>> made = tlk.report_fact(model, tlk.load_facts("factlm")[0], samples=2, progress=False)
-        >>> made.to_html().startswith("<!doctype html>")
+        >>> report = tlk.report_fact(model, tlk.load_facts("factlm")[0], samples=2, progress=False)
+        >>> report.to_html().startswith("<!doctype html>")
         True
     """
-    check_model(model)
-    prompt = Prompt.from_fact(model, fact)
-    with tqdm(total=STEPS, desc="report", unit="part", delay=2, disable=not progress) as bar:
+    model = as_model(model)
+    prompt, settings = Prompt.from_fact(model, fact), ReportSettings(limit, samples, seed)
+    with progress_bar(what="report", unit="part", progress=progress, total=PARTS) as bar:
         edit = None if edit_to is None else _plan(model, fact.retarget(edit_to), method, moments)
         bar.update()
-        traces = {side: _traces(model, prompt, side, samples, seed) for side in ("subject", "relation")}
+        traces = {side: _traces(model, prompt, side, EVERYTHING, settings) for side in SIDES}
         bar.update(2)
-        neurons = _neurons(model, fact, prompt, samples, seed)
+        neurons = _neurons(model, fact, prompt, settings)
         bar.update()
-        circuits = {side: _circuit(model, prompt, found, limit) for side, found in traces.items()}
+        circuits = {side: _circuit(model, prompt, of_side, settings) for side, of_side in traces.items()}
         bar.update()
-        attention, missing = _attention(model, prompt, samples, seed)
+        attention, missing = _attention(model, prompt, settings)
         bar.update()
-        direct, lens = direct_logit_attribution(model, prompt), logit_lens(model, prompt)
+        direct, lens = direct_logit_attribution(model, prompt, progress=False), logit_lens(model, prompt)
         bar.update()
-        edited = None if edit is None else _edited(model, fact, edit, edit_to or "", limit, samples, seed)
+        edited = None if edit is None or edit_to is None else _edited(model, fact, edit, edit_to, settings)
         bar.update()
-    return FactReport(fact, prompt, traces, neurons, circuits, attention, missing, direct, lens, edited)
+    return FactReport(fact, prompt, traces, neurons, circuits, attention, missing, direct, lens, edited, settings)
 
 
-def _traces(model: HookedModel, prompt: Prompt, side: str, samples: int, seed: int) -> tuple[CausalTrace, ...]:
-    wanted = [("resid_post", None), ("mlp_out", None), ("attn_out", None), ("resid_post", "mlp_out"), ("resid_post", "attn_out")]
+def _traces(
+    model: HookedModel, prompt: Prompt, side: str, what: tuple[tuple[Component, tuple[Module, ...]], ...], settings: ReportSettings
+) -> tuple[CausalTrace, ...]:
+    """One side corrupted: a trace of each component, with its modules severed."""
     return tuple(
-        trace(model, prompt, corrupt=side, component=component, sever=severed, samples=samples, seed=seed, progress=False)  # pyright: ignore
-        for component, severed in wanted
+        trace(model, prompt, corrupt=side, component=part, sever=sever, samples=settings.samples, seed=settings.seed, progress=False)
+        for part, sever in what
     )
 
 
-def _circuit(model: HookedModel, prompt: Prompt, traces: tuple[CausalTrace, ...], limit: int) -> Circuit:
-    modules = [found for found in traces if found.component in ("mlp_out", "attn_out") and not found.severed]
-    return from_trace(model, prompt, modules, limit=limit)
+def _circuit(model: HookedModel, prompt: Prompt, traces: tuple[CausalTrace, ...], settings: ReportSettings) -> Circuit:
+    modules = [traced for traced in traces if (traced.component, traced.severed) in MODULES]
+    return from_trace(model, prompt, modules, limit=settings.limit, progress=False)
 
 
-def _attention(model: HookedModel, prompt: Prompt, samples: int, seed: int) -> tuple[AttentionAnalysis | None, str]:
+def _attention(model: HookedModel, prompt: Prompt, settings: ReportSettings) -> tuple[AttentionAnalysis | None, str]:
     """The heads' analysis, or why this model has none; the rest of a report does not need it."""
     try:
-        return analyse_attention(model, prompt, samples=samples, seed=seed), ""
+        return analyse_attention(model, prompt, samples=settings.samples, seed=settings.seed, progress=False), ""
     except UnsupportedModelError as error:
         return None, str(error)
 
 
-def _neurons(model: HookedModel, fact: Fact, prompt: Prompt, samples: int, seed: int) -> NeuronFindings:
-    prompts = paraphrases(model, fact) if fact.paraphrases else [prompt]
-    neurons = select_neurons(attribute_neurons(model, prompts, at="subject", progress=False))
-    done: dict[str, Hooks] = {"left alone": []}
+def _neurons(model: HookedModel, fact: Fact, prompt: Prompt, settings: ReportSettings) -> NeuronFindings:
+    """The neurons that the fact's wordings share, and the answer's probability when they, or random ones, are scaled."""
+    wordings = paraphrases(model, fact) if fact.paraphrases else [prompt]
+    scores = attribute_neurons(model, wordings, at="subject", progress=False)
+    neurons = select_neurons(scores, threshold=settings.threshold, shared_by=settings.shared_by)
+    scaled: dict[str, Hooks] = {"left alone": []}
     if not len(neurons):
-        return NeuronFindings(neurons, len(prompts), {"left alone": _probability(model, prompt, [])}, None, None)
-    place = prompt.subject.last
-    control = neurons.random_control(seed)
-    done |= {"suppressed": neurons.suppress(positions=place), "enhanced (x 2)": neurons.enhance(positions=place)}
-    done |= {"random neurons suppressed": control.suppress(positions=place), "random neurons enhanced (x 2)": control.enhance(positions=place)}
-    measured = {what: _probability(model, prompt, hooks) for what, hooks in done.items()}
-    circuit = from_neurons(model, prompt, neurons, positions=[place], samples=samples, seed=seed)
-    return NeuronFindings(neurons, len(prompts), measured, neuron_view(model, neurons, prompt), circuit)
+        return NeuronFindings(neurons, len(wordings), {"left alone": _probability(model, prompt, [])}, None, None)
+    place, control = prompt.subject.last, neurons.random_control(settings.seed)
+    scaled |= {"suppressed": neurons.suppress(positions=place), "enhanced (x 2)": neurons.enhance(positions=place)}
+    scaled |= {"random neurons suppressed": control.suppress(positions=place), "random neurons enhanced (x 2)": control.enhance(positions=place)}
+    return NeuronFindings(
+        neurons,
+        len(wordings),
+        {what: _probability(model, prompt, hooks) for what, hooks in scaled.items()},
+        neuron_view(model, prompt, neurons),
+        from_neurons(model, prompt, neurons, positions=[place], samples=settings.samples, seed=settings.seed, progress=False),
+    )
 
 
 def _probability(model: HookedModel, prompt: Prompt, hooks: Hooks) -> float:
-    with torch.no_grad():
-        logits: torch.Tensor = model.run_with_hooks(prompt.tokens, fwd_hooks=hooks)
-    return float(answer_probability(logits[:, -1:], torch.tensor([[prompt.target_token]])))
+    return float(one(answer_probabilities(model, [prompt], lambda _: hooks)))
 
 
-def _plan(model: HookedModel, wanted: Fact, method: EditMethod | None, moments: KeyMoments | None) -> Edit:
-    return plan_edit(model, wanted, method or ROME.for_model(model), moments=moments)
+def _plan(model: HookedModel, rewrite: Fact, method: EditMethod | None, moments: KeyMoments | None) -> Edit:
+    return plan_edit(model, rewrite, method or method_for_model(model, "rome"), moments=moments, progress=False)
 
 
-def _edited(model: HookedModel, fact: Fact, edit: Edit, edit_to: str, limit: int, samples: int, seed: int) -> EditedFact:
-    wanted = fact.retarget(edit_to)
-    asked = Prompt.from_fact(model, wanted)
-    prompts = [asked, *(Prompt.from_fact(model, wanted.rephrase(template)) for template in fact.paraphrases[:4])]
-    said = tuple(Continuations(p.text, likeliest_next(model, p, []), likeliest_next(model, p, edit.hooks())) for p in prompts)
+def _edited(model: HookedModel, fact: Fact, edit: Edit, edit_to: str, settings: ReportSettings) -> EditedFact:
+    """What the edit does: to the wordings' continuations, to the fact's circuit, and through which sites."""
+    rewrite = fact.retarget(edit_to)
+    prompt = Prompt.from_fact(model, rewrite)
+    wordings = [prompt, *(Prompt.from_fact(model, rewrite.rephrase(template)) for template in fact.paraphrases[:WORDINGS_CONTINUED])]
     with edit.applied(model):
-        after = _circuit(model, asked, _traces(model, asked, "subject", samples, seed), limit)
-    return EditedFact(edit, edit.health(model), said, from_edit(model, edit, asked, limit=limit), after, edit_view(model, edit, asked))
+        after = _circuit(model, prompt, _traces(model, prompt, "subject", MODULES, settings), settings)
+    return EditedFact(
+        edit,
+        edit.health(model),
+        tuple(Continuations(each.text, likeliest_next(model, each, []), likeliest_next(model, each, edit.hooks())) for each in wordings),
+        from_edit(model, prompt, edit, limit=settings.limit, progress=False),
+        after,
+        tuple(edit_view(model, edit=edit, prompt=prompt).views),
+    )

@@ -1,64 +1,82 @@
-"""A report as a page: each part with what it is, how to read it, and what it found."""
+"""A report as a page: each part with what it is, how to read it, and what it shows."""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from tl_knowledge.attention import AttentionAnalysis
 from tl_knowledge.circuits import Circuit, compare
-from tl_knowledge.drawing import PagePart, Table, html_page, marked_prompt, provenance_footer
+from tl_knowledge.drawing import PagePart, SideBySide, Table, heading, html_page, markup, marked_prompt, note, provenance_footer
 from tl_knowledge.engine.batches import in_words
 from tl_knowledge.report.findings import EditedFact, FactFindings, NeuronFindings
+from tl_knowledge.report.settings import ReportSettings
 from tl_knowledge.tracing import SUMMARY_HEADER, CausalTrace, effect_view, summary_rows
 from tl_knowledge.tracing import compare as compare_traces
 
 __all__ = ["report_page"]
 
+_INTRO = (
+    "<p>The clean run of {{ trace.provenance.model }} "
+    "{% if trace.known %}predicts it{% else %}<b>does not predict it</b>, so read everything below with care{% endif %}: "
+    "P({{ answer }}) = {{ probability }}. {{ samples }} noise samples.</p>"
+    "<ul>{% for sentence in sentences %}<li>{{ sentence }}</li>{% endfor %}</ul>"
+)
+
 
 def report_page(report: FactFindings) -> str:
     """The whole page."""
-    first = report.traces["subject"][0]
-    target = report.fact.target.strip()
-    parts: list[PagePart] = [*_summary(report), *_traces(report), *_neurons(report.neurons), *_circuits(report), *_attention(report)]
+    parts: list[PagePart] = [*_summary(report), *_traces(report), *_neurons(report.neurons, report.settings), *_circuits(report), *_attention(report)]
     if report.edited is not None:
         parts += _edit(report, report.edited)
-    return html_page(f"{report.fact.text} {target}", [*parts, provenance_footer(first.provenance)])
+    return html_page(f"{report.fact.text} {report.fact.target.strip()}", [*parts, provenance_footer(report.provenance)])
 
 
 def _summary(report: FactFindings) -> list[PagePart]:
-    """What the model says, and the findings in one list."""
+    """What the model says, and everything that follows in one list."""
     first = report.traces["subject"][0]
-    known = "predicts it" if first.known else "<b>does not predict it</b>, so read everything below with care"
+    return [
+        marked_prompt(first.labels, first.spans, first.target),
+        note("Violet: the subject. Green: the relation, every other token. Orange: the answer."),
+        markup(
+            _INTRO,
+            trace=first,
+            answer=_answer(report),
+            probability=f"{first.clean_probability:.1%}",
+            samples=first.settings.samples,
+            sentences=list(_sentences(report)),
+        ),
+    ]
+
+
+def _sentences(report: FactFindings) -> Iterator[str]:
+    """One sentence a part."""
     circuit = report.circuits["subject"]
-    answer = html.escape(repr(report.fact.target.strip()))
-    findings = [_finding(report.traces[side], side) for side in report.traces]
-    findings.append(
-        f"A circuit of {len(circuit.nodes)} sites, kept alone, keeps {circuit.faithfulness:.0%} of what the subject contributes to P({answer}); "
-        f"held out, it takes {circuit.completeness:.0%} of it."
+    for side, traces in report.traces.items():
+        yield _passage(traces, side)
+    yield (
+        f"A circuit of {len(circuit.nodes)} sites, kept alone, keeps {circuit.faithfulness:.0%} of what the subject contributes to "
+        f"P({_answer(report)}); held out, it takes {circuit.completeness:.0%} of it."
     )
     if report.attention is not None:
         best = report.attention.top(1).iloc[0]
-        findings.append(
+        yield (
             f"The head that restores most at the last token is {int(best['layer'])}.{int(best['head'])} ({best['effect_subject']:+.3f}); it gives "
             f"{best['subject_from_last']:.0%} of its attention to the subject and writes {best['direct']:+.1f} logits of the answer."
         )
     if len(report.neurons.neurons):
-        rows = report.neurons.probability
-        findings.append(f"Suppressing {len(report.neurons.neurons)} knowledge neurons: P {rows['left alone']:.1%} to {rows['suppressed']:.1%}.")
+        p = report.neurons.probability
+        yield f"Suppressing {len(report.neurons.neurons)} knowledge neurons: P {p['left alone']:.1%} to {p['suppressed']:.1%}."
     if report.edited is not None:
         new = report.edited.circuit
-        findings.append(f"The edit moves P({html.escape(repr(new.target.strip()))}) from {_low(new):.1%} to {new.clean_probability:.1%}.")
-    items = "".join(f"<li>{finding}</li>" for finding in findings)
-    return [
-        f"<p class='prompt'>{marked_prompt(first.labels, first.spans, first.target)}</p>",
-        "<p class='note'>Violet: the subject. Green: the relation, every other token. Orange: the answer.</p>",
-        f"<p>The clean run of {html.escape(first.provenance.model)} {known}: P({answer}) = {first.clean_probability:.1%}. "
-        f"{len(first.total_effect)} noise samples.</p><ul>{items}</ul>",
-    ]
+        low = float(new.corrupted_probability.mean())
+        yield f"The edit moves P({new.target.strip()!r}) from {low:.1%} to {new.clean_probability:.1%}."
 
 
-def _finding(traces: Sequence[CausalTrace], side: str) -> str:
+def _answer(report: FactFindings) -> str:
+    return repr(report.fact.target.strip())
+
+
+def _passage(traces: Sequence[CausalTrace], side: str) -> str:
     """Where one side's information passes, in a sentence."""
     modules = [trace for trace in traces if trace.component in ("mlp_out", "attn_out") and not trace.severed]
     best = max(modules, key=lambda trace: float(trace.mean_effect.nan_to_num().max()))
@@ -66,13 +84,9 @@ def _finding(traces: Sequence[CausalTrace], side: str) -> str:
     what = "MLPs" if best.component == "mlp_out" else "attention"
     around = f"around layer {site['layer']}" if best.window > 1 else f"in layer {site['layer']}"
     return (
-        f"Corrupting the {side} costs {float(best.total_effect.mean()):.1%}; of that, {what} {around} at {html.escape(repr(site['token'].strip()))} "
-        f"restored alone bring back {site['share']:.0%}."
+        f"Corrupting the {side} costs {float(best.total_effect.mean()):.1%}; of that, {what} {around} at {site['token'].strip()!r} restored alone "
+        f"bring back {site['share']:.0%}."
     )
-
-
-def _low(circuit: Circuit) -> float:
-    return float(circuit.corrupted_probability.mean())
 
 
 def _traces(report: FactFindings) -> list[PagePart]:
@@ -82,38 +96,38 @@ def _traces(report: FactFindings) -> list[PagePart]:
     coloured = effect_view(by_side["subject"][1])
     rows = summary_rows([trace for traces in by_side.values() for trace in traces])
     return [
-        "<h2>Where the information is: causal traces</h2>",
-        "<p>Noise on the corrupted tokens (bold, with an asterisk) makes the model lose the answer. Each cell restores one clean activation and "
-        "shows how much of the answer's probability comes back: dark cells are sites through which the information passes.</p>",
+        heading("Where the information is: causal traces"),
+        "Noise on the corrupted tokens (bold, with an asterisk) makes the model lose the answer. Each cell restores one clean activation and "
+        "shows how much of the answer's probability comes back: dark cells are sites through which the information passes.",
         *(compare_traces(*plain[i : i + 2]).plot() for i in range(0, len(plain), 2)),
-        "<h3>With modules severed</h3>",
-        "<p>The same states, with the MLPs or the attention at the restored token pinned to the corrupted run. A cell that turns pale acts through "
-        "the severed module.</p>",
+        heading("With modules severed", 3),
+        "The same states, with the MLPs or the attention at the restored token pinned to the corrupted run. A cell that turns pale acts through "
+        "the severed module.",
         compare_traces(*severed).plot(),
         Table(SUMMARY_HEADER, rows),
         coloured,
-        f"<p class='note'>{html.escape(coloured.note)}</p>",
+        note(coloured.note),
     ]
 
 
-def _neurons(found: NeuronFindings) -> list[PagePart]:
+def _neurons(findings: NeuronFindings, settings: ReportSettings) -> list[PagePart]:
     parts: list[PagePart] = [
-        "<h2>Which neurons raise the answer</h2>",
-        f"<p>Integrated gradients at the subject's last token, {_wordings(found)}. Suppressing sets the neurons' activations to zero there; random "
-        "neurons of the same layers are the control.</p>",
+        heading("Which neurons raise the answer"),
+        f"Integrated gradients at the subject's last token, {_wordings(findings, settings)}. Suppressing sets the neurons' activations to zero there; "
+        "random neurons of the same layers are the control.",
     ]
-    if found.view is None or found.circuit is None:
-        return [*parts, "<p>No neuron is shared by the wordings, so there is nothing to scale.</p>"]
-    rows = [(what, f"{value:.2%}") for what, value in found.probability.items()]
-    title = f"<h3>How what they write reaches the answer</h3><p>{_kept(found.circuit)}</p>"
-    note = f"<p class='note'>{html.escape(found.view.note)}</p>"
-    return [*parts, Table(("the neurons are", "P(answer)"), rows), found.view, note, title, found.circuit.plot()]
+    if findings.view is None or findings.circuit is None:
+        return [*parts, "No neuron is shared by the wordings, so there is nothing to scale."]
+    rows = [(what, f"{value:.2%}") for what, value in findings.probability.items()]
+    parts += [Table(("the neurons are", "P(answer)"), rows), findings.view, note(findings.view.note)]
+    return [*parts, heading("How what they write reaches the answer", 3), _kept(findings.circuit), findings.circuit.plot()]
 
 
-def _wordings(found: NeuronFindings) -> str:
-    if found.prompts == 1:
-        return f"in this wording alone: {len(found.neurons)} neurons reach a fifth of the largest score"
-    return f"in {found.prompts} wordings: {len(found.neurons)} neurons reach a fifth of the largest score in more than 70% of them"
+def _wordings(findings: NeuronFindings, settings: ReportSettings) -> str:
+    reached = f"{len(findings.neurons)} neurons reach {settings.threshold:.0%} of the largest score"
+    if findings.wordings == 1:
+        return f"in this wording alone: {reached}"
+    return f"in {findings.wordings} wordings: {reached} in more than {settings.shared_by:.0%} of them"
 
 
 def _kept(circuit: Circuit) -> str:
@@ -126,83 +140,76 @@ def _kept(circuit: Circuit) -> str:
 
 def _circuits(report: FactFindings) -> list[PagePart]:
     circuit = report.circuits["subject"]
-    table = circuit.top(12)
     rows = [
         (*(f"{row[end]} at {row[f'{end}_token'].strip()!r}" for end in ("source", "target")), f"{row['weight']:+.3f}", f"{row['need']:+.3f}")
-        for row in table.to_dict(orient="records")
+        for row in circuit.top(12).to_dict(orient="records")
     ]
     return [
-        "<h2>How the sites work together: the circuit</h2>",
-        "<p>An arrow from A to B is an exact path intervention: A is restored, every other site of the circuit stays corrupted, and the value that "
+        heading("How the sites work together: the circuit"),
+        "An arrow from A to B is an exact path intervention: A is restored, every other site of the circuit stays corrupted, and the value that "
         "B then takes is written into the corrupted run. Its width is what that brings back of the answer, or what the circuit alone loses when "
         "the arrow is cut, whichever is more; dotted arrows lower the answer. Marks are as large as what is lost without the site, or what it "
-        "restores alone. Hover over marks and arrows.</p>",
-        f"<p>{_kept(circuit)}</p>",
+        "restores alone. Hover over marks and arrows.",
+        _kept(circuit),
         circuit.plot(),
         Table(("from", "to", "carries", "lost when cut"), rows),
         circuit.plot_growth(),
-        "<h3>Relation against subject</h3>",
-        "<p>The same with the relation corrupted, drawn over the subject's circuit.</p>",
+        heading("Relation against subject", 3),
+        "The same with the relation corrupted, drawn over the subject's circuit.",
         compare(circuit, report.circuits["relation"], names=("subject", "relation")).plot(),
     ]
 
 
 def _attention(report: FactFindings) -> list[PagePart]:
-    heads: list[PagePart] = [f"<p>{html.escape(report.attention_missing)}</p>"] if report.attention is None else _heads(report.attention)
+    heads: list[PagePart] = [report.attention_missing] if report.attention is None else _heads(report.attention)
     return [
-        "<h2>Which heads read it: attention</h2>",
+        heading("Which heads read it: attention"),
         *heads,
-        "<h3>What is written at the last token</h3>",
-        "<p>With the final norm's scale frozen, the answer's logit is a sum over everything written into the stream.</p>",
+        heading("What is written at the last token", 3),
+        "With the final norm's scale frozen, the answer's logit is a sum over everything written into the stream.",
         report.direct.plot(),
         report.lens.plot(),
     ]
 
 
+_HEAD_COLUMNS = {
+    "subject_from_last": ("attends to subject", ".0%"),
+    "relation_from_last": ("to relation", ".0%"),
+    "effect_subject": ("effect, subject corrupted", "+.3f"),
+    "effect_relation": ("effect, relation corrupted", "+.3f"),
+    "knockout": ("P when knocked out", "+.1%"),
+    "direct": ("writes (logits)", "+.2f"),
+    "direct_subject": ("of that, read at the subject", "+.2f"),
+}
+
+
 def _heads(heads: AttentionAnalysis) -> list[PagePart]:
-    columns = {
-        "subject_from_last": "attends to subject",
-        "relation_from_last": "to relation",
-        "effect_subject": "effect, subject corrupted",
-        "effect_relation": "effect, relation corrupted",
-        "knockout": "P when knocked out",
-        "direct": "writes (logits)",
-        "direct_subject": "of that, read at the subject",
-    }
-    forms = (".0%", ".0%", "+.3f", "+.3f", "+.1%", "+.2f", "+.2f")
-    best = heads.top(min(10, len(heads.table))).to_dict(orient="records")
     rows = [
-        (f"{row['layer']}.{row['head']}", *(f"{row[name]:{form}}" for name, form in zip(columns, forms, strict=True)), str(row["rank"]))
-        for row in best
+        (f"{row['layer']}.{row['head']}", *(f"{row[name]:{form}}" for name, (_, form) in _HEAD_COLUMNS.items()), str(row["rank"]))
+        for row in heads.top(10).to_dict(orient="records")
     ]
-    view = heads.attention_view()
     return [
-        "<p>Each head at the last token: how far corrupting the subject or the relation moves its attention, and what restoring its output alone "
-        "brings back. A head far up and to the right both loses its place and matters.</p>",
+        "Each head at the last token: how far corrupting the subject or the relation moves its attention, and what restoring its output alone "
+        "brings back. A head far up and to the right both loses its place and matters.",
         heads.plot(),
-        Table(("head", *columns.values(), "rank of the answer"), rows),
-        "<p class='note'>Rank: how many tokens of the vocabulary the head's own output promotes more than the answer (0: none).</p>",
-        f"<h3>{html.escape(view.title)}</h3><p class='note'>{html.escape(view.note)}</p>",
-        view,
+        Table(("head", *(words for words, _ in _HEAD_COLUMNS.values()), "rank of the answer"), rows),
+        note("Rank: how many tokens of the vocabulary the head's own output promotes more than the answer (0: none)."),
+        *heads.attention_view().parts(),
     ]
 
 
 def _edit(report: FactFindings, edited: EditedFact) -> list[PagePart]:
-    words = [(each.text, in_words(each.before), in_words(each.after)) for each in edited.continuations]
+    rows = [(each.text, in_words(each.before), in_words(each.after)) for each in edited.continuations]
     return [
-        f"<h2>What an edit changes: {html.escape(report.fact.target.strip())} to {html.escape(edited.circuit.target.strip())}</h2>",
-        f"<p>{html.escape(str(edited.edit.provenance.settings.get('method', 'edit')))}; {html.escape(str(edited.health))}.</p>",
-        Table(("prompt", "before", "after"), words),
-        "<div class='pair'><div>",
-        *edited.views.parts()[:2],
-        "</div><div>",
-        *edited.views.parts()[2:],
-        "</div></div>",
-        "<h3>Through what it acts</h3>",
-        "<p>The edited run in the clean run's place, the unedited one in the corrupted run's; effects in the logarithm of the new answer's "
-        f"probability. {_kept(edited.circuit)}</p>",
+        heading(f"What an edit changes: {report.fact.target.strip()} to {edited.circuit.target.strip()}"),
+        f"{edited.edit.method}; {edited.health.headline()}.",
+        Table(("prompt", "before", "after"), rows),
+        SideBySide([view.parts() for view in edited.views]),
+        heading("Through what it acts", 3),
+        "The edited run in the clean run's place, the unedited one in the corrupted run's; effects in the logarithm of the new answer's "
+        f"probability. {_kept(edited.circuit)}",
         edited.circuit.plot(),
-        "<h3>The fact's circuit before and after</h3>",
-        "<p>Both from the subject's corruption: the old answer in the unedited model, the new answer in the edited one.</p>",
+        heading("The fact's circuit before and after", 3),
+        "Both from the subject's corruption: the old answer in the unedited model, the new answer in the edited one.",
         compare(report.circuits["subject"], edited.after, names=("before the edit", "after the edit")).plot(),
     ]

@@ -1,4 +1,4 @@
-"""A trace's arguments, checked and made definite before anything runs."""
+"""A trace's arguments, checked and resolved before anything runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Int
 
 from tl_knowledge.arrays import as_positions
-from tl_knowledge.errors import ComponentError, CorruptionError, NumericalError, PromptError, check_choice
+from tl_knowledge.engine.batches import predicted_tokens
+from tl_knowledge.errors import ComponentError, CorruptionError, PromptError, check_choice
 from tl_knowledge.models.hook_names import COMPONENTS, Component, has_units
 from tl_knowledge.models.protocol import HookedModel, model_device
 from tl_knowledge.prompts.prompt import Prompt, check_fits, target_tokens
@@ -101,17 +102,9 @@ def choose_answer(model: HookedModel, prompt: Prompt, target: str | int | None, 
     if isinstance(target, str):
         answer = target_tokens(model, target)
     else:
-        answer = (target,) if target is not None else prompt.answer or (_predicted(model, prompt),)
+        answer = (target,) if target is not None else prompt.answer or tuple(predicted_tokens(model, [prompt]))
     check_fits(model, replace(prompt, answer=answer), multi_token=multi_token)
     return torch.tensor(answer if multi_token else answer[:1], device=model_device(model))
-
-
-def _predicted(model: HookedModel, prompt: Prompt) -> int:
-    with torch.no_grad():
-        logits: torch.Tensor = model(prompt.tokens)
-    if not bool(logits[0, -1].isfinite().all()):
-        raise NumericalError("the clean run's logits are not finite; check the weights for NaN, or load the model in float32.")
-    return int(logits[0, -1].argmax())
 
 
 def sample_count(samples: int, noise: Noise | PromptSwap) -> int:

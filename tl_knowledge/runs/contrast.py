@@ -103,8 +103,8 @@ def noise_contrast(
         NumericalError: a probability that is not finite.
     """
     experiment = Experiment(model, (answered(prompt, answer),), (CorruptedRun(0, span, noise),), samples)
-    found, logits = _run(model, experiment.prompts[0], experiment.tokens[experiment.row_prompts], experiment.corrupt_hooks(), names)
-    clean, corrupted = ({name: values[rows] for name, values in found.items()} for rows in (slice(0, 1), slice(1, None)))
+    activations, logits = _run(model, experiment.prompts[0], experiment.tokens[experiment.row_prompts], experiment.corrupt_hooks(), names)
+    clean, corrupted = ({name: values[rows] for name, values in activations.items()} for rows in (slice(0, 1), slice(1, None)))
     sources = tuple(Node("embed", -1, pos) for pos in span)
     return _contrast(model, experiment.prompts[0], (corrupt(span, noise), []), (clean, corrupted), logits, metric, sources)
 
@@ -121,16 +121,16 @@ def edit_contrast(
     Raises:
         NumericalError: a probability that is not finite.
     """
-    asked = answered(prompt, answer)
-    sources = tuple(Node("mlp_out", layer, pos) for layer in layers for pos in range(asked.tokens.shape[1]))
-    wanted = {*names, *map(hook_of, sources)}
-    (clean, edited), (corrupted, unedited) = (_run(model, asked, asked.tokens, hooks, wanted) for hooks in (editing, []))
-    return _contrast(model, asked, ([], editing), (clean, corrupted), torch.cat([edited, unedited]), metric, sources)
+    scored = answered(prompt, answer)
+    sources = tuple(Node("mlp_out", layer, pos) for layer in layers for pos in range(scored.tokens.shape[1]))
+    names = {*names, *map(hook_of, sources)}
+    (clean, edited), (corrupted, unedited) = (_run(model, scored, scored.tokens, hooks, names) for hooks in (editing, []))
+    return _contrast(model, scored, ([], editing), (clean, corrupted), torch.cat([edited, unedited]), metric, sources)
 
 
 def _contrast(
     model: HookedModel,
-    asked: AnsweredPrompt,
+    prompt: AnsweredPrompt,
     hooks: tuple[Hooks, Hooks],
     activations: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]],
     logits: torch.Tensor,
@@ -138,14 +138,14 @@ def _contrast(
     sources: tuple[Node, ...],
 ) -> Contrast:
     """Row 0 of the logits is the clean run's."""
-    probability, score = answer_probability(logits, asked.answer[None]), _SCORES[metric](logits, asked.answer[None])
+    probability, score = answer_probability(logits, prompt.answer[None]), _SCORES[metric](logits, prompt.answer[None])
     if not bool((probability + score).isfinite().all()):
         raise NumericalError(f"the answer's probability is not finite (clean {probability[0].item()}); load the model in float32.")
     return Contrast(
         model=model,
-        tokens=asked.tokens,
-        answer=asked.answer,
-        answer_positions=tuple(asked.answer_positions),
+        tokens=prompt.tokens,
+        answer=prompt.answer,
+        answer_positions=tuple(prompt.answer_positions),
         corrupting=hooks[0],
         cleaning=hooks[1],
         clean=activations[0],
@@ -159,11 +159,13 @@ def _contrast(
     )
 
 
-def _run(model: HookedModel, asked: AnsweredPrompt, rows: Tokens, hooks: Hooks, names: Iterable[str]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+def _run(
+    model: HookedModel, prompt: AnsweredPrompt, rows: Tokens, hooks: Hooks, names: Iterable[str]
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """The residual stream and the named activations of a whole run, and its logits where the answer is predicted."""
     kept: dict[str, list[torch.Tensor]] = {name: [] for name in {*names, *_stream_names(model)}}
     recording = [pair for name, into in kept.items() for pair in capture(name, into)]
-    positions = torch.tensor([asked.answer_positions], device=rows.device)
+    positions = torch.tensor([prompt.answer_positions], device=rows.device)
     with torch.no_grad():
         logits: torch.Tensor = model.run_with_hooks(rows, fwd_hooks=hooks + recording + keep_positions(positions))
     return {name: into[0] for name, into in kept.items()}, logits

@@ -17,20 +17,26 @@ __all__ = ["AppliedEdit", "EditPlanner"]
 class AppliedEdit(Protocol):
     """Anything that can be applied to a model and taken back."""
 
-    def applied(self, model: HookedModel) -> AbstractContextManager[Any]: ...
+    def applied(self, model: HookedModel) -> AbstractContextManager[Any]:
+        """A context inside which the model is edited."""
+        ...
 
-    def write_into(self, model: HookedModel) -> None: ...
+    def write_into(self, model: HookedModel) -> None:
+        """Edit the model until `revert`."""
+        ...
 
-    def revert(self, model: HookedModel) -> None: ...
+    def revert(self, model: HookedModel) -> None:
+        """Take the edit back."""
+        ...
 
 
-PlannedEdit = TypeVar("PlannedEdit", covariant=True)
+PlannedEdit_co = TypeVar("PlannedEdit_co", covariant=True)
 
 
 @runtime_checkable
-class EditPlanner(Protocol[PlannedEdit]):
+class EditPlanner(Protocol[PlannedEdit_co]):
     """Anything with ``plan``: `tl_knowledge.editing.EditMethod`, or a class of your own that has nothing else."""
 
-    def plan(self, model: HookedModel, facts: Sequence[Fact], moments: KeyMoments | None) -> PlannedEdit:
+    def plan(self, model: HookedModel, facts: Sequence[Fact], moments: KeyMoments | None) -> PlannedEdit_co:
         """The edit that makes the model say each fact's target; the model is left as it was."""
         ...

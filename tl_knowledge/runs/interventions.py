@@ -13,8 +13,10 @@ from typing import Literal, TypeAlias
 import torch
 from einops import rearrange, repeat
 from jaxtyping import Float
+from more_itertools import chunked
 
 from tl_knowledge.arrays import HookFn, Hooks
+from tl_knowledge.engine.progress import progress_bar, progress_shown
 from tl_knowledge.engine.rows import as_index, budget_rows, grow_rows, growing_rows_refusal, keep_positions, narrow_attention, narrow_mlp, run_rows
 from tl_knowledge.errors import NumericalError
 from tl_knowledge.models.protocol import layer_count
@@ -63,23 +65,26 @@ class Outcomes:
 def intervene(contrast: Contrast, interventions: Sequence[Intervention], memory_budget: float) -> Outcomes:
     """Run all interventions, as many at a time as the memory budget (bytes) allows; one after the other where rows cannot grow.
 
+    A progress bar is shown where the caller further up lets it (`show_progress`).
+
     Raises:
         NumericalError: a score that is not finite.
     """
     model, samples = contrast.model, contrast.samples
     refusal = growing_rows_refusal(model)
-    found = contrast.corrupted_score.new_empty(len(interventions), samples)
+    scores = contrast.corrupted_score.new_empty(len(interventions), samples)
     readings: dict[tuple[int, Node], torch.Tensor] = {}
     fitting = budget_rows(model, contrast.tokens.shape[1], len(contrast.answer_positions), memory_budget) - samples
     size = 1 if refusal else max(1, fitting // samples)
     order = sorted(range(len(interventions)), key=lambda k: interventions[k].born_at)
-    for start in range(0, len(order), size):
-        chunk = order[start : start + size]
-        batch = _Batch(contrast, {k: interventions[k] for k in chunk}, grown=not refusal, readings=readings)
-        found[chunk] = batch.run()
-    if not bool(found.isfinite().all()):
+    with progress_bar(what="interventions", unit="run", progress=progress_shown(), total=len(order), leave=False) as bar:
+        for chunk in chunked(order, size):
+            batch = _Batch(contrast, {k: interventions[k] for k in chunk}, grown=not refusal, readings=readings)
+            scores[chunk] = batch.run()
+            bar.update(len(chunk))
+    if not bool(scores.isfinite().all()):
         raise NumericalError("path interventions gave a score that is not finite; load the model in float32, or lower the noise.")
-    return Outcomes(found, readings, f"loop (growing rows refused: {refusal})" if refusal else "rows")
+    return Outcomes(scores, readings, f"loop (growing rows refused: {refusal})" if refusal else "rows")
 
 
 def measure_nodes(contrast: Contrast, nodes: Sequence[Node], memory_budget: float) -> Float[torch.Tensor, "node sample"]:
@@ -92,19 +97,19 @@ class _Batch:
     """Some interventions in one forward: the corrupted rows, then ``samples`` rows for each intervention in order of birth."""
 
     def __init__(
-        self, contrast: Contrast, chosen: Mapping[int, Intervention], *, grown: bool, readings: dict[tuple[int, Node], torch.Tensor]
+        self, contrast: Contrast, runs: Mapping[int, Intervention], *, grown: bool, readings: dict[tuple[int, Node], torch.Tensor]
     ) -> None:
-        self.contrast, self.chosen, self.grown, self.readings = contrast, chosen, grown, readings
+        self.contrast, self.runs, self.grown, self.readings = contrast, runs, grown, readings
         self.samples, self.device = contrast.samples, contrast.tokens.device
         first = contrast.samples if grown else 0
-        self.start = {k: first + i * contrast.samples for i, k in enumerate(chosen)}
+        self.start = {k: first + i * contrast.samples for i, k in enumerate(runs)}
 
     def run(self) -> Float[torch.Tensor, "run sample"]:
         """The score of every run; readings are put in their place on the way."""
         contrast, positions = self.contrast, as_index(self.contrast.answer_positions, self.device)[None]
         if self.grown:
             births: dict[int, list[int]] = {}
-            for one in self.chosen.values():
+            for one in self.runs.values():
                 births.setdefault(one.born_at, []).extend(range(self.samples))
             parents = {layer: as_index(rows, self.device) for layer, rows in births.items()}
             hooks = grow_rows(contrast.streams(), parents) + self._narrowing() + self._acting() + keep_positions(positions)
@@ -119,7 +124,7 @@ class _Batch:
         """At every hook first read, then write."""
         reads: dict[str, list[tuple[int, Node]]] = {}
         writes: dict[str, list[tuple[int, Node, Value]]] = {}
-        for k, one in self.chosen.items():
+        for k, one in self.runs.items():
             for node in one.reads:
                 reads.setdefault(hook_of(node), []).append((k, node))
             for node, value in one.writes.items():
@@ -178,11 +183,11 @@ class _Batch:
         What is written or read inside a module (heads, neurons) needs that module to keep its shape.
         """
         contrast, model, hooks = self.contrast, self.contrast.model, list[tuple[str, HookFn]]()
-        touched = {node.component for one in self.chosen.values() for node in (*one.writes, *one.reads)}
+        touched = {node.component for one in self.runs.values() for node in (*one.writes, *one.reads)}
         length, last = contrast.tokens.shape[1], layer_count(model) - 1
         where = torch.arange(length, device=self.device)
         for layer in range(last + 1):
-            alive = [one for one in self.chosen.values() if one.born_at < layer]
+            alive = [one for one in self.runs.values() if one.born_at < layer]
             if not alive:
                 continue
             first = as_index([min(node.pos for node in one.writes) for one in alive], self.device)[:, None]

@@ -100,6 +100,14 @@ class KeyMoments(Result):
             rows.append({"layer": layer, "neurons": len(moment), "tokens": self.tokens, "condition": condition, "change": self.change[layer]})
         return pd.DataFrame(rows)
 
+    def summary(self) -> pd.DataFrame:
+        """One row a layer without the condition number, which takes a while for large layers."""
+        rows = [
+            {"layer": layer, "neurons": len(moment), "tokens": self.tokens, "change": self.change[layer]}
+            for layer, moment in sorted(self.moments.items())
+        ]
+        return pd.DataFrame(rows)
+
     def plot(self) -> go.Figure:
         """Lines: each layer's eigenvalues, the largest first; what lies low is free for `AlphaEdit` to write in."""
         lines: list[Line] = []

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
-from tl_knowledge.errors import ComponentError
+from tl_knowledge.errors import ComponentError, check_choice
 from tl_knowledge.models.hook_names import Component, block_input, component_hook
 
 __all__ = ["Node", "NodeKind", "hook_of", "stage"]
@@ -47,8 +47,7 @@ class Node:
     units: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.component not in _ORDER:
-            raise ComponentError(f"component {self.component!r} is unknown; pass one of {', '.join(map(repr, get_args(NodeKind)))}.")
+        check_choice("component", self.component, NodeKind, ComponentError)
         if bool(self.units) != (self.component in PARTS):
             raise ComponentError(f"a node of {self.component!r} with units={self.units} does not exist; heads and neurons have units, others none.")
 
@@ -68,5 +67,5 @@ def hook_of(node: Node) -> str:
     """The hook whose activation holds the node."""
     if node.component == "embed":
         return block_input(0)
-    component: Component = node.component  # pyright: ignore[reportAssignmentType]  # the answer has no hook, and is never asked for one
+    component: Component = node.component  # pyright: ignore[reportAssignmentType]  # the answer has no hook, and nobody looks for one
     return component_hook(component, node.layer)

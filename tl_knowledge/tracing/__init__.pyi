@@ -17,13 +17,16 @@ from .result import CausalTrace as CausalTrace
 from .result import TraceComparison as TraceComparison
 from .result import compare as compare
 from .screen import ScreenCheck as ScreenCheck
-from .settings import TraceSettings as TraceSettings
 from .sets.average import TraceAverage as TraceAverage
 from .sets.driver import trace_facts as trace_facts
 from .sets.effects import Measure as Measure
 from .sets.page import estimate_text as estimate_text
 from .sets.page import location_table as location_table
 from .sets.page import total_effect_table as total_effect_table
+from .sets.settings import Execution as Execution
+from .sets.settings import Survey as Survey
+from .sets.sides import SideComparison as SideComparison
 from .sets.survey import FactTrace as FactTrace
 from .sets.survey import fact_seed as fact_seed
+from .settings import TraceSettings as TraceSettings
 from .view import effect_view as effect_view

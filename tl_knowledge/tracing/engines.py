@@ -1,19 +1,19 @@
 """The two engines of a causal trace: the growing-rows sweep, and the obvious loop it must equal.
 
 Both take the same `Experiment` and the same sites, of any mixture of prompts, corruptions, components and severings, and
-return the answer's probability in every restored run, ``[site sample]``. The loop is made of the public hook factories
+return the answer's probability in every restored run, ``[site sample]``. The loop consists of the public hook factories
 only: one forward a site. The sweep runs a chunk of sites in one forward (see `tl_knowledge.engine.rows`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 import torch
 from einops import rearrange, repeat
 from jaxtyping import Float, Int
+from more_itertools import chunked_even
 
 from tl_knowledge.arrays import Hooks
 from tl_knowledge.engine.recording import record
@@ -55,16 +55,16 @@ def exact_probability(
     if not sites:
         return base.probability.new_empty(0, experiment.samples), used
     if used == "rows":
-        found = sweep_sites(experiment, sites, memory_budget, advance)
+        probability = sweep_sites(experiment, sites, memory_budget, advance)
     else:
-        found = loop_over_sites(experiment, sites, advance)
-    if not bool(found.isfinite().all()):
+        probability = loop_over_sites(experiment, sites, advance)
+    if not bool(probability.isfinite().all()):
         raise NumericalError("restored runs gave probabilities that are not finite; load the model in float32, or lower the noise.")
-    return found, used
+    return probability, used
 
 
 def engine_used(model: HookedModel, engine: Literal["rows", "loop"]) -> str:
-    """The engine that will run, with the reason where the model refuses the one that was asked for."""
+    """The engine that will run, with the reason where the model refuses the other one."""
     refusal = growing_rows_refusal(model) if engine == "rows" else None
     return f"loop (growing rows refused: {refusal})" if refusal else engine
 
@@ -74,25 +74,26 @@ def sweep_sites(experiment: Experiment, sites: Sequence[Site], memory_budget: fl
     answers = experiment.answers.shape[1]
     fitting = budget_rows(experiment.model, experiment.length, answers, memory_budget) - len(experiment.row_prompts)
     order = sorted(range(len(sites)), key=lambda k: sites[k].born_at)
-    found = torch.empty(len(sites), experiment.samples, dtype=experiment.base.probability.dtype, device=experiment.device)
-    for chunk in _chunks(order, max(1, fitting // experiment.samples)):
+    probability = torch.empty(len(sites), experiment.samples, dtype=experiment.base.probability.dtype, device=experiment.device)
+    for chunk in chunked_even(order, max(1, fitting // experiment.samples)):
         sweep = _Sweep(experiment, [sites[k] for k in chunk])
         logits = run_rows(experiment.model, experiment.tokens[:1], sweep.hooks())
         born = answer_probability(logits[sweep.base_rows :], experiment.answers[sweep.row_prompts[sweep.base_rows :]])
-        found[chunk] = rearrange(born, "(site sample) -> site sample", sample=experiment.samples)
+        probability[chunk] = rearrange(born, "(site sample) -> site sample", sample=experiment.samples)
         advance(len(chunk))
-    return found
-
-
-def _chunks(items: Sequence[int], size: int) -> Iterator[list[int]]:
-    """Equal chunks rather than full ones and a rest."""
-    count = -(-len(items) // size)
-    bounds = [len(items) * i // count for i in range(count + 1)]
-    return (list(items[a:b]) for a, b in pairwise(bounds))
+    return probability
 
 
 class _Sweep:
-    """One forward: the base rows that a chunk of sites needs, then ``samples`` rows for each site, in order of birth."""
+    """One forward: the base rows that a chunk of sites needs, then ``samples`` rows for each site, in order of birth.
+
+    ::
+
+        row   0 .. | clean runs of the chunk's prompts          read by `_restoring`
+              .... | corrupted runs, ``samples`` rows each      the parents of the sites' rows; read by `_pinning`
+              .... | first site born, ``samples`` rows
+              .... | second site born, ``samples`` rows, ...
+    """
 
     def __init__(self, experiment: Experiment, sites: Sequence[Site]) -> None:
         self.experiment, self.sites, self.samples = experiment, sites, experiment.samples
@@ -123,16 +124,18 @@ class _Sweep:
             hooks += self._restoring(layer, [k for k, site in enumerate(sites) if site.first <= layer <= site.last])
         return hooks + keep_positions(self.experiment.answer_positions[self.row_prompts])
 
-    def _pinning(self, layer: int, module: Module, chosen: Sequence[int]) -> Hooks:
-        if not chosen:
+    def _pinning(self, layer: int, module: Module, severed: Sequence[int]) -> Hooks:
+        """Some sites' rows get a module's output at the restored position from their corrupted rows."""
+        if not severed:
             return []
-        positions = self._each([self.sites[k].pos for k in chosen])
-        return copy_rows(component_hook(module, layer), self._parent_rows(chosen), self._rows(chosen), positions)
+        positions = self._each([self.sites[k].pos for k in severed])
+        return copy_rows(component_hook(module, layer), self._parent_rows(severed), self._rows(severed), positions)
 
-    def _restoring(self, layer: int, chosen: Sequence[int]) -> Hooks:
+    def _restoring(self, layer: int, restored: Sequence[int]) -> Hooks:
+        """Some sites' rows get what they restore from the clean rows."""
         hooks: Hooks = []
         for component in COMPONENTS:
-            of_component = [k for k in chosen if self.sites[k].component == component]
+            of_component = [k for k in restored if self.sites[k].component == component]
             if not of_component:
                 continue
             positions = self._each([self.sites[k].pos for k in of_component])
@@ -173,24 +176,35 @@ class _Sweep:
     def _reach(self, layer: int, sites: Sequence[Site]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Where ``[site pos]`` a row can differ from its corrupted run: entering attention, in what attention writes, entering the MLP.
 
-        A restored state differs at its one position when it enters the next block, whose attention spreads it to all behind. A restored
-        module output differs only from there on: nothing before it in its own block does.
+        A restored state differs at its one position when it enters the next block, whose attention spreads it to every later position. A
+        restored module output differs only from there on: nothing before it in its own block does. For position 2 of 5 (``#``: can differ)::
+
+                              a state, layer l - 1     attn_out, layer l     mlp_out, layer l
+            block l
+              entering               . . # . .              . . . . .            . . . . .
+              attended               . . # # #              . . . . .            . . . . .
+              transformed            . . # # #              . . # . .            . . . . .
+            block l + 1
+              entering               . . # # #              . . # . .            . . # . .
+              attended               . . # # #              . . # # #            . . # # #
+              transformed            . . # # #              . . # # #            . . # # #
         """
         where = torch.arange(self.experiment.length, device=self.experiment.device)
-        at, behind = where == (restored := self._column([site.pos for site in sites])), where >= restored
+        restored = self._column([site.pos for site in sites])
+        at, onwards = where == restored, where >= restored
         blocks_seen = self._column([layer - site.born_at - (site.component != "resid_post") for site in sites])
         before_mlp = self._column([site.component in ("attn_out", "head") for site in sites]).bool()
-        entering = torch.where(blocks_seen == 1, at, behind) & (blocks_seen >= 1)
-        attended = behind & (blocks_seen >= 1)
-        transformed = torch.where(blocks_seen >= 1, behind, at & before_mlp)
+        entering = torch.where(blocks_seen == 1, at, onwards) & (blocks_seen >= 1)
+        attended = onwards & (blocks_seen >= 1)
+        transformed = torch.where(blocks_seen >= 1, onwards, at & before_mlp)
         return entering, attended, transformed
 
-    def _rows(self, chosen: Sequence[int]) -> Int[torch.Tensor, " row"]:
-        starts = self.base_rows + as_index(chosen, self.experiment.device) * self.samples
+    def _rows(self, sites: Sequence[int]) -> Int[torch.Tensor, " row"]:
+        starts = self.base_rows + as_index(sites, self.experiment.device) * self.samples
         return self._with_samples(starts)
 
-    def _parent_rows(self, chosen: Iterable[int]) -> Int[torch.Tensor, " row"]:
-        return self._with_samples(self.parents[list(chosen)])
+    def _parent_rows(self, sites: Iterable[int]) -> Int[torch.Tensor, " row"]:
+        return self._with_samples(self.parents[list(sites)])
 
     def _with_samples(self, starts: torch.Tensor) -> Int[torch.Tensor, " row"]:
         return rearrange(starts[:, None] + torch.arange(self.samples, device=starts.device), "site sample -> (site sample)")
@@ -203,8 +217,8 @@ class _Sweep:
 
 
 def loop_over_sites(experiment: Experiment, sites: Sequence[Site], advance: Advance) -> SiteProbability:
-    """The obvious loop: one forward a site, made of the public hook factories."""
-    found: dict[int, torch.Tensor] = {}
+    """The obvious loop: one forward a site, with hooks of the public factories."""
+    probability: dict[int, torch.Tensor] = {}
     for index, run in enumerate(experiment.runs):
         own = {k: site for k, site in enumerate(sites) if site.run == index}
         prompt, model = experiment.prompts[run.prompt], experiment.model
@@ -219,9 +233,9 @@ def loop_over_sites(experiment: Experiment, sites: Sequence[Site], advance: Adva
             hooks += restore(clean, site.component, layers=range(site.first, site.last + 1), positions=site.pos, units=site.unit)
             with torch.no_grad():
                 logits: torch.Tensor = model.run_with_hooks(batch, fwd_hooks=hooks)
-            found[k] = answer_probability(logits[:, prompt.answer_positions], prompt.answer[None])
+            probability[k] = answer_probability(logits[:, prompt.answer_positions], prompt.answer[None])
             advance(1)
-    return torch.stack([found[k] for k in range(len(sites))])
+    return torch.stack([probability[k] for k in range(len(sites))])
 
 
 def _hook_names(components: Iterable[Component], layers: Iterable[int]) -> list[str]:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Sequence
 
-import plotly.graph_objects as go
+from more_itertools import chunked
 
-from tl_knowledge.drawing import Table, html_page, marked_prompt, provenance_footer
+from tl_knowledge.drawing import PagePart, Table, heading, html_page, marked_prompt, provenance_footer
 from tl_knowledge.tracing.result import CausalTrace, compare
 
 __all__ = ["SUMMARY_HEADER", "summary_rows", "trace_page"]
 
 SUMMARY_HEADER = ("corrupted", "restored", "total effect", "largest at last subject token", "largest anywhere")
 
-_HOW_TO_READ = """<p>Noise on the embeddings of the corrupted tokens (bold, with an asterisk) makes the model lose the answer. Each cell
+_HOW_TO_READ = """Noise on the embeddings of the corrupted tokens (bold, with an asterisk) makes the model lose the answer. Each cell
 then restores one clean activation, at that token and layer, and shows how much of the answer's probability comes back. A dark cell is a site
 through which the information passes: early and at the corrupted tokens, where it is looked up; late and at the last token, where it is read
-out. Zero means no effect; cells left of and above the corrupted tokens are exactly zero, because nothing differs there.</p>"""
+out. Zero means no effect; cells left of and above the corrupted tokens are exactly zero, because nothing differs there."""
 
 
 def summary_rows(traces: Sequence[CausalTrace]) -> list[tuple[str, ...]]:
@@ -59,16 +58,25 @@ def trace_page(traces: Sequence[CausalTrace], *, columns: int = 2) -> str:
         columns: heat maps in a row.
     """
     first = traces[0]
-    maps = [trace for trace in traces if trace.component != "neuron"]
-    figures: list[go.Figure] = [trace.plot() for trace in traces if trace.component == "neuron"]
-    for start in range(0, len(maps), columns):
-        together = maps[start : start + columns]
-        figures.append(compare(*together).plot() if len(together) > 1 else together[0].plot())
-    known = "predicts it" if first.known else "does not predict it"
-    intro = (
-        f"<p class='prompt'>{marked_prompt(first.labels, first.spans, first.target)}</p>"
-        f"<p>The clean run of {html.escape(first.provenance.model)} {known}: P({html.escape(repr(first.target.strip()))}) = "
-        f"{first.clean_probability:.1%}. {first.indirect_effect.shape[0]} noise samples.</p>"
+    return html_page(
+        "Causal trace",
+        [
+            marked_prompt(first.labels, first.spans, first.target),
+            f"The clean run of {first.provenance.model} {'predicts it' if first.known else 'does not predict it'}: "
+            f"P({first.target.strip()!r}) = {first.clean_probability:.1%}. {first.settings.samples} noise samples.",
+            Table(SUMMARY_HEADER, summary_rows(traces)),
+            heading("Where restoring helps"),
+            _HOW_TO_READ,
+            *_figures(traces, columns),
+            provenance_footer(first.provenance),
+        ],
     )
-    table = Table(SUMMARY_HEADER, summary_rows(traces))
-    return html_page("Causal trace", [intro, table, "<h2>Where restoring helps</h2>", _HOW_TO_READ, *figures, provenance_footer(first.provenance)])
+
+
+def _figures(traces: Sequence[CausalTrace], columns: int) -> list[PagePart]:
+    """Bars of neurons, then heat maps of everything else, some beside each other."""
+    figures: list[PagePart] = [trace.plot() for trace in traces if trace.component == "neuron"]
+    maps = [trace for trace in traces if trace.component != "neuron"]
+    for row in chunked(maps, columns):
+        figures.append(compare(*row).plot() if len(row) > 1 else row[0].plot())
+    return figures

@@ -42,14 +42,16 @@ class PerturbationTest(TableResult):
 
     Attributes:
         table: one row a fact: ``relation subject clean perturbed drop``, in probability, averaged over noise samples.
-        noise: what was added, its scale a number; each fact's own seed comes from its seed and the fact's text.
+        noise: what was added, its scale a number; its seed is not set, because every fact has one.
         samples: noise draws for each fact.
+        seed: each fact's noise comes from it and the fact's text.
     """
 
     ranked_by: ClassVar[str] = "drop"
     table: pd.DataFrame
     noise: Noise
     samples: int
+    seed: int
     provenance: Provenance
 
     @override
@@ -118,7 +120,8 @@ def perturb_embeddings(
     """
     model = as_model(model)
     given = check_given(facts, "fact")
-    settings = drawn_noise(noise, GaussianNoise(perturbation_sd(model))).seeded(seed).resolve(model)
+    seeded = drawn_noise(noise, GaussianNoise(perturbation_sd(model))).seeded(seed)
+    settings, seed = seeded.resolve(model).with_seed(None), seeded.seed or 0
     sample_count(samples, settings)
     prompts = [Prompt.from_fact(model, fact) for fact in given]
     for prompt in prompts:
@@ -126,26 +129,22 @@ def perturb_embeddings(
     rows: list[dict[str, object]] = []
     with progress_bar(what="perturb embeddings", unit="fact", progress=progress, total=len(given)) as bar:
         for batch in chunked(zip(given, prompts, strict=True), FACTS_AT_ONCE):
-            rows += _perturb_together(model, batch, settings, samples)
+            rows += _rows(model, batch, settings, samples, seed)
             bar.update(len(batch))
-    provenance = provenance_of(
-        model, engine="one forward", seed=settings.seed or 0, has_bos=prompts[0].has_bos, noise=repr(settings), samples=samples
-    )
-    return PerturbationTest(pd.DataFrame(rows), settings, samples, provenance)
+    provenance = provenance_of(model, engine="one forward", seed=seed, has_bos=prompts[0].has_bos, noise=repr(settings), samples=samples)
+    return PerturbationTest(pd.DataFrame(rows), settings, samples, seed, provenance)
 
 
-def _perturb_together(model: HookedModel, batch: Sequence[tuple[Fact, Prompt]], noise: Noise, samples: int) -> list[dict[str, object]]:
-    """The table's rows of some facts."""
+def _rows(model: HookedModel, batch: Sequence[tuple[Fact, Prompt]], noise: Noise, samples: int, seed: int) -> list[dict[str, object]]:
+    """The table's rows of some facts, whose runs go together."""
     experiment = Experiment(
         model,
         tuple(answered(prompt, choose_answer(model, prompt, None, False)) for _, prompt in batch),
-        tuple(
-            CorruptedRun(row, tuple(range(len(prompt))), noise.with_seed(fact_seed(fact, noise.seed or 0))) for row, (fact, prompt) in enumerate(batch)
-        ),
+        tuple(CorruptedRun(k, tuple(range(len(prompt))), noise.with_seed(fact_seed(fact, seed))) for k, (fact, prompt) in enumerate(batch)),
         samples,
     )
     rows: list[dict[str, object]] = []
-    for row, (fact, _) in enumerate(batch):
-        clean, perturbed = experiment.clean_probability(row), float(experiment.corrupted_probability(row).double().mean())
+    for k, (fact, _) in enumerate(batch):
+        clean, perturbed = experiment.clean_probability(k), float(experiment.corrupted_probability(k).double().mean())
         rows.append({"relation": fact.relation, "subject": fact.subject, "clean": clean, "perturbed": perturbed, "drop": clean - perturbed})
     return rows

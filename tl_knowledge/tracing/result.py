@@ -22,10 +22,10 @@ from tl_knowledge.results.statistics import largest_rows
 from tl_knowledge.tracing.screen import ScreenCheck
 from tl_knowledge.tracing.settings import TraceSettings
 
-__all__ = ["COLOR_SCALES", "COMPONENT_WORDS", "CausalTrace", "TraceComparison", "compare"]
+__all__ = ["COLOUR_SCALES", "COMPONENT_WORDS", "CausalTrace", "TraceComparison", "compare"]
 
 EFFECT = "indirect effect (probability)"
-COLOR_SCALES: dict[Component, str] = {"resid_post": "Purples", "mlp_out": "Greens", "attn_out": "Reds", "head": "Oranges", "neuron": "Blues"}
+COLOUR_SCALES: dict[Component, str] = {"resid_post": "Purples", "mlp_out": "Greens", "attn_out": "Reds", "head": "Oranges", "neuron": "Blues"}
 COMPONENT_WORDS: dict[Component, str] = {
     "resid_post": "residual state",
     "mlp_out": "MLP output",
@@ -136,7 +136,7 @@ class CausalTrace(Result):
 
     @override
     def top(self, k: int = 10, *, either_sign: bool = False) -> pd.DataFrame:
-        """The k sites of the largest mean effect, counting losses like gains if asked.
+        """The k sites of the largest mean effect, counting losses like gains under ``either_sign``.
 
         Raises:
             ComponentError: k smaller than 1.
@@ -158,7 +158,7 @@ class CausalTrace(Result):
                 value_axis=f"{EFFECT} +- standard error over samples",
             )
         note = "; largest over tokens" if self.component == "head" else ""
-        return heat_maps([self._heat_map("")], title=title, subtitle=self._subtitle() + note, color_axis=EFFECT)
+        return heat_maps([self._heat_map("")], title=title, subtitle=self._subtitle() + note, colour_axis=EFFECT)
 
     def _standard_error(self) -> torch.Tensor:
         samples = self.indirect_effect.shape[0]
@@ -187,7 +187,7 @@ class CausalTrace(Result):
         if has_units(self.component):
             values = self.mean_effect.nan_to_num(nan=-float("inf")).amax(1).T
             rows, axis = [str(unit) for unit in self.units], self.component
-            return HeatMap(values.numpy(), rows, [str(x) for x in self.layers], title, axis, "layer", colors=COLOR_SCALES[self.component])
+            return HeatMap(values.numpy(), rows, [str(x) for x in self.layers], title, axis, "layer", colours=COLOUR_SCALES[self.component])
         return HeatMap(
             self.mean_effect.T.numpy(),
             [label.replace("\n", "\\n") or " " for label in self.labels],
@@ -196,7 +196,7 @@ class CausalTrace(Result):
             "token",
             "layer" if self.window == 1 else f"centre of {self.window} layers",
             marked=frozenset(self.corrupted.positions),
-            colors=COLOR_SCALES[self.component],
+            colours=COLOUR_SCALES[self.component],
         )
 
 
@@ -229,7 +229,7 @@ class TraceComparison(Result):
         low = {t.corrupted.name: float(t.corrupted_probability.mean()) for t in self.traces}
         lows = "; ".join(f"{name} corrupted {value:.1%}" for name, value in low.items())
         subtitle = f"clean {first.clean_probability:.1%}; {lows}; {first.settings.samples} noise samples; {first.provenance.model}"
-        return heat_maps(maps, title=f"What restores P({first.target.strip()!r})", subtitle=subtitle, color_axis="indirect effect", columns=columns)
+        return heat_maps(maps, title=f"What restores P({first.target.strip()!r})", subtitle=subtitle, colour_axis="indirect effect", columns=columns)
 
 
 def compare(*traces: CausalTrace) -> TraceComparison:

@@ -65,13 +65,13 @@ def screen_sites(experiment: Experiment, sites: Sequence[Site]) -> Float[torch.T
 
 def _first_order(experiment: Experiment, keys: Sequence[Key]) -> dict[Key, torch.Tensor]:
     """``(clean - corrupted) . gradient`` for each component and layer, ``[row pos]`` or ``[row pos unit]``."""
-    found: dict[Key, torch.Tensor] = {}
+    activations: dict[Key, torch.Tensor] = {}
 
     def record(key: Key) -> Hooks:
         def keep(activation: torch.Tensor, *, hook: object) -> torch.Tensor:
-            # Handed back, because a bridge may show a view of what the model goes on with.
-            found[key] = activation.clone()
-            return found[key]
+            # Returned, because a bridge may show a view of what the model goes on with.
+            activations[key] = activation.clone()
+            return activations[key]
 
         return [(component_hook(*key), keep)]
 
@@ -83,9 +83,9 @@ def _first_order(experiment: Experiment, keys: Sequence[Key]) -> dict[Key, torch
     with torch.enable_grad():
         logits: torch.Tensor = experiment.model.run_with_hooks(experiment.tokens[experiment.row_prompts], fwd_hooks=hooks)
         probability = answer_probability(logits, experiment.answers[experiment.row_prompts])
-        gradients = torch.autograd.grad(probability.sum(), [found[key] for key in keys])
-    clean = {key: activation.detach()[experiment.row_prompts] for key, activation in found.items()}
-    products = {key: (clean[key] - found[key].detach()) * gradient for key, gradient in zip(keys, gradients, strict=True)}
+        gradients = torch.autograd.grad(probability.sum(), [activations[key] for key in keys])
+    clean = {key: activation.detach()[experiment.row_prompts] for key, activation in activations.items()}
+    products = {key: (clean[key] - activations[key].detach()) * gradient for key, gradient in zip(keys, gradients, strict=True)}
     return {key: product if key[0] == "neuron" else product.sum(-1) for key, product in products.items()}
 
 
@@ -101,15 +101,15 @@ def screened_probability(
         raise ComponentError(f"verify={verify} is negative; pass how many of the largest effects to trace exactly.")
     estimate = screen_sites(experiment, sites)
     corrupted = torch.stack([experiment.corrupted_probability(site.run) for site in sites])
-    chosen = estimate.mean(1).abs().argsort(descending=True, stable=True)[:verify].tolist()
-    exact, used = exact_probability(experiment, [sites[k] for k in chosen], "rows", memory_budget, advance)
-    effect = exact - corrupted[chosen]
-    errors = (estimate[chosen] - effect).abs()
+    verified = estimate.mean(1).abs().argsort(descending=True, stable=True)[:verify].tolist()
+    exact, used = exact_probability(experiment, [sites[k] for k in verified], "rows", memory_budget, advance)
+    effect = exact - corrupted[verified]
+    errors = (estimate[verified] - effect).abs()
     check = ScreenCheck(
-        len(chosen),
-        rank_correlation(estimate[chosen].mean(1).tolist(), effect.mean(1).tolist()),
-        float(errors.max()) if chosen else 0.0,
+        len(verified),
+        rank_correlation(estimate[verified].mean(1).tolist(), effect.mean(1).tolist()),
+        float(errors.max()) if verified else 0.0,
     )
     probability = corrupted + estimate
-    probability[chosen] = exact
-    return probability, f"screen, {len(chosen)} sites verified by {used}", check
+    probability[verified] = exact
+    return probability, f"screen, {len(verified)} sites verified by {used}", check

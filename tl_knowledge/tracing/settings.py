@@ -14,7 +14,7 @@ __all__ = ["TraceSettings"]
 
 @dataclass(frozen=True)
 class TraceSettings:
-    """Everything that decides a trace's numbers but the model and the prompt, made definite: what was a rule is a number here.
+    """Everything that decides a trace's numbers but the model and the prompt; what was given as a rule is a number here.
 
     Attributes:
         component: what was restored.

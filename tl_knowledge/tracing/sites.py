@@ -40,7 +40,7 @@ class Site:
 
 @dataclass(frozen=True)
 class Grid:
-    """The sites of one trace: a component at all layers, positions and units asked for.
+    """The sites of one trace: a component at some layers, positions and units.
 
     Attributes:
         severed: modules pinned to the corrupted run at the restored position.
@@ -64,7 +64,7 @@ class Grid:
         n_layers = layer_count(experiment.model)
         corrupted = experiment.runs[run]
         first_answer = experiment.prompts[corrupted.prompt].answer_positions[0]
-        found: list[Site] = []
+        sites: list[Site] = []
         for layer in self.layers:
             first, last = window_layers(layer, self.window, n_layers, self.variant)
             born_at = first if self.component == "resid_post" else first - 1
@@ -73,13 +73,13 @@ class Grid:
                     continue
                 for unit in self.units:
                     index = unit if has_units(self.component) else None
-                    found.append(Site(self.component, layer, pos, index, first, last, born_at, run, self.severed))
-        return found
+                    sites.append(Site(self.component, layer, pos, index, first, last, born_at, run, self.severed))
+        return sites
 
     def arrange(
         self, sites: Sequence[Site], effect: Float[torch.Tensor, "site sample"], length: int
     ) -> Float[torch.Tensor, "sample layer pos *unit"]:
-        """Effects of this grid's sites in their places: zero where no run was needed, NaN at positions not asked for."""
+        """Effects of this grid's sites in their places: zero where no run was needed, NaN at positions that are not of this grid."""
         table = torch.full((effect.shape[1], len(self.layers), length, len(self.units)), float("nan"), dtype=effect.dtype)
         table[:, :, list(self.positions)] = 0.0
         if sites:

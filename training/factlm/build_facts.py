@@ -35,7 +35,7 @@ def read_tuples(folder: Path, relations: list[str]) -> dict[str, dict[str, str]]
             row = json.loads(line)
             objects[row["sub_label"].strip()][relation].add(row["obj_label"].strip())
     return {
-        subject: {relation: next(iter(found)) for relation, found in by_relation.items() if len(found) == 1}
+        subject: {relation: next(iter(names)) for relation, names in by_relation.items() if len(names) == 1}
         for subject, by_relation in objects.items()
     }
 
@@ -43,15 +43,15 @@ def read_tuples(folder: Path, relations: list[str]) -> dict[str, dict[str, str]]
 def choose(tuples: dict[str, dict[str, str]], relations: list[str]) -> list[tuple[str, str, str]]:
     """All facts of subjects with several relations, then fill small relations with single-relation subjects."""
     draw = random.Random(SEED)
-    chosen = [(s, r, o) for s, by_relation in tuples.items() if len(by_relation) >= 2 for r, o in by_relation.items()]
-    count = {relation: sum(r == relation for _, r, _ in chosen) for relation in relations}
+    facts = [(s, r, o) for s, by_relation in tuples.items() if len(by_relation) >= 2 for r, o in by_relation.items()]
+    count = {relation: sum(r == relation for _, r, _ in facts) for relation in relations}
     single = [(s, r, o) for s, by_relation in tuples.items() if len(by_relation) == 1 for r, o in by_relation.items()]
     draw.shuffle(single)
     for subject, relation, target in single:
         if count[relation] < FACTS_PER_RELATION and subject not in target and target not in subject:
-            chosen.append((subject, relation, target))
+            facts.append((subject, relation, target))
             count[relation] += 1
-    return sorted(chosen)
+    return sorted(facts)
 
 
 def split(facts: list[tuple[str, str, str]]) -> list[str]:

@@ -49,7 +49,7 @@ def figure(traces: dict) -> object:
         f"mean over {traces['facts']} facts, 10 noise samples each; mean P(object): clean {clean:.1%}, "
         f"subject corrupted {low['subject']:.1%}, relation corrupted {low['relation']:.1%}"
     )
-    return heat_maps(maps, title="Where FactLM keeps the subject and the relation", subtitle=subtitle, color_axis="mean indirect effect", columns=3)
+    return heat_maps(maps, title="Where FactLM keeps the subject and the relation", subtitle=subtitle, colour_axis="mean indirect effect", columns=3)
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:

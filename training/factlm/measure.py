@@ -33,8 +33,8 @@ def accuracy(model, facts: list[tlk.Fact], context: list[str] | None = None, *, 
     """Share of facts whose every target token is the argmax."""
     hits = 0
     for i, fact in enumerate(facts):
-        asked = fact.rephrase(f"{context[i]} {fact.template}") if context else fact
-        prompt = tlk.Prompt.from_fact(model, asked, prepend_bos=bos)
+        statement = fact.rephrase(f"{context[i]} {fact.template}") if context else fact
+        prompt = tlk.Prompt.from_fact(model, statement, prepend_bos=bos)
         tokens = torch.cat([prompt.tokens, torch.tensor([prompt.answer[:-1]], dtype=torch.long)], dim=1)
         with torch.no_grad():
             said = model(tokens)[0, -len(prompt.answer) :].argmax(-1)
@@ -73,7 +73,7 @@ def agreement(model, nouns: list[tuple[str, str]]) -> float:
 
 
 def card_positions(prompt: tlk.Prompt) -> dict[str, tuple[int, ...]]:
-    """Positions by role. The card counts a last token as last only, where the original program also counts it as first after."""
+    """Positions by role. The card counts a last token as last only, where Meng et al.'s program also counts it as first after."""
     positions = role_positions(prompt.subject.positions, prompt.relation.positions, len(prompt))
     after = tuple(p for p in positions["first token after"] if p != prompt.last.last)
     return {role: positions[role] for role in ROLES} | {"first token after": after}
@@ -83,22 +83,22 @@ def traced_facts(model, count: int) -> list[tlk.Prompt]:
     """Known facts of subjects with several relations, subject first in the prompt, as CounterFact's mostly are."""
     facts = tlk.load_facts("factlm")
     several = {s for s in {f.subject for f in facts} if sum(f.subject == s for f in facts) >= 2}
-    chosen = []
+    prompts: list[tlk.Prompt] = []
     for fact in random.Random(2).sample(facts, len(facts)):
         if fact.subject not in several or not fact.template.startswith("{} "):
             continue
         prompt = tlk.Prompt.from_fact(model, fact)
         with torch.no_grad():
             known = int(model(prompt.tokens)[0, -1].argmax()) == prompt.target_token
-        chosen += [prompt] * known
-        if len(chosen) == count:
+        prompts += [prompt] * known
+        if len(prompts) == count:
             break
-    return chosen
+    return prompts
 
 
 def mean_traces(model, prompts: list[tlk.Prompt]) -> dict:
     """Mean indirect effect ``[role layer]`` for each side and component, total effects, and per-fact subject peaks."""
-    found: dict = {"facts": len(prompts), "total": {}, "clean": {}, "effects": {}}
+    means: dict = {"facts": len(prompts), "total": {}, "clean": {}, "effects": {}}
     for side in SIDES:
         for component in COMPONENTS:
             by_role, totals, cleans = defaultdict(list), [], []
@@ -108,9 +108,9 @@ def mean_traces(model, prompts: list[tlk.Prompt]) -> dict:
                 cleans.append(result.clean_probability)
                 for role, positions in card_positions(prompt).items():
                     by_role[role] += [result.mean_effect[:, p].numpy() for p in positions]
-            found["total"][side], found["clean"][side] = float(np.mean(totals)), float(np.mean(cleans))
-            found["effects"][f"{side}/{component}"] = {role: np.mean(by_role[role], axis=0).tolist() for role in ROLES}
-    return found
+            means["total"][side], means["clean"][side] = float(np.mean(totals)), float(np.mean(cleans))
+            means["effects"][f"{side}/{component}"] = {role: np.mean(by_role[role], axis=0).tolist() for role in ROLES}
+    return means
 
 
 def main() -> None:

@@ -88,9 +88,7 @@ class AlphaEdit(EditMethod):
             ridge = self.ridge * torch.eye(basis.shape[1], dtype=keys.dtype, device=keys.device)
             return LowRank(basis @ torch.linalg.solve(inside.T @ inside + ridge, (keys @ basis).T), change)
 
-        return spread_over_layers(
-            model, facts, self, solve, tokens=moments.tokens, free_directions=[free[layer].shape[1] for layer in self.layers]
-        )
+        return spread_over_layers(model, facts, self, solve, tokens=moments.tokens, free_directions=[free[layer].shape[1] for layer in self.layers])
 
 
 def free_directions(moments: KeyMoments, layer: int, below: float) -> Float[torch.Tensor, "d_mlp free"]:

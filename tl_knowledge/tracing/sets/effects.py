@@ -1,4 +1,4 @@
-"""Effects of many facts' traces by token role: what averages, figures and tests are made of."""
+"""Effects of many facts' traces by token role: what averages, figures and tests read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.statistics import FEWEST_TESTED, IntervalVariant, largest_rows, mean_interval
 from tl_knowledge.tracing.sets.roles import ROLES, SIDES, Place, Role, Side, last_corrupted, role_positions, roles_of_side
-from tl_knowledge.tracing.sets.settings import Survey
+from tl_knowledge.tracing.sets.settings import Execution, Survey
 from tl_knowledge.tracing.sets.survey import FactTrace
 
 __all__ = ["Measure", "RoleEffects"]
@@ -43,6 +43,7 @@ class RoleEffects:
         settings: what was traced of every fact, with the noise's scale and the layers of this model.
         given: how many facts were given.
         skipped: index of a fact that was left out, and why.
+        executions: how it was computed; several where a run went on in another way than it began.
         provenance: how the traces were computed.
         weights: fingerprint of the model's weights.
     """
@@ -51,6 +52,7 @@ class RoleEffects:
     settings: Survey
     given: int
     skipped: dict[int, str]
+    executions: tuple[Execution, ...]
     provenance: Provenance
     weights: str = field(repr=False)
 

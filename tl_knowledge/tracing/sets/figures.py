@@ -13,11 +13,11 @@ from tl_knowledge.drawing import HeatMap, Line, LinePanel, heat_maps, line_panel
 from tl_knowledge.errors import ComponentError
 from tl_knowledge.models.hook_names import Component
 from tl_knowledge.results.statistics import IntervalVariant, mean_interval
-from tl_knowledge.tracing.result import COLOR_SCALES, COMPONENT_WORDS
+from tl_knowledge.tracing.result import COLOUR_SCALES, COMPONENT_WORDS
 from tl_knowledge.tracing.sets.effects import RoleEffects
 from tl_knowledge.tracing.sets.roles import PLACES, SIDES, last_corrupted, roles_of_side
 
-__all__ = ["plot_heat_maps", "plot_roles", "plot_severed", "plot_sides"]
+__all__ = ["plot_heat_maps", "plot_roles", "plot_severed", "plot_sides", "sample_words"]
 
 AIE = "average indirect effect (probability)"
 BANDS: dict[IntervalVariant, str] = {"ours": "bands: 95% bootstrap over facts", "meng2022_code": "bands: 1.96 sd / sqrt(n)"}
@@ -32,11 +32,12 @@ def plot_roles(average: RoleEffects, variant: IntervalVariant) -> go.Figure:
         for component in average.components:
             of_panel = frame.query("corrupt == @side and component == @component")
             lines = [_line(role, of_panel.loc[of_panel["role"] == role], style if side == "subject" else 6 + style) for role, style in styles.items()]
-            panels.append(LinePanel(f"{side} corrupted: {_words(average, component)}", [line for line in lines if len(line.x)]))
+            words = _words(component, average.of(side, component)[0].window)
+            panels.append(LinePanel(f"{side} corrupted: {words}", [line for line in lines if len(line.x)]))
     return line_panels(
         panels,
         title="Where restoring one clean activation helps, by token role",
-        subtitle=f"{_sample(average)}; {BANDS[variant]}",
+        subtitle=f"{sample_words(average)}; {BANDS[variant]}",
         x_axis="layer",
         y_axis=AIE,
         columns=len(average.components),
@@ -56,12 +57,12 @@ def plot_heat_maps(average: RoleEffects) -> go.Figure:
             window = average.of(side, component)[0].window
             axis = "layer" if window == 1 else f"centre of {window} layers"
             title = f"{side} corrupted: {COMPONENT_WORDS[component]}"
-            maps.append(HeatMap(table.to_numpy(), roles, columns, title, "token role", axis, marked=marked, colors=COLOR_SCALES[component]))
+            maps.append(HeatMap(table.to_numpy(), roles, columns, title, "token role", axis, marked=marked, colours=COLOUR_SCALES[component]))
     return heat_maps(
         maps,
         title="Average indirect effect by token role",
-        subtitle=f"{_sample(average)}; corrupted roles bold with *",
-        color_axis="probability",
+        subtitle=f"{sample_words(average)}; corrupted roles bold with *",
+        colour_axis="probability",
         columns=len(average.components),
     )
 
@@ -74,9 +75,7 @@ def plot_severed(average: RoleEffects) -> go.Figure:
     """
     severed = tuple(dict.fromkeys(measure.severed for measure in average.measures if measure.severed))
     if not severed or "resid_post" not in average.components:
-        raise ComponentError(
-            "no severed trace of the residual state is here; call trace_facts(..., severed=('mlp_out', 'attn_out')) with resid_post."
-        )
+        raise ComponentError("no severed trace of the residual state is here; call trace_facts(..., sever=('mlp_out', 'attn_out')) with resid_post.")
     panels: list[LinePanel] = []
     for side in average.sides:
         lines: list[Line] = []
@@ -88,52 +87,60 @@ def plot_severed(average: RoleEffects) -> go.Figure:
     return line_panels(
         panels,
         title="What a restored state acts through",
-        subtitle=f"residual state restored at the last corrupted token; {_sample(average)}; {BANDS['ours']}",
+        subtitle=f"residual state restored at the last corrupted token; {sample_words(average)}; {BANDS['ours']}",
         x_axis="layer of the restored state",
         y_axis=AIE,
     )
 
 
-def plot_sides(average: RoleEffects, frame: pd.DataFrame) -> go.Figure:
-    """Subject against relation by layer, from what `compare_sides` gave; filled points differ after correction for many comparisons."""
+def plot_sides(frame: pd.DataFrame, sample: str) -> go.Figure:
+    """Subject against relation by layer; filled points differ after correction for many comparisons.
+
+    Args:
+        frame: the table of a `tl_knowledge.tracing.SideComparison`.
+        sample: how many facts and noise samples, in words.
+    """
     panels: list[LinePanel] = []
+    components = list(dict.fromkeys(frame["component"]))
     for place in PLACES:
-        for component in average.components:
+        for component in components:
             rows = frame.query("place == @place and component == @component")
             different = frozenset(int(x) for x in rows[rows["differs"]]["layer"])
-            lines: list[Line] = []
-            for style, side in enumerate(SIDES):
-                values = average.effects_at(place, side, component)
-                lines.append(_mean_line(f"{side} corrupted", average.layers, values, style, different))
-            panels.append(LinePanel(f"{_words(average, component)} at the {place}", lines))
+            lines = [_line(f"{side} corrupted", rows, style, (side, f"{side}_low", f"{side}_high"), different) for style, side in enumerate(SIDES)]
+            panels.append(LinePanel(f"{_words(component, int(rows['window'].iloc[0]))} at the {place}", lines))
     return line_panels(
         panels,
         title="Subject against relation: is the knowledge kept in the same place?",
-        subtitle=f"filled points: the sides differ (Wilcoxon, paired over facts, p < .05 after Benjamini-Hochberg); {_sample(average)}; bands 95%",
+        subtitle=f"filled points: the sides differ (Wilcoxon, paired over facts, p < .05 after Benjamini-Hochberg); {sample}; bands 95%",
         x_axis="layer",
         y_axis=AIE,
-        columns=len(average.components),
+        columns=len(components),
     )
 
 
-def _mean_line(name: str, layers: Sequence[int], effects: NDArray[np.float64], style: int, filled: frozenset[int] | None = None) -> Line:
+def sample_words(average: RoleEffects) -> str:
+    """How many facts and noise samples an average is of, and of which model."""
+    left_out = f" of {average.given} given" if average.skipped else ""
+    return f"{len(average.facts)} facts{left_out}, {average.settings.samples} noise samples each; {average.provenance.model}"
+
+
+def _mean_line(name: str, layers: Sequence[int], effects: NDArray[np.float64], style: int) -> Line:
     """A line of means over facts with their intervals, from effects ``[fact layer]``."""
     mean, low, high = mean_interval(list(effects[:, None]))
-    return Line(name, layers, mean.tolist(), low.tolist(), high.tolist(), style, filled)
+    return Line(name, layers, mean.tolist(), low.tolist(), high.tolist(), style)
 
 
-def _line(name: str, rows: pd.DataFrame, style: int) -> Line:
-    columns: Sequence[str] = ("layer", "effect", "low", "high")
-    x, y, low, high = (rows[column].tolist() for column in columns)
-    return Line(name, x, y, low, high, style)
+def _line(
+    name: str,
+    rows: pd.DataFrame,
+    style: int,
+    columns: tuple[str, str, str] = ("effect", "low", "high"),
+    filled: frozenset[int] | None = None,
+) -> Line:
+    """A line of a table's means with their intervals."""
+    x, y, low, high = (rows[column].tolist() for column in ("layer", *columns))
+    return Line(name, x, y, low, high, style, filled)
 
 
-def _words(average: RoleEffects, component: Component) -> str:
-    window = next(t.window for t in average.traces if t.component == component and not t.severed)
+def _words(component: Component, window: int) -> str:
     return COMPONENT_WORDS[component] + (f" ({window} layers)" if window > 1 else "")
-
-
-def _sample(average: RoleEffects) -> str:
-    samples = len(average.traces[0].corrupted_probability)
-    left_out = f" of {average.asked} asked" if average.skipped else ""
-    return f"{len(average.facts)} facts{left_out}, {samples} noise samples each; {average.provenance.model}"

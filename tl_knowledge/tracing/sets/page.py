@@ -2,48 +2,46 @@
 
 from __future__ import annotations
 
-import html
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
-import plotly.graph_objects as go
 
-from tl_knowledge.drawing import Table, html_page, provenance_footer
+from tl_knowledge.drawing import PagePart, Table, heading, html_page, markup, provenance_footer
 from tl_knowledge.tracing.result import COMPONENT_WORDS
 from tl_knowledge.tracing.sets.effects import RoleEffects
-from tl_knowledge.tracing.sets.figures import plot_heat_maps, plot_roles, plot_severed, plot_sides
+from tl_knowledge.tracing.sets.figures import plot_heat_maps, plot_roles, plot_severed
 from tl_knowledge.tracing.sets.roles import PLACES, SIDES
-from tl_knowledge.tracing.sets.sides import locate_sides
+from tl_knowledge.tracing.sets.sides import SideComparison, locate_sides
 
 __all__ = ["average_page", "estimate_text", "location_table", "total_effect_table"]
 
-_ROLES_NOTE = """<p>Each point is an average over facts: noise on the corrupted tokens makes the model lose the answer; one clean activation is
+_ROLES_NOTE = """Each point is an average over facts: noise on the corrupted tokens makes the model lose the answer; one clean activation is
 written back, at a token of that role and in that layer (or window of layers), and so much of the answer's probability returns. A high early
-point at the last corrupted token is where the information is looked up, a high late point at the last token is where it is read out.</p>"""
+point at the last corrupted token is where the information is looked up, a high late point at the last token is where it is read out."""
 
 _SIDES_NOTE = """<p>The same facts, traced twice: with the subject corrupted and with the relation corrupted. The <i>centre</i> is the mean layer
 weighted by the positive part of the average effect; its difference between the sides is paired within facts. Where the relation ends the
 prompt, its last token <i>is</i> the last token, so both rows show the same relation line.</p>"""
 
-_SEVERED_NOTE = """<p>The residual state is restored at the last corrupted token while the outputs of all MLPs (or of all attention layers) at
-that token stay as in the corrupted run. What severing takes away, the restored state did through that module.</p>"""
+_SEVERED_NOTE = """The residual state is restored at the last corrupted token while the outputs of all MLPs (or of all attention layers) at
+that token stay as in the corrupted run. What severing takes away, the restored state did through that module."""
 
 
-def average_page(average: RoleEffects, compared: pd.DataFrame | None) -> str:
+def average_page(average: RoleEffects, compared: SideComparison | None) -> str:
     """Sample, total effects, effects by role, subject against relation, severing, provenance; opens offline.
 
     Args:
         compared: what `compare_sides` gave, where both sides were traced and there are facts enough for it.
     """
-    parts: list[str | Table | go.Figure] = [_intro(average), total_effect_table(average), "<h2>Where restoring helps</h2>", _ROLES_NOTE]
+    parts: list[PagePart] = [_intro(average), total_effect_table(average), heading("Where restoring helps"), _ROLES_NOTE]
     parts += [plot_roles(average, "ours"), plot_heat_maps(average)]
     if compared is not None:
-        parts += ["<h2>Subject against relation</h2>", _SIDES_NOTE, _difference_sentence(average, compared)]
-        parts += [plot_sides(average, compared), location_table(average)]
+        parts += [heading("Subject against relation"), markup(_SIDES_NOTE), _difference_sentence(average, compared.table)]
+        parts += [compared.plot(), location_table(average)]
     if any(measure.severed for measure in average.measures) and "resid_post" in average.components:
-        parts += ["<h2>Severed</h2>", _SEVERED_NOTE, plot_severed(average)]
+        parts += [heading("Severed"), _SEVERED_NOTE, plot_severed(average)]
     return html_page("Causal traces of a fact set", [*parts, provenance_footer(average.provenance)])
 
 
@@ -90,20 +88,21 @@ def _difference_sentence(average: RoleEffects, frame: pd.DataFrame) -> str:
         if len(rows := frame.query("component == @component and place == @place"))
     ]
     return (
-        f"<p>Layers at which the sides differ (Wilcoxon's signed-rank test, paired over {len(average.facts)} facts, p &lt; .05 after Benjamini and "
-        f"Hochberg's correction for {len(frame)} comparisons): {'; '.join(counts)}.</p>"
+        f"Layers at which the sides differ (Wilcoxon's signed-rank test, paired over {len(average.facts)} facts, p < .05 after Benjamini and "
+        f"Hochberg's correction for {len(frame)} comparisons): {'; '.join(counts)}."
     )
 
 
-def _intro(average: RoleEffects) -> str:
+def _intro(average: RoleEffects) -> PagePart:
+    """How many facts of how many relations were traced on which model, one of them, and how many were left out."""
     relations = Counter(fact.relation for fact in average.facts)
-    samples = len(average.traces[0].corrupted_probability)
-    skipped = ""
-    if average.skipped:
-        reason = next(iter(average.skipped.values()))
-        skipped = f" {len(average.skipped)} of {average.asked} facts were left out (the first: {html.escape(reason)})."
-    example = average.facts[0]
-    return (
-        f"<p>{len(average.facts)} facts of {len(relations)} relations, traced on {html.escape(average.provenance.model)} with {samples} noise "
-        f"samples each, for example: {html.escape(example.text)}<b>{html.escape(example.target)}</b>.{skipped}</p>"
+    return markup(
+        "<p>{{ a.facts | length }} facts of {{ relations }} relations, traced on {{ a.provenance.model }} with {{ samples }} noise samples each, for "
+        "example: {{ example.text }}<b>{{ example.target }}</b>.{% if a.skipped %} {{ a.skipped | length }} of {{ a.given }} facts were left out (the "
+        "first: {{ reason }}).{% endif %}</p>",
+        a=average,
+        relations=len(relations),
+        samples=len(average.traces[0].corrupted_probability),
+        example=average.facts[0],
+        reason=next(iter(average.skipped.values()), ""),
     )

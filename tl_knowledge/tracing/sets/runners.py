@@ -37,9 +37,7 @@ Advance: TypeAlias = Callable[[int], None]
 RESTARTS = 3  # of one actor, so that a part that always kills its worker ends the run instead of repeating it for ever
 
 
-def run_locally(
-    model: HookedModel, parts: Mapping[int, Part], survey: Survey, execution: Execution, finished: Finished, advance: Advance
-) -> None:
+def run_locally(model: HookedModel, parts: Mapping[int, Part], survey: Survey, execution: Execution, finished: Finished, advance: Advance) -> None:
     """Compute the parts one after the other in this process."""
     tracer = PartTracer(model, survey, execution)
     for number, part in parts.items():

@@ -1,4 +1,4 @@
-"""Subject against relation: is relational knowledge kept where entity knowledge is? (paper 001, RQ1)
+"""Subject against relation: is relational knowledge kept where entity knowledge is? (Wei et al. 2024, RQ1)
 
 Every fact is its own control: it is traced with its subject corrupted and with its relation corrupted, and the two are compared
 within the fact, at the last corrupted token (the early site) and at the last token (the late site).
@@ -7,52 +7,92 @@ within the fact, at the last corrupted token (the early site) and at the last to
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from tl_knowledge.errors import ComponentError
 from tl_knowledge.models.hook_names import Component
+from tl_knowledge.results.provenance import Provenance
+from tl_knowledge.results.result import TableResult
 from tl_knowledge.results.statistics import bootstrap_means, paired_p_values
 from tl_knowledge.tracing.sets.effects import RoleEffects
+from tl_knowledge.tracing.sets.figures import plot_sides, sample_words
 from tl_knowledge.tracing.sets.roles import PLACES, SIDES, Place
+from tl_knowledge.tracing.sets.settings import Survey
 
-__all__ = ["compare_sides", "locate_sides"]
-
+__all__ = ["SideComparison", "compare_sides", "locate_sides"]
 
 Effects = NDArray[np.float64]
 QUANTILES = [0.025, 0.975]
 
 
-def compare_sides(average: RoleEffects) -> pd.DataFrame:
-    """Paired difference, subject minus relation, for every component, place and layer.
+@dataclass(frozen=True, eq=False)
+class SideComparison(TableResult):
+    """Subject against relation, paired over facts.
 
-    Returns:
-        Columns ``component place layer subject relation difference low high p p_corrected differs facts``. Effects and the 95%
-        bootstrap interval of their difference are in probability; ``p`` is Wilcoxon's signed-rank test over facts, corrected over all
-        rows (Benjamini and Hochberg); ``differs`` is ``p_corrected < 0.05``.
+    Attributes:
+        table: one row a component, place and layer: ``component window place layer subject subject_low subject_high relation relation_low
+            relation_high difference low high p p_corrected differs facts``. Effects, their 95% bootstrap intervals and that of their
+            difference, subject minus relation, are in probability; ``p`` is Wilcoxon's signed-rank test over facts, corrected over all
+            rows (Benjamini and Hochberg); ``differs`` is ``p_corrected < 0.05``.
+        settings: of the traces.
+        sample: how many facts and noise samples, and of which model, in words.
+    """
+
+    ranked_by: ClassVar[str] = "difference"
+    either_sign: ClassVar[bool] = True
+    table: pd.DataFrame
+    settings: Survey
+    sample: str
+    provenance: Provenance
+
+    @override
+    def headline(self) -> str:
+        """At how many places and layers the sides differ."""
+        return f"the sides differ at {int(self.table['differs'].sum())} of {len(self.table)} places and layers; {self.sample}"
+
+    def plot(self) -> go.Figure:
+        """Subject against relation by layer; filled points differ after correction for many comparisons."""
+        return plot_sides(self.table, self.sample)
+
+
+def compare_sides(average: RoleEffects) -> SideComparison:
+    """Paired difference, subject minus relation, for every component, place and layer.
 
     Raises:
         ComponentError: only one side was traced.
         InputError: fewer than 6 facts.
     """
-    rows: list[dict[str, Any]] = []
-    subject_columns: list[Effects] = []
-    relation_columns: list[Effects] = []
+    tables: list[pd.DataFrame] = []
+    columns: list[tuple[Effects, Effects]] = []
     for component, place, subject, relation in _pairs(average):
-        means = bootstrap_means(subject - relation, np.ones_like(subject))
-        low, high = np.quantile(means, QUANTILES, axis=0)
-        subject_columns.append(subject)
-        relation_columns.append(relation)
-        rows += [
-            {"component": component, "place": place, "layer": layer, "subject": subject[:, i].mean(), "relation": relation[:, i].mean()}
-            | {"difference": (subject - relation)[:, i].mean(), "low": low[i], "high": high[i]}
-            for i, layer in enumerate(average.layers)
-        ]
-    raw, corrected = paired_p_values(np.concatenate(subject_columns, axis=1), np.concatenate(relation_columns, axis=1))
-    return pd.DataFrame(rows).assign(p=raw, p_corrected=corrected, differs=corrected < 0.05, facts=len(subject_columns[0]))
+        where = {"component": component, "window": average.of("subject", component)[0].window, "place": place, "layer": average.layers}
+        tables.append(pd.DataFrame(where | _estimates(subject, relation)))
+        columns.append((subject, relation))
+    raw, corrected = paired_p_values(*(np.concatenate(side, axis=1) for side in zip(*columns, strict=True)))
+    table = pd.concat(tables, ignore_index=True).assign(p=raw, p_corrected=corrected, differs=corrected < 0.05, facts=len(average.facts))
+    return SideComparison(table, average.settings, sample_words(average), average.provenance)
+
+
+def _estimates(subject: Effects, relation: Effects) -> dict[str, Effects]:
+    """Means over facts and their 95% bootstrap intervals, by layer, of both sides and of their difference."""
+    # One seed for both sides: the same facts are drawn for each, so their difference is paired.
+    draws = [bootstrap_means(effects, np.ones_like(effects)) for effects in (subject, relation)]
+    estimates: dict[str, Effects] = {}
+    for name, prefix, effects, drawn in (
+        ("subject", "subject_", subject, draws[0]),
+        ("relation", "relation_", relation, draws[1]),
+        ("difference", "", subject - relation, draws[0] - draws[1]),
+    ):
+        low, high = np.quantile(drawn, QUANTILES, axis=0)
+        estimates |= {name: effects.mean(0), f"{prefix}low": low, f"{prefix}high": high}
+    return estimates
 
 
 def locate_sides(average: RoleEffects) -> pd.DataFrame:

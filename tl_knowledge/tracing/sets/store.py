@@ -161,7 +161,7 @@ def _digest(facts: Sequence[Fact]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _schema() -> pa.Schema:
+def _schema() -> Any:
     """The table's columns: a `FactTrace`'s fields in their order, with the fact's own in the fact's place."""
     columns: list[tuple[str, Any]] = []
     for name, kind in get_type_hints(FactTrace).items():

@@ -85,7 +85,7 @@ def fact_seed(fact: Fact, seed: int = 0) -> int:
 
 @dataclass(frozen=True, eq=False)
 class _Question:
-    """A fact made ready to trace."""
+    """A fact that is ready to be traced."""
 
     index: int
     fact: Fact
