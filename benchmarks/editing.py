@@ -28,7 +28,7 @@ LAYER, MEMIT_LAYER = 5, 8  # ROME's layer for GPT-2 small; the end of a range of
 
 
 def whole_forwards(model, rows, site: str, steps: int) -> None:
-    """The original programs' loop: every step runs all layers and unembeds every position."""
+    """The loop of Meng et al.'s programs: every step runs all layers and unembeds every position."""
     number = torch.arange(len(rows.edited))
     start = model.run_with_cache(rows.tokens, names_filter=[site])[1][site][0, rows.edited[0]].detach()
     delta = torch.zeros_like(start, requires_grad=True)
@@ -62,20 +62,20 @@ def main() -> None:
     settings = tlk.editing.ValueSettings(steps=args.steps, stop_below=0.0)
     rome, memit = (context_templates(factlm, lengths) for lengths in (tlk.ROME(layer=LAYER).contexts, tlk.MEMIT(layers=(MEMIT_LAYER,)).contexts))
     one = rows_of(model, facts[0], rome, "subject")
-    asked = [rows_of(model, fact, memit, "subject") for fact in facts]
+    batch = [rows_of(model, fact, memit, "subject") for fact in facts]
     site = output_hook(model, LAYER)
-    optimise_values(model, [one], LAYER, site, replace(settings, steps=1))  # what is asked once a model
+    optimise_values(model, [one], LAYER, site, replace(settings, steps=1))  # what is tried once a model
     own = replace(settings, steps=ROME_STEPS)
     fast, _ = timed(lambda: optimise_values(model, [one], LAYER, site, own))
     slow, _ = timed(lambda: whole_forwards(model, one, site, ROME_STEPS))
     print(f"ROME, layer {LAYER} of 12, {len(rome)} contexts, {ROME_STEPS} steps: {fast:.2f} s; whole forwards {slow:.2f} s = {slow / fast:.1f}x")
     site = block_output(MEMIT_LAYER)
-    optimise_values(model, asked[:1], MEMIT_LAYER, site, replace(settings, steps=1))
-    together, _ = timed(lambda: optimise_values(model, asked, MEMIT_LAYER, site, settings))
-    slow, _ = timed(lambda: [whole_forwards(model, rows, site, args.steps) for rows in asked])
+    optimise_values(model, batch[:1], MEMIT_LAYER, site, replace(settings, steps=1))
+    together, _ = timed(lambda: optimise_values(model, batch, MEMIT_LAYER, site, settings))
+    slow, _ = timed(lambda: [whole_forwards(model, rows, site, args.steps) for rows in batch])
     print(
         f"MEMIT's values of {len(facts)} facts, layer {MEMIT_LAYER}: together {together:.2f} s; "
-        f"one by one, as the original does, {slow:.2f} s = {slow / together:.1f}x"
+        f"one by one, as Meng et al.'s program does, {slow:.2f} s = {slow / together:.1f}x"
     )
     corpus = tlk.load_corpus()
     top, _ = timed(lambda: tlk.collect_key_moments(factlm, corpus, layers=[7], progress=False))

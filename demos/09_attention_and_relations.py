@@ -43,7 +43,7 @@ heads = tlk.analyse_attention(model, prompt)
 heads.top(8).round(3)
 
 # %%
-heads.ranked("effect_relation", 5).round(3)
+heads.top(5, by="effect_relation").round(3)
 
 # %% [markdown]
 # One figure: attention moved against effect, relation against subject. A head far up matters; one far right only looks elsewhere.

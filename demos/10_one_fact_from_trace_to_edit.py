@@ -44,7 +44,7 @@ tlk.editing.edit_view(model, edit, edited)
 # logarithm of the new answer's probability: an edit acts through several sites at once, which the probability itself does not show one by one.
 
 # %%
-through = tlk.circuits.from_edit(model, edit, edited)
+through = tlk.circuits.from_edit(model, edited, edit)
 through.plot()
 
 # %% [markdown]

@@ -132,7 +132,7 @@ def knock_out_attention(
     *,
     layers: int | Iterable[int],
     heads: int | Iterable[int] | None = None,
-    rows: Sequence[int] | None = None,
+    rows: int | Iterable[int] | None = None,
 ) -> Hooks:
     """Keep some positions from attending to others: their attention scores become ``-inf`` before the softmax (Geva et al. 2023).
 
@@ -178,7 +178,7 @@ def knock_out_attention(
         outside = [head for head in head_numbers or () if not 0 <= head < scores.shape[1]]
         if outside:
             raise ComponentError(f"head {outside[0]} is outside the layer's {scores.shape[1]} heads; pass a number from 0 to {scores.shape[1] - 1}.")
-        of_rows = torch.arange(scores.shape[0]) if rows is None else torch.tensor(list(rows))
+        of_rows = torch.arange(scores.shape[0]) if rows is None else torch.tensor(as_positions(rows))
         of_heads = torch.arange(scores.shape[1]) if head_numbers is None else torch.tensor(head_numbers)
         changed = scores.clone()
         of_queries, of_keys = torch.tensor(query_positions)[:, None], torch.tensor(key_positions)

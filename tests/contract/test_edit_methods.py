@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from support import fingerprint, hooks_left
+from support import fingerprint, hooks_left, tokenizer_of_sixty_words
 
 import tl_knowledge as tlk
 from tl_knowledge.editing import METHODS, Edit, EditMethod, LowRank, method_class, method_for_model
@@ -101,19 +101,25 @@ def test_several_facts_go_into_one_edit(speaking, moments, name):
     assert edit.layers != alone.layers or any(not torch.equal(edit.factors[k].dense, alone.factors[k].dense) for k in edit.layers)
 
 
-@pytest.mark.parametrize("model", ["bridge-gpt2"], indirect=True)
+@pytest.fixture
+def small(gpt2, monkeypatch):
+    """One architecture that can speak."""
+    monkeypatch.setattr(gpt2, "tokenizer", tokenizer_of_sixty_words())
+    return gpt2
+
+
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_is_evaluated_and_knows_its_moments(speaking, moments, name):
-    method = SETTINGS[name]
+def test_every_method_is_evaluated_and_knows_its_moments(small, texts, name):
+    method, moments = SETTINGS[name], tlk.collect_key_moments(small, texts, progress=False)
     case = tlk.EditCase(FACT, " w12", (FACT.rephrase("w2 {} w4"),), (tlk.Fact("w5", "w1 {} w4 w8", " w7"),))
     layers = method.moment_layers
     assert bool(layers is None or layers) == method.needs_moments
     few = moments if layers is None else replace(moments, moments={layer: moments.moments[layer] for layer in layers}) if layers else None
-    report = tlk.evaluate(speaking, case, method, moments=few, progress=False)
+    report = tlk.evaluate(small, case, method, moments=few, progress=False)
     assert report.method == type(method).__name__ and len(report.table) == 1
     if method.needs_moments:
         with pytest.raises(InputError, match="needs the second moments"):
-            tlk.plan_edit(speaking, FACT, method)
+            tlk.plan_edit(small, FACT, method)
 
 
 @dataclass(frozen=True)
@@ -134,25 +140,24 @@ class Foreign:
         return Negate(layer=2).plan(model, facts, moments)
 
 
-@pytest.mark.parametrize("model", ["bridge-gpt2"], indirect=True)
-def test_a_new_method_is_one_class_and_one_line(speaking, monkeypatch):
+def test_a_new_method_is_one_class_and_one_line(small, monkeypatch):
     monkeypatch.setitem(METHODS, "negate", f"{__name__}:Negate")
-    method = method_for_model("negate", speaking, [2])
+    method = method_for_model("negate", small, [2])
     assert method == Negate(layer=2) and Negate.small() == Negate(layer=1) and method.moment_layers == ()
-    edit, foreign = (tlk.plan_edit(speaking, FACT, each) for each in (method, Foreign()))
+    edit, foreign = (tlk.plan_edit(small, FACT, each) for each in (method, Foreign()))
     assert torch.equal(edit.factors[2].dense, foreign.factors[2].dense) and edit.settings == {"layer": 2}
-    with edit.applied(speaking):
-        assert float(output_weights(speaking, 2).detach().norm()) > 0
+    with edit.applied(small):
+        assert float(output_weights(small, 2).detach().norm()) > 0
     with pytest.raises(InputError, match="edits one layer, not 2"):
-        method_for_model("negate", speaking, [1, 2])
+        method_for_model("negate", small, [1, 2])
     with pytest.raises(ComponentError, match="layer 9 is outside"):
-        method_for_model("negate", speaking, [9])
+        method_for_model("negate", small, [9])
     with pytest.raises(InputError, match="nothing is published for"):
-        method_for_model("negate", speaking)
+        method_for_model("negate", small)
     with pytest.raises(InputError, match="chooses its layers itself"):
-        method_for_model("kn", speaking, [1])
+        method_for_model("kn", small, [1])
     with pytest.raises(InputError, match="did you mean 'rome'"):
-        method_for_model("rom", speaking)
+        method_for_model("rom", small)
 
 
 @pytest.mark.parametrize("name", METHODS)

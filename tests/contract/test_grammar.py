@@ -24,14 +24,11 @@ from tl_knowledge.results.result import Result
 
 GRAMMAR = Path(__file__).parents[2] / "docs" / "grammar.md"
 FREE = ("varies", "required")
-ASKED_ABOUT, EVERYTHING_ELSE, SETTINGS, TEXTS, DRAWING, COMMAND_LINE = (
-    "What a function is asked about",
-    "Everything else",
-    "Settings",
-    "Texts and tokens",
-    "Drawing",
-    "On the command line",
-)
+ASKED_ABOUT, EVERYTHING_ELSE, HOOKS, TEXTS = "What a function is asked about", "Everything else", "Hooks", "Texts, models and files"
+SETTINGS, EXTENDING, DRAWING = "Settings", "For those who add a method, a noise or a measure", "Drawing"
+COMMAND_LINE = "On the command line"
+FUNCTIONS = (ASKED_ABOUT, EVERYTHING_ELSE, HOOKS, TEXTS, EXTENDING)
+SETTINGS_CLASSES = (SETTINGS, ASKED_ABOUT, EVERYTHING_ELSE)
 
 
 @dataclass(frozen=True)
@@ -85,17 +82,16 @@ def is_settings(kind: type) -> bool:
 
 def calls() -> Iterator[Call]:
     """Everything that takes arguments from a user."""
-    functions = (ASKED_ABOUT, EVERYTHING_ELSE, TEXTS)
     for public in public_functions():
-        yield Call(str(public), public.thing, (DRAWING,) if public.namespace == "drawing" else functions)
+        yield Call(str(public), public.thing, (DRAWING,) if public.namespace == "drawing" else FUNCTIONS)
     for public in public_classes():
         kind = public.thing
         if getattr(kind, "_is_protocol", False):  # what TransformerLens' models and a user's own measures look like
             continue
         if is_settings(kind):
-            yield Call(str(public), kind, (ASKED_ABOUT, EVERYTHING_ELSE, SETTINGS))
+            yield Call(str(public), kind, SETTINGS_CLASSES)
         for name, method in public_methods(kind):
-            yield Call(f"{public}.{name}", method, (DRAWING,) if public.namespace == "drawing" else (*functions, SETTINGS), is_method=True)
+            yield Call(f"{public}.{name}", method, (DRAWING,) if public.namespace == "drawing" else FUNCTIONS, is_method=True)
 
 
 CALLS = {call.name: call for call in calls()}
@@ -103,7 +99,7 @@ CALLS = {call.name: call for call in calls()}
 
 def complaints(call: Call) -> Iterator[str]:
     """What a signature does that the tables do not say."""
-    known = {word: table for heading in reversed(call.tables) for word, table in dict.fromkeys(grammar()[heading].defaults, grammar()[heading]).items()}
+    known = {word: default for heading in reversed(call.tables) for word, default in grammar()[heading].defaults.items()}
     positional: list[str] = []
     for number, parameter in enumerate(call.parameters):
         word = parameter.name
@@ -111,7 +107,7 @@ def complaints(call: Call) -> Iterator[str]:
             near = difflib.get_close_matches(word, known, n=1, cutoff=0)
             yield f"{word!r} is not a word of docs/grammar.md; the nearest is {near[0]!r}"
             continue
-        yield from wrong_default(parameter, known[word].defaults[word])
+        yield from wrong_default(parameter, known[word])
         asked_about = word in grammar()[ASKED_ABOUT] and ASKED_ABOUT in call.tables
         if asked_about and parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
             positional.append(word)
@@ -120,7 +116,7 @@ def complaints(call: Call) -> Iterator[str]:
     places = [grammar()[ASKED_ABOUT].place(word) for word in positional]
     if places != sorted(places):
         yield f"{', '.join(positional)} do not stand in the order of the table"
-    if not call.is_method and ASKED_ABOUT in call.tables:
+    if not inspect.isclass(call.thing):
         yield from wrong_noise(call)
 
 
@@ -189,7 +185,7 @@ def test_who_shows_a_progress_bar_can_be_told_not_to(name):
 
 
 def test_the_command_line_has_the_same_words():
-    known = [word for heading in (ASKED_ABOUT, EVERYTHING_ELSE, TEXTS, SETTINGS, COMMAND_LINE) for word in grammar()[heading].defaults]
+    known = [word for heading in (*FUNCTIONS, SETTINGS, COMMAND_LINE) for word in grammar()[heading].defaults]
     for name, command in typer.main.get_command(app).commands.items():  # pyright: ignore[reportAttributeAccessIssue]
         for parameter in command.params:
             word = max((option.lstrip("-") for option in parameter.opts), key=len).replace("-", "_").lower()
@@ -199,12 +195,12 @@ def test_the_command_line_has_the_same_words():
 
 def test_no_word_is_in_the_tables_that_nobody_uses():
     used = {parameter.name for call in CALLS.values() for parameter in call.parameters}
-    for heading in (ASKED_ABOUT, EVERYTHING_ELSE, SETTINGS, TEXTS, DRAWING):
+    for heading in (*FUNCTIONS, SETTINGS, DRAWING):
         assert not set(grammar()[heading].defaults) - used, heading
 
 
-def test_no_result_reads_a_provenance_and_provenance_is_read_by_nobody():
-    """``provenance.settings[...]`` is for people."""
+def test_nothing_reads_the_settings_of_a_provenance():
+    """They are for people; a result's own ``settings`` are values."""
     for path in Path(tlk.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Attribute) and node.value.attr == "settings":
@@ -222,7 +218,7 @@ def test_no_result_reads_a_provenance_and_provenance_is_read_by_nobody():
     ],
 )
 def test_the_tables_bite(function, complaint):
-    assert complaint in list(complaints(Call("f", function, (ASKED_ABOUT, EVERYTHING_ELSE, TEXTS))))
+    assert complaint in list(complaints(Call("f", function, FUNCTIONS)))
 
 
 def test_results_are_dataclasses_and_settings_are_values():

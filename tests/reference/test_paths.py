@@ -203,7 +203,7 @@ def test_an_edit_s_paths_equal_runs_with_and_without_it(speaking, moments):
     fact = tlk.Fact("w3 w4", "w1 {} w7 w2", "w9")
     edit = tlk.plan_edit(model, fact, tlk.MEMIT((1, 2)), moments=moments)
     prompt = tlk.Prompt.from_fact(model, fact)
-    contrast = edit_contrast(model, prompt, torch.tensor([prompt.target_token]), edit, node_hooks(model, []), "log_probability")
+    contrast = edit_contrast(model, prompt, torch.tensor([prompt.target_token]), edit.hooks(), edit.layers, node_hooks(model, []), "log_probability")
     with torch.no_grad():
         unedited = model(prompt.tokens)[0, -1].log_softmax(-1)[prompt.target_token]
         with edit.applied(model):
@@ -269,7 +269,7 @@ def test_a_planted_circuit_is_recovered_exactly(parts, rank):
     prompt = tlk.Prompt.from_tokens([4, 2, 4, 4, 4], subject=[SUBJECT], target=2)
     other = tlk.PromptSwap(tlk.Prompt.from_tokens([4, 3, 4, 4, 4]))
     traces = [tlk.trace(model, prompt, other, component=part, window=1) for part in parts]
-    circuit = tlk.circuits.from_trace(model, prompt, traces, noise=other, rank=rank, threshold=0.0)
+    circuit = tlk.circuits.from_trace(model, prompt, traces, rank=rank, threshold=0.0)
     lookup = Node("mlp_out", 0, SUBJECT)
     mover = Node("attn_out", 1, LAST) if "attn_out" in parts else Node("head", 1, LAST, (1,))
     assert set(circuit.nodes) == {lookup, mover}

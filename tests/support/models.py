@@ -143,7 +143,8 @@ def tokenizer_of_sixty_words() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=plain, eos_token="w57", pad_token="w58")
 
 
-BERT_WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] the a capital of france peru is paris lima . , ? dog dogs saw this these city un ##known".split()
+_BERT_VOCABULARY = "[PAD] [UNK] [CLS] [SEP] [MASK] the a capital of france peru is paris lima . , ? dog dogs saw this these city un ##known"
+BERT_WORDS = _BERT_VOCABULARY.split()
 
 
 def bert_directory(folder: Path) -> Path:

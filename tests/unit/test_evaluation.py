@@ -18,9 +18,9 @@ from tl_knowledge.results.provenance import Provenance
 PROVENANCE = Provenance("m", "b", {}, False, "float32", "cpu", 0, "e", {})
 
 
-@pytest.fixture(scope="module")
-def moments(factlm):
-    return tlk.collect_key_moments(factlm, tlk.load_corpus(), layers=[0], progress=False)
+@pytest.fixture
+def moments(factlm_moments):
+    return factlm_moments
 
 
 def negative_log_likelihood(model, text, answer) -> float:

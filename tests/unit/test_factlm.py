@@ -77,9 +77,9 @@ def test_subject_and_relation_enter_at_different_places(factlm, facts):
         prompt = tlk.Prompt.from_fact(factlm, fact)
         if not fact.template.startswith("{} "):
             continue
-        for side, found in effects.items():
+        for side, shares in effects.items():
             result = tlk.trace(factlm, prompt, corrupt=side, component="mlp_out", samples=5)
-            found.append(float(result.mean_effect[:, prompt.subject.last].max() / result.total_effect.mean()))
+            shares.append(float(result.mean_effect[:, prompt.subject.last].max() / result.total_effect.mean()))
     assert len(effects["subject"]) >= 10
     assert sum(effects["subject"]) / len(effects["subject"]) > 0.4
     assert max(effects["relation"]) < 0.2

@@ -92,8 +92,8 @@ def test_names_of_transformer_lens_reach_the_right_class(monkeypatch, name, expe
     """Without any hub: TransformerLens' own short names, BERT's to the encoder."""
     import transformer_lens
 
-    asked = []
+    names = []
     encoder, transformer = transformer_lens.HookedEncoder, transformer_lens.HookedTransformer
-    monkeypatch.setattr(encoder, "from_pretrained", lambda name, **_: asked.append(name) or build("hooked-encoder"))
-    monkeypatch.setattr(transformer, "from_pretrained_no_processing", lambda name, **_: asked.append(name) or build("ht-gpt2"))
-    assert tlk.load_model(name, device="cpu", requires_grad=True) is build(expected) and asked == [name]
+    monkeypatch.setattr(encoder, "from_pretrained", lambda name, **_: names.append(name) or build("hooked-encoder"))
+    monkeypatch.setattr(transformer, "from_pretrained_no_processing", lambda name, **_: names.append(name) or build("ht-gpt2"))
+    assert tlk.load_model(name, device="cpu", requires_grad=True) is build(expected) and names == [name]

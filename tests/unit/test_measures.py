@@ -14,9 +14,9 @@ from tl_knowledge.evaluation.generation import generate, ngram_entropy
 from tl_knowledge.models.weights import output_weights
 
 
-@pytest.fixture(scope="module")
-def moments(factlm):
-    return tlk.collect_key_moments(factlm, tlk.load_corpus(), layers=[0], progress=False)
+@pytest.fixture
+def moments(factlm_moments):
+    return factlm_moments
 
 
 @pytest.fixture

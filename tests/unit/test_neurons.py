@@ -147,6 +147,7 @@ def test_a_set_shows_itself_as_results_do():
         (lambda: tlk.neurons.LocationSettings(adapt="groups"), InputError, "adapt 'groups' is unknown, did you mean 'group'"),
     ],
 )
+@pytest.mark.usefixtures("without_type_checks")
 def test_bad_input(call, error, message):
     with pytest.raises(error, match=message):
         call()

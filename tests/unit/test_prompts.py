@@ -97,6 +97,14 @@ def test_from_tokens():
     assert prompt.labels == ("0", "1", "2", "3", "4", "5")
 
 
+def test_a_models_name_is_a_model(factlm):
+    fact = tlk.load_facts(limit=1)[0]
+    assert tlk.Prompt.from_fact("factlm", fact) == tlk.Prompt.from_fact(factlm, fact)
+    assert tlk.Prompt.from_text("factlm", fact.text, subject=fact.subject) == tlk.Prompt.from_text(factlm, fact.text, subject=fact.subject)
+    assert tlk.paraphrases("factlm", fact) == tlk.paraphrases(factlm, fact)
+    assert tlk.known_facts("factlm", fact) == tlk.known_facts(factlm, [fact])
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [

@@ -59,6 +59,29 @@ def test_save_and_load_are_the_identity(gpt2, prompt, tmp_path):
     assert not list(tmp_path.rglob("*.partial"))
 
 
+def test_a_comparison_of_traces_is_a_result(gpt2, prompt, tmp_path):
+    traces = [tlk.trace(gpt2, prompt, 0.5, samples=2, corrupt=side, progress=False) for side in ("subject", "relation")]
+    comparison = tlk.compare(*traces)
+    loaded = tlk.tracing.TraceComparison.load(comparison.save(tmp_path / "both"))
+    assert loaded.to_dataframe().equals(comparison.to_dataframe()) and [t.settings for t in loaded.traces] == [t.settings for t in traces]
+    assert loaded.top(1)["effect"].item() == comparison.to_dataframe()["effect"].max()
+    assert "residual state (relation corrupted)" in repr(loaded) and repr(traces[0]).count("\n") == 0
+    assert "<table" in traces[0]._repr_html_()
+
+
+def test_one_or_several_layers_positions_and_units(gpt2, prompt):
+    one = tlk.trace(gpt2, prompt, 0.5, samples=1, component="head", layers=1, positions=2, units=3, corrupt=1, progress=False)
+    same = tlk.trace(gpt2, prompt, 0.5, samples=1, component="head", layers=[1], positions=[2], units=[3], corrupt=[1], progress=False)
+    assert one.settings == same.settings and torch.equal(one.indirect_effect.nan_to_num(), same.indirect_effect.nan_to_num())
+
+
+def test_prompts_are_values():
+    first, again = (tlk.Prompt.from_tokens(torch.arange(5), subject=[1, 2], target=[3]) for _ in range(2))
+    assert first == again and len({first, again}) == 1
+    assert first != tlk.Prompt.from_tokens(torch.arange(5), subject=[1, 2], target=[4])
+    assert first != tlk.Prompt.from_tokens(torch.arange(5), subject=[2], target=[3])
+
+
 def test_reading_what_is_not_ours(tmp_path):
     with pytest.raises(DataError, match=r"cannot read .*none.safetensors.* as a saved CausalTrace"):
         tlk.CausalTrace.load(tmp_path / "none")

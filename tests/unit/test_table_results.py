@@ -12,11 +12,18 @@ from tl_knowledge.results.provenance import Provenance
 MADE = Provenance("m", "b", {}, False, "float32", "cpu", 0, "e", {"steps": 3})
 ROME = tlk.evaluation.EvaluationSettings("ROME", {"layer": 3, "contexts": [[5, 10]]}, measures=("GE",))
 NEURONS = tlk.NeuronSet(frozenset({(0, 3), (2, 1)}), n_layers=4, d_mlp=8)
+LOCATION = tlk.neurons.LocationSettings(threshold=0.3)
 RESULTS = {
-    "Reliability": tlk.neurons.Reliability(pd.DataFrame({"paradigm": ["a", "b"], "before": [0.5, -2.0], "after": [0.1, None]}), 0.0, MADE),
-    "ContextGain": tlk.neurons.ContextGain(pd.DataFrame({"relation": [None, "P36"], "in_context": [0.2, 0.9]}), 4, MADE),
-    "TokenEffects": tlk.neurons.TokenEffects(pd.DataFrame({"word": ["x", "y"], "effect": [0.1, -0.7]}), NEURONS, 2.0, 5, MADE),
-    "NeuronEffects": tlk.neurons.NeuronEffects(pd.DataFrame({"own": [-0.3, 0.2], "neurons": [1, 0]}), 0.0, MADE),
+    "Reliability": tlk.neurons.Reliability(
+        pd.DataFrame({"paradigm": ["a", "b"], "before": [0.5, -2.0], "after": [0.1, None], "control": [0.4, -1.0]}), 0.0, LOCATION, MADE
+    ),
+    "ContextGain": tlk.neurons.ContextGain(pd.DataFrame({"relation": [None, "P36"], "alone": [0.1, 0.1], "in_context": [0.2, 0.9]}), 4, ". ", MADE),
+    "TokenEffects": tlk.neurons.TokenEffects(
+        pd.DataFrame({"category": ["n", "n"], "word": ["x", "y"], "effect": [0.1, -0.7], "corrected": [0.2, 0.01]}), NEURONS, 2.0, 5, MADE
+    ),
+    "NeuronEffects": tlk.neurons.NeuronEffects(
+        pd.DataFrame({"own": [-0.3, 0.2], "control": [0.0, 0.1], "unrelated": [0.0, 0.1], "neurons": [1, 0]}), 0.0, LOCATION, MADE
+    ),
     "PerturbationTest": tlk.tracing.PerturbationTest(pd.DataFrame({"drop": [0.1, 0.4]}), tlk.GaussianNoise(0.3), 10, 0, MADE),
     "LayerSweep": tlk.localised.LayerSweep(
         pd.DataFrame({"case_id": ["1", "1"], "layer": [0, 1], "score": [0.1, 0.9], "tracing_effect": [0.0, 1.0]}),
@@ -45,6 +52,7 @@ def test_a_table_comes_back_as_it_was(name, tmp_path):
     pd.testing.assert_frame_equal(again.table, result.table, check_dtype=False)
     for field in result.__dataclass_fields__:
         assert field == "table" or getattr(again, field) == getattr(result, field)
+    assert repr(again) == repr(result) and repr(result).startswith(f"<{name}: ")
     top = result.top(1)
     assert len(top) == 1 and top.iloc[0][result.ranked_by] == result.table[result.ranked_by].iloc[1 - (name == "NeuronEffects")]
     result.to_dataframe().insert(0, "mine", 1)  # a copy

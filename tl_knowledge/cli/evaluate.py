@@ -85,7 +85,7 @@ def _as_data(scores: tlk.evaluation.ScoreTable, reports: list[tlk.EditReport]) -
 
 
 def _text_table(scores: tlk.evaluation.ScoreTable, columns: tuple[str, ...]) -> tlk.drawing.Table:
-    frame = scores.to_dataframe(*columns)
+    frame = scores.summary(*columns)
     return tlk.drawing.Table(tuple(map(str, frame.columns)), [tuple(map(str, row)) for row in frame.to_numpy().tolist()])
 
 

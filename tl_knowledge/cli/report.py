@@ -53,7 +53,7 @@ def report_command(
         shared |= {"edit_to": edit_to, "method": settings}
         shared["moments"] = moments_argument(loaded, [settings], moments, texts, progress=shared["progress"])
     report = tlk.report_fact(loaded, fact, **shared)
-    report.save(out)
+    report.save_html(out)
     if as_json:
         print_json(_as_data(report, out))
         return

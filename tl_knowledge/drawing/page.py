@@ -181,8 +181,17 @@ def provenance_footer(provenance: Provenance) -> Markup:
     """How the numbers were computed, as a page's footer."""
     record = provenance.to_dict()
     versions = ", ".join(f"{name} {number}" for name, number in record.pop("versions").items())
-    settings = "; ".join(f"{key}: {value}" for key, value in (record.pop("settings") | record).items())
+    settings = "; ".join(f"{key}: {_shown(value)}" for key, value in (record.pop("settings") | record).items())
     return from_template("footer.html", paragraphs=[settings, versions])
+
+
+def _shown(value: Any) -> str:
+    """A setting as people write it: a dataclass that was made plain data as its class."""
+    if isinstance(value, Mapping) and "kind" in value:
+        return f"{value['kind']}({', '.join(f'{key}={_shown(inner)}' for key, inner in value.items() if key != 'kind')})"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}={_shown(inner)}" for key, inner in value.items())
+    return (", ".join(map(_shown, value)) or "none") if isinstance(value, list | tuple) else str(value)
 
 
 def _script(program: str) -> Markup:

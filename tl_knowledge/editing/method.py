@@ -171,4 +171,4 @@ def _layers_given(name: str, word: str | None, layers: tuple[int, ...]) -> dict[
         raise InputError(f"{name} chooses its layers itself, but layers {layers} were given; leave them out.")
     if word == "layer" and len(layers) > 1:
         raise InputError(f"{name} edits one layer, not {len(layers)}; pass exactly one.")
-    return {"layer": layers[0]} if word == "layer" else {"layers": layers}
+    return {"layers": layers} if word == "layers" else {"layer": next(iter(layers))}

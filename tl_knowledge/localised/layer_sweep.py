@@ -91,7 +91,7 @@ class LayerSweep(TableResult):
     @override
     def summary(self) -> pd.DataFrame:
         """One row a layer: the mean score and tracing effect over the facts."""
-        return self.table.groupby("layer")[["score", "tracing_effect"]].mean().reset_index()
+        return self.table.groupby("layer", as_index=False).agg({"score": "mean", "tracing_effect": "mean"})
 
     def plot(self) -> go.Figure:
         """Lines by layer: the editing score and the tracing effect, each with its interval; the regressions in the subtitle."""

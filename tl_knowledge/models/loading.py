@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias
 
 import torch
 import transformer_lens
@@ -31,7 +31,7 @@ FACTLM_DIRECTORY = Path(__file__).parents[1] / "factlm"
 
 
 def load_model(
-    name_or_path_or_model: Any,
+    model: AnyModel,
     *,
     backend: Backend = "auto",
     process_weights: bool = False,
@@ -43,7 +43,7 @@ def load_model(
     """Load a model, or check one the caller already has.
 
     Args:
-        name_or_path_or_model: ``"factlm"`` (bundled), a Hugging Face id, a local directory in Hugging Face format, or a
+        model: ``"factlm"`` (bundled), a Hugging Face id, a local directory in Hugging Face format, or a
             ``HookedTransformer`` / ``TransformerBridge``. A model object is checked and returned as it is; the other
             arguments apply to names and directories only.
         backend: ``"auto"`` takes ``HookedTransformer`` where the installed TransformerLens has the model, the bridge
@@ -67,25 +67,25 @@ def load_model(
         8
     """
     check_choice("backend", backend, Backend)
-    if not isinstance(name_or_path_or_model, str | os.PathLike):
-        return check_model(name_or_path_or_model, masked=True)
-    name = os.fspath(cast("str | os.PathLike[str]", name_or_path_or_model))
+    if not isinstance(model, str | os.PathLike):
+        return check_model(model, masked=True)
+    name = os.fspath(model)
     load = _load_bridge if _resolve_backend(name, backend) == "bridge" else _load_hooked_transformer
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        model = load(name, process_weights=process_weights, device=device, dtype=dtype)
+        loaded = load(name, process_weights=process_weights, device=device, dtype=dtype)
     except (OSError, ValueError) as error:
         raise DataError(
             f"cannot load model {name!r}: {str(error).splitlines()[0]}; pass 'factlm', a reachable Hugging Face id, or a directory with config.json."
         ) from error
-    model.eval()
-    for parameter in model.parameters():
+    loaded.eval()
+    for parameter in loaded.parameters():
         parameter.requires_grad_(requires_grad)
     if prepend_bos is not None:
-        model.cfg.default_prepend_bos = prepend_bos
+        loaded.cfg.default_prepend_bos = prepend_bos
     if name == "factlm":
-        model.cfg.model_name = "factlm"
-    return check_model(model, masked=True)
+        loaded.cfg.model_name = "factlm"
+    return check_model(loaded, masked=True)
 
 
 def as_model(model: AnyModel, *, masked: bool = False) -> HookedModel:

@@ -8,7 +8,7 @@ from tl_knowledge.arrays import Hooks
 from tl_knowledge.attention import AttentionAnalysis, analyse_attention, direct_logit_attribution, logit_lens
 from tl_knowledge.circuits import Circuit, from_edit, from_neurons, from_trace
 from tl_knowledge.datasets import paraphrases
-from tl_knowledge.editing import Edit, EditMethod, KeyMoments, edit_view, method_for_model, plan_edit
+from tl_knowledge.editing import ROME, Edit, EditMethod, KeyMoments, edit_view, plan_edit
 from tl_knowledge.engine.batches import answer_probabilities, likeliest_next
 from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.errors import UnsupportedModelError
@@ -140,7 +140,7 @@ def _probability(model: HookedModel, prompt: Prompt, hooks: Hooks) -> float:
 
 
 def _plan(model: HookedModel, rewrite: Fact, method: EditMethod | None, moments: KeyMoments | None) -> Edit:
-    return plan_edit(model, rewrite, method or method_for_model(model, "rome"), moments=moments, progress=False)
+    return plan_edit(model, rewrite, method or ROME.for_model(model), moments=moments, progress=False)
 
 
 def _edited(model: HookedModel, fact: Fact, edit: Edit, edit_to: str, settings: ReportSettings) -> EditedFact:

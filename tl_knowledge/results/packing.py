@@ -25,7 +25,7 @@ __all__ = ["pack", "packed_fields", "plain", "unpack"]
 Packed = dict[str, torch.Tensor]
 Value = TypeVar("Value")
 
-KIND = "kind"
+KIND = "class"
 
 
 def packed_fields(value: Any, tensors: Packed) -> dict[str, Any]:

@@ -39,8 +39,20 @@ def write_result(path: str | os.PathLike[str], kind: str, tensors: dict[str, tor
     target = target if target.suffix else target.with_suffix(".safetensors")
     header = {"tl_knowledge": _header(kind, fields)}
     with _moved_into_place(target) as partial:
-        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, partial, metadata=header)
+        save_file(_of_their_own(tensors), partial, metadata=header)
     return target
+
+
+def _of_their_own(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors on the CPU, copied where two share memory (a result that is compared with itself), which safetensors refuses."""
+    seen: set[int] = set()
+    separate: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors.items():
+        plain = tensor.detach().cpu().contiguous()
+        address = plain.untyped_storage().data_ptr()
+        separate[name] = plain.clone() if address in seen else plain
+        seen.add(address)
+    return separate
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path:

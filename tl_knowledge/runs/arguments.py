@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
@@ -42,7 +42,7 @@ def check_words(component: str, engine: str, variant: str) -> None:
     check_choice("variant", variant, TraceVariant, ComponentError)
 
 
-def corrupted_span(prompt: Prompt, corrupt: str | Span | Iterable[int]) -> Span:
+def corrupted_span(prompt: Prompt, corrupt: str | Span | int | Iterable[int]) -> Span:
     """The span to corrupt, from its name, itself, or positions."""
     if isinstance(corrupt, str):
         return prompt.span(corrupt)
@@ -114,7 +114,7 @@ def sample_count(samples: int, noise: Noise | PromptSwap) -> int:
     return 1 if isinstance(noise, PromptSwap) else samples
 
 
-def traced_positions(prompt: Prompt, span: Span, component: Component, positions: Span | Iterable[int] | None) -> tuple[int, ...]:
+def traced_positions(prompt: Prompt, span: Span, component: Component, positions: int | Span | Iterable[int] | None) -> tuple[int, ...]:
     """The positions to restore, ascending."""
     if positions is None:
         return (span.last,) if component == "neuron" else tuple(range(len(prompt)))
@@ -124,17 +124,18 @@ def traced_positions(prompt: Prompt, span: Span, component: Component, positions
     return restored
 
 
-def traced_units(model: HookedModel, component: Component, units: Sequence[int] | None) -> tuple[int, ...]:
+def traced_units(model: HookedModel, component: Component, units: int | Iterable[int] | None) -> tuple[int, ...]:
     """The heads or neurons to restore; ``(0,)`` for components without units."""
     count = unit_count(model, component)
     if units is None:
         return tuple(range(count))
     if not has_units(component):
-        raise ComponentError(f"component {component!r} has no units, but units={list(units)} was given; use 'head' or 'neuron', or drop units=.")
-    outside = [unit for unit in units if not 0 <= unit < count]
-    if outside or not units:
+        raise ComponentError(f"component {component!r} has no units, but units={units} was given; use 'head' or 'neuron', or drop units=.")
+    numbers = as_positions(units)
+    outside = [unit for unit in numbers if not 0 <= unit < count]
+    if outside or not numbers:
         raise ComponentError(f"{component} {outside or 'list'} is outside the model; pass numbers from 0 to {count - 1}.")
-    return tuple(units)
+    return numbers
 
 
 def answer_label(model: HookedModel, prompt: Prompt, answer: torch.Tensor) -> str:

@@ -27,8 +27,8 @@ def resolve_window(model: HookedModel, component: Component, window: Window, var
         if component not in ("mlp_out", "attn_out"):
             return 1
         return min(10, layer_count(model)) if variant == "meng2022_code" else max(1, round(layer_count(model) / 5))
-    if not 1 <= window <= layer_count(model):
-        raise ComponentError(f"window {window} does not fit the model; pass 1 to {layer_count(model)} layers, or 'auto'.")
+    if not (isinstance(window, int) and 1 <= window <= layer_count(model)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ComponentError(f"window {window!r} does not fit the model; pass 1 to {layer_count(model)} layers, or 'auto'.")
     return window
 
 

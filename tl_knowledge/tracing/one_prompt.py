@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
+from tl_knowledge.arrays import as_positions
 from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.engine.rows import MEMORY_BUDGET
 from tl_knowledge.models.checks import check_layers
@@ -50,7 +51,7 @@ def trace(
     prompt: Prompt,
     noise: Noise | PromptSwap | float | str | None = None,
     *,
-    corrupt: str | Span | Iterable[int] = "subject",
+    corrupt: str | Span | int | Iterable[int] = "subject",
     component: Component = "resid_post",
     window: Window = "auto",
     sever: Module | Sequence[Module] | None = (),
@@ -60,9 +61,9 @@ def trace(
     target: str | int | None = None,
     seed: int = 0,
     multi_token: bool = False,
-    layers: Sequence[int] | None = None,
-    positions: Span | Iterable[int] | None = None,
-    units: Sequence[int] | None = None,
+    layers: int | Iterable[int] | None = None,
+    positions: int | Span | Iterable[int] | None = None,
+    units: int | Iterable[int] | None = None,
     variant: TraceVariant = "ours",
     memory_budget: float = MEMORY_BUDGET,
     progress: bool = True,
@@ -122,7 +123,7 @@ def trace(
         window=resolve_window(model, component, window, variant),
         variant=variant,
         severed=severable(sever or ()),
-        layers=check_layers(model, layers),
+        layers=check_layers(model, None if layers is None else as_positions(layers)),
         positions=traced_positions(prompt, span, component, positions),
         units=traced_units(model, component, units),
     )

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import pandas as pd
 import plotly.graph_objects as go
-from more_itertools import chunked
+from more_itertools import always_iterable, chunked
 from typing_extensions import override
 
 from tl_knowledge.drawing import bar_chart
@@ -89,7 +89,7 @@ class PerturbationTest(TableResult):
 
 def perturb_embeddings(
     model: AnyModel,
-    facts: Iterable[Fact],
+    facts: Fact | Iterable[Fact],
     noise: Noise | float | str | None = None,
     *,
     samples: int = 10,
@@ -119,7 +119,7 @@ def perturb_embeddings(
         8
     """
     model = as_model(model)
-    given = check_given(facts, "fact")
+    given = check_given(always_iterable(facts, Fact), "fact")
     seeded = drawn_noise(noise, GaussianNoise(perturbation_sd(model))).seeded(seed)
     settings, seed = seeded.resolve(model).with_seed(None), seeded.seed or 0
     sample_count(samples, settings)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from more_itertools import always_iterable, chunked
 
+from tl_knowledge.arrays import as_positions
 from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.engine.rows import MEMORY_BUDGET
 from tl_knowledge.errors import InputError, check_choice, check_given
@@ -30,7 +31,7 @@ FACTS_PER_PART = 16
 
 def trace_facts(
     model: AnyModel,
-    facts: Iterable[Fact],
+    facts: Fact | Iterable[Fact],
     noise: Noise | float | str | None = None,
     *,
     corrupt: Side | Sequence[Side] = SIDES,
@@ -42,7 +43,7 @@ def trace_facts(
     variant: TraceVariant = "ours",
     multi_token: bool = False,
     known_only: bool = True,
-    layers: Sequence[int] | None = None,
+    layers: int | Iterable[int] | None = None,
     engine: ExactEngine = "rows",
     store: str | os.PathLike[str] | None = None,
     runner: Runner = "local",
@@ -90,14 +91,14 @@ def trace_facts(
     check_choice("runner", runner, Runner)
     if facts_per_part < 1:
         raise InputError(f"facts_per_part={facts_per_part} makes no part; pass at least 1.")
-    given = check_given(facts, "fact")
+    given = check_given(always_iterable(facts, Fact), "fact")
     settings = drawn_noise(noise).seeded(seed)
     survey = Survey(
         corrupt=tuple(always_iterable(corrupt)),
         components=tuple(always_iterable(components)),
         sever=tuple(always_iterable(sever)),
         window=window,
-        layers=None if layers is None else tuple(layers),
+        layers=None if layers is None else as_positions(layers),
         noise=settings.with_seed(None),
         seed=settings.seed or 0,
         samples=samples,

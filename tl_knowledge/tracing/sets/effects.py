@@ -17,7 +17,7 @@ from tl_knowledge.models.hook_names import Component, Module
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.statistics import FEWEST_TESTED, IntervalVariant, largest_rows, mean_interval
-from tl_knowledge.tracing.sets.roles import ROLES, SIDES, Place, Role, Side, last_corrupted, role_positions, roles_of_side
+from tl_knowledge.tracing.sets.roles import PLACES, ROLES, SIDES, Place, Role, Side, last_corrupted, role_positions, roles_of_side
 from tl_knowledge.tracing.sets.settings import Execution, Survey
 from tl_knowledge.tracing.sets.survey import FactTrace
 
@@ -111,6 +111,7 @@ class RoleEffects:
 
     def effects_at(self, place: Place, corrupt: Side, component: Component, sever: Module | Sequence[Module] = ()) -> Effects:
         """Effects at the early site (the last corrupted token) or the late one (the last token), ``[fact layer]``."""
+        check_choice("place", place, PLACES, ComponentError)
         role = last_corrupted(corrupt) if place == "last corrupted token" else "last token"
         return np.concatenate(self.role_effects(corrupt, component, role, sever))
 
