@@ -40,7 +40,7 @@ def main() -> None:
     runs = {NAMES.get(name, name.upper()): (name, SETTINGS.get(name, {})) for name in METHODS} | MORE
     reports: dict[str, tlk.EditReport] = {}
     for label, (name, settings) in runs.items():
-        method = replace(method_for_model(name, model), **settings)
+        method = replace(method_for_model(model, name), **settings)
         protocol = "batch" if name in TOGETHER else "single"
         store = None if args.store is None else args.store / label.replace(" ", "_")
         reports[label] = tlk.evaluate(model, cases, method, moments=moments, protocol=protocol, store=store)

@@ -64,7 +64,7 @@ heads.attention_view(limit=4)
 
 # %%
 direct = tlk.direct_logit_attribution(model, prompt)
-direct.plot(k=12)
+direct.plot(limit=12)
 
 # %% [markdown]
 # By layer, and for attention by the tokens it was read from:

@@ -35,7 +35,7 @@ method = tlk.ROME.for_model(model)
 moments = tlk.collect_key_moments(model, tlk.load_corpus(), layers=[method.layer], progress=False)
 edit = tlk.plan_edit(model, fact.retarget(" violin"), method, moments=moments)
 edited = tlk.Prompt.from_fact(model, fact.retarget(" violin"))
-tlk.editing.edit_view(model, edit, edited)
+tlk.editing.edit_view(model, edited, edit)
 
 # %% [markdown]
 # ## Through what does it act?

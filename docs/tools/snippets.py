@@ -48,6 +48,8 @@ def problems(markdown: str) -> Iterator[str]:
             if isinstance(node, ast.Call) and (path := _dotted(node.func)) is not None:
                 unknown = [word.arg for word in node.keywords if word.arg and word.arg not in (_arguments(path) or [word.arg])]
                 yield from (f"{path}({word}=...), which it does not take" for word in unknown)
+                if len(node.args) > _by_position(path):
+                    yield f"{path}(...) with {len(node.args)} arguments by position, which it does not take"
 
 
 def _warn(name: str, markdown: str) -> None:
@@ -89,3 +91,18 @@ def _arguments(path: str) -> list[str] | None:
         return None
     parameters = list(it.parameters)
     return None if any(p.kind is griffe.ParameterKind.var_keyword for p in parameters) else [p.name for p in parameters]
+
+
+def _by_position(path: str) -> float:
+    """How many arguments may be passed by position; as many as one likes where that is not known."""
+    it, kinds = _found(path), griffe.ParameterKind
+    if (
+        it is None
+        or not (it.is_function or it.is_class)
+        or (it.is_class and not list(it.parameters))
+        or any(p.kind is kinds.var_positional for p in it.parameters)
+    ):
+        return float("inf")
+    bound = 1 if it.is_class else 0  # self
+    method = "." in path and _found(path.rsplit(".", 1)[0]).is_class
+    return len([p for p in it.parameters if p.kind is not kinds.keyword_only]) - max(bound, int(method))

@@ -50,7 +50,7 @@ BAD_EDITS = {
         "at 'subject_last' is unknown, did you mean 'subject'",
     ),
     "measure_growth: no method": (lambda m, p: tlk.evaluation.measure_growth(m, CASES[:2], {}, [1]), errors.DataError, "no method was given"),
-    "method_for_model: name": (lambda m, p: tlk.editing.method_for_model("rom", m), errors.InputError, "did you mean 'rome'"),
+    "method_for_model: name": (lambda m, p: tlk.editing.method_for_model(m, "rom"), errors.InputError, "did you mean 'rome'"),
     "ROME: bare weight": (
         lambda m, p: tlk.ROME(layer=1, bare_weight=2.0).plan(m, [FACT], MOMENTS),
         errors.InputError,

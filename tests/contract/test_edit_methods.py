@@ -142,27 +142,27 @@ class Foreign:
 
 def test_a_new_method_is_one_class_and_one_line(small, monkeypatch):
     monkeypatch.setitem(METHODS, "negate", f"{__name__}:Negate")
-    method = method_for_model("negate", small, [2])
+    method = method_for_model(small, "negate", layers=[2])
     assert method == Negate(layer=2) and Negate.small() == Negate(layer=1) and method.moment_layers == ()
     edit, foreign = (tlk.plan_edit(small, FACT, each) for each in (method, Foreign()))
     assert torch.equal(edit.factors[2].dense, foreign.factors[2].dense) and edit.settings == {"layer": 2}
     with edit.applied(small):
         assert float(output_weights(small, 2).detach().norm()) > 0
     with pytest.raises(InputError, match="edits one layer, not 2"):
-        method_for_model("negate", small, [1, 2])
+        method_for_model(small, "negate", layers=[1, 2])
     with pytest.raises(ComponentError, match="layer 9 is outside"):
-        method_for_model("negate", small, [9])
+        method_for_model(small, "negate", layers=[9])
     with pytest.raises(InputError, match="nothing is published for"):
-        method_for_model("negate", small)
+        method_for_model(small, "negate")
     with pytest.raises(InputError, match="chooses its layers itself"):
-        method_for_model("kn", small, [1])
+        method_for_model(small, "kn", layers=[1])
     with pytest.raises(InputError, match="did you mean 'rome'"):
-        method_for_model("rom", small)
+        method_for_model(small, "rom")
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_has_settings_for_the_bundled_model(factlm, name):
-    assert isinstance(method_for_model(name, factlm), method_class(name))
+    assert isinstance(method_for_model(factlm, name), method_class(name))
 
 
 def test_published_settings_are_the_papers(monkeypatch, factlm):
@@ -172,7 +172,7 @@ def test_published_settings_are_the_papers(monkeypatch, factlm):
     assert memit.layers == alphaedit.layers == (13, 14, 15, 16, 17) and memit.value == alphaedit.value
     assert (memit.value.steps, memit.value.clamp, memit.moment_weight, alphaedit.ridge, alphaedit.null_below) == (20, 0.75, 20_000, 10, 0.02)
     assert (tlk.ROME.for_model(factlm).layer, tlk.EMMET.for_model(factlm).layer, tlk.FineTune.for_model(factlm).layer) == (17, 17, 17)
-    assert tlk.MEMIT.for_model(factlm, [20, 21]).moment_weight == 20_000
+    assert tlk.MEMIT.for_model(factlm, layers=[20, 21]).moment_weight == 20_000
     monkeypatch.setattr(factlm.cfg, "model_name", "gpt2-medium")
     assert tlk.ROME.for_model(factlm).value.clamp == 3
     with pytest.raises(InputError, match=r"nothing is published for 'gpt2-medium'; pass MEMIT\(layers=\.\.\.\)"):

@@ -1,4 +1,4 @@
-"""``semantics="meng2022_code"`` against the original program, written out again on a plain Hugging Face model.
+"""``variant="meng2022_code"`` against Meng et al.'s program, written out again on a plain Hugging Face model.
 
 What is here follows github.com/kmeng01/rome (MIT), experiments/causal_trace.py: a batch whose row 0 is clean, noise from
 ``numpy.random.RandomState(1)`` on the subject's embeddings of all other rows, states of row 0 copied into them, softmax at
@@ -43,7 +43,7 @@ def tokens():
 
 
 def patched_scores(model, tokens, states, answer):
-    """The original ``trace_with_patch``: per-row probabilities of the noisy rows, before the mean."""
+    """The program's ``trace_with_patch``: per-row probabilities of the noisy rows, before the mean."""
     stream = np.random.RandomState(1)
     by_module: dict[torch.nn.Module, list[int]] = {}
     for position, module in states:
@@ -67,8 +67,8 @@ def patched_scores(model, tokens, states, answer):
     return torch.softmax(logits[1:, -1, :], dim=1)[:, answer]
 
 
-def original_trace(model, tokens, component):
-    """The original ``trace_important_states`` / ``trace_important_window``: scores ``[sample layer pos]`` and the low score."""
+def program_trace(model, tokens, component):
+    """The program's ``trace_important_states`` / ``trace_important_window``: scores ``[sample layer pos]`` and the low score."""
     with torch.no_grad():
         answer = int(model(tokens).logits[0, -1].argmax())
     blocks = list(model.transformer.h)
@@ -85,8 +85,8 @@ def original_trace(model, tokens, component):
 
 @pytest.mark.parametrize("engine", ["rows", "loop"])
 @pytest.mark.parametrize("component", MODULES)
-def test_scores_equal_the_original_programs(hf_model, bridge, tokens, component, engine):
-    scores, low = original_trace(hf_model, tokens, component)
+def test_scores_equal_the_programs(hf_model, bridge, tokens, component, engine):
+    scores, low = program_trace(hf_model, tokens, component)
     window = 1 if component == "resid_post" else WINDOW
     prompt = tlk.Prompt.from_tokens(tokens, subject=SUBJECT)
     result = tlk.trace(bridge, prompt, NOISE, component=component, window=window, variant="meng2022_code", engine=engine)
@@ -95,7 +95,7 @@ def test_scores_equal_the_original_programs(hf_model, bridge, tokens, component,
     torch.testing.assert_close(result.indirect_effect + low[:, None, None], scores, rtol=0, atol=1e-14)
 
 
-def test_noise_stream_is_the_original_bit_for_bit():
+def test_noise_stream_is_the_programs_bit_for_bit():
     noise = tlk.GaussianNoise(1.0, seed=0, variant="meng2022_code")
     drawn = noise.corrupted(torch.zeros(SAMPLES, 8, 16, dtype=torch.float64), tuple(SUBJECT))
     assert torch.equal(drawn, torch.from_numpy(np.random.RandomState(1).randn(SAMPLES, 3, 16)))
@@ -104,7 +104,7 @@ def test_noise_stream_is_the_original_bit_for_bit():
 
 
 def test_float32_noise_is_rounded_once():
-    """The original adds float64 noise in place to float32 embeddings: one rounding, at the end."""
+    """The program adds float64 noise in place to float32 embeddings: one rounding, at the end."""
     embeddings = torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(0))
     expected = embeddings.clone()
     expected[:, 1:3] += 0.4 * torch.from_numpy(np.random.RandomState(1).randn(3, 2, 8))

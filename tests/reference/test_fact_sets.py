@@ -102,7 +102,7 @@ def test_a_fact_of_a_set_is_its_single_trace(factlm64, facts, average):
             component=trace.component,
             sever=trace.severed,
             samples=2,
-            seed=tlk.tracing.fact_seed(trace.fact, 0),
+            seed=tlk.tracing.fact_seed(trace.fact, seed=0),
             positions=[prompt.span(trace.corrupt).last] if trace.severed else None,
         )
         np.testing.assert_allclose(trace.effect, single.mean_effect.numpy(), rtol=0, atol=EXACT)
@@ -234,7 +234,7 @@ def test_noise_of_its_own_seed_is_the_sets_seed(factlm64, facts):
     second = tlk.trace_facts(factlm64, facts[:2], 0.3, seed=5, **few)
     assert_same(first, second)
     assert first.settings == second.settings and first.settings.seed == 5
-    assert first.traces[0].seed == tlk.tracing.fact_seed(first.facts[0], 5)
+    assert first.traces[0].seed == tlk.tracing.fact_seed(first.facts[0], seed=5)
     with pytest.raises(tlk.errors.CorruptionError, match="the noise has seed 5, but seed=6 was given too"):
         tlk.trace_facts(factlm64, facts[:2], tlk.GaussianNoise(0.3, seed=5), seed=6, **few)
 

@@ -116,7 +116,7 @@ def test_perturbation_equals_the_hooks_by_hand(factlm):
     assert sd == pytest.approx(float(factlm.W_E.detach().double().abs().mean()) / 3)
     for fact, row in zip(facts, test.table.to_dict(orient="records"), strict=True):
         prompt = tlk.Prompt.from_fact(factlm, fact)
-        noise = tlk.GaussianNoise(sd, seed=tlk.tracing.fact_seed(fact, 4))
+        noise = tlk.GaussianNoise(sd, seed=tlk.tracing.fact_seed(fact, seed=4))
         with torch.no_grad():
             logits = factlm.run_with_hooks(prompt.batch(3), fwd_hooks=tlk.corrupt(range(len(prompt)), noise))
         assert row["perturbed"] == pytest.approx(float(logits[:, -1].softmax(-1)[:, prompt.target_token].mean()), abs=1e-5)

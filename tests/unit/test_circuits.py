@@ -192,7 +192,7 @@ def test_a_logit_against_another_answer_is_their_difference(factlm, prompt_of_fa
 def test_views_share_one_program_on_a_page(factlm, prompt_of_fact, sides, edit, tmp_path):
     trace = tlk.trace(factlm, prompt_of_fact, samples=2, progress=False)
     views = [tlk.tracing.effect_view(trace), tlk.tracing.effect_view(trace, layer=3), sides["subject"].attention_view(limit=2)]
-    views += tlk.editing.edit_view(factlm, edit, tlk.Prompt.from_fact(factlm, FACT.retarget(" violin"))).views
+    views += tlk.editing.edit_view(factlm, tlk.Prompt.from_fact(factlm, FACT.retarget(" violin")), edit).views
     page = tlk.drawing.ViewPage("Views", views).save(tmp_path / "views.html").read_text(encoding="utf-8")
     assert page.count("CircuitsVis.render(") == 5 and page.count('<div id="circuits-vis-') == 5
     assert len(page) < 2 * len(views[0].program)
@@ -204,9 +204,7 @@ def report(factlm):
     """A report with an edit that goes the whole way: ROME under collected moments."""
     before = fingerprint(factlm)
     moments = tlk.collect_key_moments(factlm, tlk.load_corpus(), layers=[0], progress=False)
-    report = tlk.report_fact(
-        factlm, FACT, edit_to=" violin", method=tlk.ROME(layer=0), moments=moments, samples=2, limit=12, seed=5, progress=False
-    )
+    report = tlk.report_fact(factlm, FACT, edit_to=" violin", method=tlk.ROME(layer=0), moments=moments, samples=2, limit=12, seed=5, progress=False)
     assert fingerprint(factlm) == before and not hooks_left(factlm)
     return report
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,6 +13,7 @@ from support import fingerprint
 import tl_knowledge as tlk
 from tl_knowledge.errors import DataError, InputError
 from tl_knowledge.evaluation.generation import generate, ngram_entropy
+from tl_knowledge.evaluation.run_key import run_key
 from tl_knowledge.models.weights import output_weights
 
 
@@ -131,6 +134,45 @@ def test_a_killed_evaluation_goes_on_and_ends_the_same(factlm, moments, tmp_path
         tlk.evaluate(factlm, cases[1:], ROME, moments=moments, store=tmp_path / "run", progress=False)
 
 
+def test_a_stored_run_is_known_by_what_decides_its_numbers(factlm, moments):
+    cases, fine_tune = tlk.load_edit_cases()[:2], tlk.FineTune(layer=0)
+    settings = tlk.evaluation.EvaluationSettings
+
+    def key(method=ROME, moments=moments, protocol="single", batch_size=1, measures=()):
+        return run_key(factlm, cases, method, moments, settings(type(method).__name__, {}, protocol, batch_size), measures)
+
+    def generation(**more):
+        return key(measures=[tlk.evaluation.GenerationScores(**more)])
+
+    def symmetric(template):
+        return key(measures=[tlk.evaluation.symmetry({cases[0].fact.relation: template})])
+
+    other, few = replace(ROME, value=replace(ROME.value, steps=9)), replace(moments, tokens=9)
+    assert key() == key() and key(other)["settings"]["value"]["steps"] == 9
+    assert key(fine_tune, moments) == key(fine_tune, None) == key(fine_tune, few)  # which reads none
+    assert key(protocol="batch", batch_size=2) == key(protocol="batch", batch_size=5)
+    assert generation() == generation() and symmetric("{} has") == symmetric("{} has")
+    swap = {text: tlk.PromptSwap(tlk.Prompt.from_text(factlm, text)) for text in ("France is", "Italy is")}
+    forced = [key(replace(ROME, objective=tlk.editing.Objective(noise=noise))) for noise in swap.values()]
+    pairs = [(key(), key(other)), (key(), key(moments=few)), (key(batch_size=2), key()), (key(protocol="batch"), key(protocol="sequential"))]
+    pairs += [(generation(), generation(seed=1)), (symmetric("{} has"), symmetric("{} owns")), (forced[0], forced[1])]
+    for first, second in pairs:
+        assert first != second
+    unedited, edit = key(fine_tune), tlk.plan_edit(factlm, cases[0].rewrite, tlk.FineTune(layer=0, steps=2))
+    with edit.applied(factlm):
+        assert key(fine_tune) != unedited
+    assert key(fine_tune) == unedited
+
+
+def test_a_plan_shows_its_progress_only_where_it_is_wanted(factlm, moments, monkeypatch, capsys):
+    monkeypatch.setattr("tl_knowledge.engine.progress.DELAY", 0.0)
+    fact = tlk.load_edit_cases()[0].rewrite
+    tlk.plan_edit(factlm, fact, ROME, moments=moments, progress=False)
+    assert "optimise values" not in capsys.readouterr().err
+    tlk.plan_edit(factlm, fact, ROME, moments=moments)
+    assert "optimise values" in capsys.readouterr().err
+
+
 def test_batches_and_growth(factlm, moments, tmp_path):
     cases = tlk.load_edit_cases()[:6]
     before = fingerprint(factlm)
@@ -170,9 +212,9 @@ def test_methods_stand_in_one_table(factlm, moments, tmp_path):
     assert "FT\\_1" in table.to_latex() and "\\begin{tabular}{l" in table.to_latex() and "4 cases" in table.to_latex()
     assert table.to_markdown("ES", "locality").splitlines()[0].replace(" ", "") == "|model|ES|locality|"
     assert [bar.name for bar in table.plot().data] == ["unedited", "ROME", "FT_1"]
-    by = reports[0].by("relation", "ES")
+    by = reports[0].by("relation", metric="ES")
     assert by["cases"].sum() == 4 and by["mean"].between(0, 100).all()
-    assert len(reports[0].plot_by("relation", "PS").data[0].y) == len(by)
+    assert len(reports[0].plot_by("relation", metric="PS").data[0].y) == len(by)
     with pytest.raises(InputError, match="different cases"):
         tlk.score_table(reports[0], tlk.evaluate(factlm, cases[:2], ROME, moments=moments, progress=False), names=("a", "b"))
     with pytest.raises(InputError, match="go by the names"):

@@ -97,7 +97,7 @@ class AttentionAnalysis(Result):
     def plot(self) -> go.Figure:
         """Attention moved against indirect effect, one point a head: relation against subject."""
         names = [f"{layer}.{head}" for layer, head in zip(self.table["layer"], self.table["head"], strict=True)]
-        largest = float(self.table[[f"effect_{side}" for side in SIDES]].abs().to_numpy().max())
+        samples, largest = self.settings.samples, float(self.table[[f"effect_{side}" for side in SIDES]].abs().to_numpy().max())
         groups: dict[str, Points] = {}
         for side in SIDES:
             effects = [float(value) for value in self.table[f"effect_{side}"]]
@@ -108,7 +108,7 @@ class AttentionAnalysis(Result):
         return scatter(
             groups,
             title=f"Heads that carry P({self.target.strip()!r}): relation against subject",
-            subtitle=f"{len(names)} heads at the last token; clean {self.clean_probability:.1%}; {self.settings.samples} samples; {self.provenance.model}",
+            subtitle=f"{len(names)} heads at the last token; clean {self.clean_probability:.1%}; {samples} samples; {self.provenance.model}",
             x_axis="attention moved by the corruption (total variation)",
             y_axis="indirect effect of the head (probability)",
         )

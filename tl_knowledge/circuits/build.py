@@ -78,6 +78,7 @@ def from_trace(
     check_words(limit, rank, threshold, metric)
     given = check_given(always_iterable(traces, CausalTrace), "trace", "pass at least one, for example tlk.trace(model, prompt, component='mlp_out')")
     traced = _one_corruption(prompt, given)
+    noise = traced.noise.resolve(model)
     check_fits(model, replace(prompt, answer=traced.answer), multi_token=len(traced.answer) > 1)
     settings = CircuitSettings(
         components=tuple(trace.component for trace in given),
@@ -86,14 +87,14 @@ def from_trace(
         threshold=threshold,
         metric=metric,
         corrupted=traced.corrupted,
-        noise=traced.noise.resolve(model),
+        noise=noise,
         samples=traced.samples,
         seed=traced.seed,
         answer=traced.answer,
     )
     hooks, answer = node_hooks(model, settings.components), torch.tensor(traced.answer, device=model_device(model))
     with show_progress(progress):
-        contrast = noise_contrast(model, prompt, answer, traced.corrupted.positions, settings.noise, traced.samples, hooks, metric)
+        contrast = noise_contrast(model, prompt, answer, traced.corrupted.positions, noise, traced.samples, hooks, metric)
         candidates = dict.fromkeys(node for trace in given for node in _sites(trace))
         words = f"{traced.corrupted.name} corrupted"
         return assemble(contrast, list(candidates), prompt, settings, words=words, target=given[0].target, memory_budget=memory_budget)
@@ -163,9 +164,7 @@ def from_neurons(
     )
     layers = range(layer_count(model)) if limit else range(0)
     with show_progress(progress):
-        contrast = noise_contrast(
-            model, prompt, answer, span.positions, corruption, settings.samples, node_hooks(model, settings.components), metric
-        )
+        contrast = noise_contrast(model, prompt, answer, span.positions, corruption, settings.samples, node_hooks(model, settings.components), metric)
         return assemble(
             contrast,
             [Node("attn_out", layer, pos) for layer in layers for pos in range(span.first, len(prompt))],

@@ -39,7 +39,7 @@ def method_argument(model: tlk.HookedModel, name: str, layers: Sequence[int] | N
     Raises:
         InputError: an unknown method or setting, or several layers for a method of one.
     """
-    method: Any = tlk.editing.method_for_model(name, model, tuple(layers or ()))
+    method: Any = tlk.editing.method_for_model(model, name, layers=layers or None)
     for key, value in settings.items():
         method = _changed(method, key, value)
     return method

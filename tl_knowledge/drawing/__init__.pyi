@@ -1,6 +1,9 @@
 from .bars import bar_chart as bar_chart
 from .bars import grouped_bars as grouped_bars
 from .bars import labelled_points as labelled_points
+from .fragments import heading as heading
+from .fragments import markup as markup
+from .fragments import note as note
 from .graphs import Arrow as Arrow
 from .graphs import GraphPoint as GraphPoint
 from .graphs import graph as graph
@@ -12,9 +15,6 @@ from .look import dark as dark
 from .look import label_text as label_text
 from .maps import HeatMap as HeatMap
 from .maps import heat_maps as heat_maps
-from .markup import heading as heading
-from .markup import markup as markup
-from .markup import note as note
 from .page import HtmlView as HtmlView
 from .page import PagePart as PagePart
 from .page import SideBySide as SideBySide

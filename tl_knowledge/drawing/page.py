@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import plotly.graph_objects as go
 import plotly.io
 
-from tl_knowledge.drawing.markup import Markup, from_template, heading, markup, note
+from tl_knowledge.drawing.fragments import Markup, from_template, heading, markup, note
 from tl_knowledge.errors import check_given
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.storage import write_text
@@ -201,5 +201,5 @@ def _script(program: str) -> Markup:
 @cache
 def _circuitsvis() -> str:
     """The program of the installed circuitsvis, as its own `render_local` puts it on a page."""
-    program = files("circuitsvis").joinpath("dist", "cdn", "iife.js").read_text(encoding="utf-8")
+    program = (files("circuitsvis") / "dist" / "cdn" / "iife.js").read_text(encoding="utf-8")
     return program.replace("</script>", "")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
+from more_itertools import always_iterable, chunked
 
 from tl_knowledge.arrays import Hooks
 from tl_knowledge.engine.progress import progress_bar
@@ -37,7 +38,7 @@ def collect_key_moments(
     model: AnyModel,
     corpus: Iterable[str],
     *,
-    layers: Sequence[int] | None = None,
+    layers: int | Iterable[int] | None = None,
     tokens: int | None = None,
     store: str | os.PathLike[str] | None = None,
     progress: bool = True,
@@ -68,7 +69,7 @@ def collect_key_moments(
         <KeyMoments: E[k k^T] of layers 0, 3 over 600 tokens; factlm>
     """
     model = as_model(model)
-    collected = check_layers(model, layers)
+    collected = check_layers(model, None if layers is None else tuple(always_iterable(layers)))
     d_mlp = int(model.blocks[collected[0]].mlp.W_out.shape[0])
     wanted = TOKENS_A_NEURON * d_mlp if tokens is None else tokens
     if wanted < 1:
@@ -123,7 +124,7 @@ def _collect(
     kept = None if folder is None else folder.unfinished(layers)
     state = kept or _Sums({layer: torch.zeros(d_mlp, d_mlp, dtype=torch.float64) for layer in layers})
     state.sums = {layer: value.to(model_device(model)) for layer, value in state.sums.items()}
-    batches = [rows[start : start + TEXTS_AT_ONCE] for start in range(0, len(rows), TEXTS_AT_ONCE)]
+    batches = list(chunked(rows, TEXTS_AT_ONCE))
     with progress_bar(what="key moments", unit="token", progress=progress, total=total, initial=state.tokens) as bar:
         for batch in batches[state.batches :]:
             before = state.tokens

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, ClassVar, TypeVar
 
+from more_itertools import always_iterable
+
 from tl_knowledge.editing.edit import Edit
 from tl_knowledge.editing.optimise.values import ValueSettings
 from tl_knowledge.engine.progress import show_progress
@@ -73,7 +75,7 @@ class EditMethod(ABC):
         """The edit that makes the model say each fact's target; the model is left as it was."""
 
     @classmethod
-    def for_model(cls: type[Method], model: AnyModel, layers: Sequence[int] = ()) -> Method:
+    def for_model(cls: type[Method], model: AnyModel, *, layers: int | Iterable[int] | None = None) -> Method:
         """The settings that are published for a model.
 
         A method of one layer that publishes none of its own takes ROME's.
@@ -88,8 +90,8 @@ class EditMethod(ABC):
         model = as_model(model)
         word = cls.layer_word()
         settings = dict(published_for(model, cls.published) or {})
-        if layers:
-            settings |= _layers_given(cls.__name__, word, check_layers(model, tuple(layers)))
+        if layers is not None:
+            settings |= _layers_given(cls.__name__, word, check_layers(model, tuple(always_iterable(layers))))
         elif word == "layer" and word not in settings and (traced := published_for(model, TRACED_LAYERS)) is not None:
             settings["layer"] = traced
         missing = [field.name for field in _fields(cls) if _required(field) and field.name not in settings]
@@ -143,7 +145,7 @@ def plan_edit(
         <Edit: FineTune, W_out of layer 0, 1 fact; factlm>
     """
     model = as_model(model)
-    wanted = check_given([facts] if isinstance(facts, Fact) else facts, "fact", "pass at least one to edit")
+    wanted = check_given(always_iterable(facts, Fact), "fact", "pass at least one to edit")
     refuse_contradictions(wanted)
     for fact in wanted:
         check_fits(model, Prompt.from_fact(model, fact), multi_token=True)

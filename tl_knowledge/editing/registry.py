@@ -6,7 +6,7 @@ needed, so the names cost nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -46,7 +46,7 @@ def method_class(name: str) -> type[EditMethod]:
     return getattr(import_module(module), attribute)
 
 
-def method_for_model(name: str, model: AnyModel, layers: Sequence[int] = ()) -> EditMethod:
+def method_for_model(model: AnyModel, name: str, *, layers: int | Iterable[int] | None = None) -> EditMethod:
     """A method with a model's published settings, in other layers where some are given.
 
     Raises:
@@ -54,7 +54,7 @@ def method_for_model(name: str, model: AnyModel, layers: Sequence[int] = ()) -> 
         ComponentError: a layer outside the model.
 
     Example:
-        >>> method_for_model("ft", "factlm", layers=[3]).layer
+        >>> method_for_model("factlm", "ft", layers=3).layer
         3
     """
-    return method_class(name).for_model(model, layers)
+    return method_class(name).for_model(model, layers=layers)

@@ -18,7 +18,7 @@ __all__ = ["edit_view"]
 TOP = 10
 
 
-def edit_view(model: AnyModel, edit: Edit, prompt: Prompt) -> ViewPage:
+def edit_view(model: AnyModel, prompt: Prompt, edit: Edit) -> ViewPage:
     """Log-probabilities of a text's tokens before and after an edit; hovering shows the most probable ones.
 
     Args:

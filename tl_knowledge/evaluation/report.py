@@ -111,7 +111,7 @@ class EditReport(TableResult):
         """Bars: S, ES, PS and NS of the unedited and the edited model."""
         return self._table().plot()
 
-    def by(self, category: str = "relation", metric: str = "ES") -> pd.DataFrame:
+    def by(self, category: str = "relation", *, metric: str = "ES") -> pd.DataFrame:
         """One row for each relation (or another column's value): the score's mean, interval and number of cases, best first.
 
         Raises:
@@ -125,13 +125,13 @@ class EditReport(TableResult):
             rows.append({category: name, "mean": mean, "low": low, "high": high, "cases": len(group)})
         return pd.DataFrame(rows).sort_values("mean", ascending=False, kind="stable").reset_index(drop=True)
 
-    def plot_by(self, category: str = "relation", metric: str = "ES") -> go.Figure:
+    def plot_by(self, category: str = "relation", *, metric: str = "ES") -> go.Figure:
         """Bars: one score by relation, or another column.
 
         Raises:
             InputError: as `by`.
         """
-        frame = self.by(category, metric)
+        frame = self.by(category, metric=metric)
         figure = bar_chart(
             [f"{name} (n = {cases})" for name, cases in zip(frame[category], frame["cases"], strict=True)],
             frame["mean"].tolist(),

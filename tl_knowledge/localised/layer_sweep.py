@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import torch
+from more_itertools import always_iterable
 from numpy.typing import NDArray
 from typing_extensions import override
 
@@ -116,7 +117,7 @@ def sweep_layers(
     *,
     moments: KeyMoments | None = None,
     problem: EditingProblem = "error_injection",
-    layers: Sequence[int] | None = None,
+    layers: int | Iterable[int] | None = None,
     noise: Noise | float | str | None = None,
     samples: int = 10,
     window: int = 5,
@@ -150,8 +151,8 @@ def sweep_layers(
         (['case_id', 'layer', 'score', 'tracing_effect'], 6)
     """
     model = as_model(model)
-    given = check_given([cases] if isinstance(cases, EditCase) else cases, "case", "pass at least one, for example load_edit_cases()[:30]")
-    edited = check_layers(model, layers)
+    given = check_given(always_iterable(cases, EditCase), "case", "pass at least one, for example load_edit_cases()[:30]")
+    edited = check_layers(model, None if layers is None else tuple(always_iterable(layers)))
     settings = SweepSettings(type(method_at(edited[0], Objective())).__name__, problem, edited, noise, samples, window, seed)
     rows: list[dict[str, Any]] = []
     skipped: dict[str, str] = {}

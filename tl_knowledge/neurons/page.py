@@ -71,7 +71,7 @@ def _intro(located: LocatedNeurons) -> str:
     empty = sum(not len(neurons) for neurons in located.sets)
     without = f", {empty} of them without neurons" if empty else ""
     return (
-        f"{len(located.sets)} facts of {len(located.relations)} relations{without}. Integrated gradients at {place_words(scoring.at)} ({scoring.variant}, "
-        f"{scoring.steps} steps); neurons above {settings.threshold:g} ({settings.kind}) in more than {settings.shared_by:g} of a "
-        "fact's prompts."
+        f"{len(located.sets)} facts of {len(located.relations)} relations{without}. Integrated gradients at {place_words(scoring.at)} "
+        f"({scoring.variant}, {scoring.steps} steps); neurons above {settings.threshold:g} ({settings.kind}) in more than "
+        f"{settings.shared_by:g} of a fact's prompts."
     )

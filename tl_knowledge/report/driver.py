@@ -156,5 +156,5 @@ def _edited(model: HookedModel, fact: Fact, edit: Edit, edit_to: str, settings: 
         tuple(Continuations(each.text, likeliest_next(model, each, []), likeliest_next(model, each, edit.hooks())) for each in wordings),
         from_edit(model, prompt, edit, limit=settings.limit, progress=False),
         after,
-        tuple(edit_view(model, edit=edit, prompt=prompt).views),
+        tuple(edit_view(model, prompt, edit).views),
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from tl_knowledge.attention import AttentionAnalysis
 from tl_knowledge.circuits import Circuit, compare
-from tl_knowledge.drawing import PagePart, SideBySide, Table, heading, html_page, markup, marked_prompt, note, provenance_footer
+from tl_knowledge.drawing import PagePart, SideBySide, Table, heading, html_page, marked_prompt, markup, note, provenance_footer
 from tl_knowledge.engine.batches import in_words
 from tl_knowledge.report.findings import EditedFact, FactFindings, NeuronFindings
 from tl_knowledge.report.settings import ReportSettings
@@ -113,8 +113,8 @@ def _traces(report: FactFindings) -> list[PagePart]:
 def _neurons(findings: NeuronFindings, settings: ReportSettings) -> list[PagePart]:
     parts: list[PagePart] = [
         heading("Which neurons raise the answer"),
-        f"Integrated gradients at the subject's last token, {_wordings(findings, settings)}. Suppressing sets the neurons' activations to zero there; "
-        "random neurons of the same layers are the control.",
+        f"Integrated gradients at the subject's last token, {_wordings(findings, settings)}. Suppressing sets the neurons' activations to zero "
+        "there; random neurons of the same layers are the control.",
     ]
     if findings.view is None or findings.circuit is None:
         return [*parts, "No neuron is shared by the wordings, so there is nothing to scale."]

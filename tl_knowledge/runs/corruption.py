@@ -27,6 +27,7 @@ from typing_extensions import override
 from tl_knowledge.arrays import Embeddings
 from tl_knowledge.errors import CorruptionError, check_choice, check_given
 from tl_knowledge.models.hook_names import EMBED
+from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel, embedding_matrix
 from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.runs.windows import TraceVariant
@@ -48,16 +49,17 @@ Scale: TypeAlias = float | str
 _SCALE_RULE = re.compile(r"(\d+(?:\.\d+)?)\s*sd")
 
 
-def embedding_sd(model: HookedModel) -> float:
+def embedding_sd(model: AnyModel) -> float:
     """Standard deviation over all scalars of the embedding matrix (Wei et al. 2024)."""
-    return float(embedding_matrix(model).double().std())
+    return float(embedding_matrix(as_model(model, masked=True)).double().std())
 
 
-def subject_embedding_sd(model: HookedModel, subjects: Iterable[str]) -> float:
+def subject_embedding_sd(model: AnyModel, subjects: Iterable[str]) -> float:
     """Standard deviation over all scalars of the subjects' embeddings (the rule of Meng et al.'s program).
 
     Each subject is tokenised alone, without a leading space and without BOS.
     """
+    model = as_model(model, masked=True)
     given = check_given(subjects, "subject", "pass the subjects of the fact set")
     ids = [token for subject in given for token in model.tokenizer(subject, add_special_tokens=False)["input_ids"]]
     if not ids:

@@ -96,9 +96,7 @@ def measure_nodes(contrast: Contrast, nodes: Sequence[Node], memory_budget: floa
 class _Batch:
     """Some interventions in one forward: the corrupted rows, then ``samples`` rows for each intervention in order of birth."""
 
-    def __init__(
-        self, contrast: Contrast, runs: Mapping[int, Intervention], *, grown: bool, readings: dict[tuple[int, Node], torch.Tensor]
-    ) -> None:
+    def __init__(self, contrast: Contrast, runs: Mapping[int, Intervention], *, grown: bool, readings: dict[tuple[int, Node], torch.Tensor]) -> None:
         self.contrast, self.runs, self.grown, self.readings = contrast, runs, grown, readings
         self.samples, self.device = contrast.samples, contrast.tokens.device
         first = contrast.samples if grown else 0

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from more_itertools import chunked
 
 from tl_knowledge.drawing import PagePart, Table, heading, html_page, marked_prompt, provenance_footer
+from tl_knowledge.errors import InputError, check_given
 from tl_knowledge.tracing.result import CausalTrace, compare
 
 __all__ = ["SUMMARY_HEADER", "summary_rows", "trace_page"]
@@ -20,7 +21,11 @@ out. Zero means no effect; cells left of and above the corrupted tokens are exac
 
 
 def summary_rows(traces: Sequence[CausalTrace]) -> list[tuple[str, ...]]:
-    """One row of text a trace, under `SUMMARY_HEADER`."""
+    """One row of text a trace, under `SUMMARY_HEADER`.
+
+    Raises:
+        DataError: no trace.
+    """
     return [
         (
             trace.corrupted.name,
@@ -29,7 +34,7 @@ def summary_rows(traces: Sequence[CausalTrace]) -> list[tuple[str, ...]]:
             _best(trace, [trace.spans["subject"].last] if "subject" in trace.spans else [], with_token=False),
             _best(trace, range(len(trace.labels)), with_token=True),
         )
-        for trace in traces
+        for trace in check_given(traces, "trace")
     ]
 
 
@@ -56,8 +61,14 @@ def trace_page(traces: Sequence[CausalTrace], *, columns: int = 2) -> str:
     Args:
         traces: traces of one prompt.
         columns: heat maps in a row.
+
+    Raises:
+        DataError: no trace.
+        InputError: less than one column.
     """
-    first = traces[0]
+    if columns < 1:
+        raise InputError(f"columns={columns} leaves no place for a heat map; pass at least 1.")
+    first = check_given(traces, "trace")[0]
     return html_page(
         "Causal trace",
         [

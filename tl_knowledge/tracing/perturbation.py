@@ -31,9 +31,9 @@ __all__ = ["PerturbationTest", "perturb_embeddings", "perturbation_sd"]
 FACTS_AT_ONCE = 16
 
 
-def perturbation_sd(model: HookedModel) -> float:
+def perturbation_sd(model: AnyModel) -> float:
     """The test's noise: a third of the mean absolute value of the embedding matrix (Wen and Bai, section 5.4)."""
-    return float(embedding_matrix(model).double().abs().mean()) / 3
+    return float(embedding_matrix(as_model(model)).double().abs().mean()) / 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +140,7 @@ def _rows(model: HookedModel, batch: Sequence[tuple[Fact, Prompt]], noise: Noise
     experiment = Experiment(
         model,
         tuple(answered(prompt, choose_answer(model, prompt, None, False)) for _, prompt in batch),
-        tuple(CorruptedRun(k, tuple(range(len(prompt))), noise.with_seed(fact_seed(fact, seed))) for k, (fact, prompt) in enumerate(batch)),
+        tuple(CorruptedRun(k, tuple(range(len(prompt))), noise.with_seed(fact_seed(fact, seed=seed))) for k, (fact, prompt) in enumerate(batch)),
         samples,
     )
     rows: list[dict[str, object]] = []

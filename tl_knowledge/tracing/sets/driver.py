@@ -54,7 +54,7 @@ def trace_facts(
 ) -> TraceAverage:
     """Trace every fact of a set; all corruptions, components and severings of a fact share one sweep.
 
-    A fact's trace is what ``trace(..., seed=fact_seed(fact, seed))`` gives: it does not depend on the other facts.
+    A fact's trace is what ``trace(..., seed=fact_seed(fact, seed=seed))`` gives: it does not depend on the other facts.
 
     Args:
         model: a model, or its name or directory (which ``runner="ray"`` needs).

@@ -98,8 +98,8 @@ def _intro(average: RoleEffects) -> PagePart:
     relations = Counter(fact.relation for fact in average.facts)
     return markup(
         "<p>{{ a.facts | length }} facts of {{ relations }} relations, traced on {{ a.provenance.model }} with {{ samples }} noise samples each, for "
-        "example: {{ example.text }}<b>{{ example.target }}</b>.{% if a.skipped %} {{ a.skipped | length }} of {{ a.given }} facts were left out (the "
-        "first: {{ reason }}).{% endif %}</p>",
+        "example: {{ example.text }}<b>{{ example.target }}</b>.{% if a.skipped %} {{ a.skipped | length }} of {{ a.given }} facts were left out "
+        "(the first: {{ reason }}).{% endif %}</p>",
         a=average,
         relations=len(relations),
         samples=len(average.traces[0].corrupted_probability),

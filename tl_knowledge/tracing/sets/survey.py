@@ -73,7 +73,7 @@ class FactTrace:
         return self.clean_probability - float(np.mean(self.corrupted_probability))
 
 
-def fact_seed(fact: Fact, seed: int = 0) -> int:
+def fact_seed(fact: Fact, *, seed: int = 0) -> int:
     """The noise seed of a fact in a set: from its text and the set's seed, never from its place.
 
     Example:
@@ -127,7 +127,7 @@ def _questions(model: HookedModel, facts: Sequence[tuple[int, Fact]], survey: Su
         except InputError as error:
             skipped[index] = str(error)
             continue
-        seed = survey.seed if survey.variant == "meng2022_code" else fact_seed(fact, survey.seed)
+        seed = survey.seed if survey.variant == "meng2022_code" else fact_seed(fact, seed=survey.seed)
         questions.append(_Question(index, replace(fact, paraphrases=()), prompt, answer, seed))
     if not survey.known_only:
         return questions, skipped

@@ -1,6 +1,7 @@
 """HTML from jinja2 templates, which escape whatever is put into them.
 
-A `Markup` is HTML; any other string is text. Put into a template, text is escaped and markup is not, so nobody escapes by hand, and nobody can forget to.
+A `Markup` is HTML; any other string is text. Put into a template, text is escaped and markup is not, so nobody escapes by hand, and nobody can
+forget to.
 """
 
 from __future__ import annotations
