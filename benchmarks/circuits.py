@@ -16,8 +16,9 @@ import pandas as pd
 import torch
 
 import tl_knowledge as tlk
-from tl_knowledge.circuits import Node, interventions
+from tl_knowledge.circuits import Node
 from tl_knowledge.circuits.paths import find_edges, measure_needs, measure_shares
+from tl_knowledge.runs import interventions
 from tl_knowledge.runs.contrast import Contrast, node_hooks, noise_contrast
 from tl_knowledge.tracing.sets.roles import SUBJECT_ROLES, role_positions
 
@@ -31,25 +32,25 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--facts", type=int, default=20)
     parser.add_argument("--rank", action="append", choices=["need", "effect", "either"], help="repeatable; default all, about ten minutes")
-    model, facts, asked = tlk.load_model("factlm"), tlk.load_facts("factlm"), parser.parse_args()
-    chosen = random.Random(0).sample(facts, asked.facts)
-    print(each_fact_its_own(model, chosen, asked.rank or ["need", "effect", "either"]).round(3).to_string(index=False), flush=True)
-    print(one_for_all(model, chosen).round(3).to_string(index=False))
-    print(speed(model, chosen[:6]))
+    model, facts, options = tlk.load_model("factlm"), tlk.load_facts("factlm"), parser.parse_args()
+    drawn = random.Random(0).sample(facts, options.facts)
+    print(each_fact_its_own(model, drawn, options.rank or ["need", "effect", "either"]).round(3).to_string(index=False), flush=True)
+    print(one_for_all(model, drawn).round(3).to_string(index=False))
+    print(speed(model, drawn[:6]))
 
 
 def each_fact_its_own(model: tlk.HookedModel, facts: list[tlk.Fact], ranks: list[Any]) -> pd.DataFrame:
     """Circuits of single facts: shares of the total effect, mean, smallest and interval over facts."""
-    found: dict[tuple[str, int], list[tuple[float, ...]]] = defaultdict(list)
+    explained: dict[tuple[str, int], list[tuple[float, ...]]] = defaultdict(list)
     for fact in facts:
         prompt = tlk.Prompt.from_fact(model, fact)
         traces = [tlk.trace(model, prompt, component=part, progress=False) for part in PARTS]
         for rank in ranks:
             for top in (10, 20, 40):
-                circuit = tlk.circuits.from_trace(model, prompt, traces, limit=top, rank=rank)
+                circuit = tlk.circuits.from_trace(model, prompt, traces, limit=top, rank=rank, progress=False)
                 assert len(circuit.nodes) <= top
-                found[rank, top].append((circuit.faithfulness, circuit.completeness, circuit.wired, len(circuit.edges)))
-    rows = [{"circuit": "of each fact", "rank": rank, "nodes": top} | _summary(np.array(shares)) for (rank, top), shares in found.items()]
+                explained[rank, top].append((circuit.faithfulness, circuit.completeness, circuit.wired, len(circuit.edges)))
+    rows = [{"circuit": "of each fact", "rank": rank, "nodes": top} | _summary(np.array(shares)) for (rank, top), shares in explained.items()]
     return pd.DataFrame(rows)
 
 

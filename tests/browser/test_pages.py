@@ -13,8 +13,6 @@ from typer.testing import CliRunner
 
 import tl_knowledge as tlk
 from tl_knowledge.cli import app
-from tl_knowledge.neurons.page import neurons_page
-from tl_knowledge.tracing.page import trace_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 OFFLINE = ["--proxy-server=127.0.0.1:9", "--host-resolver-rules=MAP * ~NOTFOUND"]
@@ -44,7 +42,7 @@ def page(tmp_path_factory, factlm) -> Path:
     prompt = tlk.Prompt.from_text(factlm, "The capital of France is", subject="France", target=" Paris")
     traces = [tlk.trace(factlm, prompt, corrupt=span, component=part) for part in ("resid_post", "attn_out") for span in ("subject", "relation")]
     path = tmp_path_factory.mktemp("pages") / "trace.html"
-    path.write_text(trace_page(traces), encoding="utf-8")
+    path.write_text(tlk.tracing.trace_page(traces), encoding="utf-8")
     return path
 
 
@@ -94,7 +92,7 @@ def test_the_neurons_page_draws_its_figures_offline(chromium, factlm, tmp_path):
     located = tlk.locate_neurons(factlm, tlk.neurons.fact_groups(factlm, facts, own_wording=False), steps=3, shared_by=0.5, progress=False)
     effects = tlk.neurons.measure_neuron_effects(factlm, facts, located=located, progress=False)
     page = tmp_path / "neurons.html"
-    page.write_text(neurons_page(located, [effects]), encoding="utf-8")
+    page.write_text(tlk.neurons.neurons_page(located, [effects]), encoding="utf-8")
     dom = browse(chromium, page, tmp_path / "profile", "--dump-dom")
     assert dom.count('class="main-svg"') >= 3 and len(re.findall(r'class="hm"', dom)) == 1
     for word in ("|KN|", "share of the neurons", "Jaccard", "random control", "8 groups"):
@@ -136,9 +134,9 @@ def report_page(tmp_path_factory, factlm) -> Path:
     """A report with an edit; errors are written into the page, and a mouse moves over the circuit."""
     fact = next(fact for fact in tlk.load_facts() if fact.subject == "Paul McCartney" and fact.relation == "P1303")
     moments = tlk.collect_key_moments(factlm, tlk.load_corpus(), layers=[0], progress=False)
-    made = tlk.report_fact(factlm, fact, edit_to=" violin", method=tlk.ROME(layer=0), moments=moments, samples=2, progress=False)
+    report = tlk.report_fact(factlm, fact, edit_to=" violin", method=tlk.ROME(layer=0), moments=moments, samples=2, progress=False)
     path = tmp_path_factory.mktemp("pages") / "report.html"
-    path.write_text(made.to_html().replace("<head>", "<head>" + WATCH, 1).replace("</body>", POINT + "</body>"), encoding="utf-8")
+    path.write_text(report.to_html().replace("<head>", "<head>" + WATCH, 1).replace("</body>", POINT + "</body>"), encoding="utf-8")
     return path
 
 
@@ -170,5 +168,5 @@ def test_a_report_fits_its_window(chromium, report_page, tmp_path, width):
     measured.write_text(report_page.read_text(encoding="utf-8").replace("</body>", script + "</body>"), encoding="utf-8")
     command = [chromium, *QUIET, *OFFLINE, f"--user-data-dir={tmp_path}/p", "--virtual-time-budget=20000", f"--window-size={width},900", "--dump-dom"]
     dom = subprocess.run([*command, measured.as_uri()], capture_output=True, text=True, timeout=240, check=True).stdout
-    found = re.search(r'data-width="(\d+)"', dom)
-    assert found and int(found[1]) <= max(width, 500)  # headless Chromium's own narrowest window is 500
+    scrolled = re.search(r'data-width="(\d+)"', dom)
+    assert scrolled and int(scrolled[1]) <= max(width, 500)  # headless Chromium's own narrowest window is 500

@@ -47,7 +47,7 @@ BAD_EDITS = {
     "ROME: at": (
         lambda m, p: edited_position(p, "subject_last"),  # pyright: ignore[reportArgumentType]
         errors.InputError,
-        "at 'subject_last' is unknown, did you mean 'subject'",
+        "at 'subject_last' is unknown, did you mean 'subject_first'",
     ),
     "measure_growth: no method": (lambda m, p: tlk.evaluation.measure_growth(m, CASES[:2], {}, [1]), errors.DataError, "no method was given"),
     "method_for_model: name": (lambda m, p: tlk.editing.method_for_model(m, "rom"), errors.InputError, "did you mean 'rome'"),

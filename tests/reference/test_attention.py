@@ -34,14 +34,14 @@ def clean_logits(model, prompt):
 @pytest.mark.parametrize("against", [None, 7])
 def test_direct_contributions_add_up_to_the_logit(model, prompt, against):
     before = fingerprint(model)
-    found = tlk.direct_logit_attribution(model, prompt, against=against)
+    parts = tlk.direct_logit_attribution(model, prompt, against=against)
     logits = clean_logits(model, prompt)
     expected = logits[prompt.target_token] - (logits.mean() if against is None else logits[against])
-    assert found.logit == pytest.approx(float(expected), abs=rounding(model))
-    assert found.table["direct"].sum() + found.biases == pytest.approx(found.logit, abs=rounding(model))
-    assert (found.table[["subject", "relation", "other"]].sum(1) - found.table["direct"]).abs().max() < 1e-12
-    assert found.by_layer()[["attention", "mlp"]].to_numpy().sum() + found.table["direct"].iloc[0] == pytest.approx(
-        found.logit - found.biases, abs=rounding(model)
+    assert parts.logit == pytest.approx(float(expected), abs=rounding(model))
+    assert parts.table["direct"].sum() + parts.biases == pytest.approx(parts.logit, abs=rounding(model))
+    assert (parts.table[["subject", "relation", "other"]].sum(1) - parts.table["direct"]).abs().max() < 1e-12
+    assert parts.by_layer()[["attention", "mlp"]].to_numpy().sum() + parts.table["direct"].iloc[0] == pytest.approx(
+        parts.logit - parts.biases, abs=rounding(model)
     )
     assert fingerprint(model) == before and not hooks_left(model)
 
@@ -51,7 +51,7 @@ def test_a_head_s_contribution_is_its_output_through_the_frozen_norm(name, promp
     if name.startswith("ht") and not hooked_transformer_available():
         pytest.skip("this TransformerLens has no HookedTransformer")
     model = build(name)
-    found = tlk.direct_logit_attribution(model, prompt).table.set_index(["component", "layer", "head"])
+    parts = tlk.direct_logit_attribution(model, prompt).table.set_index(["component", "layer", "head"])
     _, cache = model.run_with_cache(prompt.tokens)
     norm, head = FinalNorm.of(model), Unembedding.of(model)
     towards = head.weights[:, 5] - head.weights.mean(1)
@@ -60,7 +60,7 @@ def test_a_head_s_contribution_is_its_output_through_the_frozen_norm(name, promp
         for number in range(4):
             written = cache[f"blocks.{layer}.attn.hook_z"][0, -1, number] @ model.blocks[layer].attn.W_O[number]
             expected = norm.frozen_at(state, output, written[None]) @ towards
-            row = found.loc[("head", layer, number)]
+            row = parts.loc[("head", layer, number)]
             assert row["direct"] == pytest.approx(float(expected), abs=rounding(model))
             pattern = cache[f"blocks.{layer}.attn.hook_pattern"][0, number, -1]
             values = cache[f"blocks.{layer}.attn.hook_v"][0].reshape(7, -1, 4)
@@ -71,8 +71,8 @@ def test_a_head_s_contribution_is_its_output_through_the_frozen_norm(name, promp
 
 def test_heads_behind_a_norm_are_not_told_apart(prompt):
     """Gemma-2 normalises what its heads write together."""
-    found = tlk.direct_logit_attribution(build("bridge-gemma2"), prompt).table
-    assert set(found["component"]) == {"embed", "attn_out", "mlp_out"}
+    parts = tlk.direct_logit_attribution(build("bridge-gemma2"), prompt).table
+    assert set(parts["component"]) == {"embed", "attn_out", "mlp_out"}
     with pytest.raises(UnsupportedModelError, match="not the sum of its heads"):
         tlk.analyse_attention(build("bridge-gemma2"), prompt, NOISE, samples=2)
 
@@ -103,7 +103,7 @@ def test_the_norm_is_found_by_probing(model):
 def test_every_column_of_the_analysis_by_hand(model, prompt):
     if "gemma" in str(getattr(model.cfg, "original_architecture", "") or getattr(model.cfg, "architecture", "")).lower():
         pytest.skip("its heads are not told apart, which is tested above")
-    found = tlk.analyse_attention(model, prompt, NOISE, samples=2)
+    heads = tlk.analyse_attention(model, prompt, NOISE, samples=2)
     before = fingerprint(model)
     with torch.no_grad():
         probability, (_, clean) = model(prompt.tokens)[0, -1].softmax(-1)[5], model.run_with_cache(prompt.tokens)
@@ -112,14 +112,14 @@ def test_every_column_of_the_analysis_by_hand(model, prompt):
             with model.hooks(fwd_hooks=tlk.corrupt(span, NOISE)):
                 _, corrupted = model.run_with_cache(prompt.batch(2))
             traced = tlk.trace(model, prompt, NOISE, corrupt=side, component="head", samples=2).mean_effect[:, -1]
-            for row in found.table.to_dict("records"):
+            for row in heads.table.to_dict("records"):
                 layer, head = row["layer"], row["head"]
                 patterns = [run[f"blocks.{layer}.attn.hook_pattern"][:, head] for run in (clean, corrupted)]
                 moved = (patterns[1][:, -1] - patterns[0][:, -1]).abs().sum(-1).mean() / 2
                 assert row[f"moved_{side}"] == pytest.approx(float(moved), abs=1e-11)
                 assert row[f"{side}_from_last"] == pytest.approx(float(patterns[0][0, -1, list(span)].sum()), abs=1e-11)
                 assert row[f"effect_{side}"] == pytest.approx(float(traced[layer, head]), abs=1e-11)
-        for row in found.table.to_dict("records"):
+        for row in heads.table.to_dict("records"):
 
             def silence(z, *, hook, head=row["head"]):
                 changed = z.clone()

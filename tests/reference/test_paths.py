@@ -60,13 +60,13 @@ class Slow:
 
     def run(self, writes, reads=()):
         """Score ``[sample]``, and the natural value of some nodes."""
-        found = {}
+        readings = {}
 
         def act(node):
             def hook_fn(activation, *, hook):
                 where = (slice(None), node.pos, list(node.units)) if node.units else (slice(None), node.pos)
                 if node in reads:
-                    found[node] = activation[where].clone()
+                    readings[node] = activation[where].clone()
                 if node not in writes:
                     return None
                 changed = activation.clone()
@@ -79,20 +79,20 @@ class Slow:
         with torch.no_grad():
             logits = self.model.run_with_hooks(self.rows, fwd_hooks=hooks)[:, list(self.contrast.answer_positions)]
         score = {"probability": answer_probability, "log_probability": answer_log_probability}[self.contrast.metric]
-        return score(logits, self.contrast.answer[None]), found
+        return score(logits, self.contrast.answer[None]), readings
 
     def edges(self, nodes):
         contrast = self.contrast
-        found = {}
+        weights = {}
         for sender in (*contrast.sources, *nodes):
             others = [node for node in nodes if node != sender]
             held = {node: self.value(node, "corrupted") for node in others}
             score, read = self.run({**held, sender: self.value(sender, "clean")}, reads=others)
-            found[sender, answer_node(contrast)] = (score - contrast.corrupted_score).mean()
+            weights[sender, answer_node(contrast)] = (score - contrast.corrupted_score).mean()
             for node in others:
                 moved, _ = self.run({node: read[node]})
-                found[sender, node] = (moved - contrast.corrupted_score).mean()
-        return found
+                weights[sender, node] = (moved - contrast.corrupted_score).mean()
+        return weights
 
 
 @pytest.mark.parametrize("metric", ["probability", "log_probability"])
@@ -100,9 +100,9 @@ class Slow:
 def test_edges_equal_one_forward_each(model, prompt, nodes, metric):
     contrast = noisy(model, prompt, metric)
     before = fingerprint(model)
-    found, used = find_edges(contrast, nodes, BUDGET)
+    edges, used = find_edges(contrast, nodes, BUDGET)
     assert used == "rows"
-    weights = {(edge.source, edge.target): edge.weight for edge in found}
+    weights = {(edge.source, edge.target): edge.weight for edge in edges}
     expected = Slow(contrast).edges(nodes)
     assert sum(abs(float(value)) > 1e-6 for value in expected.values()) > 8  # there is something to agree about
     for pair, value in expected.items():
@@ -174,8 +174,8 @@ def test_an_effect_is_the_trace_s(model, prompt):
     traced = tlk.trace(model, prompt, NOISE, component="mlp_out", window=1, samples=2)
     contrast = noisy(model, prompt)
     nodes = [Node("mlp_out", layer, pos) for layer in range(4) for pos in range(1, 7)]
-    found = measure_nodes(contrast, nodes, BUDGET)
-    for node, effect in zip(nodes, found, strict=True):
+    effects = measure_nodes(contrast, nodes, BUDGET)
+    for node, effect in zip(nodes, effects, strict=True):
         torch.testing.assert_close(effect, traced.indirect_effect[:, node.layer, node.pos], rtol=0, atol=EXACT)
 
 

@@ -1,7 +1,7 @@
 """Direct logit attribution: what each head, MLP and embedding writes towards the answer at the last position, split by the tokens heads read.
 
 With the final norm's scale frozen, the answer's logit is a sum over everything that was written into the residual stream. A head's share
-is a sum over the tokens it attends to, ``pattern[k] * v[k] W_O`` (Elhage et al. 2021), so it can be told which span it comes from.
+is a sum over the tokens it attends to, ``pattern[k] * v[k] W_O`` (Elhage et al. 2021), which says from which span it comes.
 Logits are taken relative to the mean over the vocabulary, or to another answer.
 """
 

@@ -202,7 +202,7 @@ def usual_window(n_layers: int) -> int:
 
 
 def _check_writable(model: HookedModel) -> None:
-    """Refuse models whose attention goes past its score hooks, or that cannot grow rows; asked once a model."""
+    """Refuse models whose attention goes past its score hooks, or that cannot grow rows; every model is tried once."""
     refusal = growing_rows_refusal(model)
     if refusal:
         raise UnsupportedModelError(f"this model cannot run growing rows ({refusal}); use the hooks of knock_out_attention() prompt by prompt.")

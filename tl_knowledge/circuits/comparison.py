@@ -66,8 +66,8 @@ class CircuitComparison(Result):
         for pair in dict.fromkeys([*edges[0], *edges[1]]):
             own = [(circuit, of_pair[pair]) for circuit, of_pair in zip(circuits, edges, strict=True) if pair in of_pair]
             weight = max((share[pair] for share in shares if pair in share), key=abs)
-            color, name = self._look(pair in edges[0], pair in edges[1])
-            arrows.append(Arrow(number[pair[0]], number[pair[1]], weight, _hover(own), color, name))
+            colour, name = self._look(pair in edges[0], pair in edges[1])
+            arrows.append(Arrow(number[pair[0]], number[pair[1]], weight, _hover(own), colour, name))
         words = "; ".join(f"{name}: P({c.target.strip()!r}) {c.clean_probability:.1%}" for name, c in zip(self.names, circuits, strict=True))
         subtitle = f"{words}; arrows as wide as their share of the total effect, dotted where they lower it; {self.first.provenance.model}"
         return on_tokens(circuits, points, arrows, f"{self.names[0].capitalize()} against {self.names[1]}", subtitle)

@@ -1,4 +1,4 @@
-"""Attention patterns of chosen heads as a circuitsvis view."""
+"""Attention patterns of some heads as a circuitsvis view."""
 
 from __future__ import annotations
 

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from tqdm import TqdmWarning
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", TqdmWarning)  # a notebook without ipywidgets gets the text bar, and no warning in its first cell
-    from tqdm.auto import tqdm
+from tl_knowledge.models.quiet import tqdm
 
 __all__ = ["progress_bar", "progress_shown", "show_progress"]
 

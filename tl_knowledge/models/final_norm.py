@@ -1,7 +1,13 @@
 """What reaches the logits directly: the final norm with its scale frozen is linear, and so is the unembedding.
 
-The norm is found out by probing, not by its class: it is odd about its bias, so two opposite states give the bias, and the rest is the
-state, centred or not, over its root mean square, times weights. That holds for LayerNorm and RMSNorm in every spelling (folded, ``1 + w``).
+What the norm does is read off its output, not off its class::
+
+    norm(x) = weight * centre(x) / rms(centre(x)) + bias      LayerNorm: centre(x) = x - mean(x); RMSNorm: centre(x) = x
+
+    (norm(x) + norm(-x)) / 2 = bias                           two opposite states give the bias,
+    (norm(x) - norm(-x)) / 2 = weight * direction(x)          and the weights; whichever centring fits is the model's
+
+That holds for LayerNorm and RMSNorm in every spelling (folded, ``1 + w``).
 """
 
 from __future__ import annotations
@@ -44,7 +50,7 @@ def _run_from_the_last_block(model: HookedModel, states: torch.Tensor, hooks: Ho
 
 @dataclass(frozen=True)
 class FinalNorm:
-    """``norm(x) = weight * center(x) / scale(x) + bias``.
+    """``norm(x) = weight * centre(x) / scale(x) + bias``.
 
     Attributes:
         centred: whether the mean over ``d_model`` is taken off first (LayerNorm) or not (RMSNorm).
@@ -63,7 +69,7 @@ class FinalNorm:
         """
         weights = next(iter(model.parameters()))
         draw = torch.Generator().manual_seed(0)
-        # Large and off centre: the norm's small constant is lost against it, and centring shows.
+        # Large and off centre: the norm's small constant vanishes beside it, and centring shows.
         size = 1e5 if weights.dtype == torch.float64 else 1e3
         probe = (size * (torch.randn(2, int(model.cfg.d_model), generator=draw, dtype=torch.float64) + 0.5)).to(weights)
         plus, minus = normalised(model, torch.cat([probe, -probe])).double().split(2)
@@ -77,7 +83,7 @@ class FinalNorm:
         misfit, weight = misfits[centred]
         if misfit > MOST_MISFIT:
             raise UnsupportedModelError(
-                "the final norm of this model is neither LayerNorm nor RMSNorm, so nothing reaches the logits by a linear way."
+                "the final norm of this model is neither LayerNorm nor RMSNorm, so its logits are no sum of what was written; direct contributions cannot be told apart here."
             )
         return cls(weight.to(weights.dtype), bias.to(weights.dtype), centred)
 

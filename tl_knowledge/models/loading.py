@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from tl_knowledge.errors import DataError, UnsupportedModelError, check_choice
 from tl_knowledge.models.checks import check_model
 from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.models.quiet import loading_quietly
 
 __all__ = ["FACTLM_DIRECTORY", "AnyModel", "Backend", "as_model", "hooked_transformer_available", "load_model"]
 
@@ -73,7 +74,8 @@ def load_model(
     load = _load_bridge if _resolve_backend(name, backend) == "bridge" else _load_hooked_transformer
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        loaded = load(name, process_weights=process_weights, device=device, dtype=dtype)
+        with loading_quietly():
+            loaded = load(name, process_weights=process_weights, device=device, dtype=dtype)
     except (OSError, ValueError) as error:
         raise DataError(
             f"cannot load model {name!r}: {str(error).splitlines()[0]}; pass 'factlm', a reachable Hugging Face id, or a directory with config.json."

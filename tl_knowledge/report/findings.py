@@ -86,7 +86,7 @@ class FactFindings(Result):
         direct: what writes the answer at the last position.
         lens: where the residual stream says it.
         edited: ``None`` where no edit was wanted.
-        settings: how it was made.
+        settings: what it was made with.
     """
 
     ranked_by: ClassVar[str] = "effect"

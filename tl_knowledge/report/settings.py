@@ -1,4 +1,4 @@
-"""How a report was made, as values."""
+"""What a report was made with, as values: equal where reports are comparable."""
 
 from __future__ import annotations
 

@@ -34,7 +34,8 @@ class Intervention:
     """One run: values written at some nodes, and nodes to read.
 
     Attributes:
-        reads: nodes whose value is wanted as it would have been without its own write.
+        writes: what is written where.
+        reads: nodes whose value is recorded as it would have been without its own write.
     """
 
     writes: Mapping[Node, Value]

@@ -60,8 +60,8 @@ def location_table(average: RoleEffects) -> Table:
     rows: list[tuple[str, ...]] = []
     for component in average.components:
         for place in PLACES:
-            chosen = frame.query("component == @component and place == @place").set_index("side")
-            cells = [_peak(chosen.loc[side]) for side in SIDES] + [_centre(chosen.loc[side]) for side in (*SIDES, "difference")]
+            by_side = frame.query("component == @component and place == @place").set_index("side")
+            cells = [_peak(by_side.loc[side]) for side in SIDES] + [_centre(by_side.loc[side]) for side in (*SIDES, "difference")]
             rows.append((COMPONENT_WORDS[component], place, *cells))
     header = ("restored", "at the", "subject: peak (share of total)", "relation: peak", "subject: centre [95%]", "relation: centre", "difference")
     return Table(header, rows)
