@@ -50,6 +50,7 @@ BAD_EDITS = {
         "at 'subject_last' is unknown, did you mean 'subject_first'",
     ),
     "measure_growth: no method": (lambda m, p: tlk.evaluation.measure_growth(m, CASES[:2], {}, [1]), errors.DataError, "no method was given"),
+    "method_class: name": (lambda m, p: tlk.editing.method_class("memt"), errors.InputError, "method 'memt' is unknown, did you mean 'memit'"),
     "method_for_model: name": (lambda m, p: tlk.editing.method_for_model(m, "rom"), errors.InputError, "did you mean 'rome'"),
     "ROME: bare weight": (
         lambda m, p: tlk.ROME(layer=1, bare_weight=2.0).plan(m, [FACT], MOMENTS),

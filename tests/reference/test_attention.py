@@ -37,7 +37,7 @@ def test_direct_contributions_add_up_to_the_logit(model, prompt, against):
     parts = tlk.direct_logit_attribution(model, prompt, against=against)
     logits = clean_logits(model, prompt)
     expected = logits[prompt.target_token] - (logits.mean() if against is None else logits[against])
-    assert parts.logit == pytest.approx(float(expected), abs=rounding(model))
+    assert parts.logit == pytest.approx(float(expected.detach()), abs=rounding(model))
     assert parts.table["direct"].sum() + parts.biases == pytest.approx(parts.logit, abs=rounding(model))
     assert (parts.table[["subject", "relation", "other"]].sum(1) - parts.table["direct"]).abs().max() < 1e-12
     assert parts.by_layer()[["attention", "mlp"]].to_numpy().sum() + parts.table["direct"].iloc[0] == pytest.approx(
@@ -61,12 +61,12 @@ def test_a_head_s_contribution_is_its_output_through_the_frozen_norm(name, promp
             written = cache[f"blocks.{layer}.attn.hook_z"][0, -1, number] @ model.blocks[layer].attn.W_O[number]
             expected = norm.frozen_at(state, output, written[None]) @ towards
             row = parts.loc[("head", layer, number)]
-            assert row["direct"] == pytest.approx(float(expected), abs=rounding(model))
+            assert row["direct"] == pytest.approx(float(expected.detach()), abs=rounding(model))
             pattern = cache[f"blocks.{layer}.attn.hook_pattern"][0, number, -1]
             values = cache[f"blocks.{layer}.attn.hook_v"][0].reshape(7, -1, 4)
             value = values[:, number * values.shape[1] // 4]
             from_subject = (pattern[1:3, None] * value[1:3]).sum(0) @ model.blocks[layer].attn.W_O[number]
-            assert row["subject"] == pytest.approx(float(norm.frozen_at(state, output, from_subject[None]) @ towards), abs=rounding(model))
+            assert row["subject"] == pytest.approx(float((norm.frozen_at(state, output, from_subject[None]) @ towards).detach()), abs=rounding(model))
 
 
 def test_heads_behind_a_norm_are_not_told_apart(prompt):

@@ -67,7 +67,7 @@ class HtmlView:
     @property
     def source(self) -> str:
         """HTML that draws the view by itself."""
-        return _script(self.program) + self.drawing
+        return str(_script(self.program) + self.drawing)
 
     @property
     def drawing(self) -> Markup:
@@ -83,7 +83,7 @@ class HtmlView:
         return write_text(path, html_page(self.title, [note(self.note), self]))
 
     def _repr_html_(self) -> str:
-        return markup("<div><b>{{ v.title }}</b><br><small>{{ v.note }}</small>{{ source }}</div>", v=self, source=Markup(self.source))
+        return str(markup("<div><b>{{ v.title }}</b><br><small>{{ v.note }}</small>{{ v.source | safe }}</div>", v=self))
 
 
 @dataclass(frozen=True, repr=False)
@@ -110,7 +110,7 @@ class ViewPage:
 
     def _repr_html_(self) -> str:
         template = "<div><b>{{ title }}</b>{% for part in parts %}{{ part }}{% endfor %}</div>"
-        return markup(template, title=self.title, parts=_written(self.parts()))
+        return str(markup(template, title=self.title, parts=_written(self.parts())))
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def html_page(title: str, parts: Iterable[PagePart]) -> str:
         title: of the page, as text.
         parts: strings are paragraphs of text, `markup` is HTML; tables, plotly figures, circuitsvis views, and columns of all of them.
     """
-    return from_template("page.html", title=title, parts=_written(parts))
+    return str(from_template("page.html", title=title, parts=_written(parts)))  # a Markup would escape what anybody adds to it
 
 
 def _written(parts: Iterable[PagePart]) -> list[Markup]:

@@ -15,8 +15,6 @@ from tl_knowledge.prompts.prompt import Prompt, target_tokens
 
 __all__ = ["EditMeasure", "PromptAccuracy", "perspectives", "subject_synonymy", "symmetry", "synonymy"]
 
-Templates = Mapping[str, Sequence[str]]
-
 
 @runtime_checkable
 class EditMeasure(Protocol):
@@ -95,14 +93,14 @@ def subject_synonymy(names: Mapping[str, Sequence[str]]) -> PromptAccuracy:
     return PromptAccuracy("subject_synonymy", facts)
 
 
-def perspectives(entity: Templates, relation: Templates) -> list[PromptAccuracy]:
+def perspectives(entity: Mapping[str, Sequence[str]], relation: Mapping[str, Sequence[str]]) -> list[PromptAccuracy]:
     """Reliability and generality from the subject's and from the relation's side (Wei et al. 2024, tables 1 and 2).
 
     Args:
         entity, relation: for each relation its templates of that side; the first measures reliability, the others generality.
     """
 
-    def of(side: Templates, which: slice) -> Callable[[EditCase], list[Fact]]:
+    def of(side: Mapping[str, Sequence[str]], which: slice) -> Callable[[EditCase], list[Fact]]:
         return lambda case: [case.rewrite.rephrase(template) for template in side.get(case.fact.relation or "", ())[which]]
 
     return [

@@ -83,7 +83,7 @@ class FinalNorm:
         misfit, weight = misfits[centred]
         if misfit > MOST_MISFIT:
             raise UnsupportedModelError(
-                "the final norm of this model is neither LayerNorm nor RMSNorm, so its logits are no sum of what was written; direct contributions cannot be told apart here."
+                "the final norm of this model is neither LayerNorm nor RMSNorm, so its logits are no sum of what was written: they cannot be split."
             )
         return cls(weight.to(weights.dtype), bias.to(weights.dtype), centred)
 
