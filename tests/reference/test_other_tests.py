@@ -79,7 +79,7 @@ def test_knockout_equals_renormalised_patterns_one_forward_each(window):
             "relation": [p for p in prompt.relation if p != prompt.last.last],
             "last": prompt.last.positions,
         }
-        for index, name in enumerate(found.blocked):
+        for index, name in enumerate(found.at):
             for layer in range(layer_count(model)):
                 first, last = window_layers(layer, window, 8, "ours")
                 expected = (knocked_out_by_hand(model, prompt, sets[name], range(first, last + 1)) - clean) / clean
@@ -131,7 +131,7 @@ def test_knockout_results_draw_themselves(factlm):
     frame = found.to_dataframe()
     assert list(frame.columns) == ["blocked", "layer", "change", "low", "high", "facts"]
     figure = found.plot()
-    assert [t.name for t in figure.data if t.showlegend] == ["subject tokens", "non-subject tokens", "last token"]
+    assert [t.name for t in figure.data if t.showlegend] == ["subject tokens", "relation tokens", "last token"]
     np.testing.assert_allclose(figure.data[1].y, frame[frame["blocked"] == "subject"]["change"])
 
 
@@ -140,7 +140,7 @@ def test_knockout_and_perturbation_save_and_load(tmp_path, factlm):
     found = tlk.measure_attention_knockout(factlm, facts, window=3, progress=False)
     again = tlk.attention.AttentionKnockout.load(found.save(tmp_path / "knockout"))
     np.testing.assert_array_equal(again.change, found.change)
-    assert (again.facts, again.blocked, again.window, again.provenance) == (found.facts, found.blocked, found.window, found.provenance)
+    assert (again.facts, again.at, again.window, again.provenance) == (found.facts, found.at, found.window, found.provenance)
     assert again.top(2)["change"].abs().max() == found.to_dataframe()["change"].abs().max()
     test = tlk.tracing.perturb_embeddings(factlm, facts, samples=2, progress=False)
     loaded = tlk.tracing.PerturbationTest.load(test.save(tmp_path / "perturbation"))

@@ -69,7 +69,7 @@ def test_paired_p_values_are_wilcoxons_corrected_for_their_number():
     ("call", "message"),
     [
         (lambda: mean_interval([]), "no fact to average"),
-        (lambda: mean_interval([np.ones(1)], variant="t"), "'t' is unknown; pass 'bootstrap'"),
+        (lambda: mean_interval([np.ones(1)], variant="t"), "variant 't' is unknown; pass one of 'ours'"),
         (lambda: paired_p_values(np.ones((5, 1)), np.zeros((5, 1))), "trace at least 6"),
     ],
 )

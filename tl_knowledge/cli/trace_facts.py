@@ -97,9 +97,7 @@ def _print(average: tlk.TraceAverage, out: Path | None) -> None:
     left_out = f", {len(average.skipped)} of {average.given} left out" if average.skipped else ""
     console.print(f"[bold]{len(average.facts)} facts[/] on {escape(average.provenance.model)}{left_out}", highlight=False)
     print_table(console, tracing.total_effect_table(average))
-    peaks = average.top(len(average.to_dataframe())).drop_duplicates(["corrupt", "component"]).to_dict(orient="records")
-    rows = [(p["corrupt"], p["component"], p["role"], str(p["layer"]), tracing.estimate_text(p, "effect")) for p in peaks]
-    print_table(console, table(("corrupted", "restored", "largest at the", "layer", "average effect [95%]"), rows))
+    print_table(console, tracing.peak_table(average))
     if len(average.sides) == 2:
         located = tracing.location_table(average)
         columns = [0, 1, *range(4, 7)]  # the peaks stand in the table above

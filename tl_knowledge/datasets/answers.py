@@ -55,7 +55,7 @@ def paraphrases(model: AnyModel, fact: Fact) -> list[Prompt]:
     Raises:
         DataError: the fact has none.
     """
+    model = as_model(model, masked=True)
     if not fact.paraphrases:
         raise DataError(f"fact {fact.text!r} has no paraphrases; make it with Fact(..., paraphrases=('... {{}} ...',)).")
-    model = as_model(model, masked=True)
     return [Prompt.from_fact(model, fact.rephrase(template)) for template in fact.paraphrases]

@@ -9,6 +9,7 @@ from tl_knowledge.drawing import PagePart, Table, heading, html_page, note, prov
 from tl_knowledge.neurons.effects import NeuronEffects
 from tl_knowledge.neurons.located import LocatedNeurons
 from tl_knowledge.neurons.words import place_words
+from tl_knowledge.results.statistics import interval_text
 
 __all__ = ["effects_table", "neurons_page", "statistics_table"]
 
@@ -31,9 +32,9 @@ def statistics_table(located: LocatedNeurons) -> Table:
         (
             str(row["relation"]),
             str(row["groups"]),
-            f"{row['KN']:.1f}{_interval(row['KN_low'], row['KN_high'], '.1f')}",
+            f"{row['KN']:.1f}{interval_text(row['KN_low'], row['KN_high'], '.1f')}",
             f"{row['tau']:.2f}",
-            f"{row['R1^2']:.2f}{_interval(row['R1^2_low'], row['R1^2_high'], '.2f')}",
+            f"{row['R1^2']:.2f}{interval_text(row['R1^2_low'], row['R1^2_high'], '.2f')}",
         )
         for row in frame.to_dict(orient="records")
     ]
@@ -46,13 +47,9 @@ def effects_table(effects: Sequence[NeuronEffects]) -> Table:
     for measured in effects:
         for row in measured.summary().to_dict(orient="records"):
             p = "" if math.isnan(row["p_own_differs"]) else f"{row['p_own_differs']:.2g}"
-            change = f"{row['change']:+.2%}{_interval(row['low'], row['high'], '+.2%')}"
+            change = f"{row['change']:+.2%}{interval_text(row['low'], row['high'], '+.2%')}"
             rows.append((f"x {measured.factor:g}", row["what"], change, str(row["facts"]), p))
     return Table(("neurons", "measured", "change of P(answer) [95%]", "facts", "p: own fact differs"), rows)
-
-
-def _interval(low: float, high: float, form: str) -> str:
-    return "" if math.isnan(low) else f" [{low:{form}}, {high:{form}}]"
 
 
 _STATISTICS = (

@@ -5,6 +5,7 @@ Facts are the unit that is drawn at random, so every interval resamples facts, n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, SupportsFloat, TypeAlias
@@ -23,6 +24,7 @@ __all__ = [
     "Regression",
     "bootstrap_means",
     "compare_regressions",
+    "interval_text",
     "largest_rows",
     "mean_interval",
     "paired_p_values",
@@ -103,6 +105,16 @@ def scalar_interval(values: Iterable[SupportsFloat]) -> tuple[float, float, floa
     """`mean_interval` of one number a fact, as plain numbers."""
     mean, low, high = mean_interval([np.array([float(value)]) for value in values])
     return float(mean), float(low), float(high)
+
+
+def interval_text(low: float, high: float, form: str = ".3f") -> str:
+    """An interval as text that follows its estimate; nothing where there is none.
+
+    Example:
+        >>> f"0.5{interval_text(0.25, 0.75, '.2f')}", interval_text(float("nan"), 1.0)
+        ('0.5 [0.25, 0.75]', '')
+    """
+    return "" if math.isnan(low) else f" [{low:{form}}, {high:{form}}]"
 
 
 def paired_p_values(first: Float[np.ndarray[Any, Any], "fact cell"], second: Float[np.ndarray[Any, Any], "fact cell"]) -> tuple[Array, Array]:

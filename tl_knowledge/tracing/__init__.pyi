@@ -20,8 +20,8 @@ from .screen import ScreenCheck as ScreenCheck
 from .sets.average import TraceAverage as TraceAverage
 from .sets.driver import trace_facts as trace_facts
 from .sets.effects import Measure as Measure
-from .sets.page import estimate_text as estimate_text
 from .sets.page import location_table as location_table
+from .sets.page import peak_table as peak_table
 from .sets.page import total_effect_table as total_effect_table
 from .sets.settings import Execution as Execution
 from .sets.settings import Survey as Survey

@@ -9,13 +9,14 @@ from typing import Any
 import pandas as pd
 
 from tl_knowledge.drawing import PagePart, Table, heading, html_page, markup, provenance_footer
+from tl_knowledge.results.statistics import interval_text
 from tl_knowledge.tracing.result import COMPONENT_WORDS
 from tl_knowledge.tracing.sets.effects import RoleEffects
 from tl_knowledge.tracing.sets.figures import plot_heat_maps, plot_roles, plot_severed
 from tl_knowledge.tracing.sets.roles import PLACES, SIDES
 from tl_knowledge.tracing.sets.sides import SideComparison, locate_sides
 
-__all__ = ["average_page", "estimate_text", "location_table", "total_effect_table"]
+__all__ = ["average_page", "location_table", "peak_table", "total_effect_table"]
 
 _ROLES_NOTE = """Each point is an average over facts: noise on the corrupted tokens makes the model lose the answer; one clean activation is
 written back, at a token of that role and in that layer (or window of layers), and so much of the answer's probability returns. A high early
@@ -48,7 +49,7 @@ def average_page(average: RoleEffects, compared: SideComparison | None) -> str:
 def total_effect_table(average: RoleEffects) -> Table:
     """Clean and corrupted probability and average total effect of each side."""
     rows = [
-        (row["corrupt"], f"{row['clean']:.1%}", f"{row['corrupted']:.1%}", estimate_text(row, "total_effect"), str(row["facts"]))
+        (row["corrupt"], f"{row['clean']:.1%}", f"{row['corrupted']:.1%}", _estimate(row, "total_effect"), str(row["facts"]))
         for row in average.total_effects().to_dict(orient="records")
     ]
     return Table(("corrupted", "clean P(answer)", "corrupted P(answer)", "average total effect [95%]", "facts"), rows)
@@ -67,9 +68,16 @@ def location_table(average: RoleEffects) -> Table:
     return Table(header, rows)
 
 
-def estimate_text(row: Mapping[Any, Any], name: str) -> str:
+def peak_table(average: RoleEffects) -> Table:
+    """Where each side's average effect is largest, by component."""
+    peaks = average.top(len(average.to_dataframe())).drop_duplicates(["corrupt", "component"]).to_dict(orient="records")
+    rows = [(row["corrupt"], row["component"], row["role"], str(row["layer"]), _estimate(row, "effect")) for row in peaks]
+    return Table(("corrupted", "restored", "largest at the", "layer", "average effect [95%]"), rows)
+
+
+def _estimate(row: Mapping[Any, Any], name: str) -> str:
     """An estimate with its interval, as text."""
-    return f"{row[name]:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+    return f"{row[name]:.3f}{interval_text(row['low'], row['high'])}"
 
 
 def _peak(row: pd.Series) -> str:
