@@ -6,8 +6,10 @@ VENV4 := .venv-tl4
 PIP_FLAGS := --quiet --disable-pip-version-check
 RUN := $(VENV)/bin
 WORKERS ?= 2
+PYTEST_FLAGS := -q -n $(WORKERS) --dist worksteal
+PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/pytest $(PYTEST_FLAGS)
 
-.PHONY: demo test lint types floors unit newest docs demos gallery bench factlm clean
+.PHONY: demo test lint types floors unit newest docs demos wheel gallery bench factlm clean
 
 demo: $(VENV)/.demo
 	$(RUN)/tl-knowledge trace --out build/trace.html
@@ -25,11 +27,14 @@ types: $(VENV)/.dev
 floors: $(VENV)/.dev
 	$(RUN)/lint-imports
 
+# One architecture and the docstrings' examples with the types and shapes of every call checked, everything else without.
 unit: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(RUN)/pytest -q -n $(WORKERS)
+	$(PYTEST) -m typed --jaxtyping-packages=tl_knowledge,beartype.beartype
+	$(PYTEST) -m "not typed"
 
+# The newest TransformerLens: what touches a model.
 newest: $(VENV4)/.dev
-	OMP_NUM_THREADS=1 $(VENV4)/bin/pytest -q -n $(WORKERS) -m "not browser"
+	OMP_NUM_THREADS=1 $(VENV4)/bin/pytest tests $(PYTEST_FLAGS) -m "touches_model and not slow and not browser"
 
 # Not --quiet: under it MkDocs counts no warnings, so that --strict lets broken links pass.
 docs: $(VENV)/.dev
@@ -38,6 +43,17 @@ docs: $(VENV)/.dev
 
 demos: $(VENV)/.dev
 	$(RUN)/python -W ignore demos/build_notebooks.py build/demos
+
+# A wheel of this tree in an environment of its own: the command, the bundled model and a page, from another directory.
+wheel:
+	rm -rf build/wheel
+	$(PYTHON) -m venv build/wheel/venv
+	build/wheel/venv/bin/pip wheel $(PIP_FLAGS) --no-deps --wheel-dir build/wheel .
+	build/wheel/venv/bin/pip install $(PIP_FLAGS) -c constraints.txt torch
+	build/wheel/venv/bin/pip install $(PIP_FLAGS) -c constraints.txt build/wheel/*.whl
+	cd build/wheel && venv/bin/tl-knowledge --version
+	cd build/wheel && venv/bin/tl-knowledge trace --out trace.html
+	cd build/wheel && venv/bin/python -c "import tl_knowledge as tlk; assert 'site-packages' in tlk.__file__, tlk.__file__; print(tlk.load_model('factlm').cfg.n_layers, 'layers')"
 
 gallery: demos
 	$(RUN)/python demos/build_gallery.py build/demos docs

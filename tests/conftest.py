@@ -1,8 +1,9 @@
 """Fixtures that every test shares, and which tests each lane runs.
 
-``make unit`` runs every test once, in two parts: those marked ``typed`` with the types and shapes of every call checked (it costs as much again),
-the others without. ``make newest`` runs those marked ``touches_model`` with the newest TransformerLens. Both marks are given here, by the fixtures
-that a test uses; a file whose tests reach a model in another way says ``pytestmark = pytest.mark.touches_model``.
+``make unit`` runs every test once, in two parts: those marked ``typed`` (docstrings' examples, and one architecture) with the types and shapes
+of every call checked, which costs as much again, and the others without. ``make newest`` runs those marked ``touches_model`` with the newest
+TransformerLens. Both marks are given here, by the fixtures that a test uses; a file whose tests reach a model in another way says
+``pytestmark = pytest.mark.touches_model``.
 
 Nothing heavy is imported before a test needs it, since xdist's controller reads this file too.
 """
@@ -41,15 +42,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give each test the marks of the lanes it belongs to."""
     for item in items:
         parameters = getattr(getattr(item, "callspec", None), "params", {})
-        architectures = {name: parameters[name] for name in TYPED if name in parameters}
-        if all(TYPED[name] == architecture for name, architecture in architectures.items()) and not _is_slow(item):
+        if _is_typed(item, parameters):
             item.add_marker("typed")
         if MODEL_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker("touches_model")
 
 
-def _is_slow(item: pytest.Item) -> bool:
-    return any(item.get_closest_marker(name) for name in ("slow", "browser"))
+def _is_typed(item: pytest.Item, parameters: dict[str, Any]) -> bool:
+    """Examples in docstrings, and tests on one small architecture; the bundled model's long runs would only take twice as long."""
+    if any(item.get_closest_marker(name) for name in ("slow", "browser")):
+        return False
+    fixtures = set(getattr(item, "fixturenames", ()))
+    small = "gpt2" in fixtures or any(parameters.get(name) == architecture for name, architecture in TYPED.items())
+    return small or isinstance(item, pytest.DoctestItem)
 
 
 @pytest.fixture

@@ -110,6 +110,7 @@ def test_a_fact_of_a_set_is_its_single_trace(factlm64, facts, average):
         assert trace.labels == prompt.labels and trace.window == single.window
 
 
+@pytest.mark.slow
 def test_order_parts_and_memory_change_nothing(factlm64, facts, average):
     turned = tlk.trace_facts(factlm64, facts[::-1], facts_per_part=5, memory_budget=2.0**25, **SETTINGS)
     by_fact = {(t.fact.text, t.corrupt, t.component, t.severed): t for t in turned.traces}
@@ -176,6 +177,7 @@ def parts(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.glob("part-*.parquet"))}
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bytes(tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     subprocess.run([sys.executable, "-W", "ignore", "-c", RUN, str(whole)], check=True, capture_output=True)
@@ -283,6 +285,7 @@ def tracer_processes() -> list[int]:
     return [number for number, title in titles.items() if title.startswith(b"ray::_Tracer")]
 
 
+@pytest.mark.slow
 def test_ray_workers_give_the_same_and_a_killed_one_loses_nothing(tmp_path, facts):
     ray = pytest.importorskip("ray", reason="Ray is not installed, so the Ray runner was not run (pip install 'tl-knowledge[ray]')")
     from tl_knowledge.tracing.sets import runners

@@ -104,6 +104,7 @@ def test_the_unedited_model_is_read_once_for_all_methods(factlm, moments, capita
     assert len(calls) == 10
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_goes_on_and_ends_the_same(factlm, moments, tmp_path, monkeypatch):
     import sys
 

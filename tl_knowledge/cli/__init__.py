@@ -41,7 +41,7 @@ app.command("report")(report_command)
 app.command("info")(info_command)
 
 
-def _say_version(wanted: bool) -> None:
+def _say_version(wanted: bool | None) -> None:
     if wanted:
         typer.echo(f"tl-knowledge {tlk.__version__}")
         raise typer.Exit
@@ -49,7 +49,7 @@ def _say_version(wanted: bool) -> None:
 
 @app.callback()
 def _everywhere(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", callback=_say_version, is_eager=True)] = False,
+    version: Annotated[bool | None, typer.Option("--version", help="Print the version and exit.", callback=_say_version, is_eager=True)] = None,
 ) -> None:
     """Locate knowledge in language models, edit it, and look at it."""
 
