@@ -113,9 +113,9 @@ def test_rome_on_factlm(factlm, moments):
 
 
 def test_sequential_edits_stay_until_the_end(factlm, moments):
-    before = output_weights(factlm, 0).clone()
+    before, short = output_weights(factlm, 0).clone(), tlk.ROME(layer=0, contexts=((5, 5),))
     cases = tlk.load_edit_cases()[:3]
-    report = tlk.evaluate(factlm, cases, tlk.ROME(layer=0), moments=moments, protocol="sequential", progress=False)
+    report = tlk.evaluate(factlm, cases, short, moments=moments, protocol="sequential", progress=False)
     assert report.scores["ES"].mean == 100 and torch.equal(output_weights(factlm, 0), before)
 
     class Fails:
@@ -126,7 +126,7 @@ def test_sequential_edits_stay_until_the_end(factlm, moments):
             self.calls += 1
             if self.calls == 3:
                 raise KeyboardInterrupt
-            return tlk.ROME(layer=0).plan(model, facts, moments)
+            return short.plan(model, facts, moments)
 
     with pytest.raises(KeyboardInterrupt):
         tlk.evaluate(factlm, cases, Fails(), moments=moments, protocol="sequential", progress=False)

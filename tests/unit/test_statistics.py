@@ -32,7 +32,7 @@ def test_facts_without_a_token_of_the_role_do_not_count():
     assert np.all(low <= mean) and np.all(mean <= high)
 
 
-def test_rome_code_interval_by_hand():
+def test_the_interval_of_meng_2022_code_by_hand():
     values = [np.array([1.0]), np.array([2.0, 4.0])]
     mean, low, high = mean_interval(values, variant="meng2022_code")
     half = 1.96 * np.std([1, 2, 4], ddof=1) / 3**0.5

@@ -76,7 +76,7 @@ def mean_interval(values: Sequence[Array], *, variant: IntervalVariant = "ours",
         seed: of the resampling.
 
     Returns:
-        Three arrays ``[*cell]``; the mean is NaN where there is no value, the ends where fewer than two facts (``rome_code``: values) have
+        Three arrays ``[*cell]``; the mean is NaN where there is no value, the ends where fewer than two facts (``meng2022_code``: values) have
         one, because one draw says nothing about the spread.
 
     Raises:
