@@ -10,6 +10,7 @@ Nothing heavy is imported before a test needs it, since xdist's controller reads
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from collections.abc import Iterator
@@ -46,6 +47,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("typed")
         if MODEL_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker("touches_model")
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: the garbage collector need not walk through torch's million objects again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def _is_typed(item: pytest.Item, parameters: dict[str, Any]) -> bool:

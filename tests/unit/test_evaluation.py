@@ -133,6 +133,7 @@ def test_sequential_edits_stay_until_the_end(factlm, moments):
     assert torch.equal(output_weights(factlm, 0), before)
 
 
+@pytest.mark.slow
 def test_memit_edits_a_batch_on_factlm(factlm, moments):
     method = tlk.MEMIT(layers=(0,), moment_weight=100.0)
     report = tlk.evaluate(factlm, tlk.load_edit_cases()[:8], method, moments=moments, protocol="batch", progress=False)

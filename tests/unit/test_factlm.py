@@ -42,6 +42,7 @@ def accuracy(model, prompts):
     return hits / len(prompts)
 
 
+@pytest.mark.slow
 def test_it_knows_its_facts_and_their_paraphrases(factlm, facts):
     sample = facts[::10]
     assert accuracy(factlm, [tlk.Prompt.from_fact(factlm, f) for f in sample]) >= 0.97
@@ -70,6 +71,7 @@ def test_the_corpus_is_large_enough_for_second_moments(factlm):
     assert max(len(factlm.tokenizer(text)["input_ids"]) for text in corpus) <= factlm.cfg.n_ctx
 
 
+@pytest.mark.slow
 def test_subject_and_relation_enter_at_different_places(factlm, facts):
     """The README's picture, in one number each: the subject is looked up at its last token, the relation elsewhere."""
     effects = {"subject": [], "relation": []}

@@ -84,6 +84,7 @@ def test_regressions_equal_the_textbook():
         compare_regressions(np.ones(5), np.arange(5.0)[:, None], np.ones((5, 1)))
 
 
+@pytest.mark.slow
 def test_a_sweep_edits_and_traces_every_layer(factlm, moments, tmp_path):
     cases, before = tlk.load_edit_cases()[:4], fingerprint(factlm)
     sweep = tlk.localised.sweep_layers(

@@ -84,6 +84,7 @@ def test_bad_input(factlm, facts, change, error, message):
         tlk.neurons.measure_neuron_effects(factlm, **({"facts": facts, "steps": 1, "progress": False} | change))
 
 
+@pytest.mark.slow
 def test_on_factlm_the_neurons_of_the_subjects_last_token_carry_the_fact(factlm):
     """FactLM looks facts up at the subject's last token, so suppressing a fact's neurons there costs it, and it alone, a large part."""
     facts = tlk.sample_facts(tlk.known_facts(factlm, tlk.load_facts()), 30)
