@@ -18,6 +18,8 @@ import tl_knowledge as tlk
 from tl_knowledge.errors import ComponentError, DataError
 from tl_knowledge.results.result import Result
 
+pytestmark = pytest.mark.touches_model
+
 FACTS = [fact for fact in tlk.load_facts("factlm") if fact.relation == "P36"][:2]
 CASES = [case for case in tlk.load_edit_cases("factlm") if case.fact.relation == "P36"][:6]  # a paired test needs six
 QUIET: dict[str, Any] = {"progress": False}
