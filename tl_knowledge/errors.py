@@ -33,6 +33,7 @@ __all__ = [
     "ModelStateError",
     "NumericalError",
     "PromptError",
+    "SlowEngineWarning",
     "SubjectNotFoundError",
     "TLKnowledgeError",
     "TargetError",
@@ -90,6 +91,10 @@ class ModelStateError(ModelError):
 
 class NumericalError(TLKnowledgeError, RuntimeError):
     """An activation or probability is not finite."""
+
+
+class SlowEngineWarning(UserWarning):
+    """A fast engine would not be exact on this model, so that a slower one runs."""
 
 
 def check_choice(word: str, value: object, choices: Any, error: type[InputError] = InputError) -> None:

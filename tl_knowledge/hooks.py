@@ -25,7 +25,7 @@ Example:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
@@ -246,10 +246,14 @@ def _scale(neurons: Sequence[int], factor: float, where: Positions | None):
     def scale(activation: torch.Tensor, *, hook: object) -> torch.Tensor:
         if max(neurons) >= activation.shape[-1] or min(neurons) < 0:
             raise ComponentError(f"neurons {list(neurons)} are not all inside the layer's {activation.shape[-1]}; pass smaller numbers.")
+        if positions is not None and activation.ndim == 2:
+            raise ComponentError(
+                "this model has batch and positions of mlp.hook_post in one axis; pass positions=None, or use measure_neuron_effects()."
+            )
         if positions is not None:
             _check_reach(activation, positions, "mlp.hook_post")
-        factors = torch.ones_like(activation[0])
-        at = torch.arange(activation.shape[1]) if positions is None else torch.tensor(positions)
+        factors = activation.new_ones(activation.shape[-2:])
+        at = torch.arange(activation.shape[-2]) if positions is None else torch.tensor(positions)
         factors[at[:, None], torch.tensor(list(neurons))] = factor
         return activation * factors
 
@@ -263,6 +267,8 @@ def _write(recorded: Activations, name: str, where: Positions | None, units: int
 
     def write(activation: torch.Tensor, *, hook: object) -> torch.Tensor:
         source = recorded[name].to(activation)
+        if min(source.ndim, activation.ndim) == 2:
+            return _write_flat(write, source, activation, name)
         if source.shape[1:] != activation.shape[1:] or source.shape[0] not in (1, activation.shape[0]):
             raise ComponentError(
                 f"recorded {name} has shape {tuple(source.shape)}, the running one {tuple(activation.shape)}; "
@@ -279,6 +285,16 @@ def _write(recorded: Activations, name: str, where: Positions | None, units: int
         return changed
 
     return write
+
+
+def _write_flat(write: Callable[..., torch.Tensor], source: torch.Tensor, activation: torch.Tensor, name: str) -> torch.Tensor:
+    """The same where the model runs a module on all tokens of all rows as one long row ``[batch*pos d]`` (OPT's MLPs)."""
+    if source.ndim == 2 or len(activation) % source.shape[1]:
+        raise ComponentError(
+            f"this model has batch and positions of {name} in one axis, {tuple(activation.shape)}, so that positions cannot be told apart; "
+            "pass recorded activations as [batch pos d_model]: recorded[name].unflatten(0, tokens.shape)."
+        )
+    return write(activation.unflatten(0, (-1, source.shape[1])), hook=None).flatten(0, 1)
 
 
 def _check_reach(activation: torch.Tensor, positions: Iterable[int], name: str) -> None:

@@ -53,7 +53,7 @@ def test_rows_on_a_prefix_equal_full_sequences(model, prompt):
     hooks = [(site, lambda x, *, hook: torch.cat([x, x[:1], x[:1]])) for site in sites]
     expected = model(prompt.tokens)[0, -1]
     for _ in range(2):
-        logits = run_on_prefix(model, prefix, hooks)
+        logits = run_on_prefix(model, prefix, hooks, rows=1 + 2 * len(sites))
         assert logits.shape[0] == 1 + 2 * len(sites)
         torch.testing.assert_close(logits[:, -1], expected.expand(logits.shape[0], -1), rtol=0, atol=1e-12)
 

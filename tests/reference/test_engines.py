@@ -11,7 +11,6 @@ import tl_knowledge as tlk
 from tl_knowledge.engine import rows
 from tl_knowledge.engine.rows import growing_rows_refusal
 from tl_knowledge.models.hook_names import COMPONENTS
-from tl_knowledge.tracing import engines
 
 EXACT = 1e-12
 SEVERED = [(), "mlp_out", "attn_out", ("mlp_out", "attn_out")]
@@ -84,7 +83,7 @@ def test_every_model_here_grows_rows(model):
 
 def test_a_model_that_refuses_rows_falls_back_to_the_loop_and_says_so(gpt2, prompt, monkeypatch):
     expected = tlk.trace(gpt2, prompt, 0.7, samples=2)
-    monkeypatch.setattr(engines, "growing_rows_refusal", lambda model: "RuntimeError: shapes")
+    monkeypatch.setattr(rows._GROWING, "refusal", lambda model: "RuntimeError: shapes")
     result = tlk.trace(gpt2, prompt, 0.7, samples=2)
     assert result.provenance.engine == "loop (growing rows refused: RuntimeError: shapes)"
     torch.testing.assert_close(result.indirect_effect, expected.indirect_effect, rtol=0, atol=EXACT)
@@ -95,4 +94,4 @@ def test_the_probe_finds_a_model_that_mixes_rows(gpt2, monkeypatch):
     mixing = [("blocks.2.hook_mlp_out", lambda x, *, hook: x + x.mean(0, keepdim=True) * x.shape[0])]
     real = rows.run_rows
     monkeypatch.setattr(rows, "run_rows", lambda model, tokens, hooks: real(model, tokens, hooks + mixing))
-    assert "different from the row" in rows._probe(gpt2)
+    assert "different from the row" in rows._probe(gpt2, narrow=False)

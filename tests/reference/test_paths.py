@@ -9,9 +9,9 @@ from support import fingerprint, hooks_left
 import tl_knowledge as tlk
 from tl_knowledge.circuits.edges import Edge
 from tl_knowledge.circuits.paths import answer_node, find_edges, find_needs, measure_needs, measure_shares, measure_wired
+from tl_knowledge.engine import rows
 from tl_knowledge.metrics import answer_log_probability, answer_probability
 from tl_knowledge.models.loading import hooked_transformer_available
-from tl_knowledge.runs import interventions as engine
 from tl_knowledge.runs.contrast import edit_contrast, node_hooks, noise_contrast
 from tl_knowledge.runs.interventions import measure_nodes
 from tl_knowledge.runs.nodes import Node, hook_of
@@ -191,7 +191,7 @@ def test_chunks_and_the_loop_change_nothing(model, prompt, monkeypatch):
     contrast, nodes = noisy(model, prompt), SETS["heads and neurons"]
     whole = {(e.source, e.target): e.weight for e in find_edges(contrast, nodes, BUDGET)[0]}
     pieces = {(e.source, e.target): e.weight for e in find_edges(contrast, nodes, 1.0)[0]}
-    monkeypatch.setattr(engine, "growing_rows_refusal", lambda model: "RuntimeError: shapes")
+    monkeypatch.setattr(rows._GROWING, "refusal", lambda model: "RuntimeError: shapes")
     looped, used = find_edges(contrast, nodes, BUDGET)
     assert used == "loop (growing rows refused: RuntimeError: shapes)"
     assert pieces == pytest.approx(whole, abs=EXACT)

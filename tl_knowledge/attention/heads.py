@@ -24,7 +24,7 @@ from tl_knowledge.attention.settings import AttentionSettings
 from tl_knowledge.drawing import HtmlView, Points, pattern_view, scatter
 from tl_knowledge.engine.progress import show_progress
 from tl_knowledge.engine.recording import record
-from tl_knowledge.engine.rows import MEMORY_BUDGET
+from tl_knowledge.engine.rows import MEMORY_BUDGET, rows_engine
 from tl_knowledge.errors import UnsupportedModelError, check_choice
 from tl_knowledge.models.hook_names import attention_pattern, component_hook
 from tl_knowledge.models.loading import AnyModel, as_model
@@ -195,7 +195,7 @@ def analyse_attention(
         settings=settings,
         provenance=provenance_of(
             model,
-            engine="rows",
+            engine=rows_engine(model),
             seed=settings.seed,
             has_bos=prompt.has_bos,
             settings=settings,

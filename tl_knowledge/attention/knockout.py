@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from tl_knowledge.arrays import Hooks
 from tl_knowledge.drawing import Line, LinePanel, line_panels
+from tl_knowledge.engine.forward import run_model
 from tl_knowledge.engine.progress import progress_bar
-from tl_knowledge.engine.rows import as_index, grow_rows, growing_rows_refusal, keep_positions, run_rows
+from tl_knowledge.engine.rows import as_index, grow_rows, growing_rows_refusal, keep_positions, rows_engine, run_rows
 from tl_knowledge.errors import ComponentError, UnsupportedModelError, check_choice, check_given
 from tl_knowledge.hooks import knock_out_attention
 from tl_knowledge.metrics import answer_probability
@@ -150,7 +151,7 @@ def measure_attention_knockout(
         change, clean = _knock_out(model, prompt, spans, width)
         changes.append(change)
         cleans.append(clean)
-    provenance = provenance_of(model, has_bos=prompts[0].has_bos, engine="rows", window=width, at=list(spans))
+    provenance = provenance_of(model, has_bos=prompts[0].has_bos, engine=rows_engine(model), window=width, at=list(spans))
     return AttentionKnockout(np.stack(changes), np.array(cleans), spans, width, known, provenance)
 
 
@@ -210,7 +211,7 @@ def _check_writable(model: HookedModel) -> None:
         tokens = torch.tensor([[0, 1, 2]], device=model_device(model))
         with torch.no_grad():
             plain: torch.Tensor = model(tokens)
-            cut: torch.Tensor = model.run_with_hooks(tokens, fwd_hooks=knock_out_attention(2, [0, 1], layers=range(layer_count(model))))
+            cut: torch.Tensor = run_model(model, tokens, knock_out_attention(2, [0, 1], layers=range(layer_count(model))))
         _writable[model] = not torch.equal(plain, cut)
     if not _writable[model]:
         raise UnsupportedModelError(

@@ -17,6 +17,7 @@ from tl_knowledge.arrays import Hooks
 from tl_knowledge.drawing import Line, LinePanel, bar_chart, line_panels
 from tl_knowledge.editing.health import EditHealth, LayerHealth, clamped_subjects
 from tl_knowledge.engine.batches import perplexity
+from tl_knowledge.engine.prefix import prefix_engine
 from tl_knowledge.errors import ComponentError, ModelStateError
 from tl_knowledge.hooks import add_low_rank
 from tl_knowledge.models.checks import check_layers
@@ -117,7 +118,7 @@ class Edit(Result):
             {} if settings is None else plain(settings),
             unedited_fingerprint(model),
             tuple(dict(note) for note in notes),
-            provenance_of(model, engine="cached residuals", seed=seed, settings=settings, method=name, **more),
+            provenance_of(model, engine=prefix_engine(model), seed=seed, settings=settings, method=name, **more),
             dict(keys or {}),
         )
 

@@ -8,6 +8,7 @@ from circuitsvis.logits import token_log_probs
 from tl_knowledge.arrays import Hooks
 from tl_knowledge.drawing import HtmlView, ViewPage
 from tl_knowledge.editing.edit import Edit
+from tl_knowledge.engine.forward import run_model
 from tl_knowledge.errors import ModelStateError
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel, model_name
@@ -41,7 +42,7 @@ def edit_view(model: AnyModel, prompt: Prompt, edit: Edit) -> ViewPage:
 def _log_probabilities(model: HookedModel, tokens: torch.Tensor, hooks: Hooks, title: str) -> HtmlView:
     with torch.no_grad():
         # The last token is only predicted; running it would need a longer context than the prompt's.
-        logits: torch.Tensor = model.run_with_hooks(tokens[None, :-1], fwd_hooks=hooks)
+        logits: torch.Tensor = run_model(model, tokens[None, :-1], hooks)
     log_p = logits[0].float().log_softmax(-1).cpu()
     padded = torch.cat([log_p, log_p[-1:]])  # circuitsvis drops the last row
 

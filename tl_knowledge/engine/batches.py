@@ -13,6 +13,7 @@ from jaxtyping import Float
 from more_itertools import chunked, map_reduce
 
 from tl_knowledge.arrays import Hooks
+from tl_knowledge.engine.forward import run_model
 from tl_knowledge.engine.rows import keep_positions
 from tl_knowledge.errors import NumericalError
 from tl_knowledge.metrics import answer_probability
@@ -71,7 +72,7 @@ def answer_logits(
         tokens = torch.cat([prompts[i].tokens for i in group])
         kept = keep_positions(torch.full((len(group), 1), position, device=tokens.device))
         with torch.no_grad():
-            logits: torch.Tensor = model.run_with_hooks(tokens, fwd_hooks=hooks + kept)
+            logits: torch.Tensor = run_model(model, tokens, hooks + kept)
         yield group, logits[:, 0]
         if bar is not None:
             bar.update(len(group))
@@ -112,7 +113,7 @@ def text_log_probabilities(model: HookedModel, prompts: Sequence[Prompt], hooks:
     for group in equal_groups([len(prompt) for prompt in prompts]):
         tokens = torch.cat([prompts[i].tokens for i in group])
         with torch.no_grad():
-            logits: torch.Tensor = model.run_with_hooks(tokens, fwd_hooks=hooks)
+            logits: torch.Tensor = run_model(model, tokens, hooks)
         each = logits[:, :-1].log_softmax(-1).gather(-1, tokens[:, 1:, None])
         log_probability[group] = each.double().sum((1, 2)).cpu()
     return log_probability
@@ -127,7 +128,7 @@ def perplexity(model: HookedModel, prompts: Sequence[Prompt], hooks: Hooks) -> f
 def likeliest_next(model: HookedModel, prompt: Prompt, hooks: Hooks) -> tuple[tuple[str, float], ...]:
     """The likeliest next tokens with their probabilities, under some hooks."""
     with torch.no_grad():
-        logits: torch.Tensor = model.run_with_hooks(prompt.tokens, fwd_hooks=hooks)
+        logits: torch.Tensor = run_model(model, prompt.tokens, hooks)
     best = logits[0, -1].softmax(-1).topk(SHOWN)
     return tuple((str(model.tokenizer.decode([token])), value) for token, value in zip(best.indices.tolist(), best.values.tolist(), strict=True))
 

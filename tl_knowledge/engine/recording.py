@@ -9,8 +9,10 @@ from typing import Any
 import torch
 
 from tl_knowledge.arrays import HookFn, Hooks, Tokens
+from tl_knowledge.engine.forward import run_model
+from tl_knowledge.errors import UnsupportedModelError
 from tl_knowledge.models.hook_names import block_input, block_output
-from tl_knowledge.models.protocol import HookedModel, layer_count
+from tl_knowledge.models.protocol import HookedModel, layer_count, model_name
 
 __all__ = ["Reached", "capture", "capture_base", "record", "run_until", "stop"]
 
@@ -36,11 +38,15 @@ def stop(_: torch.Tensor, *, hook: object) -> None:
 def run_until(model: HookedModel, tokens: Tokens, hooks: Hooks, last: str, **kwargs: Any) -> None:
     """Run under some hooks up to one of them; what comes after it is not computed."""
     with torch.no_grad(), suppress(Reached):
-        model.run_with_hooks(tokens, fwd_hooks=[*hooks, (last, stop)], **kwargs)
+        run_model(model, tokens, [*hooks, (last, stop)], **kwargs)
 
 
 def record(model: HookedModel, tokens: Tokens, hooks: Hooks, names: Iterable[str], **kwargs: Any) -> dict[str, torch.Tensor]:
-    """Run once under some hooks and keep the named activations; what comes after the last of them is not computed."""
+    """Run once under some hooks and keep the named activations; what comes after the last of them is not computed.
+
+    Raises:
+        UnsupportedModelError: a hook that the model lists but never calls, whose activations nobody can know.
+    """
     recorded: dict[str, torch.Tensor] = {}
     missing = set(names)
 
@@ -55,7 +61,11 @@ def record(model: HookedModel, tokens: Tokens, hooks: Hooks, names: Iterable[str
 
     if missing:
         with torch.no_grad(), suppress(Reached):
-            model.run_with_hooks(tokens, fwd_hooks=hooks + [(name, keep(name)) for name in sorted(missing)], **kwargs)
+            run_model(model, tokens, hooks + [(name, keep(name)) for name in sorted(missing)], **kwargs)
+    if missing:
+        raise UnsupportedModelError(
+            f"{', '.join(sorted(missing))} of {model_name(model)} never fired, so nothing can be read or restored there; choose another component."
+        )
     return recorded
 
 

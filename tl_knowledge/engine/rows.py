@@ -24,14 +24,14 @@ architecture, masks expanded to the batch) is recognised by `growing_rows_refusa
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Bool, Int
 
 from tl_knowledge.arrays import HookFn, Hooks, Logits, Residual, Tokens
+from tl_knowledge.engine.forward import run_model
+from tl_knowledge.engine.proof import Proof, probe_tokens, same
 from tl_knowledge.engine.recording import capture_base
-from tl_knowledge.errors import TLKnowledgeError
 from tl_knowledge.models.hook_names import UNEMBED_IN, block_input, block_output, component_hook
 from tl_knowledge.models.protocol import HookedModel, attention_input, layer_count, mlp_input
 
@@ -47,6 +47,7 @@ __all__ = [
     "narrow_mlp",
     "pad_right",
     "row_bytes",
+    "rows_engine",
     "run_rows",
 ]
 
@@ -55,8 +56,6 @@ MEMORY_BUDGET = 2.0**28
 
 Index = Int[torch.Tensor, " written"]
 Mask = Bool[torch.Tensor, "row pos"]
-
-_refusals: WeakKeyDictionary[object, str] = WeakKeyDictionary()
 
 
 def grow_rows(base: Sequence[Residual], births: Mapping[int, Index]) -> Hooks:
@@ -108,8 +107,7 @@ def narrow_mlp(model: HookedModel, layer: int, needed: Mask, source: Int[torch.T
         needed: where to compute. Where neither a row nor its source row is needed, anything may come out.
         source: for each row, the row it equals elsewhere.
     """
-    name = mlp_input(model, layer)
-    return [] if name is None else [(name, _pack(needed)), (component_hook("mlp_out", layer), _spread(needed, source))]
+    return [] if _NARROWING.refusal(model) else _narrow_mlp(model, layer, needed, source)
 
 
 def narrow_attention(model: HookedModel, layer: int, needed: Mask, read: Mask, source: Int[torch.Tensor, " row"]) -> Hooks:
@@ -120,6 +118,15 @@ def narrow_attention(model: HookedModel, layer: int, needed: Mask, read: Mask, s
         read: where the output projection is computed.
         source: for each row, the row it equals elsewhere.
     """
+    return [] if _NARROWING.refusal(model) else _narrow_attention(model, layer, needed, read, source)
+
+
+def _narrow_mlp(model: HookedModel, layer: int, needed: Mask, source: Int[torch.Tensor, " row"]) -> Hooks:
+    name = mlp_input(model, layer)
+    return [] if name is None else [(name, _pack(needed)), (component_hook("mlp_out", layer), _spread(needed, source))]
+
+
+def _narrow_attention(model: HookedModel, layer: int, needed: Mask, read: Mask, source: Int[torch.Tensor, " row"]) -> Hooks:
     name = attention_input(model, layer)
     if name is None:
         return []
@@ -157,7 +164,7 @@ def keep_positions(positions: Int[torch.Tensor, "#row answer"]) -> Hooks:
 def run_rows(model: HookedModel, tokens: Tokens, hooks: Hooks) -> Logits:
     """Run the model on one row of tokens; the hooks say how many rows come out."""
     with torch.no_grad():
-        logits: torch.Tensor = model.run_with_hooks(tokens[:1], fwd_hooks=hooks)
+        logits: torch.Tensor = run_model(model, tokens[:1], hooks)
     return logits
 
 
@@ -176,42 +183,52 @@ def row_bytes(model: HookedModel, length: int, answer_positions: int) -> int:
 def growing_rows_refusal(model: HookedModel) -> str | None:
     """Why this model cannot run growing rows, or ``None`` where it can.
 
-    A probe of two tokens with one row born in each block, run once for each model: every born row must equal its parent.
+    The probe: two prompts, and a copy of each born in each block; every born row must equal its parent, and the parents one plain forward.
     """
-    if model not in _refusals:
-        _refusals[model] = _probe(model)
-    return _refusals[model] or None
+    return _GROWING.refusal(model)
 
 
-def _probe(model: HookedModel) -> str:
-    device = next(iter(model.parameters())).device
-    tokens = torch.zeros(1, 2, dtype=torch.long, device=device)
+def rows_engine(model: HookedModel) -> str:
+    """How many runs go together on this model, for a provenance: ``"rows"``, or ``"loop"`` with the reason why rows cannot grow."""
+    refusal = growing_rows_refusal(model)
+    return f"loop (growing rows refused: {refusal})" if refusal else "rows"
+
+
+def _probe_growing(model: HookedModel) -> str:
+    return _probe(model, narrow=False)
+
+
+def _probe_narrowing(model: HookedModel) -> str:
+    return _probe(model, narrow=True)
+
+
+def _probe(model: HookedModel, *, narrow: bool) -> str:
+    tokens = probe_tokens(model)
     base: list[torch.Tensor] = []
-    parent = torch.zeros(1, dtype=torch.long, device=device)
-    last = torch.ones(1, 1, dtype=torch.long, device=device)
-    births = dict.fromkeys(range(-1, layer_count(model)), parent)
-    try:
-        plain = run_rows(model, tokens, capture_base(model, base) + keep_positions(last))
-        narrow = [pair for layer in births if layer >= 0 for pair in _probe_narrowing(model, layer, device)]
-        grown = run_rows(model, tokens, grow_rows(base, births) + narrow + keep_positions(last))
-    except TLKnowledgeError:
-        raise
-    except Exception as error:  # any shape error of any architecture means the same: it does not grow
-        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    expected = (layer_count(model) + 2, *plain.shape[1:])
-    if tuple(grown.shape) != expected:
-        return f"the logits came out as {tuple(grown.shape)} instead of {expected}"
-    if not torch.allclose(grown, plain.expand_as(grown), rtol=1e-3, atol=1e-4 * float(plain.abs().max() + 1)):
-        return "copies of a row came out different from the row"
-    return ""
+    births = dict.fromkeys(range(-1, layer_count(model)), torch.arange(2, device=tokens.device))
+    last = torch.full((1, 1), tokens.shape[1] - 1, device=tokens.device)
+    plain: torch.Tensor = run_model(model, tokens, capture_base(model, base))
+    if len(base) != layer_count(model) + 1:
+        return "some blocks never show their output"
+    narrowing = [pair for layer in range(layer_count(model)) if narrow for pair in _narrow_newborn(model, layer, tokens)]
+    grown = run_rows(model, tokens, grow_rows(base, births) + narrowing + keep_positions(last))
+    expected = plain[:, -1:].repeat(layer_count(model) + 2, 1, 1)
+    if grown.shape != expected.shape:
+        return f"the logits came out as {tuple(grown.shape)} instead of {tuple(expected.shape)}"
+    return "" if same(grown, expected) else "copies of a row came out different from the row"
 
 
-def _probe_narrowing(model: HookedModel, layer: int, device: torch.device) -> Hooks:
+def _narrow_newborn(model: HookedModel, layer: int, tokens: Tokens) -> Hooks:
     """The rows born before a layer take their last position from the parent."""
-    needed = torch.ones(layer + 2, 2, dtype=torch.bool, device=device)
-    needed[1:, -1] = False
-    source = torch.zeros(layer + 2, dtype=torch.long, device=device)
-    return narrow_mlp(model, layer, needed, source) + narrow_attention(model, layer, needed, needed, source)
+    rows = 2 * (layer + 2)
+    needed = torch.ones(rows, tokens.shape[1], dtype=torch.bool, device=tokens.device)
+    needed[2:, -1] = False
+    source = torch.arange(rows, device=tokens.device) % 2
+    return _narrow_mlp(model, layer, needed, source) + _narrow_attention(model, layer, needed, needed, source)
+
+
+_GROWING = Proof("the engine of growing rows", _probe_growing, "every run is a forward of its own")
+_NARROWING = Proof("running modules only where rows differ", _probe_narrowing, instead="")
 
 
 def budget_rows(model: HookedModel, length: int, answer_positions: int, memory_budget: float) -> int:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from tl_knowledge.engine.batches import equal_groups
+from tl_knowledge.engine.forward import run_model
 from tl_knowledge.engine.rows import keep_positions
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.facts import EditCase, Fact, Statement
@@ -166,7 +167,7 @@ def read_answers(model: HookedModel, pairs: Sequence[tuple[Prompt, tuple[int, ..
         first = len(pairs[group[0]][0]) - 1
         positions = torch.arange(first, first + targets.shape[1], device=tokens.device)[None].expand(len(group), -1)
         with torch.no_grad():
-            logits: torch.Tensor = model.run_with_hooks(tokens, fwd_hooks=keep_positions(positions))
+            logits: torch.Tensor = run_model(model, tokens, keep_positions(positions))
         nll = -logits.double().log_softmax(-1).gather(-1, targets[..., None])[..., 0].mean(1)
         for i, value, predicted in zip(group, nll.tolist(), logits.argmax(-1).tolist(), strict=True):
             answers[i] = Answer(value, tuple(pairs[i][1]), tuple(predicted))

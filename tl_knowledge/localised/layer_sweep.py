@@ -16,7 +16,9 @@ from typing_extensions import override
 
 from tl_knowledge.drawing import Line, LinePanel, line_panels
 from tl_knowledge.editing import Edit, KeyMoments, Objective, plan_edit
+from tl_knowledge.engine.forward import run_model
 from tl_knowledge.engine.progress import progress_bar
+from tl_knowledge.engine.rows import rows_engine
 from tl_knowledge.errors import DataError, TargetError, check_given
 from tl_knowledge.hooks import corrupt
 from tl_knowledge.localised.problems import EditingProblem, editing_problem
@@ -164,7 +166,7 @@ def sweep_layers(
             skipped[name] = str(error)
     if not rows:
         raise DataError(f"no case is left of {len(given)}: {next(iter(skipped.values()))}")
-    return LayerSweep(pd.DataFrame(rows), skipped, settings, provenance_of(model, engine="rows", seed=seed, settings=settings))
+    return LayerSweep(pd.DataFrame(rows), skipped, settings, provenance_of(model, engine=rows_engine(model), seed=seed, settings=settings))
 
 
 def _case_rows(model: HookedModel, case: EditCase, method_at: MethodAt, moments: KeyMoments | None, settings: SweepSettings) -> list[dict[str, Any]]:
@@ -217,7 +219,7 @@ def _probability(model: HookedModel, fact: Fact, objective: Objective) -> float:
     tokens = torch.cat([prompt.tokens, answer[:, :-1]], dim=1)
     hooks = [] if objective.noise is None else corrupt(prompt.subject, objective.noise)
     with torch.no_grad():
-        logits: torch.Tensor = model.run_with_hooks(tokens, fwd_hooks=hooks)
+        logits: torch.Tensor = run_model(model, tokens, hooks)
     return float(answer_probability(logits[:, len(prompt) - 1 :], answer))
 
 

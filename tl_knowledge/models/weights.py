@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
 
+from tl_knowledge.arrays import HookFn
 from tl_knowledge.errors import UnsupportedModelError
 from tl_knowledge.models.hook_names import component_hook
-from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.models.protocol import HookedModel, model_device, model_name
 
 __all__ = [
     "add_to_hugging_face",
@@ -22,6 +24,8 @@ __all__ = [
 ]
 
 OUTPUT_PROJECTIONS = ("c_proj", "down_proj", "dense_4h_to_h", "fc_out", "fc2")  # of MLPs, as Hugging Face calls them
+
+_output_hooks: WeakKeyDictionary[object, dict[int, str]] = WeakKeyDictionary()
 
 Delta = Float[torch.Tensor, "d_mlp d_model"]
 
@@ -35,15 +39,44 @@ def output_weights(model: HookedModel, layer: int) -> Delta:
 def output_hook(model: HookedModel, layer: int) -> str:
     """The hook of ``W_out``'s own output, before any norm or residual.
 
+    Found by a probe: what is recorded there is ``x @ W_out + b``, with the key ``x`` from ``mlp.hook_post``.
+
     Raises:
-        UnsupportedModelError: the model normalises the MLP's output before it shows it.
+        UnsupportedModelError: no hook shows it, because the model normalises or scales the MLP's output first.
     """
-    own = f"blocks.{layer}.mlp.out.hook_out"
-    if own in model.hook_dict:
-        return own
-    if getattr(model.cfg, "use_normalization_before_and_after", False):
-        raise UnsupportedModelError("this model normalises the MLP's output before its hook; load it with backend='bridge', which shows W_out's own.")
-    return component_hook("mlp_out", layer)
+    known = _output_hooks.setdefault(model, {})
+    if layer not in known:
+        known[layer] = _find_output_hook(model, layer)
+    return known[layer]
+
+
+def _find_output_hook(model: HookedModel, layer: int) -> str:
+    key_site = component_hook("neuron", layer)
+    candidates = [name for name in (f"blocks.{layer}.mlp.out.hook_out", component_hook("mlp_out", layer)) if name in model.hook_dict]
+    seen: dict[str, torch.Tensor] = {}
+
+    def catch(name: str) -> HookFn:
+        return lambda activation, *, hook: seen.__setitem__(name, activation.detach().flatten(0, -2))
+
+    tokens = torch.arange(4, device=model_device(model))[None] % int(model.cfg.d_vocab)
+    with torch.no_grad():
+        model.run_with_hooks(tokens, fwd_hooks=[(name, catch(name)) for name in (key_site, *candidates)])
+    weights = output_weights(model, layer).detach()
+    for name in candidates:
+        if key_site in seen and name in seen and _differs_by_a_bias(seen[name], seen[key_site] @ weights):
+            return name
+    raise UnsupportedModelError(
+        f"no hook of {model_name(model)} shows what W_out of layer {layer} makes of its neurons ({key_site} @ W_out + b): "
+        "the model normalises or scales it first. Load the model with backend='bridge', which shows W_out's own output."
+    )
+
+
+def _differs_by_a_bias(output: torch.Tensor, product: torch.Tensor) -> bool:
+    """Whether what is added to the product is the same for every token."""
+    if output.shape != product.shape:
+        return False
+    bias, rounding = output - product, 1e-8 if output.dtype == torch.float64 else 5e-2  # what a norm does is larger than either
+    return bool((bias - bias[:1]).abs().max() <= rounding * torch.maximum(product.abs().max(), output.abs().max()))
 
 
 def add_to_hugging_face(module: torch.nn.Module, deltas: Mapping[int, Delta]) -> None:

@@ -20,13 +20,14 @@ from jaxtyping import Float
 from more_itertools import always_iterable
 
 from tl_knowledge.engine.batches import equal_groups
+from tl_knowledge.engine.prefix import prefix_engine
 from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.engine.rows import MEMORY_BUDGET
 from tl_knowledge.errors import InputError, NumericalError, check_choice, check_given
 from tl_knowledge.models.checks import check_layers
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel, layer_count
-from tl_knowledge.neurons.engine import PathGradients, Questions, engine_name, questions_at_once
+from tl_knowledge.neurons.engine import PathGradients, Questions, questions_at_once
 from tl_knowledge.neurons.result import NeuronAttribution
 from tl_knowledge.neurons.settings import AttributionMethod, AttributionSettings, AttributionVariant
 from tl_knowledge.prompts.prompt import Prompt, check_fits
@@ -99,7 +100,7 @@ def attribute_neurons(
         prompts=tuple(prompt.text or " ".join(prompt.labels) for prompt in batch),
         targets=tuple(prompt.target or str(prompt.answer) for prompt in batch),
         settings=settings,
-        provenance=provenance_of(model, engine=engine_name(model), has_bos=batch[0].has_bos, settings=settings),
+        provenance=provenance_of(model, engine=prefix_engine(model), has_bos=batch[0].has_bos, settings=settings),
     )
 
 

@@ -26,15 +26,16 @@ from jaxtyping import Float
 from more_itertools import constrained_batches
 
 from tl_knowledge.arrays import HookFn, Hooks, Tokens
-from tl_knowledge.engine.prefix import FrozenPrefix, freeze_prefix, run_on_prefix
+from tl_knowledge.engine.forward import run_model
+from tl_knowledge.engine.prefix import FrozenPrefix, freeze_prefix, prefix_refusal, run_on_prefix
 from tl_knowledge.engine.recording import Reached, capture
-from tl_knowledge.engine.rows import keep_positions
+from tl_knowledge.engine.rows import growing_rows_refusal, keep_positions
 from tl_knowledge.metrics import answer_probability
 from tl_knowledge.models.hook_names import UNEMBED_IN, block_input, block_output
-from tl_knowledge.models.protocol import HookedModel, is_masked, layer_count
+from tl_knowledge.models.protocol import HookedModel, layer_count
 from tl_knowledge.models.unembedding import Unembedding
 
-__all__ = ["PathGradients", "Questions", "engine_name", "questions_at_once"]
+__all__ = ["PathGradients", "Questions", "questions_at_once"]
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class PathGradients:
         boxes: list[torch.Tensor] = []
         recorders = [pair for name in names for pair in capture(name, boxes)]
         with torch.no_grad():
-            logits: torch.Tensor = self.model.run_with_hooks(tokens, fwd_hooks=recorders + keep_positions(positions))
+            logits: torch.Tensor = run_model(self.model, tokens, recorders + keep_positions(positions))
         activations = torch.stack([box[rows, at[:, 0]] for box in boxes], dim=1)
         probability = answer_probability(logits, torch.tensor(self.questions.answers, device=tokens.device)[:, None])
         return activations, activations.new_full(activations.shape[:2], float("nan")), probability
@@ -119,27 +120,27 @@ class PathGradients:
         a_block = _bytes_a_layer_row(self.model, self.questions.length, self.questions.kept)
         logits = 3 * int(self.model.cfg.d_vocab) * self.start.element_size() if holds_logits else 0
 
-        def needed(i: int) -> int:  # a layer's rows run from its own block on
-            return rows * ((layer_count(self.model) - self.layers[i] + 1) * a_block + logits)
+        def needed(i: int) -> int:
+            return rows * (_blocks_kept(self.model, self.layers[i]) * a_block + logits)
 
         return constrained_batches(range(len(self.layers)), max(1, int(memory_budget)), get_len=needed, strict=False)
-
-
-def engine_name(model: HookedModel) -> str:
-    """How a model's scores are computed, for a provenance."""
-    return "full sequences" if is_masked(model) else "rows on a frozen prefix"
 
 
 def questions_at_once(model: HookedModel, questions: Sequence[Questions], layers: Sequence[int], points: int, memory_budget: float) -> int:
     """How many questions' rows fit the budget with all layers together; at least one."""
     a_block = _bytes_a_layer_row(model, max(q.length for q in questions), max(q.kept for q in questions))
-    needed = sum(layer_count(model) - layer + 1 for layer in layers) * max(1, points) * a_block
+    needed = sum(_blocks_kept(model, layer) for layer in layers) * max(1, points) * a_block
     return max(1, int(memory_budget // needed))
+
+
+def _blocks_kept(model: HookedModel, layer: int) -> int:
+    """How many blocks keep a layer's rows for the backward: those from its own on, or all where rows cannot grow."""
+    return layer_count(model) + 1 - (0 if growing_rows_refusal(model) else layer)
 
 
 def _bytes_a_layer_row(model: HookedModel, length: int, kept: int) -> int:
     """What one row keeps of one block for the backward, from above."""
-    config, kept = model.cfg, length if is_masked(model) else kept
+    config, kept = model.cfg, length if growing_rows_refusal(model) or prefix_refusal(model) else kept
     hidden = 12 * int(config.d_model) + 6 * int(model.blocks[0].mlp.W_out.shape[0]) + 4 * int(config.n_heads) * length
     return (kept * hidden + 2 * length * int(config.d_model)) * model.blocks[0].mlp.W_out.element_size()
 
@@ -180,7 +181,7 @@ class _Sweep:
     ) -> torch.Tensor | None:
         """Run all rows; their logits, or ``None`` where our own head takes over from their states."""
         try:
-            return run_on_prefix(self.task.model, prefix, self._hooks(clean, paths, states))
+            return run_on_prefix(self.task.model, prefix, self._hooks(clean, paths, states), rows=self._prompts + len(self.chunk) * self._born)
         except Reached:
             return None
 
@@ -202,6 +203,11 @@ class _Sweep:
         return len(self.task.questions.answers)
 
     @property
+    def _born(self) -> int:
+        """Rows of each layer."""
+        return len(self._inner) * self._prompts
+
+    @property
     def _inner(self) -> tuple[float, ...]:
         """Points that need rows: the start, for the gap, and all others but the end."""
         return (0.0, *sorted({alpha for alpha in self.alphas if alpha not in (0.0, 1.0)}))
@@ -212,12 +218,12 @@ class _Sweep:
         return answers.repeat(-(-rows // len(answers)))[:rows]
 
     def _hooks(self, clean: dict[int, torch.Tensor], paths: dict[int, torch.Tensor], states: list[torch.Tensor]) -> Hooks:
-        born = len(self._inner) * self._prompts
         hooks: Hooks = []
         for order, i in enumerate(self.chunk):
             layer = self.task.layers[i]
-            hooks.append((block_input(0) if layer == 0 else block_output(layer - 1), self._grow))
-            hooks.append((f"blocks.{layer}.mlp.{self.task.site}", self._put(i, self._prompts + order * born, clean, paths)))
+            if self.prefix.grows:
+                hooks.append((block_input(0) if layer == 0 else block_output(layer - 1), self._grow))
+            hooks.append((f"blocks.{layer}.mlp.{self.task.site}", self._put(i, self._prompts + order * self._born, clean, paths)))
         return [*hooks, (UNEMBED_IN, self._take(states))]
 
     def _grow(self, residual: torch.Tensor, *, hook: object) -> torch.Tensor:
@@ -232,9 +238,10 @@ class _Sweep:
             at = self._among_kept(self.task.questions.at, activation)
             clean[i] = activation[: self._prompts].take_along_dim(at, dim=1)[:, 0]
             paths[i] = (self.task.start[i] + points * (clean[i].detach() - self.task.start[i])).requires_grad_(True)
-            born = activation[first:].unflatten(0, (-1, self._prompts))
-            parts = [_replaced(activation[None, : self._prompts], at, clean[i][None])[0], activation[self._prompts : first]]
-            return torch.cat([*parts, _replaced(born, at, paths[i]).flatten(0, 1)])
+            end = first + self._born  # rows of later layers follow only where rows cannot grow
+            born = activation[first:end].unflatten(0, (-1, self._prompts))
+            before = [_replaced(activation[None, : self._prompts], at, clean[i][None])[0], activation[self._prompts : first]]
+            return torch.cat([*before, _replaced(born, at, paths[i]).flatten(0, 1), activation[end:]])
 
         return put
 

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 import pandas as pd
 from more_itertools import always_iterable, constrained_batches
 
+from tl_knowledge.engine.prefix import prefix_engine
 from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.engine.rows import MEMORY_BUDGET
 from tl_knowledge.errors import check_given
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.neurons.attribution import attribute_neurons
-from tl_knowledge.neurons.engine import engine_name
 from tl_knowledge.neurons.groups import PromptGroup, fact_groups
 from tl_knowledge.neurons.located import LocatedNeurons
 from tl_knowledge.neurons.neuron_set import NeuronSet
@@ -77,7 +77,7 @@ def locate_neurons(
     table = pd.DataFrame(rows)
     table.insert(3, "neurons", [len(neurons) for neurons in sets])
     table.insert(4, "share", shares)
-    provenance = provenance_of(model, engine=engine_name(model), has_bos=members[0].prompts[0].has_bos, settings=settings)
+    provenance = provenance_of(model, engine=prefix_engine(model), has_bos=members[0].prompts[0].has_bos, settings=settings)
     return LocatedNeurons(table, tuple(sets), settings, provenance)
 
 

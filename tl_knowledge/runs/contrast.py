@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 
 from tl_knowledge.arrays import Hooks, SampleProbability, Tokens
+from tl_knowledge.engine.forward import run_model
 from tl_knowledge.engine.recording import capture
 from tl_knowledge.engine.rows import keep_positions
 from tl_knowledge.errors import NumericalError
@@ -167,7 +168,7 @@ def _run(
     recording = [pair for name, into in kept.items() for pair in capture(name, into)]
     positions = torch.tensor([prompt.answer_positions], device=rows.device)
     with torch.no_grad():
-        logits: torch.Tensor = model.run_with_hooks(rows, fwd_hooks=hooks + recording + keep_positions(positions))
+        logits: torch.Tensor = run_model(model, rows, hooks + recording + keep_positions(positions))
     return {name: into[0] for name, into in kept.items()}, logits
 
 

@@ -15,6 +15,7 @@ from einops import repeat
 from jaxtyping import Int
 
 from tl_knowledge.arrays import Hooks, SampleProbability, Tokens
+from tl_knowledge.engine.forward import run_model
 from tl_knowledge.engine.recording import capture_base
 from tl_knowledge.engine.rows import keep_positions, pad_right
 from tl_knowledge.errors import NumericalError
@@ -148,7 +149,7 @@ class Experiment:
         positions = self.answer_positions[self.row_prompts]
         hooks = self.corrupt_hooks() + capture_base(self.model, streams) + keep_positions(positions)
         with torch.no_grad():
-            logits: torch.Tensor = self.model.run_with_hooks(self.tokens[self.row_prompts], fwd_hooks=hooks)
+            logits: torch.Tensor = run_model(self.model, self.tokens[self.row_prompts], hooks)
         probability = answer_probability(logits, self.answers[self.row_prompts])
         if not bool(probability.isfinite().all()):
             raise NumericalError(

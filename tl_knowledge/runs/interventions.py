@@ -16,8 +16,19 @@ from jaxtyping import Float
 from more_itertools import chunked
 
 from tl_knowledge.arrays import HookFn, Hooks
+from tl_knowledge.engine.forward import run_model
 from tl_knowledge.engine.progress import progress_bar, progress_shown
-from tl_knowledge.engine.rows import as_index, budget_rows, grow_rows, growing_rows_refusal, keep_positions, narrow_attention, narrow_mlp, run_rows
+from tl_knowledge.engine.rows import (
+    as_index,
+    budget_rows,
+    grow_rows,
+    growing_rows_refusal,
+    keep_positions,
+    narrow_attention,
+    narrow_mlp,
+    rows_engine,
+    run_rows,
+)
 from tl_knowledge.errors import NumericalError
 from tl_knowledge.models.protocol import layer_count
 from tl_knowledge.runs.contrast import Contrast
@@ -85,7 +96,7 @@ def intervene(contrast: Contrast, interventions: Sequence[Intervention], memory_
             bar.update(len(chunk))
     if not bool(scores.isfinite().all()):
         raise NumericalError("path interventions gave a score that is not finite; load the model in float32, or lower the noise.")
-    return Outcomes(scores, readings, f"loop (growing rows refused: {refusal})" if refusal else "rows")
+    return Outcomes(scores, readings, rows_engine(model))
 
 
 def measure_nodes(contrast: Contrast, nodes: Sequence[Node], memory_budget: float) -> Float[torch.Tensor, "node sample"]:
@@ -116,7 +127,7 @@ class _Batch:
         else:
             batch = repeat(contrast.tokens, "1 pos -> sample pos", sample=self.samples)
             with torch.no_grad():
-                logits = contrast.model.run_with_hooks(batch, fwd_hooks=contrast.corrupting + self._acting() + keep_positions(positions))
+                logits = run_model(contrast.model, batch, contrast.corrupting + self._acting() + keep_positions(positions))
         return rearrange(contrast.score(logits), "(run sample) -> run sample", sample=self.samples)
 
     def _acting(self) -> Hooks:

@@ -16,16 +16,17 @@ from jaxtyping import Float, Int
 from more_itertools import chunked_even
 
 from tl_knowledge.arrays import Hooks
+from tl_knowledge.engine.forward import run_model
 from tl_knowledge.engine.recording import record
 from tl_knowledge.engine.rows import (
     as_index,
     budget_rows,
     copy_rows,
     grow_rows,
-    growing_rows_refusal,
     keep_positions,
     narrow_attention,
     narrow_mlp,
+    rows_engine,
     run_rows,
 )
 from tl_knowledge.errors import NumericalError
@@ -65,8 +66,7 @@ def exact_probability(
 
 def engine_used(model: HookedModel, engine: Literal["rows", "loop"]) -> str:
     """The engine that will run, with the reason where the model refuses the other one."""
-    refusal = growing_rows_refusal(model) if engine == "rows" else None
-    return f"loop (growing rows refused: {refusal})" if refusal else engine
+    return rows_engine(model) if engine == "rows" else engine
 
 
 def sweep_sites(experiment: Experiment, sites: Sequence[Site], memory_budget: float, advance: Advance) -> SiteProbability:
@@ -232,7 +232,7 @@ def loop_over_sites(experiment: Experiment, sites: Sequence[Site], advance: Adva
             hooks = noise + sever(corrupted, site.severed, layers=layers, positions=site.pos)
             hooks += restore(clean, site.component, layers=range(site.first, site.last + 1), positions=site.pos, units=site.unit)
             with torch.no_grad():
-                logits: torch.Tensor = model.run_with_hooks(batch, fwd_hooks=hooks)
+                logits: torch.Tensor = run_model(model, batch, hooks)
             probability[k] = answer_probability(logits[:, prompt.answer_positions], prompt.answer[None])
             advance(1)
     return torch.stack([probability[k] for k in range(len(sites))])

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 
 from tl_knowledge.arrays import Hooks
+from tl_knowledge.engine.forward import run_model
 from tl_knowledge.engine.rows import keep_positions
 from tl_knowledge.errors import ComponentError
 from tl_knowledge.metrics import answer_probability
@@ -81,7 +82,7 @@ def _first_order(experiment: Experiment, keys: Sequence[Key]) -> dict[Key, torch
     hooks = [*experiment.corrupt_hooks(), (EMBED, track), *(pair for key in keys for pair in record(key))]
     hooks += keep_positions(experiment.answer_positions[experiment.row_prompts])
     with torch.enable_grad():
-        logits: torch.Tensor = experiment.model.run_with_hooks(experiment.tokens[experiment.row_prompts], fwd_hooks=hooks)
+        logits: torch.Tensor = run_model(experiment.model, experiment.tokens[experiment.row_prompts], hooks)
         probability = answer_probability(logits, experiment.answers[experiment.row_prompts])
         gradients = torch.autograd.grad(probability.sum(), [activations[key] for key in keys])
     clean = {key: activation.detach()[experiment.row_prompts] for key, activation in activations.items()}

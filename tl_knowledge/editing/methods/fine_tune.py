@@ -13,6 +13,7 @@ from tl_knowledge.editing.edit import Edit, LowRank
 from tl_knowledge.editing.method import EditMethod
 from tl_knowledge.editing.optimise.fact_rows import FactRows, rows_of
 from tl_knowledge.editing.optimise.objective import Objective
+from tl_knowledge.engine.forward import run_model
 from tl_knowledge.engine.progress import progress_bar, progress_shown
 from tl_knowledge.engine.rows import keep_positions
 from tl_knowledge.errors import InputError, NumericalError
@@ -92,7 +93,7 @@ class FineTune(EditMethod):
         for rows in batch:
             hooks: Hooks = [*add_low_rank(self.layer, change, _identity(change), site), *keep_positions(rows.scored), *rows.noise]
             with torch.enable_grad():
-                log_p = model.run_with_hooks(rows.tokens[:1], fwd_hooks=hooks).log_softmax(-1)
+                log_p = run_model(model, rows.tokens[:1], hooks).log_softmax(-1)
                 target = log_p.gather(-1, rows.answer[None, :, None])
                 loss = (unlikelihood(target.sum()) if self.objective.erase else -target.mean()) / len(batch)
                 gradient += torch.autograd.grad(loss, [change])[0]

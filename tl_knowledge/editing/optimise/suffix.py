@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 
 from tl_knowledge.arrays import Hooks, Tokens
 from tl_knowledge.editing.optimise.fact_rows import at_positions
-from tl_knowledge.engine.prefix import FrozenPrefix, freeze_prefix, run_on_prefix_from
+from tl_knowledge.engine.prefix import freeze_prefix, run_on_prefix_from, whole_sequences
 from tl_knowledge.engine.recording import Reached, record
 from tl_knowledge.engine.rows import keep_positions
 from tl_knowledge.models.hook_names import UNEMBED_IN, block_input, block_output
@@ -71,14 +71,15 @@ class Suffix:
     ) -> None:
         self.model, self.site = model, site
         tokens = tokens[:, : int(read.max()) + 1]
-        self.prefix = _corrupted(model, tokens, noise) if noise else freeze_prefix(model, tokens, tokens.shape[1] - int(edited.min()))
+        kept = tokens.shape[1] - int(edited.min())
+        self.prefix = whole_sequences(model, tokens, noise) if noise else freeze_prefix(model, tokens, kept)
         frozen = tokens.shape[1] - self.prefix.tokens.shape[1]
         self.edited, self.read = edited - frozen, read - frozen
         self.direct = adds_to_the_stream(model, layer, site, tokens[:1])
         self.first = layer + 1 if self.direct else layer
         entering = block_output(self.first - 1) if self.first else block_input(0)
         own: Hooks = [(block_input(0), lambda _, *, hook: self.prefix.entering)]
-        activations = record(model, self.prefix.tokens, own, {entering, site}, **self.prefix.arguments)
+        activations = record(model, self.prefix.rows(len(tokens)), own, {entering, site}, **self.prefix.arguments)
         self.states = activations[entering]
         self.starts: torch.Tensor = at_positions(activations[site], self.edited)
 
@@ -123,8 +124,3 @@ def adds_to_the_stream(model: HookedModel, layer: int, site: str, tokens: Tokens
         moved = record(model, tokens, [(site, lambda x, *, hook: x + change)], [end])[end]
         tried[site] = bool(torch.allclose(moved - plain, change, rtol=1e-2, atol=1e-2 * float(change.abs().max())))
     return tried[site]
-
-
-def _corrupted(model: HookedModel, tokens: Tokens, noise: Hooks) -> FrozenPrefix:
-    """Nothing frozen, with the noise in what enters block 0."""
-    return FrozenPrefix(tokens[:1], record(model, tokens, noise, [block_input(0)])[block_input(0)], {})

@@ -1,0 +1,33 @@
+"""One forward of a model under some hooks: every run of this package goes through here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from tl_knowledge.arrays import HookFn
+from tl_knowledge.models.protocol import HookedModel
+
+__all__ = ["run_model"]
+
+
+def run_model(model: HookedModel, tokens: torch.Tensor, hooks: Iterable[tuple[str, HookFn]] = (), **kwargs: Any) -> Any:
+    """The model's output for some tokens ``[batch pos]`` (or states ``[batch pos d_model]``) under some hooks.
+
+    Hooks see ``[batch pos ...]`` everywhere. Some models (OPT) run their MLPs on all tokens of all rows as one long row ``[batch*pos d]``; a
+    hook there is given what it expects, and its result is laid flat again.
+    """
+    length = tokens.shape[1]
+    return model.run_with_hooks(tokens, fwd_hooks=[(name, _by_row(fn, length) if "mlp" in name else fn) for name, fn in hooks], **kwargs)
+
+
+def _by_row(fn: HookFn, length: int) -> HookFn:
+    def by_row(activation: torch.Tensor, *, hook: Any) -> Any:
+        if activation.ndim != 2:
+            return fn(activation, hook=hook)
+        changed = fn(activation.unflatten(0, (-1, length)), hook=hook)
+        return None if changed is None else changed.flatten(0, 1)
+
+    return by_row

@@ -1,0 +1,89 @@
+"""Each fast engine proves itself on a model before it is believed.
+
+A probe runs a few tokens of two prompts through the engine and through one plain forward, and compares the last states and the logits. It is
+asked once a model and kept with it, until a setting of the model changes. Where the probe differs or fails, the caller runs what is exact but
+slower, provenance names the reason, and a warning says so once::
+
+    engine                 proved by                                        instead
+    frozen prefix          `tl_knowledge.engine.prefix.prefix_refusal`      growing rows of full sequences
+    growing rows           `tl_knowledge.engine.rows.growing_rows_refusal`  every row a full sequence from the first block on
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Hashable
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Int
+
+from tl_knowledge.errors import SlowEngineWarning, TLKnowledgeError
+from tl_knowledge.models.protocol import HookedModel, context_length, model_device, model_name
+
+__all__ = ["Proof", "probe_tokens", "same"]
+
+PROBE_LENGTH = 6
+
+TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}
+"""Largest difference that is rounding, relative to the largest value; what an engine gets wrong differs by percents."""
+
+
+class Proof:
+    """One engine's probe, with what every model has shown.
+
+    Args:
+        engine: its name, for the warning.
+        probe: gives why the model cannot run it, and nothing where it can; any error counts as a reason.
+        instead: what runs then, for the warning; none is given where this is empty.
+    """
+
+    def __init__(self, engine: str, probe: Callable[[HookedModel], str], instead: str) -> None:
+        self.engine, self.probe, self.instead = engine, probe, instead
+        self.shown: WeakKeyDictionary[HookedModel, dict[Hashable, str]] = WeakKeyDictionary()
+
+    def refusal(self, model: HookedModel) -> str | None:
+        """Why this model cannot run the engine, or ``None`` where it can."""
+        shown = self.shown.setdefault(model, {})
+        state = _settings(model)
+        if state not in shown:
+            shown[state] = self._ask(model)
+            if shown[state] and self.instead:
+                warnings.warn(
+                    f"{model_name(model)}: {self.engine} would not be exact ({shown[state]}); {self.instead}: exact, but slower.",
+                    SlowEngineWarning,
+                    stacklevel=2,
+                )
+        return shown[state] or None
+
+    def _ask(self, model: HookedModel) -> str:
+        try:
+            with torch.no_grad():
+                return self.probe(model)
+        except TLKnowledgeError:
+            raise
+        except Exception as error:  # any error of any architecture means the same: it cannot run this
+            return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+
+
+def probe_tokens(model: HookedModel) -> Int[torch.Tensor, "prompt pos"]:
+    """Two prompts of different tokens, as long as the context allows, up to six tokens."""
+    length = min(PROBE_LENGTH, context_length(model))
+    numbers = torch.arange(2 * length, device=model_device(model)) * 7 + 3
+    return (numbers % int(model.cfg.d_vocab)).view(2, length)
+
+
+def same(fast: torch.Tensor, plain: torch.Tensor) -> bool:
+    """Whether two tensors are equal up to rounding."""
+    if fast.shape != plain.shape:
+        return False
+    tolerance = TOLERANCE.get(plain.dtype, 1e-3)
+    return bool(((fast - plain).abs().max() <= tolerance * plain.abs().max()).item())  # NaN is never equal
+
+
+def _settings(model: HookedModel) -> Hashable:
+    """What of a model may change how it runs: its plain settings, its attention's implementation, dtype and device."""
+    parameter = next(iter(model.parameters()))
+    plain = tuple((name, value) for name, value in sorted(vars(model.cfg).items()) if isinstance(value, bool | int | float | str))
+    config = getattr(getattr(model, "original_model", None), "config", None)
+    return plain, getattr(config, "_attn_implementation", None), parameter.dtype, parameter.device
