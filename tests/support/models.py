@@ -17,17 +17,29 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
     BertTokenizerFast,
+    BloomConfig,
+    BloomForCausalLM,
+    FalconConfig,
+    FalconForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    GPTBigCodeConfig,
+    GPTBigCodeForCausalLM,
     GPTJConfig,
     GPTJForCausalLM,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MptConfig,
+    MptForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
     PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 from tl_knowledge.models.description import weight_fingerprint
@@ -119,6 +131,39 @@ if hooked_transformer_available():
         "ht-llama": _hooked_transformer(gated_mlp=True, n_key_value_heads=2, normalization_type="RMS", act_fn="silu", **rotary),
     }
 
+GPT2_SIZES = {"n_layer": 4, "n_head": 4, "n_embd": 16, "n_positions": 32, "n_inner": 24, **SIZES}
+OPT_SIZES = {"num_hidden_layers": 4, "num_attention_heads": 4, "hidden_size": 16, "ffn_dim": 24, "max_position_embeddings": 32, **SIZES}
+
+HARD_BUILDERS: dict[str, Callable[[], Any]] = {
+    "bridge-bloom": _bridge(lambda: BloomForCausalLM(BloomConfig(n_layer=4, n_head=4, hidden_size=16, **SIZES)), "BloomForCausalLM"),
+    "bridge-falcon-rw": _bridge(
+        lambda: FalconForCausalLM(
+            FalconConfig(
+                num_hidden_layers=4, num_attention_heads=4, hidden_size=16, alibi=True, multi_query=False, parallel_attn=False, bias=True, **SIZES
+            )
+        ),
+        "FalconForCausalLM",
+    ),
+    "bridge-bigcode": _bridge(lambda: GPTBigCodeForCausalLM(GPTBigCodeConfig(**GPT2_SIZES)), "GPTBigCodeForCausalLM"),
+    "bridge-opt": _bridge(lambda: OPTForCausalLM(OPTConfig(word_embed_proj_dim=16, **OPT_SIZES)), "OPTForCausalLM"),
+    "bridge-opt-350m": _bridge(lambda: OPTForCausalLM(OPTConfig(word_embed_proj_dim=8, do_layer_norm_before=False, **OPT_SIZES)), "OPTForCausalLM"),
+    "bridge-mpt": _bridge(
+        lambda: MptForCausalLM(MptConfig(d_model=16, n_heads=4, n_layers=4, max_seq_len=32, expansion_ratio=2, **SIZES)), "MptForCausalLM"
+    ),
+    "bridge-qwen3": _bridge(lambda: Qwen3ForCausalLM(Qwen3Config(num_key_value_heads=2, head_dim=4, **HF_SIZES)), "Qwen3ForCausalLM"),
+}
+"""Models on which some fast engine is not exact, or whose activations have an unusual shape, and one (Qwen3) that looks like it."""
+if hooked_transformer_available():
+    rms = {"normalization_type": "RMS", **rotary}
+    HARD_BUILDERS |= {
+        "ht-qk-norm": _hooked_transformer(use_qk_norm=True, original_architecture="Qwen3ForCausalLM", **rms),
+        "ht-clip-qkv": _hooked_transformer(clip_qkv=0.5, **rms),
+        "ht-shortformer": _hooked_transformer(positional_embedding_type="shortformer"),
+        "ht-olmo2": _hooked_transformer(original_architecture="Olmo2ForCausalLM", **rms),
+        "ht-ungrouped": _hooked_transformer(n_key_value_heads=2, ungroup_grouped_query_attention=True, gated_mlp=True, act_fn="silu", **rms),
+        "ht-alibi": _hooked_transformer(positional_embedding_type="alibi"),
+    }
+
 MASKED_BUILDERS: dict[str, Callable[[], Any]] = {
     "bridge-bert": _bridge(lambda: BertForMaskedLM(BertConfig(max_position_embeddings=32, **HF_SIZES)), "BertForMaskedLM"),
 }
@@ -131,7 +176,7 @@ _built: dict[str, Any] = {}
 def build(name: str) -> Any:
     """A random model by name, built once."""
     if name not in _built:
-        _built[name] = (BUILDERS | MASKED_BUILDERS)[name]()
+        _built[name] = (BUILDERS | HARD_BUILDERS | MASKED_BUILDERS)[name]()
     return _built[name]
 
 
