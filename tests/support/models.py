@@ -80,6 +80,7 @@ def _bridge(make: Callable[[], Any], architecture: str) -> Callable[[], Any]:
 
         torch.manual_seed(0)
         module = make().eval()
+        module.set_attn_implementation("eager")  # as TransformerLens loads them
         for parameter in module.parameters():  # larger weights than a fresh model's: effects well above rounding
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=0.25)

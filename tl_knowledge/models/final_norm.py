@@ -40,8 +40,11 @@ def normalised(model: HookedModel, states: Float[torch.Tensor, "state d_model"])
 
 
 def _run_from_the_last_block(model: HookedModel, states: torch.Tensor, hooks: Hooks) -> torch.Tensor:
-    """Run one token, whose last block's output is replaced by the states, one a row; their logits."""
-    token = torch.zeros(1, 1, dtype=torch.long, device=model_device(model))
+    """Run one token a row, and replace the last block's output by the states; their logits.
+
+    As many rows go in as come out: some models' attention counts on it (GPTBigCode).
+    """
+    token = torch.zeros(len(states), 1, dtype=torch.long, device=model_device(model))
     entry: Hooks = [(block_output(layer_count(model) - 1), lambda _, *, hook: states[:, None])]
     with torch.no_grad():
         logits: torch.Tensor = model.run_with_hooks(token, fwd_hooks=entry + hooks)
