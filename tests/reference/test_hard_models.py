@@ -11,7 +11,7 @@ import pytest
 import torch
 from support import build, fingerprint, hooks_left, tokenizer_of_sixty_words
 from support.edits import random_edit
-from support.models import HARD_BUILDERS
+from support.models import BUILDERS, HARD_BUILDERS
 
 import tl_knowledge as tlk
 from tl_knowledge.editing.optimise.fact_rows import rows_of
@@ -179,6 +179,22 @@ def test_an_edit_writes_the_value_it_planned(hard, texts):
     hooked = model.run_with_hooks(prompt.tokens, fwd_hooks=edit.hooks())
     torch.testing.assert_close(hooked, applied, rtol=1e-6, atol=1e-8)
     assert float(moved.norm()) == pytest.approx(edit.notes[0]["delta_norm"], rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("method", [tlk.ROME(1, contexts=()), tlk.MEMIT((1,)), tlk.FineTune(1)], ids=lambda method: type(method).__name__)
+def test_half_precision_is_edited_as_single_precision_is(texts, method, dtype):
+    """What is optimised is held in float32: in float16, Adam's small constant is zero, and a value that does not move is divided by it."""
+    probabilities = []
+    for each in (torch.float32, dtype):
+        model = BUILDERS["bridge-gpt2"]().to(each)
+        model.tokenizer = tokenizer_of_sixty_words()
+        moments = tlk.collect_key_moments(model, texts, layers=[1], progress=False)
+        edit = tlk.plan_edit(model, tlk.Fact("w3 w9", "w1 {} w4 w8", " w7"), method, moments=moments)
+        prompt = tlk.Prompt.from_text(model, "w1 w3 w9 w4 w8")
+        with torch.no_grad(), edit.applied(model):
+            probabilities.append(float(model(prompt.tokens)[0, -1].float().softmax(-1)[7]))
+    assert probabilities[1] == pytest.approx(probabilities[0], rel=0.05)
 
 
 def test_what_ran_is_said(hard, prompt):

@@ -70,7 +70,8 @@ class FineTune(EditMethod):
             raise InputError(f"most_change={self.most_change} allows no change; pass a positive bound, or None for none.")
         batch = [rows_of(model, fact, ("{}",), "subject", self.objective) for fact in facts]
         weights = output_weights(model, self.layer).detach()
-        change = torch.zeros_like(weights).requires_grad_(True)
+        wide = torch.promote_types(weights.dtype, torch.float32)  # Adam divides by what float16 rounds to zero
+        change = torch.zeros_like(weights, dtype=wide).requires_grad_(True)
         optimiser = torch.optim.Adam([change], lr=self.learning_rate)
         losses: list[float] = []
         for step in progress_bar(range(self.steps), what="fine-tune", unit="step", progress=progress_shown(), leave=False):
@@ -85,7 +86,7 @@ class FineTune(EditMethod):
                 with torch.no_grad():
                     change.clamp_(-self.most_change, self.most_change)
         note = {"losses": losses, "stopped": "loss" if losses[-1] < self.stop_below else "steps", "facts": len(batch)}
-        return Edit.planned(model, self, {self.layer: LowRank(change.detach().clone(), _identity(weights))}, notes=[note])
+        return Edit.planned(model, self, {self.layer: LowRank(change.detach().clone(), _identity(change.detach()))}, notes=[note])
 
     def _loss(self, model: HookedModel, batch: Sequence[FactRows], change: torch.Tensor) -> tuple[float, torch.Tensor]:
         """The mean loss over the facts, and its gradient."""
@@ -93,7 +94,7 @@ class FineTune(EditMethod):
         for rows in batch:
             hooks: Hooks = [*add_low_rank(self.layer, change, _identity(change), site), *keep_positions(rows.scored), *rows.noise]
             with torch.enable_grad():
-                log_p = run_model(model, rows.tokens[:1], hooks).log_softmax(-1)
+                log_p = run_model(model, rows.tokens[:1], hooks).to(change.dtype).log_softmax(-1)
                 target = log_p.gather(-1, rows.answer[None, :, None])
                 loss = (unlikelihood(target.sum()) if self.objective.erase else -target.mean()) / len(batch)
                 gradient += torch.autograd.grad(loss, [change])[0]

@@ -104,7 +104,7 @@ class Suffix:
 
         def change(activation: torch.Tensor, *, hook: object) -> torch.Tensor:
             changed = activation.clone()
-            changed[number, self.edited] = changed[number, self.edited] + deltas
+            changed[number, self.edited] = changed[number, self.edited] + deltas.to(changed.dtype)
             return changed
 
         states, site = (change(self.states, hook=None), []) if self.direct else (self.states, [(self.site, change)])

@@ -161,7 +161,8 @@ class FactBatch:
             for g in groups
         ]
         first = torch.cat([self.essence_rows.new_zeros(1), self.essence_rows[:-1] + 1])
-        self.starts = self._in_order([part.starts for _, part in self.parts])[first]
+        starts = self._in_order([part.starts for _, part in self.parts])[first]
+        self.starts = starts.to(torch.promote_types(starts.dtype, torch.float32))  # Adam divides by what float16 rounds to zero
         self.lengths = self.starts.norm(dim=-1)
 
     def run(self) -> list[Optimised]:
@@ -205,7 +206,8 @@ class FactBatch:
             reference: the essence rows' log probabilities before any change; ``None`` at the first step.
         """
         stacked = torch.stack(list(deltas))
-        log_p = self._logits([stacked[self.owner[group]] for group, _ in self.parts]).log_softmax(-1)  # [unembedded d_vocab]
+        logits = self._logits([stacked[self.owner[group]] for group, _ in self.parts])  # [unembedded d_vocab]
+        log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
         number = self.unembedded.flatten().cumsum(0).view_as(self.unembedded) - 1
         essence = log_p[number[self.essence_rows, 0]]
         target, probability = self._target_losses(log_p, len(deltas))
