@@ -4,6 +4,7 @@ from .edit import LowRank as LowRank
 from .health import EditHealth as EditHealth
 from .health import LayerHealth as LayerHealth
 from .key_moments import KeyMoments as KeyMoments
+from .ledger import forget_edits as forget_edits
 from .method import EditMethod as EditMethod
 from .method import plan_edit as plan_edit
 from .methods.alphaedit import AlphaEdit as AlphaEdit

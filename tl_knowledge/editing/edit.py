@@ -18,10 +18,11 @@ from tl_knowledge.drawing import Line, LinePanel, bar_chart, line_panels
 from tl_knowledge.editing.health import EditHealth, LayerHealth, clamped_subjects
 from tl_knowledge.engine.batches import perplexity
 from tl_knowledge.engine.prefix import prefix_engine
-from tl_knowledge.errors import ComponentError, ModelStateError
+from tl_knowledge.errors import ComponentError, ModelStateError, NumericalError
 from tl_knowledge.hooks import add_low_rank
 from tl_knowledge.models.checks import check_layers
 from tl_knowledge.models.ledger import ledger_of, unedited_fingerprint
+from tl_knowledge.models.lock import model_lock
 from tl_knowledge.models.protocol import HookedModel, context_length
 from tl_knowledge.models.weights import add_to_hugging_face, output_hook, output_weights
 from tl_knowledge.prompts.prompt import Prompt
@@ -89,6 +90,13 @@ class Edit(Result):
     keys: dict[int, Float[torch.Tensor, "fact d_mlp"]] = field(default_factory=dict)
     _key: object = field(default_factory=object, init=False, repr=False)
 
+    def __post_init__(self) -> None:
+        for layer, factors in self.factors.items():
+            if not (bool(factors.left.isfinite().all()) and bool(factors.right.isfinite().all())):
+                raise NumericalError(
+                    f"the {self.method} edit of layer {layer} is not finite; check the weights and moments for NaN, or lower the learning rate."
+                )
+
     @classmethod
     def planned(
         cls,
@@ -137,21 +145,27 @@ class Edit(Result):
     def applied(self, model: HookedModel) -> Generator[HookedModel]:
         """Write the edit for the length of a ``with``; afterwards, and after an exception, the weights are bit for bit what they were.
 
+        Another thread that calls this package on the same model waits until then.
+
         Raises:
             ComponentError: the edit is of another model's shape.
-            ModelStateError: it is written already.
+            ModelStateError: it is written already, or was planned for other weights.
+            NumericalError: the weights would not be finite.
         """
-        self.write_into(model)
-        try:
-            yield model
-        finally:
-            self.revert(model)
+        with model_lock(model):
+            written_before = self.is_written_into(model)
+            try:
+                self.write_into(model)
+                yield model
+            finally:
+                if not written_before and self.is_written_into(model):
+                    self.revert(model)
 
     def write_into(self, model: HookedModel) -> None:
         """Write the edit into the weights; several stack, and any of them can be reverted.
 
         Raises:
-            ComponentError, ModelStateError: as `applied`.
+            ComponentError, ModelStateError, NumericalError: as `applied`.
         """
         check_layers(model, self.layers)
         for layer in self.layers:
@@ -161,7 +175,18 @@ class Edit(Result):
                     f"the edit was planned for {self.provenance.model!r} with a W_out of {own.left.shape[0]} x {own.right.shape[1]}; "
                     f"layer {layer} of this model has {shape[0]} x {shape[1]}."
                 )
-        ledger_of(model).add(model, self._key, {layer: self.factors[layer].dense for layer in self.layers}, self.keys)
+        with model_lock(model):
+            self._check_weights(model)
+            ledger_of(model).add(model, self._key, {layer: self.factors[layer].dense for layer in self.layers}, self.keys)
+
+    def _check_weights(self, model: HookedModel) -> None:
+        """Refuse a model whose own weights are not those that the edit was planned for; edits that are written into it do not count."""
+        now = unedited_fingerprint(model)
+        if now != self.fingerprint:
+            raise ModelStateError(
+                f"the edit was planned for other weights ({self.fingerprint}, of {self.provenance.model!r} in {self.provenance.dtype}) than this "
+                f"model's own ({now}); plan it on this model, or run it as hooks()."
+            )
 
     def revert(self, model: HookedModel) -> None:
         """Take the edit back out of the weights.
@@ -169,7 +194,8 @@ class Edit(Result):
         Raises:
             ModelStateError: it is not written into this model, or someone else changed the weights since.
         """
-        ledger_of(model).remove(model, self._key)
+        with model_lock(model):
+            ledger_of(model).remove(model, self._key)
 
     def is_written_into(self, model: HookedModel) -> bool:
         """Whether the edit is in the model's weights now."""

@@ -13,7 +13,6 @@ import torch
 from tl_knowledge.evaluation.measures import EditMeasure, PromptAccuracy
 from tl_knowledge.evaluation.report import EvaluationSettings
 from tl_knowledge.models.description import weight_fingerprint
-from tl_knowledge.models.ledger import has_written_edits, unedited_fingerprint
 from tl_knowledge.models.protocol import HookedModel, prepends_bos
 from tl_knowledge.prompts.facts import EditCase
 from tl_knowledge.results.packing import packed_fields
@@ -39,7 +38,7 @@ def run_key(
     batches = {} if settings.protocol == "batch" else {"batch_size": settings.batch_size}
     return {
         "cases": _digest([asdict(case) for case in cases]),
-        "weights": weight_fingerprint(model) if has_written_edits(model) else unedited_fingerprint(model),
+        "weights": weight_fingerprint(model),
         "has_bos": prepends_bos(model),
         "moments": [moments.corpus, moments.tokens] if wanted and moments is not None else None,
         "measures": [_measure_key(measure, cases) for measure in measures],

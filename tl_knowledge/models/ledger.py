@@ -5,44 +5,81 @@ Each layer of ``W_out`` that anything was added to is always written anew, from 
     W_out = original + sum of what is added now        (in float64, rounded once)
 
 So additions leave in any order, what stays is what it alone would have given, and with nothing left the weights are what they were, bit for bit.
+
+A change is written into all layers or into none: whatever stops it (an interrupt, memory that runs out) leaves the weights as they were before, or
+as they should be after, and the ledger says which. Weights are compared by their bits, so that a model with NaN in it is no exception.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
 
-from tl_knowledge.errors import ModelStateError
-from tl_knowledge.models.description import weight_fingerprint
+from tl_knowledge.errors import ModelStateError, NumericalError
+from tl_knowledge.models.description import fingerprint_of, weight_digests, weights_digest
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.models.weights import Delta, output_weights
 
-__all__ = ["WeightLedger", "has_written_edits", "ledger_of", "unedited_fingerprint", "written_keys"]
+__all__ = ["WeightLedger", "forget_edits", "has_written_edits", "ledger_of", "unedited_fingerprint", "written_keys"]
 
 _ledgers: WeakKeyDictionary[object, WeightLedger] = WeakKeyDictionary()
 
-_fingerprints: WeakKeyDictionary[object, tuple[int, str]] = WeakKeyDictionary()
+WAY_OUT = "undo that change first, or accept the weights as they are now with tl_knowledge.editing.forget_edits(model)"
+
+
+@dataclass(frozen=True, eq=False)
+class _Addition:
+    """What one edit adds, and the keys it was planned for, by layer."""
+
+    deltas: Mapping[int, Delta]
+    keys: Mapping[int, torch.Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    """Everything that a ledger knows; replaced as a whole, so that it is never half changed.
+
+    Attributes:
+        additions: by the edits' own keys, in order.
+        original: ``W_out`` of every layer that something was added to, as it was.
+        written: the same layers as they are now.
+    """
+
+    additions: Mapping[Hashable, _Addition] = field(default_factory=dict[Hashable, _Addition])
+    original: Mapping[int, torch.Tensor] = field(default_factory=dict[int, torch.Tensor])
+    written: Mapping[int, torch.Tensor] = field(default_factory=dict[int, torch.Tensor])
+
+    def with_additions(self, model: HookedModel, additions: Mapping[Hashable, _Addition], layers: Iterable[int]) -> _State:
+        """The state after some layers' additions have become others; nothing is written yet."""
+        original, written = dict(self.original), dict(self.written)
+        for layer in layers:
+            before = original.get(layer)
+            before = output_weights(model, layer).detach().clone() if before is None else before
+            added = [each.deltas[layer].to(before.device).double() for each in additions.values() if layer in each.deltas]
+            if added:
+                original[layer] = before
+                written[layer] = (before.double() + torch.stack(added).sum(0)).to(before.dtype)
+                _check_finite(written[layer], before, layer)
+            else:
+                del original[layer], written[layer]
+        return _State(additions, original, written)
 
 
 class WeightLedger:
     """What has been added to a model's ``W_out``, in order."""
 
-    def __init__(self, fingerprint: str) -> None:
-        self.fingerprint = fingerprint
-        self._original: dict[int, torch.Tensor] = {}
-        self._written: dict[int, torch.Tensor] = {}
-        self._additions: dict[Hashable, Mapping[int, Delta]] = {}
-        self._keys: dict[Hashable, Mapping[int, torch.Tensor]] = {}
-        self._changes: int | None = None  # of all parameters after our last write; None once someone else has written too
+    def __init__(self) -> None:
+        self._state = _State()
 
     def __contains__(self, key: Hashable) -> bool:
-        return key in self._additions
+        return key in self._state.additions
 
     def __len__(self) -> int:
-        return len(self._additions)
+        return len(self._state.additions)
 
     def add(self, model: HookedModel, key: Hashable, deltas: Mapping[int, Delta], keys: Mapping[int, torch.Tensor] | None = None) -> None:
         """Add to the weights of some layers.
@@ -52,14 +89,14 @@ class WeightLedger:
 
         Raises:
             ModelStateError: added already, or the weights were changed by someone else.
+            NumericalError: an addition that is not finite, or too large for the weights' type.
         """
-        if key in self._additions:
+        if key in self:
             raise ModelStateError("this edit is already written into the model; revert(model) takes it back first.")
-        self._check_untouched(model, deltas)
-        for layer in deltas:
-            self._original.setdefault(layer, output_weights(model, layer).detach().clone())
-        self._additions[key], self._keys[key] = dict(deltas), dict(keys or {})
-        self._rewrite(model, deltas)
+        for layer, delta in deltas.items():
+            if not bool(delta.isfinite().all()):
+                raise NumericalError(f"the edit's change of layer {layer} is not finite, so it is not written; plan the edit anew.")
+        self._move(model, dict(self._state.additions) | {key: _Addition(dict(deltas), dict(keys or {}))}, deltas)
 
     def remove(self, model: HookedModel, key: Hashable) -> None:
         """Take an addition back, whichever came after it.
@@ -67,44 +104,66 @@ class WeightLedger:
         Raises:
             ModelStateError: it was never added, or the weights were changed by someone else.
         """
-        if key not in self._additions:
+        if key not in self:
             raise ModelStateError("this edit is not written into the model; write_into(model) comes before revert(model).")
-        self._check_untouched(model, self._additions[key])
-        del self._keys[key]
-        self._rewrite(model, self._additions.pop(key))
-        if not self._additions and self._changes is not None:  # bit for bit what they were: no need to read all weights again
-            _fingerprints[model] = (self._changes, self.fingerprint)
+        left = {other: addition for other, addition in self._state.additions.items() if other != key}
+        self._move(model, left, self._state.additions[key].deltas)
 
     def keys(self, layer: int) -> list[Float[torch.Tensor, "fact d_mlp"]]:
         """The keys that the present additions were planned for, an addition at a time."""
-        return [keys[layer] for keys in self._keys.values() if layer in keys]
+        return [addition.keys[layer] for addition in self._state.additions.values() if layer in addition.keys]
 
-    def _rewrite(self, model: HookedModel, layers: Mapping[int, Delta]) -> None:
-        ours_alone = not self._written or self._changes == _changes(model)
-        for layer in layers:
-            weights, original = output_weights(model, layer), self._original[layer]
-            added = [deltas[layer] for deltas in self._additions.values() if layer in deltas]
-            total = original
-            if added:
-                total = (original.double() + torch.stack([delta.to(original.device).double() for delta in added]).sum(0)).to(original.dtype)
-            with torch.no_grad():
-                weights.copy_(total)
-            self._written[layer] = total
-            if not added:
-                del self._original[layer], self._written[layer]
-        self._changes = _changes(model) if ours_alone else None
+    def unedited(self, model: HookedModel) -> str:
+        """Fingerprint of the weights as they were before any addition.
 
-    def _check_untouched(self, model: HookedModel, layers: Mapping[int, Delta]) -> None:
+        Raises:
+            ModelStateError: the weights of an edited layer were changed by someone else.
+        """
+        self._check_untouched(model, self._state.written)
+        digests = weight_digests(model)
+        names = {parameter.untyped_storage().data_ptr(): str(name) for name, parameter in model.named_parameters() if str(name) in digests}
+        shapes = {str(name): parameter.shape for name, parameter in model.named_parameters()}
+        for layer, before in self._state.original.items():
+            name = names[output_weights(model, layer).untyped_storage().data_ptr()]
+            digests[name] = weights_digest(before if before.shape == shapes[name] and _as_held(model, layer) else before.T)
+        return fingerprint_of(digests)
+
+    def _move(self, model: HookedModel, additions: Mapping[Hashable, _Addition], layers: Iterable[int]) -> None:
+        """Go over to other additions, in all layers or in none."""
+        before, layers = self._state, list(layers)
+        self._check_untouched(model, [layer for layer in layers if layer in before.written])
+        after = before.with_additions(model, additions, layers)
+        old = {layer: before.written.get(layer, after.original.get(layer)) for layer in layers}
+        new = {layer: after.written.get(layer, before.original.get(layer)) for layer in layers}
+        try:
+            _put(model, new)
+            self._state = after
+        except BaseException:
+            _put(model, old)
+            self._state = before
+            raise
+
+    def _check_untouched(self, model: HookedModel, layers: Iterable[int]) -> None:
         for layer in layers:
-            if layer in self._written and not torch.equal(output_weights(model, layer), self._written[layer]):
-                raise ModelStateError(f"W_out of layer {layer} was changed by something else since an edit was written; undo that change first.")
+            if not _same_bits(output_weights(model, layer), self._state.written[layer]):
+                raise ModelStateError(f"W_out of layer {layer} was changed by something else since an edit was written; {WAY_OUT}.")
 
 
 def ledger_of(model: HookedModel) -> WeightLedger:
     """The model's ledger, opened at the first use."""
-    if model not in _ledgers or not len(_ledgers[model]):
-        _ledgers[model] = WeightLedger(unedited_fingerprint(model))
-    return _ledgers[model]
+    return _ledgers.setdefault(model, WeightLedger())
+
+
+def forget_edits(model: HookedModel) -> None:
+    """Take the weights as they are now for the model's own: what was written through edits can no longer be reverted.
+
+    For a model whose weights were replaced (``load_state_dict``) while edits were written into it.
+
+    Example:
+        >>> import tl_knowledge as tlk
+        >>> tlk.editing.forget_edits(tlk.load_model("factlm"))
+    """
+    _ledgers.pop(model, None)
 
 
 def written_keys(model: HookedModel, layer: int) -> list[Float[torch.Tensor, "fact d_mlp"]]:
@@ -118,15 +177,32 @@ def has_written_edits(model: HookedModel) -> bool:
 
 
 def unedited_fingerprint(model: HookedModel) -> str:
-    """`weight_fingerprint` of the model as it was before anything was written through its ledger."""
-    if has_written_edits(model):
-        return _ledgers[model].fingerprint
-    changes = _changes(model)
-    if _fingerprints.get(model, (-1, ""))[0] != changes:
-        _fingerprints[model] = (changes, weight_fingerprint(model))
-    return _fingerprints[model][1]
+    """`weight_fingerprint` of the model as it was before anything was written through its ledger.
+
+    Raises:
+        ModelStateError: the weights of an edited layer were changed by someone else.
+    """
+    return ledger_of(model).unedited(model)
 
 
-def _changes(model: HookedModel) -> int:
-    """How often any parameter was written to, as torch counts it."""
-    return sum(int(parameter._version) for parameter in model.parameters())
+def _put(model: HookedModel, weights: Mapping[int, torch.Tensor | None]) -> None:
+    with torch.no_grad():
+        for layer, values in weights.items():
+            assert values is not None
+            output_weights(model, layer).copy_(values)
+
+
+def _check_finite(written: torch.Tensor, before: torch.Tensor, layer: int) -> None:
+    """Refuse values beyond the weights' type; what was not finite before is the model's own."""
+    if not bool((written.isfinite() | ~before.isfinite()).all()):
+        raise NumericalError(f"the edit's change of layer {layer} is too large for {before.dtype} weights; load the model in float32.")
+
+
+def _same_bits(first: torch.Tensor, second: torch.Tensor) -> bool:
+    integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[first.element_size()]
+    return first.dtype == second.dtype and torch.equal(first.detach().view(integers), second.to(first.device).view(integers))
+
+
+def _as_held(model: HookedModel, layer: int) -> bool:
+    """Whether ``W_out`` lies in its parameter as it is shown, not transposed."""
+    return output_weights(model, layer).is_contiguous()

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from tl_knowledge.models.description import describe_model
+from tl_knowledge.models.description import describe_model, weight_fingerprint
 from tl_knowledge.models.protocol import HookedModel, prepends_bos
 from tl_knowledge.results.packing import plain
 
@@ -45,6 +45,7 @@ class Provenance:
         engine: ``"rows"`` or ``"loop"``, with the reason when it is a fallback.
         settings: every other setting of the call, for people; programs read the result's own ``settings``.
         versions: of the packages the numbers depend on.
+        weights: fingerprint of the model's weights, with what edits had written into them; nothing in files of older versions.
     """
 
     model: str
@@ -57,6 +58,7 @@ class Provenance:
     engine: str
     settings: dict[str, Any] = field(default_factory=dict[str, Any])
     versions: dict[str, str] = field(default_factory=installed_versions)
+    weights: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, for JSON."""
@@ -75,4 +77,5 @@ def provenance_of(model: HookedModel, *, engine: str, seed: int = 0, has_bos: bo
     """
     bos = prepends_bos(model) if has_bos is None else has_bos
     known = {} if settings is None else plain(settings)
-    return Provenance(**describe_model(model), prepends_bos=bos, seed=seed, engine=engine, settings=known | more)
+    weights = weight_fingerprint(model)
+    return Provenance(**describe_model(model), prepends_bos=bos, seed=seed, engine=engine, settings=known | more, weights=weights)
