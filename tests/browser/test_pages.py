@@ -2,39 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
+from support.browser import WATCH, browse
 from typer.testing import CliRunner
 
 import tl_knowledge as tlk
 from tl_knowledge.cli import app
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-OFFLINE = ["--proxy-server=127.0.0.1:9", "--host-resolver-rules=MAP * ~NOTFOUND"]
-QUIET = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-QUIET += ["--disable-component-update", "--disable-sync", "--hide-scrollbars"]
-
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def chromium() -> str:
-    if CHROMIUM is None:
-        message = "Chromium is not installed, so no page was opened (Debian: apt-get install chromium)"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
-    return CHROMIUM
-
-
-def browse(chromium: str, page: Path, profile: Path, *action: str) -> str:
-    command = [chromium, *QUIET, *OFFLINE, f"--user-data-dir={profile}", "--virtual-time-budget=20000", "--window-size=1300,1900", *action]
-    return subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=240, check=True).stdout
 
 
 @pytest.fixture(scope="module")
@@ -109,12 +87,6 @@ def test_the_page_of_an_evaluation_draws_its_figures_offline(chromium, tmp_path)
         assert word in dom, word
 
 
-WATCH = """<script>
-window.addEventListener("error", e => document.documentElement.setAttribute("data-errors", e.message));
-const said = console.error;
-console.error = (...words) => { document.documentElement.setAttribute("data-errors", words.join(" ")); said(...words); };
-</script>"""
-
 POINT = """<script>
 addEventListener("load", () => setTimeout(() => {
   const named = d => d.text && [...d.text].some(words => words.includes("<b>MLP 0"));
@@ -136,7 +108,7 @@ def report_page(tmp_path_factory, factlm) -> Path:
     moments = tlk.collect_key_moments(factlm, tlk.load_corpus(), layers=[0], progress=False)
     report = tlk.report_fact(factlm, fact, edit_to=" violin", method=tlk.ROME(layer=0), moments=moments, samples=2, progress=False)
     path = tmp_path_factory.mktemp("pages") / "report.html"
-    path.write_text(report.to_html().replace("<head>", "<head>" + WATCH, 1).replace("</body>", POINT + "</body>"), encoding="utf-8")
+    path.write_text(report.to_html().replace("<head>", "<head>" + WATCH + POINT, 1), encoding="utf-8")
     return path
 
 
@@ -165,8 +137,7 @@ def test_a_report_fits_its_window(chromium, report_page, tmp_path, width):
     measured = tmp_path / "measured.html"
     script = "<script>addEventListener('load', () => setTimeout(() => {const e = document.documentElement; "
     script += "e.setAttribute('data-width', e.scrollWidth)}, 2000));</script>"
-    measured.write_text(report_page.read_text(encoding="utf-8").replace("</body>", script + "</body>"), encoding="utf-8")
-    command = [chromium, *QUIET, *OFFLINE, f"--user-data-dir={tmp_path}/p", "--virtual-time-budget=20000", f"--window-size={width},900", "--dump-dom"]
-    dom = subprocess.run([*command, measured.as_uri()], capture_output=True, text=True, timeout=240, check=True).stdout
+    measured.write_text(report_page.read_text(encoding="utf-8").replace("<head>", "<head>" + script, 1), encoding="utf-8")
+    dom = browse(chromium, measured, tmp_path / "p", "--dump-dom", width=width, height=900)
     scrolled = re.search(r'data-width="(\d+)"', dom)
     assert scrolled and int(scrolled[1]) <= max(width, 500)  # headless Chromium's own narrowest window is 500

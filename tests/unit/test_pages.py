@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+import html
+import json
+import re
 from importlib.resources import files
 
 import plotly.graph_objects as go
+import plotly.io
 import pytest
+from circuitsvis.tokens import colored_tokens
+from support.figures import figures
+from support.payloads import HALVES, PAYLOADS
 
 import tl_knowledge as tlk
-from tl_knowledge.drawing import HtmlView, SideBySide, Table, ViewPage, heading, html_page, label_text, marked_prompt, markup, note, provenance_footer
+from tl_knowledge.drawing import (
+    HtmlView,
+    SideBySide,
+    Table,
+    ViewPage,
+    heading,
+    html_page,
+    label_text,
+    marked_prompt,
+    markup,
+    note,
+    provenance_footer,
+    scripts,
+)
+from tl_knowledge.drawing.scripts import content_policy, data_in_script
+from tl_knowledge.errors import DataError
+from tl_knowledge.results.plain_text import printable
 from tl_knowledge.results.provenance import Provenance
 
 HOSTILE = "</script><b>&'\""
@@ -17,7 +40,7 @@ PLOTLY, CIRCUITSVIS = "Plotly.newPlot(", "CircuitsVis.render("
 
 
 def view(number):
-    return HtmlView(f"view {number}", "a note", f'<div id="place-{number}"></div>', f'CircuitsVis.render("place-{number}")')
+    return HtmlView(f"view {number}", "a note", "ColoredTokens", {"tokens": ["a"], "values": [number]})
 
 
 def body_of(*parts):
@@ -46,7 +69,7 @@ def test_text_is_escaped_wherever_it_stands(part):
 def test_a_page_s_own_title_is_text_too():
     page = html_page(HOSTILE, [])
     assert page.count(ESCAPED) == 2 and HOSTILE not in page
-    assert ESCAPED in ViewPage(HOSTILE, [view(1)])._repr_html_() and ESCAPED in HtmlView(HOSTILE, HOSTILE, "", "")._repr_html_()
+    assert ESCAPED in ViewPage(HOSTILE, [view(1)])._repr_html_() and ESCAPED in HtmlView(HOSTILE, HOSTILE, "ColoredTokens", {})._repr_html_()
 
 
 def test_strings_are_paragraphs_and_markup_is_html():
@@ -69,7 +92,7 @@ def test_every_program_is_written_once_however_deep_its_views_stand():
     page = html_page("t", [SideBySide([[figure, view(1)], [view(2)]]), figure, view(3)])
     assert page.count(PLOTLY) >= 2 and page.count("plotly.js v") == 1
     assert page.count(view(1).program) == 1 and page.replace(view(1).program, "").count(CIRCUITSVIS) == 3
-    assert page.index(view(1).program) < page.index('id="place-1"')
+    assert page.index(view(1).program) < page.index('id="circuits-vis-2"')
     several = ViewPage("Views", [view(1), view(2)])._repr_html_()
     assert several.count(view(1).program) == 1 and several.count("<h3>") == 2
 
@@ -85,10 +108,61 @@ def test_templates_travel_with_the_package():
 
 
 def test_a_footer_says_settings_as_people_write_them():
-    settings = {"corrupted": {"kind": "Span", "name": "subject", "positions": [1, 2]}, "sever": [], "weights": {"fold_ln": False}}
+    settings = {"corrupted": {"kind": "Span", "name": "subject", "positions": [1, 2]}, "sever": [], "processed": {"fold_ln": False}}
     footer = provenance_footer(Provenance("m", "b", {}, False, "float32", "cpu", 0, "rows", settings))
-    assert "corrupted: Span(name=subject, positions=1, 2); sever: none; weights: fold_ln=False; model: m" in footer
+    assert "corrupted: Span(name=subject, positions=1, 2); sever: none; processed: fold_ln=False; model: m" in footer
 
 
 def test_labels_of_figures_are_escaped():
     assert label_text(HOSTILE) == ESCAPED
+
+
+def test_no_text_of_a_figure_is_read_as_markup_or_as_a_place_for_a_value():
+    word = "<b>%{nothing}</b>$x$"
+    for figure in figures(word, [word, "b"]):
+        drawn = plotly.io.to_json(figure, engine="json")
+        assert "%{nothing}" not in drawn and "$x$" not in drawn and "\\u003cb\\u003e%" not in drawn and "<b>%" not in drawn
+        assert drawn.count("%&#123;nothing}") > 3
+
+
+@pytest.mark.parametrize("label", [*PAYLOADS, *HALVES])
+def test_a_view_keeps_any_label_as_data(label):
+    """What circuitsvis wrote around it is left behind, whatever a label says; in the page it is JSON that ends no script."""
+    view = HtmlView.of(colored_tokens([label, "b"], [1.0, float("nan")]), title="t", note="n")
+    assert view.element == "ColoredTokens" and view.properties["tokens"] == [label, "b"]
+    call = view.source.rpartition("CircuitsVis.render(")[2].removesuffix("</script>")
+    assert not set(call) & set("<>&\u2028\u2029") and "NaN" in call
+    call.encode("ascii" if label.isascii() else "utf-8")
+
+
+def test_a_view_is_of_circuitsvis():
+    with pytest.raises(DataError, match="int is not what circuitsvis"):
+        HtmlView.of(3, title="t", note="n")
+    with pytest.raises(DataError, match=r"'a\.b' is no element of circuitsvis"):
+        HtmlView("t", "n", "a.b", {})
+
+
+def test_data_in_a_script_comes_back_as_it_was():
+    for text in PAYLOADS:
+        assert json.loads(data_in_script({text: [text]})) == {printable(text): [printable(text)]}
+
+
+def test_a_page_allows_its_own_programs_only():
+    page = html_page("t", [go.Figure(go.Scatter(x=[1], y=[1])), view(1), view(2)])
+    policy = re.search(r"http-equiv='Content-Security-Policy' content=\"([^\"]*)\"", page)
+    assert policy is not None and page.index(policy[0]) < page.index("<style>") < page.index("<script>")
+    programs = re.findall(r"<script>(.*?)</script>", page, flags=re.DOTALL)
+    assert len(programs) == 5 and html.unescape(policy[1]) == content_policy(programs)
+    assert "unsafe-inline" not in re.search(r"script-src [^;]*", policy[1])[0] and "default-src &#39;none&#39;" in policy[1]
+    assert html_page("t", [view(1)]) == html_page("t", [view(1)])  # no random names, which would change the hashes
+
+
+def test_an_unknown_circuitsvis_is_refused(monkeypatch, tmp_path):
+    """One that writes labels as HTML in another way would be unsafe, so it is not used."""
+    program = tmp_path / "dist" / "cdn" / "iife.js"
+    program.parent.mkdir(parents=True)
+    monkeypatch.setattr(scripts, "files", lambda _: tmp_path)
+    for source in ("var nothing", "a({dangerouslySetInnerHTML:{__html:x}}); b({__html:{y:1}})"):
+        program.write_text(source)
+        with pytest.raises(DataError, match=r"install circuitsvis 1\.43\.3"):
+            scripts.circuitsvis_program.__wrapped__()

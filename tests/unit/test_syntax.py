@@ -145,8 +145,8 @@ def test_a_pair_of_another_group_is_refused(factlm, located):
 def test_a_token_cannot_break_out_of_the_view(factlm, tmp_path):
     prompt = tlk.Prompt.from_tokens([1, 2], labels=["</script><b>", "x"])
     view = tlk.neurons.neuron_view(factlm, prompt, tlk.NeuronSet.of(factlm, [(0, 3), (5, 1)]))
-    tail = view.source.rpartition("CircuitsVis.render(")[2]
-    assert tail.count("</script>") == 1 and "<\\/script><b>" in tail and view.place.startswith('<div id="circuits-vis-')
-    assert view.place.endswith("></div>") and "https://unpkg" not in view.source
+    head, _, tail = view.source.rpartition("CircuitsVis.render(")
+    assert tail.count("</script>") == 1 and "\\u003c/script\\u003e\\u003cb\\u003e" in tail and "https://unpkg" not in view.source
+    assert head.endswith('"></div><script>') and '<div id="circuits-vis-' in head
     page = view.save(tmp_path / "view.html").read_text()
     assert "2 neurons, 1 prompts; factlm" in page and view._repr_html_().endswith("</div>")

@@ -14,7 +14,8 @@ from tl_knowledge.circuits.settings import CircuitSettings, Rank, check_words
 from tl_knowledge.editing import Edit
 from tl_knowledge.engine.progress import show_progress
 from tl_knowledge.engine.rows import MEMORY_BUDGET
-from tl_knowledge.errors import ComponentError, ModelStateError, PromptError, check_choice, check_given
+from tl_knowledge.errors import ComponentError, PromptError, check_choice, check_given
+from tl_knowledge.models.description import check_same_weights
 from tl_knowledge.models.hook_names import Module
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import layer_count, model_device
@@ -62,6 +63,7 @@ def from_trace(
     Raises:
         ModelError, PromptError, ComponentError: an argument that does not fit.
         DataError: no trace.
+        ModelStateError: a trace of other weights.
         CorruptionError: runs that do not differ.
         NumericalError: probabilities that are not finite.
 
@@ -77,6 +79,8 @@ def from_trace(
     model = as_model(model)
     check_words(limit, rank, threshold, metric)
     given = check_given(always_iterable(traces, CausalTrace), "trace", "pass at least one, for example tlk.trace(model, prompt, component='mlp_out')")
+    for trace in given:
+        check_same_weights(model, trace.provenance.weights, "the trace")
     traced = _one_corruption(prompt, given)
     noise = traced.noise.resolve(model)
     check_fits(model, replace(prompt, answer=traced.answer), multi_token=len(traced.answer) > 1)
@@ -211,8 +215,7 @@ def from_edit(
     check_words(limit, rank, threshold, metric)
     if not prompt.answer:
         raise PromptError(f"prompt {prompt.text or prompt.labels!r} has no target; pass one made with the edit's new target.")
-    if edit.is_written_into(model):
-        raise ModelStateError("the edit is written into this model, so there is no unedited run; edit.revert(model) first.")
+    edit.check_not_written(model)
     check_fits(model, prompt)
     parts, answer = _modules(components), torch.tensor([prompt.target_token], device=model_device(model))
     settings = CircuitSettings(

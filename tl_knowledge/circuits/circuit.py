@@ -9,7 +9,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from tl_knowledge.circuits.exports import as_graph, as_json, as_transformer_lens_nodes
+from tl_knowledge.circuits.exports import as_graph, as_graphml, as_json, as_transformer_lens_nodes
 from tl_knowledge.circuits.figures import circuit_figure, growth_figure
 from tl_knowledge.circuits.findings import CircuitFindings
 from tl_knowledge.drawing import HtmlView, pattern_view
@@ -57,13 +57,11 @@ class Circuit(CircuitFindings):
         return as_graph([*dict.fromkeys([*self.nodes, *ends])], self.edges, self.labels, effects, about | measured)
 
     def to_graphml(self, path: str | os.PathLike[str]) -> Path:
-        """Write GraphML, for Gephi, yEd, Cytoscape; returns the path."""
-        import networkx as nx
-
-        return write_text(path, "\n".join(nx.generate_graphml(self.to_networkx(), named_key_ids=True)))
+        """Write GraphML, for Gephi, yEd, Cytoscape; returns the path. Values that are no finite number are left out."""
+        return write_text(path, as_graphml(self.to_networkx()))
 
     def to_json(self, path: str | os.PathLike[str]) -> Path:
-        """Write networkx' node-link JSON, which d3 reads too; returns the path."""
+        """Write networkx' node-link JSON, which d3 reads too; returns the path. What is no finite number is ``null``."""
         return write_text(path, as_json(self.to_networkx()))
 
     def to_nodes(self) -> list[Any]:

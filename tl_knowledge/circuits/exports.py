@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,9 +10,10 @@ import networkx as nx
 
 from tl_knowledge.circuits.edges import Edge
 from tl_knowledge.errors import ComponentError
+from tl_knowledge.results.plain_text import printable, strict_json
 from tl_knowledge.runs.nodes import Node
 
-__all__ = ["as_graph", "as_json", "as_transformer_lens_nodes", "node_id"]
+__all__ = ["as_graph", "as_graphml", "as_json", "as_transformer_lens_nodes", "node_id"]
 
 
 def node_id(node: Node) -> str:
@@ -39,8 +40,22 @@ def as_graph(nodes: Sequence[Node], edges: Iterable[Edge], labels: Sequence[str]
 
 
 def as_json(graph: Any) -> str:
-    """The graph in networkx' node-link form, which d3 and others read too."""
-    return json.dumps(nx.node_link_data(graph, edges="links"), indent=2)
+    """The graph in networkx' node-link form, which d3 and others read too; what is no finite number is ``null``."""
+    return strict_json(nx.node_link_data(graph, edges="links"))
+
+
+def as_graphml(graph: Any) -> str:
+    """The graph as GraphML: characters that XML forbids are shown by signs, and values that are no finite number are left out."""
+    held = nx.DiGraph(**_held(graph.graph))
+    held.add_nodes_from((node, _held(about)) for node, about in graph.nodes(data=True))
+    held.add_edges_from((source, target, _held(about)) for source, target, about in graph.edges(data=True))
+    return "\n".join(nx.generate_graphml(held, named_key_ids=True))
+
+
+def _held(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes as GraphML holds them."""
+    finite = {name: value for name, value in about.items() if not isinstance(value, float) or math.isfinite(value)}
+    return {name: printable(value) if isinstance(value, str) else value for name, value in finite.items()}
 
 
 def as_transformer_lens_nodes(nodes: Iterable[Node], n_heads: int) -> list[Any]:

@@ -8,14 +8,13 @@ Exit codes: 0 done; 1 the model or the numbers are at fault; 2 an argument is (a
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 import warnings
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 import tl_knowledge as tlk
 from tl_knowledge.cli.edit import edit_command
@@ -23,6 +22,7 @@ from tl_knowledge.cli.evaluate import evaluate_command
 from tl_knowledge.cli.info import info_command
 from tl_knowledge.cli.moments import moments_command
 from tl_knowledge.cli.neurons import neurons_command
+from tl_knowledge.cli.printing import print_line
 from tl_knowledge.cli.report import report_command
 from tl_knowledge.cli.trace import trace_command
 from tl_knowledge.cli.trace_facts import trace_facts_command
@@ -30,7 +30,8 @@ from tl_knowledge.errors import InputError, TLKnowledgeError
 
 __all__ = ["app", "main"]
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+# rich_markup_mode: help texts and defaults are text, in which [brackets] are nothing but brackets.
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, context_settings={"max_content_width": 120})
 app.command("trace")(trace_command)
 app.command("trace-facts")(trace_facts_command)
 app.command("neurons")(neurons_command)
@@ -59,8 +60,11 @@ def main() -> None:
     # TransformerLens and transformers announce loading choices that load_model has already made.
     warnings.filterwarnings("ignore")
     logging.getLogger().setLevel(logging.ERROR)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # an argument may hold bytes that are no text
     try:
         app()
     except TLKnowledgeError as error:
-        Console(stderr=True).print(f"[bold red]{type(error).__name__}:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        print_line((f"{type(error).__name__}:", "bold red"), f" {error}", to_stderr=True)
         sys.exit(2 if isinstance(error, InputError) else 1)

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 import tl_knowledge as tlk
 from tl_knowledge.cli import options
 from tl_knowledge.cli.arguments import corpus_argument, model_argument, template_argument
 from tl_knowledge.cli.methods import method_argument, moments_argument, settings_argument
-from tl_knowledge.cli.printing import print_json, print_table, print_written
+from tl_knowledge.cli.printing import print_json, print_line, print_table, print_written
 
 __all__ = ["edit_command"]
 
@@ -49,11 +48,10 @@ def edit_command(
         return
     from tl_knowledge.engine.batches import in_words
 
-    console = Console()
     cells = [(row["text"], in_words(row["before"]), in_words(row["after"])) for row in rows]
-    print_table(console, tlk.drawing.Table(("text", "before", "after"), cells))
-    console.print(f"{method}: {health}", highlight=False, soft_wrap=True)
-    print_written(console, save, "edit")
+    print_table(tlk.drawing.Table(("text", "before", "after"), cells))
+    print_line(f"{method}: {health}")
+    print_written(save, "edit")
 
 
 def _continuations(model: tlk.HookedModel, edit: tlk.Edit, texts: Sequence[str]) -> list[dict[str, Any]]:

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 import tl_knowledge as tlk
 from tl_knowledge.cli import options
 from tl_knowledge.cli.arguments import corpus_argument, model_argument
 from tl_knowledge.cli.methods import method_argument, moments_argument, settings_argument
-from tl_knowledge.cli.printing import print_json, print_table, print_written, write_file
+from tl_knowledge.cli.printing import print_json, print_line, print_table, print_written, write_file
 from tl_knowledge.cli.words import EDIT_SETS, PROTOCOLS
 from tl_knowledge.errors import DataError, InputError, check_choice
 
@@ -62,11 +61,10 @@ def evaluate_command(
     if as_json:
         print_json(_as_data(scores, reports))
         return
-    console = Console()
-    console.print(f"[bold]{scores.cases} cases[/] on {scores.model}; percent, 95% bootstrap over cases", highlight=False)
-    print_table(console, _text_table(scores, columns or TERMINAL_SCORES))
-    print_written(console, table, "table")
-    print_written(console, out)
+    print_line((f"{scores.cases} cases", "bold"), f" on {scores.model}; percent, 95% bootstrap over cases")
+    print_table(_text_table(scores, columns or TERMINAL_SCORES))
+    print_written(table, "table")
+    print_written(out)
 
 
 def _cases(dataset: str, source: str | None, limit: int) -> list[tlk.EditCase]:

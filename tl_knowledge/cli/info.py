@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 import tl_knowledge as tlk
 from tl_knowledge.cli import options
-from tl_knowledge.cli.printing import print_json
+from tl_knowledge.cli.printing import print_json, print_table
 
 __all__ = ["info_command"]
 
@@ -29,10 +26,6 @@ def info_command(as_json: options.AsJson = False) -> None:
         data: dict[str, Any] = {"versions": versions, "backends": backends, "devices": devices, "bundled_models": bundled}
         print_json(data)
         return
-    table = Table(show_header=False, box=None)
-    for name, number in versions.items():
-        table.add_row(name, number)
-    table.add_row("backends", ", ".join(backends))
-    table.add_row("devices", ", ".join(devices))
-    table.add_row("bundled model", f"factlm ({bundled['factlm']['facts']} facts)")
-    Console().print(table)
+    rows = [*versions.items(), ("backends", ", ".join(backends)), ("devices", ", ".join(devices))]
+    rows.append(("bundled model", f"factlm ({bundled['factlm']['facts']} facts)"))
+    print_table(tlk.drawing.Table((), rows), header=False)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 import tl_knowledge as tlk
 from tl_knowledge.cli import options
@@ -28,7 +27,10 @@ def moments_command(
     progress: options.Progress = True,
     as_json: options.AsJson = False,
 ) -> None:
-    """Collect the second moments of the keys (the mean of k k^T) in one pass for all layers."""
+    """Collect the second moments of the keys, all layers at once.
+
+    They are the mean of k k^T over the tokens of a corpus; most editing methods need them.
+    """
     texts, loaded = corpus_argument(corpus), model_argument(model)
     moments = tlk.collect_key_moments(loaded, texts, layers=layer or None, tokens=tokens, store=store, progress=progress and not as_json)
     written = moments.save(out)
@@ -37,6 +39,5 @@ def moments_command(
         print_json({"layers": rows, "corpus": moments.corpus, "fingerprint": moments.fingerprint, "path": str(written)})
         return
     cells = [(str(r["layer"]), str(r["neurons"]), str(r["tokens"]), f"{r['condition']:.2g}", f"{r['change']:.1%}") for r in rows]
-    console = Console()
-    print_table(console, tlk.drawing.Table(HEADER, cells))
-    print_written(console, Path(written), "moments")
+    print_table(tlk.drawing.Table(HEADER, cells))
+    print_written(Path(written), "moments")

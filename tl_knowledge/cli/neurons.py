@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 import tl_knowledge as tlk
 from tl_knowledge.cli import options
 from tl_knowledge.cli.arguments import facts_argument, model_argument
-from tl_knowledge.cli.printing import print_json, print_table, print_written, write_file
+from tl_knowledge.cli.printing import print_json, print_line, print_table, print_written, write_file
 from tl_knowledge.cli.words import MEMORY_BUDGET
 from tl_knowledge.errors import InputError
 from tl_knowledge.neurons import Adaptation, AttributionSettings, AttributionVariant, LocationSettings, ThresholdKind
@@ -125,12 +123,11 @@ def _show_fact(scores: tlk.neurons.NeuronAttribution, neurons: tlk.NeuronSet, ro
     if as_json:
         print_json({"neurons": listed, "effects": rows, "provenance": scores.provenance.to_dict()})
         return
-    console = Console()
-    console.print(f"[bold]{heading}[/]", highlight=False)
-    print_table(console, table)
-    console.print("P(answer) of every wording:")
-    print_table(console, effects)
-    print_written(console, out)
+    print_line((heading, "bold"))
+    print_table(table)
+    print_line("P(answer) of every wording:")
+    print_table(effects)
+    print_written(out)
 
 
 def _show_fact_set(located: tlk.neurons.LocatedNeurons, effects: list[tlk.neurons.NeuronEffects], out: Path | None, as_json: bool) -> None:
@@ -140,12 +137,11 @@ def _show_fact_set(located: tlk.neurons.LocatedNeurons, effects: list[tlk.neuron
     if as_json:
         print_json(_as_data(located, effects))
         return
-    console = Console()
-    console.print(f"[bold]{len(located.sets)} facts[/] on {escape(located.provenance.model)}", highlight=False)
-    print_table(console, tlk.neurons.statistics_table(located))
+    print_line((f"{len(located.sets)} facts", "bold"), f" on {located.provenance.model}")
+    print_table(tlk.neurons.statistics_table(located))
     if effects:
-        print_table(console, tlk.neurons.effects_table(effects))
-    print_written(console, out)
+        print_table(tlk.neurons.effects_table(effects))
+    print_written(out)
 
 
 def _as_data(located: tlk.neurons.LocatedNeurons, effects: list[tlk.neurons.NeuronEffects]) -> dict[str, Any]:

@@ -1,39 +1,51 @@
-"""What commands print and write."""
+"""What commands print and write: every text as it is. rich would read ``[/b]`` as its markup, and ``:cat:`` as a picture."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table as RichTable
+from rich.text import Text
 
 import tl_knowledge as tlk
+from tl_knowledge.results.plain_text import printable, strict_json
 
-__all__ = ["print_json", "print_table", "print_written", "write_file"]
+__all__ = ["print_json", "print_line", "print_table", "print_written", "write_file"]
+
+Words: TypeAlias = "str | tuple[str, str]"
+"""A text, or a text and its style."""
 
 
-def print_table(console: Console, table: tlk.drawing.Table) -> None:
-    """A table of text, as rich prints it."""
-    printed = RichTable(*table.header, box=SIMPLE_HEAD, padding=(0, 1))
+def print_line(*words: Words, to_stderr: bool = False) -> None:
+    """Texts one after another, some in a style such as ``bold``; long lines are left to the terminal."""
+    parts = [(printable(part), "") if isinstance(part, str) else (printable(part[0]), part[1]) for part in words]
+    Console(stderr=to_stderr).print(Text.assemble(*parts), soft_wrap=True)
+
+
+def print_table(table: tlk.drawing.Table, *, header: bool = True) -> None:
+    """A table of text."""
+    look: dict[str, Any] = {"box": SIMPLE_HEAD, "padding": (0, 1)} if header else {"box": None, "show_header": False}
+    printed = RichTable(**look)
+    for name in table.header:
+        printed.add_column(Text(printable(name)))
     for row in table.rows:
-        printed.add_row(*map(escape, row))
-    console.print(printed)
+        printed.add_row(*(Text(printable(cell)) for cell in row))
+    Console().print(printed)
 
 
 def print_json(data: dict[str, Any]) -> None:
-    """Plain data, for programs."""
-    typer.echo(json.dumps(data, indent=2))
+    """Plain data, for programs; what is no finite number is ``null``."""
+    typer.echo(strict_json(data))
 
 
-def print_written(console: Console, path: Path | None, what: str = "page") -> None:
+def print_written(path: Path | None, what: str = "page") -> None:
     """Say where something was written, if it was."""
     if path is not None:
-        console.print(f"{what} written to {escape(str(path))}", highlight=False, soft_wrap=True)
+        print_line(f"{what} written to {path}")
 
 
 def write_file(path: Path, text: str) -> None:

@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 import tl_knowledge as tlk
 from tl_knowledge import report as reports
 from tl_knowledge.cli import options
 from tl_knowledge.cli.arguments import corpus_argument, model_argument, template_argument
 from tl_knowledge.cli.methods import method_argument, moments_argument, settings_argument
-from tl_knowledge.cli.printing import print_json, print_table, print_written
+from tl_knowledge.cli.printing import print_json, print_line, print_table, print_written
 from tl_knowledge.errors import InputError
 
 __all__ = ["report_command"]
@@ -41,7 +39,10 @@ def report_command(
     out: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
     as_json: options.AsJson = False,
 ) -> None:
-    """Write one page about one fact: traces, neurons, circuit, attention, and what an edit changes."""
+    """Write one page about one fact, from its trace to its edit.
+
+    It has traces, neurons, circuits, attention, and what an edit changes.
+    """
     template, values, texts = template_argument(prompt, subject), settings_argument(setting), corpus_argument(corpus)
     if edit_to is None and (layer or setting or moments or corpus):
         raise InputError("--layer, --setting, --moments and --corpus belong to an edit; pass --edit-to with the new object, or drop them.")
@@ -57,12 +58,11 @@ def report_command(
     if as_json:
         print_json(_as_data(report, out))
         return
-    console = Console()
-    console.print(f"[bold]{escape(prompt)}[/][green]{escape(fact.target)}[/]", highlight=False)
+    print_line((prompt, "bold"), (fact.target, "green"))
     circuits = _circuits(report).items()
     rows = [(n, str(len(c.nodes)), f"{c.total_effect:.3f}", f"{c.faithfulness:.0%}", f"{c.completeness:.0%}") for n, c in circuits]
-    print_table(console, tlk.drawing.Table(HEADER, rows))
-    print_written(console, out)
+    print_table(tlk.drawing.Table(HEADER, rows))
+    print_written(out)
 
 
 def _predicted(model: tlk.HookedModel, text: str) -> str:

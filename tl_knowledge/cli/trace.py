@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 import tl_knowledge as tlk
 from tl_knowledge.cli import options
 from tl_knowledge.cli.arguments import model_argument, noise_argument, window_argument, words_argument
-from tl_knowledge.cli.printing import print_json, print_table, print_written, write_file
+from tl_knowledge.cli.printing import print_json, print_line, print_table, print_written, write_file
 from tl_knowledge.cli.words import MEMORY_BUDGET, SIDES
 from tl_knowledge.errors import ComponentError, InputError
 from tl_knowledge.models.hook_names import COMPONENTS
@@ -113,10 +111,10 @@ def _as_data(prompt: tlk.Prompt, traces: list[tlk.CausalTrace]) -> dict[str, Any
 
 
 def _print(prompt: tlk.Prompt, traces: list[tlk.CausalTrace], out: Path | None) -> None:
-    first, console = traces[0], Console()
-    known = "known" if first.known else "[yellow]not what the model predicts[/]"
-    console.print(f"[bold]{escape(prompt.text)}[/][green]{escape(first.target)}[/]", highlight=False)
+    first = traces[0]
+    known = "known" if first.known else ("not what the model predicts", "yellow")
+    print_line((prompt.text, "bold"), (first.target, "green"))
     samples = len(first.total_effect)
-    console.print(f"clean probability {first.clean_probability:.1%} ({known}), model {escape(first.provenance.model)}, {samples} noise samples")
-    print_table(console, tlk.drawing.Table(tlk.tracing.SUMMARY_HEADER, tlk.tracing.summary_rows(traces)))
-    print_written(console, out)
+    print_line(f"clean probability {first.clean_probability:.1%} (", known, f"), model {first.provenance.model}, {samples} noise samples")
+    print_table(tlk.drawing.Table(tlk.tracing.SUMMARY_HEADER, tlk.tracing.summary_rows(traces)))
+    print_written(out)

@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 import tl_knowledge as tlk
 from tl_knowledge.cli import options
 from tl_knowledge.cli.arguments import facts_argument, noise_argument, quiet_libraries, window_argument, words_argument
-from tl_knowledge.cli.printing import print_json, print_table, print_written, write_file
+from tl_knowledge.cli.printing import print_json, print_line, print_table, print_written, write_file
 from tl_knowledge.cli.words import MEMORY_BUDGET, RUNNERS, SIDES
 from tl_knowledge.errors import ComponentError
 from tl_knowledge.models.hook_names import COMPONENTS
@@ -47,7 +45,10 @@ def trace_facts_command(
     table: Annotated[Path | None, typer.Option(help="Write the averages as CSV.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Trace a fact set from the subject's and the relation's side, and average by token role."""
+    """Trace a fact set from both sides, and average by token role.
+
+    The sides are the subject and the relation: which of them is corrupted.
+    """
     shared: dict[str, Any] = {
         "noise": noise_argument(noise),
         "corrupt": words_argument(corrupt, SIDES),
@@ -93,13 +94,13 @@ def _as_data(average: tlk.TraceAverage) -> dict[str, Any]:
 
 
 def _print(average: tlk.TraceAverage, out: Path | None) -> None:
-    console, tracing, table = Console(), tlk.tracing, tlk.drawing.Table
+    tracing, table = tlk.tracing, tlk.drawing.Table
     left_out = f", {len(average.skipped)} of {average.given} left out" if average.skipped else ""
-    console.print(f"[bold]{len(average.facts)} facts[/] on {escape(average.provenance.model)}{left_out}", highlight=False)
-    print_table(console, tracing.total_effect_table(average))
-    print_table(console, tracing.peak_table(average))
+    print_line((f"{len(average.facts)} facts", "bold"), f" on {average.provenance.model}{left_out}")
+    print_table(tracing.total_effect_table(average))
+    print_table(tracing.peak_table(average))
     if len(average.sides) == 2:
         located = tracing.location_table(average)
         columns = [0, 1, *range(4, 7)]  # the peaks stand in the table above
-        print_table(console, table([located.header[i] for i in columns], [[row[i] for i in columns] for row in located.rows]))
-    print_written(console, out)
+        print_table(table([located.header[i] for i in columns], [[row[i] for i in columns] for row in located.rows]))
+    print_written(out)

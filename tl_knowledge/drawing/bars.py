@@ -29,7 +29,7 @@ def bar_chart(
         bars |= {"arrayminus": list(errors_below), "symmetric": False}
     figure = go.Figure(go.Bar(x=list(values), y=list(range(len(labels))), orientation="h", marker_color="#6a51a3", error_x=bars))
     figure.update_yaxes(autorange="reversed", tickvals=list(range(len(labels))), ticktext=[label_text(x) for x in labels])
-    figure.update_xaxes(title_text=value_axis, zeroline=True, zerolinecolor=MUTED)
+    figure.update_xaxes(title_text=label_text(value_axis), zeroline=True, zerolinecolor=MUTED)
     figure.update_layout(**layout(title, subtitle), height=190 + 26 * len(labels), width=720)
     return figure
 
@@ -43,12 +43,12 @@ def grouped_bars(
         look = {"color": PALETTE[number % len(PALETTE)], "pattern": {"shape": ("", "/", "x", ".")[number // len(PALETTE) % 4]}}
         values, low, high = np.array(rows, dtype=float).T
         error = {"type": "data", "symmetric": False, "array": high - values, "arrayminus": values - low, "color": MUTED, "thickness": 1}
-        figure.add_trace(go.Bar(x=list(range(len(groups))), y=values, name=name, marker=look, error_y=error))
+        figure.add_trace(go.Bar(x=list(range(len(groups))), y=values, name=label_text(name), marker=look, error_y=error))
     labels = [label_text(group) for group in groups]
     width = max(760, 180 + 34 * len(groups))
     angle = -60 if 7 * max(map(len, groups), default=0) > (width - 180) / max(len(groups), 1) else 0
-    figure.update_xaxes(title_text=group_axis, tickvals=list(range(len(groups))), ticktext=labels, tickangle=angle)
-    figure.update_yaxes(title_text=value_axis, tickformat=".1%", zeroline=True, zerolinecolor=MUTED, gridcolor="white")
+    figure.update_xaxes(title_text=label_text(group_axis), tickvals=list(range(len(groups))), ticktext=labels, tickangle=angle)
+    figure.update_yaxes(title_text=label_text(value_axis), tickformat=".1%", zeroline=True, zerolinecolor=MUTED, gridcolor="white")
     legend_lines = -(-sum(60 + 7 * len(name) for name in bars) // (width - 220))
     height, settings = 520 + 24 * legend_lines, layout(title, subtitle)
     settings["margin"] = settings["margin"] | {"t": 84 + 24 * legend_lines}
@@ -63,7 +63,8 @@ def labelled_points(
 ) -> go.Figure:
     """Points on horizontal lines from zero, one a label, in panels by group side by side; marked ones red, the others grey."""
     names = list(dict.fromkeys(groups))
-    figure = make_subplots(rows=1, cols=len(names), subplot_titles=names, shared_xaxes="all", horizontal_spacing=0.34 / (len(names) + 1))  # pyright: ignore
+    value_axis, titles = label_text(value_axis), [label_text(name) for name in names]
+    figure = make_subplots(rows=1, cols=len(names), subplot_titles=titles, shared_xaxes="all", horizontal_spacing=0.34 / (len(names) + 1))  # pyright: ignore
     for column, name in enumerate(names, start=1):
         rows = sorted((i for i, group in enumerate(groups) if group == name), key=lambda i: values[i])
         y, x = list(range(len(rows))), [values[i] for i in rows]

@@ -1,7 +1,7 @@
 """HTML from jinja2 templates, which escape whatever is put into them.
 
 A `Markup` is HTML; any other string is text. Put into a template, text is escaped and markup is not, so nobody escapes by hand, and nobody can
-forget to.
+forget to. What no page can hold, such as control characters, is shown by a sign.
 """
 
 from __future__ import annotations
@@ -12,10 +12,22 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from tl_knowledge.results.plain_text import printable
+
 __all__ = ["Markup", "from_template", "heading", "markup", "note"]
 
+
+def _printable(value: Any) -> Any:
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 _templates = Environment(
-    loader=PackageLoader("tl_knowledge.drawing"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    loader=PackageLoader("tl_knowledge.drawing"),
+    autoescape=True,
+    finalize=_printable,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
 )
 
 

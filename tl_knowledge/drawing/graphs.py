@@ -84,9 +84,9 @@ def graph(
             }
             at = {"x": [point.x for point in own], "y": [point.y for point in own]}
             texts = {"text": [point.hover for point in own], "hovertemplate": "%{text}<extra></extra>"}
-            figure.add_trace(go.Scatter(**at, **texts, mode="markers", marker=marker, showlegend=False, legendgroup=kind))
+            figure.add_trace(go.Scatter(**at, **texts, mode="markers", marker=marker, showlegend=False, legendgroup=label_text(kind)))
             look = {"symbol": symbol, "size": 11, "color": colour}
-            figure.add_trace(go.Scatter(x=[None], y=[None], name=label_text(kind), mode="markers", marker=look, legendgroup=kind))
+            figure.add_trace(go.Scatter(x=[None], y=[None], name=label_text(kind), mode="markers", marker=look, legendgroup=label_text(kind)))
     labels = [f"<b>{label_text(row)}*</b>" if i in marked else label_text(row) for i, row in enumerate(rows)]
     figure.update_yaxes(range=[len(rows) - 0.4, -0.6], tickvals=list(range(len(rows))), ticktext=labels, title_text="token", gridcolor="white")
     low, high = columns[0][0], columns[-1][0]
@@ -106,7 +106,7 @@ def _arrow_traces(points: Sequence[GraphPoint], arrow: Arrow, share: float, show
     start, end = points[arrow.source], points[arrow.target]
     x, y = _curve(start, end)
     colour = arrow.colour or (POSITIVE if arrow.weight >= 0 else NEGATIVE)
-    name = arrow.name or ("raises the answer" if arrow.weight >= 0 else "lowers the answer")
+    name = label_text(arrow.name or "") or ("raises the answer" if arrow.weight >= 0 else "lowers the answer")
     line = {"color": colour, "width": THINNEST + (WIDEST - THINNEST) * share, "dash": "solid" if arrow.weight >= 0 else "dot"}
     opacity = 0.25 + 0.6 * share
     curve = go.Scatter(x=x, y=y, mode="lines", line=line, opacity=opacity, hoverinfo="skip", showlegend=False, legendgroup=name)

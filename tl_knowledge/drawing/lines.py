@@ -49,7 +49,7 @@ def line_panels(
     """Line plots side by side on one common y range, each line with its interval as a band."""
     across = columns or len(panels)
     down = -(-len(panels) // across)
-    titles = [panel.title for panel in panels]
+    titles = [label_text(panel.title) for panel in panels]
     figure = make_subplots(
         rows=down,
         cols=across,
@@ -58,6 +58,7 @@ def line_panels(
         horizontal_spacing=0.04,
         vertical_spacing=0.3 / down,
     )
+    x_axis, y_axis = label_text(x_axis), label_text(y_axis)
     named: set[str] = set()
     for index, panel in enumerate(panels):
         row, col = index // across + 1, index % across + 1
@@ -84,6 +85,7 @@ def line_panels(
 
 
 def _line_traces(line: Line, x_axis: str, y_axis: str, *, show_name: bool) -> list[go.Scatter]:
+    name = label_text(line.name)
     colour, dash = PALETTE[line.style % len(PALETTE)], DASHES[(line.style // 3) % len(DASHES)]
     x, band = list(line.x), [*line.high, *reversed(list(line.low))]
     filled = [line.filled is None or value in line.filled for value in x]
@@ -95,21 +97,21 @@ def _line_traces(line: Line, x_axis: str, y_axis: str, *, show_name: bool) -> li
         go.Scatter(
             x=x,
             y=list(line.y),
-            name=line.name,
-            legendgroup=line.name,
+            name=name,
+            legendgroup=name,
             showlegend=False,
             mode="lines+markers",
             line={"color": colour, "dash": dash, "width": 2},
             marker={"color": [colour if f else "white" for f in filled], "line": {"color": colour, "width": 1.5}, "size": 7},
             customdata=np.stack([np.asarray(line.low, float), np.asarray(line.high, float)], axis=1),
-            hovertemplate=f"{label_text(line.name)}<br>{x_axis} %{{x}}<br>{y_axis} %{{y:.3f}}{interval}<extra></extra>",
+            hovertemplate=f"{name}<br>{x_axis} %{{x}}<br>{y_axis} %{{y:.3f}}{interval}<extra></extra>",
         ),
         # The legend's own entry: plotly would give it the first point's marker, open or filled.
         go.Scatter(
             x=[None],
             y=[None],
-            name=line.name,
-            legendgroup=line.name,
+            name=name,
+            legendgroup=name,
             showlegend=show_name,
             mode="lines",
             line={"color": colour, "dash": dash, "width": 2},

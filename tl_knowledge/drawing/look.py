@@ -7,6 +7,8 @@ from typing import Any
 import plotly.graph_objects as go
 from markupsafe import escape
 
+from tl_knowledge.results.plain_text import printable
+
 __all__ = ["DASHES", "FONT", "INK", "MUTED", "PALETTE", "RED", "dark", "label_text", "layout"]
 
 FONT = "Inter, 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"
@@ -16,13 +18,13 @@ DASHES = ("solid", "dash", "dot", "dashdot")
 
 
 def label_text(text: str) -> str:
-    """A text as plotly's labels take it, which know a little HTML of their own.
+    """A text as plotly's labels take it, which know a little HTML of their own, ``%{name}`` for a value, and formulas between dollars.
 
     Example:
-        >>> label_text("<unk>")
-        '&lt;unk&gt;'
+        >>> label_text("<unk>"), label_text("%{x}")
+        ('&lt;unk&gt;', '%&#123;x}')
     """
-    return str(escape(text))
+    return str(escape(printable(text))).replace("{", "&#123;").replace("$", "&#36;")
 
 
 def layout(title: str, subtitle: str) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def heat_maps(maps: Sequence[HeatMap], *, title: str, subtitle: str, colour_axis
     figure = make_subplots(
         rows=down,
         cols=across,
-        subplot_titles=[m.title for m in maps],
+        subplot_titles=[label_text(m.title) for m in maps],
         horizontal_spacing=min(0.22, 0.34 / across),
         vertical_spacing=0.36 / down if down > 1 else 0.0,
     )
@@ -60,11 +60,11 @@ def heat_maps(maps: Sequence[HeatMap], *, title: str, subtitle: str, colour_axis
         first_in_line = maps[index - col + 1]
         repeats_labels = col > 1 and (chart.rows, chart.marked) == (first_in_line.rows, first_in_line.marked)
         labels = [""] * len(labels) if repeats_labels else labels
-        axis_title = chart.row_axis if col == 1 else None
+        axis_title = label_text(chart.row_axis) if col == 1 else None
         figure.update_yaxes(autorange="reversed", tickvals=list(range(len(labels))), ticktext=labels, title_text=axis_title, row=row, col=col)
         shown = list(range(0, len(chart.columns), max(1, len(chart.columns) // 12)))
-        names = [chart.columns[i] for i in shown]
-        figure.update_xaxes(tickvals=shown, ticktext=names, title_text=chart.column_axis, constrain="domain", row=row, col=col)
+        names = [label_text(chart.columns[i]) for i in shown]
+        figure.update_xaxes(tickvals=shown, ticktext=names, title_text=label_text(chart.column_axis), constrain="domain", row=row, col=col)
     tallest = max(len(m.rows) for m in maps)
     figure.update_layout(**layout(title, subtitle), height=190 + down * (95 + 24 * tallest), width=min(280 + 390 * across, max(1210, 310 * across)))
     figure.update_annotations(font={"size": 13, "color": INK})
@@ -72,16 +72,17 @@ def heat_maps(maps: Sequence[HeatMap], *, title: str, subtitle: str, colour_axis
 
 
 def _heat_map_trace(chart: HeatMap, colour_axis: str, colour_range: dict[str, float], colour_bar: dict[str, Any] | None) -> go.Heatmap:
+    row_axis, column_axis, colour_axis = map(label_text, (chart.row_axis, chart.column_axis, colour_axis))
     return go.Heatmap(
         z=chart.values,
-        customdata=[[row for _ in chart.columns] for row in chart.rows],
+        customdata=[[label_text(row) for _ in chart.columns] for row in chart.rows],
         **colour_range,
         colorscale=chart.colours,
         showscale=colour_bar is not None,
         colorbar=colour_bar or {},
         xgap=1,
         ygap=1,
-        hovertemplate=f"{chart.row_axis} %{{customdata}}<br>{chart.column_axis} %{{x}}<br>{colour_axis} %{{z:.3f}}<extra></extra>",
+        hovertemplate=f"{row_axis} %{{customdata}}<br>{column_axis} %{{x}}<br>{colour_axis} %{{z:.3f}}<extra></extra>",
     )
 
 
@@ -90,7 +91,7 @@ def _colour_bar(figure: go.Figure, row: int, column: int, title: str) -> dict[st
     panel = figure.get_subplot(row, column)
     x_domain, y_domain = panel.xaxis.domain, panel.yaxis.domain  # pyright: ignore
     return {
-        "title": {"text": title, "side": "right", "font": {"size": 11}},
+        "title": {"text": label_text(title), "side": "right", "font": {"size": 11}},
         "x": x_domain[1] + 0.01,
         "y": (y_domain[0] + y_domain[1]) / 2,
         "len": y_domain[1] - y_domain[0],

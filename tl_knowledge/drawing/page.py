@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeAlias
+from uuid import uuid4
 
 import plotly.graph_objects as go
 import plotly.io
+import plotly.offline
 
 from tl_knowledge.drawing.fragments import Markup, from_template, heading, markup, note
-from tl_knowledge.errors import check_given
+from tl_knowledge.drawing.scripts import circuitsvis_program, content_policy, data_in_script, json_in_script, script
+from tl_knowledge.errors import DataError, check_given
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.storage import write_text
 
 __all__ = ["HtmlView", "PagePart", "SideBySide", "Table", "ViewPage", "html_page", "marked_prompt", "provenance_footer"]
+
+_CONFIG = {"displayModeBar": False, "responsive": False, "typesetMath": False}
+# circuitsvis' page is its frame around one line of JSON; the frame's own random name tells it from whatever a token says.
+_CALL = re.compile(
+    r"""\A<div id="(?P<place>circuits-vis-[0-9a-f-]+)".*?^ *render\(\n *"(?P=place)",\n *(?P<element>\w+),\n *(?P<properties>[^\n]*)\n *\)\n""",
+    re.DOTALL | re.MULTILINE,
+)
 
 
 @dataclass(frozen=True)
@@ -34,45 +43,55 @@ class Table:
 class HtmlView:
     """A circuitsvis view: a notebook shows it, `save` writes it as a page. Neither needs a network.
 
+    It is data, not program: a view that comes from a file can show whatever it likes and run nothing.
+
     Attributes:
         title: heading of the page.
         note: what is shown, one sentence.
-        place: the element that the view is drawn into.
-        call: the line of program that draws it.
+        element: circuitsvis' name of what draws it.
+        properties: what that is given, as plain data.
+
+    Raises:
+        DataError: an element that is not a name.
     """
 
     title: str
     note: str
-    place: str
-    call: str
+    element: str
+    properties: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Z][A-Za-z0-9]*", self.element):
+            raise DataError(
+                f"{self.element!r} is no element of circuitsvis; pass a name such as 'ColoredTokens', or make the view with HtmlView.of()."
+            )
 
     @classmethod
     def of(cls, rendered: Any, *, title: str, note: str) -> HtmlView:
         """Wrap what a function of circuitsvis returned.
 
         Its own text loads the program from a content network, leaves the ``div`` open (so that it swallows whatever follows), and lets a token
-        such as ``</script>`` end the program.
+        such as ``</script>`` end the program; so only the element and its data are taken from it.
+
+        Raises:
+            DataError: something else, or a circuitsvis that writes otherwise.
         """
-        source: str = rendered.local_src
-        place, _, rest = source.partition("<script")
-        _, call, properties = rest.rpartition("CircuitsVis.render(")
-        body = properties.rsplit("</script>", 1)[0].replace("</", "<\\/")
-        return cls(title, note, re.sub(r"^(<div [^>]*)/>", r"\1></div>", place.strip()), call + body)
+        call = _CALL.search(str(getattr(rendered, "cdn_src", "")))
+        if call is None:
+            raise DataError(
+                f"{type(rendered).__name__} is not what circuitsvis 1.43 returns; pass a view of circuitsvis, and install tl-knowledge's version."
+            )
+        return cls(title, note, call["element"], json.loads(call["properties"]))
 
     @property
     def program(self) -> str:
         """circuitsvis itself, which several views on a page share."""
-        return _circuitsvis()
+        return circuitsvis_program()
 
     @property
     def source(self) -> str:
         """HTML that draws the view by itself."""
-        return str(_script(self.program) + self.drawing)
-
-    @property
-    def drawing(self) -> Markup:
-        """HTML that draws the view on a page that has the program."""
-        return Markup(self.place) + _script(self.call)
+        return str(_Writer(_random_name()).view(self))
 
     def parts(self) -> list[PagePart]:
         """The view under its title and note, as parts of a page."""
@@ -110,7 +129,7 @@ class ViewPage:
 
     def _repr_html_(self) -> str:
         template = "<div><b>{{ title }}</b>{% for part in parts %}{{ part }}{% endfor %}</div>"
-        return str(markup(template, title=self.title, parts=_written(self.parts())))
+        return str(markup(template, title=self.title, parts=_Writer(_random_name()).written(self.parts())))
 
 
 @dataclass(frozen=True)
@@ -131,20 +150,27 @@ def html_page(title: str, parts: Iterable[PagePart]) -> str:
         title: of the page, as text.
         parts: strings are paragraphs of text, `markup` is HTML; tables, plotly figures, circuitsvis views, and columns of all of them.
     """
-    return str(from_template("page.html", title=title, parts=_written(parts)))  # a Markup would escape what anybody adds to it
-
-
-def _written(parts: Iterable[PagePart]) -> list[Markup]:
-    """Each part as HTML."""
-    writer = _Writer()
-    return [writer.write(part) for part in parts]
+    writer = _Writer("")
+    written = writer.written(parts)
+    page = from_template("page.html", title=title, parts=written, policy=content_policy(writer.programs))
+    return str(page)  # a Markup would escape what anybody adds to it
 
 
 class _Writer:
-    """Writes parts as HTML; the programs of plotly and circuitsvis go with the first part that needs them."""
+    """Writes parts as HTML; the programs of plotly and circuitsvis go with the first part that needs them.
 
-    def __init__(self) -> None:
-        self.programs: set[str] = set()
+    Attributes:
+        programs: every program that was written, for the page's policy.
+    """
+
+    def __init__(self, name: str) -> None:
+        """Places are numbered after ``name``, which tells the outputs of a notebook apart."""
+        self.programs: list[str] = []
+        self._name, self._places = name, 0
+
+    def written(self, parts: Iterable[PagePart]) -> list[Markup]:
+        """Each part as HTML."""
+        return [self.write(part) for part in parts]
 
     def write(self, part: PagePart) -> Markup:
         """One part as HTML."""
@@ -155,20 +181,34 @@ class _Writer:
         if isinstance(part, Table):
             return from_template("table.html", table=part)
         if isinstance(part, SideBySide):
-            return from_template("side_by_side.html", columns=[[self.write(inner) for inner in column] for column in part.columns])
-        return markup("<figure>{{ drawn }}</figure>", drawn=self._view(part) if isinstance(part, HtmlView) else self._figure(part))
+            return from_template("side_by_side.html", columns=[self.written(column) for column in part.columns])
+        return markup("<figure>{{ drawn }}</figure>", drawn=self.view(part) if isinstance(part, HtmlView) else self._figure(part))
 
-    def _view(self, view: HtmlView) -> Markup:
-        return (_script(view.program) if self._is_first("circuitsvis") else Markup()) + view.drawing
+    def view(self, view: HtmlView) -> Markup:
+        """A circuitsvis view."""
+        place = self._place("circuits-vis")
+        call = f"CircuitsVis.render({data_in_script(place)}, CircuitsVis.{view.element}, {data_in_script(view.properties)})"
+        return self._shared(view.program) + markup('<div id="{{ place }}"></div>', place=place) + self._script(call)
 
     def _figure(self, figure: go.Figure) -> Markup:
-        config = {"displayModeBar": False, "responsive": False}
-        return Markup(plotly.io.to_html(figure, full_html=False, include_plotlyjs=self._is_first("plotly"), config=config))
+        place, size = self._place("figure"), {side: figure.layout[side] for side in ("height", "width")}
+        style = "; ".join(f"{side}: {pixels}px" for side, pixels in size.items() if pixels)
+        drawn = json_in_script(str(plotly.io.to_json(figure, validate=False, engine="json")))
+        call = f"{{const figure = {drawn}; Plotly.newPlot({data_in_script(place)}, figure.data, figure.layout, {data_in_script(_CONFIG)})}}"
+        div = markup('<div id="{{ place }}" class="plotly-graph-div" style="{{ style }}"></div>', place=place, style=style)
+        return self._shared(plotly.offline.get_plotlyjs()) + div + self._script(call)
 
-    def _is_first(self, program: str) -> bool:
-        first = program not in self.programs
-        self.programs.add(program)
-        return first
+    def _place(self, kind: str) -> str:
+        self._places += 1
+        return f"{kind}-{self._name}{self._places}"
+
+    def _shared(self, program: str) -> Markup:
+        """A program where it is first needed, nothing elsewhere."""
+        return Markup() if program in self.programs else self._script(program)
+
+    def _script(self, program: str) -> Markup:
+        self.programs.append(program)
+        return script(program)
 
 
 def marked_prompt(labels: Sequence[str], spans: Mapping[str, Iterable[int]], target: str) -> Markup:
@@ -194,12 +234,5 @@ def _shown(value: Any) -> str:
     return (", ".join(map(_shown, value)) or "none") if isinstance(value, list | tuple) else str(value)
 
 
-def _script(program: str) -> Markup:
-    return Markup(f"<script>{program}</script>")
-
-
-@cache
-def _circuitsvis() -> str:
-    """The program of the installed circuitsvis, as its own `render_local` puts it on a page."""
-    program = (files("circuitsvis") / "dist" / "cdn" / "iife.js").read_text(encoding="utf-8")
-    return program.replace("</script>", "")
+def _random_name() -> str:
+    return f"{uuid4().hex[:12]}-"

@@ -32,6 +32,7 @@ class Points:
 def scatter(groups: Mapping[str, Points], *, title: str, subtitle: str, x_axis: str, y_axis: str) -> go.Figure:
     """Groups differ in colour and symbol; names stand in the legend."""
     figure = go.Figure()
+    x_axis, y_axis = label_text(x_axis), label_text(y_axis)
     for number, (name, points) in enumerate(groups.items()):
         look = {"color": PALETTE[number % len(PALETTE)], "symbol": SYMBOLS[number % len(SYMBOLS)], "size": 9, "opacity": 0.75}
         texts = [label_text(label) if i in points.labelled else "" for i, label in enumerate(points.labels)]

@@ -176,17 +176,31 @@ class Edit(Result):
                     f"layer {layer} of this model has {shape[0]} x {shape[1]}."
                 )
         with model_lock(model):
-            self._check_weights(model)
+            self.check(model)
             ledger_of(model).add(model, self._key, {layer: self.factors[layer].dense for layer in self.layers}, self.keys)
 
-    def _check_weights(self, model: HookedModel) -> None:
-        """Refuse a model whose own weights are not those that the edit was planned for; edits that are written into it do not count."""
+    def check(self, model: HookedModel) -> None:
+        """Refuse a model whose own weights are not those that the edit was planned for; edits that are written into it do not count.
+
+        Raises:
+            ModelStateError: other weights.
+        """
         now = unedited_fingerprint(model)
         if now != self.fingerprint:
             raise ModelStateError(
                 f"the edit was planned for other weights ({self.fingerprint}, of {self.provenance.model!r} in {self.provenance.dtype}) than this "
                 f"model's own ({now}); plan it on this model, or run it as hooks()."
             )
+
+    def check_not_written(self, model: HookedModel) -> None:
+        """`check`, and refuse a model that has the edit in its weights, so that there is no run without it.
+
+        Raises:
+            ModelStateError: other weights, or the edit is written into them.
+        """
+        if self.is_written_into(model):
+            raise ModelStateError("the edit is written into this model, so there is no unedited run to compare with; edit.revert(model) first.")
+        self.check(model)
 
     def revert(self, model: HookedModel) -> None:
         """Take the edit back out of the weights.
@@ -218,10 +232,9 @@ class Edit(Result):
             limit: how many of them, at most.
 
         Raises:
-            ModelStateError: the edit is written into the model.
+            ModelStateError: the edit is written into the model, or was planned for other weights.
         """
-        if self.is_written_into(model):
-            raise ModelStateError("the edit is written into this model, so there is nothing to compare it with; revert(model) first.")
+        self.check_not_written(model)
         layers: list[LayerHealth] = []
         for layer in self.layers:
             change = self.factors[layer].dense.double()

@@ -9,7 +9,6 @@ from tl_knowledge.arrays import Hooks
 from tl_knowledge.drawing import HtmlView, ViewPage
 from tl_knowledge.editing.edit import Edit
 from tl_knowledge.engine.forward import run_model
-from tl_knowledge.errors import ModelStateError
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel, model_name
 from tl_knowledge.prompts.prompt import Prompt, check_fits
@@ -31,8 +30,7 @@ def edit_view(model: AnyModel, prompt: Prompt, edit: Edit) -> ViewPage:
         ModelError, PromptError: arguments that do not fit.
     """
     model = as_model(model)
-    if edit.is_written_into(model):
-        raise ModelStateError("the edit is written into this model, so there is no unedited run; edit.revert(model) first.")
+    edit.check_not_written(model)
     check_fits(model, prompt, multi_token=True)
     tokens = torch.cat([prompt.tokens[0], prompt.tokens.new_tensor(prompt.answer)])
     views = [_log_probabilities(model, tokens, hooks, f"{when} the edit") for when, hooks in (("Before", []), ("After", edit.hooks()))]

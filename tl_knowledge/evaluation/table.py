@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,6 +13,7 @@ from typing_extensions import override
 
 from tl_knowledge.drawing import grouped_bars
 from tl_knowledge.errors import InputError
+from tl_knowledge.results.plain_text import latex_text, markdown_text
 from tl_knowledge.results.result import Result
 
 __all__ = ["Score", "ScoreTable"]
@@ -82,14 +84,15 @@ class ScoreTable(Result):
         return pd.DataFrame([{"model": name} | {metric: str(scores[metric]) for metric in chosen} for name, scores in self.rows.items()])
 
     def to_markdown(self, *metrics: str) -> str:
-        """`summary` as a Markdown table."""
-        return self.summary(*metrics).to_markdown(index=False)
+        """`summary` as a Markdown table; names are shown as they are, whatever stands in them."""
+        frame = _escaped(self.summary(*metrics), markdown_text)
+        return frame.to_markdown(index=False, disable_numparse=True)
 
     def to_latex(self, *metrics: str) -> str:
-        """`summary` as a LaTeX table (booktabs)."""
-        caption = f"{self.cases} cases, {self.model}: means in percent with 95\\% bootstrap intervals over cases."
-        frame = self.summary(*metrics)
-        return frame.to_latex(index=False, escape=True, caption=caption, column_format="l" + "r" * (len(frame.columns) - 1))
+        """`summary` as a LaTeX table (booktabs); names are escaped."""
+        caption = latex_text(f"{self.cases} cases, {self.model}: means in percent with 95% bootstrap intervals over cases.")
+        frame = _escaped(self.summary(*metrics), latex_text)
+        return frame.to_latex(index=False, escape=False, caption=caption, column_format="l" + "r" * (len(frame.columns) - 1))
 
     def plot(self) -> go.Figure:
         """Bars: S, ES, PS and NS of every method."""
@@ -109,3 +112,8 @@ class ScoreTable(Result):
         if unknown:
             raise InputError(f"there is no score {unknown[0]!r}; scores: {', '.join(first)}.")
         return metrics or tuple(name for name in SHOWN if name in first and np.isfinite(first[name].mean))
+
+
+def _escaped(frame: pd.DataFrame, escape: Callable[[str], str]) -> pd.DataFrame:
+    """The table with its header and its names escaped; the other cells are numbers that this file wrote."""
+    return frame.assign(model=frame["model"].map(escape)).rename(columns=escape)

@@ -9,30 +9,24 @@ and so never sees the edit. Code of your own that runs the model in other thread
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
-from threading import Lock, RLock
+from contextlib import AbstractContextManager
+from threading import RLock
 from typing import Any
 from weakref import WeakKeyDictionary
 
 __all__ = ["model_lock"]
 
-_locks: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
-_of_the_table = Lock()
+_locks: WeakKeyDictionary[Any, AbstractContextManager[Any]] = WeakKeyDictionary()
 
 
-@contextmanager
-def model_lock(model: Any) -> Generator[None]:
-    """Have a model to oneself.
+def model_lock(model: Any) -> AbstractContextManager[Any]:
+    """A model's lock, to have it to oneself; the same one each time.
 
     Example:
         >>> import tl_knowledge as tlk
         >>> model = tlk.load_model("factlm")
         >>> with model_lock(model), model_lock(model):
-        ...     tuple(model(model.to_tokens("Paris")).shape)[0]
+        ...     len(model(model.to_tokens("Paris")))
         1
     """
-    with _of_the_table:
-        lock = _locks.setdefault(model, RLock())
-    with lock:
-        yield
+    return _locks.setdefault(model, RLock())

@@ -19,6 +19,7 @@ from tl_knowledge.drawing import grouped_bars
 from tl_knowledge.engine.batches import answer_probabilities
 from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.errors import DataError, InputError, check_given
+from tl_knowledge.models.description import check_same_weights
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.neurons.groups import fact_groups
@@ -164,6 +165,7 @@ def measure_neuron_effects(
         located = locate_neurons(
             model, groups, threshold=threshold, kind=kind, shared_by=shared_by, variant=variant, at=at, steps=steps, progress=progress
         )
+    check_same_weights(model, located.provenance.weights, "located")
     if list(located.table["name"]) != [fact.subject for fact in given]:
         raise InputError(f"{len(located.sets)} located groups are not these {len(given)} facts in their order; locate_neurons() of the same facts.")
     scaling = _Scaling(model, prompts, answer_probabilities(model, prompts), factor, located.settings.attribution.at)

@@ -12,7 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from scipy import sparse
 
-from tl_knowledge.drawing import HeatMap, heat_maps
+from tl_knowledge.drawing import HeatMap, heat_maps, label_text
 from tl_knowledge.errors import DataError
 from tl_knowledge.neurons.figures import layer_bars
 from tl_knowledge.neurons.neuron_set import NeuronSet
@@ -142,7 +142,7 @@ class LocatedNeurons(TableResult):
         chart = HeatMap(frame.to_numpy(), list(frame.index), list(frame.columns), "", "relation", "relation", colours="Blues")
         subtitle = f"mean over pairs of different groups; {len(self.sets)} groups; {self.provenance.model}"
         figure = heat_maps([chart], title="Overlap of the neurons of two relations", subtitle=subtitle, colour_axis="Jaccard")
-        return figure.update_xaxes(tickvals=list(range(len(frame))), ticktext=list(frame.columns), tickangle=-60)
+        return figure.update_xaxes(tickvals=list(range(len(frame))), ticktext=[label_text(name) for name in frame.columns], tickangle=-60)
 
 
 def _shared_counts(sets: Sequence[NeuronSet]) -> tuple[np.ndarray, np.ndarray]:

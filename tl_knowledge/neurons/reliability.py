@@ -16,6 +16,7 @@ from tl_knowledge.drawing import grouped_bars
 from tl_knowledge.engine.batches import answer_logits, text_log_probabilities
 from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.errors import DataError, check_given
+from tl_knowledge.models.description import check_same_weights
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel, is_masked
 from tl_knowledge.neurons.groups import masked_word
@@ -122,6 +123,7 @@ def measure_reliability(
         DataError: no pair, a pair whose group was not located, or no pair of a form that the model can decide.
     """
     model = as_model(model, masked=True)
+    check_same_weights(model, located.provenance.weights, "located")
     sets = dict(zip(zip(located.table["relation"], located.table["name"], strict=True), located.sets, strict=True))
     groups: dict[tuple[str, str], list[MinimalPair]] = {}
     given = check_given(always_iterable(pairs, MinimalPair), "minimal pair")

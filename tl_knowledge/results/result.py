@@ -14,6 +14,7 @@ import pyarrow as pa
 import torch
 
 from tl_knowledge.results.packing import packed_fields, unpack
+from tl_knowledge.results.plain_text import printable
 from tl_knowledge.results.statistics import largest_rows
 from tl_knowledge.results.storage import read_result, read_table, write_result, write_table
 
@@ -21,7 +22,10 @@ __all__ = ["Result", "TableResult"]
 
 AnyResult = TypeVar("AnyResult", bound="Result")  # typing.Self is refused by the test suite's type checker
 
-_IN_A_NOTEBOOK = jinja2.Environment(autoescape=True).from_string("<div><b>{{ name }}</b><br><small>{{ headline }}</small>{{ table | safe }}</div>")
+# The class keeps a notebook from reading formulas into the dollars of a label.
+_IN_A_NOTEBOOK = jinja2.Environment(autoescape=True).from_string(
+    "<div class='tex2jax_ignore mathjax_ignore'><b>{{ name }}</b><br><small>{{ headline }}</small>{{ table | safe }}</div>"
+)
 SHOWN = 10
 
 
@@ -80,7 +84,7 @@ class Result(ABC):
 
     def _repr_html_(self) -> str:
         table = self.summary().to_html(index=False, border=0, float_format=lambda value: f"{value:.4g}", max_rows=SHOWN)
-        return _IN_A_NOTEBOOK.render(name=type(self).__name__, headline=self.headline(), table=table)
+        return printable(_IN_A_NOTEBOOK.render(name=type(self).__name__, headline=self.headline(), table=table))
 
 
 class TableResult(Result):

@@ -12,6 +12,7 @@ from tl_knowledge.arrays import as_positions
 from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.engine.rows import MEMORY_BUDGET
 from tl_knowledge.errors import InputError, check_choice, check_given
+from tl_knowledge.models.description import weight_fingerprint
 from tl_knowledge.models.hook_names import Component, Module
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.prompts.facts import Fact
@@ -129,6 +130,8 @@ class _Run:
         """Compute what the store does not have, and return every part."""
         results = self.store.finished() if self.store else {}
         missing = {number: part for number, part in parts.items() if number not in results}
+        if self.store and results and (self.runner == "local" or not missing):  # a worker's parts are checked when they are written
+            self.store.check_weights(weight_fingerprint(as_model(self.model)))
         if self.store and missing:
             self.store.warn_of_other_execution(results, self.execution)
 

@@ -1,0 +1,254 @@
+"""The model is left as it was, whatever happens; and a result meets only the weights it was made of."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from support import build, fingerprint, hooks_left, tokenizer_of_sixty_words
+from support.edits import random_edit
+from support.models import BUILDERS
+
+import tl_knowledge as tlk
+from tl_knowledge.errors import DataError, ModelStateError, NumericalError
+from tl_knowledge.models.ledger import ledger_of, unedited_fingerprint
+from tl_knowledge.models.lock import model_lock
+from tl_knowledge.models.weights import output_weights
+
+pytestmark = pytest.mark.touches_model
+
+PACKAGE = str(Path(tlk.__file__).parent)
+
+
+@pytest.fixture
+def own():
+    """A model that the test may break."""
+    model = BUILDERS["bridge-gpt2"]()
+    model.tokenizer = tokenizer_of_sixty_words()
+    return model
+
+
+class InterruptAt:
+    """Raise KeyboardInterrupt at the n-th line that runs inside the package."""
+
+    def __init__(self, line: int) -> None:
+        self.left = line
+        self.raised = False
+
+    def __call__(self, frame, event, _):
+        name = frame.f_code.co_filename
+        if not name.startswith(PACKAGE) or name.endswith("description.py"):  # which only reads
+            return None
+        if event == "line" and not self.raised:
+            self.left -= 1
+            if self.left == 0:
+                self.raised = True
+                raise KeyboardInterrupt
+        return self
+
+    def __enter__(self):
+        sys.settrace(self)
+        return self
+
+    def __exit__(self, *_):
+        sys.settrace(None)
+
+
+def consistent(model, edits, before) -> int:
+    """The weights are the original ones plus what the ledger says; gives how many edits are in."""
+    written = [edit for edit in edits if edit.is_written_into(model)]
+    assert unedited_fingerprint(model) == before
+    for edit in written:
+        edit.revert(model)
+    assert fingerprint(model) == before and len(ledger_of(model)) == 0 and hooks_left(model) == []
+    return len(written)
+
+
+def writes(edit, model):
+    edit.write_into(model)
+    edit.revert(model)
+
+
+def applies(edit, model):
+    with edit.applied(model):
+        model(torch.tensor([[1, 2, 3]]))
+
+
+@pytest.mark.parametrize("action", [writes, applies])
+@pytest.mark.parametrize("name", [name for name in ("bridge-gpt2", "ht-llama") if name in BUILDERS])
+def test_an_interrupt_at_any_line(name, action):
+    model = build(name)
+    before = fingerprint(model)
+    resident, edit = random_edit(model, (1, 2), 1), random_edit(model, (0, 1), 2)
+    interrupted = left_in = 0
+    for line in range(1, 10_000):
+        resident.write_into(model)
+        tracer = InterruptAt(line)
+        try:
+            with tracer:
+                action(edit, model)
+        except KeyboardInterrupt:
+            pass
+        if not tracer.raised:
+            break
+        interrupted += 1
+        left_in += consistent(model, [resident, edit], before) - 1
+    resident.revert(model)
+    assert fingerprint(model) == before and interrupted > 30
+    print(f"{interrupted} lines interrupted, the edit left in, and known, after {left_in}")
+
+
+def test_memory_that_runs_out_between_layers_leaves_nothing(own, monkeypatch):
+    from tl_knowledge.models import ledger
+
+    before, edit, calls = fingerprint(own), random_edit(own, (0, 1, 2), 1), []
+    real = ledger.output_weights
+
+    class Failing:
+        def __init__(self, weights):
+            self.weights = weights
+
+        def copy_(self, values):
+            calls.append(1)
+            if len(calls) == 2:
+                raise MemoryError
+            return self.weights.copy_(values)
+
+        def __getattr__(self, name):
+            return getattr(self.weights, name)
+
+    monkeypatch.setattr(ledger, "output_weights", lambda model, layer: Failing(real(model, layer)))
+    with pytest.raises(MemoryError):
+        edit.write_into(own)
+    monkeypatch.undo()
+    assert fingerprint(own) == before and not edit.is_written_into(own)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_edit_that_is_not_finite_is_never_written(own, value):
+    before = fingerprint(own)
+    left = torch.zeros(24, 1, dtype=torch.float64)
+    left[3] = value
+    with pytest.raises(NumericalError, match="edit of layer 1 is not finite"):
+        tlk.Edit.planned(own, None, {1: tlk.editing.LowRank(left, torch.ones(1, 16, dtype=torch.float64))})
+    large = tlk.editing.LowRank(torch.full((24, 1), 1e200, dtype=torch.float64), torch.full((1, 16), 1e200, dtype=torch.float64))
+    edit = tlk.Edit.planned(own, None, {0: random_edit(own, (0,), 1).factors[0], 1: large})
+    with pytest.raises(NumericalError, match="layer 1 is not finite"):
+        edit.write_into(own)
+    assert fingerprint(own) == before and not edit.is_written_into(own)
+
+
+def test_an_edit_too_large_for_the_weights_type_is_not_written():
+    model = BUILDERS["bridge-gpt2"]().to(torch.float16)
+    before = fingerprint(model)
+    factors = {1: tlk.editing.LowRank(torch.full((24, 1), 1e4), torch.full((1, 16), 1e4))}
+    with pytest.raises(NumericalError, match=r"layer 1 is too large for torch\.float16 weights"):
+        tlk.Edit.planned(model, None, factors).write_into(model)
+    assert fingerprint(model) == before
+
+
+def test_a_model_with_a_nan_of_its_own_stays_as_it_was(own):
+    edit = random_edit(own, (1, 2), 1)
+    with torch.no_grad():
+        output_weights(own, 1)[0, 0] = float("nan")
+        output_weights(own, 1)[0, 1] = -0.0
+    before = fingerprint(own)
+    edit = tlk.Edit.planned(own, None, edit.factors)
+    for _ in range(2):
+        with edit.applied(own):
+            assert bool(output_weights(own, 1)[0, 0].isnan())
+        assert fingerprint(own) == before
+
+
+def test_a_changed_type_or_replaced_weights_are_noticed(own):
+    edit = random_edit(own, (1,), 1)
+    edit.write_into(own)
+    own.load_state_dict({name: value.clone() for name, value in build("bridge-gpt2").state_dict().items()})
+    with pytest.raises(ModelStateError, match=r"changed by something else.*forget_edits\(model\)"):
+        edit.revert(own)
+    with pytest.raises(ModelStateError, match="changed by something else"):
+        unedited_fingerprint(own)
+    tlk.editing.forget_edits(own)
+    assert unedited_fingerprint(own) == fingerprint(own) and not edit.is_written_into(own)
+    with edit.applied(own):  # the weights are those it was planned for again
+        pass
+
+
+def test_an_edit_meets_only_the_weights_it_was_planned_for(own, tmp_path):
+    edit = random_edit(own, (1,), 1)
+    edit.save(tmp_path / "edit")
+    loaded = tlk.Edit.load(tmp_path / "edit")
+    prompt = tlk.Prompt.from_tokens([1, 2, 3, 4], subject=[1], target=5)
+    output_weights(own, 3).data[0, 0] += 1.0
+    for each in (edit, loaded):
+        for use in (each.write_into, each.health, lambda model, e=each: tlk.circuits.from_edit(model, prompt, e)):
+            with pytest.raises(ModelStateError, match=r"planned for other weights .* plan it on this model, or run it as hooks\(\)"):
+                use(own)
+    own.run_with_hooks(prompt.tokens, fwd_hooks=edit.hooks())
+
+
+def test_a_result_meets_only_the_weights_it_was_made_of(own, tmp_path):
+    prompt = tlk.Prompt.from_tokens([1, 2, 3, 4, 7], subject=[1], target=5)
+    trace = tlk.trace(own, prompt, 1.0, samples=1, progress=False)
+    fact = tlk.Fact("w3", "w1 {} w4 w8", " w7", relation="r")
+    groups = [tlk.neurons.PromptGroup("r", "w3", (tlk.Prompt.from_fact(own, fact),))]
+    located = tlk.locate_neurons(own, groups, steps=1, progress=False)
+    tlk.trace_facts(own, fact, 1.0, samples=1, known_only=False, store=tmp_path / "run", progress=False)
+    own.blocks[0].mlp.W_out.data[0, 0] += 1.0
+    with pytest.raises(ModelStateError, match="the trace was computed on other weights"):
+        tlk.circuits.from_trace(own, prompt, trace)
+    with pytest.raises(ModelStateError, match="located was computed on other weights"):
+        tlk.neurons.measure_neuron_effects(own, [fact], located=located, unrelated=0, progress=False)
+    for model in (own, "no-such/model"):  # a finished run answers for the model it was computed with only
+        with pytest.raises(DataError, match=r"holds traces of other weights|cannot load model 'no-such/model'"):
+            tlk.trace_facts(model, fact, 1.0, samples=1, known_only=False, store=tmp_path / "run", progress=False)
+
+
+def test_moments_and_base_scores_are_of_the_weights_there_are(own, texts):
+    moments = tlk.collect_key_moments(own, texts, layers=[1], progress=False)
+    case = tlk.EditCase(tlk.Fact("w3 w9", "w1 {} w4 w8", " w7"), " w11", paraphrases=("w2 w3 w9 w4",), neighbourhood=("w2 w8",))
+    first = tlk.evaluate(own, case, tlk.FineTune(1, steps=1), progress=False).to_dataframe()
+    own.embed.W_E.data[:, :] = own.embed.W_E.data.roll(1, 0)
+    with pytest.raises(tlk.errors.InputError, match="belong to other weights"):
+        tlk.plan_edit(own, case.rewrite, tlk.ROME(1, contexts=()), moments=moments)
+    again = tlk.evaluate(own, case, tlk.FineTune(1, steps=1), progress=False).to_dataframe()
+    bases = [name for name in first.columns if name.startswith("base_")]
+    assert not first[bases].equals(again[bases])
+
+
+def test_threads_take_turns(gpt2):
+    """Three traces and an edit that comes and goes, at once: every trace is what it is alone."""
+    prompts = [tlk.Prompt.from_tokens([7, 8, 9, 1, 2, 3, k], subject=[3, 4], target=5) for k in range(3)]
+    alone = [tlk.trace(gpt2, prompt, 1.0, samples=2, engine="loop", progress=False).indirect_effect for prompt in prompts]
+    results: dict[int, torch.Tensor] = {}
+    edit = random_edit(gpt2, (0, 1), 1)
+    edited = []
+
+    def work(k: int) -> None:
+        results[k] = tlk.trace(gpt2, prompts[k], 1.0, samples=2, engine="loop", progress=False).indirect_effect
+
+    def come_and_go() -> None:
+        for _ in range(20):
+            with edit.applied(gpt2):
+                edited.append(tlk.trace(gpt2, prompts[0], 1.0, samples=1, layers=[0], progress=False).indirect_effect)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(3)] + [threading.Thread(target=come_and_go)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for k in range(3):
+        assert torch.equal(results[k], alone[k])
+    assert all(torch.equal(edited[0], each) for each in edited) and hooks_left(gpt2) == []
+
+
+def test_the_lock_is_of_one_model_and_re_entrant(gpt2, own):
+    with model_lock(gpt2), model_lock(gpt2):
+        taken = []
+        thread = threading.Thread(target=lambda: (taken.append(1), model_lock(own).__enter__(), taken.append(2)))
+        thread.start()
+        thread.join()
+        assert taken == [1, 2]
