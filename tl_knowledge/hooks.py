@@ -33,6 +33,7 @@ from jaxtyping import Float
 from more_itertools import map_reduce
 
 from tl_knowledge.arrays import Embeddings, Hooks, as_positions
+from tl_knowledge.door import public
 from tl_knowledge.errors import ComponentError, CorruptionError
 from tl_knowledge.models.hook_names import EMBED, Component, Module, attention_scores, component_hook, has_units, severable
 
@@ -57,6 +58,7 @@ class Activations(Protocol):
     def __getitem__(self, key: str, /) -> torch.Tensor: ...
 
 
+@public
 def corrupt(positions: Positions, noise: Corruption) -> Hooks:
     """Corrupt the token embeddings at some positions (Meng et al. 2022, section 2.1).
 
@@ -83,6 +85,7 @@ def corrupt(positions: Positions, noise: Corruption) -> Hooks:
     return [(EMBED, corrupt_embeddings)]
 
 
+@public
 def restore(
     clean: Activations,
     component: Component,
@@ -109,6 +112,7 @@ def restore(
     return [(name, _write(clean, name, positions, units)) for name in names]
 
 
+@public
 def sever(recorded: Activations, modules: Module | Iterable[Module], *, layers: int | Iterable[int], positions: Positions | None = None) -> Hooks:
     """Pin modules' outputs to what they were in another run, so that a restored state cannot act through them.
 
@@ -126,6 +130,7 @@ def sever(recorded: Activations, modules: Module | Iterable[Module], *, layers: 
     return [(name, _write(recorded, name, positions, None)) for name in sites]
 
 
+@public
 def knock_out_attention(
     queries: Positions,
     keys: Positions,
@@ -188,6 +193,7 @@ def knock_out_attention(
     return [(attention_scores(layer), block) for layer in as_positions(layers)]
 
 
+@public
 def scale_neurons(neurons: Iterable[tuple[int, int]], factor: float, *, positions: Positions | None = None) -> Hooks:
     """Multiply neurons' activations: 0 suppresses them, 2 enhances them (Dai et al. 2022).
 
@@ -213,6 +219,7 @@ def scale_neurons(neurons: Iterable[tuple[int, int]], factor: float, *, position
     return [(component_hook("neuron", layer), _scale(numbers, factor, positions)) for layer, numbers in by_layer.items()]
 
 
+@public
 def add_low_rank(layer: int, left: Float[torch.Tensor, "d_mlp rank"], right: Float[torch.Tensor, "rank d_model"], output: str) -> Hooks:
     """Let a block's MLP write as if ``left @ right`` were added to its ``W_out [d_mlp d_model]``.
 

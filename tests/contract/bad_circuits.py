@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from support import build, fingerprint
 
 import tl_knowledge as tlk
 from tl_knowledge import errors
@@ -12,7 +13,15 @@ from tl_knowledge.runs.nodes import Node
 
 FACT = tlk.Fact("France", "The capital of {} is", " Paris")
 FACTORS = {1: tlk.editing.LowRank(torch.zeros(24, 1, dtype=torch.float64), torch.zeros(1, 16, dtype=torch.float64))}
-EDIT = tlk.Edit(FACTORS, {1: "blocks.1.mlp.out.hook_out"}, "M", {}, "f", (), Provenance("m", "b", {}, False, "float64", "cpu", 0, "e", {}))
+EDIT = tlk.Edit(
+    FACTORS,
+    {1: "blocks.1.mlp.out.hook_out"},
+    "M",
+    {},
+    fingerprint(build("bridge-gpt2")),
+    (),
+    Provenance("m", "b", {}, False, "float64", "cpu", 0, "e", {}),
+)
 
 
 def traced(model, prompt, noise=0.5, **settings):

@@ -44,8 +44,16 @@ BAD_NEURONS = {
     "attribute_neurons: experts": (lambda m, p: tlk.attribute_neurons(experts_model(), p), errors.UnsupportedModelError, "mixture of experts"),
     "measure_neuron_effects: no fact": (lambda m, p: tlk.neurons.measure_neuron_effects(m, []), errors.DataError, "pass facts of at least two"),
     "mean_activation": (lambda m, p: tlk.neurons.mean_activation(m, []), errors.DataError, "pass at least one"),
-    "select_neurons": (lambda m, p: tlk.select_neurons(None, shared_by=2), errors.InputError, "shared_by=2 is no share"),
-    "coarse_neurons": (lambda m, p: tlk.neurons.coarse_neurons(None, kind="x"), errors.InputError, "kind 'x' is unknown"),
+    "select_neurons": (
+        lambda m, p: tlk.select_neurons(tlk.attribute_neurons(m, p, steps=1), shared_by=2),
+        errors.InputError,
+        "shared_by=2 is no share",
+    ),
+    "coarse_neurons": (
+        lambda m, p: tlk.neurons.coarse_neurons(tlk.attribute_neurons(m, p, steps=1), kind="x"),
+        errors.InputError,
+        "kind 'x' is unknown",
+    ),
     "adapt_sharing": (lambda m, p: tlk.neurons.adapt_sharing([]), errors.DataError, "no attribution was given"),
     "of_relation": (lambda m, p: tlk.datasets.of_relation(FACTS, "P0"), errors.DataError, "no fact has relation 'P0'; the facts have"),
     "sample_facts": (lambda m, p: tlk.sample_facts(FACTS, 0), errors.DataError, "pass at least 1"),

@@ -14,8 +14,8 @@ from support.models import BUILDERS
 
 import tl_knowledge as tlk
 from tl_knowledge.errors import DataError, ModelStateError, NumericalError
+from tl_knowledge.lock import model_lock
 from tl_knowledge.models.ledger import ledger_of, unedited_fingerprint
-from tl_knowledge.models.lock import model_lock
 from tl_knowledge.models.weights import output_weights
 
 pytestmark = pytest.mark.touches_model
@@ -193,15 +193,16 @@ def test_an_edit_meets_only_the_weights_it_was_planned_for(own, tmp_path):
 def test_a_result_meets_only_the_weights_it_was_made_of(own, tmp_path):
     prompt = tlk.Prompt.from_tokens([1, 2, 3, 4, 7], subject=[1], target=5)
     trace = tlk.trace(own, prompt, 1.0, samples=1, progress=False)
-    fact = tlk.Fact("w3", "w1 {} w4 w8", " w7", relation="r")
-    groups = [tlk.neurons.PromptGroup("r", "w3", (tlk.Prompt.from_fact(own, fact),))]
+    facts = [tlk.Fact(f"w{k}", "w1 {} w4 w8", " w7", relation=f"r{k}") for k in (3, 4)]
+    fact = facts[0]
+    groups = [tlk.neurons.PromptGroup(each.relation, each.subject, (tlk.Prompt.from_fact(own, each),)) for each in facts]
     located = tlk.locate_neurons(own, groups, steps=1, progress=False)
     tlk.trace_facts(own, fact, 1.0, samples=1, known_only=False, store=tmp_path / "run", progress=False)
     own.blocks[0].mlp.W_out.data[0, 0] += 1.0
     with pytest.raises(ModelStateError, match="the trace was computed on other weights"):
         tlk.circuits.from_trace(own, prompt, trace)
     with pytest.raises(ModelStateError, match="located was computed on other weights"):
-        tlk.neurons.measure_neuron_effects(own, [fact], located=located, unrelated=0, progress=False)
+        tlk.neurons.measure_neuron_effects(own, facts, located=located, progress=False)
     for model in (own, "no-such/model"):  # a finished run answers for the model it was computed with only
         with pytest.raises(DataError, match=r"holds traces of other weights|cannot load model 'no-such/model'"):
             tlk.trace_facts(model, fact, 1.0, samples=1, known_only=False, store=tmp_path / "run", progress=False)
@@ -209,7 +210,12 @@ def test_a_result_meets_only_the_weights_it_was_made_of(own, tmp_path):
 
 def test_moments_and_base_scores_are_of_the_weights_there_are(own, texts):
     moments = tlk.collect_key_moments(own, texts, layers=[1], progress=False)
-    case = tlk.EditCase(tlk.Fact("w3 w9", "w1 {} w4 w8", " w7"), " w11", paraphrases=("w2 w3 w9 w4",), neighbourhood=("w2 w8",))
+    case = tlk.EditCase(
+        tlk.Fact("w3 w9", "w1 {} w4 w8", " w7"),
+        " w11",
+        paraphrases=(tlk.Fact("w3 w9", "w2 {} w4", " w7"),),
+        neighbourhood=(tlk.Fact("w2", "w1 {} w4 w8", " w7"),),
+    )
     first = tlk.evaluate(own, case, tlk.FineTune(1, steps=1), progress=False).to_dataframe()
     own.embed.W_E.data[:, :] = own.embed.W_E.data.roll(1, 0)
     with pytest.raises(tlk.errors.InputError, match="belong to other weights"):

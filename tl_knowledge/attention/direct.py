@@ -16,6 +16,7 @@ import plotly.graph_objects as go
 import torch
 from jaxtyping import Float
 
+from tl_knowledge.door import public
 from tl_knowledge.drawing import bar_chart
 from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.engine.recording import record
@@ -83,6 +84,7 @@ class DirectLogitAttribution(TableResult):
         )
 
 
+@public
 def direct_logit_attribution(
     model: AnyModel, prompt: Prompt, *, target: str | int | None = None, against: str | int | None = None, progress: bool = True
 ) -> DirectLogitAttribution:

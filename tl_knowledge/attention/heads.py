@@ -21,6 +21,7 @@ from jaxtyping import Float
 
 from tl_knowledge.attention.direct import direct_logit_attribution
 from tl_knowledge.attention.settings import AttentionSettings
+from tl_knowledge.door import public
 from tl_knowledge.drawing import HtmlView, Points, pattern_view, scatter
 from tl_knowledge.engine.progress import show_progress
 from tl_knowledge.engine.recording import record
@@ -124,6 +125,7 @@ class AttentionAnalysis(Result):
         return pattern_view(self.patterns, heads, self.labels, f"the {len(heads)} heads of the largest {by.replace('_', ' of ')}")
 
 
+@public
 def analyse_attention(
     model: AnyModel,
     prompt: Prompt,

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from tl_knowledge.arrays import Hooks
+from tl_knowledge.door import public
 from tl_knowledge.drawing import Line, LinePanel, line_panels
 from tl_knowledge.engine.forward import run_model
 from tl_knowledge.engine.progress import progress_bar
@@ -108,6 +109,7 @@ class AttentionKnockout(Result):
         )
 
 
+@public
 def measure_attention_knockout(
     model: AnyModel,
     facts: Fact | Iterable[Fact],

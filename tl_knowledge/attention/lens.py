@@ -10,6 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 
+from tl_knowledge.door import public
 from tl_knowledge.drawing import HeatMap, heat_maps
 from tl_knowledge.engine.recording import record
 from tl_knowledge.models.checks import check_layers
@@ -59,6 +60,7 @@ class LogitLens(TableResult):
         )
 
 
+@public
 def logit_lens(model: AnyModel, prompt: Prompt, *, target: str | int | None = None) -> LogitLens:
     """Read the answer from the residual stream at every layer and position.
 

@@ -11,6 +11,7 @@ from more_itertools import always_iterable
 from tl_knowledge.circuits.assemble import MOST_CANDIDATES, assemble
 from tl_knowledge.circuits.circuit import Circuit
 from tl_knowledge.circuits.settings import CircuitSettings, Rank, check_words
+from tl_knowledge.door import public
 from tl_knowledge.editing import Edit
 from tl_knowledge.engine.progress import show_progress
 from tl_knowledge.engine.rows import MEMORY_BUDGET
@@ -31,6 +32,7 @@ from tl_knowledge.tracing import CausalTrace, TraceSettings
 __all__ = ["from_edit", "from_neurons", "from_trace"]
 
 
+@public
 def from_trace(
     model: AnyModel,
     prompt: Prompt,
@@ -104,6 +106,7 @@ def from_trace(
         return assemble(contrast, list(candidates), prompt, settings, words=words, target=given[0].target, memory_budget=memory_budget)
 
 
+@public
 def from_neurons(
     model: AnyModel,
     prompt: Prompt,
@@ -182,6 +185,7 @@ def from_neurons(
         )
 
 
+@public
 def from_edit(
     model: AnyModel,
     prompt: Prompt,

@@ -12,6 +12,7 @@ from typing_extensions import override
 from tl_knowledge.circuits.circuit import Circuit
 from tl_knowledge.circuits.edges import Edge
 from tl_knowledge.circuits.figures import edge_hover, on_tokens, points_of
+from tl_knowledge.door import public
 from tl_knowledge.drawing import Arrow
 from tl_knowledge.errors import ComponentError
 from tl_knowledge.results.result import Result
@@ -81,6 +82,7 @@ class CircuitComparison(Result):
         return self.first.labels[node.pos]
 
 
+@public
 def compare(first: Circuit, second: Circuit, *, names: tuple[str, str] | None = None) -> CircuitComparison:
     """Put two circuits of one prompt over each other.
 

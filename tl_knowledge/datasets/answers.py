@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from more_itertools import always_iterable
 
+from tl_knowledge.door import public
 from tl_knowledge.engine.batches import predicted_tokens
 from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.errors import DataError, InputError
@@ -16,6 +17,7 @@ from tl_knowledge.prompts.prompt import Prompt, is_one_token
 __all__ = ["known_facts", "paraphrases", "single_token_facts"]
 
 
+@public
 def known_facts(model: AnyModel, facts: Fact | Iterable[Fact], *, progress: bool = True) -> list[Fact]:
     """Facts whose first target token is the model's own prediction (argmax), as in the published fact sets.
 
@@ -43,12 +45,14 @@ def known_facts(model: AnyModel, facts: Fact | Iterable[Fact], *, progress: bool
     return [fact for (fact, prompt), token in zip(pairs, predicted, strict=True) if token == prompt.target_token]
 
 
+@public
 def single_token_facts(model: AnyModel, facts: Fact | Iterable[Fact]) -> list[Fact]:
     """Facts whose target is one token of this model."""
     model = as_model(model, masked=True)
     return [fact for fact in always_iterable(facts, Fact) if is_one_token(model, fact.target)]
 
 
+@public
 def paraphrases(model: AnyModel, fact: Fact) -> list[Prompt]:
     """The fact's paraphrases as prompts.
 

@@ -7,6 +7,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from tl_knowledge.datasets.records import Row, Source, files_in, read_rows
+from tl_knowledge.door import public
 from tl_knowledge.prompts.facts import MinimalPair
 
 __all__ = ["BLIMP_HUB", "BLIMP_SAMPLE", "load_blimp"]
@@ -17,6 +18,7 @@ BLIMP_SAMPLE = Path(__file__).parent / "blimp_sample"
 """The first 100 pairs of five determiner-noun paradigms, which come with the package."""
 
 
+@public
 def load_blimp(source: Source = BLIMP_HUB, *, paradigm: str | None = None, limit: int | None = None, split: str = "train") -> list[MinimalPair]:
     """Minimal pairs of one paradigm.
 

@@ -8,6 +8,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from tl_knowledge.door import public
 from tl_knowledge.errors import DataError, check_choice
 from tl_knowledge.prompts.facts import EditCase, Fact, Relation
 
@@ -22,6 +23,7 @@ def bundled_facts() -> list[Fact]:
     return [_fact(row) for row in _data()["facts"]]
 
 
+@public
 def load_relations(name: str = "factlm", *, limit: int | None = None) -> list[Relation]:
     """The relations of a data set, with all their templates.
 
@@ -49,6 +51,7 @@ def bundled_edit_cases() -> list[EditCase]:
     return [_edit_case(row, by_relation[row["relation"]]) for row in rows if row["split"] == "edit"]
 
 
+@public
 def load_corpus(name: str = "factlm", *, limit: int | None = None) -> list[str]:
     """Paragraphs of the kind of text the model was trained on, for second moments and perplexity.
 

@@ -12,6 +12,7 @@ from tl_knowledge.datasets.lre import load_lre
 from tl_knowledge.datasets.pararel import load_context_pararel, load_pararel
 from tl_knowledge.datasets.records import Source
 from tl_knowledge.datasets.zsre import KNOWEDIT_HUB, load_zsre
+from tl_knowledge.door import public
 from tl_knowledge.errors import DataError, check_choice
 from tl_knowledge.prompts.facts import EditCase, Fact
 
@@ -36,6 +37,7 @@ FACT_SETS = ("factlm", *_FACTS)
 EDIT_SETS = ("factlm", *_EDIT_CASES)
 
 
+@public
 def load_facts(name: str = "factlm", source: Source | None = None, *, limit: int | None = None) -> list[Fact]:
     """The facts of a data set; where it has other wordings of a fact, they are its ``paraphrases``.
 
@@ -56,6 +58,7 @@ def load_facts(name: str = "factlm", source: Source | None = None, *, limit: int
     return (bundled_facts() if _is_bundled(name, source) else _read(_FACTS, name, source))[:limit]
 
 
+@public
 def load_edit_cases(name: str = "factlm", source: Source | None = None, *, limit: int | None = None) -> list[EditCase]:
     """Counterfactual edits of a data set, with their paraphrases and neighbours.
 

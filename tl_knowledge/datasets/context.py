@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from more_itertools import always_iterable
 
+from tl_knowledge.door import public
 from tl_knowledge.errors import DataError, check_given
 from tl_knowledge.prompts.facts import Fact
 
@@ -16,6 +17,7 @@ __all__ = ["CONTEXT_PAIRS", "in_context", "with_context"]
 CONTEXT_PAIRS = 4
 
 
+@public
 def in_context(fact: Fact, pairs: Sequence[tuple[str, str]], *, separator: str = ". ") -> Fact:
     """The fact with other subjects and objects stated before it, in each of its templates.
 
@@ -32,6 +34,7 @@ def in_context(fact: Fact, pairs: Sequence[tuple[str, str]], *, separator: str =
     return replace(fact, template=stated(fact.template), paraphrases=tuple(map(stated, fact.paraphrases)))
 
 
+@public
 def with_context(
     facts: Fact | Iterable[Fact], *, limit: int = CONTEXT_PAIRS, pool: Iterable[Fact] | None = None, separator: str = ". ", seed: int = 0
 ) -> list[Fact]:

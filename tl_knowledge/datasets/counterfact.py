@@ -6,6 +6,7 @@ from itertools import islice
 
 from tl_knowledge.datasets.known import fact_from_prompt
 from tl_knowledge.datasets.records import Row, Source, read_rows
+from tl_knowledge.door import public
 from tl_knowledge.errors import InputError
 from tl_knowledge.prompts.facts import EditCase, Fact, Statement
 
@@ -14,6 +15,7 @@ __all__ = ["COUNTERFACT_HUB", "load_counterfact"]
 COUNTERFACT_HUB = "azhx/counterfact"
 
 
+@public
 def load_counterfact(source: Source = COUNTERFACT_HUB, *, limit: int | None = None, split: str = "train") -> list[EditCase]:
     """Edit cases of CounterFact, in the original form or in EasyEdit's.
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 
+from tl_knowledge.door import public
 from tl_knowledge.errors import DataError, check_given
 from tl_knowledge.prompts.facts import Fact
 
 __all__ = ["of_relation", "sample_facts"]
 
 
+@public
 def of_relation(facts: Iterable[Fact], *relations: str) -> list[Fact]:
     """Facts of some relations.
 
@@ -25,6 +27,7 @@ def of_relation(facts: Iterable[Fact], *relations: str) -> list[Fact]:
     return [fact for fact in given if fact.relation in relations]
 
 
+@public
 def sample_facts(facts: Iterable[Fact], limit: int, *, seed: int = 0) -> list[Fact]:
     """A random sample of facts, in their order; all of them when there are no more.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import islice
 
 from tl_knowledge.datasets.records import Row, Source, read_rows
+from tl_knowledge.door import public
 from tl_knowledge.errors import InputError
 from tl_knowledge.prompts.facts import Fact
 
@@ -13,6 +14,7 @@ __all__ = ["KNOWN_1000_URL", "fact_from_prompt", "load_known"]
 KNOWN_1000_URL = "https://rome.baulab.info/data/dsets/known_1000.json"
 
 
+@public
 def load_known(source: Source = KNOWN_1000_URL, *, limit: int | None = None, split: str = "train") -> list[Fact]:
     """Facts of known_1000; the template is the *prompt* with the subject taken out.
 

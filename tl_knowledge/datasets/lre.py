@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from tl_knowledge.datasets.records import Row, Source, files_in, read_rows
+from tl_knowledge.door import public
 from tl_knowledge.errors import InputError
 from tl_knowledge.prompts.facts import Fact
 
 __all__ = ["load_lre"]
 
 
+@public
 def load_lre(source: Source, *, limit: int | None = None) -> list[Fact]:
     """Facts of LRE relations; the relation's first template states the fact, the others are its paraphrases.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tl_knowledge.datasets.context import CONTEXT_PAIRS, in_context
 from tl_knowledge.datasets.records import Row, Source, files_in, read_rows
+from tl_knowledge.door import public
 from tl_knowledge.errors import DataError
 from tl_knowledge.prompts.facts import Fact
 
@@ -22,6 +23,7 @@ FEWEST_TEMPLATES, MOST_PAIRS = 4, 100
 Pair = tuple[str, str]
 
 
+@public
 def load_pararel(source: Source, *, relations: Iterable[str] | None = None, limit: int | None = None) -> list[Fact]:
     """Facts of ParaRel; the first usable template states the fact, the others are its paraphrases.
 
@@ -44,6 +46,7 @@ def load_pararel(source: Source, *, relations: Iterable[str] | None = None, limi
     ]
 
 
+@public
 def load_context_pararel(
     source: Source, *, relations: Iterable[str] | None = None, limit: int = MOST_PAIRS, separator: str = ". ", seed: int = 0
 ) -> list[Fact]:

@@ -6,6 +6,7 @@ from itertools import islice
 
 from tl_knowledge.datasets.known import fact_from_prompt
 from tl_knowledge.datasets.records import Row, Source, read_rows
+from tl_knowledge.door import public
 from tl_knowledge.prompts.facts import EditCase, Fact, Statement
 
 __all__ = ["KNOWEDIT_HUB", "KNOWEDIT_ZSRE_FILE", "load_zsre"]
@@ -13,6 +14,7 @@ __all__ = ["KNOWEDIT_HUB", "KNOWEDIT_ZSRE_FILE", "load_zsre"]
 KNOWEDIT_HUB, KNOWEDIT_ZSRE_FILE = "zjunlp/KnowEdit", "benchmark/ZsRE/ZsRE-test-all.json"
 
 
+@public
 def load_zsre(source: Source = KNOWEDIT_HUB, *, limit: int | None = None, split: str = "train", data_files: str | None = None) -> list[EditCase]:
     """Edit cases of zsRE: questions, with an answer to write in the right answer's place.
 

@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from tl_knowledge.door import public
 from tl_knowledge.results.plain_text import printable
 
 __all__ = ["Markup", "from_template", "heading", "markup", "note"]
@@ -41,6 +42,7 @@ def markup(template: str, /, **values: Any) -> Markup:
     return Markup(_compiled(template).render(**values))
 
 
+@public
 def heading(text: str, level: int = 2) -> Markup:
     """A heading: 2 is a chapter of the page, 3 a part of a chapter.
 
@@ -51,6 +53,7 @@ def heading(text: str, level: int = 2) -> Markup:
     return markup("<h{{ level }}>{{ text }}</h{{ level }}>", level=level, text=text)
 
 
+@public
 def note(text: str) -> Markup:
     """A paragraph in small grey type: what a figure shows, and how to read it.
 

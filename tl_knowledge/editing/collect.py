@@ -13,6 +13,7 @@ from jaxtyping import Float
 from more_itertools import always_iterable, chunked
 
 from tl_knowledge.arrays import Hooks
+from tl_knowledge.door import public
 from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.engine.recording import run_until
 from tl_knowledge.engine.rows import pad_right
@@ -34,6 +35,7 @@ BATCHES_A_CHECKPOINT = 64
 UNFINISHED = "UnfinishedKeyMoments"
 
 
+@public
 def collect_key_moments(
     model: AnyModel,
     corpus: Iterable[str],

@@ -14,15 +14,16 @@ import torch
 from jaxtyping import Float
 
 from tl_knowledge.arrays import Hooks
+from tl_knowledge.door import public
 from tl_knowledge.drawing import Line, LinePanel, bar_chart, line_panels
 from tl_knowledge.editing.health import EditHealth, LayerHealth, clamped_subjects
 from tl_knowledge.engine.batches import perplexity
 from tl_knowledge.engine.prefix import prefix_engine
 from tl_knowledge.errors import ComponentError, ModelStateError, NumericalError
 from tl_knowledge.hooks import add_low_rank
+from tl_knowledge.lock import model_lock
 from tl_knowledge.models.checks import check_layers
 from tl_knowledge.models.ledger import ledger_of, unedited_fingerprint
-from tl_knowledge.models.lock import model_lock
 from tl_knowledge.models.protocol import HookedModel, context_length
 from tl_knowledge.models.weights import add_to_hugging_face, output_hook, output_weights
 from tl_knowledge.prompts.prompt import Prompt
@@ -35,6 +36,7 @@ __all__ = ["Edit", "LowRank"]
 FACTS_DRAWN = 12
 
 
+@public
 @dataclass(frozen=True, eq=False)
 class LowRank:
     """``dW = left @ right``: one layer's change of ``W_out [d_mlp d_model]``."""

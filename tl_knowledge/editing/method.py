@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeVar
 
 from more_itertools import always_iterable
 
+from tl_knowledge.door import public
 from tl_knowledge.editing.edit import Edit
 from tl_knowledge.editing.optimise.values import ValueSettings
 from tl_knowledge.engine.progress import show_progress
@@ -120,6 +121,7 @@ class EditMethod(ABC):
         return None if word is None else tuple(self.layers) if word == "layers" else (self.layer,)  # pyright: ignore
 
 
+@public
 def plan_edit(
     model: AnyModel, facts: Fact | Iterable[Fact], method: EditPlanner[AnEdit], *, moments: KeyMoments | None = None, progress: bool = True
 ) -> AnEdit:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from tl_knowledge.door import public
 from tl_knowledge.errors import check_choice
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ METHODS = {
 """Short name, and where the class of settings is."""
 
 
+@public
 def method_class(name: str) -> type[EditMethod]:
     """A method's class of settings.
 
@@ -46,6 +48,7 @@ def method_class(name: str) -> type[EditMethod]:
     return getattr(import_module(module), attribute)
 
 
+@public
 def method_for_model(model: AnyModel, name: str, *, layers: int | Iterable[int] | None = None) -> EditMethod:
     """A method with a model's published settings, in other layers where some are given.
 

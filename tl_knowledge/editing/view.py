@@ -6,6 +6,7 @@ import torch
 from circuitsvis.logits import token_log_probs
 
 from tl_knowledge.arrays import Hooks
+from tl_knowledge.door import public
 from tl_knowledge.drawing import HtmlView, ViewPage
 from tl_knowledge.editing.edit import Edit
 from tl_knowledge.engine.forward import run_model
@@ -18,6 +19,7 @@ __all__ = ["edit_view"]
 TOP = 10
 
 
+@public
 def edit_view(model: AnyModel, prompt: Prompt, edit: Edit) -> ViewPage:
     """Log-probabilities of a text's tokens before and after an edit; hovering shows the most probable ones.
 

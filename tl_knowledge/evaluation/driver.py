@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 import pandas as pd
 from more_itertools import always_iterable, chunked
 
+from tl_knowledge.door import public
 from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.errors import InputError, check_choice, check_given
 from tl_knowledge.evaluation.measures import EditMeasure
@@ -36,6 +37,7 @@ CASES_PER_PART = 20
 _base: WeakKeyDictionary[object, dict[tuple[str, bool, EditCase], Reading]] = WeakKeyDictionary()
 
 
+@public
 def evaluate(
     model: AnyModel,
     cases: EditCase | Iterable[EditCase],

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from tl_knowledge.door import public
 from tl_knowledge.engine.batches import equal_groups
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.facts import EditCase
@@ -21,6 +22,7 @@ __all__ = ["GenerationScores", "ngram_entropy"]
 WEIGHTS = ((2, 2 / 3), (3, 4 / 3))
 
 
+@public
 @dataclass(frozen=True)
 class GenerationScores:
     """GE: entropy of the generated texts' n-grams, in hundredths of a bit. RS: TF-IDF cosine of the texts and reference texts, in percent.

@@ -10,6 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from typing_extensions import override
 
+from tl_knowledge.door import public
 from tl_knowledge.drawing import Line, LinePanel, line_panels
 from tl_knowledge.errors import InputError, check_given
 from tl_knowledge.evaluation.driver import evaluate
@@ -72,6 +73,7 @@ class EditGrowth(TableResult):
         )
 
 
+@public
 def measure_growth(
     model: AnyModel,
     cases: Iterable[EditCase],

@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from tl_knowledge.door import public
 from tl_knowledge.evaluation.scores import read_answers
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.facts import EditCase, Fact
@@ -29,6 +30,7 @@ class EditMeasure(Protocol):
         ...
 
 
+@public
 @dataclass(frozen=True)
 class PromptAccuracy:
     """How often the argmax is a whole target, on prompts of the caller's choice.
@@ -51,6 +53,7 @@ class PromptAccuracy:
         return {self.name: 100 * float(np.mean(after)) if after else float("nan")}
 
 
+@public
 def symmetry(reverse: Mapping[str, str]) -> PromptAccuracy:
     """Does the edited fact hold the other way round (Niu et al. 2024)?
 
@@ -65,6 +68,7 @@ def symmetry(reverse: Mapping[str, str]) -> PromptAccuracy:
     return PromptAccuracy("symmetry", facts)
 
 
+@public
 def synonymy(templates: Mapping[str, str], targets: Mapping[str, str]) -> PromptAccuracy:
     """Does the edit reach what it implies in other words (Niu et al. 2024)?
 
@@ -80,6 +84,7 @@ def synonymy(templates: Mapping[str, str], targets: Mapping[str, str]) -> Prompt
     return PromptAccuracy("synonymy", facts)
 
 
+@public
 def subject_synonymy(names: Mapping[str, Sequence[str]]) -> PromptAccuracy:
     """Does the edit hold under the subject's other names (Niu et al. 2024)?
 
@@ -93,6 +98,7 @@ def subject_synonymy(names: Mapping[str, Sequence[str]]) -> PromptAccuracy:
     return PromptAccuracy("subject_synonymy", facts)
 
 
+@public
 def perspectives(entity: Mapping[str, Sequence[str]], relation: Mapping[str, Sequence[str]]) -> list[PromptAccuracy]:
     """Reliability and generality from the subject's and from the relation's side (Wei et al. 2024, tables 1 and 2).
 

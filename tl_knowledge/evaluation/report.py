@@ -10,6 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from typing_extensions import override
 
+from tl_knowledge.door import public
 from tl_knowledge.drawing import bar_chart
 from tl_knowledge.errors import InputError, check_given
 from tl_knowledge.evaluation.scores import COUNTERFACT
@@ -210,6 +211,7 @@ class ReportComparison(TableResult):
         )
 
 
+@public
 def score_table(*reports: EditReport, names: tuple[str, ...] = ()) -> ScoreTable:
     """Several methods on the same cases in one table, below the unedited model.
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from typing_extensions import override
 
+from tl_knowledge.door import public
 from tl_knowledge.editing import Edit, EditMethod, KeyMoments, LowRank
 from tl_knowledge.engine.progress import progress_bar, progress_shown
 from tl_knowledge.engine.recording import record
@@ -26,6 +27,7 @@ __all__ = ["CausalNeuronEdit"]
 WINDOW_WEN_BAI = 10
 
 
+@public
 @dataclass(frozen=True)
 class CausalNeuronEdit(EditMethod):
     """Settings of CNE: the output ``m`` of the MLP at the causal state becomes ``m - lambda_1 E[old] + lambda_2 E[new]``.

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from typing_extensions import override
 
+from tl_knowledge.door import public
 from tl_knowledge.editing import Edit, EditMethod, KeyMoments, LowRank
 from tl_knowledge.errors import NumericalError, check_choice
 from tl_knowledge.localised.objects import NeuronEditVariant, object_embeddings
@@ -23,6 +24,7 @@ __all__ = ["KnowledgeNeuronEdit"]
 THRESHOLD, THRESHOLD_WEN_BAI = 0.2, 0.3
 
 
+@public
 @dataclass(frozen=True)
 class KnowledgeNeuronEdit(EditMethod):
     """Settings of knowledge-neuron editing: ``W_out[i] += -lambda_1 E[old] + lambda_2 E[new]`` for the neurons of the old object.

@@ -14,6 +14,7 @@ from more_itertools import always_iterable
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from tl_knowledge.door import public
 from tl_knowledge.drawing import Line, LinePanel, line_panels
 from tl_knowledge.editing import Edit, KeyMoments, Objective, plan_edit
 from tl_knowledge.engine.forward import run_model
@@ -112,6 +113,7 @@ class LayerSweep(TableResult):
         return line_panels([LinePanel("", lines)], title=title, subtitle=subtitle, x_axis="layer", y_axis="mean over facts")
 
 
+@public
 def sweep_layers(
     model: AnyModel,
     cases: EditCase | Iterable[EditCase],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
+from tl_knowledge.door import public
 from tl_knowledge.editing import Objective
 from tl_knowledge.engine.batches import answer_probabilities, predicted_tokens
 from tl_knowledge.errors import TargetError, check_choice
@@ -31,6 +32,7 @@ fact_forcing        the true object although the subject is corrupted
 LEAST_ERASED = 0.02
 
 
+@public
 def editing_problem(
     model: AnyModel, case: EditCase, problem: EditingProblem, *, noise: Noise | float | str | None = None, seed: int = 0
 ) -> tuple[Fact, Objective]:

@@ -19,8 +19,10 @@ from weakref import WeakKeyDictionary
 import torch
 from jaxtyping import Float
 
+from tl_knowledge.door import public
 from tl_knowledge.errors import ModelStateError, NumericalError
 from tl_knowledge.models.description import fingerprint_of, weight_digests, weights_digest
+from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.models.weights import Delta, output_weights
 
@@ -154,7 +156,8 @@ def ledger_of(model: HookedModel) -> WeightLedger:
     return _ledgers.setdefault(model, WeightLedger())
 
 
-def forget_edits(model: HookedModel) -> None:
+@public
+def forget_edits(model: AnyModel) -> None:
     """Take the weights as they are now for the model's own: what was written through edits can no longer be reverted.
 
     For a model whose weights were replaced (``load_state_dict``) while edits were written into it.
@@ -163,7 +166,7 @@ def forget_edits(model: HookedModel) -> None:
         >>> import tl_knowledge as tlk
         >>> tlk.editing.forget_edits(tlk.load_model("factlm"))
     """
-    _ledgers.pop(model, None)
+    _ledgers.pop(as_model(model, masked=True), None)
 
 
 def written_keys(model: HookedModel, layer: int) -> list[Float[torch.Tensor, "fact d_mlp"]]:

@@ -22,7 +22,7 @@ from tl_knowledge.models.quiet import loading_quietly
 
 __all__ = ["FACTLM_DIRECTORY", "AnyModel", "Backend", "as_model", "hooked_transformer_available", "load_model"]
 
-AnyModel: TypeAlias = "HookedModel | str | os.PathLike[str]"
+AnyModel: TypeAlias = HookedModel | str | os.PathLike[str]
 """A model, or its name or directory."""
 
 Backend: TypeAlias = Literal["auto", "hooked_transformer", "bridge"]

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from more_itertools import always_iterable
 
+from tl_knowledge.door import public
 from tl_knowledge.engine.batches import equal_groups
 from tl_knowledge.engine.prefix import prefix_engine
 from tl_knowledge.engine.progress import progress_bar
@@ -36,6 +37,7 @@ from tl_knowledge.results.provenance import provenance_of
 __all__ = ["attribute_neurons", "mean_activation"]
 
 
+@public
 def attribute_neurons(
     model: AnyModel,
     prompts: Prompt | Iterable[Prompt],
@@ -104,6 +106,7 @@ def attribute_neurons(
     )
 
 
+@public
 def mean_activation(
     model: AnyModel, prompts: Prompt | Iterable[Prompt], *, variant: AttributionVariant = "ours", at: str = "last", progress: bool = True
 ) -> Float[torch.Tensor, "layer d_mlp"]:

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from more_itertools import always_iterable
 
 from tl_knowledge.datasets import CONTEXT_PAIRS, with_context
+from tl_knowledge.door import public
 from tl_knowledge.drawing import grouped_bars
 from tl_knowledge.engine.batches import answer_probabilities
 from tl_knowledge.engine.progress import progress_bar
@@ -80,6 +81,7 @@ class ContextGain(TableResult):
         return {"what": name, "mean": mean, "low": low, "high": high, "facts": len(values)}
 
 
+@public
 def measure_context_gain(
     model: AnyModel,
     facts: Fact | Iterable[Fact],

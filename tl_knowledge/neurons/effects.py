@@ -15,6 +15,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 
+from tl_knowledge.door import public
 from tl_knowledge.drawing import grouped_bars
 from tl_knowledge.engine.batches import answer_probabilities
 from tl_knowledge.engine.progress import progress_bar
@@ -114,6 +115,7 @@ class NeuronEffects(TableResult):
         return {"what": kind, "change": mean, "low": low, "high": high, "facts": len(rows)}
 
 
+@public
 def measure_neuron_effects(
     model: AnyModel,
     facts: Iterable[Fact],

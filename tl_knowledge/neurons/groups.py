@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from more_itertools import always_iterable
 
 from tl_knowledge.datasets import paraphrases
+from tl_knowledge.door import public
 from tl_knowledge.errors import DataError, InputError, check_given
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel, is_masked
@@ -23,6 +24,7 @@ MARKS = (".", ",", "!", "?", ";")
 DETERMINERS = ("this", "that", "these", "those")
 
 
+@public
 @dataclass(frozen=True, eq=False)
 class PromptGroup:
     """Prompts that should have neurons in common.
@@ -42,6 +44,7 @@ class PromptGroup:
             raise DataError(f"group {self.name!r} of {self.relation!r} has no prompts; pass at least one, better several.")
 
 
+@public
 def fact_groups(model: AnyModel, facts: Fact | Iterable[Fact], *, own_wording: bool = True) -> list[PromptGroup]:
     """A group for each fact: its paraphrases, and its own wording unless that is kept for a measurement.
 
@@ -57,6 +60,7 @@ def fact_groups(model: AnyModel, facts: Fact | Iterable[Fact], *, own_wording: b
     return groups
 
 
+@public
 def agreement_groups(
     model: AnyModel, pairs: MinimalPair | Iterable[MinimalPair], *, by: Callable[[MinimalPair], str] | None = None, limit: int | None = None
 ) -> list[PromptGroup]:
@@ -88,6 +92,7 @@ def agreement_groups(
     return [PromptGroup(paradigm, name, tuple(prompts[:limit])) for (paradigm, name), prompts in groups.items()]
 
 
+@public
 def determiner(pair: MinimalPair) -> str:
     """The demonstrative of the good sentence: "this", "that", "these" or "those".
 
@@ -100,6 +105,7 @@ def determiner(pair: MinimalPair) -> str:
     return words[-1]
 
 
+@public
 def punctuation_groups(
     model: AnyModel, sentences: Iterable[str], *, marks: Sequence[str] = MARKS, limit: int = 200, seed: int = 0
 ) -> list[PromptGroup]:

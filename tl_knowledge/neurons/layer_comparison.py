@@ -9,6 +9,7 @@ from typing import ClassVar
 import pandas as pd
 import plotly.graph_objects as go
 
+from tl_knowledge.door import public
 from tl_knowledge.errors import check_given
 from tl_knowledge.neurons.figures import layer_bars
 from tl_knowledge.neurons.located import LocatedNeurons
@@ -61,6 +62,7 @@ class LayerComparison(TableResult):
         return {name: self.table.loc[self.table["name"] == name] for name in self.groups}
 
 
+@public
 def compare_layers(located: Mapping[str, LocatedNeurons]) -> LayerComparison:
     """Put the layers of several models' neurons side by side, or those of facts beside syntax.
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import pandas as pd
 from more_itertools import always_iterable, constrained_batches
 
+from tl_knowledge.door import public
 from tl_knowledge.engine.prefix import prefix_engine
 from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.engine.rows import MEMORY_BUDGET
@@ -28,6 +29,7 @@ __all__ = ["locate_neurons"]
 PROMPTS_AT_ONCE = 64
 
 
+@public
 def locate_neurons(
     model: AnyModel,
     groups: Fact | PromptGroup | Iterable[Fact] | Iterable[PromptGroup],

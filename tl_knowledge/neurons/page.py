@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from tl_knowledge.door import public
 from tl_knowledge.drawing import PagePart, Table, heading, html_page, note, provenance_footer
 from tl_knowledge.neurons.effects import NeuronEffects
 from tl_knowledge.neurons.located import LocatedNeurons
@@ -14,6 +15,7 @@ from tl_knowledge.results.statistics import interval_text
 __all__ = ["effects_table", "neurons_page", "statistics_table"]
 
 
+@public
 def neurons_page(located: LocatedNeurons, effects: Sequence[NeuronEffects] = ()) -> str:
     """A self-contained page of located neurons, and of what scaling them does."""
     parts: list[PagePart] = [_intro(located), heading("How many, and how alike"), note(_STATISTICS), statistics_table(located)]
@@ -25,6 +27,7 @@ def neurons_page(located: LocatedNeurons, effects: Sequence[NeuronEffects] = ())
     return html_page("Knowledge neurons", [*parts, provenance_footer(located.provenance)])
 
 
+@public
 def statistics_table(located: LocatedNeurons) -> Table:
     """`LocatedNeurons.statistics` as text."""
     frame = located.statistics()
@@ -41,6 +44,7 @@ def statistics_table(located: LocatedNeurons) -> Table:
     return Table(("relation", "facts", "|KN| [95%]", "tau", "R1^2 [95%]"), rows)
 
 
+@public
 def effects_table(effects: Sequence[NeuronEffects]) -> Table:
     """`NeuronEffects.summary` of every factor as text; without p for fewer facts than a test needs."""
     rows: list[tuple[str, ...]] = []

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from more_itertools import always_iterable
 from scipy import stats
 
+from tl_knowledge.door import public
 from tl_knowledge.drawing import grouped_bars
 from tl_knowledge.engine.batches import answer_logits, text_log_probabilities
 from tl_knowledge.engine.progress import progress_bar
@@ -98,6 +99,7 @@ class Reliability(TableResult):
         return {kind: (rows[kind].to_numpy() > 0).astype(float) for kind in _KINDS}
 
 
+@public
 def measure_reliability(
     model: AnyModel,
     pairs: MinimalPair | Iterable[MinimalPair],

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
+from tl_knowledge.door import public
 from tl_knowledge.errors import InputError, check_given
 from tl_knowledge.neurons.neuron_set import Neuron, NeuronSet
 from tl_knowledge.neurons.result import NeuronAttribution
@@ -17,6 +18,7 @@ __all__ = ["adapt_sharing", "adapted_sharing", "coarse_neurons", "select_neurons
 SHARING_STEP, MOST_TRIES = 0.05, 20
 
 
+@public
 def select_neurons(scores: NeuronAttribution, *, threshold: float = 0.2, kind: ThresholdKind = "max", shared_by: float = 0.5) -> NeuronSet:
     """The neurons that more than a share of a fact's prompts have in common.
 
@@ -41,6 +43,7 @@ def select_neurons(scores: NeuronAttribution, *, threshold: float = 0.2, kind: T
     return shared_neurons(coarse_neurons(scores, threshold=threshold, kind=kind), shared_by=shared_by)
 
 
+@public
 def coarse_neurons(scores: NeuronAttribution, *, threshold: float = 0.2, kind: ThresholdKind = "max") -> list[NeuronSet]:
     """For each prompt the neurons whose score reaches the threshold.
 
@@ -63,6 +66,7 @@ def _reaching(scores: NeuronAttribution, prompt: torch.Tensor, threshold: float,
     return NeuronSet(pairs, scores.n_layers, prompt.shape[1])
 
 
+@public
 def adapt_sharing(
     attributions: Iterable[NeuronAttribution],
     *,
@@ -107,6 +111,7 @@ def adapted_sharing(coarse: Sequence[Sequence[NeuronSet]], shared_by: float, mea
     return [shared_neurons(group, shared_by=share) for group in coarse], share
 
 
+@public
 def shared_neurons(sets: Iterable[NeuronSet], *, shared_by: float = 0.5) -> NeuronSet:
     """Neurons in more than a share of some sets: of a fact's prompts, or of a relation's facts.
 

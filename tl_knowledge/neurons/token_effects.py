@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 import torch
 from more_itertools import always_iterable
 
+from tl_knowledge.door import public
 from tl_knowledge.drawing import labelled_points
 from tl_knowledge.engine.batches import HooksAt, answer_logits, no_hooks
 from tl_knowledge.engine.progress import progress_bar
@@ -84,6 +85,7 @@ class TokenEffects(TableResult):
         )
 
 
+@public
 def measure_token_effects(
     model: AnyModel,
     prompts: Prompt | Iterable[Prompt],
@@ -136,6 +138,7 @@ def measure_token_effects(
     return TokenEffects(table, neurons, factor, len(batch), provenance_of(model, engine="hooks", has_bos=batch[0].has_bos, factor=factor))
 
 
+@public
 def single_token_words(model: AnyModel, words: Iterable[str]) -> list[str]:
     """Words that are one token of this model (after a space, for an autoregressive one)."""
     model = as_model(model, masked=True)

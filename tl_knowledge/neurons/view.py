@@ -8,6 +8,7 @@ import torch
 from circuitsvis.activations import text_neuron_activations
 from more_itertools import always_iterable
 
+from tl_knowledge.door import public
 from tl_knowledge.drawing import HtmlView
 from tl_knowledge.engine.recording import record
 from tl_knowledge.errors import ComponentError, check_given
@@ -20,6 +21,7 @@ from tl_knowledge.prompts.prompt import Prompt
 __all__ = ["neuron_view"]
 
 
+@public
 def neuron_view(model: AnyModel, prompts: Prompt | Iterable[Prompt], neurons: NeuronSet) -> HtmlView:
     """The neurons' activations at every token, as a view for notebooks; ``.save(path)`` writes a page that works offline.
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from tl_knowledge.door import public
 from tl_knowledge.errors import InputError, PromptError, TargetError
 
 __all__ = ["EditCase", "Fact", "MinimalPair", "Relation", "Statement", "refuse_contradictions"]
 
 
+@public
 @dataclass(frozen=True)
 class Relation:
     """A relation: an identifier (Wikidata's where there is one), a name, and templates that state it.
@@ -24,6 +26,7 @@ class Relation:
     templates: tuple[str, ...]
 
 
+@public
 @dataclass(frozen=True)
 class Fact:
     """A subject, a template with ``{}`` in the subject's place, and the target that completes it.
@@ -73,6 +76,7 @@ class Fact:
         return replace(self, template=template)
 
 
+@public
 @dataclass(frozen=True)
 class Statement:
     """A prompt and what should follow it, where the data set does not say which words are the subject.
@@ -86,6 +90,7 @@ class Statement:
     target: str
 
 
+@public
 @dataclass(frozen=True)
 class MinimalPair:
     """Two sentences that differ in one point of grammar (BLiMP).
@@ -111,6 +116,7 @@ class MinimalPair:
     word_bad: str = ""
 
 
+@public
 @dataclass(frozen=True)
 class EditCase:
     """All prompts of one counterfactual edit, as CounterFact has them.

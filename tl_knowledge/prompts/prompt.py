@@ -15,6 +15,7 @@ import torch
 from einops import repeat
 
 from tl_knowledge.arrays import Tokens
+from tl_knowledge.door import converts, public
 from tl_knowledge.errors import PromptError, SubjectNotFoundError, TargetError
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel, context_length, is_masked, model_device, prepends_bos
@@ -47,6 +48,7 @@ class Prompt:
     has_bos: bool = field(default=False, kw_only=True)
 
     @classmethod
+    @public
     def from_fact(cls, model: AnyModel, fact: Fact, *, prepend_bos: bool | None = None) -> Prompt:
         """Tokenise a fact; the subject is exactly where the template has ``{}``.
 
@@ -69,6 +71,7 @@ class Prompt:
         return cls._tokenise(model, before, {"subject": places}, {"subject": fact.subject}, fact.target, prepend_bos)
 
     @classmethod
+    @public
     def from_text(
         cls,
         model: AnyModel,
@@ -108,6 +111,7 @@ class Prompt:
         return prompt if subject_span is None else prompt._with_subject(range(*subject_span))
 
     @classmethod
+    @public
     def from_tokens(
         cls,
         tokens: Any,
@@ -240,6 +244,9 @@ class Prompt:
         prompt = cls(tokens, tuple(labels), spans, answer, target or "", text=shown, has_bos=has_bos)
         check_fits(model, prompt)
         return prompt
+
+
+converts(Fact, Prompt, Prompt.from_fact)
 
 
 def _loaded(model: AnyModel) -> HookedModel:

@@ -8,6 +8,7 @@ from tl_knowledge.arrays import Hooks
 from tl_knowledge.attention import AttentionAnalysis, analyse_attention, direct_logit_attribution, logit_lens
 from tl_knowledge.circuits import Circuit, from_edit, from_neurons, from_trace
 from tl_knowledge.datasets import paraphrases
+from tl_knowledge.door import public
 from tl_knowledge.editing import ROME, Edit, EditMethod, KeyMoments, edit_view, plan_edit
 from tl_knowledge.engine.batches import answer_probabilities, likeliest_next
 from tl_knowledge.engine.progress import progress_bar
@@ -38,6 +39,7 @@ EVERYTHING: tuple[tuple[Component, tuple[Module, ...]], ...] = (
 """What is traced: a component, and the modules that are severed."""
 
 
+@public
 def report_fact(
     model: AnyModel,
     fact: Fact,

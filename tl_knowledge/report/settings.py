@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tl_knowledge.door import public
+
 __all__ = ["ReportSettings"]
 
 
+@public
 @dataclass(frozen=True)
 class ReportSettings:
     """What decides a report's numbers but the model, the fact and the edit.

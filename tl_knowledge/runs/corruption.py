@@ -25,6 +25,7 @@ from jaxtyping import Float
 from typing_extensions import override
 
 from tl_knowledge.arrays import Embeddings
+from tl_knowledge.door import public
 from tl_knowledge.errors import CorruptionError, check_choice, check_given
 from tl_knowledge.models.hook_names import EMBED
 from tl_knowledge.models.loading import AnyModel, as_model
@@ -49,11 +50,13 @@ Scale: TypeAlias = float | str
 _SCALE_RULE = re.compile(r"(\d+(?:\.\d+)?)\s*sd")
 
 
+@public
 def embedding_sd(model: AnyModel) -> float:
     """Standard deviation over all scalars of the embedding matrix (Wei et al. 2024)."""
     return float(embedding_matrix(as_model(model, masked=True)).double().std())
 
 
+@public
 def subject_embedding_sd(model: AnyModel, subjects: Iterable[str]) -> float:
     """Standard deviation over all scalars of the subjects' embeddings (the rule of Meng et al.'s program).
 
@@ -150,6 +153,7 @@ class Noise(ABC):
         return (noise if self.replace else clean.double() + noise).to(clean.dtype)
 
 
+@public
 @dataclass(frozen=True)
 class GaussianNoise(Noise):
     """Independent Gaussian noise of standard deviation ``sd``."""
@@ -171,6 +175,7 @@ class GaussianNoise(Noise):
         return generator.randn(*shape) if isinstance(generator, np.random.RandomState) else generator.standard_normal(shape)
 
 
+@public
 @dataclass(frozen=True)
 class UniformNoise(Noise):
     """Independent noise, uniform in ``[-half_width, half_width]``."""
@@ -191,6 +196,7 @@ class UniformNoise(Noise):
         return self.generator().uniform(-1.0, 1.0, shape)
 
 
+@public
 @dataclass(frozen=True)
 class StudentTNoise(Noise):
     """Independent Student-t noise: heavier tails than the Gaussian; ``sd`` scales a standard t variable."""
@@ -218,6 +224,7 @@ class StudentTNoise(Noise):
         return self.generator().standard_t(self.degrees, shape)
 
 
+@public
 @dataclass(frozen=True)
 class MultivariateGaussianNoise(Noise):
     """Gaussian noise with the covariance of the model's embeddings, ``factor`` times as large in every direction."""
@@ -251,6 +258,7 @@ class MultivariateGaussianNoise(Noise):
         return white @ self._root.numpy().T
 
 
+@public
 @dataclass(frozen=True, repr=False)
 class PromptSwap:
     """Corrupt by another prompt: the span's embeddings become those of a prompt of equal length.

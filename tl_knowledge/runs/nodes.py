@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from tl_knowledge.door import public
 from tl_knowledge.errors import ComponentError, check_choice
 from tl_knowledge.models.hook_names import Component, block_input, component_hook
 
@@ -26,6 +27,7 @@ _NAMES: dict[NodeKind, str] = {
 PARTS: dict[NodeKind, NodeKind] = {"head": "attn_out", "neuron": "mlp_out"}
 
 
+@public
 @dataclass(frozen=True)
 class Node:
     """A component at one token: a module's output, a head, a group of neurons, a state, an embedding, or the answer.

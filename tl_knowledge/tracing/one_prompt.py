@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from tl_knowledge.arrays import as_positions
+from tl_knowledge.door import public
 from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.engine.rows import MEMORY_BUDGET
 from tl_knowledge.models.checks import check_layers
@@ -46,6 +47,7 @@ from tl_knowledge.tracing.sites import Grid, Site
 __all__ = ["trace"]
 
 
+@public
 def trace(
     model: AnyModel,
     prompt: Prompt,

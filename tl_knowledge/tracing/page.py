@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from more_itertools import chunked
 
+from tl_knowledge.door import public
 from tl_knowledge.drawing import PagePart, Table, heading, html_page, marked_prompt, provenance_footer
 from tl_knowledge.errors import InputError, check_given
 from tl_knowledge.tracing.result import CausalTrace, compare
@@ -20,6 +21,7 @@ through which the information passes: early and at the corrupted tokens, where i
 out. Zero means no effect; cells left of and above the corrupted tokens are exactly zero, because nothing differs there."""
 
 
+@public
 def summary_rows(traces: Sequence[CausalTrace]) -> list[tuple[str, ...]]:
     """One row of text a trace, under `SUMMARY_HEADER`.
 
@@ -55,6 +57,7 @@ def _best(trace: CausalTrace, positions: Iterable[int], *, with_token: bool) -> 
     return f"{best['effect']:.3f} ({best['share']:.0%}){token} layer {best['layer']}{unit}"
 
 
+@public
 def trace_page(traces: Sequence[CausalTrace], *, columns: int = 2) -> str:
     """Prompt, table, heat maps, how to read them, and provenance; opens offline.
 

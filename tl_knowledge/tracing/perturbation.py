@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from more_itertools import always_iterable, chunked
 from typing_extensions import override
 
+from tl_knowledge.door import public
 from tl_knowledge.drawing import bar_chart
 from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.errors import check_given
@@ -31,6 +32,7 @@ __all__ = ["PerturbationTest", "perturb_embeddings", "perturbation_sd"]
 FACTS_AT_ONCE = 16
 
 
+@public
 def perturbation_sd(model: AnyModel) -> float:
     """The test's noise: a third of the mean absolute value of the embedding matrix (Wen and Bai, section 5.4)."""
     return float(embedding_matrix(as_model(model)).double().abs().mean()) / 3
@@ -87,6 +89,7 @@ class PerturbationTest(TableResult):
         return f"{noise} on every token; {len(self.table)} facts, {self.samples} noise samples each; {self.provenance.model}"
 
 
+@public
 def perturb_embeddings(
     model: AnyModel,
     facts: Fact | Iterable[Fact],

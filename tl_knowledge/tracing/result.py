@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from typing_extensions import override
 
+from tl_knowledge.door import public
 from tl_knowledge.drawing import HeatMap, bar_chart, heat_maps
 from tl_knowledge.errors import ComponentError, check_given
 from tl_knowledge.models.hook_names import Component, Module, has_units
@@ -232,6 +233,7 @@ class TraceComparison(Result):
         return heat_maps(maps, title=f"What restores P({first.target.strip()!r})", subtitle=subtitle, colour_axis="indirect effect", columns=columns)
 
 
+@public
 def compare(*traces: CausalTrace) -> TraceComparison:
     """Put traces of one prompt side by side, for example subject against relation corruption.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from circuitsvis.tokens import colored_tokens
 
+from tl_knowledge.door import public
 from tl_knowledge.drawing import HtmlView
 from tl_knowledge.errors import ComponentError
 from tl_knowledge.tracing.result import CausalTrace
@@ -11,6 +12,7 @@ from tl_knowledge.tracing.result import CausalTrace
 __all__ = ["effect_view"]
 
 
+@public
 def effect_view(trace: CausalTrace, *, layer: int | None = None) -> HtmlView:
     """The prompt's tokens coloured by what restoring them gives back: violet-blue what raises the answer, red what lowers it.
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from typing_extensions import override
 
+from tl_knowledge.door import public
 from tl_knowledge.editing.edit import Edit, LowRank
 from tl_knowledge.editing.method import EditMethod
 from tl_knowledge.editing.optimise.fact_rows import EditedToken
@@ -26,6 +27,7 @@ from tl_knowledge.runs.key_moments import KeyMoments, needed_moments
 __all__ = ["AlphaEdit"]
 
 
+@public
 @dataclass(frozen=True)
 class AlphaEdit(EditMethod):
     """Settings of AlphaEdit: ``dW = (P (K K^T + K_prev K_prev^T) + ridge I)^-1 P K R^T`` in every layer.

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from typing_extensions import override
 
+from tl_knowledge.door import public
 from tl_knowledge.editing.edit import Edit, LowRank
 from tl_knowledge.editing.method import EditMethod
 from tl_knowledge.editing.optimise.contexts import context_templates
@@ -26,6 +27,7 @@ from tl_knowledge.runs.key_moments import KeyMoments, needed_moments
 __all__ = ["EMMET"]
 
 
+@public
 @dataclass(frozen=True)
 class EMMET(EditMethod):
     """Settings of EMMET: ``dW = C^-1 K (K^T C^-1 K + damping I)^-1 R``.

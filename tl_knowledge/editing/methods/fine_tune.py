@@ -9,6 +9,7 @@ import torch
 from typing_extensions import override
 
 from tl_knowledge.arrays import Hooks
+from tl_knowledge.door import public
 from tl_knowledge.editing.edit import Edit, LowRank
 from tl_knowledge.editing.method import EditMethod
 from tl_knowledge.editing.optimise.fact_rows import FactRows, rows_of
@@ -28,6 +29,7 @@ from tl_knowledge.runs.key_moments import KeyMoments
 __all__ = ["FineTune", "FineTuneConstrained"]
 
 
+@public
 @dataclass(frozen=True)
 class FineTune(EditMethod):
     """Settings of FT, and with ``most_change`` of FT+L.
@@ -102,6 +104,7 @@ class FineTune(EditMethod):
         return total, gradient
 
 
+@public
 @dataclass(frozen=True)
 class FineTuneConstrained(FineTune):
     """FT+L: no weight may move further than ``most_change`` (5e-4 for GPT-2 XL's layer 0, 2e-3 for GPT-2 medium)."""

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from typing_extensions import override
 
+from tl_knowledge.door import public
 from tl_knowledge.editing.edit import Edit, LowRank
 from tl_knowledge.editing.method import EditMethod
 from tl_knowledge.editing.optimise.fact_rows import EditedToken
@@ -24,6 +25,7 @@ from tl_knowledge.runs.key_moments import KeyMoments, needed_moments
 __all__ = ["MEMIT"]
 
 
+@public
 @dataclass(frozen=True)
 class MEMIT(EditMethod):
     """Settings of MEMIT: ``dW^T = R K^T (moment_weight C + K K^T)^-1`` in every layer.

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import torch
 from typing_extensions import override
 
+from tl_knowledge.door import public
 from tl_knowledge.editing.edit import Edit, LowRank
 from tl_knowledge.editing.method import EditMethod
 from tl_knowledge.editing.optimise.contexts import context_templates
@@ -43,6 +44,7 @@ sequential edits collapse.
 """
 
 
+@public
 @dataclass(frozen=True)
 class ROME(EditMethod):
     """Settings of ROME.

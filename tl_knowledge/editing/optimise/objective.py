@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tl_knowledge.door import public
 from tl_knowledge.hooks import Corruption
 
 __all__ = ["Objective"]
 
 
+@public
 @dataclass(frozen=True)
 class Objective:
     """What is optimised; the default writes the target (Hase et al. 2023, section 5, vary both).

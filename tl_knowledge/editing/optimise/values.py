@@ -29,6 +29,7 @@ import torch
 from jaxtyping import Float
 from more_itertools import constrained_batches
 
+from tl_knowledge.door import public
 from tl_knowledge.editing.optimise.fact_rows import FactRows, corrupt_rows
 from tl_knowledge.editing.optimise.suffix import Suffix, similar_positions
 from tl_knowledge.engine.progress import progress_bar, progress_shown
@@ -44,6 +45,7 @@ __all__ = ["Optimised", "ValueSettings", "optimise_values"]
 ROWS_AT_ONCE = 256
 
 
+@public
 @dataclass(frozen=True)
 class ValueSettings:
     """How a value is optimised; the defaults are ROME's.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from more_itertools import always_iterable, chunked
 
 from tl_knowledge.arrays import as_positions
+from tl_knowledge.door import public
 from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.engine.rows import MEMORY_BUDGET
 from tl_knowledge.errors import InputError, check_choice, check_given
@@ -30,6 +31,7 @@ __all__ = ["trace_facts"]
 FACTS_PER_PART = 16
 
 
+@public
 def trace_facts(
     model: AnyModel,
     facts: Fact | Iterable[Fact],

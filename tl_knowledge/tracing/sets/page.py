@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from tl_knowledge.door import public
 from tl_knowledge.drawing import PagePart, Table, heading, html_page, markup, provenance_footer
 from tl_knowledge.results.statistics import interval_text
 from tl_knowledge.tracing.result import COMPONENT_WORDS
@@ -46,6 +47,7 @@ def average_page(average: RoleEffects, compared: SideComparison | None) -> str:
     return html_page("Causal traces of a fact set", [*parts, provenance_footer(average.provenance)])
 
 
+@public
 def total_effect_table(average: RoleEffects) -> Table:
     """Clean and corrupted probability and average total effect of each side."""
     rows = [
@@ -55,6 +57,7 @@ def total_effect_table(average: RoleEffects) -> Table:
     return Table(("corrupted", "clean P(answer)", "corrupted P(answer)", "average total effect [95%]", "facts"), rows)
 
 
+@public
 def location_table(average: RoleEffects) -> Table:
     """Peak and centre layer of each side and component, and the centres' paired difference."""
     frame = locate_sides(average)
@@ -68,6 +71,7 @@ def location_table(average: RoleEffects) -> Table:
     return Table(header, rows)
 
 
+@public
 def peak_table(average: RoleEffects) -> Table:
     """Where each side's average effect is largest, by component."""
     peaks = average.top(len(average.to_dataframe())).drop_duplicates(["corrupt", "component"]).to_dict(orient="records")
