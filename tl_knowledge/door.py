@@ -33,14 +33,14 @@ from beartype.door import is_bearable
 from tl_knowledge.errors import InputError
 from tl_knowledge.lock import model_lock
 
-__all__ = ["converts", "public"]
+__all__ = ["converts", "public", "shown"]
 
 AnyCallable = TypeVar("AnyCallable", bound=Callable[..., Any])
 
 _CONF = BeartypeConf(is_pep484_tower=True)  # an int is a float
 
 NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
-    "memory_budget": (lambda n: n > 0, "above 0, in bytes"),
+    "memory_budget": (lambda n: 0 < n < 2**63, "above 0 and below 2**63, in bytes"),
     **dict.fromkeys(("threshold", "shared_by", "factor"), (lambda n: not math.isnan(n), "a number")),
 }
 """What a number may be, by the name of its argument, where the function itself does not say."""
@@ -56,6 +56,8 @@ SETTINGS: dict[str, tuple[Callable[[float], bool], str]] = {
 """The same for the settings of editing methods."""
 
 OWN_WORDS = ("self", "cls", "noise")  # a corruption's own errors say more
+
+LARGEST = 2**40
 
 SETTINGS_OF = {"ROME", "MEMIT", "EMMET", "AlphaEdit", "FineTune", "FineTuneConstrained", "ValueSettings"}
 
@@ -149,29 +151,30 @@ def _admitted(own: Signature, function: str, argument: str, value: Any, hint: An
 
 
 def _admitted_one(function: str, argument: str, value: Any, hint: Any, model: Any) -> Any:
+    if isinstance(value, Iterator):
+        kinds = [get_args(member)[0] for member in _members(hint) if get_origin(member) in (Iterable, Iterator)]
+        if kinds:
+            return _each_checked(function, argument, value, kinds, model)
+        value = tuple(value) if any(_is_listing(member) for member in _members(hint)) else value
     value = _converted(value, hint, model)
-    if isinstance(value, Iterator) and not _plainly(value, hint):
-        return _each_checked(function, argument, value, hint, model)
-    if not _fits(value, hint):
+    if not _fits_whatever_it_does(value, hint):
         wanted = _in_words(hint)
         example = next((f", for example {text}" for name, text in EXAMPLES.items() if _mentions(hint, name)), "")
-        raise InputError(f"{function}({argument}=...): {_shown(value)} is {_kind(value)}; pass {wanted}{example}.")
+        raise InputError(f"{function}({argument}=...): {shown(value)} is {_kind(value)}; pass {wanted}{example}.")
+    _check_text(function, argument, value)
     _check_number(function, argument, value)
     return value
 
 
-def _each_checked(function: str, argument: str, values: Iterator[Any], hint: Any, model: Any) -> Iterator[Any]:
+def _each_checked(function: str, argument: str, values: Iterator[Any], kinds: list[Any], model: Any) -> Iterator[Any]:
     """What comes one by one (a corpus that nobody holds whole) is checked one by one."""
-    kinds = [get_args(member)[0] for member in _members(hint) if get_args(member) and _is_listing(member)]
-    if not kinds:
-        raise InputError(f"{function}({argument}=...): {_shown(values)} is {_kind(values)}; pass {_in_words(hint)}.")
     wanted = Union[tuple(kinds)]  # noqa: UP007
     return (_admitted_one(function, f"{argument}[{i}]", value, wanted, model) for i, value in enumerate(values))
 
 
 def _converted(value: Any, hint: Any, model: Any) -> Any:
     """What has a clear meaning, as what is wanted."""
-    if _fits(value, hint):
+    if _fits_whatever_it_does(value, hint):
         return value
     plain = _without_arrays(value)
     if plain is not value and _fits(plain, hint):
@@ -198,9 +201,11 @@ def _as_wanted(value: Any, hint: Any, model: Any) -> Any:
 
 def _without_arrays(value: Any) -> Any:
     """Numbers and lists in the place of arrays and tensors of numbers."""
-    if type(value).__module__ in ("numpy", "torch") and hasattr(value, "tolist") and getattr(value, "ndim", 0) <= 1:
-        return value.tolist()
-    return value
+    return value.tolist() if _is_array(value) and value.ndim <= 1 else value
+
+
+def _is_array(value: Any) -> bool:
+    return type(value).__module__ in ("numpy", "torch") and hasattr(value, "tolist") and hasattr(value, "ndim")
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -210,11 +215,11 @@ def _fits(value: Any, hint: Any) -> bool:
         return any(_fits(value, member) for member in members)
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Literal:
-        return isinstance(value, str) or value in parts  # which word is known, the function itself says
+        return isinstance(value, str) or any(value is part for part in parts)  # which word is known, the function itself says
     if isinstance(value, bool):
         return hint in (bool, Any, object)
     if _is_listing(hint) and parts:
-        if isinstance(value, str | bytes | Iterator):
+        if isinstance(value, str | bytes | Iterator) or _is_array(value):
             return False
         items = [part for part in parts if part is not Ellipsis]
         if origin is tuple and Ellipsis not in parts:
@@ -225,6 +230,14 @@ def _fits(value: Any, hint: Any) -> bool:
     if isinstance(origin, type) and issubclass(origin, Mapping) and len(parts) == 2:
         return isinstance(value, Mapping) and all(_fits(key, parts[0]) and _fits(each, parts[1]) for key, each in value.items())
     return _plainly(value, hint)
+
+
+def _fits_whatever_it_does(value: Any, hint: Any) -> bool:
+    """A value that raises when it is looked at fits nothing."""
+    try:
+        return _fits(value, hint)
+    except Exception:  # of the value's own code
+        return False
 
 
 def _plainly(value: Any, hint: Any) -> bool:
@@ -244,7 +257,21 @@ def _members(hint: Any) -> tuple[Any, ...]:
     return (hint,)
 
 
+def _check_text(function: str, argument: str, value: Any) -> None:
+    if not isinstance(value, str):
+        return
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{function}({argument}=...): {shown(value)} has half a character (a lone surrogate) at {error.start}, which no tokenizer takes; "
+            "read the text with errors='replace'."
+        ) from error
+
+
 def _check_number(function: str, argument: str, value: Any) -> None:
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise InputError(f"{function}({argument}=...): {shown(value)} is too large a number.")
     ranges = SETTINGS if function in SETTINGS_OF else NUMBERS
     if argument not in ranges or isinstance(value, bool) or not isinstance(value, int | float):
         return
@@ -289,7 +316,7 @@ def _kind(value: Any) -> str:
     return _article(type(value).__name__)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value in short; some cannot show themselves."""
     try:
         return reprlib.repr(value)

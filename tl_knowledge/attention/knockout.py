@@ -28,7 +28,7 @@ from tl_knowledge.engine.rows import as_index, grow_rows, growing_rows_refusal, 
 from tl_knowledge.errors import ComponentError, UnsupportedModelError, check_choice, check_given
 from tl_knowledge.hooks import knock_out_attention
 from tl_knowledge.metrics import answer_probability
-from tl_knowledge.models.loading import AnyModel, as_model
+from tl_knowledge.models.loading import AnyModel, as_model, hooked_transformer_available
 from tl_knowledge.models.protocol import HookedModel, layer_count, model_device
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.prompts.prompt import Prompt
@@ -187,7 +187,8 @@ def _keys(prompt: Prompt, name: Blocked) -> tuple[int, ...]:
 
 
 def _window(model: HookedModel, window: int | Literal["auto"]) -> int:
-    if window == "auto":
+    if isinstance(window, str):
+        check_choice("window", window, ("auto",), ComponentError)
         return usual_window(layer_count(model))
     if not 1 <= window <= layer_count(model):
         raise ComponentError(f"window {window} does not fit the model; pass 1 to {layer_count(model)} layers, or 'auto'.")
@@ -217,5 +218,10 @@ def _check_writable(model: HookedModel) -> None:
         _writable[model] = not torch.equal(plain, cut)
     if not _writable[model]:
         raise UnsupportedModelError(
-            "this model's attention ignores what is written to hook_attn_scores (its bridge only shows them); load it as HookedTransformer."
+            "this model's attention ignores what is written to hook_attn_scores (its bridge only shows them); "
+            + (
+                "load it with backend='hooked_transformer'."
+                if hooked_transformer_available()
+                else "only transformer-lens<4 has a class that reads them."
+            )
         )

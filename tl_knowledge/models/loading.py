@@ -140,7 +140,10 @@ def _resolve_backend(name: str, backend: Backend) -> Literal["hooked_transformer
 
 def _local_directory(name: str) -> Path | None:
     path = FACTLM_DIRECTORY if name == "factlm" else Path(name)
-    return path if (path / "config.json").is_file() else None
+    try:
+        return path if (path / "config.json").is_file() else None
+    except (OSError, ValueError):  # no path at all: too long, or with a null character
+        return None
 
 
 def _known_to_hooked_transformer(name: str) -> bool:

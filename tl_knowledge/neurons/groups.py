@@ -78,6 +78,7 @@ def agreement_groups(
         DataError: no pair, or none of a form that the model can predict.
     """
     model = as_model(model, masked=True)
+    _check_limit(limit)
     groups: dict[tuple[str, str], list[Prompt]] = {}
     given = check_given(always_iterable(pairs, MinimalPair), "minimal pair")
     for pair in given:
@@ -121,6 +122,7 @@ def punctuation_groups(
         DataError: no sentence ends in any of the marks.
     """
     model = as_model(model, masked=True)
+    _check_limit(limit)
     by_mark: dict[str, list[str]] = {mark: [] for mark in marks}
     for sentence in sentences:
         text = sentence.strip()
@@ -159,3 +161,8 @@ def _before_mark(model: HookedModel, text: str, mark: str) -> Prompt:
     if is_masked(model):
         return Prompt.from_text(model, f"{before} {model.tokenizer.mask_token}", target=mark)
     return Prompt.from_text(model, before, target=mark)
+
+
+def _check_limit(limit: int | None) -> None:
+    if limit is not None and limit < 1:
+        raise InputError(f"limit={limit} takes no prompt; pass at least 1, or None for all.")

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Int
 
 from tl_knowledge.arrays import as_positions
+from tl_knowledge.door import shown
 from tl_knowledge.engine.batches import predicted_tokens
 from tl_knowledge.errors import ComponentError, CorruptionError, PromptError, check_choice
 from tl_knowledge.models.hook_names import COMPONENTS, Component, has_units
@@ -72,7 +73,7 @@ def drawn_noise(noise: Noise | float | str | None, default: Noise | None = None)
     if isinstance(noise, PromptSwap):
         raise CorruptionError("a PromptSwap belongs to one prompt; pass noise that can be drawn for every fact, or trace() each by itself.")
     if not isinstance(noise, Noise):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise CorruptionError(f"noise {noise!r} is not understood; pass settings such as GaussianNoise(0.1), a number, or '3sd'.")
+        raise CorruptionError(f"noise {shown(noise)} is not understood; pass settings such as GaussianNoise(0.1), a number, or '3sd'.")
     return noise
 
 

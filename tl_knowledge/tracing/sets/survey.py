@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tl_knowledge.door import public
 from tl_knowledge.engine.batches import predicted_tokens
 from tl_knowledge.engine.rows import budget_rows
 from tl_knowledge.errors import ComponentError, InputError
@@ -73,6 +74,7 @@ class FactTrace:
         return self.clean_probability - float(np.mean(self.corrupted_probability))
 
 
+@public
 def fact_seed(fact: Fact, *, seed: int = 0) -> int:
     """The noise seed of a fact in a set: from its text and the set's seed, never from its place.
 
