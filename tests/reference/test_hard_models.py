@@ -197,6 +197,23 @@ def test_half_precision_is_edited_as_single_precision_is(texts, method, dtype):
     assert probabilities[1] == pytest.approx(probabilities[0], rel=0.05)
 
 
+@pytest.mark.parametrize(("name", "times"), [("bridge-gpt2", 1.0), ("bridge-gemma2", 4.0), ("bridge-bloom", None)])
+def test_noise_scales_with_what_it_is_added_to(name, times, prompt):
+    """Gemma scales its embeddings by sqrt(d_model) = 4, BLOOM normalises them: "3sd" is measured there, and not on W_E."""
+    model = build(name)
+    model.tokenizer = tokenizer_of_sixty_words()
+    shown = torch.stack([recorded(model, torch.tensor([[token]]), "hook_embed")[0, 0] for token in range(60)])
+    assert tlk.tracing.embedding_sd(model) == pytest.approx(float(shown.std()), rel=1e-12)
+    assert tlk.tracing.subject_embedding_sd(model, ["w3 w9", "w4"]) == pytest.approx(float(shown[[3, 9, 4]].std()), rel=1e-12)
+    assert tlk.tracing.perturbation_sd(model) == pytest.approx(float(shown.abs().mean()) / 3, rel=1e-12)
+    if times is not None:
+        assert float(shown.std()) == pytest.approx(times * float(model.W_E.detach().std()), rel=1e-6)
+    by_rule, by_number = (tlk.trace(model, prompt, noise, samples=2, progress=False) for noise in ("3sd", 3 * float(shown.std())))
+    torch.testing.assert_close(by_rule.indirect_effect, by_number.indirect_effect, rtol=1e-9, atol=1e-12)
+    noise = tlk.tracing.MultivariateGaussianNoise(1.0).resolve(model)
+    torch.testing.assert_close(noise._root @ noise._root.T, torch.cov(shown.T), rtol=1e-8, atol=1e-8)
+
+
 def test_what_ran_is_said(hard, prompt):
     name, model = hard
     rows, prefix = rows_engine(model), prefix_engine(model)

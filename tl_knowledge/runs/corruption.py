@@ -3,7 +3,7 @@
 Every setting is a frozen dataclass; a draw is a pure function of its seed and of the shape ``[sample span d_model]``,
 so that the corrupted run and every restored run see the same noise. Noise is drawn in float64 on the CPU, on any device.
 
-A scale is a number, or ``"3sd"``: three standard deviations of the whole embedding matrix (Wei et al. 2024), which
+A scale is a number, or ``"3sd"``: three standard deviations of all embeddings, as they enter the model (Wei et al. 2024), which
 ``resolve(model)`` turns into a number. Meng et al.'s program takes the standard deviation over the subjects of the fact
 set instead: ``GaussianNoise(3 * subject_embedding_sd(model, subjects))``.
 
@@ -29,8 +29,9 @@ from tl_knowledge.door import public
 from tl_knowledge.errors import CorruptionError, check_choice, check_given
 from tl_knowledge.models.hook_names import EMBED
 from tl_knowledge.models.loading import AnyModel, as_model
-from tl_knowledge.models.protocol import HookedModel, embedding_matrix
+from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.prompt import Prompt
+from tl_knowledge.runs.embeddings import entering_embeddings
 from tl_knowledge.runs.windows import TraceVariant
 
 __all__ = [
@@ -52,8 +53,8 @@ _SCALE_RULE = re.compile(r"(\d+(?:\.\d+)?)\s*sd")
 
 @public
 def embedding_sd(model: AnyModel) -> float:
-    """Standard deviation over all scalars of the embedding matrix (Wei et al. 2024)."""
-    return float(embedding_matrix(as_model(model, masked=True)).double().std())
+    """Standard deviation over all scalars of the vocabulary's embeddings as they enter the model (Wei et al. 2024)."""
+    return float(entering_embeddings(as_model(model, masked=True)).double().std())
 
 
 @public
@@ -67,7 +68,7 @@ def subject_embedding_sd(model: AnyModel, subjects: Iterable[str]) -> float:
     ids = [token for subject in given for token in model.tokenizer(subject, add_special_tokens=False)["input_ids"]]
     if not ids:
         raise CorruptionError(f"the subjects {given} have no tokens; pass the subjects of the fact set.")
-    matrix = embedding_matrix(model)
+    matrix = entering_embeddings(model)
     return float(matrix[torch.tensor(ids, device=matrix.device)].double().std())
 
 
@@ -243,11 +244,11 @@ class MultivariateGaussianNoise(Noise):
 
     @override
     def resolve(self, model: HookedModel) -> MultivariateGaussianNoise:
-        """Take the covariance's square root from the model's embedding matrix."""
+        """Take the covariance's square root from the model's embeddings."""
         if isinstance(self.factor, str):
             raise CorruptionError(f"factor {self.factor!r} is not a number; the covariance already comes from the embeddings: pass 3.0.")
         _check_scale(self.factor)
-        values, vectors = torch.linalg.eigh(torch.cov(embedding_matrix(model).double().cpu().T))
+        values, vectors = torch.linalg.eigh(torch.cov(entering_embeddings(model).double().cpu().T))
         return replace(self, _root=vectors * values.clamp_min(0).sqrt())
 
     @override

@@ -16,7 +16,7 @@ from tl_knowledge.drawing import bar_chart
 from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.errors import check_given
 from tl_knowledge.models.loading import AnyModel, as_model
-from tl_knowledge.models.protocol import HookedModel, embedding_matrix
+from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.prompts.prompt import Prompt, check_fits
 from tl_knowledge.results.provenance import Provenance, provenance_of
@@ -24,6 +24,7 @@ from tl_knowledge.results.result import TableResult
 from tl_knowledge.results.statistics import scalar_interval
 from tl_knowledge.runs.arguments import choose_answer, drawn_noise, sample_count
 from tl_knowledge.runs.corruption import GaussianNoise, Noise
+from tl_knowledge.runs.embeddings import entering_embeddings
 from tl_knowledge.runs.experiment import CorruptedRun, Experiment, answered
 from tl_knowledge.tracing.sets.survey import fact_seed
 
@@ -35,7 +36,7 @@ FACTS_AT_ONCE = 16
 @public
 def perturbation_sd(model: AnyModel) -> float:
     """The test's noise: a third of the mean absolute value of the embedding matrix (Wen and Bai, section 5.4)."""
-    return float(embedding_matrix(as_model(model)).double().abs().mean()) / 3
+    return float(entering_embeddings(as_model(model)).double().abs().mean()) / 3
 
 
 @dataclass(frozen=True, eq=False)
