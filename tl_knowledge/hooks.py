@@ -35,11 +35,14 @@ from more_itertools import map_reduce
 from tl_knowledge.arrays import Embeddings, Hooks, as_positions
 from tl_knowledge.door import public
 from tl_knowledge.errors import ComponentError, CorruptionError
-from tl_knowledge.models.hook_names import EMBED, Component, Module, attention_scores, component_hook, has_units, severable
+from tl_knowledge.models.hook_names import EMBED, Component, Module, attention_scores, block_input, component_hook, has_units, severable
 
 __all__ = ["Activations", "Corruption", "Positions", "add_low_rank", "corrupt", "knock_out_attention", "restore", "scale_neurons", "sever"]
 
 Positions: TypeAlias = int | Iterable[int]
+
+
+_ALONE = " (in generate() with a key-value cache every new token runs alone: pass use_past_kv_cache=False)"
 
 
 @runtime_checkable
@@ -67,22 +70,33 @@ def corrupt(positions: Positions, noise: Corruption) -> Hooks:
         noise: corruption settings; scales that depend on the model must be resolved first (``noise.resolve(model)``).
 
     Returns:
-        One hook on ``hook_embed``: the token embedding's output, before positions are added.
+        Two hooks: one on ``hook_embed``, the token embedding's output before positions are added; one on block 0's input, which refuses a run
+        that never came past the first (``HookedTransformer.generate`` embeds without it).
 
     Raises:
-        CorruptionError: on running, when the noise does not fit the prompt.
+        CorruptionError: on running, when the noise does not fit the prompt, or the run starts after the embedding.
     """
     span = as_positions(positions)
     if not span:
         raise CorruptionError("no position to corrupt was given; pass a span with at least one token.")
 
+    corrupted: list[bool] = []
+
     def corrupt_embeddings(embeddings: torch.Tensor, *, hook: object) -> torch.Tensor:
         _check_reach(embeddings, span, EMBED)
+        corrupted[:] = [True]
         changed = embeddings.clone()
         changed[:, list(span)] = noise.corrupted(embeddings, span)
         return changed
 
-    return [(EMBED, corrupt_embeddings)]
+    def check_corrupted(_: torch.Tensor, *, hook: object) -> None:
+        if not corrupted:
+            raise CorruptionError(
+                f"this run started after {EMBED}, so its embeddings cannot be corrupted; call the model itself, token by token instead of generate()."
+            )
+        corrupted.clear()
+
+    return [(EMBED, corrupt_embeddings), (block_input(0), check_corrupted)]
 
 
 @public
@@ -279,7 +293,7 @@ def _write(recorded: Activations, name: str, where: Positions | None, units: int
         if source.shape[1:] != activation.shape[1:] or source.shape[0] not in (1, activation.shape[0]):
             raise ComponentError(
                 f"recorded {name} has shape {tuple(source.shape)}, the running one {tuple(activation.shape)}; "
-                "record it on a prompt of the same length."
+                f"record it on a prompt of the same length{_ALONE * (activation.shape[1] == 1)}."
             )
         if positions is not None:
             _check_reach(activation, positions, name)
@@ -308,4 +322,6 @@ def _check_reach(activation: torch.Tensor, positions: Iterable[int], name: str) 
     length = activation.shape[1]
     for position in positions:
         if not -length <= position < length:
-            raise ComponentError(f"position {position} is outside the {length} positions of {name}; pass positions from 0 to {length - 1}.")
+            raise ComponentError(
+                f"position {position} is outside the {length} positions of {name}; pass positions from 0 to {length - 1}{_ALONE * (length == 1)}."
+            )

@@ -256,3 +256,41 @@ def test_the_lock_is_of_one_model_and_re_entrant(gpt2, own):
         thread.start()
         thread.join()
         assert taken == [1, 2]
+
+
+GREEDY = {"max_new_tokens": 4, "do_sample": False, "verbose": False, "return_type": "tokens"}
+
+
+def one_by_one(model, tokens, hooks):
+    """What `generate` should give: whole forwards, a token at a time."""
+    for _ in range(GREEDY["max_new_tokens"]):
+        logits = model.run_with_hooks(tokens, fwd_hooks=hooks)
+        tokens = torch.cat([tokens, logits[:, -1:].argmax(-1)], dim=1)
+    return tokens
+
+
+@pytest.mark.parametrize("name", [name for name in ("bridge-gpt2", "bridge-llama", "ht-gpt2") if name in BUILDERS])
+@pytest.mark.parametrize("cached", [True, False])
+def test_hooks_in_generate(name, cached):
+    """The table of docs/editing.md: what works, and what is refused at the first token that it would be wrong for."""
+    model, tokens = build(name), torch.tensor([[7, 8, 9, 1, 2, 3, 4]])
+    before, model.tokenizer = model.tokenizer, tokenizer_of_sixty_words()
+    recorded = model.run_with_cache(tokens)[1]
+    always = [random_edit(model, (1,), 1).hooks(), tlk.scale_neurons([(0, 3)], 0.0), tlk.scale_neurons([(0, 3)], 0.0, positions=-1)]
+    uncached = [tlk.scale_neurons([(0, 3)], 0.0, positions=2), tlk.knock_out_attention(6, [0], layers=[0])]
+    embedding = tlk.corrupt([1], tlk.GaussianNoise(3.0))
+    never = [tlk.restore(recorded, "mlp_out", layers=[1], positions=2), tlk.sever(recorded, "mlp_out", layers=[1])]
+    (never if name == "ht-gpt2" else uncached).append(embedding)
+    try:
+        for hooks in [*always, *uncached, *never]:
+            with model.hooks(fwd_hooks=hooks):
+                if hooks in always or (hooks in uncached and not cached):
+                    generated = model.generate(tokens, use_past_kv_cache=cached, **GREEDY)
+                else:
+                    with pytest.raises(tlk.errors.InputError, match=r"generate|same length|do not lie in the prompt"):
+                        model.generate(tokens, use_past_kv_cache=cached, **GREEDY)
+                    continue
+            assert generated.tolist() == one_by_one(model, tokens, hooks).tolist()
+    finally:
+        model.tokenizer = before
+    assert hooks_left(model) == []
