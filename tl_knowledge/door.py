@@ -41,7 +41,7 @@ _CONF = BeartypeConf(is_pep484_tower=True)  # an int is a float
 
 NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
     "memory_budget": (lambda n: 0 < n < 2**63, "above 0 and below 2**63, in bytes"),
-    **dict.fromkeys(("threshold", "shared_by", "factor"), (lambda n: not math.isnan(n), "a number")),
+    **dict.fromkeys(("threshold", "shared_by"), (lambda n: not math.isnan(n), "a number")),
 }
 """What a number may be, by the name of its argument, where the function itself does not say."""
 

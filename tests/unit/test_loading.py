@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+import random
+import shutil
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from support import build
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -97,3 +101,48 @@ def test_names_of_transformer_lens_reach_the_right_class(monkeypatch, name, expe
     monkeypatch.setattr(encoder, "from_pretrained", lambda name, **_: names.append(name) or build("hooked-encoder"))
     monkeypatch.setattr(transformer, "from_pretrained_no_processing", lambda name, **_: names.append(name) or build("ht-gpt2"))
     assert tlk.load_model(name, device="cpu", requires_grad=True) is build(expected) and names == [name]
+
+
+@pytest.fixture
+def copied(tmp_path):
+    """The bundled model's files, to be broken."""
+    for name in ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tlk.factlm.directory / name, tmp_path / name)
+    return tmp_path
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_missing_weights_are_named_and_never_drawn(copied, backend):
+    weights = load_file(copied / "model.safetensors")
+    del weights["transformer.h.3.mlp.c_proj.weight"], weights["transformer.h.1.ln_1.bias"]
+    save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(DataError, match=r"not complete: transformer\.h\.1\.ln_1\.bias, transformer\.h\.3\.mlp\.c_proj\.weight missing"):
+        tlk.load_model(copied, backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.json", b"{"),
+        ("config.json", b'{"model_type": "no_such_type"}'),
+        ("config.json", b"[]"),
+        ("model.safetensors", b""),
+        ("model.safetensors", None),
+        ("tokenizer.json", b"{}"),
+    ],
+)
+def test_broken_files_are_our_error(copied, backend, file, content):
+    whole = (copied / file).read_bytes()
+    (copied / file).write_bytes(whole[: len(whole) // 2] if content is None else content)
+    with pytest.raises((DataError, UnsupportedModelError), match=r"cannot load model|is no GPT-2 model"):
+        tlk.load_model(copied, backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_loading_uses_up_no_random_numbers(backend):
+    torch.manual_seed(3)
+    before = torch.random.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist(), torch.is_grad_enabled(), torch.get_default_dtype()
+    tlk.load_model("factlm", backend=backend)
+    after = torch.random.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist(), torch.is_grad_enabled(), torch.get_default_dtype()
+    assert torch.equal(before[0], after[0]) and before[1:] == after[1:]

@@ -15,8 +15,9 @@ import torch
 import transformer_lens
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from tl_knowledge.errors import DataError, UnsupportedModelError, check_choice
+from tl_knowledge.errors import DataError, TLKnowledgeError, UnsupportedModelError, check_choice
 from tl_knowledge.models.checks import check_model
+from tl_knowledge.models.complete import every_tensor_loaded, randomness_kept
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.models.quiet import loading_quietly
 
@@ -58,7 +59,7 @@ def load_model(
         requires_grad: leave gradients on for the weights.
 
     Raises:
-        DataError: the name or directory cannot be loaded.
+        DataError: the name or directory cannot be loaded, or lacks some of the weights.
         InputError: an unknown backend.
         UnsupportedModelError: a backend that the installed TransformerLens does not have, or a model that no method here can work on.
 
@@ -74,11 +75,14 @@ def load_model(
     load = _load_bridge if _resolve_backend(name, backend) == "bridge" else _load_hooked_transformer
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        with loading_quietly():
+        with loading_quietly(), randomness_kept(), every_tensor_loaded(name):
             loaded = load(name, process_weights=process_weights, device=device, dtype=dtype)
-    except (OSError, ValueError) as error:
+    except TLKnowledgeError:
+        raise
+    except Exception as error:  # of transformers, safetensors and TransformerLens, whatever is wrong with the files
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(
-            f"cannot load model {name!r}: {str(error).splitlines()[0]}; pass 'factlm', a reachable Hugging Face id, or a directory with config.json."
+            f"cannot load model {name!r}: {reason}; pass 'factlm', a Hugging Face id, or a directory with config.json, weights and tokenizer."
         ) from error
     loaded.eval()
     for parameter in loaded.parameters():
