@@ -8,13 +8,11 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from tl_knowledge.door import public
 from tl_knowledge.drawing.look import MUTED, PALETTE, RED, label_text, layout
 
 __all__ = ["bar_chart", "grouped_bars", "labelled_points"]
 
 
-@public
 def bar_chart(
     labels: Sequence[str],
     values: Sequence[float],
@@ -36,7 +34,6 @@ def bar_chart(
     return figure
 
 
-@public
 def grouped_bars(
     groups: Sequence[str], bars: Mapping[str, Sequence[tuple[float, float, float]]], *, title: str, subtitle: str, group_axis: str, value_axis: str
 ) -> go.Figure:
@@ -61,7 +58,6 @@ def grouped_bars(
     return figure
 
 
-@public
 def labelled_points(
     groups: Sequence[str], labels: Sequence[str], values: Sequence[float], marked: Sequence[bool], *, title: str, subtitle: str, value_axis: str
 ) -> go.Figure:

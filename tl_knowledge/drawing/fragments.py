@@ -12,7 +12,6 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from tl_knowledge.door import public
 from tl_knowledge.results.plain_text import printable
 
 __all__ = ["Markup", "from_template", "heading", "markup", "note"]
@@ -42,7 +41,6 @@ def markup(template: str, /, **values: Any) -> Markup:
     return Markup(_compiled(template).render(**values))
 
 
-@public
 def heading(text: str, level: int = 2) -> Markup:
     """A heading: 2 is a chapter of the page, 3 a part of a chapter.
 
@@ -53,7 +51,6 @@ def heading(text: str, level: int = 2) -> Markup:
     return markup("<h{{ level }}>{{ text }}</h{{ level }}>", level=level, text=text)
 
 
-@public
 def note(text: str) -> Markup:
     """A paragraph in small grey type: what a figure shows, and how to read it.
 

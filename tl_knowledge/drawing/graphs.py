@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import plotly.graph_objects as go
 
-from tl_knowledge.door import public
 from tl_knowledge.drawing.look import label_text, layout
 
 __all__ = ["Arrow", "GraphPoint", "graph"]
@@ -48,7 +47,6 @@ class Arrow:
     name: str | None = None
 
 
-@public
 def graph(
     points: Sequence[GraphPoint],
     arrows: Sequence[Arrow],

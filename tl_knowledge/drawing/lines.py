@@ -10,7 +10,6 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from tl_knowledge.door import public
 from tl_knowledge.drawing.look import DASHES, INK, MUTED, PALETTE, label_text, layout
 
 __all__ = ["Line", "LinePanel", "line_panels"]
@@ -44,7 +43,6 @@ class LinePanel:
     lines: Sequence[Line]
 
 
-@public
 def line_panels(
     panels: Sequence[LinePanel], *, title: str, subtitle: str, x_axis: str, y_axis: str, columns: int | None = None, percent: bool = False
 ) -> go.Figure:

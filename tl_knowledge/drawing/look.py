@@ -7,7 +7,6 @@ from typing import Any
 import plotly.graph_objects as go
 from markupsafe import escape
 
-from tl_knowledge.door import public
 from tl_knowledge.results.plain_text import printable
 
 __all__ = ["DASHES", "FONT", "INK", "MUTED", "PALETTE", "RED", "dark", "label_text", "layout"]
@@ -52,7 +51,6 @@ _NIGHT = {
 }
 
 
-@public
 def dark(figure: go.Figure) -> go.Figure:
     """A copy of any figure of this package for a dark background; heat maps keep their scales.
 

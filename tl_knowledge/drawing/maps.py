@@ -11,7 +11,6 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from tl_knowledge.door import public
 from tl_knowledge.drawing.look import INK, label_text, layout
 
 __all__ = ["HeatMap", "heat_maps"]
@@ -36,7 +35,6 @@ class HeatMap:
     colours: str = "Purples"
 
 
-@public
 def heat_maps(maps: Sequence[HeatMap], *, title: str, subtitle: str, colour_axis: str, columns: int | None = None) -> go.Figure:
     """Heat maps side by side on one common colour range, so that equal colours mean equal values.
 

@@ -15,7 +15,6 @@ import plotly.graph_objects as go
 import plotly.io
 import plotly.offline
 
-from tl_knowledge.door import public
 from tl_knowledge.drawing.fragments import Markup, from_template, heading, markup, note
 from tl_knowledge.drawing.scripts import circuitsvis_program, content_policy, data_in_script, json_in_script, script
 from tl_knowledge.errors import DataError, check_given
@@ -144,7 +143,6 @@ PagePart: TypeAlias = "str | Markup | Table | go.Figure | HtmlView | SideBySide"
 """A string is a paragraph of text; `markup` is HTML."""
 
 
-@public
 def html_page(title: str, parts: Iterable[PagePart]) -> str:
     """A self-contained page: no network needed.
 
@@ -213,14 +211,12 @@ class _Writer:
         return script(program)
 
 
-@public
 def marked_prompt(labels: Sequence[str], spans: Mapping[str, Iterable[int]], target: str) -> Markup:
     """The prompt's tokens, subject and relation in colour, and the answer."""
     role = {pos: name for name in ("relation", "subject") if name in spans for pos in spans[name]}
     return from_template("prompt.html", tokens=[(label, role.get(pos, "")) for pos, label in enumerate(labels)], target=target)
 
 
-@public
 def provenance_footer(provenance: Provenance) -> Markup:
     """How the numbers were computed, as a page's footer."""
     record = provenance.to_dict()

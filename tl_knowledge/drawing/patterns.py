@@ -7,14 +7,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from circuitsvis.attention import attention_heads
 
-from tl_knowledge.door import public
 from tl_knowledge.drawing.page import HtmlView
 from tl_knowledge.errors import ComponentError, UnsupportedModelError
 
 __all__ = ["pattern_view"]
 
 
-@public
 def pattern_view(patterns: Mapping[int, torch.Tensor], heads: Sequence[tuple[int, int]], labels: Sequence[str], what: str) -> HtmlView:
     """Patterns ``[head query key]`` of some layers' heads, one picture each.
 

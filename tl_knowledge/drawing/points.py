@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
-from tl_knowledge.door import public
 from tl_knowledge.drawing.look import MUTED, PALETTE, label_text, layout
 
 __all__ = ["Points", "scatter"]
@@ -30,7 +29,6 @@ class Points:
     labelled: frozenset[int] = frozenset()
 
 
-@public
 def scatter(groups: Mapping[str, Points], *, title: str, subtitle: str, x_axis: str, y_axis: str) -> go.Figure:
     """Groups differ in colour and symbol; names stand in the legend."""
     figure = go.Figure()

@@ -108,7 +108,7 @@ def determiner(pair: MinimalPair) -> str:
 
 @public
 def punctuation_groups(
-    model: AnyModel, sentences: Iterable[str], *, marks: Sequence[str] = MARKS, limit: int = 200, seed: int = 0
+    model: AnyModel, sentences: Iterable[str], *, marks: str | Sequence[str] = MARKS, limit: int = 200, seed: int = 0
 ) -> list[PromptGroup]:
     """Sentences cut off before their last mark, which the model is to predict (Wen and Bai, section 5.5): a group for each mark.
 
