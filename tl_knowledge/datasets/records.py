@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,7 +122,7 @@ def _file_rows(path: Path) -> Iterator[Row]:
     if path.name.removesuffix(".gz").endswith(".json"):  # one record, over as many lines as it likes
         yield _row(path, 1, _parsed(path, text, 1))
         return
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(re.split(r"\r\n|\n|\r", text), start=1):  # U+2028 and others are allowed inside a line
         if line.strip():
             yield _row(path, number, _parsed(path, line, number))
 
@@ -139,6 +140,8 @@ def _array_rows(path: Path, text: str) -> Iterator[Row]:
             value, at = decoder.raw_decode(text, at)
         except json.JSONDecodeError as error:
             raise DataError(f"{path}, line {error.lineno}: not JSON ({error.msg}); mend the file or fetch it again.") from error
+        except RecursionError as error:
+            raise DataError(f"{path}, line {line}: nested too deeply for a record; mend the file or fetch it again.") from error
         yield _row(path, line, value)
 
 
@@ -147,6 +150,8 @@ def _parsed(path: Path, text: str, line: int) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {line + error.lineno - 1}: not JSON ({error.msg}); mend the file or fetch it again.") from error
+    except RecursionError as error:
+        raise DataError(f"{path}, line {line}: nested too deeply for a record; mend the file or fetch it again.") from error
 
 
 def _row(path: Path, line: int, value: Any) -> Row:

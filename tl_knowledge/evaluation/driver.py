@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, is_dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -95,17 +95,19 @@ def evaluate(
     run = _Run(model, method, moments, settings, own_measures, progress)
     per_part = max(CASES_PER_PART // batch_size, 1) * batch_size if protocol == "single" else len(given)
     parts = list(chunked(given, per_part))
-    folder = None if store is None else RunFolder(store, run_key(model, given, method, moments, settings, own_measures), "evaluate()")
-    finished = set() if folder is None else set(folder.finished())
-    tables: list[pd.DataFrame] = []
-    for number, part in enumerate(progress_bar(parts, what="edit and measure", unit="part", progress=progress and len(parts) > 1)):
-        if folder is not None and number in finished:
-            tables.append(EditReport.load(folder.part(number)).table)
-            continue
-        table = pd.DataFrame(run.rows(part, number * per_part))
-        if folder is not None:
-            EditReport(table, settings, provenance).save(folder.part(number))
-        tables.append(table)
+    with ExitStack() as stack:
+        key = run_key(model, given, method, moments, settings, own_measures)
+        folder = None if store is None else stack.enter_context(closing(RunFolder(store, key, "evaluate()")))
+        finished = set() if folder is None else set(folder.finished())
+        tables: list[pd.DataFrame] = []
+        for number, part in enumerate(progress_bar(parts, what="edit and measure", unit="part", progress=progress and len(parts) > 1)):
+            if folder is not None and number in finished:
+                tables.append(EditReport.load(folder.part(number)).table)
+                continue
+            table = pd.DataFrame(run.rows(part, number * per_part))
+            if folder is not None:
+                EditReport(table, settings, provenance).save(folder.part(number))
+            tables.append(table)
     return EditReport(pd.concat(tables, ignore_index=True), settings, provenance)
 
 

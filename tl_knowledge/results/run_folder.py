@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from tl_knowledge.errors import DataError
-from tl_knowledge.results.storage import remove_partial_files, write_text
+from tl_knowledge.results.storage import PARTIAL, check_writable, remove_partial_files, write_text
 
 __all__ = ["RunFolder"]
 
 
+LOCK = ".lock"
+PART = re.compile(r"part-(\d{5})\.parquet")
+
+
 class RunFolder:
-    """One run's folder."""
+    """One run's folder, which one run at a time has: `close` lets it go, as the end of the process does, however it ends."""
 
     def __init__(self, directory: str | os.PathLike[str], run: dict[str, Any], name: str) -> None:
         """Open or create the folder.
@@ -24,25 +31,60 @@ class RunFolder:
             name: of the function, for the messages.
 
         Raises:
-            DataError: the folder holds another run, or something else.
+            DataError: the folder holds another run, or something else, another process is at work in it, or it cannot be written.
         """
         self.directory, self.name = Path(directory), name
+        check_writable(self.directory)
         path = self.directory / "run.json"
-        if path.is_file():
-            self._check_same(json.loads(path.read_text(encoding="utf-8")), run)
-            remove_partial_files(self.directory)
-        elif self.directory.exists() and (not self.directory.is_dir() or any(self.directory.iterdir())):
+        if not path.is_file() and self.directory.exists() and (not self.directory.is_dir() or any(self._strangers())):
             raise DataError(f"{str(self.directory)!r} exists and is no folder of a {name} run; pass a new or an empty folder.")
-        else:
-            write_text(path, json.dumps(run, indent=2))
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self.directory / LOCK)
+        self._take()
+        try:
+            if path.is_file():
+                self._check_same(self._read(path), run)
+                remove_partial_files(self.directory)
+                self._refuse_strangers()
+            else:
+                write_text(path, json.dumps(run, indent=2))
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let others at the folder."""
+        self._lock.release()
 
     def finished(self) -> list[int]:
         """Numbers of the parts that are there."""
-        return sorted(int(path.stem.removeprefix("part-")) for path in self.directory.glob("part-*.parquet"))
+        return sorted(int(part[1]) for path in self.directory.iterdir() if (part := PART.fullmatch(path.name)))
 
     def part(self, number: int) -> Path:
         """A part's file."""
         return self.directory / f"part-{number:05d}.parquet"
+
+    def _take(self) -> None:
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise DataError(f"another {self.name} run is at work in {str(self.directory)!r}; wait for it, or pass another folder.") from error
+
+    def _strangers(self) -> list[str]:
+        known = {"run.json", LOCK}
+        return sorted(path.name for path in self.directory.iterdir() if path.name not in known and not path.name.endswith(PARTIAL))
+
+    def _refuse_strangers(self) -> None:
+        strange = [name for name in self._strangers() if name.startswith("part-") and not PART.fullmatch(name)]
+        if strange:
+            raise DataError(f"{str(self.directory)!r} holds {strange[0]!r}, which is no part of a {self.name} run; take it out.")
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        try:
+            there = json.loads(path.read_text(encoding="utf-8"))
+            return {**there, "settings": {**there["settings"]}}
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+            raise DataError(f"{str(path)!r} is damaged ({error}); delete the folder, or pass a new one.") from error
 
     def _check_same(self, there: dict[str, Any], now: dict[str, Any]) -> None:
         settings: dict[str, Any] = there.pop("settings", {})

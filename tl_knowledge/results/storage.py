@@ -1,14 +1,16 @@
 """Results on disk: a ``.safetensors`` file or a parquet table, whose header carries the rest as JSON. Never pickle.
 
-A file is written beside its final name and moved there in one step, so no reader ever sees half a file.
+A file is written beside its final name and moved there in one step, so no reader ever sees half a file. Its header has a checksum of everything
+in it, which is compared on reading: a file that lost a bit is refused, and never gives other values.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -21,9 +23,19 @@ from safetensors.torch import save_file
 
 from tl_knowledge.errors import DataError
 
-__all__ = ["SCHEMA_VERSION", "read_result", "read_table", "remove_partial_files", "write_result", "write_table", "write_text"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "check_writable",
+    "check_writable_file",
+    "read_result",
+    "read_table",
+    "remove_partial_files",
+    "write_result",
+    "write_table",
+    "write_text",
+]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 had no checksum
 Table: TypeAlias = Any  # pyarrow has no types
 PARTIAL = ".partial"
 
@@ -37,9 +49,10 @@ def write_result(path: str | os.PathLike[str], kind: str, tensors: dict[str, tor
     """
     target = Path(path)
     target = target if target.suffix else target.with_suffix(".safetensors")
-    header = {"tl_knowledge": _header(kind, fields)}
+    own = _of_their_own(tensors)
+    header = {"tl_knowledge": _header(kind, fields, _tensor_bytes(own))}
     with _moved_into_place(target) as partial:
-        save_file(_of_their_own(tensors), partial, metadata=header)
+        save_file(own, partial, metadata=header)
     return target
 
 
@@ -77,15 +90,16 @@ def read_result(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, torc
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except Exception as error:
         raise DataError(f"cannot read {str(source)!r} as a saved {kind}: {error}; pass a file written by {kind}.save().") from error
-    return tensors, _fields(metadata.get("tl_knowledge"), source, kind)
+    return tensors, _fields(metadata.get("tl_knowledge"), source, kind, _tensor_bytes(tensors))
 
 
 def write_table(path: str | os.PathLike[str], kind: str, table: Table, fields: dict[str, Any]) -> Path:
     """Write a table and JSON-able fields to one parquet file, in one step; ``.parquet`` is appended when it has no suffix."""
     target = Path(path)
     target = target if target.suffix else target.with_suffix(".parquet")
+    header = _header(kind, fields, _table_bytes(_as_read(table)))
     with _moved_into_place(target) as partial:
-        pq.write_table(table.replace_schema_metadata({"tl_knowledge": _header(kind, fields)}), partial, compression="zstd")
+        pq.write_table(table.replace_schema_metadata({"tl_knowledge": header}), partial, compression="zstd")
     return target
 
 
@@ -99,11 +113,11 @@ def read_table(path: str | os.PathLike[str], kind: str) -> tuple[Table, dict[str
     source = source if source.suffix else source.with_suffix(".parquet")
     try:
         table: Table = pq.ParquetFile(source).read()
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(f"cannot read {str(source)!r} as a saved {kind}: {error}; pass a file written by {kind}.save().") from error
     metadata: dict[bytes, bytes] = table.schema.metadata or {}
     written = metadata.get(b"tl_knowledge")
-    return table, _fields(None if written is None else written.decode(), source, kind)
+    return table, _fields(None if written is None else written.decode(errors="replace"), source, kind, _table_bytes(table))
 
 
 def remove_partial_files(directory: Path) -> None:
@@ -112,15 +126,79 @@ def remove_partial_files(directory: Path) -> None:
         left.unlink()
 
 
-def _header(kind: str, fields: dict[str, Any]) -> str:
-    return json.dumps({"schema": SCHEMA_VERSION, "kind": kind, "fields": fields})
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Find out, before anything is computed for it, whether a file or folder can be written; nothing is made.
+
+    Raises:
+        DataError: it cannot, and why.
+    """
+    target = Path(path)
+    there = next((parent for parent in (target, *target.absolute().parents) if parent.exists()), Path("/"))
+    if there != target and not there.is_dir():
+        raise DataError(f"cannot write {str(target)!r}: {str(there)!r} is no folder; pass another path.")
+    if not os.access(there, os.W_OK):
+        raise DataError(f"cannot write {str(target)!r}: {str(there)!r} is read-only; pass a path that you may write to.")
 
 
-def _fields(written: str | None, source: Path, kind: str) -> dict[str, Any]:
-    """The fields of a file's header, refusing other kinds and newer schemas."""
+def check_writable_file(path: str | os.PathLike[str]) -> None:
+    """`check_writable` of a file: a folder is none.
+
+    Raises:
+        DataError: it cannot be written, and why.
+    """
+    if Path(path).is_dir():
+        raise DataError(f"cannot write {os.fspath(path)!r}: it is a folder; pass the path of a file.")
+    check_writable(path)
+
+
+def _header(kind: str, fields: dict[str, Any], content: Iterable[bytes]) -> str:
+    written = {"schema": SCHEMA_VERSION, "kind": kind, "fields": fields}
+    return json.dumps(written | {"sha256": _checksum(written, content)})
+
+
+def _checksum(header: dict[str, Any], content: Iterable[bytes]) -> str:
+    digest = hashlib.sha256(json.dumps(header).encode())
+    for part in content:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _tensor_bytes(tensors: Mapping[str, torch.Tensor]) -> Iterator[bytes]:
+    for name, tensor in sorted(tensors.items()):
+        yield json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode()
+        yield tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
+def _table_bytes(table: Table) -> Iterator[bytes]:
+    sink = pa.BufferOutputStream()
+    whole = table.replace_schema_metadata(None).combine_chunks()
+    with pa.ipc.new_stream(sink, whole.schema) as stream:
+        stream.write_table(whole)
+    yield sink.getvalue().to_pybytes()
+
+
+def _as_read(table: Table) -> Table:
+    """A table as it comes back from a file: in parquet some types and buffers become others."""
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer, compression="zstd")
+    return pq.ParquetFile(pa.BufferReader(buffer.getvalue())).read()
+
+
+def _fields(written: str | None, source: Path, kind: str, content: Iterable[bytes]) -> dict[str, Any]:
+    """The fields of a file's header, refusing other kinds, newer schemas and what is not as it was written."""
     if written is None:
         raise DataError(f"{str(source)!r} was not written by tl_knowledge; pass a file written by {kind}.save().")
-    header: dict[str, Any] = json.loads(written)
+    damaged = f"{str(source)!r} is damaged: it is not what was written; compute it again, or restore it from a copy."
+    try:
+        header: dict[str, Any] = json.loads(written)
+        checksum = header.pop("sha256", None)
+        if header["schema"] > 1 and (checksum is None or checksum != _checksum(header, content)):
+            raise DataError(damaged)
+        header["kind"], header["fields"].items()
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(damaged) from error
     if header["kind"] != kind:
         raise DataError(f"{str(source)!r} holds a {header['kind']}, not a {kind}; load it with {header['kind']}.load().")
     if header["schema"] > SCHEMA_VERSION:
@@ -131,14 +209,39 @@ def _fields(written: str | None, source: Path, kind: str) -> dict[str, Any]:
 @contextmanager
 def _moved_into_place(target: Path) -> Generator[Path]:
     """Hand out a temporary path in the target's folder; on success move it to the target, on failure remove it."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=PARTIAL)
-    os.close(handle)
-    partial = Path(name)
+    target = Path(os.path.realpath(target))  # through links, which stay
+    if target.exists() and not target.is_file():  # a device or a pipe is written to, not replaced
+        with tempfile.TemporaryDirectory() as folder:
+            partial = Path(folder) / "whole"
+            yield partial
+            _copy_to(partial, target)
+        return
+    partial = None
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=target.name[:100], suffix=PARTIAL)
+        os.close(handle)
+        partial = Path(name)
         yield partial
-        partial.chmod(0o644)
+        partial.chmod(0o666 & ~_umask())
         partial.replace(target)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    except OSError as error:
+        raise DataError(f"cannot write {str(target)!r}: {error.strerror or error}; pass a path that can be written to, or make room.") from error
+    finally:
+        if partial is not None:
+            partial.unlink(missing_ok=True)
+
+
+def _copy_to(file: Path, device: Path) -> None:
+    try:
+        with device.open("wb", buffering=0) as out:
+            out.write(file.read_bytes())
+    except OSError as error:
+        raise DataError(f"cannot write {str(device)!r}: {error.strerror or error}; pass the path of a file.") from error
+
+
+def _umask() -> int:
+    """The process' own; it can only be read by setting it."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return umask

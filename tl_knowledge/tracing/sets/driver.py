@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 from more_itertools import always_iterable, chunked
@@ -112,8 +113,11 @@ def trace_facts(
     execution = Execution(engine, memory_budget)
     survey.check()
     execution.check()
-    run = _Run(model, survey, execution, TraceStore(store, survey, given, facts_per_part) if store else None, runner, workers, progress)
-    return TraceAverage.from_part(join_parts(run.compute(dict(enumerate(chunked(enumerate(given), facts_per_part))))))
+    parts = dict(enumerate(chunked(enumerate(given), facts_per_part)))
+    with ExitStack() as stack:
+        folder = stack.enter_context(closing(TraceStore(store, survey, given, facts_per_part))) if store else None
+        run = _Run(model, survey, execution, folder, runner, workers, progress)
+        return TraceAverage.from_part(join_parts(run.compute(parts)))
 
 
 @dataclass(frozen=True, eq=False)

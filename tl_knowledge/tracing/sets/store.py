@@ -123,6 +123,10 @@ class TraceStore:
         self.folder = RunFolder(directory, run, "trace_facts()")
         self._weights: str | None = None
 
+    def close(self) -> None:
+        """Let others at the folder."""
+        self.folder.close()
+
     def finished(self) -> dict[int, PartResult]:
         """The parts that are there, by number."""
         return {number: read_part(self.folder.part(number)) for number in self.folder.finished()}
