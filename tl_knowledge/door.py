@@ -92,7 +92,7 @@ def public(function: AnyCallable) -> AnyCallable:
     """
     if isinstance(function, type):
         function.__init__ = public(function.__init__)
-        return function
+        return function  # pyright: ignore[reportReturnType]
     own = signature(function)
 
     @wraps(function)

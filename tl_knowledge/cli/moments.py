@@ -18,7 +18,7 @@ HEADER = ("layer", "neurons", "tokens", "condition number", "change since half o
 
 
 def moments_command(
-    out: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
+    out: Annotated[Path, typer.Argument(help="The .safetensors file to write.", callback=options.writable)],
     model: options.Model = "factlm",
     corpus: options.Corpus = None,
     layer: options.Layers = None,

@@ -15,6 +15,7 @@ from tl_knowledge.datasets import FACT_SETS
 from tl_knowledge.editing import METHODS
 from tl_knowledge.errors import ComponentError, DataError, InputError, check_choice
 from tl_knowledge.models.hook_names import Module
+from tl_knowledge.results.writable import check_writable_file
 
 __all__ = [
     "AsJson",
@@ -42,6 +43,7 @@ __all__ = [
     "Variant",
     "Window",
     "choice",
+    "writable",
 ]
 
 
@@ -58,9 +60,16 @@ def choice(word: str, choices: Any, note: str = "", error: type[InputError] = In
     def check(value: Any) -> Any:
         for each in [value] if isinstance(value, str) else value or ():
             check_choice(word, each, choices, error)
-        return value
+        return list(dict.fromkeys(value)) if isinstance(value, list) else value  # what is said twice counts once
 
     return typer.Option(help=f"{', '.join(get_args(choices) or choices)}{note}.", callback=check)
+
+
+def writable(path: Path | None) -> Path | None:
+    """A file to write, tried before anything is computed for it."""
+    if path is not None:
+        check_writable_file(path)
+    return path
 
 
 Model: TypeAlias = Annotated[str, typer.Option(help="'factlm', a Hugging Face id or a local directory.")]
@@ -89,5 +98,5 @@ Corpus: TypeAlias = Annotated[Path | None, typer.Option(help="A text file, one t
 Store: TypeAlias = Annotated[Path | None, typer.Option(help="A folder: a run that was stopped goes on from there.")]
 MemoryBudget: TypeAlias = Annotated[int, typer.Option(min=1, help="Bytes that activations may take.")]
 Progress: TypeAlias = Annotated[bool, typer.Option("--progress/--no-progress", help="Show a progress bar; never with --json.")]
-Page: TypeAlias = Annotated[Path | None, typer.Option(help="Write an HTML page.")]
+Page: TypeAlias = Annotated[Path | None, typer.Option(help="Write an HTML page.", callback=writable)]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]

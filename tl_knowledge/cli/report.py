@@ -36,7 +36,7 @@ def report_command(
     samples: options.Samples = 10,
     seed: options.Seed = 0,
     progress: options.Progress = True,
-    out: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
+    out: Annotated[Path, typer.Option(help="The page.", callback=options.writable)] = Path("report.html"),
     as_json: options.AsJson = False,
 ) -> None:
     """Write one page about one fact, from its trace to its edit.

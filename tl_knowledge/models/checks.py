@@ -53,7 +53,7 @@ def check_layers(model: HookedModel, layers: Sequence[int] | None) -> tuple[int,
     for layer in layers:
         if not 0 <= layer < layer_count(model):
             raise ComponentError(f"layer {layer} is outside {model_name(model)}; it has layers 0 to {layer_count(model) - 1}.")
-    return tuple(layers)
+    return tuple(dict.fromkeys(layers))
 
 
 def _dropout(model: HookedModel) -> float:

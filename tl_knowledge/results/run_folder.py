@@ -11,7 +11,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from tl_knowledge.errors import DataError
-from tl_knowledge.results.storage import PARTIAL, check_writable, remove_partial_files, write_text
+from tl_knowledge.results.storage import PARTIAL, remove_partial_files, write_text
+from tl_knowledge.results.writable import check_writable
 
 __all__ = ["RunFolder"]
 

@@ -25,8 +25,6 @@ from tl_knowledge.errors import DataError
 
 __all__ = [
     "SCHEMA_VERSION",
-    "check_writable",
-    "check_writable_file",
     "read_result",
     "read_table",
     "remove_partial_files",
@@ -126,31 +124,6 @@ def remove_partial_files(directory: Path) -> None:
         left.unlink()
 
 
-def check_writable(path: str | os.PathLike[str]) -> None:
-    """Find out, before anything is computed for it, whether a file or folder can be written; nothing is made.
-
-    Raises:
-        DataError: it cannot, and why.
-    """
-    target = Path(path)
-    there = next((parent for parent in (target, *target.absolute().parents) if parent.exists()), Path("/"))
-    if there != target and not there.is_dir():
-        raise DataError(f"cannot write {str(target)!r}: {str(there)!r} is no folder; pass another path.")
-    if not os.access(there, os.W_OK):
-        raise DataError(f"cannot write {str(target)!r}: {str(there)!r} is read-only; pass a path that you may write to.")
-
-
-def check_writable_file(path: str | os.PathLike[str]) -> None:
-    """`check_writable` of a file: a folder is none.
-
-    Raises:
-        DataError: it cannot be written, and why.
-    """
-    if Path(path).is_dir():
-        raise DataError(f"cannot write {os.fspath(path)!r}: it is a folder; pass the path of a file.")
-    check_writable(path)
-
-
 def _header(kind: str, fields: dict[str, Any], content: Iterable[bytes]) -> str:
     written = {"schema": SCHEMA_VERSION, "kind": kind, "fields": fields}
     return json.dumps(written | {"sha256": _checksum(written, content)})
@@ -194,7 +167,7 @@ def _fields(written: str | None, source: Path, kind: str, content: Iterable[byte
         checksum = header.pop("sha256", None)
         if header["schema"] > 1 and (checksum is None or checksum != _checksum(header, content)):
             raise DataError(damaged)
-        header["kind"], header["fields"].items()
+        _ = header["kind"], header["fields"].items()
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         if isinstance(error, DataError):
             raise

@@ -98,9 +98,9 @@ def trace_facts(
     given = check_given(always_iterable(facts, Fact), "fact")
     settings = drawn_noise(noise).seeded(seed)
     survey = Survey(
-        corrupt=tuple(always_iterable(corrupt)),
-        components=tuple(always_iterable(components)),
-        sever=tuple(always_iterable(sever)),
+        corrupt=tuple(dict.fromkeys(always_iterable(corrupt))),
+        components=tuple(dict.fromkeys(always_iterable(components))),
+        sever=tuple(dict.fromkeys(always_iterable(sever))),
         window=window,
         layers=None if layers is None else as_positions(layers),
         noise=settings.with_seed(None),
@@ -134,7 +134,7 @@ class _Run:
 
     def compute(self, parts: Mapping[int, Part]) -> list[PartResult]:
         """Compute what the store does not have, and return every part."""
-        results = self.store.finished() if self.store else {}
+        results = self.store.finished(parts) if self.store else {}
         missing = {number: part for number, part in parts.items() if number not in results}
         if self.store and results and (self.runner == "local" or not missing):  # a worker's parts are checked when they are written
             self.store.check_weights(weight_fingerprint(as_model(self.model)))

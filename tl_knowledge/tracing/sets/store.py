@@ -127,9 +127,21 @@ class TraceStore:
         """Let others at the folder."""
         self.folder.close()
 
-    def finished(self) -> dict[int, PartResult]:
-        """The parts that are there, by number."""
-        return {number: read_part(self.folder.part(number)) for number in self.folder.finished()}
+    def finished(self, parts: Mapping[int, Sequence[tuple[int, Fact]]]) -> dict[int, PartResult]:
+        """The parts that are there, by number.
+
+        Args:
+            parts: the facts that each should have, with their index.
+
+        Raises:
+            DataError: a part that has other facts.
+        """
+        results = {number: read_part(self.folder.part(number)) for number in self.folder.finished()}
+        for number, part in results.items():
+            there = sorted({trace.index for trace in part.traces} | set(part.header.skipped))
+            if there != [index for index, _ in parts.get(number, ())]:
+                raise DataError(f"{str(self.folder.part(number))!r} has other facts than its place in the run; delete it to have it computed again.")
+        return results
 
     def write(self, number: int, part: PartResult) -> None:
         """Add a finished part.

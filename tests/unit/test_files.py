@@ -1,0 +1,263 @@
+"""Files: what is damaged is refused, what is written is whole, and a run has its folder to itself."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from support import tokenizer_of_sixty_words
+from support.edits import random_edit
+from support.models import BUILDERS
+from typer.testing import CliRunner
+
+import tl_knowledge as tlk
+from tl_knowledge.cli import app
+from tl_knowledge.errors import DataError
+from tl_knowledge.results import storage
+from tl_knowledge.results.run_folder import RunFolder
+from tl_knowledge.results.writable import check_writable, check_writable_file
+
+pytestmark = pytest.mark.touches_model
+
+FLIPS = 40
+FACTS = [tlk.Fact(f"w{k} w9", "w1 {} w4 w8", f" w{k + 9}", relation="r") for k in range(3, 7)]
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    model = BUILDERS["bridge-gpt2"]()
+    model.tokenizer = tokenizer_of_sixty_words()
+    return model
+
+
+def values_of(result) -> str:
+    """Everything in a result, to compare."""
+    tensors: dict = {}
+    fields = storage_fields(result, tensors)
+    return json.dumps(fields, default=str, sort_keys=True) + "".join(f"{name}{tensor.tolist()}" for name, tensor in sorted(tensors.items()))
+
+
+def storage_fields(result, tensors):
+    from tl_knowledge.results.packing import packed_fields
+
+    return packed_fields(result, tensors)
+
+
+@pytest.fixture(scope="module")
+def saved(tiny, tmp_path_factory):
+    """A file of every kind: a trace, moments, an edit (safetensors), an average, a report, a perturbation test (parquet)."""
+    folder = tmp_path_factory.mktemp("saved")
+    prompt = tlk.Prompt.from_fact(tiny, FACTS[0])
+    case = tlk.EditCase(FACTS[0], " w11", (FACTS[0].rephrase("w2 {} w4"),), (FACTS[1],))
+    results = {
+        "trace": tlk.trace(tiny, prompt, 1.0, samples=2, progress=False),
+        "moments": tlk.collect_key_moments(tiny, ["w1 w2 w3 w4 w5"], layers=[1], progress=False),
+        "edit": random_edit(tiny, (1,), 1),
+        "average": tlk.trace_facts(tiny, FACTS, 1.0, samples=1, known_only=False, progress=False),
+        "report": tlk.evaluate(tiny, case, tlk.FineTune(1, steps=1), progress=False),
+        "test": tlk.tracing.perturb_embeddings(tiny, FACTS, 1.0, samples=1, progress=False),
+    }
+    return {name: (result, result.save(folder / name)) for name, result in results.items()}
+
+
+@pytest.mark.parametrize("kind", ["trace", "moments", "edit", "average", "report", "test"])
+def test_no_flipped_bit_goes_unnoticed(saved, kind, tmp_path):
+    """Refused, or in bytes that nobody reads: other values never."""
+    result, path = saved[kind]
+    whole, expected = path.read_bytes(), values_of(type(result).load(path))
+    draw, copy, refused = random.Random(kind), tmp_path / path.name, 0
+    for _ in range(FLIPS):
+        bit = draw.randrange(8 * len(whole))
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        copy.write_bytes(damaged)
+        try:
+            again = type(result).load(copy)
+        except DataError as error:
+            assert str(copy) in str(error)
+            refused += 1
+        else:
+            assert values_of(again) == expected
+    assert refused > FLIPS / 4
+
+
+@pytest.mark.parametrize("kind", ["trace", "average"])
+def test_a_cut_file_is_refused(saved, kind, tmp_path):
+    result, path = saved[kind]
+    for part in (0, 8, 100, path.stat().st_size - 1):
+        copy = tmp_path / path.name
+        copy.write_bytes(path.read_bytes()[:part])
+        with pytest.raises(DataError, match=r"cannot read|damaged"):
+            type(result).load(copy)
+
+
+def test_files_of_the_first_schema_are_still_read(tmp_path, monkeypatch):
+    header = json.dumps({"schema": 1, "kind": "Old", "fields": {"a": 1}})
+    storage.save_file({"x": torch.ones(2)}, tmp_path / "old.safetensors", metadata={"tl_knowledge": header})
+    tensors, fields = storage.read_result(tmp_path / "old", "Old")
+    assert fields == {"a": 1} and tensors["x"].tolist() == [1.0, 1.0]
+
+
+RUN = {"facts": "x", "settings": {"samples": 1}}
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [("{", "damaged"), ("[]", "damaged"), ("{}", "damaged"), ("[" * 100_000, "damaged"), (json.dumps(RUN | {"facts": "y"}), "other facts")],
+)
+def test_a_damaged_run_is_refused(tmp_path, content, complaint):
+    RunFolder(tmp_path / "run", RUN, "f()").close()
+    (tmp_path / "run" / "run.json").write_text(content)
+    with pytest.raises(DataError, match=complaint):
+        RunFolder(tmp_path / "run", RUN, "f()")
+
+
+def test_stray_and_foreign_parts_are_refused(tiny, tmp_path):
+    folder = tmp_path / "run"
+    call = {"samples": 1, "known_only": False, "facts_per_part": 2, "progress": False}
+    tlk.trace_facts(tiny, FACTS, 1.0, store=folder, **call)
+    (folder / "part-1.parquet").write_bytes((folder / "part-00001.parquet").read_bytes())
+    with pytest.raises(DataError, match=r"'part-1\.parquet', which is no part"):
+        tlk.trace_facts(tiny, FACTS, 1.0, store=folder, **call)
+    (folder / "part-1.parquet").unlink()
+    (folder / "part-00001.parquet").write_bytes((folder / "part-00000.parquet").read_bytes())
+    with pytest.raises(DataError, match=r"part-00001\.parquet.* has other facts than its place"):
+        tlk.trace_facts(tiny, FACTS, 1.0, store=folder, **call)
+
+
+def test_two_runs_on_one_folder(tmp_path):
+    first = RunFolder(tmp_path / "run", RUN, "f()")
+    partial = tmp_path / "run" / "part-00000.parquet.xyz.partial"
+    partial.write_text("half")
+    with pytest.raises(DataError, match=r"another f\(\) run is at work in .*/run'; wait for it"):
+        RunFolder(tmp_path / "run", RUN, "f()")
+    assert partial.exists()
+    first.close()
+    RunFolder(tmp_path / "run", RUN, "f()").close()
+    assert not partial.exists()
+
+
+def test_a_killed_run_leaves_no_lock(tmp_path):
+    opened = f"RunFolder({str(tmp_path / 'run')!r}, {RUN!r}, 'f()')"
+    program = f"from tl_knowledge.results.run_folder import RunFolder; import os; kept = {opened}; os.kill(os.getpid(), 9)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -signal.SIGKILL
+    RunFolder(tmp_path / "run", RUN, "f()").close()
+
+
+def test_killed_while_a_file_is_written(tiny, tmp_path):
+    """Half a part was written when the process was killed: the run goes on, and gives the same."""
+    program = textwrap.dedent(
+        f"""
+        import os, sys
+        sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+        from tl_knowledge.results import storage
+        real = storage.pq.write_table
+        written = []
+        def write(table, where, **kwargs):
+            real(table, where, **kwargs)
+            if isinstance(where, storage.Path):
+                written.append(where)
+                if len(written) == 2:
+                    whole = where.read_bytes()
+                    where.write_bytes(whole[: len(whole) // 2])
+                    os.kill(os.getpid(), 9)
+        storage.pq.write_table = write
+        from support.models import BUILDERS, tokenizer_of_sixty_words
+        import tl_knowledge as tlk
+        model = BUILDERS["bridge-gpt2"]()
+        model.tokenizer = tokenizer_of_sixty_words()
+        facts = [tlk.Fact(f"w{{k}} w9", "w1 {{}} w4 w8", f" w{{k + 9}}", relation="r") for k in range(3, 7)]
+        tlk.trace_facts(model, facts, 1.0, samples=1, known_only=False, facts_per_part=1, store={str(tmp_path / "run")!r}, progress=False)
+        """
+    )
+    killed = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    names = sorted(path.name for path in (tmp_path / "run").iterdir() if path.suffix == ".parquet")
+    assert names == ["part-00000.parquet"] and list((tmp_path / "run").glob("*.partial"))
+    call = {"samples": 1, "known_only": False, "facts_per_part": 1, "progress": False}
+    resumed = tlk.trace_facts(tiny, FACTS, 1.0, store=tmp_path / "run", **call)
+    whole = tlk.trace_facts(tiny, FACTS, 1.0, **call)
+    for one, other in zip(resumed.traces, whole.traces, strict=True):
+        np.testing.assert_allclose(one.effect, other.effect, rtol=0, atol=1e-12)
+    assert not list((tmp_path / "run").glob("*.partial"))
+
+
+def test_links_devices_and_the_umask(tmp_path):
+    target, link = tmp_path / "target.html", tmp_path / "link.html"
+    target.write_text("old")
+    link.symlink_to(target)
+    before = os.umask(0o027)
+    try:
+        storage.write_text(link, "new")
+        storage.write_text(tmp_path / "fresh.html", "new")
+    finally:
+        os.umask(before)
+    assert link.is_symlink() and target.read_text() == "new"
+    assert (tmp_path / "fresh.html").stat().st_mode & 0o777 == 0o640
+    storage.write_text("/dev/null", "gone")
+    assert not Path("/dev/null").is_file() and sorted(path.name for path in tmp_path.iterdir()) == ["fresh.html", "link.html", "target.html"]
+
+
+def test_a_full_disk_is_our_error_and_keeps_what_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "page.html"
+    path.write_text("good")
+
+    def full(self, *_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(DataError, match=r"cannot write .*page\.html': No space left on device"):
+        storage.write_text(path, "bad")
+    monkeypatch.undo()
+    assert path.read_text() == "good" and [each.name for each in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_paths_are_tried_before_anything_is_computed(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="is no folder"):
+        check_writable(tmp_path / "file" / "run")
+    with pytest.raises(DataError, match="it is a folder"):
+        check_writable_file(tmp_path)
+    check_writable_file(tmp_path / "not" / "yet" / "there.html")
+    assert not (tmp_path / "not").exists()
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(DataError, match="read-only"):
+        check_writable(tmp_path / "x")
+    monkeypatch.undo()
+    monkeypatch.setattr("tl_knowledge.load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    for command in (["trace"], ["report", "The capital of France is"], ["moments"]):
+        place = [str(tmp_path)] if command == ["moments"] else ["--out", str(tmp_path)]
+        result = CliRunner().invoke(app, [*command, *place])
+        assert isinstance(result.exception, DataError) or "it is a folder" in result.output
+
+
+def test_lines_end_where_lines_end(tmp_path):
+    """U+2028 and U+0085 may stand inside a JSON text."""
+    path = tmp_path / "facts.jsonl"
+    subject = "A\u2028B\x85C"
+    record = {"known_id": 1, "subject": subject, "attribute": "x", "template": "{} is", "prediction": " x", "relation_id": "P1"}
+    lines = [record | {"prompt": f"{subject} is"}, record | {"subject": "D", "prompt": "D is"}]
+    path.write_text("\r\n".join(json.dumps(line, ensure_ascii=False) for line in lines) + "\n", encoding="utf-8")
+    assert [fact.subject for fact in tlk.datasets.load_known(path)] == [subject, "D"]
+    path.write_text("[" * 100_000)
+    with pytest.raises(DataError, match=r"facts\.jsonl, line 1"):
+        tlk.datasets.load_known(path)
+
+
+def test_tables_come_back_as_they_were(tmp_path):
+    frame = pd.DataFrame({"a": [1, None, 3], "b": ["x", None, "z"], "c": [[1.0], [], None], "d": [float("nan"), 1.0, -0.0]})
+    table = storage.pa.Table.from_pandas(frame, preserve_index=False)
+    storage.write_table(tmp_path / "t", "T", table, {"k": "\u2028"})
+    again, fields = storage.read_table(tmp_path / "t", "T")
+    assert fields == {"k": "\u2028"} and again.num_rows == 3
