@@ -116,7 +116,7 @@ def public(function: AnyCallable) -> AnyCallable:
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     """A function's annotations as types; a model and what is returned are not asked for."""
     asked = {name: hint for name, hint in function.__annotations__.items() if name not in ("model", "return")}
-    return get_type_hints(SimpleNamespace(__annotations__=asked), globalns=function.__globals__)
+    return get_type_hints(SimpleNamespace(__annotations__=asked), globalns=vars(sys.modules[function.__module__]))
 
 
 def _may_be_a_model(model: Any) -> bool:

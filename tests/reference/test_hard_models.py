@@ -12,6 +12,7 @@ import torch
 from support import build, fingerprint, hooks_left, tokenizer_of_sixty_words
 from support.edits import random_edit
 from support.models import BUILDERS, HARD_BUILDERS
+from support.whole_forwards import add, attributed, recorded, restored_effect, run_with
 
 import tl_knowledge as tlk
 from tl_knowledge.editing.optimise.fact_rows import rows_of
@@ -41,60 +42,13 @@ def hard(request):
     model.tokenizer = before
 
 
-def by_position(change, length):
-    """A hook function that sees ``[batch pos d]``, on a model that lays its tokens flat too."""
-
-    def hooked(activation, *, hook):
-        changed = change(activation.reshape(-1, length, *activation.shape[activation.ndim - (1 if activation.ndim == 2 else activation.ndim - 2) :]))
-        return None if changed is None else changed.reshape(activation.shape)
-
-    return hooked
-
-
-def recorded(model, tokens, name):
-    box = []
-    with torch.no_grad():
-        model.run_with_hooks(tokens, fwd_hooks=[(name, by_position(lambda x: box.append(x.clone()), tokens.shape[1]))])
-    return box[0]
-
-
-def run_with(model, tokens, changes):
-    hooks = [(name, by_position(change, tokens.shape[1])) for name, change in changes]
-    return model.run_with_hooks(tokens, fwd_hooks=hooks)
-
-
-def put(pos, value):
-    def change(activation):
-        changed = activation.clone()
-        changed[:, pos] = value
-        return changed
-
-    return change
-
-
-def add(pos, value):
-    def change(activation):
-        changed = activation.clone()
-        changed[:, pos] = changed[:, pos] + value
-        return changed
-
-    return change
-
-
 def test_attribution_equals_whole_forwards(hard, prompt):
     name, model = hard
     before = hooks_left(model)  # TransformerLens 4 has some of its own on OPT
     tolerance = 1e-6 if name == "bridge-mpt" else EXACT
     result = tlk.attribute_neurons(model, [prompt, prompt], steps=STEPS, progress=False)
     for layer in range(4):
-        name = f"blocks.{layer}.mlp.hook_post"
-        clean = recorded(model, prompt.tokens, name)[0, -1]
-        total = torch.zeros_like(clean)
-        for k in range(1, STEPS + 1):
-            point = (clean * k / STEPS).requires_grad_(True)
-            probability = run_with(model, prompt.tokens, [(name, put(-1, point))])[0, -1].softmax(-1)[5]
-            total += torch.autograd.grad(probability, point)[0]
-        expected = clean * total / STEPS
+        expected = attributed(model, prompt.tokens, 5, layer, STEPS)
         for row in (0, 1):
             assert float((result.scores[row, layer] - expected).abs().max()) < tolerance * float(expected.abs().max())
     assert hooks_left(model) == before
@@ -106,27 +60,11 @@ def test_a_trace_equals_restored_runs(hard, prompt, component):
     few = {"layers": [1, 3], "units": [0, 3], "positions": [2, 6]} if component == "neuron" else {}
     noise = tlk.GaussianNoise(1.0)
     trace = tlk.trace(model, prompt, noise, component=component, samples=2, progress=False, **few)
-    entering = recorded(model, prompt.tokens, "hook_embed").expand(2, -1, -1)
-    noisy = ("hook_embed", put([1, 2], noise.corrupted(entering, (1, 2))))
-    batch = prompt.tokens.expand(2, -1)
-    with torch.no_grad():
-        corrupted = run_with(model, batch, [noisy])[:, -1].softmax(-1)[:, 5]
-        for layer, pos in ((1, 2), (3, 6)):
-            name = f"blocks.{layer}.{'mlp.hook_post' if component == 'neuron' else 'hook_' + component}"
-            clean = recorded(model, prompt.tokens, name)[0, pos]
-
-            def restore(activation, pos=pos, clean=clean):
-                changed = activation.clone()
-                if component == "neuron":
-                    changed[:, pos, 3] = clean[3]
-                else:
-                    changed[:, pos] = clean
-                return changed
-
-            effect = run_with(model, batch, [noisy, (name, restore)])[:, -1].softmax(-1)[:, 5] - corrupted
-            frame = trace.to_dataframe().query("layer == @layer and pos == @pos")
-            frame = frame.query("neuron == 3") if component == "neuron" else frame
-            assert frame["effect"].item() == pytest.approx(float(effect.mean()), abs=1e-12)
+    for layer, pos in ((1, 2), (3, 6)):
+        effect = restored_effect(model, prompt, noise, component, layer, pos, unit=3 if component == "neuron" else None)
+        frame = trace.to_dataframe().query("layer == @layer and pos == @pos")
+        frame = frame.query("neuron == 3") if component == "neuron" else frame
+        assert frame["effect"].item() == pytest.approx(effect, abs=1e-12)
 
 
 @pytest.mark.parametrize("site", ["W_out", "block"])
