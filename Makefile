@@ -9,7 +9,7 @@ WORKERS ?= 2
 PYTEST_FLAGS := -q -n $(WORKERS) --dist worksteal
 PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/pytest $(PYTEST_FLAGS)
 
-.PHONY: demo test lint types floors unit newest docs demos wheel gallery bench factlm clean
+.PHONY: demo test lint types floors unit newest docs demos wheel models gallery bench factlm clean
 
 demo: $(VENV)/.demo
 	$(RUN)/tl-knowledge trace --out build/trace.html
@@ -57,6 +57,13 @@ wheel:
 	cd build/wheel && venv/bin/tl-knowledge --version
 	cd build/wheel && venv/bin/tl-knowledge trace --out trace.html
 	cd build/wheel && venv/bin/python -c "import tl_knowledge as tlk; assert 'site-packages' in tlk.__file__, tlk.__file__; print(tlk.load_model('factlm').cfg.n_layers, 'layers')"
+
+# Every architecture on both lines of TransformerLens; writes docs/models.md.
+models: $(VENV)/.dev $(VENV4)/.dev
+	mkdir -p build
+	PYTHONPATH=tests $(RUN)/python -W ignore -m support.model_table build/models-3.json
+	PYTHONPATH=tests $(VENV4)/bin/python -W ignore -m support.model_table build/models-4.json
+	PYTHONPATH=tests $(RUN)/python -W ignore -m support.model_table build/models-3.json build/models-4.json docs/models.md
 
 gallery: demos
 	$(RUN)/python demos/build_gallery.py build/demos docs

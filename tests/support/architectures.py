@@ -101,7 +101,6 @@ ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "OLMoE": ("OlmoeConfig", "OlmoeForCausalLM", SIZES | KV | {"num_experts": 2, "num_experts_per_tok": 1}),
     "Mamba": ("MambaConfig", "MambaForCausalLM", {"num_hidden_layers": 3, "hidden_size": 16, "state_size": 4}),
     "T5": ("T5Config", "T5ForConditionalGeneration", {"num_layers": 3, "num_heads": 4, "d_model": 16, "d_kv": 4, "d_ff": 24}),
-    "BERT": ("BertConfig", "BertForMaskedLM", SIZES),
 }
 
 HOOKED_TRANSFORMERS = {name: builder for name, builder in HARD_BUILDERS.items() if name.startswith("ht-")}

@@ -119,8 +119,9 @@ def direct_logit_attribution(
     run = _Run(model, prompt)
     norm = FinalNorm.of(model)
     base = head.weights.mean(1) if other is None else head.weights[:, other]
-    towards = head.weights[:, token] - base
-    bias = torch.zeros_like(towards[0]) if head.bias is None else head.bias[token] - (head.bias.mean() if other is None else head.bias[other])
+    towards = head.scale * (head.weights[:, token] - base)
+    biases = torch.zeros_like(head.weights[0]) if head.bias is None else head.bias
+    bias = head.scale * (biases[token] - (biases.mean() if other is None else biases[other]))
     return DirectLogitAttribution(
         table=pd.DataFrame(run.rows(norm, head.weights, towards, token, progress)),
         logit=float(run.normalised @ towards + bias),

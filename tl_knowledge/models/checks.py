@@ -23,6 +23,9 @@ def check_model(model: Any, *, masked: bool = False) -> HookedModel:
         UnsupportedModelError: not a TransformerLens model, not autoregressive, or a mixture of experts.
         ModelStateError: training mode with dropout, which would make every run random.
     """
+    config = getattr(getattr(model, "original_model", None), "config", None) or getattr(model, "cfg", None)
+    if getattr(config, "is_encoder_decoder", False) or type(model).__name__ == "HookedEncoderDecoder":
+        raise UnsupportedModelError(f"{model_name(model)} is an encoder with a decoder (T5); pass a model that only decodes.")
     if not isinstance(model, HookedModel):
         raise UnsupportedModelError(
             f"{type(model).__name__} is not a TransformerLens model; pass a HookedTransformer, a TransformerBridge, or a name to load_model()."
@@ -30,14 +33,29 @@ def check_model(model: Any, *, masked: bool = False) -> HookedModel:
     if not masked and is_masked(model):
         raise UnsupportedModelError(f"{model_name(model)} attends in both directions; pass an autoregressive model.")
     for layer, block in enumerate(model.blocks):
-        out = getattr(getattr(block, "mlp", None), "W_out", None)
-        if getattr(model.cfg, "num_experts", None) or not isinstance(out, torch.Tensor) or out.ndim != 2:
-            raise UnsupportedModelError(
-                f"layer {layer} of {model_name(model)} has no single W_out (a mixture of experts?); pass a model with dense MLPs."
-            )
+        _check_block(model, layer, block)
     if model.training and _dropout(model) > 0:
         raise ModelStateError(f"{model_name(model)} is in training mode with dropout {_dropout(model):g}; call model.eval() first.")
     return model
+
+
+def _check_block(model: HookedModel, layer: int, block: Any) -> None:
+    """Refuse a block without attention, without an MLP, or with several, and say which it is."""
+    mlp, place = getattr(block, "mlp", None), f"layer {layer} of {model_name(model)}"
+    if mlp is None and not hasattr(block, "attn"):
+        raise UnsupportedModelError(f"{place} has no attention (a recurrent model such as Mamba?); pass a transformer.")
+    if mlp is None:
+        raise UnsupportedModelError(f"{place} has attention and no MLP; pass a model with MLPs, where facts are looked for.")
+    out = _weights_out(mlp)
+    if getattr(model.cfg, "num_experts", None) or not isinstance(out, torch.Tensor) or out.ndim != 2:
+        raise UnsupportedModelError(f"{place} has no single W_out: it is a mixture of experts, or its MLP is unknown; pass a model with dense MLPs.")
+
+
+def _weights_out(mlp: Any) -> Any:
+    try:
+        return mlp.W_out
+    except (AttributeError, RuntimeError):  # bridges raise either where there is none
+        return None
 
 
 def check_layers(model: HookedModel, layers: Sequence[int] | None) -> tuple[int, ...]:

@@ -75,7 +75,13 @@ class FinalNorm:
         # Large and off centre: the norm's small constant vanishes beside it, and centring shows.
         size = 1e5 if weights.dtype == torch.float64 else 1e3
         probe = (size * (torch.randn(2, int(model.cfg.d_model), generator=draw, dtype=torch.float64) + 0.5)).to(weights)
-        plus, minus = normalised(model, torch.cat([probe, -probe])).double().split(2)
+        outputs = normalised(model, torch.cat([probe, -probe])).double()
+        if outputs.shape != (4, probe.shape[1]):
+            raise UnsupportedModelError(
+                f"between the last block and the unembedding of this model, states of {probe.shape[1]} numbers become {outputs.shape[1]} "
+                "(a projection in the place of a norm), so what was written to the stream cannot be split into logits here."
+            )
+        plus, minus = outputs.split(2)
         bias, odd = (plus + minus)[0] / 2, (plus - minus) / 2
         misfits: dict[bool, tuple[float, torch.Tensor]] = {}
         for centred in (True, False):

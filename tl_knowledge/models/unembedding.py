@@ -7,7 +7,7 @@ size, where autograd keeps and passes over several.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -22,22 +22,24 @@ __all__ = ["Unembedding"]
 
 VOCABULARY_AT_ONCE = 4096
 
-_plain: WeakKeyDictionary[object, bool] = WeakKeyDictionary()
+_scales: WeakKeyDictionary[object, float | None] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
 class Unembedding:
-    """``logits = cap tanh((h W_U + b) / cap)``; without a cap ``h W_U + b``.
+    """``logits = cap tanh(scale (h W_U + b) / cap)``; without a cap ``scale (h W_U + b)``.
 
     Attributes:
         weights: ``[d_model d_vocab]``.
         bias: ``[d_vocab]``, or ``None``.
         cap: Gemma 2's soft cap of the logits, or ``None``.
+        scale: what Granite and Cohere multiply their logits by; read off a probe.
     """
 
     weights: Float[torch.Tensor, "d_model d_vocab"]
     bias: Float[torch.Tensor, " d_vocab"] | None = None
     cap: float | None = None
+    scale: float = 1.0
 
     @classmethod
     def of(cls, model: HookedModel) -> Unembedding | None:
@@ -48,9 +50,10 @@ class Unembedding:
         if any(point.fwd_hooks for name, point in model.hook_dict.items() if name.startswith("unembed.") and name != UNEMBED_IN):
             return None
         unembedding = cls._read(model)
-        if unembedding is not None and model not in _plain:
-            _plain[model] = unembedding._is_the_models(model)
-        return unembedding if _plain.get(model) else None
+        if unembedding is not None and model not in _scales:
+            _scales[model] = unembedding._scale_of(model)
+        scale = _scales.get(model)
+        return None if unembedding is None or scale is None else replace(unembedding, scale=scale)
 
     @classmethod
     def _read(cls, model: HookedModel) -> Unembedding | None:
@@ -62,14 +65,19 @@ class Unembedding:
         cap = getattr(config, "final_logit_softcapping", None) or getattr(model.cfg, "output_logits_soft_cap", None)
         return cls(weights.detach(), None if bias is None else bias.detach(), float(cap) if cap and cap > 0 else None)
 
-    def _is_the_models(self, model: HookedModel) -> bool:
-        """Whether the model's logits are what this makes of its unembedding's input."""
+    def _scale_of(self, model: HookedModel) -> float | None:
+        """By how much the model's logits are what this makes of its unembedding's input; ``None`` where they are something else."""
         tokens, states = torch.zeros(1, 2, dtype=torch.long, device=self.weights.device), list[torch.Tensor]()
         recorder: Hooks = [(UNEMBED_IN, lambda x, *, hook: states.append(x.detach()))]
         with torch.no_grad():
             logits: torch.Tensor = model.run_with_hooks(tokens, fwd_hooks=recorder)
         ours, rounding = self.logits(states[0]), torch.finfo(self.weights.dtype).eps ** 0.5
-        return bool(torch.allclose(ours, logits.to(ours), rtol=rounding, atol=rounding * float(logits.abs().max())))
+        logits = logits.to(ours)
+        fitted = 1.0 if self.cap else float((ours * logits).sum() / ours.square().sum())
+        for scale in (1.0, fitted):
+            if torch.allclose(ours * scale, logits, rtol=rounding, atol=rounding * float(logits.abs().max())):
+                return scale
+        return None
 
     def logits(self, states: Float[torch.Tensor, "*row d_model"]) -> Float[torch.Tensor, "*row d_vocab"]:
         """Logits of some states, differentiable in them."""
@@ -112,6 +120,6 @@ class Unembedding:
         """Logits in at least single precision, and their slope under the cap."""
         logits = raw.to(torch.promote_types(raw.dtype, torch.float32))
         if self.cap is None:
-            return logits, None
+            return (logits, None) if self.scale == 1 else (logits * self.scale, logits.new_tensor(self.scale))
         squashed = (logits / self.cap).tanh()
         return squashed * self.cap, 1 - squashed.square()

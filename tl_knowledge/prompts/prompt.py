@@ -16,9 +16,9 @@ from einops import repeat
 
 from tl_knowledge.arrays import Tokens
 from tl_knowledge.door import converts, public
-from tl_knowledge.errors import PromptError, SubjectNotFoundError, TargetError
+from tl_knowledge.errors import PromptError, SubjectNotFoundError, TargetError, UnsupportedModelError
 from tl_knowledge.models.loading import AnyModel, as_model
-from tl_knowledge.models.protocol import HookedModel, context_length, is_masked, model_device, prepends_bos
+from tl_knowledge.models.protocol import HookedModel, context_length, is_masked, model_device, model_name, prepends_bos
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.prompts.spans import CharRange, Occurrence, Span, covering_tokens, encode, occurrences, relation_span
 
@@ -305,7 +305,9 @@ def is_one_token(model: HookedModel, target: str) -> bool:
 
 def _with_mask(model: HookedModel, text: str) -> str:
     """The text with one mask: its own, or one at the end."""
-    mask: str = model.tokenizer.mask_token
+    mask: str | None = model.tokenizer.mask_token
+    if mask is None:
+        raise UnsupportedModelError(f"{model_name(model)} answers at its mask, but its tokenizer has no mask token; set model.tokenizer.mask_token.")
     if text.count(mask) > 1:
         raise PromptError(f"the prompt {text!r} has {text.count(mask)} masks; leave one.")
     return text if mask in text else f"{text.rstrip()} {mask}."
