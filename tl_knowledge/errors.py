@@ -29,6 +29,7 @@ __all__ = [
     "CorruptionError",
     "DataError",
     "InputError",
+    "MissingSpaceWarning",
     "ModelError",
     "ModelStateError",
     "NumericalError",
@@ -91,6 +92,10 @@ class ModelStateError(ModelError):
 
 class NumericalError(TLKnowledgeError, RuntimeError):
     """An activation or probability is not finite."""
+
+
+class MissingSpaceWarning(UserWarning):
+    """A target that lacks the space between it and the prompt."""
 
 
 class SlowEngineWarning(UserWarning):

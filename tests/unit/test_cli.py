@@ -82,7 +82,7 @@ def test_trace_facts_prints_averages_and_writes_a_page_a_table_and_a_store(tmp_p
     assert "6 facts" in result.stdout and "last subject token" in result.stdout and "page written to" in result.stdout
     assert page.read_text(encoding="utf-8").count("Plotly.newPlot") == 4
     assert table.read_text().startswith("corrupt,component,severed,window,role,layer,effect,low,high,facts,tokens")
-    assert [path.name for path in sorted(store.iterdir())] == ["part-00000.parquet", "run.json"]
+    assert [path.name for path in sorted(store.iterdir())] == [".lock", "part-00000.parquet", "run.json"]
 
 
 def test_trace_facts_from_a_file_as_json(tmp_path):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 
 import tl_knowledge as tlk
-from tl_knowledge.errors import PromptError, SubjectNotFoundError, TargetError
+from tl_knowledge.errors import MissingSpaceWarning, PromptError, SubjectNotFoundError, TargetError
+from tl_knowledge.prompts.spans import template_of
 
 
 def text_of(prompt: tlk.Prompt, span: str) -> str:
@@ -125,3 +128,29 @@ def test_a_models_name_is_a_model(factlm):
 def test_bad_prompts_say_what_to_do(factlm, call, error, message):
     with pytest.raises(error, match=message):
         call(factlm)
+
+
+def test_a_target_without_its_space_is_pointed_out(factlm):
+    with pytest.warns(MissingSpaceWarning, match=r"target 'Paris' has no space before it.*pass ' Paris'"):
+        tlk.Prompt.from_text(factlm, "The capital of France is", subject="France", target="Paris")
+    with pytest.warns(MissingSpaceWarning):
+        tlk.plan_edit(factlm, tlk.Fact("France", "The capital of {} is", "London"), tlk.FineTune(0, steps=1))
+    prompt = tlk.Prompt.from_text(factlm, "The capital of France is", subject="France")
+    with pytest.warns(MissingSpaceWarning):
+        tlk.trace(factlm, prompt, samples=1, target="Paris", layers=[0], progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for text, target in (("The capital of France is", " Paris"), ("The capital of France is ", "Paris"), ("France is", "."), ("", " Paris")):
+            if text:
+                tlk.Prompt.from_text(factlm, text, target=target)
+
+
+def test_a_subject_is_found_as_a_word(factlm):
+    prompt = tlk.Prompt.from_text(factlm, "This is", subject="is")
+    assert [prompt.labels[i] for i in prompt.subject] == [" is"]
+    assert template_of("Paris, the Parisian Paris", "Paris") == "{}, the Parisian {}"
+    assert template_of("unhappiness", "happi") == "un{}ness"
+    with pytest.raises(tlk.errors.PromptError, match=r"has '\{\}' in it, which stands for the subject"):
+        template_of("The capital of {} is France", "France")
+    with pytest.raises(tlk.errors.InputError, match="half a character"):
+        tlk.Prompt.from_text(factlm, "The capital of \ud800 is")

@@ -12,7 +12,7 @@ import tl_knowledge as tlk
 from tl_knowledge.drawing import HeatMap, grouped_bars, heat_maps, html_page
 from tl_knowledge.errors import ComponentError, DataError, InputError, TLKnowledgeError
 from tl_knowledge.metrics import answer_probability
-from tl_knowledge.results.storage import read_result, write_result, write_text
+from tl_knowledge.results.storage import read_result, write_result
 from tl_knowledge.runs.windows import resolve_window, window_layers
 
 
@@ -88,15 +88,6 @@ def test_reading_what_is_not_ours(tmp_path):
     path = write_result(tmp_path / "x", "Other", {"a": torch.ones(1)}, {})
     with pytest.raises(DataError, match="holds a Other, not a CausalTrace"):
         read_result(path, "CausalTrace")
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = write_text(tmp_path / "page.html", "old")
-    monkeypatch.setattr("pathlib.Path.write_text", lambda *a, **k: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        write_text(path, "new")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_heat_maps_share_one_colour_range_and_name_everything():

@@ -9,6 +9,7 @@ from typing import Any
 
 import tl_knowledge as tlk
 from tl_knowledge.errors import ComponentError, CorruptionError, DataError, InputError
+from tl_knowledge.prompts.spans import template_of
 
 __all__ = [
     "corpus_argument",
@@ -42,9 +43,10 @@ def template_argument(prompt: str, subject: str) -> str:
     Raises:
         InputError: the subject does not stand in the prompt exactly once.
     """
-    if not subject or prompt.count(subject) != 1:
-        raise InputError(f"subject {subject!r} stands {prompt.count(subject)} times in {prompt!r}; pass a prompt that names it once.")
-    return prompt.replace(subject, "{}")
+    template = template_of(prompt, subject) if subject and subject in prompt else ""
+    if template.count("{}") != 1:
+        raise InputError(f"subject {subject!r} stands {template.count('{}')} times in {prompt!r}; pass a prompt that names it once.")
+    return template
 
 
 def facts_argument(dataset: str, source: str | None, relations: list[str] | None) -> list[tlk.Fact]:

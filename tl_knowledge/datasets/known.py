@@ -8,6 +8,7 @@ from tl_knowledge.datasets.records import Row, Source, read_rows
 from tl_knowledge.door import public
 from tl_knowledge.errors import InputError
 from tl_knowledge.prompts.facts import Fact
+from tl_knowledge.prompts.spans import template_of
 
 __all__ = ["KNOWN_1000_URL", "fact_from_prompt", "load_known"]
 
@@ -45,4 +46,7 @@ def fact_from_prompt(row: Row, field: str, subject: str, target: str, relation: 
     prompt = row.text(field)
     if subject not in prompt:
         raise row.refuse(InputError(f"field {field!r} is {prompt!r}, in which subject {subject!r} does not occur."))
-    return Fact(subject, prompt.replace(subject, "{}"), target, relation)
+    try:
+        return Fact(subject, template_of(prompt, subject), target, relation)
+    except InputError as error:
+        raise row.refuse(error) from error

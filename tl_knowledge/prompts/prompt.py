@@ -7,6 +7,7 @@ tokenizer's special tokens.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,13 +17,15 @@ from einops import repeat
 
 from tl_knowledge.arrays import Tokens
 from tl_knowledge.door import converts, public
-from tl_knowledge.errors import PromptError, SubjectNotFoundError, TargetError, UnsupportedModelError
+from tl_knowledge.errors import MissingSpaceWarning, PromptError, SubjectNotFoundError, TargetError, UnsupportedModelError
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel, context_length, is_masked, model_device, model_name, prepends_bos
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.prompts.spans import CharRange, Occurrence, Span, covering_tokens, encode, occurrences, relation_span
 
-__all__ = ["Occurrence", "Prompt", "Span", "check_fits", "is_one_token", "target_tokens"]
+__all__ = ["Occurrence", "Prompt", "Span", "check_fits", "is_one_token", "target_tokens", "warn_of_missing_space"]
+
+SPACE = "\u0120"  # how byte-level tokenizers write the space that begins a token
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,6 +243,8 @@ class Prompt:
         if "subject" in spans:
             spans |= relation_span(spans["subject"].positions, len(ids), special)
         answer = () if target is None else target_tokens(model, target)
+        if target is not None and not masked:
+            warn_of_missing_space(model, text, target)
         tokens = torch.tensor([ids], device=model_device(model))
         prompt = cls(tokens, tuple(labels), spans, answer, target or "", text=shown, has_bos=has_bos)
         check_fits(model, prompt)
@@ -293,6 +298,19 @@ def target_tokens(model: HookedModel, target: str) -> tuple[int, ...]:
     if unknown is not None and unknown in ids:
         raise TargetError(f"target {target!r} holds a part that the tokenizer does not know; pass words of its vocabulary.")
     return tuple(ids)
+
+
+def warn_of_missing_space(model: HookedModel, text: str, target: str) -> None:
+    """Say that a target would go on inside the prompt's last word: GPT-2's tokenizer, and those like it, have words with their space before them."""
+    if not (text[-1:].isalnum() and target[:1].isalnum()):
+        return
+    spaced, bare = (model.tokenizer.convert_ids_to_tokens(target_tokens(model, each)[:1])[0] for each in (f" {target}", target))
+    if spaced.startswith(SPACE) and not bare.startswith(SPACE):
+        warnings.warn(
+            f"target {target!r} has no space before it, so it would go on inside the last word of {text[-40:]!r}; pass {' ' + target!r}.",
+            MissingSpaceWarning,
+            stacklevel=2,
+        )
 
 
 def is_one_token(model: HookedModel, target: str) -> bool:

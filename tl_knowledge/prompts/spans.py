@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 from tl_knowledge.errors import PromptError, SubjectNotFoundError
 
-__all__ = ["CharRange", "Occurrence", "Span", "covering_tokens", "encode", "occurrences", "relation_span"]
+__all__ = ["CharRange", "Occurrence", "Span", "covering_tokens", "encode", "occurrences", "relation_span", "template_of"]
 
 Occurrence: TypeAlias = int | Literal["all"]
 CharRange: TypeAlias = tuple[int, int]
@@ -59,7 +59,7 @@ def relation_span(subject: tuple[int, ...], length: int, left_out: Collection[in
 
 
 def occurrences(text: str, part: str, name: str, occurrence: Occurrence) -> list[CharRange]:
-    """Character ranges of a part of the text."""
+    """Character ranges of a part of the text: where it stands as whole words, or else anywhere ("is" in "This is" is the second one)."""
     starts: list[int] = []
     start = text.find(part) if part else -1
     while start >= 0:
@@ -67,6 +67,7 @@ def occurrences(text: str, part: str, name: str, occurrence: Occurrence) -> list
         start = text.find(part, start + len(part))
     if not starts:
         raise SubjectNotFoundError(f"{name} {part!r} does not occur in {text!r}; pass its exact text, or subject_span=(start, stop) in tokens.")
+    starts = [start for start in starts if _is_whole(text, start, start + len(part))] or starts
     if occurrence != "all":
         try:
             starts = [starts[occurrence]]
@@ -75,6 +76,31 @@ def occurrences(text: str, part: str, name: str, occurrence: Occurrence) -> list
                 f"{name} {part!r} occurs {len(starts)} time(s) in {text!r}, so occurrence {occurrence} does not exist; pass 'all' or a smaller one."
             ) from None
     return [(s, s + len(part)) for s in starts]
+
+
+def _is_whole(text: str, start: int, stop: int) -> bool:
+    """Whether no word goes on across either end."""
+    before, after = text[max(0, start - 1) : start + 1], text[stop - 1 : stop + 1]
+    return not (len(before) == 2 and before.isalnum()) and not (len(after) == 2 and after.isalnum())
+
+
+def template_of(text: str, subject: str) -> str:
+    """A text with ``{}`` in the subject's place.
+
+    Raises:
+        SubjectNotFoundError: the subject does not occur.
+        PromptError: the text has a ``{}`` of its own.
+
+    Example:
+        >>> template_of("This is", "is"), template_of("The capital of France is", "France")
+        ('This {}', 'The capital of {} is')
+    """
+    if "{}" in text:
+        raise PromptError(f"the prompt {text!r} has '{{}}' in it, which stands for the subject in a fact; write it in another way.")
+    template, end = "", 0
+    for start, stop in occurrences(text, subject, "subject", "all"):
+        template, end = f"{template}{text[end:start]}{{}}", stop
+    return template + text[end:]
 
 
 def covering_tokens(text: str, part: str, ranges: list[CharRange], offsets: list[CharRange], labels: tuple[str, ...]) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from tl_knowledge.engine.batches import predicted_tokens
 from tl_knowledge.errors import ComponentError, CorruptionError, PromptError, check_choice
 from tl_knowledge.models.hook_names import COMPONENTS, Component, has_units
 from tl_knowledge.models.protocol import HookedModel, model_device
-from tl_knowledge.prompts.prompt import Prompt, check_fits, target_tokens
+from tl_knowledge.prompts.prompt import Prompt, check_fits, target_tokens, warn_of_missing_space
 from tl_knowledge.prompts.spans import Span
 from tl_knowledge.runs.corruption import GaussianNoise, Noise, PromptSwap
 from tl_knowledge.runs.windows import TraceVariant, unit_count
@@ -101,6 +101,7 @@ def resolve_noise(
 def choose_answer(model: HookedModel, prompt: Prompt, target: str | int | None, multi_token: bool) -> Int[torch.Tensor, " answer"]:
     """The answer's tokens: the target's, else the prompt's, else what the clean run predicts."""
     if isinstance(target, str):
+        warn_of_missing_space(model, prompt.text, target)
         answer = target_tokens(model, target)
     else:
         answer = (target,) if target is not None else prompt.answer or tuple(predicted_tokens(model, [prompt]))

@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from tl_knowledge.models.ledger import unedited_fingerprint
 from tl_knowledge.models.protocol import HookedModel, model_device, prepends_bos
 
 __all__ = ["context_templates"]
@@ -16,7 +17,7 @@ __all__ = ["context_templates"]
 TOP_K = 5
 STARTS = ("The", "Therefore", "Because", "I", "You")
 
-_drawn: WeakKeyDictionary[object, dict[tuple[tuple[tuple[int, int], ...], int], tuple[str, ...]]] = WeakKeyDictionary()
+_drawn: WeakKeyDictionary[object, dict[tuple[str, tuple[tuple[int, int], ...], int], tuple[str, ...]]] = WeakKeyDictionary()
 
 
 def context_templates(model: HookedModel, lengths: tuple[tuple[int, int], ...], *, seed: int = 0) -> tuple[str, ...]:
@@ -32,12 +33,12 @@ def context_templates(model: HookedModel, lengths: tuple[tuple[int, int], ...], 
         >>> templates[0], len(templates), templates[1].endswith(". {}")
         ('{}', 3, True)
     """
-    drawn = _drawn.setdefault(model, {})
-    if (lengths, seed) not in drawn:
+    drawn, key = _drawn.setdefault(model, {}), (unedited_fingerprint(model), lengths, seed)
+    if key not in drawn:
         generator = torch.Generator().manual_seed(seed)
         texts = [text for length, count in lengths for text in _continuations(model, length, count, generator)]
-        drawn[lengths, seed] = ("{}", *(text.replace("{", "").replace("}", "") + ". {}" for text in texts))
-    return drawn[lengths, seed]
+        drawn[key] = ("{}", *(text.replace("{", "").replace("}", "") + ". {}" for text in texts))
+    return drawn[key]
 
 
 def _continuations(model: HookedModel, length: int, count: int, generator: torch.Generator) -> list[str]:
