@@ -12,6 +12,7 @@ import torch
 from support import build, fingerprint, hooks_left, tokenizer_of_sixty_words
 from support.edits import random_edit
 from support.models import BUILDERS, HARD_BUILDERS
+from support.models import _hooked_transformer as hooked_transformer
 from support.whole_forwards import add, attributed, recorded, restored_effect, run_with
 
 import tl_knowledge as tlk
@@ -20,6 +21,7 @@ from tl_knowledge.editing.optimise.values import FactBatch, ValueSettings
 from tl_knowledge.engine.prefix import prefix_engine
 from tl_knowledge.engine.rows import rows_engine
 from tl_knowledge.errors import SlowEngineWarning, UnsupportedModelError
+from tl_knowledge.models.loading import hooked_transformer_available
 from tl_knowledge.models.weights import output_hook
 
 pytestmark = pytest.mark.touches_model
@@ -171,3 +173,29 @@ def test_a_slow_engine_warns_once():
     with warnings.catch_warnings():
         warnings.simplefilter("error", SlowEngineWarning)
         tlk.trace(model, prompt, 1.0, samples=1, progress=False)
+
+
+@pytest.mark.skipif(not hooked_transformer_available(), reason="TransformerLens 4 has no attention-only models")
+def test_attention_only_models_are_traced_and_nothing_else(prompt):
+    model = hooked_transformer(attn_only=True)()
+    for component, layer, pos in (("resid_post", 1, 4), ("attn_out", 2, 6)):
+        trace = tlk.trace(model, prompt, tlk.GaussianNoise(1.0), component=component, samples=2, progress=False)
+        expected = restored_effect(model, prompt, tlk.GaussianNoise(1.0), component, layer, pos)
+        assert float(trace.indirect_effect[:, layer, pos].mean()) == pytest.approx(expected, abs=1e-12)
+    for refused in ({"component": "mlp_out"}, {"component": "neuron"}, {"sever": "mlp_out"}):
+        with pytest.raises(tlk.errors.ComponentError, match="has attention and no MLP; pass 'resid_post'"):
+            tlk.trace(model, prompt, 1.0, progress=False, **refused)
+    with pytest.raises(UnsupportedModelError, match="attention and no MLP; it can be traced, and nothing else"):
+        tlk.attribute_neurons(model, prompt, progress=False)
+
+
+def test_a_report_shows_what_can_be_shown():
+    """OPT-350m projects its states before the unembedding: no direct contributions, and everything else."""
+    model = build("bridge-opt-350m")
+    before, model.tokenizer = model.tokenizer, tokenizer_of_sixty_words()
+    try:
+        fact = tlk.Fact("w3 w9", "w1 {} w4 w8", " w7", paraphrases=("w2 {} w4",))
+        report = tlk.report_fact(model, fact, samples=1, method=tlk.FineTune(1, steps=1), edit_to=" w11", progress=False)
+        assert "cannot be split into logits here" in report.to_html()
+    finally:
+        model.tokenizer = before

@@ -78,7 +78,7 @@ def logit_lens(model: AnyModel, prompt: Prompt, *, target: str | int | None = No
         >>> int(lens.table.query("layer == 7 and pos == 5")["rank"].iloc[0])
         0
     """
-    model = as_model(model)
+    model = as_model(model, without_mlps=True)
     check_fits(model, prompt)
     answer = choose_answer(model, prompt, target, False)
     layers = (-1, *check_layers(model, None))

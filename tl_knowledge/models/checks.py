@@ -8,16 +8,17 @@ from typing import Any
 import torch
 
 from tl_knowledge.errors import ComponentError, ModelStateError, UnsupportedModelError
-from tl_knowledge.models.protocol import HookedModel, is_masked, layer_count, model_name
+from tl_knowledge.models.protocol import HookedModel, has_mlps, is_masked, layer_count, model_name
 
-__all__ = ["check_layers", "check_model"]
+__all__ = ["check_has", "check_layers", "check_model"]
 
 
-def check_model(model: Any, *, masked: bool = False) -> HookedModel:
+def check_model(model: Any, *, masked: bool = False, without_mlps: bool = False) -> HookedModel:
     """Return the model if the methods of this package can work on it; it is not changed.
 
     Args:
         masked: whether a masked model will do, which only knowledge neurons can work on.
+        without_mlps: whether a model that has attention alone will do, which can be traced.
 
     Raises:
         UnsupportedModelError: not a TransformerLens model, not autoregressive, or a mixture of experts.
@@ -33,10 +34,22 @@ def check_model(model: Any, *, masked: bool = False) -> HookedModel:
     if not masked and is_masked(model):
         raise UnsupportedModelError(f"{model_name(model)} attends in both directions; pass an autoregressive model.")
     for layer, block in enumerate(model.blocks):
-        _check_block(model, layer, block)
+        if not (without_mlps and not has_mlps(model)):
+            _check_block(model, layer, block)
     if model.training and _dropout(model) > 0:
         raise ModelStateError(f"{model_name(model)} is in training mode with dropout {_dropout(model):g}; call model.eval() first.")
     return model
+
+
+def check_has(model: HookedModel, *wanted: str | Sequence[str]) -> None:
+    """Refuse components of MLPs on a model that has none.
+
+    Raises:
+        ComponentError: such a component.
+    """
+    names = [name for each in wanted for name in ([each] if isinstance(each, str) else each)]
+    if not has_mlps(model) and {"mlp_out", "neuron"} & set(names):
+        raise ComponentError(f"{model_name(model)} has attention and no MLP; pass 'resid_post', 'attn_out' or 'head'.")
 
 
 def _check_block(model: HookedModel, layer: int, block: Any) -> None:
@@ -45,7 +58,7 @@ def _check_block(model: HookedModel, layer: int, block: Any) -> None:
     if mlp is None and not hasattr(block, "attn"):
         raise UnsupportedModelError(f"{place} has no attention (a recurrent model such as Mamba?); pass a transformer.")
     if mlp is None:
-        raise UnsupportedModelError(f"{place} has attention and no MLP; pass a model with MLPs, where facts are looked for.")
+        raise UnsupportedModelError(f"{place} has attention and no MLP; it can be traced, and nothing else: pass a model with MLPs.")
     out = _weights_out(mlp)
     if getattr(model.cfg, "num_experts", None) or not isinstance(out, torch.Tensor) or out.ndim != 2:
         raise UnsupportedModelError(f"{place} has no single W_out: it is a mixture of experts, or its MLP is unknown; pass a model with dense MLPs.")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from tl_knowledge.errors import ModelStateError
-from tl_knowledge.models.protocol import HookedModel, model_name
+from tl_knowledge.models.protocol import HookedModel, has_mlps, model_name
 
 __all__ = ["check_same_weights", "describe_model", "fingerprint_of", "weight_digests", "weight_fingerprint", "weight_processing", "weights_digest"]
 
@@ -22,7 +22,8 @@ def weight_processing(model: HookedModel) -> dict[str, bool]:
     however it was loaded.
     """
     folded = str(getattr(model.cfg, "normalization_type", "")).endswith("Pre") or bool(getattr(model, "compatibility_mode", False))
-    written: torch.Tensor = model.blocks[0].mlp.W_out.detach()
+    first = model.blocks[0]
+    written: torch.Tensor = (first.mlp.W_out if has_mlps(model) else first.attn.W_O).detach()
     centred = bool(written.float().mean(-1).abs().max() < 1e-5 * written.float().abs().mean())
     return {"fold_ln": folded, "center_writing_weights": centred}
 

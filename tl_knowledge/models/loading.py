@@ -94,11 +94,11 @@ def load_model(
     return check_model(loaded, masked=True)
 
 
-def as_model(model: AnyModel, *, masked: bool = False) -> HookedModel:
+def as_model(model: AnyModel, *, masked: bool = False, without_mlps: bool = False) -> HookedModel:
     """A model that the methods can work on, from a model, a name or a directory; the last model that was loaded by name is kept.
 
     Args:
-        masked: whether a masked model will do.
+        masked, without_mlps: whether a masked model, or one of attention alone, will do.
 
     Raises:
         DataError, ModelError: as `load_model`.
@@ -107,7 +107,8 @@ def as_model(model: AnyModel, *, masked: bool = False) -> HookedModel:
         >>> as_model("factlm") is as_model("factlm")
         True
     """
-    return check_model(_loaded(os.fspath(model)) if isinstance(model, str | os.PathLike) else model, masked=masked)
+    loaded = _loaded(os.fspath(model)) if isinstance(model, str | os.PathLike) else model
+    return check_model(loaded, masked=masked, without_mlps=without_mlps)
 
 
 @lru_cache(maxsize=1)

@@ -19,6 +19,7 @@ __all__ = [
     "attention_input",
     "context_length",
     "embedding_matrix",
+    "has_mlps",
     "is_masked",
     "layer_count",
     "mlp_input",
@@ -71,6 +72,12 @@ def attention_input(model: HookedModel, layer: int) -> str | None:
     name = f"blocks.{layer}.ln1.hook_normalized"
     split = any(getattr(model.cfg, flag, False) for flag in ("use_split_qkv_input", "use_attn_in", "use_attn_result"))
     return name if name in model.hook_dict and f"blocks.{layer}.attn.hook_in" not in model.hook_dict and not split else None
+
+
+def has_mlps(model: HookedModel) -> bool:
+    """Whether the blocks are more than attention."""
+    first = model.blocks[0]
+    return getattr(first, "mlp", None) is not None or not hasattr(first, "attn")
 
 
 def layer_count(model: HookedModel) -> int:

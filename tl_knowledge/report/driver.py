@@ -5,7 +5,7 @@ from __future__ import annotations
 from more_itertools import one
 
 from tl_knowledge.arrays import Hooks
-from tl_knowledge.attention import AttentionAnalysis, analyse_attention, direct_logit_attribution, logit_lens
+from tl_knowledge.attention import AttentionAnalysis, DirectLogitAttribution, analyse_attention, direct_logit_attribution, logit_lens
 from tl_knowledge.circuits import Circuit, from_edit, from_neurons, from_trace
 from tl_knowledge.datasets import paraphrases
 from tl_knowledge.door import public
@@ -87,11 +87,11 @@ def report_fact(
         bar.update()
         attention, missing = _attention(model, prompt, settings)
         bar.update()
-        direct, lens = direct_logit_attribution(model, prompt, progress=False), logit_lens(model, prompt)
+        (direct, no_direct), lens = _direct(model, prompt), logit_lens(model, prompt)
         bar.update()
         edited = None if edit is None or edit_to is None else _edited(model, fact, edit, edit_to, settings)
         bar.update()
-    return FactReport(fact, prompt, traces, neurons, circuits, attention, missing, direct, lens, edited, settings)
+    return FactReport(fact, prompt, traces, neurons, circuits, attention, missing, direct, no_direct, lens, edited, settings)
 
 
 def _traces(
@@ -113,6 +113,14 @@ def _attention(model: HookedModel, prompt: Prompt, settings: ReportSettings) -> 
     """The heads' analysis, or why this model has none; the rest of a report does not need it."""
     try:
         return analyse_attention(model, prompt, samples=settings.samples, seed=settings.seed, progress=False), ""
+    except UnsupportedModelError as error:
+        return None, str(error)
+
+
+def _direct(model: HookedModel, prompt: Prompt) -> tuple[DirectLogitAttribution | None, str]:
+    """What writes the answer, or why this model does not say."""
+    try:
+        return direct_logit_attribution(model, prompt, progress=False), ""
     except UnsupportedModelError as error:
         return None, str(error)
 

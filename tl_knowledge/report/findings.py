@@ -83,7 +83,7 @@ class FactFindings(Result):
         neurons: that raise the answer, and what scaling them does.
         circuits: by corrupted side.
         attention: ``None`` where the model hides its heads (no patterns, or a norm after their sum); ``attention_missing`` says why.
-        direct: what writes the answer at the last position.
+        direct: what writes the answer at the last position; ``None`` where the model's last states are no sum, and ``direct_missing`` says why.
         lens: where the residual stream says it.
         edited: ``None`` where no edit was wanted.
         settings: what it was made with.
@@ -97,7 +97,8 @@ class FactFindings(Result):
     circuits: dict[str, Circuit]
     attention: AttentionAnalysis | None
     attention_missing: str
-    direct: DirectLogitAttribution
+    direct: DirectLogitAttribution | None
+    direct_missing: str
     lens: LogitLens
     edited: EditedFact | None
     settings: ReportSettings

@@ -167,7 +167,7 @@ def _attention(report: FactFindings) -> list[PagePart]:
         *heads,
         heading("What is written at the last token", 3),
         "With the final norm's scale frozen, the answer's logit is a sum over everything written into the stream.",
-        report.direct.plot(),
+        report.direct_missing if report.direct is None else report.direct.plot(),
         report.lens.plot(),
     ]
 

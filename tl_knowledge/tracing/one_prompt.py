@@ -18,7 +18,7 @@ from tl_knowledge.arrays import as_positions
 from tl_knowledge.door import public
 from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.engine.rows import MEMORY_BUDGET
-from tl_knowledge.models.checks import check_layers
+from tl_knowledge.models.checks import check_has, check_layers
 from tl_knowledge.models.hook_names import Component, Module, has_units, severable
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.prompts.prompt import Prompt, check_fits
@@ -109,9 +109,10 @@ def trace(
         >>> tuple(result.indirect_effect.shape) == (10, 8, len(prompt))
         True
     """
-    model = as_model(model)
+    model = as_model(model, without_mlps=True)
     check_fits(model, prompt)
     check_words(component, engine, variant)
+    check_has(model, component, severable(sever))
     span = corrupted_span(prompt, corrupt)
     corruption = resolve_noise(model, prompt, noise, seed, variant)
     experiment = Experiment(
