@@ -140,7 +140,7 @@ def test_half_precision_is_edited_as_single_precision_is(texts, method, dtype):
 @pytest.mark.parametrize(("name", "times"), [("bridge-gpt2", 1.0), ("bridge-gemma2", 4.0), ("bridge-bloom", None)])
 def test_noise_scales_with_what_it_is_added_to(name, times, prompt):
     """Gemma scales its embeddings by sqrt(d_model) = 4, BLOOM normalises them: "3sd" is measured there, and not on W_E."""
-    model = build(name)
+    model = (BUILDERS | HARD_BUILDERS)[name]()
     model.tokenizer = tokenizer_of_sixty_words()
     shown = torch.stack([recorded(model, torch.tensor([[token]]), "hook_embed")[0, 0] for token in range(60)])
     assert tlk.tracing.embedding_sd(model) == pytest.approx(float(shown.std()), rel=1e-12)
