@@ -35,7 +35,7 @@ def test_every_architecture_is_recognised(model):
 
 
 def test_a_model_that_does_more_is_found_out(gpt2, monkeypatch):
-    unembedding._plain.pop(gpt2, None)
-    monkeypatch.setattr(Unembedding, "_capped", lambda self, raw: (0.9 * raw, None))
+    unembedding._scales.pop(gpt2, None)
+    monkeypatch.setattr(Unembedding, "_capped", lambda self, raw: (raw + 0.1 * raw.abs(), None))
     assert Unembedding.of(gpt2) is None
-    unembedding._plain.pop(gpt2, None)
+    unembedding._scales.pop(gpt2, None)
