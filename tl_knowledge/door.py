@@ -21,7 +21,7 @@ import os
 import reprlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import cache, wraps
 from inspect import Parameter, Signature, signature
 from types import NoneType, SimpleNamespace, UnionType
@@ -102,11 +102,11 @@ def public(function: AnyCallable) -> AnyCallable:
         model = given.arguments.get("model")
         if "model" in given.arguments and not _may_be_a_model(model):
             return function(*args, **kwargs)  # which says so in its own words
-        hints = _hints(function)
-        with _having(model):
+        with nullcontext() if model is None else _having(model):
             for argument, value in given.arguments.items():
-                if argument in hints and argument not in OWN_WORDS:
-                    given.arguments[argument] = _admitted(own, name, argument, value, hints[argument], model)
+                hint = _hints(function).get(argument)
+                if hint is not None and not _obvious(value, hint):
+                    given.arguments[argument] = _admitted(own, name, argument, value, hint, model)
             return function(*given.args, **given.kwargs)
 
     return checked  # pyright: ignore[reportReturnType]
@@ -115,8 +115,15 @@ def public(function: AnyCallable) -> AnyCallable:
 @cache
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     """A function's annotations as types; a model and what is returned are not asked for."""
-    asked = {name: hint for name, hint in function.__annotations__.items() if name not in ("model", "return")}
+    asked = {name: hint for name, hint in function.__annotations__.items() if name not in ("model", "return", *OWN_WORDS)}
     return get_type_hints(SimpleNamespace(__annotations__=asked), globalns=vars(sys.modules[function.__module__]))
+
+
+def _obvious(value: Any, hint: Any) -> bool:
+    """Plain texts, where texts are wanted: a data set makes hundreds of thousands of facts of them."""
+    if type(value) is str:
+        return hint is str and value.isascii()
+    return type(value) is tuple and hint == tuple[str, ...] and all(type(each) is str and each.isascii() for each in value)
 
 
 def _may_be_a_model(model: Any) -> bool:
@@ -250,6 +257,7 @@ def _is_listing(hint: Any) -> bool:
     return isinstance(origin, type) and issubclass(origin, Iterable) and not issubclass(origin, Mapping)
 
 
+@cache
 def _members(hint: Any) -> tuple[Any, ...]:
     """The alternatives of a type."""
     if get_origin(hint) in (Union, UnionType):
