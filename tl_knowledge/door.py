@@ -136,8 +136,7 @@ def _having(model: Any) -> AbstractContextManager[Any]:
     torch = sys.modules.get("torch")
     if torch is not None and torch.is_inference_mode_enabled():
         stack.enter_context(torch.inference_mode(False))
-    if hasattr(type(model), "run_with_hooks"):
-        stack.enter_context(model_lock(model))
+    stack.enter_context(model_lock(model))
     return stack
 
 

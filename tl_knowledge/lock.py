@@ -9,6 +9,7 @@ and so never sees the edit. Code of your own that runs the model in other thread
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager
 from threading import RLock
 from typing import Any
@@ -16,11 +17,13 @@ from weakref import WeakKeyDictionary
 
 __all__ = ["model_lock"]
 
+_by_name = RLock()
+
 _locks: WeakKeyDictionary[Any, AbstractContextManager[Any]] = WeakKeyDictionary()
 
 
 def model_lock(model: Any) -> AbstractContextManager[Any]:
-    """A model's lock, to have it to oneself; the same one each time.
+    """A model's lock, to have it to oneself; the same one each time. Models that go by their name share one, as only the last one is kept.
 
     Example:
         >>> import tl_knowledge as tlk
@@ -29,4 +32,4 @@ def model_lock(model: Any) -> AbstractContextManager[Any]:
         ...     len(model(model.to_tokens("Paris")))
         1
     """
-    return _locks.setdefault(model, RLock())
+    return _by_name if isinstance(model, str | os.PathLike) else _locks.setdefault(model, RLock())

@@ -249,6 +249,23 @@ def test_threads_take_turns(gpt2):
     assert all(torch.equal(edited[0], each) for each in edited) and hooks_left(gpt2) == []
 
 
+def test_threads_that_go_by_a_models_name_take_turns():
+    """The model behind a name is one, too."""
+    prompt = tlk.Prompt.from_text("factlm", "The capital of France is", subject="France", target=" Paris")
+    alone = tlk.trace("factlm", prompt, samples=2, layers=[0, 3], engine="loop", progress=False).indirect_effect
+    results: dict[int, torch.Tensor] = {}
+
+    def work(k: int) -> None:
+        results[k] = tlk.trace("factlm", prompt, samples=2, layers=[0, 3], engine="loop", progress=False).indirect_effect
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(torch.equal(results[k], alone) for k in range(3))
+
+
 def test_the_lock_is_of_one_model_and_re_entrant(gpt2, own):
     with model_lock(gpt2), model_lock(gpt2):
         taken = []
