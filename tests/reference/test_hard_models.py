@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from support import build, fingerprint, hooks_left, tokenizer_of_sixty_words
+from support.architectures import build_architecture
 from support.edits import random_edit
 from support.models import BUILDERS, HARD_BUILDERS
 from support.models import _hooked_transformer as hooked_transformer
@@ -176,7 +178,7 @@ def test_a_slow_engine_warns_once():
 
 
 @pytest.mark.skipif(not hooked_transformer_available(), reason="TransformerLens 4 has no attention-only models")
-def test_attention_only_models_are_traced_and_nothing_else(prompt):
+def test_attention_only_models_are_asked_what_needs_no_mlp(prompt):
     model = hooked_transformer(attn_only=True)()
     for component, layer, pos in (("resid_post", 1, 4), ("attn_out", 2, 6)):
         trace = tlk.trace(model, prompt, tlk.GaussianNoise(1.0), component=component, samples=2, progress=False)
@@ -185,8 +187,33 @@ def test_attention_only_models_are_traced_and_nothing_else(prompt):
     for refused in ({"component": "mlp_out"}, {"component": "neuron"}, {"sever": "mlp_out"}):
         with pytest.raises(tlk.errors.ComponentError, match="has attention and no MLP; pass 'resid_post'"):
             tlk.trace(model, prompt, 1.0, progress=False, **refused)
-    with pytest.raises(UnsupportedModelError, match="attention and no MLP; it can be traced, and nothing else"):
+    with pytest.raises(UnsupportedModelError, match="attention and no MLP, which this needs"):
         tlk.attribute_neurons(model, prompt, progress=False)
+    model.tokenizer, fact = tokenizer_of_sixty_words(), tlk.Fact("w3 w9", "w1 {} w4 w8", " w5")
+    sd = float(model.W_E.detach().std())
+    by_rule, by_number = (tlk.trace(model, prompt, noise, samples=2, progress=False) for noise in (None, 3 * sd))
+    torch.testing.assert_close(by_rule.indirect_effect, by_number.indirect_effect, rtol=1e-9, atol=1e-12)
+    average = tlk.trace_facts(model, fact, components="attn_out", samples=2, known_only=False, progress=False)
+    seed = tlk.tracing.fact_seed(fact)
+    alone = tlk.trace(model, tlk.Prompt.from_fact(model, fact), seed=seed, component="attn_out", samples=2, progress=False)
+    traced = next(each for each in average.traces if each.corrupt == "subject")
+    np.testing.assert_allclose(traced.effect, alone.indirect_effect.mean(0).numpy(), rtol=1e-9, atol=1e-12)
+    with pytest.raises(tlk.errors.ComponentError, match="has attention and no MLP; pass 'resid_post'"):
+        tlk.trace_facts(model, fact, components="mlp_out", known_only=False, progress=False)
+    assert tlk.tracing.perturb_embeddings(model, fact, progress=False).noise.scale == pytest.approx(float(model.W_E.detach().abs().mean()) / 3)
+    assert tlk.measure_attention_knockout(model, fact, progress=False).change.shape == (1, 3, 4)
+    parts = tlk.direct_logit_attribution(model, prompt, progress=False)
+    logits = model(prompt.tokens)[0, -1].detach()
+    assert parts.logit == pytest.approx(float(logits[5] - logits.mean()), abs=1e-10)
+    assert float(parts.table["direct"].sum()) + parts.biases == pytest.approx(parts.logit, abs=1e-9)
+    assert set(parts.table["component"]) == {"embed", "head", "attn_bias"}
+
+
+def test_gates_in_one_projection_have_no_neuron_before_the_nonlinearity(prompt):
+    model = build_architecture("ModernBERT decoder")
+    for call in (tlk.attribute_neurons, tlk.neurons.mean_activation):
+        with pytest.raises(UnsupportedModelError, match="shows 48 numbers for 24 neurons "):
+            call(model, prompt, variant="eleutherai2022", progress=False)
 
 
 def test_a_report_shows_what_can_be_shown():

@@ -96,6 +96,11 @@ ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "Arcee": ("ArceeConfig", "ArceeForCausalLM", SIZES | KV),
     "BitNet": ("BitNetConfig", "BitNetForCausalLM", SIZES | KV),
     "XGLM": ("XGLMConfig", "XGLMForCausalLM", {"num_layers": 3, "attention_heads": 4, "d_model": 16, "ffn_dim": 24, "max_position_embeddings": 32}),
+    "ModernBERT decoder": (
+        "ModernBertDecoderConfig",
+        "ModernBertDecoderForCausalLM",
+        SIZES | {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2},
+    ),
     "OpenAI GPT": ("OpenAIGPTConfig", "OpenAIGPTLMHeadModel", {"n_layer": 3, "n_head": 4, "n_embd": 16, "n_positions": 32}),
     "Mixtral": ("MixtralConfig", "MixtralForCausalLM", SIZES | KV | {"num_local_experts": 2}),
     "OLMoE": ("OlmoeConfig", "OlmoeForCausalLM", SIZES | KV | {"num_experts": 2, "num_experts_per_tok": 1}),

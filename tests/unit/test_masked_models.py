@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from support import bert_directory
@@ -32,11 +34,22 @@ def test_a_prompt_stands_between_special_tokens_and_ends_in_its_mask(bert, facts
     assert own.last.last == 1 and own.subject.positions == (6,)
 
 
-def test_what_a_masked_model_cannot_be_asked(bert, facts):
+def test_what_a_masked_model_cannot_be_asked(bert, facts, monkeypatch):
     with pytest.raises(TargetError, match="one mask predicts one token"):
         tlk.Prompt.from_text(bert, "the capital of france is", target="unknown")
     with pytest.raises(PromptError, match="has 2 masks"):
         tlk.Prompt.from_text(bert, "[MASK] [MASK]")
+    pair = tlk.datasets.MinimalPair("paris is the capital", "rome is the capital", "", "")
+    with monkeypatch.context() as patch:
+        patch.setattr(bert, "tokenizer", copy.deepcopy(bert.tokenizer))
+        bert.tokenizer.mask_token = None
+        for ask in (
+            lambda: tlk.Prompt.from_text(bert, "the capital of france is"),
+            lambda: tlk.neurons.agreement_groups(bert, [pair]),
+            lambda: tlk.neurons.punctuation_groups(bert, ["paris is the capital."]),
+        ):
+            with pytest.raises(UnsupportedModelError, match="its tokenizer has no mask token; set"):
+                ask()
     with pytest.raises(UnsupportedModelError, match="attends in both directions"):
         tlk.trace(bert, tlk.Prompt.from_fact(bert, facts[0]))
 

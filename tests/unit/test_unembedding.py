@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
+from support.architectures import build_architecture
+from support.whole_forwards import attributed
 
+import tl_knowledge as tlk
 from tl_knowledge.models import unembedding
 from tl_knowledge.models.unembedding import Unembedding
 
@@ -36,6 +41,27 @@ def test_every_architecture_is_recognised(model):
 
 def test_a_model_that_does_more_is_found_out(gpt2, monkeypatch):
     unembedding._scales.pop(gpt2, None)
-    monkeypatch.setattr(Unembedding, "_capped", lambda self, raw: (raw + 0.1 * raw.abs(), None))
+    monkeypatch.setattr(Unembedding, "_capped", lambda self, raw: (raw + raw.square(), None))
     assert Unembedding.of(gpt2) is None
     unembedding._scales.pop(gpt2, None)
+
+
+@pytest.mark.parametrize("name", ["Granite", "Cohere"])
+def test_a_scale_is_found_where_the_padding_token_has_no_embedding(name):
+    """A zero state has zero logits, which fit any scale."""
+    model, prompt = build_architecture(name), tlk.Prompt.from_tokens([7, 8, 9, 1, 2, 3, 4], subject=[3, 4], target=5)
+    plain = Unembedding.of(model)
+    unembedding._scales.pop(model)
+    with torch.no_grad():
+        model.original_model.get_input_embeddings().weight[0] = 0
+    assert Unembedding.of(model).scale == pytest.approx(plain.scale, rel=1e-9) != 1
+    scores = tlk.attribute_neurons(model, prompt, steps=3, progress=False).scores[0, 0]
+    torch.testing.assert_close(scores, attributed(model, prompt.tokens, 5, 0, 3), rtol=1e-5, atol=1e-12)
+
+
+def test_logits_of_zero_tell_no_scale(gpt2):
+    model = copy.deepcopy(gpt2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert Unembedding.of(model) is None

@@ -24,7 +24,7 @@ from tl_knowledge.errors import TargetError, UnsupportedModelError
 from tl_knowledge.models.final_norm import FinalNorm
 from tl_knowledge.models.hook_names import UNEMBED_IN, attention_pattern, block_input, block_output, component_hook
 from tl_knowledge.models.loading import AnyModel, as_model
-from tl_knowledge.models.protocol import HookedModel, layer_count
+from tl_knowledge.models.protocol import HookedModel, has_mlps, layer_count
 from tl_knowledge.models.unembedding import Unembedding
 from tl_knowledge.prompts.prompt import Prompt, check_fits, target_tokens
 from tl_knowledge.results.provenance import Provenance, provenance_of
@@ -107,7 +107,7 @@ def direct_logit_attribution(
         >>> abs(float(parts.table["direct"].sum()) + parts.biases - parts.logit) < 1e-3
         True
     """
-    model = as_model(model)
+    model = as_model(model, without_mlps=True)
     check_fits(model, prompt)
     token = int(choose_answer(model, prompt, target, False)[0])
     other = None if against is None else against if isinstance(against, int) else target_tokens(model, against)[0]
@@ -139,7 +139,8 @@ class _Run:
         self.model, self.prompt, self.pos = model, prompt, prompt.last.last
         self.layers = range(layer_count(model))
         names = [block_input(0), block_output(self.layers[-1]), UNEMBED_IN]
-        names += [component_hook(part, layer) for part in ("attn_out", "mlp_out", "head") for layer in self.layers]
+        self.modules = ("attn_out", "mlp_out") if has_mlps(model) else ("attn_out",)
+        names += [component_hook(part, layer) for part in (*self.modules, "head") for layer in self.layers]
         names += [name for layer in self.layers for name in (attention_pattern(layer), _values(layer)) if name in model.hook_dict]
         self.activations = record(model, prompt.tokens, [], names)
         self.state, self.normalised = (self.activations[name][0, self.pos] for name in (block_output(self.layers[-1]), UNEMBED_IN))
@@ -171,7 +172,8 @@ class _Run:
                 for number, by_token in enumerate(heads):
                     yield {"component": "head", "layer": layer, "head": number}, by_token
                 yield {"component": "attn_bias", "layer": layer, "head": -1}, attention - heads.sum((0, 1))
-            yield {"component": "mlp_out", "layer": layer, "head": -1}, self.activations[component_hook("mlp_out", layer)][:, self.pos]
+            if "mlp_out" in self.modules:
+                yield {"component": "mlp_out", "layer": layer, "head": -1}, self.activations[component_hook("mlp_out", layer)][:, self.pos]
 
     def _heads(self, layer: int) -> Float[torch.Tensor, "head source d_model"] | None:
         """What each head writes, by the token it reads; ``None`` where attention's output is not the sum of that (a norm after it)."""

@@ -137,7 +137,7 @@ def measure_attention_knockout(
         >>> knockout.change.shape
         (4, 3, 8)
     """
-    model = as_model(model)
+    model = as_model(model, without_mlps=True)
     known = check_given([facts] if isinstance(facts, Fact) else facts, "fact")
     spans = (at,) if isinstance(at, str) else tuple(at)
     if not spans:

@@ -58,7 +58,7 @@ def _check_block(model: HookedModel, layer: int, block: Any) -> None:
     if mlp is None and not hasattr(block, "attn"):
         raise UnsupportedModelError(f"{place} has no attention (a recurrent model such as Mamba?); pass a transformer.")
     if mlp is None:
-        raise UnsupportedModelError(f"{place} has attention and no MLP; it can be traced, and nothing else: pass a model with MLPs.")
+        raise UnsupportedModelError(f"{place} has attention and no MLP, which this needs; pass a model with MLPs.")
     out = _weights_out(mlp)
     if getattr(model.cfg, "num_experts", None) or not isinstance(out, torch.Tensor) or out.ndim != 2:
         raise UnsupportedModelError(f"{place} has no single W_out: it is a mixture of experts, or its MLP is unknown; pass a model with dense MLPs.")

@@ -75,9 +75,8 @@ def attention_input(model: HookedModel, layer: int) -> str | None:
 
 
 def has_mlps(model: HookedModel) -> bool:
-    """Whether the blocks are more than attention."""
-    first = model.blocks[0]
-    return getattr(first, "mlp", None) is not None or not hasattr(first, "attn")
+    """Whether any block is more than attention."""
+    return not all(getattr(block, "mlp", None) is None and hasattr(block, "attn") for block in model.blocks)
 
 
 def layer_count(model: HookedModel) -> int:

@@ -16,18 +16,20 @@ from jaxtyping import Float, Int
 
 from tl_knowledge.arrays import Hooks
 from tl_knowledge.models.hook_names import UNEMBED_IN
-from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.models.protocol import HookedModel, context_length
 
 __all__ = ["Unembedding"]
 
 VOCABULARY_AT_ONCE = 4096
+
+PROBE_LENGTH = 4
 
 _scales: WeakKeyDictionary[object, float | None] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
 class Unembedding:
-    """``logits = cap tanh(scale (h W_U + b) / cap)``; without a cap ``scale (h W_U + b)``.
+    """``logits = scale (h W_U + b)``; with a cap ``cap tanh((h W_U + b) / cap)``.
 
     Attributes:
         weights: ``[d_model d_vocab]``.
@@ -45,7 +47,7 @@ class Unembedding:
     def of(cls, model: HookedModel) -> Unembedding | None:
         """The model's, or ``None`` where the model does more behind the unembedding's input than this.
 
-        A probe of two tokens, run once a model, finds that out; hooks that somebody has set behind it are seen each time.
+        A probe of a few tokens, run once a model, finds that out; hooks that somebody has set behind it are seen each time.
         """
         if any(point.fwd_hooks for name, point in model.hook_dict.items() if name.startswith("unembed.") and name != UNEMBED_IN):
             return None
@@ -67,17 +69,24 @@ class Unembedding:
 
     def _scale_of(self, model: HookedModel) -> float | None:
         """By how much the model's logits are what this makes of its unembedding's input; ``None`` where they are something else."""
-        tokens, states = torch.zeros(1, 2, dtype=torch.long, device=self.weights.device), list[torch.Tensor]()
+        # Tokens from all over the vocabulary: a padding token's embedding is often zero, and so are its logits, which fit any scale.
+        tokens, states = self._probe_tokens(model), list[torch.Tensor]()
         recorder: Hooks = [(UNEMBED_IN, lambda x, *, hook: states.append(x.detach()))]
         with torch.no_grad():
             logits: torch.Tensor = model.run_with_hooks(tokens, fwd_hooks=recorder)
         ours, rounding = self.logits(states[0]), torch.finfo(self.weights.dtype).eps ** 0.5
         logits = logits.to(ours)
+        if not bool(ours.any()):
+            return None
         fitted = 1.0 if self.cap else float((ours * logits).sum() / ours.square().sum())
         for scale in (1.0, fitted):
             if torch.allclose(ours * scale, logits, rtol=rounding, atol=rounding * float(logits.abs().max())):
                 return scale
         return None
+
+    def _probe_tokens(self, model: HookedModel) -> Int[torch.Tensor, "1 pos"]:
+        last, length = int(model.cfg.d_vocab) - 1, min(PROBE_LENGTH, context_length(model))
+        return torch.linspace(last // 3, last, length, device=self.weights.device).long()[None]
 
     def logits(self, states: Float[torch.Tensor, "*row d_model"]) -> Float[torch.Tensor, "*row d_vocab"]:
         """Logits of some states, differentiable in them."""

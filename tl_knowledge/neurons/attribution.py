@@ -23,11 +23,12 @@ from tl_knowledge.door import public
 from tl_knowledge.engine.batches import equal_groups
 from tl_knowledge.engine.prefix import prefix_engine
 from tl_knowledge.engine.progress import progress_bar
+from tl_knowledge.engine.recording import record
 from tl_knowledge.engine.rows import MEMORY_BUDGET
-from tl_knowledge.errors import InputError, NumericalError, check_choice, check_given
+from tl_knowledge.errors import InputError, NumericalError, UnsupportedModelError, check_choice, check_given
 from tl_knowledge.models.checks import check_layers
 from tl_knowledge.models.loading import AnyModel, as_model
-from tl_knowledge.models.protocol import HookedModel, layer_count
+from tl_knowledge.models.protocol import HookedModel, layer_count, model_device, model_name
 from tl_knowledge.neurons.engine import PathGradients, Questions, questions_at_once
 from tl_knowledge.neurons.result import NeuronAttribution
 from tl_knowledge.neurons.settings import AttributionMethod, AttributionSettings, AttributionVariant
@@ -124,11 +125,11 @@ def mean_activation(
     check_choice("variant", variant, AttributionVariant)
     layers = tuple(range(layer_count(model)))
     start = _baseline_rows(model, "zero", layers)
-    total = torch.zeros_like(start, dtype=torch.float64)
+    total, site = torch.zeros_like(start, dtype=torch.float64), _site(model, variant)
     with progress_bar(what="mean activation", unit="prompt", total=len(batch), progress=progress) as bar:
         for group in equal_groups([len(prompt) for prompt in batch]):
             questions = Questions.stack([Questions(batch[i].tokens, (batch[i].last.last,), (0,), (batch[i].span(at).last,)) for i in group])
-            total += PathGradients(model, questions, layers, _site(variant), start).activations()[0].double().sum(0)
+            total += PathGradients(model, questions, layers, site, start).activations()[0].double().sum(0)
             bar.update(len(group))
     return (total / len(batch)).to(start.dtype)
 
@@ -143,14 +144,14 @@ def _attributed(
     progress: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Scores ``[prompt layer d_mlp]``, gaps ``[prompt layer]`` and clean probabilities ``[prompt]``, over each prompt's questions."""
-    alphas = _alphas(settings)
+    alphas, site = _alphas(settings), _site(model, settings.variant)
     scores = start.new_zeros(len(prompts), *start.shape, device="cpu")
     gaps, probability = scores.new_zeros(len(prompts), len(layers)), scores.new_ones(len(prompts))
     rows, questions = zip(*((i, each) for i, prompt in enumerate(prompts) for each in _questions(prompt, settings)), strict=True)
     at_once = questions_at_once(model, questions, layers, len(alphas), memory_budget)
     with progress_bar(what="attribute neurons", unit="prompt", total=len(questions), progress=progress) as bar:
         for group in equal_groups([(question.length, question.kept) for question in questions], at_once):
-            task = PathGradients(model, Questions.stack([questions[k] for k in group]), layers, _site(settings.variant), start)
+            task = PathGradients(model, Questions.stack([questions[k] for k in group]), layers, site, start)
             parts = task.scores(alphas, memory_budget) if alphas else task.activations()
             for k, score, gap, p in zip(group, *(part.cpu() for part in parts), strict=True):
                 row = rows[k]
@@ -159,8 +160,21 @@ def _attributed(
     return scores, gaps, probability
 
 
-def _site(variant: AttributionVariant) -> str:
-    return "hook_post" if variant in ("ours", "dai2022") else "hook_pre"
+def _site(model: HookedModel, variant: AttributionVariant) -> str:
+    """The hook that is scaled.
+
+    Raises:
+        UnsupportedModelError: what the model shows before the nonlinearity is not one number a neuron (gates in the same projection).
+    """
+    if variant in ("ours", "dai2022"):
+        return "hook_post"
+    name, width = "blocks.0.mlp.hook_pre", int(model.blocks[0].mlp.W_out.shape[0])
+    shown = record(model, torch.zeros(1, 1, dtype=torch.long, device=model_device(model)), [], [name])[name]
+    if shown.shape[-1] != width:
+        raise UnsupportedModelError(
+            f"{name} of {model_name(model)} shows {shown.shape[-1]} numbers for {width} neurons (gates in the same projection); pass variant='ours'."
+        )
+    return "hook_pre"
 
 
 def _alphas(settings: AttributionSettings) -> tuple[float, ...]:

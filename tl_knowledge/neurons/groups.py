@@ -14,7 +14,7 @@ from tl_knowledge.errors import DataError, InputError, check_given
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel, is_masked
 from tl_knowledge.prompts.facts import Fact, MinimalPair
-from tl_knowledge.prompts.prompt import Prompt, is_one_token
+from tl_knowledge.prompts.prompt import Prompt, is_one_token, mask_token
 
 __all__ = ["MARKS", "PromptGroup", "agreement_groups", "determiner", "fact_groups", "masked_word", "punctuation_groups"]
 
@@ -148,7 +148,7 @@ def masked_word(model: HookedModel, sentence: str, other: str) -> Prompt | None:
     bare = word.rstrip("".join(MARKS))
     if not is_one_token(model, bare):
         return None
-    shown = [*words[: differing[0]], model.tokenizer.mask_token + word[len(bare) :], *words[differing[0] + 1 :]]
+    shown = [*words[: differing[0]], mask_token(model) + word[len(bare) :], *words[differing[0] + 1 :]]
     return Prompt.from_text(model, " ".join(shown), target=bare)
 
 
@@ -159,7 +159,7 @@ def _prefix_prompt(model: HookedModel, pair: MinimalPair) -> Prompt | None:
 def _before_mark(model: HookedModel, text: str, mark: str) -> Prompt:
     before = text[: -len(mark)].rstrip()
     if is_masked(model):
-        return Prompt.from_text(model, f"{before} {model.tokenizer.mask_token}", target=mark)
+        return Prompt.from_text(model, f"{before} {mask_token(model)}", target=mark)
     return Prompt.from_text(model, before, target=mark)
 
 

@@ -23,7 +23,7 @@ from tl_knowledge.models.protocol import HookedModel, context_length, is_masked,
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.prompts.spans import CharRange, Occurrence, Span, covering_tokens, encode, occurrences, relation_span
 
-__all__ = ["Occurrence", "Prompt", "Span", "check_fits", "is_one_token", "target_tokens", "warn_of_missing_space"]
+__all__ = ["Occurrence", "Prompt", "Span", "check_fits", "is_one_token", "mask_token", "target_tokens", "warn_of_missing_space"]
 
 SPACE = "\u0120"  # how byte-level tokenizers write the space that begins a token
 
@@ -321,11 +321,21 @@ def is_one_token(model: HookedModel, target: str) -> bool:
         return False
 
 
-def _with_mask(model: HookedModel, text: str) -> str:
-    """The text with one mask: its own, or one at the end."""
+def mask_token(model: HookedModel) -> str:
+    """The text of a masked model's mask.
+
+    Raises:
+        UnsupportedModelError: its tokenizer has none.
+    """
     mask: str | None = model.tokenizer.mask_token
     if mask is None:
         raise UnsupportedModelError(f"{model_name(model)} answers at its mask, but its tokenizer has no mask token; set model.tokenizer.mask_token.")
+    return mask
+
+
+def _with_mask(model: HookedModel, text: str) -> str:
+    """The text with one mask: its own, or one at the end."""
+    mask = mask_token(model)
     if text.count(mask) > 1:
         raise PromptError(f"the prompt {text!r} has {text.count(mask)} masks; leave one.")
     return text if mask in text else f"{text.rstrip()} {mask}."

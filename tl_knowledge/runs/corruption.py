@@ -54,7 +54,7 @@ _SCALE_RULE = re.compile(r"(\d+(?:\.\d+)?)\s*sd")
 @public
 def embedding_sd(model: AnyModel) -> float:
     """Standard deviation over all scalars of the vocabulary's embeddings as they enter the model (Wei et al. 2024)."""
-    return float(entering_embeddings(as_model(model, masked=True)).double().std())
+    return float(entering_embeddings(as_model(model, masked=True, without_mlps=True)).double().std())
 
 
 @public
@@ -63,7 +63,7 @@ def subject_embedding_sd(model: AnyModel, subjects: Iterable[str]) -> float:
 
     Each subject is tokenised alone, without a leading space and without BOS.
     """
-    model = as_model(model, masked=True)
+    model = as_model(model, masked=True, without_mlps=True)
     given = check_given(subjects, "subject", "pass the subjects of the fact set")
     ids = [token for subject in given for token in model.tokenizer(subject, add_special_tokens=False)["input_ids"]]
     if not ids:

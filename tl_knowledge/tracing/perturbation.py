@@ -35,8 +35,8 @@ FACTS_AT_ONCE = 16
 
 @public
 def perturbation_sd(model: AnyModel) -> float:
-    """The test's noise: a third of the mean absolute value of the embedding matrix (Wen and Bai, section 5.4)."""
-    return float(entering_embeddings(as_model(model)).double().abs().mean()) / 3
+    """The test's noise: a third of the mean absolute value of the embeddings as they enter the model (Wen and Bai, section 5.4)."""
+    return float(entering_embeddings(as_model(model, without_mlps=True)).double().abs().mean()) / 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +122,7 @@ def perturb_embeddings(
         >>> len(test.table)
         8
     """
-    model = as_model(model)
+    model = as_model(model, without_mlps=True)
     given = check_given(always_iterable(facts, Fact), "fact")
     seeded = drawn_noise(noise, GaussianNoise(perturbation_sd(model))).seeded(seed)
     settings, seed = seeded.resolve(model).with_seed(None), seeded.seed or 0

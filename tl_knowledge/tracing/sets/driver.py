@@ -137,7 +137,7 @@ class _Run:
         results = self.store.finished(parts) if self.store else {}
         missing = {number: part for number, part in parts.items() if number not in results}
         if self.store and results and (self.runner == "local" or not missing):  # a worker's parts are checked when they are written
-            self.store.check_weights(weight_fingerprint(as_model(self.model)))
+            self.store.check_weights(weight_fingerprint(as_model(self.model, without_mlps=True)))
         if self.store and missing:
             self.store.warn_of_other_execution(results, self.execution)
 
@@ -155,5 +155,5 @@ class _Run:
             if missing and self.runner == "ray":
                 run_on_ray(self.model, missing, self.survey, self.execution, self.workers, finished, advance)
             elif missing:
-                run_locally(as_model(self.model), missing, self.survey, self.execution, finished, advance)
+                run_locally(as_model(self.model, without_mlps=True), missing, self.survey, self.execution, finished, advance)
         return [results[number] for number in parts]

@@ -74,7 +74,7 @@ class _Tracer:
 
     def __init__(self, source: str, survey: Survey, execution: Execution, threads: int) -> None:
         torch.set_num_threads(threads)
-        self.tracer = PartTracer(as_model(source), survey, execution)
+        self.tracer = PartTracer(as_model(source, without_mlps=True), survey, execution)
 
     def compute(self, number: int, part: Part) -> tuple[int, PartResult]:
         return number, self.tracer.compute(part, lambda count: None)
