@@ -80,10 +80,11 @@ def corrupt(positions: Positions, noise: Corruption) -> Hooks:
     if not span:
         raise CorruptionError("no position to corrupt was given; pass a span with at least one token.")
 
-    corrupted: list[bool] = []
+    corrupted, lengths = list[bool](), list[int]()
 
     def corrupt_embeddings(embeddings: torch.Tensor, *, hook: object) -> torch.Tensor:
         _check_reach(embeddings, span, EMBED)
+        _check_not_alone(embeddings, span, lengths)
         corrupted[:] = [True]
         changed = embeddings.clone()
         changed[:, list(span)] = noise.corrupted(embeddings, span)
@@ -190,6 +191,8 @@ def knock_out_attention(
             raise ComponentError(f"position {query} could attend to nothing: keys {key_positions} are all it sees; leave it at least one key.")
 
     def block(scores: torch.Tensor, *, hook: object) -> torch.Tensor:
+        if scores.shape[2] != scores.shape[3]:
+            raise ComponentError(f"queries are {scores.shape[2]} of {scores.shape[3]} tokens, so positions cannot be told{_ALONE}.")
         if max(query_positions) >= scores.shape[2] or max(key_positions) >= scores.shape[3]:
             raise ComponentError(
                 f"positions {query_positions} and {key_positions} do not lie in the prompt of {scores.shape[2]} tokens; pass positions inside it."
@@ -262,7 +265,7 @@ def add_low_rank(layer: int, left: Float[torch.Tensor, "d_mlp rank"], right: Flo
 
 
 def _scale(neurons: Sequence[int], factor: float, where: Positions | None):
-    positions = None if where is None else list(as_positions(where))
+    positions, lengths = None if where is None else list(as_positions(where)), list[int]()
 
     def scale(activation: torch.Tensor, *, hook: object) -> torch.Tensor:
         if max(neurons) >= activation.shape[-1] or min(neurons) < 0:
@@ -273,6 +276,7 @@ def _scale(neurons: Sequence[int], factor: float, where: Positions | None):
             )
         if positions is not None:
             _check_reach(activation, positions, "mlp.hook_post")
+            _check_not_alone(activation, positions, lengths)
         factors = activation.new_ones(activation.shape[-2:])
         at = torch.arange(activation.shape[-2]) if positions is None else torch.tensor(positions)
         factors[at[:, None], torch.tensor(list(neurons))] = factor
@@ -316,6 +320,13 @@ def _write_flat(write: Callable[..., torch.Tensor], source: torch.Tensor, activa
             "pass recorded activations as [batch pos d_model]: recorded[name].unflatten(0, tokens.shape)."
         )
     return write(activation.unflatten(0, (-1, source.shape[1])), hook=None).flatten(0, 1)
+
+
+def _check_not_alone(activation: torch.Tensor, positions: Iterable[int], lengths: list[int]) -> None:
+    """Refuse the one new token of a step of ``generate`` with a cache, which is not at the position that it has there; the prompt came before."""
+    lengths[:] = [max([activation.shape[1], *lengths])]
+    if activation.shape[1] == 1 < lengths[0] and min(positions) >= 0:
+        raise ComponentError(f"position {min(positions)} means the prompt's token, but a single token came after a prompt of {lengths[0]}{_ALONE}.")
 
 
 def _check_reach(activation: torch.Tensor, positions: Iterable[int], name: str) -> None:

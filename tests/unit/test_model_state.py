@@ -15,6 +15,7 @@ from support.models import BUILDERS
 import tl_knowledge as tlk
 from tl_knowledge.errors import DataError, ModelStateError, NumericalError
 from tl_knowledge.lock import model_lock
+from tl_knowledge.models.description import weights_digest
 from tl_knowledge.models.ledger import ledger_of, unedited_fingerprint
 from tl_knowledge.models.weights import output_weights
 
@@ -295,7 +296,8 @@ def test_hooks_in_generate(name, cached):
     recorded = model.run_with_cache(tokens)[1]
     always = [random_edit(model, (1,), 1).hooks(), tlk.scale_neurons([(0, 3)], 0.0), tlk.scale_neurons([(0, 3)], 0.0, positions=-1)]
     uncached = [tlk.scale_neurons([(0, 3)], 0.0, positions=2), tlk.knock_out_attention(6, [0], layers=[0])]
-    embedding = tlk.corrupt([1], tlk.GaussianNoise(3.0))
+    uncached += [tlk.scale_neurons([(0, 3)], 0.0, positions=0), tlk.knock_out_attention([0], [5], layers=[0])]  # a new token is no first one
+    embedding = tlk.corrupt([0], tlk.GaussianNoise(3.0))
     never = [tlk.restore(recorded, "mlp_out", layers=[1], positions=2), tlk.sever(recorded, "mlp_out", layers=[1])]
     (never if name == "ht-gpt2" else uncached).append(embedding)
     try:
@@ -311,3 +313,24 @@ def test_hooks_in_generate(name, cached):
     finally:
         model.tokenizer = before
     assert hooks_left(model) == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_the_fingerprint_notices_changed_signs_and_places(dtype):
+    """What a plain sum over rows and columns does not: signs of whole rows, columns and blocks."""
+    weights = torch.randn(8, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
+    rows, columns = torch.tensor([1, 5]), torch.tensor([3, 7])
+    changes = {
+        "all": lambda w: w.neg_(),
+        "rows": lambda w: w.index_copy_(0, rows, -w[rows]),
+        "columns": lambda w: w.index_copy_(1, columns, -w[:, columns]),
+        "block": lambda w: w.__setitem__((rows[:, None], columns), -w[rows[:, None], columns]),
+        "places": lambda w: w.index_copy_(0, rows, w[rows.flip(0)]),
+        "twice": lambda w: w.mul_(2),
+        "one bit": lambda w: w.view(torch.uint8)[0, 0].bitwise_xor_(1),
+    }
+    assert weights_digest(weights) == weights_digest(weights.clone())
+    for name, change in changes.items():
+        changed = weights.clone()
+        change(changed)
+        assert weights_digest(changed) != weights_digest(weights), name

@@ -15,6 +15,11 @@ from tl_knowledge.models.protocol import HookedModel, has_mlps, model_name
 __all__ = ["check_same_weights", "describe_model", "fingerprint_of", "weight_digests", "weight_fingerprint", "weight_processing", "weights_digest"]
 
 
+ODD = -7046029254386353131  # 2**64 divided by the golden ratio
+
+BYTES_AT_ONCE = 2**18
+
+
 def weight_processing(model: HookedModel) -> dict[str, bool]:
     """Which of TransformerLens' weight processing steps the model shows.
 
@@ -79,7 +84,8 @@ def weight_digests(model: HookedModel) -> dict[str, str]:
 def weights_digest(weights: torch.Tensor) -> str:
     """Changes when any bit of the weights does, when two rows or columns change places, or the shape or the type.
 
-    Bit patterns are summed as integers over rows and over columns, so the value does not depend on threads or device.
+    Bit patterns are mixed (multiplied by an odd number and folded, so that signs do not cancel) and summed as integers over rows and over
+    columns; the value does not depend on threads or device.
     """
     bits = weights.detach().contiguous()
     bits = bits.reshape(len(bits), -1) if bits.ndim > 1 else bits.reshape(1, -1)
@@ -89,6 +95,12 @@ def weights_digest(weights: torch.Tensor) -> str:
     integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     words = bits.view(torch.int64 if wide else integers[bits.element_size()])
     digest = hashlib.sha256(json.dumps([list(weights.shape), str(weights.dtype)]).encode())
-    for sums in (words.sum(0, dtype=torch.int64), words.sum(1, dtype=torch.int64)):
+    columns, rows = torch.zeros(words.shape[1], dtype=torch.int64, device=words.device), list[torch.Tensor]()
+    for part in words.split(max(1, BYTES_AT_ONCE // max(1, 8 * words.shape[1]))):
+        mixed = part.to(torch.int64) * ODD
+        mixed ^= mixed >> 32
+        columns += mixed.sum(0)
+        rows.append(mixed.sum(1))
+    for sums in (columns, *rows):
         digest.update(sums.cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
