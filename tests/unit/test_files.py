@@ -136,6 +136,42 @@ def test_stray_and_foreign_parts_are_refused(tiny, tmp_path):
         tlk.trace_facts(tiny, FACTS, 1.0, store=folder, **call)
 
 
+def test_a_part_of_other_settings_is_refused(tiny, tmp_path):
+    call = {"known_only": False, "facts_per_part": 2, "progress": False}
+    for samples in (1, 3):
+        tlk.trace_facts(tiny, FACTS, 1.0, store=tmp_path / str(samples), samples=samples, **call)
+    (tmp_path / "1" / "part-00001.parquet").write_bytes((tmp_path / "3" / "part-00001.parquet").read_bytes())
+    with pytest.raises(DataError, match="or other settings; delete it"):
+        tlk.trace_facts(tiny, FACTS, 1.0, store=tmp_path / "1", samples=1, **call)
+    with pytest.raises(DataError, match="traced with different settings"):
+        tlk.TraceAverage.load(tmp_path / "1")
+
+
+def test_a_copied_part_counts_once_or_is_refused(tiny, tmp_path):
+    folder = tmp_path / "run"
+    tlk.trace_facts(tiny, FACTS, 1.0, store=folder, samples=1, known_only=False, facts_per_part=2, progress=False)
+    whole = (folder / "part-00000.parquet").read_bytes()
+    (folder / "part-00000 (copy).parquet").write_bytes(whole)
+    assert tlk.TraceAverage.load(folder).given == len(FACTS)
+    (folder / "part-00001.parquet").write_bytes(whole)
+    with pytest.raises(DataError, match="two parts have the same facts"):
+        tlk.TraceAverage.load(folder)
+
+
+def test_an_evaluation_s_part_has_the_cases_of_its_place(tiny, tmp_path, monkeypatch):
+    from tl_knowledge.evaluation import driver
+
+    monkeypatch.setattr(driver, "CASES_PER_PART", 1)
+    cases = [tlk.EditCase(fact, " w11", (fact.rephrase("w2 {} w4"),), (FACTS[3],)) for fact in FACTS[:2]]
+    first = tlk.evaluate(tiny, cases, tlk.FineTune(1, steps=1), store=tmp_path / "run", progress=False)
+    again = tlk.evaluate(tiny, cases, tlk.FineTune(1, steps=1), store=tmp_path / "run", progress=False)
+    assert again.table.equals(first.table)
+    parts = [tmp_path / "run" / f"part-0000{k}.parquet" for k in (0, 1)]
+    parts[1].write_bytes(parts[0].read_bytes())
+    with pytest.raises(DataError, match=r"part-00001\.parquet.* has other cases than its place"):
+        tlk.evaluate(tiny, cases, tlk.FineTune(1, steps=1), store=tmp_path / "run", progress=False)
+
+
 def test_two_runs_on_one_folder(tmp_path):
     first = RunFolder(tmp_path / "run", RUN, "f()")
     partial = tmp_path / "run" / "part-00000.parquet.xyz.partial"

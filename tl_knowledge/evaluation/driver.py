@@ -14,7 +14,7 @@ from more_itertools import always_iterable, chunked
 
 from tl_knowledge.door import public
 from tl_knowledge.engine.progress import progress_bar
-from tl_knowledge.errors import InputError, check_choice, check_given
+from tl_knowledge.errors import DataError, InputError, check_choice, check_given
 from tl_knowledge.evaluation.measures import EditMeasure
 from tl_knowledge.evaluation.report import EditReport, EvaluationProtocol, EvaluationSettings
 from tl_knowledge.evaluation.run_key import measure_name, run_key
@@ -98,17 +98,34 @@ def evaluate(
     with ExitStack() as stack:
         key = run_key(model, given, method, moments, settings, own_measures)
         folder = None if store is None else stack.enter_context(closing(RunFolder(store, key, "evaluate()")))
-        finished = set() if folder is None else set(folder.finished())
+        finished = {} if folder is None else _finished(folder, parts)
         tables: list[pd.DataFrame] = []
         for number, part in enumerate(progress_bar(parts, what="edit and measure", unit="part", progress=progress and len(parts) > 1)):
-            if folder is not None and number in finished:
-                tables.append(EditReport.load(folder.part(number)).table)
+            if number in finished:
+                tables.append(finished[number])
                 continue
             table = pd.DataFrame(run.rows(part, number * per_part))
             if folder is not None:
                 EditReport(table, settings, provenance).save(folder.part(number))
             tables.append(table)
     return EditReport(pd.concat(tables, ignore_index=True), settings, provenance)
+
+
+def _finished(folder: RunFolder, parts: Sequence[Sequence[EditCase]]) -> dict[int, pd.DataFrame]:
+    """The parts that are there, read before anything is computed.
+
+    Raises:
+        DataError: a damaged part, or one that has other cases than its place in the run.
+    """
+    tables: dict[int, pd.DataFrame] = {}
+    for number in folder.finished():
+        table = EditReport.load(folder.part(number)).table
+        there = list(zip(table["subject"], table["relation"].fillna(""), table["target_new"], strict=True))
+        cases = parts[number] if number < len(parts) else ()
+        if there != [(case.fact.subject, case.fact.relation or "", case.target_new) for case in cases]:
+            raise DataError(f"{str(folder.part(number))!r} has other cases than its place in the run; delete it to have it computed again.")
+        tables[number] = table
+    return tables
 
 
 @dataclass(frozen=True)

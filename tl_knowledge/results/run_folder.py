@@ -14,7 +14,7 @@ from tl_knowledge.errors import DataError
 from tl_knowledge.results.storage import PARTIAL, remove_partial_files, write_text
 from tl_knowledge.results.writable import check_writable
 
-__all__ = ["RunFolder"]
+__all__ = ["PART", "RunFolder"]
 
 
 LOCK = ".lock"

@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from tl_knowledge.errors import DataError
 from tl_knowledge.results.result import Result
+from tl_knowledge.results.run_folder import PART
 from tl_knowledge.results.statistics import IntervalVariant
 from tl_knowledge.tracing.sets import figures
 from tl_knowledge.tracing.sets.effects import RoleEffects
@@ -52,7 +53,7 @@ class TraceAverage(RoleEffects, Result):
             DataError: no such file or folder, or nothing in it yet.
         """
         source = Path(path)
-        files = sorted(source.glob("part-*.parquet")) if source.is_dir() else [source]
+        files = sorted(file for file in source.iterdir() if PART.fullmatch(file.name)) if source.is_dir() else [source]
         return cls.from_part(join_parts([read_part(file) for file in files]))
 
     @override

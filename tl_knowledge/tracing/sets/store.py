@@ -89,6 +89,11 @@ def join_parts(parts: Sequence[PartResult]) -> PartResult:
     weights = {header.weights for header in headers}
     if len(weights) > 1:
         raise DataError(f"the parts were computed with different weights ({', '.join(sorted(weights))}); use one folder for each model.")
+    if any(not _same_but_resolved(header.settings, headers[0].settings) for header in headers):
+        raise DataError("the parts were traced with different settings; use one folder for each run.")
+    indices = [index for part in parts for index in sorted({trace.index for trace in part.traces} | set(part.header.skipped))]
+    if len(indices) != len(set(indices)):
+        raise DataError("two parts have the same facts; take the copy out of the folder.")
     first = headers[0]
     header = PartHeader(
         given=sum(header.given for header in headers),
@@ -120,6 +125,7 @@ class TraceStore:
             DataError: the folder holds another run, or something else.
         """
         run = {"facts": _digest(facts), "number_of_facts": len(facts), "facts_per_part": facts_per_part, "settings": plain(survey)}
+        self.survey = survey
         self.folder = RunFolder(directory, run, "trace_facts()")
         self._weights: str | None = None
 
@@ -139,8 +145,13 @@ class TraceStore:
         results = {number: read_part(self.folder.part(number)) for number in self.folder.finished()}
         for number, part in results.items():
             there = sorted({trace.index for trace in part.traces} | set(part.header.skipped))
-            if there != [index for index, _ in parts.get(number, ())]:
-                raise DataError(f"{str(self.folder.part(number))!r} has other facts than its place in the run; delete it to have it computed again.")
+            own = dict(parts.get(number, ()))
+            facts_fit = there == sorted(own) and all(_columns(trace.fact) == _columns(own[trace.index]) for trace in part.traces)
+            if not facts_fit or not _same_but_resolved(part.header.settings, self.survey):
+                raise DataError(
+                    f"{str(self.folder.part(number))!r} has other facts than its place in the run, or other settings; "
+                    "delete it to have it computed again."
+                )
         return results
 
     def write(self, number: int, part: PartResult) -> None:
@@ -172,9 +183,19 @@ class TraceStore:
             )
 
 
+def _same_but_resolved(stored: Survey, asked: Survey) -> bool:
+    """Whether two settings ask the same; a model turns noise into numbers and ``None`` into all layers."""
+    layers = stored.layers if asked.layers is None else asked.layers
+    return stored == replace(asked, noise=stored.noise, layers=layers)
+
+
 def _digest(facts: Sequence[Fact]) -> str:
-    text = json.dumps([[getattr(fact, column) for column in FACT_COLUMNS] for fact in facts])
+    text = json.dumps([_columns(fact) for fact in facts])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _columns(fact: Fact) -> list[str]:
+    return [getattr(fact, column) for column in FACT_COLUMNS]
 
 
 def _schema() -> Any:
