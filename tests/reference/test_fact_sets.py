@@ -292,13 +292,13 @@ def test_facts_that_cannot_be_traced_are_skipped_with_the_reason(factlm):
 def tracer_processes() -> list[int]:
     """Process numbers of the Ray actors; Ray titles them by their class and method."""
     titles = {int(path.parent.name): path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if os.access(path, os.R_OK)}
-    return [number for number, title in titles.items() if title.startswith(b"ray::_Tracer")]
+    return [number for number, title in titles.items() if title.startswith(b"ray::_Worker")]
 
 
 @pytest.mark.slow
 def test_ray_workers_give_the_same_and_a_killed_one_loses_nothing(tmp_path, facts):
     ray = pytest.importorskip("ray", reason="Ray is not installed, so the Ray runner was not run (pip install 'tl-knowledge[ray]')")
-    from tl_knowledge.tracing.sets import runners
+    from tl_knowledge.runs import parts as run_parts_module
 
     settings = {"components": "mlp_out", "samples": 2, "facts_per_part": 1, "progress": False}
     expected = tlk.trace_facts("factlm", facts, store=tmp_path / "local", **settings)
@@ -314,14 +314,13 @@ def test_ray_workers_give_the_same_and_a_killed_one_loses_nothing(tmp_path, fact
 
         return once
 
-    real = runners.run_on_ray
+    real = run_parts_module.run_on_ray
 
-    def run_and_kill(source, parts, survey, execution, workers, finished, advance):
-        real(source, parts, survey, execution, workers, kill_a_worker(finished), advance)
+    def run_and_kill(source, job, parts, finished, workers):
+        real(source, job, parts, kill_a_worker(finished), workers)
 
-    module = sys.modules["tl_knowledge.tracing.sets.driver"]
     patched = pytest.MonkeyPatch()
-    patched.setattr(module, "run_on_ray", run_and_kill)
+    patched.setattr(run_parts_module, "run_on_ray", run_and_kill)
     try:
         found = tlk.trace_facts("factlm", facts, runner="ray", workers=2, store=tmp_path / "ray", **settings)
     finally:

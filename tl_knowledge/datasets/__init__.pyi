@@ -3,7 +3,6 @@ from .answers import paraphrases as paraphrases
 from .answers import single_token_facts as single_token_facts
 from .blimp import BLIMP_SAMPLE as BLIMP_SAMPLE
 from .blimp import load_blimp as load_blimp
-from .bundled import load_corpus as load_corpus
 from .bundled import load_relations as load_relations
 from .catalogue import EDIT_SETS as EDIT_SETS
 from .catalogue import FACT_SETS as FACT_SETS
@@ -12,6 +11,9 @@ from .catalogue import load_facts as load_facts
 from .context import CONTEXT_PAIRS as CONTEXT_PAIRS
 from .context import in_context as in_context
 from .context import with_context as with_context
+from .corpora import CORPORA as CORPORA
+from .corpora import corpus_texts as corpus_texts
+from .corpora import load_corpus as load_corpus
 from .counterfact import load_counterfact as load_counterfact
 from .filters import of_relation as of_relation
 from .filters import sample_facts as sample_facts

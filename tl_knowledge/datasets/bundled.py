@@ -12,7 +12,7 @@ from tl_knowledge.door import public
 from tl_knowledge.errors import DataError, check_choice
 from tl_knowledge.prompts.facts import EditCase, Fact, Relation
 
-__all__ = ["bundled_edit_cases", "bundled_facts", "load_corpus", "load_relations"]
+__all__ = ["bundled_corpus", "bundled_edit_cases", "bundled_facts", "load_relations"]
 
 NEIGHBOURS = 5
 SPLIT_SEED = 0
@@ -51,19 +51,9 @@ def bundled_edit_cases() -> list[EditCase]:
     return [_edit_case(row, by_relation[row["relation"]]) for row in rows if row["split"] == "edit"]
 
 
-@public
-def load_corpus(name: str = "factlm", *, limit: int | None = None) -> list[str]:
-    """Paragraphs of the kind of text the model was trained on, for second moments and perplexity.
-
-    Args:
-        name: ``"factlm"``.
-        limit: how many to take, from the first.
-
-    Raises:
-        DataError: another name.
-    """
-    check_choice("corpus", name, ("factlm",), DataError)
-    return (files("tl_knowledge") / "factlm" / "corpus.txt").read_text(encoding="utf-8").splitlines()[:limit]
+def bundled_corpus() -> list[str]:
+    """FactLM's corpus: paragraphs of the kind of text it was trained on."""
+    return (files("tl_knowledge") / "factlm" / "corpus.txt").read_text(encoding="utf-8").splitlines()
 
 
 def _edit_case(row: dict[str, Any], relation: list[dict[str, Any]]) -> EditCase:

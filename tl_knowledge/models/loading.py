@@ -21,7 +21,7 @@ from tl_knowledge.models.complete import every_tensor_loaded, randomness_kept
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.models.quiet import loading_quietly
 
-__all__ = ["FACTLM_DIRECTORY", "AnyModel", "Backend", "as_model", "hooked_transformer_available", "load_model"]
+__all__ = ["FACTLM_DIRECTORY", "AnyModel", "Backend", "as_model", "bridge_of", "hooked_transformer_available", "load_model", "load_tokenizer"]
 
 AnyModel: TypeAlias = HookedModel | str | os.PathLike[str]
 """A model, or its name or directory."""
@@ -114,6 +114,26 @@ def as_model(model: AnyModel, *, masked: bool = False, without_mlps: bool = Fals
 @lru_cache(maxsize=1)
 def _loaded(name: str) -> HookedModel:
     return load_model(name)
+
+
+def bridge_of(module: torch.nn.Module, architecture: str, tokenizer: Any, dtype: torch.dtype) -> HookedModel:
+    """A bridge around a Hugging Face module that the caller made; the module is held, not copied.
+
+    Raises:
+        ModelError: as `load_model`.
+    """
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
+
+    held: Any = module
+    held.set_attn_implementation("eager")  # as TransformerLens loads them
+    with loading_quietly(), randomness_kept():
+        bridge: Any = build_bridge_from_module(module, architecture, hf_config=held.config, tokenizer=tokenizer, dtype=dtype)
+    return check_model(bridge.eval(), masked=True)
+
+
+def load_tokenizer(directory: Path) -> Any:
+    """The tokenizer of a directory in Hugging Face format."""
+    return AutoTokenizer.from_pretrained(directory)
 
 
 def hooked_transformer_available() -> bool:

@@ -20,10 +20,11 @@ from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.runs.arguments import drawn_noise
 from tl_knowledge.runs.corruption import Noise
+from tl_knowledge.runs.parts import Runner, run_parts
 from tl_knowledge.runs.windows import TraceVariant, Window
 from tl_knowledge.tracing.sets.average import TraceAverage
 from tl_knowledge.tracing.sets.roles import SIDES, Side
-from tl_knowledge.tracing.sets.runners import Part, Runner, run_locally, run_on_ray
+from tl_knowledge.tracing.sets.runners import Part, TraceJob
 from tl_knowledge.tracing.sets.settings import ExactEngine, Execution, Survey
 from tl_knowledge.tracing.sets.store import PartResult, TraceStore, join_parts
 
@@ -152,8 +153,11 @@ class _Run:
             def advance(count: int) -> None:
                 bar.update(count)
 
-            if missing and self.runner == "ray":
-                run_on_ray(self.model, missing, self.survey, self.execution, self.workers, finished, advance)
-            elif missing:
-                run_locally(as_model(self.model, without_mlps=True), missing, self.survey, self.execution, finished, advance)
+            def remote(number: int, part: PartResult) -> None:
+                finished(number, part)
+                advance(part.header.given)
+
+            local = self.runner == "local"
+            job = TraceJob(self.survey, self.execution, advance) if local else TraceJob(self.survey, self.execution)
+            run_parts(self.model, job, missing, finished if local else remote, runner=self.runner, workers=self.workers)
         return [results[number] for number in parts]

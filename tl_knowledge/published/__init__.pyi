@@ -1,0 +1,15 @@
+from .driver import reproduce as reproduce
+from .experiment import Experiment as Experiment
+from .experiment import PublishedValue as PublishedValue
+from .plan import ReproductionPlan as ReproductionPlan
+from .plan import plan_reproduction as plan_reproduction
+from .protocol import Measured as Measured
+from .protocol import Protocol as Protocol
+from .registry import EXPERIMENTS as EXPERIMENTS
+from .registry import published_experiment as published_experiment
+from .rehearsal import Rehearsal as Rehearsal
+from .rehearsal import rehearse as rehearse
+from .reproduction import Reproduction as Reproduction
+from .reproduction import ReproductionSettings as ReproductionSettings
+from .workbench import Editor as Editor
+from .workbench import Workbench as Workbench

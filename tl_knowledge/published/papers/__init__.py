@@ -1,0 +1,1 @@
+"""One file a paper: its experiments, with the numbers that it prints."""

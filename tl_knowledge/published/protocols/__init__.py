@@ -1,0 +1,1 @@
+"""Published procedures, one room a field: what is done in which order with whose settings."""
