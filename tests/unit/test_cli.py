@@ -214,7 +214,7 @@ REFUSED = [  # by us, with an error of the package
     (["edit", PROMPT[0], "--subject", "Spain", "--target", " London"], "InputError: subject 'Spain' stands 0 times"),
     ([*EDIT, "--method", "romme"], "InputError: method 'romme' is unknown, did you mean 'rome'?"),
     ([*EDIT, "--setting", "steps"], "InputError: setting 'steps' is not understood"),
-    ([*EDIT, "--corpus", "nowhere.txt"], "DataError: cannot read 'nowhere.txt' as text"),
+    ([*EDIT, "--corpus", "nowhere.txt"], "DataError: corpus 'nowhere.txt' is neither a file nor one of factlm"),
     (["evaluate", "--dataset", "known_1000"], "DataError: dataset 'known_1000' is unknown; pass one of 'factlm', 'counterfact', 'zsre'"),
     (["evaluate", "--source", "cases.json"], "DataError: data set 'factlm' is bundled and takes no source"),
     (["evaluate", "--protocol", "all"], "InputError: protocol 'all' is unknown"),
@@ -309,6 +309,8 @@ def test_help_version_and_refusals_import_nothing_heavy():
 def test_words_of_the_command_line_are_the_librarys():
     from tl_knowledge.engine.rows import MEMORY_BUDGET as LIBRARY_BUDGET
     from tl_knowledge.evaluation.driver import EvaluationProtocol
+    from tl_knowledge.datasets import CORPORA
+    from tl_knowledge.models.loading import Backend
     from tl_knowledge.runs.parts import Runner
     from tl_knowledge.runs.windows import TraceVariant
     from tl_knowledge.tracing.sets.roles import Side

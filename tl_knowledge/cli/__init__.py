@@ -24,6 +24,7 @@ from tl_knowledge.cli.moments import moments_command
 from tl_knowledge.cli.neurons import neurons_command
 from tl_knowledge.cli.printing import print_line
 from tl_knowledge.cli.report import report_command
+from tl_knowledge.cli.reproduce import reproduce_command
 from tl_knowledge.cli.trace import trace_command
 from tl_knowledge.cli.trace_facts import trace_facts_command
 from tl_knowledge.errors import InputError, TLKnowledgeError
@@ -39,6 +40,7 @@ app.command("moments")(moments_command)
 app.command("edit")(edit_command)
 app.command("evaluate")(evaluate_command)
 app.command("report")(report_command)
+app.command("reproduce")(reproduce_command)
 app.command("info")(info_command)
 
 

@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import tl_knowledge as tlk
+from tl_knowledge.cli.words import CORPORA
 from tl_knowledge.errors import ComponentError, CorruptionError, DataError, InputError
 from tl_knowledge.prompts.spans import template_of
 
 __all__ = [
     "corpus_argument",
     "facts_argument",
-    "model_argument",
     "noise_argument",
-    "quiet_libraries",
+    "subject_noise",
     "template_argument",
     "window_argument",
     "words_argument",
 ]
-
-
-def quiet_libraries() -> None:
-    """Keep transformers from announcing what it loads; importing it sets its own level, so this comes just before a model is loaded."""
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    logging.getLogger("transformers").setLevel(logging.ERROR)
-
-
-def model_argument(name: str) -> tlk.HookedModel:
-    """The model by name or directory, loaded."""
-    quiet_libraries()
-    return tlk.load_model(name)
 
 
 def template_argument(prompt: str, subject: str) -> str:
@@ -60,7 +46,7 @@ def facts_argument(dataset: str, source: str | None, relations: list[str] | None
 
 
 def noise_argument(text: str) -> float | str:
-    """A standard deviation: a number, or a rule such as ``3sd``.
+    """A standard deviation: a number, or a rule: ``3sd`` of all embeddings, ``3subject-sd`` of the subjects' (see `subject_noise`).
 
     Raises:
         CorruptionError: neither.
@@ -68,9 +54,17 @@ def noise_argument(text: str) -> float | str:
     try:
         return float(text)
     except ValueError:
-        if not re.fullmatch(r"\d+(\.\d+)?\s*sd", text):
-            raise CorruptionError(f"noise {text!r} is not understood; pass a number, or '3sd' for 3 sd of the embeddings.") from None
+        if not re.fullmatch(r"\d+(\.\d+)?\s*(subject-)?sd", text):
+            known = "'3sd' for 3 sd of the embeddings, or '3subject-sd' of the subjects'"
+            raise CorruptionError(f"noise {text!r} is not understood; pass a number, {known}.") from None
         return text
+
+
+def subject_noise(noise: float | str, model: tlk.HookedModel, subjects: Iterable[str]) -> float | str:
+    """A rule of the subjects' embeddings as a number, on this model (Meng et al.'s program); other noise as it is."""
+    if not isinstance(noise, str) or not noise.endswith("subject-sd"):
+        return noise
+    return float(noise.removesuffix("subject-sd")) * tlk.tracing.subject_embedding_sd(model, list(dict.fromkeys(subjects)))
 
 
 def window_argument(text: str) -> Any:
@@ -91,15 +85,14 @@ def words_argument(words: list[str] | None, default: tuple[str, ...]) -> Any:
     return tuple(words) if words else default
 
 
-def corpus_argument(path: Path | None) -> list[str]:
-    """A text file's lines, or the bundled corpus.
+def corpus_argument(corpus: str | None, model: str) -> str | None:
+    """A corpus by name or a text file; FactLM's own for FactLM, and nothing for other models.
 
     Raises:
-        DataError: the file cannot be read.
+        DataError: neither a corpus nor a file.
     """
-    if path is None:
-        return tlk.load_corpus()
-    try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {str(path)!r} as text: {error}; pass a UTF-8 file with one text a line.") from error
+    if corpus is None:
+        return "factlm" if model == "factlm" else None
+    if corpus not in CORPORA and not Path(corpus).is_file():
+        raise DataError(f"corpus {corpus!r} is neither a file nor one of {', '.join(CORPORA)}; pass one of these.")
+    return corpus

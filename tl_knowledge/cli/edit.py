@@ -10,13 +10,15 @@ import typer
 
 import tl_knowledge as tlk
 from tl_knowledge.cli import options
-from tl_knowledge.cli.arguments import corpus_argument, model_argument, template_argument
+from tl_knowledge.cli.arguments import corpus_argument, template_argument
+from tl_knowledge.cli.loading import loads_model, model_argument
 from tl_knowledge.cli.methods import method_argument, moments_argument, settings_argument
 from tl_knowledge.cli.printing import print_json, print_line, print_table, print_written
 
 __all__ = ["edit_command"]
 
 
+@loads_model
 def edit_command(
     prompt: options.EditedPrompt,
     subject: Annotated[str, typer.Option(help="The words of the prompt that are the subject.")],
@@ -33,15 +35,16 @@ def edit_command(
     as_json: options.AsJson = False,
 ) -> None:
     """Change one fact; nothing is written but with --save."""
-    fact, values, texts = tlk.Fact(subject, template_argument(prompt, subject), target), settings_argument(setting), corpus_argument(corpus)
+    fact, values = tlk.Fact(subject, template_argument(prompt, subject), target), settings_argument(setting)
+    corpus_name = corpus_argument(corpus, model)
     bar = progress and not as_json
     loaded = model_argument(model)
     settings = method_argument(loaded, method, layer, values)
-    known = moments_argument(loaded, [settings], moments, texts, progress=bar)
+    known = moments_argument(loaded, [settings], moments, corpus_name, progress=bar)
     edit = tlk.plan_edit(loaded, fact, settings, moments=known, progress=bar)
     if save is not None:
         edit.save(save)
-    health = edit.health(loaded, texts)
+    health = edit.health(loaded, () if corpus_name is None else tlk.datasets.corpus_texts(corpus_name))
     rows = _continuations(loaded, edit, [prompt, *(text or [])])
     if as_json:
         print_json({"texts": rows, "health": _health_data(health), "provenance": edit.provenance.to_dict()})

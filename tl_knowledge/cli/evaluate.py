@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,8 +10,9 @@ import typer
 
 import tl_knowledge as tlk
 from tl_knowledge.cli import options
-from tl_knowledge.cli.arguments import corpus_argument, model_argument
-from tl_knowledge.cli.methods import method_argument, moments_argument, settings_argument
+from tl_knowledge.cli.arguments import corpus_argument
+from tl_knowledge.cli.loading import loads_model, model_argument
+from tl_knowledge.cli.methods import moments_argument, named_methods
 from tl_knowledge.cli.printing import print_json, print_line, print_table, print_written, write_file
 from tl_knowledge.cli.words import EDIT_SETS, PROTOCOLS
 from tl_knowledge.errors import DataError, InputError, check_choice
@@ -22,6 +24,7 @@ ZSRE_SCORES = ("token_reliability", "token_generality", "token_specificity", "lo
 TABLE_SUFFIXES = (".md", ".tex", ".csv")
 
 
+@loads_model
 def evaluate_command(
     method: options.Methods = None,
     model: options.Model = "factlm",
@@ -41,17 +44,17 @@ def evaluate_command(
     as_json: options.AsJson = False,
 ) -> None:
     """Score editing methods, each case beside the unedited model."""
-    names, values = list(dict.fromkeys(method or ["rome"])), settings_argument(setting)
-    if values and len(names) > 1:
-        raise InputError(f"--setting belongs to one method, but {len(names)} were given; run them one by one.")
+    names = list(dict.fromkeys(method or ["rome"]))
+    if setting and len(names) > 1:
+        raise InputError(f"--setting belongs to one method, but {len(names)} were given; write settings beside the name, as in rome:clamp=3.")
     if table is not None:
         check_choice("ending of the table", table.suffix, TABLE_SUFFIXES)
-    texts, cases, bar = corpus_argument(corpus), _cases(dataset, source, limit), progress and not as_json
+    corpus_name, cases, bar = corpus_argument(corpus, model), _cases(dataset, source, limit), progress and not as_json
     loaded = model_argument(model)
-    methods = {name: method_argument(loaded, name, layer, values) for name in names}
+    methods = named_methods(loaded, names, layer, setting)
     shared: dict[str, Any] = {"protocol": protocol, "batch_size": batch_size, "progress": bar}
-    shared["moments"] = moments_argument(loaded, list(methods.values()), moments, texts, progress=bar)
-    folders = {name: None if store is None else store / name for name in names}
+    shared["moments"] = moments_argument(loaded, list(methods.values()), moments, corpus_name, progress=bar)
+    folders = {name: None if store is None else store / re.sub(r"[^a-z0-9+]+", "-", name) for name in names}
     reports = [tlk.evaluate(loaded, cases, each, store=folders[name], **shared) for name, each in methods.items()]
     scores, columns = tlk.score_table(*reports, names=tuple(names)), ZSRE_SCORES if dataset == "zsre" else ()
     if table is not None:

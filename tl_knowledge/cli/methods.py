@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
@@ -11,7 +12,41 @@ from typing import Any
 import tl_knowledge as tlk
 from tl_knowledge.errors import InputError, check_choice
 
-__all__ = ["method_argument", "moments_argument", "settings_argument"]
+__all__ = ["method_argument", "moments_argument", "named_methods", "needed_corpus", "settings_argument", "split_method"]
+
+
+def named_methods(
+    model: tlk.HookedModel, given: Sequence[str], layers: Sequence[int] | None, settings: Sequence[str] | None
+) -> dict[str, tlk.editing.EditMethod]:
+    """Methods by what was typed: ``rome``, or with settings of its own ``rome:layer=5,clamp=3``.
+
+    Raises:
+        InputError: ``--setting`` with several methods, or as `method_argument`.
+    """
+    shared, methods = settings_argument(settings), {}
+    if shared and len(given) > 1:
+        raise InputError(f"--setting belongs to one method, but {len(given)} were given; write settings beside the name, as in rome:clamp=3.")
+    for text in given:
+        name, own = split_method(text)
+        own = dict(own) | shared
+        there = own.pop("layers", own.pop("layer", None))
+        chosen = layers if there is None else [there] if isinstance(there, int) else list(there)
+        methods[text] = method_argument(model, name, chosen, own)
+    return methods
+
+
+def split_method(text: str) -> tuple[str, dict[str, Any]]:
+    """A method's name and its settings.
+
+    Raises:
+        InputError: settings that are not of the form name=value.
+
+    Example:
+        >>> split_method("rome:layer=5,contexts=[[5, 10]]")
+        ('rome', {'layer': 5, 'contexts': ((5, 10),)})
+    """
+    name, _, rest = text.partition(":")
+    return name, settings_argument(re.split(r",(?![^\[]*\])", rest) if rest else [])
 
 
 def settings_argument(settings: Sequence[str] | None) -> dict[str, Any]:
@@ -46,16 +81,35 @@ def method_argument(model: tlk.HookedModel, name: str, layers: Sequence[int] | N
 
 
 def moments_argument(
-    model: tlk.HookedModel, methods: Sequence[tlk.editing.EditMethod], path: Path | None, corpus: Sequence[str], *, progress: bool
+    model: tlk.HookedModel, methods: Sequence[tlk.editing.EditMethod], path: Path | None, corpus: str | None, *, progress: bool
 ) -> tlk.KeyMoments | None:
-    """Moments from a file, or collected from a corpus for the layers that the methods need; ``None`` where none needs any."""
+    """Moments from a file, or collected from a corpus for the layers that the methods need; ``None`` where none needs any.
+
+    Raises:
+        InputError: moments are needed, and there is neither a file nor a corpus.
+    """
     needs = [method.moment_layers for method in methods]
     if not any(layers is None or layers for layers in needs):
         return None
     if path is not None:
         return tlk.KeyMoments.load(path)
     layers = None if None in needs else sorted({layer for group in needs for layer in group or ()})
-    return tlk.collect_key_moments(model, corpus, layers=layers, progress=progress)
+    texts = tlk.datasets.corpus_texts(needed_corpus(corpus, str(model.cfg.model_name)))
+    return tlk.collect_key_moments(model, texts, layers=layers, progress=progress)
+
+
+def needed_corpus(corpus: str | None, model: str) -> str:
+    """The corpus that key moments are taken over.
+
+    Raises:
+        InputError: none was given, and the model is not FactLM.
+    """
+    if corpus is None:
+        raise InputError(
+            f"key moments of {model!r} are taken over ordinary text, and FactLM's own is fit for FactLM only; "
+            f"pass --corpus with a text file, wikipedia or wikitext (streamed), or --moments with a file of tl-knowledge moments."
+        )
+    return corpus
 
 
 def _changed(settings: Any, name: str, value: Any) -> Any:

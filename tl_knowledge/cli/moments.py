@@ -9,7 +9,9 @@ import typer
 
 import tl_knowledge as tlk
 from tl_knowledge.cli import options
-from tl_knowledge.cli.arguments import corpus_argument, model_argument
+from tl_knowledge.cli.arguments import corpus_argument
+from tl_knowledge.cli.loading import loads_model, model_argument
+from tl_knowledge.cli.methods import needed_corpus
 from tl_knowledge.cli.printing import print_json, print_table, print_written
 
 __all__ = ["moments_command"]
@@ -17,6 +19,7 @@ __all__ = ["moments_command"]
 HEADER = ("layer", "neurons", "tokens", "condition number", "change since half of the tokens")
 
 
+@loads_model
 def moments_command(
     out: Annotated[Path, typer.Argument(help="The .safetensors file to write.", callback=options.writable)],
     model: options.Model = "factlm",
@@ -31,8 +34,11 @@ def moments_command(
 
     They are the mean of k k^T over the tokens of a corpus; most editing methods need them.
     """
-    texts, loaded = corpus_argument(corpus), model_argument(model)
-    moments = tlk.collect_key_moments(loaded, texts, layers=layer or None, tokens=tokens, store=store, progress=progress and not as_json)
+    corpus_name = needed_corpus(corpus_argument(corpus, model), model)
+    loaded = model_argument(model)
+    moments = tlk.collect_key_moments(
+        loaded, tlk.datasets.corpus_texts(corpus_name), layers=layer or None, tokens=tokens, store=store, progress=progress and not as_json
+    )
     written = moments.save(out)
     rows = moments.to_dataframe().to_dict(orient="records")
     if as_json:

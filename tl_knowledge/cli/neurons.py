@@ -10,7 +10,8 @@ import typer
 
 import tl_knowledge as tlk
 from tl_knowledge.cli import options
-from tl_knowledge.cli.arguments import facts_argument, model_argument
+from tl_knowledge.cli.arguments import facts_argument
+from tl_knowledge.cli.loading import loads_model, model_argument
 from tl_knowledge.cli.printing import print_json, print_line, print_table, print_written, write_file
 from tl_knowledge.cli.words import MEMORY_BUDGET
 from tl_knowledge.errors import InputError
@@ -22,6 +23,7 @@ CONTROLS = 5
 PLACES = ("last", "subject")
 
 
+@loads_model
 def neurons_command(
     prompts: Annotated[list[str] | None, typer.Argument(help="Wordings of one fact; without any, a fact set is taken.")] = None,
     target: Annotated[str | None, typer.Option(help="The answer to the wordings, with its leading space.")] = None,

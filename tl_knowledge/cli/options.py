@@ -72,6 +72,13 @@ def writable(path: Path | None) -> Path | None:
     return path
 
 
+def _known_methods(given: Any) -> Any:
+    """Methods whose names are known, before their settings."""
+    for text in given or ():
+        check_choice("method", text.partition(":")[0], METHODS)
+    return list(dict.fromkeys(given)) if given else given
+
+
 Model: TypeAlias = Annotated[str, typer.Option(help="'factlm', a Hugging Face id or a local directory.")]
 EditedPrompt: TypeAlias = Annotated[str, typer.Argument(help="The fact's text up to its object, as in 'The capital of France is'.")]
 
@@ -83,17 +90,20 @@ Corrupt: TypeAlias = Annotated[list[str] | None, choice("corrupt", SIDES, "; rep
 Sever: TypeAlias = Annotated[list[str] | None, choice("sever", Module, "; repeatable", ComponentError)]
 Layers: TypeAlias = Annotated[list[int] | None, typer.Option(min=0, help="Repeatable; default all.")]
 Window: TypeAlias = Annotated[str, typer.Option(help="Layers restored together, or 'auto'.")]
-Noise: TypeAlias = Annotated[str, typer.Option(help="Standard deviation: a number, or for example 3sd (of the embeddings).")]
+Noise: TypeAlias = Annotated[str, typer.Option(help="Standard deviation: a number, 3sd (of all embeddings) or 3subject-sd (of the subjects').")]
 Samples: TypeAlias = Annotated[int, typer.Option(min=1, help="Noise draws.")]
 Seed: TypeAlias = Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn.")]
 Variant: TypeAlias = Annotated[str, choice("variant", TRACE_VARIANTS, ": whose program's numbers")]
 
 Method: TypeAlias = Annotated[str, choice("method", METHODS)]
-Methods: TypeAlias = Annotated[list[str] | None, choice("method", METHODS, "; repeatable, default rome")]
+Methods: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(help=f"{', '.join(METHODS)}; repeatable, default rome. With settings of its own: rome:layer=5,clamp=3.", callback=_known_methods),
+]
 EditLayers: TypeAlias = Annotated[list[int] | None, typer.Option(min=0, help="Of the edit; repeatable, default the published ones of the model.")]
 Settings: TypeAlias = Annotated[list[str] | None, typer.Option(help="name=value of the method, such as clamp=3; repeatable.")]
 Moments: TypeAlias = Annotated[Path | None, typer.Option(help="A file of tl-knowledge moments; default collected from --corpus.")]
-Corpus: TypeAlias = Annotated[Path | None, typer.Option(help="A text file, one text a line; default FactLM's own corpus.")]
+Corpus: TypeAlias = Annotated[str | None, typer.Option(help="Of key moments: a text file (one text a line), wikipedia or wikitext.")]
 
 Store: TypeAlias = Annotated[Path | None, typer.Option(help="A folder: a run that was stopped goes on from there.")]
 MemoryBudget: TypeAlias = Annotated[int, typer.Option(min=1, help="Bytes that activations may take.")]

@@ -10,7 +10,8 @@ import typer
 import tl_knowledge as tlk
 from tl_knowledge import report as reports
 from tl_knowledge.cli import options
-from tl_knowledge.cli.arguments import corpus_argument, model_argument, template_argument
+from tl_knowledge.cli.arguments import corpus_argument, template_argument
+from tl_knowledge.cli.loading import loads_model, model_argument
 from tl_knowledge.cli.methods import method_argument, moments_argument, settings_argument
 from tl_knowledge.cli.printing import print_json, print_line, print_table, print_written
 from tl_knowledge.errors import InputError
@@ -20,6 +21,7 @@ __all__ = ["report_command"]
 HEADER = ("circuit", "sites", "total effect", "faithfulness", "completeness")
 
 
+@loads_model
 def report_command(
     prompt: options.EditedPrompt,
     subject: Annotated[str, typer.Option(help="The words of the prompt that are the subject.")],
@@ -43,7 +45,7 @@ def report_command(
 
     It has traces, neurons, circuits, attention, and what an edit changes.
     """
-    template, values, texts = template_argument(prompt, subject), settings_argument(setting), corpus_argument(corpus)
+    template, values, corpus_name = template_argument(prompt, subject), settings_argument(setting), corpus_argument(corpus, model)
     if edit_to is None and (layer or setting or moments or corpus):
         raise InputError("--layer, --setting, --moments and --corpus belong to an edit; pass --edit-to with the new object, or drop them.")
     shared: dict[str, Any] = {"limit": limit, "samples": samples, "seed": seed, "progress": progress and not as_json}
@@ -52,7 +54,7 @@ def report_command(
     if edit_to is not None:
         settings = method_argument(loaded, method, layer, values)
         shared |= {"edit_to": edit_to, "method": settings}
-        shared["moments"] = moments_argument(loaded, [settings], moments, texts, progress=shared["progress"])
+        shared["moments"] = moments_argument(loaded, [settings], moments, corpus_name, progress=shared["progress"])
     report = tlk.report_fact(loaded, fact, **shared)
     report.save_html(out)
     if as_json:

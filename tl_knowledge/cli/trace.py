@@ -9,7 +9,8 @@ import typer
 
 import tl_knowledge as tlk
 from tl_knowledge.cli import options
-from tl_knowledge.cli.arguments import model_argument, noise_argument, window_argument, words_argument
+from tl_knowledge.cli.arguments import noise_argument, subject_noise, window_argument, words_argument
+from tl_knowledge.cli.loading import loads_model, model_argument
 from tl_knowledge.cli.printing import print_json, print_line, print_table, print_written, write_file
 from tl_knowledge.cli.words import MEMORY_BUDGET, SIDES
 from tl_knowledge.errors import ComponentError, InputError
@@ -22,6 +23,7 @@ DEMO_SUBJECT, DEMO_RELATION = "Paul McCartney", "P1303"
 DEFAULT_COMPONENTS = COMPONENTS[:3]
 
 
+@loads_model
 def trace_command(
     prompt: Annotated[str | None, typer.Argument(help="The prompt; without one, a known fact of the bundled model is traced.")] = None,
     subject: Annotated[str | None, typer.Option(help="The subject, as it stands in the prompt.")] = None,
@@ -57,6 +59,7 @@ def trace_command(
     loaded = model_argument(model)
     traced = _prompt(loaded, prompt, subject, target)
     parts, sides = words_argument(component, DEFAULT_COMPONENTS), words_argument(corrupt, SIDES)
+    shared["noise"] = subject_noise(shared["noise"], loaded, [subject or DEMO_SUBJECT])
     traces = [tlk.trace(loaded, traced, corrupt=side, component=part, **shared) for part in parts for side in sides]
     if out is not None:
         write_file(out, tlk.tracing.trace_page(traces))

@@ -9,10 +9,11 @@ import typer
 
 import tl_knowledge as tlk
 from tl_knowledge.cli import options
-from tl_knowledge.cli.arguments import facts_argument, noise_argument, quiet_libraries, window_argument, words_argument
+from tl_knowledge.cli.arguments import facts_argument, noise_argument, subject_noise, window_argument, words_argument
+from tl_knowledge.cli.loading import loads_model, model_or_name
 from tl_knowledge.cli.printing import print_json, print_line, print_table, print_written, write_file
 from tl_knowledge.cli.words import MEMORY_BUDGET, RUNNERS, SIDES
-from tl_knowledge.errors import ComponentError
+from tl_knowledge.errors import ComponentError, InputError
 from tl_knowledge.models.hook_names import COMPONENTS
 
 __all__ = ["trace_facts_command"]
@@ -20,6 +21,7 @@ __all__ = ["trace_facts_command"]
 STATES_AND_MODULES = COMPONENTS[:3]
 
 
+@loads_model
 def trace_facts_command(
     model: options.Model = "factlm",
     dataset: options.FactSet = "factlm",
@@ -67,8 +69,12 @@ def trace_facts_command(
         "progress": progress and not as_json,
     }
     facts = facts_argument(dataset, source, relation)
-    quiet_libraries()
-    average = tlk.trace_facts(model, facts if limit is None else tlk.sample_facts(facts, limit, seed=seed), **shared)
+    drawn, loaded = facts if limit is None else tlk.sample_facts(facts, limit, seed=seed), model_or_name(model, runner)
+    if runner == "ray" and noise.endswith("subject-sd"):
+        raise InputError("--noise in sd of the subjects needs the model at hand; pass the number with --runner ray.")
+    if runner == "local":
+        shared["noise"] = subject_noise(shared["noise"], loaded, [fact.subject for fact in facts])
+    average = tlk.trace_facts(loaded, drawn, **shared)
     if out is not None:
         write_file(out, average.to_html())
     if table is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["EDIT_SETS", "MEMORY_BUDGET", "PROTOCOLS", "RUNNERS", "SIDES", "TRACE_VARIANTS"]
+__all__ = ["BACKENDS", "CORPORA", "DTYPES", "EDIT_SETS", "MEMORY_BUDGET", "PROTOCOLS", "RUNNERS", "SIDES", "TRACE_VARIANTS"]
 
 SIDES = ("subject", "relation")
 TRACE_VARIANTS = ("ours", "meng2022_code")
@@ -10,3 +10,6 @@ PROTOCOLS = ("single", "batch", "sequential")
 RUNNERS = ("local", "ray")
 EDIT_SETS = ("factlm", "counterfact", "zsre")
 MEMORY_BUDGET = 2**28
+BACKENDS = ("auto", "hooked_transformer", "bridge")
+DTYPES = ("float32", "float16", "bfloat16", "float64")
+CORPORA = ("factlm", "wikipedia", "wikitext")

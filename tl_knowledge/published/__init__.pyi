@@ -1,6 +1,8 @@
 from .driver import reproduce as reproduce
+from .driver import reproduce_page as reproduce_page
 from .experiment import Experiment as Experiment
 from .experiment import PublishedValue as PublishedValue
+from .page import reproduction_table as reproduction_table
 from .plan import ReproductionPlan as ReproductionPlan
 from .plan import plan_reproduction as plan_reproduction
 from .protocol import Measured as Measured

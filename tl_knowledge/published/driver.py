@@ -19,6 +19,7 @@ from tl_knowledge.errors import InputError, check_choice
 from tl_knowledge.models.loading import AnyModel, load_model
 from tl_knowledge.models.protocol import HookedModel, model_name
 from tl_knowledge.published.experiment import Experiment, PublishedValue
+from tl_knowledge.published.page import reproduction_page
 from tl_knowledge.published.protocol import Measured
 from tl_knowledge.published.registry import published_experiment
 from tl_knowledge.published.reproduction import Reproduction, ReproductionSettings
@@ -27,7 +28,7 @@ from tl_knowledge.results.packing import plain
 from tl_knowledge.results.provenance import provenance_of
 from tl_knowledge.runs.parts import Runner
 
-__all__ = ["Run", "factlm_rows", "reproduce"]
+__all__ = ["Run", "factlm_rows", "reproduce", "reproduce_page", "run_experiment"]
 
 FACTLM = "factlm"
 FACTLM_ROWS = "factlm_rows.json"
@@ -91,6 +92,45 @@ def reproduce(
     return run_experiment(
         asked, loaded, name, source=source, limit=limit, corpus=corpus, store=store, runner=runner, workers=workers, progress=progress
     ).reproduction
+
+
+@public
+def reproduce_page(
+    experiment: str,
+    model: HookedModel,
+    *,
+    name: str,
+    source: str | os.PathLike[str] | None = None,
+    limit: int | None = None,
+    corpus: str = "wikipedia",
+    store: str | os.PathLike[str] | None = None,
+    runner: Runner = "local",
+    workers: int = 2,
+    progress: bool = True,
+) -> tuple[Reproduction, str]:
+    """`reproduce` on a loaded model, and a self-contained HTML page of the numbers and the figures.
+
+    Args:
+        model: loaded.
+        name: what it was loaded from, which workers load too.
+        source, limit, corpus, store, runner, workers: as `reproduce`.
+
+    Raises:
+        InputError, DataError: as `reproduce`.
+    """
+    run = run_experiment(
+        published_experiment(experiment),
+        model,
+        name,
+        source=source,
+        limit=limit,
+        corpus=corpus,
+        store=store,
+        runner=runner,
+        workers=workers,
+        progress=progress,
+    )
+    return run.reproduction, reproduction_page(run.reproduction, run.figures)
 
 
 def run_experiment(

@@ -11,7 +11,7 @@ from tl_knowledge.published.workbench import Editor
 __all__ = ["EXPERIMENTS", "HYPERNETWORKS", "ROME_CODE"]
 
 ROME_CODE = Editor("ROME", "rome", (("variant", "meng2022_code"),), alone=True)
-HYPERNETWORKS = dict.fromkeys(("KE", "KE-CF", "MEND", "MEND-CF"), "a trained editor, which this package does not have yet")
+HYPERNETWORKS: dict[str, str] = dict.fromkeys(("KE", "KE-CF", "MEND", "MEND-CF"), "a trained editor, which this package does not have yet")
 HALF_WIDTHS = "1.96 sd / sqrt(n) over records"
 CONTEXTS = "our contexts are drawn with a seed, the program's without one"
 MOMENTS = "key moments over 10 tokens for each neuron of a layer; the program reads 100,000 Wikipedia articles"

@@ -172,7 +172,8 @@ class SweepProtocol(Protocol):
                 values = {"R2 layer": fit.first, "R2 tracing": fit.second, "R2 both": fit.both, "gain of tracing": fit.both - fit.first, "p": fit.p}
                 by_layer = sweep.summary()
                 peaks = (("best layer", "score"), ("traced layer", "tracing_effect"))
-                values |= {name: float(by_layer["layer"][int(by_layer[column].to_numpy().argmax())]) for name, column in peaks}
+                layers = by_layer["layer"].tolist()
+                values |= {name: float(layers[int(by_layer[column].to_numpy().argmax())]) for name, column in peaks}
                 rows += [number(row, column, value, n=n) for column, value in values.items()]
                 figures.append(sweep.plot())
                 notes += [f"{row}: {len(sweep.skipped)} facts left out ({next(iter(sweep.skipped.values()))})"] if sweep.skipped else []
