@@ -2,6 +2,7 @@ from .causal_neuron_edit import CausalNeuronEdit as CausalNeuronEdit
 from .knowledge_neuron_edit import KnowledgeNeuronEdit as KnowledgeNeuronEdit
 from .layer_sweep import LayerSweep as LayerSweep
 from .layer_sweep import SweepSettings as SweepSettings
+from .layer_sweep import SweepVariant as SweepVariant
 from .layer_sweep import sweep_layers as sweep_layers
 from .objects import NeuronEditVariant as NeuronEditVariant
 from .problems import EditingProblem as EditingProblem

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ from tl_knowledge.editing import Edit, KeyMoments, Objective, plan_edit
 from tl_knowledge.engine.forward import run_model
 from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.engine.rows import rows_engine
-from tl_knowledge.errors import DataError, TargetError, check_given
+from tl_knowledge.errors import DataError, InputError, TargetError, check_choice, check_given
 from tl_knowledge.hooks import corrupt
 from tl_knowledge.localised.problems import EditingProblem, editing_problem
 from tl_knowledge.metrics import answer_probability
@@ -36,8 +36,23 @@ from tl_knowledge.runs.corruption import Noise
 from tl_knowledge.runs.edits import EditPlanner
 from tl_knowledge.tracing import trace
 
-__all__ = ["LayerSweep", "SweepSettings", "sweep_layers"]
+__all__ = ["LayerSweep", "SweepSettings", "SweepVariant", "sweep_layers"]
 
+SweepVariant: TypeAlias = Literal["ours", "hase2023"]
+"""How a sweep is summed up:
+
+========== ============================== ===========================================
+variant    tracing effect                 layer and tracing together
+========== ============================== ===========================================
+ours       between 0 and 1                one slope on the tracing effect
+hase2023   at least 0, without a cap      a slope on the tracing effect in each layer
+========== ============================== ===========================================
+
+The cap at 1 is ours: where the corruption hardly lowers the answer's probability, one restored layer can give it back many times over, and a few such
+facts decide a fit. A slope in each layer asks whether tracing tells anything in any layer; one slope, whether it tells the same in all.
+"""
+
+MOST_EFFECT = 1.0
 MethodAt = Callable[[int, Objective], EditPlanner[Edit]]
 
 
@@ -69,7 +84,8 @@ class LayerSweep(TableResult):
     """Editing success and tracing effect of every case in every layer.
 
     Attributes:
-        table: ``case_id layer score tracing_effect``, both between 0 and 1 (the score may be negative where the edit backfired).
+        table: ``case_id layer score tracing_effect fraction_restored``: the score is at most 1 (negative where the edit backfired), the tracing
+            effect between 0 and 1, and the fraction restored is the same without the cap at 1.
         skipped: cases that the problem or the tracing does not apply to, by the reason.
         settings: of the sweep.
         provenance: the model, the versions.
@@ -81,11 +97,23 @@ class LayerSweep(TableResult):
     settings: SweepSettings
     provenance: Provenance
 
-    def regressions(self) -> Regression:
-        """R^2 of the score on the layer, on the tracing effect, on both, and whether tracing adds anything (F-test)."""
-        layers, effect = self.table["layer"].to_numpy(), self.table["tracing_effect"].to_numpy(dtype=float)
+    def regressions(self, *, variant: SweepVariant = "ours") -> Regression:
+        """R^2 of the score on the layer, on the tracing effect, on both, and whether tracing adds anything (F-test).
+
+        Args:
+            variant: ``"ours"``, or ``"hase2023"`` for the fit of Hase et al.'s notebook: an uncapped effect, and a slope for each layer.
+
+        Raises:
+            InputError: an unknown variant, a sweep without uncapped effects (saved by an earlier version), or too few facts.
+        """
+        check_choice("variant", variant, SweepVariant)
+        column = "fraction_restored" if variant == "hase2023" else "tracing_effect"
+        if column not in self.table:
+            raise InputError(f"this sweep has no column {column!r}, which variant={variant!r} fits; run sweep_layers() again.")
+        layers, effect = self.table["layer"].to_numpy(), self.table[column].to_numpy(dtype=float)
         factor = (layers[:, None] == np.unique(layers)[None]).astype(float)
-        return compare_regressions(self.table["score"].to_numpy(dtype=float), factor, effect[:, None])
+        score = self.table["score"].to_numpy(dtype=float)
+        return compare_regressions(score, factor, effect[:, None], interactions=variant == "hase2023")
 
     @override
     def headline(self) -> str:
@@ -131,8 +159,8 @@ def sweep_layers(
     """Edit each case in each layer, and trace it.
 
     A layer's tracing effect is the largest normalised indirect effect of its MLP over the tokens, ``(p_restored - p_corrupted) / (p_clean -
-    p_corrupted)``, clipped to [0, 1]. A score is the part of the way that the target's probability went: ``(p' - p) / (1 - p)``, for erasure
-    ``(p - p') / p``; under forcing both are read on the corrupted prompt.
+    p_corrupted)``, clipped to [0, 1] (``fraction_restored``: at least 0). A score is the part of the way that the target's probability went:
+    ``(p' - p) / (1 - p)``, for erasure ``(p - p') / p``; under forcing both are read on the corrupted prompt.
 
     Args:
         method_at: the method for a layer and objective: ``lambda layer, objective: ROME(layer=layer, objective=objective)``.
@@ -152,7 +180,7 @@ def sweep_layers(
         >>> rome = lambda layer, objective: tlk.ROME(layer=layer, objective=objective, contexts=())
         >>> sweep = tlk.localised.sweep_layers(model, tlk.load_edit_cases()[:3], rome, moments=moments, layers=[0, 4], progress=False)
         >>> list(sweep.table.columns), len(sweep.table)
-        (['case_id', 'layer', 'score', 'tracing_effect'], 6)
+        (['case_id', 'layer', 'score', 'tracing_effect', 'fraction_restored'], 6)
     """
     model = as_model(model)
     given = check_given(always_iterable(cases, EditCase), "case", "pass at least one, for example load_edit_cases()[:30]")
@@ -186,12 +214,12 @@ def _case_rows(model: HookedModel, case: EditCase, method_at: MethodAt, moments:
         with edit.applied(model):
             after = _probability(model, fact, objective)
         score = (before - after) / before if objective.erase else (after - before) / (1 - before)
-        rows.append({"layer": layer, "score": score, "tracing_effect": effect})
+        rows.append({"layer": layer, "score": score, "tracing_effect": min(effect, MOST_EFFECT), "fraction_restored": effect})
     return rows
 
 
 def _tracing_effects(model: HookedModel, fact: Fact, settings: SweepSettings) -> list[float]:
-    """Each layer's largest normalised effect.
+    """Each layer's largest normalised effect, at least 0.
 
     Raises:
         TargetError: the corruption does not lower the answer's probability.
@@ -211,7 +239,7 @@ def _tracing_effects(model: HookedModel, fact: Fact, settings: SweepSettings) ->
     if total <= 0:
         raise TargetError(f"the corruption does not lower P({fact.target!r}) after {fact.text!r}; there is no effect to normalise.")
     largest: NDArray[np.float64] = traced.mean_effect.nan_to_num(nan=-1.0).amax(1).double().numpy() / total
-    return np.clip(largest, 0, 1).tolist()
+    return np.maximum(largest, 0).tolist()
 
 
 def _probability(model: HookedModel, fact: Fact, objective: Objective) -> float:
