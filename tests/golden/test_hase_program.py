@@ -1,0 +1,52 @@
+"""``"hase2023"`` against Hase et al.'s program (github.com/google/belief-localization, Apache-2.0), whose numbers lie beside this file.
+
+Each ``hase_*.json`` says which file and commit of the program its numbers are of, and how they were made: the program's core was retyped as a script
+and run once, in float64.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import tl_knowledge as tlk
+from tl_knowledge.evaluation import Answer, Candidates, hase_scores
+from tl_knowledge.evaluation.scores import case_scores
+from tl_knowledge.results.provenance import Provenance
+
+HERE = Path(__file__).parent
+MADE = Provenance("m", "b", {}, False, "float64", "cpu", 0, "e", {})
+
+
+def golden(name: str) -> dict[str, Any]:
+    return json.loads((HERE / f"hase_{name}.json").read_text())
+
+
+def test_regressions_are_the_notebooks():
+    numbers = golden("regressions")
+    effect = pd.Series(numbers["fraction_restored"])
+    table = pd.DataFrame({"layer": numbers["layer"], "score": numbers["score"], "fraction_restored": effect, "tracing_effect": effect.clip(upper=1)})
+    sweep = tlk.localised.LayerSweep(table, {}, tlk.localised.SweepSettings("ROME", "error_injection", (0, 4, 8, 12)), MADE)
+    fit = sweep.regressions(variant="hase2023")
+    expected = (numbers["r2_layer"], numbers["r2_trace"], numbers["r2_both"], numbers["f"], numbers["p"])
+    assert (fit.first, fit.second, fit.both, fit.f, fit.p) == pytest.approx(expected, rel=1e-9)
+    ours = sweep.regressions()
+    assert ours.first == pytest.approx(fit.first) and ours.both < fit.both - 0.2  # one slope, and effects of at most 1
+
+
+def test_scores_are_the_programs():
+    def reading(side):
+        return {kind: [Candidates(Answer(p["target_new"], (1,), (1,)), Answer(p["true"], (2,), (1,))) for p in rows] for kind, rows in side.items()}
+
+    for case in golden("scores")["cases"]:
+        before, after = reading(case["pre"]), reading(case["post"])
+        for erase, name in ((False, "write"), (True, "erase")):
+            assert hase_scores(before, after, variant="hase2023", erase=erase) == pytest.approx(case[name], rel=1e-12)
+        scores = case_scores(before, after)
+        assert scores["hase2023_paraphrase"] == pytest.approx(100 * case["write"]["paraphrase"], rel=1e-12)
+        assert scores["hase2023_erasure"] == pytest.approx(100 * case["erase"]["rewrite"], rel=1e-12, abs=1e-12)
+        assert scores["hase_paraphrase"] != pytest.approx(scores["hase2023_paraphrase"], rel=0.01)  # all prompts, not clipped
