@@ -12,10 +12,17 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
 import tl_knowledge as tlk
+from tl_knowledge.editing import ValueSettings
+from tl_knowledge.editing.optimise.fact_rows import rows_of
+from tl_knowledge.editing.optimise.keys import keys_and_outputs
+from tl_knowledge.editing.optimise.values import optimise_values
 from tl_knowledge.evaluation import Answer, Candidates, hase_scores
 from tl_knowledge.evaluation.scores import case_scores
+from tl_knowledge.models.hook_names import block_output
+from tl_knowledge.models.weights import output_hook
 from tl_knowledge.results.provenance import Provenance
 
 HERE = Path(__file__).parent
@@ -50,3 +57,29 @@ def test_scores_are_the_programs():
         assert scores["hase2023_paraphrase"] == pytest.approx(100 * case["write"]["paraphrase"], rel=1e-12)
         assert scores["hase2023_erasure"] == pytest.approx(100 * case["erase"]["rewrite"], rel=1e-12, abs=1e-12)
         assert scores["hase_paraphrase"] != pytest.approx(scores["hase2023_paraphrase"], rel=0.01)  # all prompts, not clipped
+
+
+@pytest.fixture(scope="module")
+def without_bos():
+    model = tlk.load_model("factlm", dtype=torch.float64)
+    model.cfg.default_prepend_bos = False
+    return model
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_values_are_the_programs(without_bos, number):
+    """Eight runs: ROME's value and MEMIT's, writing, erasing and forcing, of three target tokens and of one."""
+    numbers = golden("values")
+    run, layer = numbers["runs"][number], numbers["layer"]
+    site = output_hook(without_bos, layer) if run["site"] == "mlp" else block_output(layer)
+    noise = tlk.GaussianNoise(numbers["sd"], variant="meng2022_code") if run["forcing"] else None
+    objective = tlk.editing.Objective(erase=run["erase"], noise=noise, variant="hase2023")
+    fact = tlk.Fact(numbers["subject"], numbers["template"], run["target"])
+    rows = rows_of(without_bos, fact, numbers["contexts"], "subject", objective)
+    (value,) = optimise_values(without_bos, [rows], layer, site, ValueSettings(steps=numbers["steps"]))
+    assert value.losses == pytest.approx(run["losses"], rel=1e-9)
+    assert value.delta[:4].tolist() == pytest.approx(run["delta"], rel=1e-7) and float(value.delta.norm()) == pytest.approx(run["norm"], rel=1e-9)
+    assert value.start[:2].tolist() == pytest.approx(run["start"], rel=1e-9)
+    if run["site"] == "mlp":
+        keys, _ = keys_and_outputs(without_bos, rows, layer, site)
+        assert keys.mean(0)[:3].tolist() == pytest.approx(run["key"], rel=1e-9)

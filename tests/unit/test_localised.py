@@ -53,6 +53,28 @@ def test_five_problems_are_asked_and_solved(factlm, moments, case):
     assert fingerprint(factlm) == before and hooks_left(factlm) == []
 
 
+def test_the_programs_objectives_run_on_and_go_further(factlm, moments, case):
+    """Amplification by ours stops at once where the model is sure; the program's never stops, and its noise is new at each step."""
+
+    def noted(problem, variant):
+        fact, objective = tlk.localised.editing_problem(factlm, case, problem, noise=0.5, variant=variant)
+        edit = tlk.plan_edit(
+            factlm, fact, tlk.ROME(layer=0, objective=objective, contexts=(), value=tlk.editing.ValueSettings(steps=6)), moments=moments
+        )
+        return edit.notes[0]
+
+    for problem in ("fact_amplification", "fact_erasure", "fact_forcing"):
+        theirs = noted(problem, "hase2023")
+        assert len(theirs["losses"]) == 6 and theirs["stopped"] == "steps"
+    assert theirs["losses"] != noted("fact_forcing", "ours")["losses"]
+    ours = noted("fact_amplification", "ours")
+    assert ours["stopped"] == "loss" and len(ours["losses"]) < 6
+    with pytest.raises(InputError, match="draws none; pass GaussianNoise"):
+        tlk.editing.Objective(noise=tlk.PromptSwap(tlk.Prompt.from_fact(factlm, case.fact)), variant="hase2023")
+    with pytest.raises(InputError, match="variant"):
+        tlk.editing.Objective(variant="hase2022")
+
+
 def test_problems_that_do_not_apply(factlm, case):
     unknown = tlk.EditCase(case.rewrite, case.fact.target, (), ())
     with pytest.raises(TargetError, match="nothing to erase"):
