@@ -36,7 +36,9 @@ def golden(name: str) -> dict[str, Any]:
 def test_regressions_are_the_notebooks():
     numbers = golden("regressions")
     effect = pd.Series(numbers["fraction_restored"])
-    table = pd.DataFrame({"layer": numbers["layer"], "score": numbers["score"], "fraction_restored": effect, "tracing_effect": effect.clip(upper=1)})
+    table = pd.DataFrame(
+        {"case_id": "1", "layer": numbers["layer"], "score": numbers["score"], "fraction_restored": effect, "tracing_effect": effect.clip(upper=1)}
+    )
     sweep = tlk.localised.LayerSweep(table, {}, tlk.localised.SweepSettings("ROME", "error_injection", (0, 4, 8, 12)), MADE)
     fit = sweep.regressions(variant="hase2023")
     expected = (numbers["r2_layer"], numbers["r2_trace"], numbers["r2_both"], numbers["f"], numbers["p"])
