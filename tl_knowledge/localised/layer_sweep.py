@@ -139,4 +139,5 @@ class LayerSweep(TableResult):
             raise InputError(
                 f"this sweep has no column {missing[0]!r}, which outcome={outcome!r}, variant={variant!r} needs; run sweep_layers() again."
             )
-        return self.table[list(wanted)].rename(columns=wanted).astype({"score": float, "effect": float})
+        pairs = pd.DataFrame({short: self.table[column] for column, short in wanted.items()})
+        return pairs.astype({"score": float, "effect": float})

@@ -134,8 +134,7 @@ def sweep_layers(
     tables, skipped = [part.table for part in parts if len(part.table)], {name: why for part in parts for name, why in part.skipped.items()}
     if not tables:
         raise DataError(f"no case is left of {len(given)}: {next(iter(skipped.values()))}")
-    table = pd.concat(tables, ignore_index=True).astype(dict.fromkeys(COLUMNS[2:], float))
-    return LayerSweep(table, skipped, settings, provenance)
+    return LayerSweep(pd.concat(tables, ignore_index=True), skipped, settings, provenance)
 
 
 def _case_sweep(
@@ -229,7 +228,7 @@ def _finished(folder: RunFolder, cases: Sequence[EditCase], settings: SweepSetti
     parts: dict[int, LayerSweep] = {}
     for number in folder.finished():
         part = LayerSweep.load(folder.part(number))
-        there = {*part.table.get("case_id", ()), *part.skipped}
+        there = {*part.table["case_id"], *part.skipped}
         if number >= len(cases) or there != {_case_name(cases[number], number)} or part.settings != settings:
             raise DataError(
                 f"{str(folder.part(number))!r} has another case or other settings than its place in the sweep; delete it to have it again."

@@ -47,7 +47,7 @@ class TracingGain(TableResult):
     @override
     def summary(self) -> pd.DataFrame:
         """The rewrite scores' rows."""
-        return self.table[self.table["outcome"] == "rewrite"].reset_index(drop=True)
+        return self.table.query("outcome == 'rewrite'").reset_index(drop=True)
 
     def plot(self, *, outcome: Outcome = "rewrite") -> go.Figure:
         """Bars: the gain in R^2, a group for each problem, a bar for each method.
@@ -56,16 +56,16 @@ class TracingGain(TableResult):
             InputError: an unknown outcome.
         """
         check_choice("outcome", outcome, Outcome)
-        frame = self.table[self.table["outcome"] == outcome]
-        problems, methods = list(frame["problem"].unique()), list(frame["method"].unique())
-        gains = {(row["problem"], row["method"]): float(row["gain"]) for _, row in frame.iterrows()}
+        rows = self.table.query("outcome == @outcome").to_dict("records")
+        problems, methods = (list(dict.fromkeys(str(row[column]) for row in rows)) for column in ("problem", "method"))
+        gains = {(row["problem"], row["method"]): float(row["gain"]) for row in rows}
         bars = {method: [(gains.get((problem, method), NOTHING), NOTHING, NOTHING) for problem in problems] for method in methods}
         both = "a slope in each layer" if self.variant == "hase2023" else "one slope"
         return grouped_bars(
             [in_words(problem) for problem in problems],
             bars,
             title=f"What tracing adds to the layer in telling the {outcome} score",
-            subtitle=f"{int(frame['facts'].max())} facts at most; {self.provenance.model}; on the tracing effect, {both}",
+            subtitle=f"{max(row['facts'] for row in rows)} facts at most; {self.provenance.model}; on the tracing effect, {both}",
             group_axis="problem",
             value_axis="R² of layer and tracing, less R² of the layer",
         )

@@ -12,6 +12,7 @@ from scipy import stats
 
 __all__ = ["Correlation", "correlate"]
 
+NOTHING = float("nan")
 Z_95 = float(stats.norm.ppf(0.975))
 
 
@@ -44,10 +45,10 @@ def correlate(first: Float[np.ndarray[Any, Any], " pair"], second: Float[np.ndar
     there = np.isfinite(first) & np.isfinite(second)
     x, y, pairs = first[there], second[there], int(there.sum())
     if pairs < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return Correlation(*(float("nan"),) * 4, pairs)
+        return Correlation(NOTHING, NOTHING, NOTHING, NOTHING, pairs)
     result: Any = stats.pearsonr(x, y)
     r = float(result.statistic)
     if pairs < 4 or abs(r) >= 1:
-        return Correlation(r, float("nan"), float("nan"), float(result.pvalue), pairs)
+        return Correlation(r, NOTHING, NOTHING, float(result.pvalue), pairs)
     half = Z_95 / math.sqrt(pairs - 3)
     return Correlation(r, math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half), float(result.pvalue), pairs)
