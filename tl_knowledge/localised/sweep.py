@@ -32,6 +32,7 @@ from tl_knowledge.results.digest import digest, values_of
 from tl_knowledge.results.packing import plain
 from tl_knowledge.results.provenance import Provenance, provenance_of
 from tl_knowledge.results.run_folder import RunFolder
+from tl_knowledge.runs.arguments import drawn_noise
 from tl_knowledge.runs.corruption import Noise
 from tl_knowledge.runs.edits import EditPlanner
 from tl_knowledge.runs.windows import window_layers
@@ -100,6 +101,7 @@ def sweep_layers(
     Raises:
         DataError: no case, none that the problem and the tracing apply to, or a folder of another sweep.
         InputError: an unknown problem or variant, or what the method refuses.
+        CorruptionError: what is no noise, or belongs to one prompt.
 
     Example:
         >>> import tl_knowledge as tlk
@@ -114,6 +116,7 @@ def sweep_layers(
     """
     model = as_model(model)
     check_choice("problem", problem, EditingProblem)
+    drawn_noise(noise)  # refuses what is none
     given = check_given(always_iterable(cases, EditCase), "case", "pass at least one, for example load_edit_cases()[:30]")
     edited = check_layers(model, None if layers is None else tuple(always_iterable(layers)))
     planned = [method_at(layer, Objective(variant=variant)) for layer in edited]
