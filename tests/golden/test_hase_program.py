@@ -85,3 +85,17 @@ def test_values_are_the_programs(without_bos, number):
     if run["site"] == "mlp":
         keys, _ = keys_and_outputs(without_bos, rows, layer, site)
         assert keys.mean(0)[:3].tolist() == pytest.approx(run["key"], rel=1e-9)
+
+
+def test_facts_under_fresh_noise_get_together_what_they_get_alone(without_bos):
+    """Each fact has its own stream, and its own positions."""
+    objective = tlk.editing.Objective(noise=tlk.GaussianNoise(0.4, variant="meng2022_code"), variant="hase2023")
+    facts, templates = [case.rewrite for case in tlk.load_edit_cases()[:3]], ("{}", "It rained. {}")
+    rows = [rows_of(without_bos, fact, templates, "subject", objective) for fact in facts]
+    site, settings = output_hook(without_bos, 3), ValueSettings(steps=4)
+    together = optimise_values(without_bos, rows, 3, site, settings)
+    for one, value in zip(rows, together, strict=True):
+        (alone,) = optimise_values(without_bos, [one], 3, site, settings)
+        assert value.losses == pytest.approx(alone.losses, rel=1e-9)
+        torch.testing.assert_close(value.delta, alone.delta, rtol=1e-7, atol=1e-9)
+    assert len({tuple(value.losses) for value in together}) == 3
