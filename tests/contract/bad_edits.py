@@ -95,6 +95,18 @@ BAD_EDITS = {
         errors.DataError,
         "no case was given",
     ),
+    "layers_around: layer": (lambda m, p: tlk.localised.layers_around(m, 9), errors.ComponentError, "layer 9 is outside"),
+    "compare_sweeps: none": (lambda m, p: tlk.localised.compare_sweeps(), errors.DataError, "no sweep was given"),
+    "hase_scores: variant": (
+        lambda m, p: tlk.evaluation.hase_scores({}, {}, variant="hase2022"),  # pyright: ignore[reportArgumentType]
+        errors.InputError,
+        "'hase2022'",
+    ),
+    "read_answers: pairs": (
+        lambda m, p: tlk.evaluation.read_answers(m, [p]),  # pyright: ignore[reportArgumentType]
+        errors.InputError,
+        "pairs=",
+    ),
     "evaluate: batch size": (lambda m, p: tlk.evaluate(m, CASES[:1], tlk.ROME(layer=1), batch_size=0), errors.InputError, "batch_size=0"),
     "evaluate: contradiction": (
         lambda m, p: tlk.evaluate(m, [CASES[0], replace(CASES[0], target_new=" Atlantis")], tlk.MEMIT(layers=(1,)), protocol="batch"),

@@ -51,6 +51,11 @@ def both_sides() -> tlk.TraceAverage:
 
 
 @cache
+def sweep() -> tlk.localised.LayerSweep:
+    return tlk.localised.sweep_layers(model(), CASES[:3], lambda layer, _: tlk.FineTune(layer=layer, steps=6), **QUIET)
+
+
+@cache
 def located() -> tlk.neurons.LocatedNeurons:
     return tlk.locate_neurons(model(), FACTS, steps=2, **QUIET)
 
@@ -106,7 +111,9 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "ReportComparison": lambda: report().compare(report(1)),
     "EditGrowth": lambda: tlk.evaluation.measure_growth(model(), CASES[:2], {"FT": tlk.FineTune(layer=0, steps=2)}, [1, 2], **QUIET),
     "ScoreTable": lambda: tlk.score_table(report()),
-    "LayerSweep": lambda: tlk.localised.sweep_layers(model(), CASES[:2], lambda layer, _: tlk.FineTune(layer=layer, steps=6), **QUIET),
+    "LayerSweep": sweep,
+    "LayerCorrelations": lambda: sweep().correlation_by_layer(),
+    "TracingGain": lambda: tlk.localised.compare_sweeps(sweep()),
     "Circuit": lambda: circuit("trace"),
     "CircuitComparison": lambda: tlk.circuits.compare(circuit("trace"), circuit("trace"), names=("one", "other")),
     "FactReport": lambda: tlk.report_fact(model(), FACTS[0], samples=2, **QUIET),

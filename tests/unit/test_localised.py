@@ -53,6 +53,28 @@ def test_five_problems_are_asked_and_solved(factlm, moments, case):
     assert fingerprint(factlm) == before and hooks_left(factlm) == []
 
 
+def test_the_programs_objectives_run_on_and_go_further(factlm, moments, case):
+    """Amplification by ours stops at once where the model is sure; the program's never stops, and its noise is new at each step."""
+
+    def noted(problem, variant):
+        fact, objective = tlk.localised.editing_problem(factlm, case, problem, noise=0.5, variant=variant)
+        edit = tlk.plan_edit(
+            factlm, fact, tlk.ROME(layer=0, objective=objective, contexts=(), value=tlk.editing.ValueSettings(steps=6)), moments=moments
+        )
+        return edit.notes[0]
+
+    for problem in ("fact_amplification", "fact_erasure", "fact_forcing"):
+        theirs = noted(problem, "hase2023")
+        assert len(theirs["losses"]) == 6 and theirs["stopped"] == "steps"
+    assert theirs["losses"] != noted("fact_forcing", "ours")["losses"]
+    ours = noted("fact_amplification", "ours")
+    assert ours["stopped"] == "loss" and len(ours["losses"]) < 6
+    with pytest.raises(InputError, match="draws none; pass GaussianNoise"):
+        tlk.editing.Objective(noise=tlk.PromptSwap(tlk.Prompt.from_fact(factlm, case.fact)), variant="hase2023")
+    with pytest.raises(InputError, match="variant"):
+        tlk.editing.Objective(variant="hase2022")
+
+
 def test_problems_that_do_not_apply(factlm, case):
     unknown = tlk.EditCase(case.rewrite, case.fact.target, (), ())
     with pytest.raises(TargetError, match="nothing to erase"):
@@ -82,6 +104,16 @@ def test_regressions_equal_the_textbook():
     assert compare_regressions(y, factor, factor).p == 1.0  # the same columns add nothing
     with pytest.raises(InputError, match="cannot be regressed"):
         compare_regressions(np.ones(5), np.arange(5.0)[:, None], np.ones((5, 1)))
+    slopes = compare_regressions(y, factor, trace[:, None], interactions=True)
+    alone = sum(rest_of(y[layers == n], trace[layers == n]) for n in range(4))  # a line in each layer by itself
+    assert (slopes.first, slopes.second) == (fit.first, fit.second) and slopes.both == pytest.approx(1 - alone / total)
+    assert slopes.f == pytest.approx(((rest(factor) - alone) / 4) / (alone / (40 - 8)))
+
+
+def rest_of(y, x) -> float:
+    """The squared residual of one line, by its textbook slope."""
+    slope = ((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum()
+    return float(((y - y.mean() - slope * (x - x.mean())) ** 2).sum())
 
 
 @pytest.mark.slow
@@ -106,6 +138,7 @@ def test_a_sweep_edits_and_traces_every_layer(factlm, moments, tmp_path):
     traced = tlk.trace(factlm, prompt, component="mlp_out", window=5, samples=3, seed=0, layers=[0, 4], progress=False)
     effect = float(traced.mean_effect[0].nan_to_num(-1).max() / traced.total_effect.mean())
     assert first["tracing_effect"] == pytest.approx(min(max(effect, 0), 1), rel=1e-6)
+    assert first["fraction_restored"] == pytest.approx(max(effect, 0), rel=1e-6)
     again = tlk.localised.LayerSweep.load(sweep.save(tmp_path / "sweep"))
     pd.testing.assert_frame_equal(again.table, sweep.table)
     assert again.settings == sweep.settings and (sweep.settings.method, sweep.settings.layers, sweep.settings.samples) == ("ROME", (0, 4), 3)
@@ -124,6 +157,8 @@ def test_a_figure_says_what_the_regressions_found():
     sweep = tlk.localised.LayerSweep(pd.DataFrame(rows), {}, settings, Provenance("m", "b", {}, False, "float32", "cpu", 0, "e", {}))
     fit = sweep.regressions()
     assert fit.first > 0.98 and fit.second < 0.2
+    with pytest.raises(InputError, match="no column 'fraction_restored'"):
+        sweep.regressions(variant="hase2023")
     assert f"layer {fit.first:.3f}" in sweep.plot().layout.title.subtitle.text and "fact erasure" in sweep.plot().layout.title.text
 
 

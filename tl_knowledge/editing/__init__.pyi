@@ -15,6 +15,7 @@ from .methods.memit import MEMIT as MEMIT
 from .methods.rome import ROME as ROME
 from .optimise.fact_rows import EditedToken as EditedToken
 from .optimise.objective import Objective as Objective
+from .optimise.objective import ObjectiveVariant as ObjectiveVariant
 from .optimise.values import ValueSettings as ValueSettings
 from .registry import METHODS as METHODS
 from .registry import method_class as method_class

@@ -13,5 +13,11 @@ from .report import EvaluationProtocol as EvaluationProtocol
 from .report import EvaluationSettings as EvaluationSettings
 from .report import ReportComparison as ReportComparison
 from .report import score_table as score_table
+from .scores import Answer as Answer
+from .scores import Candidates as Candidates
+from .scores import HaseVariant as HaseVariant
+from .scores import Reading as Reading
+from .scores import hase_scores as hase_scores
+from .scores import read_answers as read_answers
 from .table import Score as Score
 from .table import ScoreTable as ScoreTable

@@ -8,19 +8,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
 
+from tl_knowledge.arrays import Hooks
+from tl_knowledge.door import public
 from tl_knowledge.engine.batches import equal_groups
 from tl_knowledge.engine.forward import run_model
 from tl_knowledge.engine.rows import keep_positions
+from tl_knowledge.errors import check_choice
+from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.facts import EditCase, Fact, Statement
 from tl_knowledge.prompts.prompt import Prompt, target_tokens
 
-__all__ = ["COUNTERFACT", "Answer", "Candidates", "Reading", "case_scores", "read_answers", "read_candidates"]
+__all__ = ["COUNTERFACT", "Answer", "Candidates", "HaseVariant", "Reading", "case_scores", "hase_scores", "read_answers", "read_candidates"]
 
 COUNTERFACT = ("ES", "EM", "PS", "PM", "NS", "NM", "EA", "PA", "NA")
 """Efficacy, paraphrase and neighbourhood: success (S), magnitude (M), argmax accuracy (A)."""
@@ -67,6 +71,22 @@ class Candidates:
 Reading: TypeAlias = Mapping[str, Sequence[Candidates]]
 """Candidates by kind of prompt: ``"rewrite"``, ``"paraphrase"``, ``"neighbourhood"``."""
 
+HaseVariant: TypeAlias = Literal["ours", "hase2023"]
+"""How Hase et al.'s scores are taken:
+
+========== ======================== ================================= ==================================
+variant    prompts of each kind     an edit that made things worse    a neighbour's ``p`` is
+========== ======================== ================================= ==================================
+ours       all, in the mean         counts, below 0                   the neighbour's own object's
+hase2023   the first                counts as 2e-8, for erasure as 0  the object's that the edit writes
+========== ======================== ================================= ==================================
+
+The second line is what the program does (``experiments/evaluate.py``).
+"""
+
+HARDLY = 1e-12  # of a probability that is divided by
+LEAST_HASE = 2e-8
+
 
 def agreement(first: Sequence[int], second: Sequence[int]) -> float:
     """Part of two equally long token sequences that agrees."""
@@ -80,7 +100,8 @@ def case_scores(before: Reading, after: Reading) -> dict[str, float]:
     - Wei et al. (2024), equations 6 and 7: ``reliability`` and ``generality``: the new object is the argmax, whole.
     - EasyEdit and zsRE: ``token_reliability``, ``token_generality``, ``token_specificity``: the part of the object's tokens that are the argmax
       (the true object's on neighbours); ``locality``: the part of neighbours' tokens where the argmax has not changed.
-    - Hase et al. (2023), section 5: ``hase_rewrite``, ``hase_paraphrase``, ``hase_neighbourhood``, ``hase_erasure``.
+    - Hase et al. (2023), section 5: ``hase_rewrite``, ``hase_paraphrase``, ``hase_neighbourhood``, ``hase_erasure``; as their program takes them
+      (`HaseVariant`): ``hase2023_rewrite``, ``hase2023_paraphrase``, ``hase2023_neighbourhood``, ``hase2023_overall``, ``hase2023_erasure``.
 
     Example:
         >>> sure = Candidates(Answer(0.0, (4,), (4,)), Answer(5.0, (3,), (4,)))
@@ -111,24 +132,64 @@ def _counterfact(after: Reading) -> dict[str, float]:
 
 
 def _hase(before: Reading, after: Reading) -> dict[str, float]:
-    def mean(kind: str, score: Callable[[Candidates, Candidates], float]) -> float:
-        return _percent([score(b, a) for b, a in zip(before.get(kind, []), after.get(kind, []), strict=False)])
+    """Hase et al.'s scores in percent, ours and the program's."""
+    ours, theirs = hase_scores(before, after), hase_scores(before, after, variant="hase2023")
+    erased, erased_2023 = (hase_scores(before, after, variant=variant, erase=True)["rewrite"] for variant in ("ours", "hase2023"))
+    scores = {f"hase_{name}": ours[name] for name in ("rewrite", "paraphrase", "neighbourhood")} | {"hase_erasure": max(erased, 0.0)}
+    scores |= {f"hase2023_{name}": value for name, value in theirs.items()} | {"hase2023_erasure": erased_2023}
+    return {name: 100 * value for name, value in scores.items()}
 
-    def risen(b: Candidates, a: Candidates) -> float:
-        return (a.new.probability - b.new.probability) / max(1 - b.new.probability, 1e-12)
 
-    def kept(b: Candidates, a: Candidates) -> float:
-        return 1 - abs(a.true.probability - b.true.probability) / (0.5 + abs(b.true.probability - 0.5))
+@public
+def hase_scores(before: Reading, after: Reading, *, variant: HaseVariant = "ours", erase: bool = False) -> dict[str, float]:
+    """What an edit did, in the scores of Hase et al. (2023, section 5): parts of 1, NaN where a kind has no prompt.
 
-    def erased(b: Candidates, a: Candidates) -> float:
-        return max(0.0, (b.true.probability - a.true.probability) / max(b.true.probability, 1e-12))
+    ``rewrite`` and ``paraphrase`` say how much of the way to 1 the new object's probability went, ``(p' - p) / (1 - p)``; for erasure how much of
+    the true object's is gone, ``(p - p') / p``. ``neighbourhood`` is ``1 - |p' - p| / (.5 + |p - .5|)``, and ``overall`` the mean of the three.
 
-    return {
-        "hase_rewrite": mean("rewrite", risen),
-        "hase_paraphrase": mean("paraphrase", risen),
-        "hase_neighbourhood": mean("neighbourhood", kept),
-        "hase_erasure": mean("rewrite", erased),
+    Args:
+        before, after: candidates by kind of prompt, on the unedited and on the edited model, in the same order.
+        variant: ``"ours"``, or ``"hase2023"`` for the program's.
+        erase: score the erasure of the true object.
+
+    Raises:
+        InputError: an unknown variant.
+
+    Example:
+        >>> def says(p): return Candidates(Answer(-math.log(p), (4,), (4,)), Answer(-math.log(1 - p), (3,), (4,)))
+        >>> before, after = {"rewrite": [says(0.2)], "paraphrase": [says(0.5)]}, {"rewrite": [says(0.6)], "paraphrase": [says(0.4)]}
+        >>> [round(hase_scores(before, after, variant=v)["rewrite"], 9) for v in ("ours", "hase2023")]
+        [0.5, 0.5]
+        >>> [round(hase_scores(before, after, variant=v)["paraphrase"], 9) for v in ("ours", "hase2023")]
+        [-0.2, 2e-08]
+    """
+    check_choice("variant", variant, HaseVariant)
+    program = variant == "hase2023"
+
+    def mean(kind: str, score: Callable[[Candidates, Candidates], float], least: float = -math.inf) -> float:
+        pairs = list(zip(before.get(kind, []), after.get(kind, []), strict=False))
+        values = [score(old, new) for old, new in (pairs[:1] if program else pairs)]
+        return float(np.mean([max(value, least) if program else value for value in values])) if values else float("nan")
+
+    def kept(old: Candidates, new: Candidates) -> float:
+        p, now = (answer.new.probability if program else answer.true.probability for answer in (old, new))
+        return 1 - abs(now - p) / (0.5 + abs(p - 0.5))
+
+    changed, least = (_erased, 0.0) if erase else (_risen, LEAST_HASE)
+    scores = {
+        "rewrite": mean("rewrite", changed, least),
+        "paraphrase": mean("paraphrase", changed, least),
+        "neighbourhood": mean("neighbourhood", kept),
     }
+    return scores | {"overall": float(np.mean(list(scores.values())))}
+
+
+def _risen(old: Candidates, new: Candidates) -> float:
+    return (new.new.probability - old.new.probability) / max(1 - old.new.probability, HARDLY)
+
+
+def _erased(old: Candidates, new: Candidates) -> float:
+    return (old.true.probability - new.true.probability) / max(old.true.probability, HARDLY)
 
 
 def _percent(values: Sequence[float]) -> float:
@@ -154,12 +215,22 @@ def _prompt_of(model: HookedModel, neighbour: Fact | Statement) -> Prompt:
     return Prompt.from_fact(model, neighbour) if isinstance(neighbour, Fact) else Prompt.from_text(model, neighbour.text)
 
 
-def read_answers(model: HookedModel, pairs: Sequence[tuple[Prompt, tuple[int, ...]]]) -> list[Answer]:
+@public
+def read_answers(model: AnyModel, pairs: Sequence[tuple[Prompt, tuple[int, ...]]], *, hooks: Hooks | None = None) -> list[Answer]:
     """Answers after prompts, teacher-forced; those of equal lengths run together.
 
     Args:
         pairs: each prompt with the tokens of an answer.
+        hooks: of the runs; they see the rows of a group.
+
+    Example:
+        >>> import tl_knowledge as tlk
+        >>> model = tlk.load_model("factlm")
+        >>> prompt = tlk.Prompt.from_fact(model, tlk.load_facts("factlm")[0])
+        >>> tlk.evaluation.read_answers(model, [(prompt, prompt.answer)])[0].exact
+        True
     """
+    model = as_model(model)
     answers: dict[int, Answer] = {}
     for group in equal_groups([(len(prompt), len(answer)) for prompt, answer in pairs]):
         targets = torch.tensor([pairs[i][1] for i in group], device=pairs[group[0]][0].tokens.device)
@@ -167,7 +238,7 @@ def read_answers(model: HookedModel, pairs: Sequence[tuple[Prompt, tuple[int, ..
         first = len(pairs[group[0]][0]) - 1
         positions = torch.arange(first, first + targets.shape[1], device=tokens.device)[None].expand(len(group), -1)
         with torch.no_grad():
-            logits: torch.Tensor = run_model(model, tokens, keep_positions(positions))
+            logits: torch.Tensor = run_model(model, tokens, [*(hooks or []), *keep_positions(positions)])
         nll = -logits.double().log_softmax(-1).gather(-1, targets[..., None])[..., 0].mean(1)
         for i, value, predicted in zip(group, nll.tolist(), logits.argmax(-1).tolist(), strict=True):
             answers[i] = Answer(value, tuple(pairs[i][1]), tuple(predicted))

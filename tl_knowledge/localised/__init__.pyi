@@ -1,8 +1,14 @@
 from .causal_neuron_edit import CausalNeuronEdit as CausalNeuronEdit
 from .knowledge_neuron_edit import KnowledgeNeuronEdit as KnowledgeNeuronEdit
+from .layer_correlations import LayerCorrelations as LayerCorrelations
 from .layer_sweep import LayerSweep as LayerSweep
-from .layer_sweep import SweepSettings as SweepSettings
-from .layer_sweep import sweep_layers as sweep_layers
 from .objects import NeuronEditVariant as NeuronEditVariant
 from .problems import EditingProblem as EditingProblem
 from .problems import editing_problem as editing_problem
+from .sweep import layers_around as layers_around
+from .sweep import sweep_layers as sweep_layers
+from .sweep_settings import Outcome as Outcome
+from .sweep_settings import SweepSettings as SweepSettings
+from .sweep_settings import SweepVariant as SweepVariant
+from .tracing_gain import TracingGain as TracingGain
+from .tracing_gain import compare_sweeps as compare_sweeps

@@ -1,67 +1,25 @@
-"""Does localisation inform editing (Hase et al. 2023)? Edit every layer, trace every layer, and regress one on the other."""
+"""What a sweep of layers found: editing success beside tracing effect, and what one tells of the other (Hase et al. 2023)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-import torch
-from more_itertools import always_iterable
-from numpy.typing import NDArray
 from typing_extensions import override
 
-from tl_knowledge.door import public
-from tl_knowledge.drawing import Line, LinePanel, line_panels
-from tl_knowledge.editing import Edit, KeyMoments, Objective, plan_edit
-from tl_knowledge.engine.forward import run_model
-from tl_knowledge.engine.progress import progress_bar
-from tl_knowledge.engine.rows import rows_engine
-from tl_knowledge.errors import DataError, TargetError, check_given
-from tl_knowledge.hooks import corrupt
-from tl_knowledge.localised.problems import EditingProblem, editing_problem
-from tl_knowledge.metrics import answer_probability
-from tl_knowledge.models.checks import check_layers
-from tl_knowledge.models.loading import AnyModel, as_model
-from tl_knowledge.models.protocol import HookedModel
-from tl_knowledge.prompts.facts import EditCase, Fact
-from tl_knowledge.prompts.prompt import Prompt
-from tl_knowledge.results.provenance import Provenance, provenance_of
+from tl_knowledge.drawing import Line, LinePanel, Points, line_panels, scatter
+from tl_knowledge.errors import InputError, check_choice
+from tl_knowledge.localised.layer_correlations import LayerCorrelations
+from tl_knowledge.localised.sweep_settings import OUTCOMES, Outcome, SweepSettings, SweepVariant, in_words
+from tl_knowledge.results.correlation import correlate
+from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import TableResult
-from tl_knowledge.results.statistics import Regression, compare_regressions, scalar_interval
-from tl_knowledge.runs.corruption import Noise
-from tl_knowledge.runs.edits import EditPlanner
-from tl_knowledge.tracing import trace
+from tl_knowledge.results.statistics import Regression, compare_regressions, rank_correlation, scalar_interval
 
-__all__ = ["LayerSweep", "SweepSettings", "sweep_layers"]
-
-MethodAt = Callable[[int, Objective], EditPlanner[Edit]]
-
-
-@dataclass(frozen=True)
-class SweepSettings:
-    """What a sweep did in every layer.
-
-    Attributes:
-        method: the editing method's name.
-        problem: which of the five.
-        layers: the layers that were edited and traced.
-        noise: of the corruption; a rule, a standard deviation, or settings.
-        samples: noise draws.
-        window: layers restored together.
-        seed: of noise that has no seed of its own.
-    """
-
-    method: str
-    problem: EditingProblem
-    layers: tuple[int, ...]
-    noise: Noise | float | str | None = None
-    samples: int = 10
-    window: int = 5
-    seed: int = 0
+__all__ = ["LayerSweep"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +27,9 @@ class LayerSweep(TableResult):
     """Editing success and tracing effect of every case in every layer.
 
     Attributes:
-        table: ``case_id layer score tracing_effect``, both between 0 and 1 (the score may be negative where the edit backfired).
+        table: ``case_id layer score paraphrase neighbourhood overall tracing_effect fraction_restored``: scores are at most 1 (negative where the
+            edit backfired; NaN without such prompts), the tracing effect lies between 0 and 1, and the fraction restored is the same without
+            the cap at 1.
         skipped: cases that the problem or the tracing does not apply to, by the reason.
         settings: of the sweep.
         provenance: the model, the versions.
@@ -81,21 +41,52 @@ class LayerSweep(TableResult):
     settings: SweepSettings
     provenance: Provenance
 
-    def regressions(self) -> Regression:
-        """R^2 of the score on the layer, on the tracing effect, on both, and whether tracing adds anything (F-test)."""
-        layers, effect = self.table["layer"].to_numpy(), self.table["tracing_effect"].to_numpy(dtype=float)
+    def regressions(self, *, outcome: Outcome = "rewrite", variant: SweepVariant = "ours") -> Regression:
+        """R^2 of a score on the layer, on the tracing effect, on both, and whether tracing adds anything (F-test).
+
+        Args:
+            outcome: which score; cases without it are left out.
+            variant: ``"ours"``, or ``"hase2023"`` for the fit of Hase et al.'s notebook: an uncapped effect, and a slope for each layer.
+
+        Raises:
+            InputError: an unknown word, a column that a sweep of an earlier version lacks, or too few facts.
+        """
+        frame = self._pairs(outcome, variant).dropna()
+        layers = frame["layer"].to_numpy()
         factor = (layers[:, None] == np.unique(layers)[None]).astype(float)
-        return compare_regressions(self.table["score"].to_numpy(dtype=float), factor, effect[:, None])
+        score, effect = (frame[column].to_numpy(dtype=float) for column in ("score", "effect"))
+        return compare_regressions(score, factor, effect[:, None], interactions=variant == "hase2023")
+
+    def correlation_by_layer(self, *, outcome: Outcome = "rewrite", variant: SweepVariant = "ours") -> LayerCorrelations:
+        """How tracing effect and score go together over the facts of each layer.
+
+        Args:
+            outcome: which score.
+            variant: ``"hase2023"`` takes the effect without our cap at 1.
+
+        Raises:
+            InputError: as `regressions`.
+        """
+        rows: list[dict[str, Any]] = []
+        for layer, group in self._pairs(outcome, variant).dropna().groupby("layer"):
+            effect, score = (group[column].to_numpy(dtype=float) for column in ("effect", "score"))
+            found = correlate(effect, score)
+            row = {"layer": layer, "facts": found.pairs, "correlation": found.r, "low": found.low, "high": found.high, "p": found.p}
+            rows.append(row | {"rank_correlation": rank_correlation(effect.tolist(), score.tolist())})
+        if not rows:
+            raise InputError(f"no case has a score of outcome={outcome!r}; its kind of prompt is missing from all cases.")
+        return LayerCorrelations(pd.DataFrame(rows), outcome, self.settings, self.provenance)
 
     @override
     def headline(self) -> str:
         cases, layers = self.table["case_id"].nunique(), self.table["layer"].nunique()
-        return f"{self.settings.method}, {_in_words(self.settings.problem)}: {cases} facts in {layers} layers; {self.provenance.model}"
+        return f"{self.settings.method}, {in_words(self.settings.problem)}: {cases} facts in {layers} layers; {self.provenance.model}"
 
     @override
     def summary(self) -> pd.DataFrame:
-        """One row a layer: the mean score and tracing effect over the facts."""
-        return self.table.groupby("layer", as_index=False).agg({"score": "mean", "tracing_effect": "mean"})
+        """One row a layer: the mean scores and tracing effect over the facts."""
+        columns = [column for column in (*OUTCOMES.values(), "tracing_effect") if column in self.table]
+        return self.table.astype(dict.fromkeys(columns, float)).groupby("layer", as_index=False)[columns].mean()
 
     def plot(self) -> go.Figure:
         """Lines by layer: the editing score and the tracing effect, each with its interval; the regressions in the subtitle."""
@@ -104,126 +95,49 @@ class LayerSweep(TableResult):
             points = [(int(layer), *scalar_interval(group[column])) for layer, group in self.table.groupby("layer")]  # pyright: ignore
             x, mean, low, high = (list(values) for values in zip(*points, strict=True))
             lines.append(Line(name, x, mean, low, high, style=style))
-        fit = self.regressions()
-        subtitle = (
+        title = f"Where tracing points and where {self.settings.method} works best ({in_words(self.settings.problem)})"
+        return line_panels([LinePanel("", lines)], title=title, subtitle=self._subtitle("rewrite"), x_axis="layer", y_axis="mean over facts")
+
+    def plot_scatter(self, *, outcome: Outcome = "rewrite", variant: SweepVariant = "ours") -> go.Figure:
+        """Points, one a fact and layer: the tracing effect against a score, a colour and symbol for each layer.
+
+        Args:
+            outcome: which score.
+            variant: ``"hase2023"`` takes the effect without our cap at 1.
+
+        Raises:
+            InputError: as `regressions`.
+        """
+        frame = self._pairs(outcome, variant).dropna()
+        groups = {
+            f"layer {layer}": Points(group["effect"].tolist(), group["score"].tolist(), [f"case {case}" for case in group["case_id"]])
+            for layer, group in frame.groupby("layer")
+        }
+        return scatter(
+            groups,
+            title=f"Tracing effect against {outcome} score: {self.settings.method}, {in_words(self.settings.problem)}",
+            subtitle=self._subtitle(outcome, variant),
+            x_axis="tracing effect" if variant == "ours" else "fraction restored",
+            y_axis=f"{outcome} score",
+        )
+
+    def _subtitle(self, outcome: Outcome, variant: SweepVariant = "ours") -> str:
+        fit = self.regressions(outcome=outcome, variant=variant)
+        return (
             f"{self.table['case_id'].nunique()} facts; {self.provenance.model}; R² of the score: layer {fit.first:.3f}, tracing {fit.second:.3f}, "
             f"both {fit.both:.3f} (F-test of tracing p = {fit.p:.2g})"
         )
-        title = f"Where tracing points and where {self.settings.method} works best ({_in_words(self.settings.problem)})"
-        return line_panels([LinePanel("", lines)], title=title, subtitle=subtitle, x_axis="layer", y_axis="mean over facts")
 
-
-@public
-def sweep_layers(
-    model: AnyModel,
-    cases: EditCase | Iterable[EditCase],
-    method_at: MethodAt,
-    *,
-    moments: KeyMoments | None = None,
-    problem: EditingProblem = "error_injection",
-    layers: int | Iterable[int] | None = None,
-    noise: Noise | float | str | None = None,
-    samples: int = 10,
-    window: int = 5,
-    seed: int = 0,
-    progress: bool = True,
-) -> LayerSweep:
-    """Edit each case in each layer, and trace it.
-
-    A layer's tracing effect is the largest normalised indirect effect of its MLP over the tokens, ``(p_restored - p_corrupted) / (p_clean -
-    p_corrupted)``, clipped to [0, 1]. A score is the part of the way that the target's probability went: ``(p' - p) / (1 - p)``, for erasure
-    ``(p - p') / p``; under forcing both are read on the corrupted prompt.
-
-    Args:
-        method_at: the method for a layer and objective: ``lambda layer, objective: ROME(layer=layer, objective=objective)``.
-        problem: which of the five.
-        noise, samples: of the corruption.
-        window: layers restored together (Hase et al. 2023: 5).
-        seed: of noise that has no seed of its own.
-
-    Raises:
-        DataError: no case, or none that the problem and the tracing apply to.
-        InputError: an unknown problem, or what the method refuses.
-
-    Example:
-        >>> import tl_knowledge as tlk
-        >>> model = tlk.load_model("factlm")
-        >>> moments = tlk.collect_key_moments(model, tlk.load_corpus(), layers=[0, 4], progress=False)
-        >>> rome = lambda layer, objective: tlk.ROME(layer=layer, objective=objective, contexts=())
-        >>> sweep = tlk.localised.sweep_layers(model, tlk.load_edit_cases()[:3], rome, moments=moments, layers=[0, 4], progress=False)
-        >>> list(sweep.table.columns), len(sweep.table)
-        (['case_id', 'layer', 'score', 'tracing_effect'], 6)
-    """
-    model = as_model(model)
-    given = check_given(always_iterable(cases, EditCase), "case", "pass at least one, for example load_edit_cases()[:30]")
-    edited = check_layers(model, None if layers is None else tuple(always_iterable(layers)))
-    settings = SweepSettings(type(method_at(edited[0], Objective())).__name__, problem, edited, noise, samples, window, seed)
-    rows: list[dict[str, Any]] = []
-    skipped: dict[str, str] = {}
-    for number, case in enumerate(progress_bar(given, what="trace and edit", unit="case", progress=progress)):
-        name = case.case_id or str(number)
-        try:
-            rows += [{"case_id": name} | row for row in _case_rows(model, case, method_at, moments, settings)]
-        except TargetError as error:
-            skipped[name] = str(error)
-    if not rows:
-        raise DataError(f"no case is left of {len(given)}: {next(iter(skipped.values()))}")
-    return LayerSweep(pd.DataFrame(rows), skipped, settings, provenance_of(model, engine=rows_engine(model), seed=seed, settings=settings))
-
-
-def _case_rows(model: HookedModel, case: EditCase, method_at: MethodAt, moments: KeyMoments | None, settings: SweepSettings) -> list[dict[str, Any]]:
-    """One case's row for each layer.
-
-    Raises:
-        TargetError: the problem or the tracing does not apply to it.
-    """
-    fact, objective = editing_problem(model, case, settings.problem, noise=settings.noise, seed=settings.seed)
-    effects = _tracing_effects(model, case.fact, settings)
-    before = _probability(model, fact, objective)
-    rows: list[dict[str, Any]] = []
-    for layer, effect in zip(settings.layers, effects, strict=True):
-        edit = plan_edit(model, fact, method_at(layer, objective), moments=moments, progress=False)
-        with edit.applied(model):
-            after = _probability(model, fact, objective)
-        score = (before - after) / before if objective.erase else (after - before) / (1 - before)
-        rows.append({"layer": layer, "score": score, "tracing_effect": effect})
-    return rows
-
-
-def _tracing_effects(model: HookedModel, fact: Fact, settings: SweepSettings) -> list[float]:
-    """Each layer's largest normalised effect.
-
-    Raises:
-        TargetError: the corruption does not lower the answer's probability.
-    """
-    traced = trace(
-        model,
-        Prompt.from_fact(model, fact),
-        settings.noise,
-        component="mlp_out",
-        window=settings.window,
-        samples=settings.samples,
-        seed=settings.seed,
-        layers=settings.layers,
-        progress=False,
-    )
-    total = float(traced.total_effect.mean())
-    if total <= 0:
-        raise TargetError(f"the corruption does not lower P({fact.target!r}) after {fact.text!r}; there is no effect to normalise.")
-    largest: NDArray[np.float64] = traced.mean_effect.nan_to_num(nan=-1.0).amax(1).double().numpy() / total
-    return np.clip(largest, 0, 1).tolist()
-
-
-def _probability(model: HookedModel, fact: Fact, objective: Objective) -> float:
-    """Of the fact's target, on the prompt as the objective corrupts it."""
-    prompt = Prompt.from_fact(model, fact)
-    answer = torch.tensor([prompt.answer], device=prompt.tokens.device)
-    tokens = torch.cat([prompt.tokens, answer[:, :-1]], dim=1)
-    hooks = [] if objective.noise is None else corrupt(prompt.subject, objective.noise)
-    with torch.no_grad():
-        logits: torch.Tensor = run_model(model, tokens, hooks)
-    return float(answer_probability(logits[:, len(prompt) - 1 :], answer))
-
-
-def _in_words(problem: str) -> str:
-    return problem.replace("_", " ")
+    def _pairs(self, outcome: Outcome, variant: SweepVariant) -> pd.DataFrame:
+        """``case_id layer score effect``: the columns that were asked for."""
+        check_choice("outcome", outcome, Outcome)
+        check_choice("variant", variant, SweepVariant)
+        wanted = {"case_id": "case_id", "layer": "layer", OUTCOMES[outcome]: "score"}
+        wanted["fraction_restored" if variant == "hase2023" else "tracing_effect"] = "effect"
+        missing = [column for column in wanted if column not in self.table]
+        if missing:
+            raise InputError(
+                f"this sweep has no column {missing[0]!r}, which outcome={outcome!r}, variant={variant!r} needs; run sweep_layers() again."
+            )
+        pairs = pd.DataFrame({short: self.table[column] for column, short in wanted.items()})
+        return pairs.astype({"score": float, "effect": float})

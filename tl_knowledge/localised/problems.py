@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal, TypeAlias
 
 from tl_knowledge.door import public
-from tl_knowledge.editing import Objective
+from tl_knowledge.editing import Objective, ObjectiveVariant
 from tl_knowledge.engine.batches import answer_probabilities, predicted_tokens
 from tl_knowledge.errors import TargetError, check_choice
 from tl_knowledge.hooks import corrupt
@@ -34,16 +35,24 @@ LEAST_ERASED = 0.02
 
 @public
 def editing_problem(
-    model: AnyModel, case: EditCase, problem: EditingProblem, *, noise: Noise | float | str | None = None, seed: int = 0
+    model: AnyModel,
+    case: EditCase,
+    problem: EditingProblem,
+    *,
+    noise: Noise | float | str | None = None,
+    seed: int = 0,
+    variant: ObjectiveVariant = "ours",
 ) -> tuple[Fact, Objective]:
     """A case's fact to write and the objective under one of the five problems.
 
     Args:
         noise: of the corrupted runs, as `trace` takes it.
         seed: of noise that has no seed of its own.
+        variant: ``"ours"``, or ``"hase2023"`` for the program's way to optimise values, and its stream of noise. Its reversal writes a whole
+            generated text; here it is the corrupted run's first token under either variant.
 
     Raises:
-        InputError: an unknown problem.
+        InputError: an unknown problem or variant.
         TargetError: an erasure of what the model hardly says, or a corrupted run that already says the true object.
 
     Example:
@@ -57,20 +66,21 @@ def editing_problem(
     """
     model = as_model(model)
     check_choice("problem", problem, EditingProblem)
+    write = Objective(variant=variant)
     if problem == "error_injection":
-        return case.rewrite, Objective()
+        return case.rewrite, write
     if problem == "fact_amplification":
-        return case.fact, Objective()
+        return case.fact, write
     prompt = Prompt.from_fact(model, case.fact)
     if problem == "fact_erasure":
         probability = float(answer_probabilities(model, [prompt])[0])
         if probability < LEAST_ERASED:
             raise TargetError(f"the model gives {case.fact.target!r} only {probability:.1%} after {case.fact.text!r}; there is nothing to erase.")
-        return case.fact, Objective(erase=True)
-    corruption = resolve_noise(model, prompt, noise, seed, "ours")
+        return case.fact, replace(write, erase=True)
+    corruption = resolve_noise(model, prompt, noise, seed, "ours" if variant == "ours" else "meng2022_code")
     if problem == "fact_forcing":
-        return case.fact, Objective(noise=corruption)
+        return case.fact, replace(write, noise=corruption)
     (token,) = predicted_tokens(model, [prompt], lambda _: corrupt(prompt.subject, corruption))
     if token == prompt.target_token:
         raise TargetError(f"the corrupted run of {case.fact.text!r} still says {case.fact.target!r}; raise the noise, or leave the case out.")
-    return case.fact.retarget(model.tokenizer.decode([token])), Objective()
+    return case.fact.retarget(model.tokenizer.decode([token])), write

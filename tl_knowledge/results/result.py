@@ -112,4 +112,6 @@ class TableResult(Result):
             DataError: not such a file.
         """
         table, fields = read_table(path, cls.__name__)
-        return unpack(cls, fields | {"table": pd.DataFrame(table.to_pylist())}, {})
+        frame = pd.DataFrame(table.to_pylist(), columns=table.column_names)
+        numbers = [field.name for field in table.schema if pa.types.is_floating(field.type)]  # a column of NaN alone is read as None
+        return unpack(cls, fields | {"table": frame.astype(dict.fromkeys(numbers, float))}, {})

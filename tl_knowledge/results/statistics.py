@@ -205,9 +205,17 @@ class Regression:
 
 
 def compare_regressions(
-    y: Float[np.ndarray[Any, Any], " row"], first: Float[np.ndarray[Any, Any], "row column"], second: Float[np.ndarray[Any, Any], "row other"]
+    y: Float[np.ndarray[Any, Any], " row"],
+    first: Float[np.ndarray[Any, Any], "row column"],
+    second: Float[np.ndarray[Any, Any], "row other"],
+    *,
+    interactions: bool = False,
 ) -> Regression:
     """Least squares of y on two sets of columns (with a constant), and whether the second adds to the first.
+
+    Args:
+        interactions: give the two together every product of a column of the first and one of the second, too, so that the slope on the second
+            may differ by the first (R writes this ``first * second``).
 
     Example:
         >>> draw = np.random.default_rng(0)
@@ -219,10 +227,11 @@ def compare_regressions(
     Raises:
         InputError: y does not vary, or there are too few rows.
     """
-    together = np.hstack([first, second])
-    total = float(((y - y.mean()) ** 2).sum())
-    (rest_first, _), (rest_second, _), (rest, rank) = (_residual(y, columns) for columns in (first, second, together))
-    added, free = rank - _residual(y, first)[1], len(y) - rank
+    products = (first[:, :, None] * second[:, None, :]).reshape(len(y), -1) if interactions else first[:, :0]
+    together = np.hstack([first, second, products])
+    total = float(((y - y.mean()) ** 2).sum()) if len(y) else 0.0
+    (rest_first, rank_first), (rest_second, _), (rest, rank) = (_residual(y, columns) for columns in (first, second, together))
+    added, free = rank - rank_first, len(y) - rank
     if total == 0 or free < 1:
         raise InputError(f"{len(y)} rows cannot be regressed: y does not vary, or there are no more rows than columns; pass more facts.")
     f = ((rest_first - rest) / added) / (rest / free) if added and rest > 0 else (float("inf") if added and rest_first > rest else 0.0)

@@ -26,8 +26,9 @@ from tl_knowledge.models.hook_names import EMBED
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.prompts.prompt import Prompt
+from tl_knowledge.runs.corruption import Noise
 
-__all__ = ["EditedToken", "FactRows", "at_positions", "corrupt_rows", "edited_position", "rows_of"]
+__all__ = ["EditedToken", "FactRows", "at_positions", "corrupt_rows", "drawn_from", "edited_position", "rows_of"]
 
 EditedToken: TypeAlias = Literal["subject", "subject_first", "after_subject", "relation"]
 """Which token's key is edited: the subject's last, its first, the one after it, or the relation's last (Wei et al. 2024 edit from that side)."""
@@ -60,6 +61,8 @@ class FactRows:
     @property
     def noise(self) -> Hooks:
         """The objective's corruption of every context, as hooks; none without one."""
+        if self.objective.fresh_noise is not None:
+            return drawn_from(self.objective.fresh_noise, self.subjects[0], 0)
         return corrupt_rows(self.subjects, self.objective.noise)
 
 
@@ -97,6 +100,23 @@ def corrupt_rows(subjects: Sequence[Sequence[int]], noise: Corruption | None) ->
         for row, span in enumerate(subjects[: len(embeddings)]):
             if span:
                 changed[row, list(span)] = noise.corrupted(embeddings[row : row + 1], tuple(span))[0]
+        return changed
+
+    return [(EMBED, corrupt)]
+
+
+def drawn_from(noise: Noise, positions: Sequence[int], drawn: int) -> Hooks:
+    """Corrupt some positions of every row by the next rows of a stream of noise.
+
+    Args:
+        drawn: how many rows of the stream were drawn before.
+    """
+    at = list(positions)
+
+    def corrupt(embeddings: torch.Tensor, *, hook: object) -> torch.Tensor:
+        clean, changed = embeddings[:, at], embeddings.clone()
+        before = clean.new_zeros(drawn, *clean.shape[1:])
+        changed[:, at] = noise.corrupted(torch.cat([before, clean]), tuple(range(len(at))))[drawn:]
         return changed
 
     return [(EMBED, corrupt)]

@@ -31,11 +31,13 @@ from more_itertools import constrained_batches
 
 from tl_knowledge.door import public
 from tl_knowledge.editing.optimise.fact_rows import FactRows, corrupt_rows
+from tl_knowledge.editing.optimise.fresh_noise import FreshNoiseRows
 from tl_knowledge.editing.optimise.suffix import Suffix, similar_positions
 from tl_knowledge.engine.progress import progress_bar, progress_shown
 from tl_knowledge.engine.rows import pad_right
 from tl_knowledge.errors import NumericalError
 from tl_knowledge.metrics import unlikelihood
+from tl_knowledge.models.hook_names import block_output
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.models.unembedding import Unembedding
 from tl_knowledge.prompts.facts import Fact
@@ -56,7 +58,7 @@ class ValueSettings:
         kl_factor: weight of the drift of "{subject} is a".
         weight_decay: of the change's length over the squared length of the value it starts from (sic).
         clamp: the change is kept within this many lengths of that value.
-        stop_below: the loss at which to stop.
+        stop_below: the loss at which to stop; an objective of ``"hase2023"`` never does.
     """
 
     steps: int = 20
@@ -140,6 +142,7 @@ class FactBatch:
         essence_rows: ``[fact]``: the number of each fact's essence row.
         answers, weights, unembedded: ``[row answer]``: target tokens, their weights in the loss, and which positions are unembedded.
         parts: rows with similar edited positions, each with the part of the model that has to run.
+        moves_last: whether the value moves after the last loss, too.
         starts, lengths: ``[fact d_model]``, ``[fact]``: the site's output before the edit, on the bare prompt, and how long it is.
     """
 
@@ -156,13 +159,19 @@ class FactBatch:
         self.weights = torch.cat([_weights(rows, widest) for rows in facts])
         self.unembedded = self.weights > 0
         self.unembedded[self.essence_rows, 0] = True
-        groups = list(similar_positions(edited))
-        self.back = torch.cat(groups).argsort()
-        self.parts = [
-            (g, Suffix(model, tokens[g], edited[g], read[g], layer, site, corrupt_rows([subjects[i] for i in g.tolist()], self.objective.noise)))
-            for g in groups
-        ]
         first = torch.cat([self.essence_rows.new_zeros(1), self.essence_rows[:-1] + 1])
+        of_rome = site != block_output(layer)  # MEMIT's values are the block's
+        self.moves_last = self.objective.erase and self.objective.variant == "hase2023" and of_rome
+        fresh, rows = self.objective.fresh_noise, torch.arange(len(edited), device=edited.device)
+        groups = list(similar_positions(edited) if fresh is None else rows.split([len(each.edited) for each in facts]))
+        self.back = torch.cat(groups).argsort()
+
+        def part(g: torch.Tensor) -> Suffix | FreshNoiseRows:
+            if fresh is not None:
+                return FreshNoiseRows(model, tokens[g], edited[g], read[g], site, fresh, subjects[int(g[0])], len(g) - 1 if of_rome else 0)
+            return Suffix(model, tokens[g], edited[g], read[g], layer, site, corrupt_rows([subjects[i] for i in g.tolist()], self.objective.noise))
+
+        self.parts = [(g, part(g)) for g in groups]
         starts = self._in_order([part.starts for _, part in self.parts])[first]
         self.starts = starts.to(torch.promote_types(starts.dtype, torch.float32))  # Adam divides by what float16 rounds to zero
         self.lengths = self.starts.norm(dim=-1)
@@ -184,8 +193,8 @@ class FactBatch:
                 losses[i].append(values[i])
                 probability[i] = float(likely[i])
             self._check([values[i] for i in active], step)
-            active = [i for i in active if values[i] >= self.settings.stop_below]
-            if not active or step == self.settings.steps - 1:
+            active = [i for i in active if not self.objective.stops or values[i] >= self.settings.stop_below]
+            if not active or (step == self.settings.steps - 1 and not self.moves_last):
                 break
             with torch.enable_grad():
                 total = loss[active].sum()
@@ -226,10 +235,11 @@ class FactBatch:
         whole = target[scored].sum(1)
         contexts = torch.bincount(self.owner, minlength=facts) - 1
         nothing = torch.zeros(facts, dtype=target.dtype, device=target.device)
-        if self.objective.erase:
+        if self.objective.erase and self.objective.variant == "ours":
             loss = nothing.index_add(0, self.owner[scored], unlikelihood(whole)) / contexts
         else:
-            loss = nothing.index_add(0, self.owner, -(target * self.weights.to(target)).sum(1))
+            mean = nothing.index_add(0, self.owner, (target * self.weights.to(target)).sum(1))
+            loss = mean.exp() if self.objective.erase else -mean
         return loss, nothing.index_add(0, self.owner[scored], whole.detach().exp()) / contexts
 
     def _logits(self, deltas: Sequence[torch.Tensor]) -> torch.Tensor:

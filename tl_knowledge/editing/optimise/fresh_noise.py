@@ -1,0 +1,85 @@
+"""Noise that is drawn anew at each forward, as Hase et al.'s program forces facts: whole rows, nothing kept from one step to the next.
+
+Every row, the essence row too, is corrupted where the *bare* prompt has its subject. The draws of one fact are one stream of rows, here for ROME::
+
+    rows of the stream     0 .. C-1          C .. 2C          2C+1 .. 3C+1     ...
+    go to                  the keys of the   step 0:          step 1:
+                           C contexts        C contexts,      C contexts,
+                                             essence          essence
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+
+import torch
+from jaxtyping import Float, Int
+
+from tl_knowledge.arrays import Hooks, Tokens
+from tl_knowledge.editing.optimise.fact_rows import at_positions, drawn_from
+from tl_knowledge.engine.forward import run_model
+from tl_knowledge.engine.recording import Reached, record
+from tl_knowledge.engine.rows import keep_positions
+from tl_knowledge.models.hook_names import UNEMBED_IN
+from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.runs.corruption import Noise
+
+__all__ = ["FreshNoiseRows"]
+
+
+class FreshNoiseRows:
+    """One fact's rows, run whole at every step under the next draw; what `Suffix` is to noise that stays.
+
+    Attributes:
+        starts: ``[row d_model]``: the site's output at the edited token, before the edit, under the first step's draw.
+    """
+
+    def __init__(
+        self,
+        model: HookedModel,
+        tokens: Tokens,
+        edited: Int[torch.Tensor, " row"],
+        read: Int[torch.Tensor, "row answer"],
+        site: str,
+        noise: Noise,
+        positions: Sequence[int],
+        drawn: int,
+    ) -> None:
+        """Read the start under the first draw.
+
+        Args:
+            positions: the subject's in the bare prompt.
+            drawn: how many rows of the stream were drawn before.
+        """
+        self.model, self.tokens, self.edited, self.read, self.site = model, tokens, edited, read, site
+        self.noise, self.positions, self.drawn = noise, tuple(positions), drawn
+        activations = record(model, tokens, drawn_from(noise, self.positions, self.drawn), {site})
+        self.starts: torch.Tensor = at_positions(activations[site], edited)
+
+    def logits(self, deltas: Float[torch.Tensor, "row d_model"]) -> Float[torch.Tensor, "row answer d_vocab"]:
+        """The logits at the read positions, with each row's change; the next draw's rows are used up."""
+        return self._run(deltas, [])
+
+    def final_states(self, deltas: Float[torch.Tensor, "row d_model"]) -> Float[torch.Tensor, "row answer d_model"]:
+        """The same up to the unembedding's input."""
+        caught: list[torch.Tensor] = []
+
+        def catch(states: torch.Tensor, *, hook: object) -> None:
+            caught.append(states)
+            raise Reached
+
+        with suppress(Reached):
+            self._run(deltas, [(UNEMBED_IN, catch)])
+        return caught[0]
+
+    def _run(self, deltas: torch.Tensor, hooks: Hooks) -> torch.Tensor:
+        number = torch.arange(len(self.tokens), device=self.tokens.device)
+
+        def change(activation: torch.Tensor, *, hook: object) -> torch.Tensor:
+            changed = activation.clone()
+            changed[number, self.edited] = changed[number, self.edited] + deltas.to(changed.dtype)
+            return changed
+
+        noise, self.drawn = drawn_from(self.noise, self.positions, self.drawn), self.drawn + len(self.tokens)
+        return run_model(self.model, self.tokens, [*noise, (self.site, change), *keep_positions(self.read), *hooks])
