@@ -1,8 +1,9 @@
 """Role averages and their intervals against Meng et al.'s notebook, on FactLM.
 
 ``role_averages.json`` holds what github.com/kmeng01/rome gives (MIT): scores of experiments/causal_trace.py, averaged by ``read_knowlege`` of
-notebooks/average_causal_effects.ipynb. Both were typed again as a script that uses torch hooks on the Hugging Face model and no code of this package's tracing;
-the file's ``how`` has the settings. The notebook's ``count`` is what an earlier cell left behind; here it is the number of facts that were read.
+notebooks/average_causal_effects.ipynb. Both were typed again as a script that uses torch hooks on the Hugging Face model and nothing of this
+package's tracing; the file's ``how`` has the settings. The notebook's ``count`` is what an earlier cell left behind; here it is the number of
+facts that were read.
 """
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+from .averages import Score as Score
 from .driver import evaluate as evaluate
 from .generation import GenerationScores as GenerationScores
 from .growth import EditGrowth as EditGrowth
@@ -13,5 +14,4 @@ from .report import EvaluationProtocol as EvaluationProtocol
 from .report import EvaluationSettings as EvaluationSettings
 from .report import ReportComparison as ReportComparison
 from .report import score_table as score_table
-from .table import Score as Score
 from .table import ScoreTable as ScoreTable

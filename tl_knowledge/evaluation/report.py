@@ -5,19 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeAlias
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from typing_extensions import override
 
 from tl_knowledge.door import public
 from tl_knowledge.drawing import bar_chart
-from tl_knowledge.errors import InputError, check_given
+from tl_knowledge.errors import InputError, check_choice, check_given
+from tl_knowledge.evaluation.averages import INTERVAL_WORDS, Score, table_scores
 from tl_knowledge.evaluation.scores import COUNTERFACT
-from tl_knowledge.evaluation.table import Score, ScoreTable
+from tl_knowledge.evaluation.table import ScoreTable
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import TableResult
-from tl_knowledge.results.statistics import mean_interval, paired_p_values, scalar_interval
+from tl_knowledge.results.statistics import IntervalVariant, paired_p_values, scalar_interval
 
 __all__ = ["EditReport", "EvaluationProtocol", "EvaluationSettings", "ReportComparison", "score_table"]
 
@@ -32,7 +32,6 @@ sequential batch after batch, all staying, measured at the end
 """
 
 BASE = "base_"
-HARMONIC = ("ES", "PS", "NS")
 
 
 @dataclass(frozen=True)
@@ -81,13 +80,13 @@ class EditReport(TableResult):
 
     @property
     def scores(self) -> dict[str, Score]:
-        """Every score's mean over cases, in percent, and ``S``, the harmonic mean of ES, PS and NS."""
-        return self._scores("")
+        """Every score's mean over cases, in percent, and ``S``, the harmonic mean of ES, PS and NS; bootstrap intervals."""
+        return table_scores(self.table, self.metrics, "", "ours")
 
     @property
     def base(self) -> dict[str, Score]:
         """The same of the unedited model."""
-        return self._scores(BASE)
+        return table_scores(self.table, self.metrics, BASE, "ours")
 
     @override
     def headline(self) -> str:
@@ -96,23 +95,27 @@ class EditReport(TableResult):
         return f"{self.method} on {len(self.table)} cases, {settings.protocol}{together}; {self.provenance.model}"
 
     @override
-    def summary(self) -> pd.DataFrame:
-        """One row each for the unedited model and the method: means with their intervals as text."""
-        return self._table().summary()
+    def summary(self, *, interval: IntervalVariant = "ours") -> pd.DataFrame:
+        """One row each for the unedited model and the method: means with their intervals as text.
 
-    def to_markdown(self) -> str:
+        Args:
+            interval: ``"ours"``: the ends of the bootstrap; ``"meng2022_code"``: the half width ``1.96 sd / sqrt(n)`` in brackets.
+        """
+        return score_table(self, interval=interval).summary()
+
+    def to_markdown(self, *, interval: IntervalVariant = "ours") -> str:
         """`summary` as a Markdown table."""
-        return self._table().to_markdown()
+        return score_table(self, interval=interval).to_markdown()
 
-    def to_latex(self) -> str:
+    def to_latex(self, *, interval: IntervalVariant = "ours") -> str:
         """`summary` as a LaTeX table."""
-        return self._table().to_latex()
+        return score_table(self, interval=interval).to_latex()
 
-    def plot(self) -> go.Figure:
+    def plot(self, *, interval: IntervalVariant = "ours") -> go.Figure:
         """Bars: S, ES, PS and NS of the unedited and the edited model."""
-        return self._table().plot()
+        return score_table(self, interval=interval).plot()
 
-    def by(self, category: str = "relation", *, metric: str = "ES") -> pd.DataFrame:
+    def by(self, category: str = "relation", *, metric: str = "ES", interval: IntervalVariant = "ours") -> pd.DataFrame:
         """One row for each relation (or another column's value): the score's mean, interval and number of cases, best first.
 
         Raises:
@@ -122,24 +125,24 @@ class EditReport(TableResult):
             raise InputError(f"there is no column {category!r} or no score {metric!r}; scores: {', '.join(self.metrics)}.")
         rows: list[dict[str, object]] = []
         for name, group in self.table.fillna({category: "none"}).groupby(category, sort=True):
-            mean, low, high = scalar_interval(group[metric].dropna())
+            mean, low, high = scalar_interval(group[metric].dropna(), variant=interval)
             rows.append({category: name, "mean": mean, "low": low, "high": high, "cases": len(group)})
         return pd.DataFrame(rows).sort_values("mean", ascending=False, kind="stable").reset_index(drop=True)
 
-    def plot_by(self, category: str = "relation", *, metric: str = "ES") -> go.Figure:
+    def plot_by(self, category: str = "relation", *, metric: str = "ES", interval: IntervalVariant = "ours") -> go.Figure:
         """Bars: one score by relation, or another column.
 
         Raises:
             InputError: as `by`.
         """
-        frame = self.by(category, metric=metric)
+        frame = self.by(category, metric=metric, interval=interval)
         figure = bar_chart(
             [f"{name} (n = {cases})" for name, cases in zip(frame[category], frame["cases"], strict=True)],
             frame["mean"].tolist(),
             (frame["high"] - frame["mean"]).tolist(),
             errors_below=(frame["mean"] - frame["low"]).tolist(),
             title=f"{self.method}: {metric} by {category}",
-            subtitle=f"{len(self.table)} cases; {self.provenance.model}; 95% bootstrap over cases",
+            subtitle=f"{len(self.table)} cases; {self.provenance.model}; {INTERVAL_WORDS[interval]}",
             value_axis=f"{metric} (percent)",
         )
         if frame["mean"].between(0, 100).all():
@@ -160,13 +163,6 @@ class EditReport(TableResult):
             mean, low, high = scalar_interval(first[:, k] - second[:, k])
             rows.append({"metric": metric, "difference": mean, "low": low, "high": high, "p": float(corrected[k])})
         return ReportComparison(pd.DataFrame(rows), self.settings, other.settings, len(both), self.provenance)
-
-    def _table(self) -> ScoreTable:
-        return ScoreTable({"unedited": self.base, self.method: self.scores}, len(self.table), self.provenance.model)
-
-    def _scores(self, prefix: str) -> dict[str, Score]:
-        scores = {metric: _score(self.table[prefix + metric].to_numpy(dtype=float)) for metric in self.metrics}
-        return {"S": _harmonic(self.table[[prefix + metric for metric in HARMONIC]].to_numpy(dtype=float))} | scores
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,11 +208,13 @@ class ReportComparison(TableResult):
 
 
 @public
-def score_table(*reports: EditReport, names: tuple[str, ...] = ()) -> ScoreTable:
+def score_table(*reports: EditReport, names: tuple[str, ...] = (), interval: IntervalVariant = "ours") -> ScoreTable:
     """Several methods on the same cases in one table, below the unedited model.
 
     Args:
         names: the methods' names in the table; their own when none are given.
+        interval: ``"ours"``: 95% bootstrap over cases. ``"meng2022_code"``: ``1.96 sd / sqrt(n)``, the half width beside each mean, none
+            for S (Meng et al. 2022, tables 1 and 4; their ``summarize.py`` takes numpy's sd, which divides by n).
 
     Raises:
         DataError: no report.
@@ -228,26 +226,7 @@ def score_table(*reports: EditReport, names: tuple[str, ...] = ()) -> ScoreTable
         raise InputError(f"{len(given)} report(s) cannot go by the names {labels}; pass names=, one for each report and each once.")
     if any(list(report.table["case_id"]) != list(given[0].table["case_id"]) for report in given):
         raise InputError("the reports are of different cases; evaluate all methods on the same ones.")
-    rows = {"unedited": given[0].base} | {name: report.scores for name, report in zip(labels, given, strict=True)}
-    return ScoreTable(rows, len(given[0].table), given[0].provenance.model)
-
-
-def _score(values: np.ndarray) -> Score:
-    rows = [np.array([x]) if np.isfinite(x) else np.zeros(0) for x in values]
-    mean, low, high = mean_interval(rows)
-    return Score(float(mean), float(low), float(high))
-
-
-def _harmonic(values: np.ndarray) -> Score:
-    """Harmonic mean of three columns' means; the interval is that of resampled cases."""
-
-    def harmonic_mean(rows: np.ndarray) -> np.ndarray:
-        means = np.nanmean(rows, axis=-2)
-        with np.errstate(divide="ignore"):
-            return np.asarray(3 / (1 / np.maximum(means, 1e-12)).sum(-1))
-
-    if np.isnan(values).all(axis=0).any():
-        return Score(float("nan"), float("nan"), float("nan"))
-    drawn = np.random.default_rng(0).integers(0, len(values), (2000, len(values)))
-    low, high = np.nanquantile(harmonic_mean(values[drawn]), [0.025, 0.975]) if len(values) > 1 else (float("nan"), float("nan"))
-    return Score(float(harmonic_mean(values)), float(low), float(high))
+    check_choice("interval", interval, IntervalVariant)
+    rows = {"unedited": table_scores(given[0].table, given[0].metrics, BASE, interval)}
+    rows |= {name: table_scores(report.table, report.metrics, "", interval) for name, report in zip(labels, given, strict=True)}
+    return ScoreTable(rows, len(given[0].table), given[0].provenance.model, interval)

@@ -102,9 +102,9 @@ def mean_interval(values: Sequence[Array], *, variant: IntervalVariant = "ours",
     return mean, np.asarray(low), np.asarray(high)
 
 
-def scalar_interval(values: Iterable[SupportsFloat]) -> tuple[float, float, float]:
+def scalar_interval(values: Iterable[SupportsFloat], *, variant: IntervalVariant = "ours") -> tuple[float, float, float]:
     """`mean_interval` of one number a fact, as plain numbers."""
-    mean, low, high = mean_interval([np.array([float(value)]) for value in values])
+    mean, low, high = mean_interval([np.array([float(value)]) for value in values], variant=variant)
     return float(mean), float(low), float(high)
 
 
