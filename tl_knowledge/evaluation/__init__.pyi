@@ -1,6 +1,8 @@
 from .averages import Score as Score
 from .driver import evaluate as evaluate
+from .essence import EssenceDrift as EssenceDrift
 from .generation import GenerationScores as GenerationScores
+from .generation import TextMeasure as TextMeasure
 from .growth import EditGrowth as EditGrowth
 from .growth import measure_growth as measure_growth
 from .measures import EditMeasure as EditMeasure

@@ -15,8 +15,9 @@ from more_itertools import always_iterable, chunked
 from tl_knowledge.door import public
 from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.errors import DataError, InputError, check_choice, check_given
+from tl_knowledge.evaluation.generation import TextMeasure
 from tl_knowledge.evaluation.measures import EditMeasure
-from tl_knowledge.evaluation.report import EditReport, EvaluationProtocol, EvaluationSettings
+from tl_knowledge.evaluation.report import EDITED_TEXTS, UNEDITED_TEXTS, EditReport, EvaluationProtocol, EvaluationSettings
 from tl_knowledge.evaluation.run_key import measure_name, run_key
 from tl_knowledge.evaluation.scores import Reading, case_scores, read_candidates
 from tl_knowledge.models.ledger import has_written_edits, unedited_fingerprint
@@ -151,6 +152,7 @@ class _Run:
             {"case_id": case.case_id or str(first + i), "subject": case.fact.subject, "relation": case.fact.relation, "target_new": case.target_new}
             | self._scores(base[i], after[i])
             | {f"base_{name}": value for name, value in self._scores(base[i], base[i]).items()}
+            | self._texts(base[i], after[i])
             for i, case in enumerate(cases)
         ]
 
@@ -192,6 +194,14 @@ class _Run:
         for measure, old, new in zip(self.measures, before[1:], after[1:], strict=True):
             scores |= measure.scores(old, new)
         return scores
+
+    def _texts(self, before: Sequence[Any], after: Sequence[Any]) -> dict[str, list[str]]:
+        """What was generated, of the measures that generate: two columns of lists."""
+        of_text = [(measure, i) for i, measure in enumerate(self.measures, start=1) if isinstance(measure, TextMeasure)]
+        if not of_text:
+            return {}
+        readings = {UNEDITED_TEXTS: before, EDITED_TEXTS: after}
+        return {name: [text for measure, i in of_text for text in measure.texts(reading[i])] for name, reading in readings.items()}
 
     def _bar(self, items: Sequence[Any], what: str) -> Iterable[Any]:
         return progress_bar(items, what=what, unit="case", progress=self.progress, leave=False)

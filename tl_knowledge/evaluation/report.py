@@ -32,6 +32,7 @@ sequential batch after batch, all staying, measured at the end
 """
 
 BASE = "base_"
+EDITED_TEXTS, UNEDITED_TEXTS = "texts", "unedited_texts"
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class EditReport(TableResult):
     """One row a case.
 
     Attributes:
-        table: ``case_id subject relation target_new`` and every score after the edit, and before it (``base_ES`` ...).
+        table: ``case_id subject relation target_new`` and every score after the edit, and before it (``base_ES`` ...); where a measure
+            generates, the ``texts`` and ``unedited_texts`` of each case, as lists.
         settings: the method and the protocol.
         provenance: the model, the versions.
     """
@@ -87,6 +89,19 @@ class EditReport(TableResult):
     def base(self) -> dict[str, Score]:
         """The same of the unedited model."""
         return table_scores(self.table, self.metrics, BASE, "ours")
+
+    @property
+    def texts(self) -> pd.DataFrame:
+        """What the models wrote, one row a text: ``case_id subject target_new unedited edited``.
+
+        Raises:
+            InputError: no measure generated any (`GenerationScores`).
+        """
+        if EDITED_TEXTS not in self.table:
+            raise InputError("no text was generated; evaluate with measures=[GenerationScores()].")
+        names = ["case_id", "subject", "target_new", UNEDITED_TEXTS, EDITED_TEXTS]
+        frame = self.table[names].explode([UNEDITED_TEXTS, EDITED_TEXTS], ignore_index=True).dropna(subset=[EDITED_TEXTS])
+        return frame.rename(columns={UNEDITED_TEXTS: "unedited", EDITED_TEXTS: "edited"}).reset_index(drop=True)
 
     @override
     def headline(self) -> str:

@@ -37,7 +37,7 @@ def run_key(
     wanted = getattr(method, "needs_moments", True) and moments is not None
     batches = {} if settings.protocol == "batch" else {"batch_size": settings.batch_size}
     return {
-        "cases": _digest([asdict(case) for case in cases]),
+        "cases": _digest([{name: value for name, value in asdict(case).items() if name != "target_new_id"} for case in cases]),
         "weights": weight_fingerprint(model),
         "has_bos": prepends_bos(model),
         "moments": [moments.corpus, moments.tokens] if wanted and moments is not None else None,
@@ -55,7 +55,8 @@ def _measure_key(measure: EditMeasure, cases: Sequence[EditCase]) -> list[str]:
     """A measure's name, and a hash of its settings; of the prompts it asks where those are its settings."""
     if isinstance(measure, PromptAccuracy):
         return [measure.name, _digest([[asdict(fact) for fact in measure.facts(case)] for case in cases])]
-    return [measure_name(measure), _digest(_values(measure))]
+    objects = [case.target_new_id for case in cases]  # by which snippets are found
+    return [measure_name(measure), _digest([_values(measure), objects] if any(objects) else _values(measure))]
 
 
 def _values(settings: object) -> dict[str, Any]:
