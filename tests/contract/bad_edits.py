@@ -106,5 +106,8 @@ BAD_EDITS = {
         errors.InputError,
         "do not fit 2 cases",
     ),
+    "GenerationScores: length": (lambda m, p: tlk.evaluation.GenerationScores(length=0), errors.InputError, "length"),
+    "EssenceDrift: length": (lambda m, p: tlk.evaluation.EssenceDrift({}, length=1), errors.InputError, "predicts no token"),
+    "AttributeSnippets.from_texts": (lambda m, p: tlk.datasets.AttributeSnippets.from_texts({}), errors.InputError, "no text in texts"),
     "score_table: none": (lambda m, p: tlk.score_table(), errors.DataError, "no report was given"),
 }

@@ -52,26 +52,26 @@ class AttributeSnippets:
     @classmethod
     @public
     def from_texts(
-        cls, samples: Samples, *, vocabulary: Mapping[str, int] | None = None, idf: Float[np.ndarray[Any, Any], " word"] | None = None
+        cls, texts: Samples, *, vocabulary: Mapping[str, int] | None = None, idf: Float[np.ndarray[Any, Any], " word"] | None = None
     ) -> AttributeSnippets:
         """From texts by relation and object.
 
         Args:
-            samples: for each relation (``Fact.relation``), for each object (its identifier, or its text) the texts about things that have it.
+            texts: for each relation (``Fact.relation``), for each object (its identifier, or its text) the texts about things that have it.
             vocabulary, idf: each word's place, and inverse document frequencies by place; those of all the texts given without them.
 
         Raises:
             InputError: no text at all, or a vocabulary that does not fit the idf.
         """
-        texts = [snippet.text for objects in samples.values() for of_object in objects.values() for snippet in of_object]
+        words = [snippet.text for objects in texts.values() for of_object in objects.values() for snippet in of_object]
         if (vocabulary is None) != (idf is None):
             raise InputError("vocabulary and idf belong together; pass both, or neither to count the texts' own words.")
-        if not texts:
-            raise InputError("there is no text in samples; pass at least one Snippet.")
-        vectors = _vectors(texts, vocabulary, idf)
-        parts = [json.dumps([[r, o, [[s.name, s.text] for s in ss]] for r, os in samples.items() for o, ss in os.items()])]
+        if not words:
+            raise InputError("there is no text in texts; pass at least one Snippet.")
+        vectors = _vectors(words, vocabulary, idf)
+        parts = [json.dumps([[r, o, [[s.name, s.text] for s in ss]] for r, os in texts.items() for o, ss in os.items()])]
         parts += [json.dumps(sorted(vectors.vocabulary_.items(), key=lambda item: item[1])), vectors.idf_.tobytes().hex()]
-        return cls(hashlib.sha256("".join(parts).encode()).hexdigest()[:16], samples, vectors)
+        return cls(hashlib.sha256("".join(parts).encode()).hexdigest()[:16], texts, vectors)
 
     def about(self, relation: str | None, target: str) -> tuple[str, ...]:
         """The texts about things that have an object in a relation; none where there are none."""
@@ -81,7 +81,7 @@ class AttributeSnippets:
         """The texts about things that have a case's new object, found by its identifier, or by its text where the case has none."""
         return self.about(case.fact.relation, case.target_new_id or case.target_new.strip())
 
-    def of_subject(self, subject: str, relation: str | None = None, target: str | None = None) -> tuple[str, ...]:
+    def of_subject(self, subject: str, *, relation: str | None = None, target: str | None = None) -> tuple[str, ...]:
         """The texts about a subject, each once; of one relation and object only where these are given."""
         relations = self._samples if relation is None else {relation: self._samples.get(relation, {})}
         found = [
@@ -168,8 +168,7 @@ def _vectors(texts: Sequence[str], vocabulary: Mapping[str, int] | None, idf: An
             return TfidfVectorizer().fit(texts)
         except ValueError as error:
             raise InputError(f"no word can be counted in the snippets ({error}); pass texts.") from error
-    places = sorted(place for place in vocabulary.values() if isinstance(place, int))
-    if np.ndim(idf) != 1 or places != list(range(len(idf))) or len(vocabulary) != len(idf) or not np.isfinite(idf).all():
+    if np.ndim(idf) != 1 or set(vocabulary.values()) != set(range(len(idf))) or len(vocabulary) != len(idf) or not np.isfinite(idf).all():
         raise InputError(
             f"a vocabulary of {len(vocabulary)} words does not fit an idf of shape {np.shape(idf)}; each word needs its own place in 0 ... n-1."
         )

@@ -77,4 +77,4 @@ class EssenceDrift:
             return tuple(self.about.get(subject, ()))
         if self.variant == "ours":
             return self.about.of_subject(subject)
-        return self.about.of_subject(subject, case.fact.relation or "", case.target_new_id or case.target_new.strip())
+        return self.about.of_subject(subject, relation=case.fact.relation or "", target=case.target_new_id or case.target_new.strip())

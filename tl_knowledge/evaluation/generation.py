@@ -42,7 +42,7 @@ class Written:
 class TextMeasure(Protocol):
     """A measure whose generated texts the report keeps."""
 
-    def texts(self, reading: Written) -> Sequence[str]:
+    def texts(self, after: Written) -> Sequence[str]:
         """The texts of what was read."""
         ...
 
@@ -93,9 +93,9 @@ class GenerationScores:
         texts = generate(model, beginnings, length=self.length, top_k=self.top_k, seed=self.seed)
         return Written(beginnings, tuple(map(_cleaned, texts)) if theirs else tuple(texts), self._references_of(case))
 
-    def texts(self, reading: Written) -> Sequence[str]:
+    def texts(self, after: Written) -> Sequence[str]:
         """The texts of what was read."""
-        return reading.texts
+        return after.texts
 
     def scores(self, before: Written, after: Written) -> dict[str, float]:
         """GE and RS; NaN for a case without beginnings, RS without references."""

@@ -100,7 +100,7 @@ class EditReport(TableResult):
         if EDITED_TEXTS not in self.table:
             raise InputError("no text was generated; evaluate with measures=[GenerationScores()].")
         names = ["case_id", "subject", "target_new", UNEDITED_TEXTS, EDITED_TEXTS]
-        frame = self.table[names].explode([UNEDITED_TEXTS, EDITED_TEXTS], ignore_index=True).dropna(subset=[EDITED_TEXTS])
+        frame = pd.DataFrame(self.table[names]).explode([UNEDITED_TEXTS, EDITED_TEXTS]).dropna(subset=[EDITED_TEXTS])
         return frame.rename(columns={UNEDITED_TEXTS: "unedited", EDITED_TEXTS: "edited"}).reset_index(drop=True)
 
     @override
