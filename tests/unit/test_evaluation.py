@@ -55,6 +55,9 @@ def test_success_magnitude_and_accuracy():
     assert scores["NM"] == pytest.approx(100 / 3 * (np.exp(-2.0) - np.exp(-0.1) + 2 * (np.exp(-0.2) - np.exp(-3.0))))
     assert (scores["EA"], scores["PA"], scores["NA"]) == (100, 50, pytest.approx(200 / 3))
     assert (scores["reliability"], scores["generality"], scores["token_generality"]) == (100, 50, 75)
+    assert scores["joint_generality"] == 50
+    unwritten = case_scores({}, {"rewrite": [true], "paraphrase": [new, true], "neighbourhood": [new]})
+    assert (unwritten["generality"], unwritten["joint_generality"]) == (50, 0)  # Wei et al., equation 7: the edited prompt as well
     assert np.isnan(case_scores({}, {"rewrite": [new]})["NS"])
 
 

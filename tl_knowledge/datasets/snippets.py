@@ -78,8 +78,8 @@ class AttributeSnippets:
         return tuple(snippet.text for snippet in self._samples.get(relation or "", {}).get(target, ()))
 
     def of_case(self, case: EditCase) -> tuple[str, ...]:
-        """The texts about things that have a case's new object, found by its identifier, or by its text where the case has none."""
-        return self.about(case.fact.relation, case.target_new_id or case.target_new.strip())
+        """The texts about things that have a case's new object, found by its identifier, else by its text."""
+        return self.about(case.fact.relation, case.target_new_id) or self.about(case.fact.relation, case.target_new.strip())
 
     def of_subject(self, subject: str, *, relation: str | None = None, target: str | None = None) -> tuple[str, ...]:
         """The texts about a subject, each once; of one relation and object only where these are given."""
