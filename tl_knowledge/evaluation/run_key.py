@@ -11,15 +11,23 @@ from typing import Any
 import torch
 
 from tl_knowledge.evaluation.measures import EditMeasure, PromptAccuracy
-from tl_knowledge.evaluation.report import EvaluationSettings
+from tl_knowledge.evaluation.report import EvaluationProtocol, EvaluationSettings
 from tl_knowledge.models.description import weight_fingerprint
 from tl_knowledge.models.protocol import HookedModel, prepends_bos
 from tl_knowledge.prompts.facts import EditCase
-from tl_knowledge.results.packing import packed_fields
+from tl_knowledge.results.packing import packed_fields, plain
 from tl_knowledge.runs.edits import AppliedEdit, EditPlanner
 from tl_knowledge.runs.key_moments import KeyMoments
 
-__all__ = ["measure_name", "run_key"]
+__all__ = ["evaluation_settings", "measure_name", "run_key"]
+
+
+def evaluation_settings(
+    method: EditPlanner[AppliedEdit], protocol: EvaluationProtocol, batch_size: int, measures: Sequence[EditMeasure]
+) -> EvaluationSettings:
+    """What is evaluated, and how, as a value."""
+    own = plain(method) if is_dataclass(method) else {}
+    return EvaluationSettings(type(method).__name__, own, protocol, batch_size, tuple(map(measure_name, measures)))
 
 
 def run_key(
