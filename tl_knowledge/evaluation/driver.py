@@ -25,7 +25,7 @@ from tl_knowledge.results.run_folder import RunFolder
 from tl_knowledge.runs.edits import AppliedEdit, EditPlanner
 from tl_knowledge.runs.key_moments import KeyMoments
 
-__all__ = ["check_cases", "evaluate"]
+__all__ = ["check_cases", "evaluate", "stored_report"]
 
 CASES_PER_PART = 20
 
@@ -85,7 +85,8 @@ def evaluate(
     with ExitStack() as stack:
         key = run_key(model, given, method, moments, settings, own_measures)
         folder = None if store is None else stack.enter_context(closing(RunFolder(store, key, "evaluate()")))
-        finished = {} if folder is None else _finished(folder, parts)
+        numbers = [] if folder is None else folder.finished()
+        finished = {} if folder is None else {n: stored_report(folder, n, parts[n] if n < len(parts) else ()).table for n in numbers}
         tables: list[pd.DataFrame] = []
         for number, part in enumerate(progress_bar(parts, what="edit and measure", unit="part", progress=progress and len(parts) > 1)):
             if number in finished:
@@ -98,21 +99,18 @@ def evaluate(
     return EditReport(pd.concat(tables, ignore_index=True), settings, provenance)
 
 
-def _finished(folder: RunFolder, parts: Sequence[Sequence[EditCase]]) -> dict[int, pd.DataFrame]:
-    """The parts that are there, read before anything is computed.
+def stored_report(folder: RunFolder, number: int, cases: Sequence[EditCase]) -> EditReport:
+    """A finished part of a run.
 
     Raises:
         DataError: a damaged part, or one that has other cases than its place in the run.
     """
-    tables: dict[int, pd.DataFrame] = {}
-    for number in folder.finished():
-        table = EditReport.load(folder.part(number)).table
-        there = list(zip(table["subject"], table["relation"].fillna(""), table["target_new"], strict=True))
-        cases = parts[number] if number < len(parts) else ()
-        if there != [(case.fact.subject, case.fact.relation or "", case.target_new) for case in cases]:
-            raise DataError(f"{str(folder.part(number))!r} has other cases than its place in the run; delete it to have it computed again.")
-        tables[number] = table
-    return tables
+    report = EditReport.load(folder.part(number))
+    table = report.table
+    there = list(zip(table["subject"], table["relation"].fillna(""), table["target_new"], strict=True))
+    if there != [(case.fact.subject, case.fact.relation or "", case.target_new) for case in cases]:
+        raise DataError(f"{str(folder.part(number))!r} has other cases than its place in the run; delete it to have it computed again.")
+    return report
 
 
 def check_cases(model: HookedModel, cases: Sequence[EditCase], protocol: str, batch_size: int) -> None:

@@ -15,12 +15,12 @@ from typing_extensions import override
 
 from tl_knowledge.door import public
 from tl_knowledge.drawing import Line, LinePanel, line_panels
-from tl_knowledge.errors import DataError, InputError, check_given
-from tl_knowledge.evaluation.driver import check_cases
+from tl_knowledge.errors import InputError, check_given
+from tl_knowledge.evaluation.driver import check_cases, stored_report
 from tl_knowledge.evaluation.measures import EditMeasure
 from tl_knowledge.evaluation.report import EditReport, EvaluationSettings
 from tl_knowledge.evaluation.run import EvaluationRun, Measured
-from tl_knowledge.evaluation.run_key import evaluation_settings, run_key
+from tl_knowledge.evaluation.run_key import evaluation_settings, joint_key, run_key
 from tl_knowledge.evaluation.scores import case_scores
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.prompts.facts import EditCase
@@ -158,7 +158,8 @@ def _reports(run: EvaluationRun, cases: Sequence[EditCase], sizes: Sequence[int]
     Args:
         first: the number of the method's first part.
     """
-    finished = {} if folder is None else {size: _part(folder, first + i, size) for i, size in enumerate(sizes) if first + i in folder.finished()}
+    done = [] if folder is None else [i for i in range(len(sizes)) if first + i in folder.finished()]
+    finished = {} if folder is None else {sizes[i]: stored_report(folder, first + i, cases[: sizes[i]]) for i in done}
     reports = dict(finished)
     with closing(_measured(run, cases, sizes, [size for size in sizes if size not in finished])) as measured:
         for size, rows in measured:
@@ -179,21 +180,7 @@ def _measured(run: EvaluationRun, cases: Sequence[EditCase], sizes: Sequence[int
         yield size, replace(run, settings=replace(run.settings, batch_size=size)).rows(cases[:size], 0)
 
 
-def _part(folder: RunFolder, number: int, size: int) -> EditReport:
-    """A finished part.
-
-    Raises:
-        DataError: it is damaged, or of another size than its place in the run.
-    """
-    report = EditReport.load(folder.part(number))
-    if len(report.table) != size:
-        raise DataError(f"{str(folder.part(number))!r} has other cases than its place in the run; delete it to have it computed again.")
-    return report
-
-
 def _key(runs: Mapping[str, EvaluationRun], cases: Sequence[EditCase], sizes: Sequence[int]) -> dict[str, Any]:
     """What decides the numbers, as a `RunFolder` keeps it."""
     keys = {name: run_key(run.model, cases, run.method, run.moments, run.settings, run.measures) for name, run in runs.items()}
-    same = {name: value for name, value in next(iter(keys.values())).items() if name not in ("settings", "moments")}
-    own = {f"method {name!r}": {"moments": key["moments"], **key["settings"]} for name, key in keys.items()}
-    return same | {"settings": {"methods": list(runs), "sizes": list(sizes)} | own}
+    return joint_key(keys, {"sizes": list(sizes)})

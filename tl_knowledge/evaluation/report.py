@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -19,7 +20,7 @@ from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import TableResult
 from tl_knowledge.results.statistics import IntervalVariant, paired_p_values, scalar_interval
 
-__all__ = ["EditReport", "EvaluationProtocol", "EvaluationSettings", "ReportComparison", "score_table"]
+__all__ = ["EditReport", "EvaluationProtocol", "EvaluationSettings", "ReportComparison", "named_reports", "score_table"]
 
 EvaluationProtocol: TypeAlias = Literal["single", "batch", "sequential"]
 """========== ==================================================
@@ -235,13 +236,25 @@ def score_table(*reports: EditReport, names: tuple[str, ...] = (), interval: Int
         DataError: no report.
         InputError: reports of other cases, or names that do not fit.
     """
+    check_choice("interval", interval, IntervalVariant)
+    named = named_reports(reports, names)
+    first = next(iter(named.values()))
+    rows = {"unedited": table_scores(first.table, first.metrics, BASE, interval)}
+    rows |= {name: table_scores(report.table, report.metrics, "", interval) for name, report in named.items()}
+    return ScoreTable(rows, len(first.table), first.provenance.model, interval)
+
+
+def named_reports(reports: Sequence[EditReport], names: Sequence[str]) -> dict[str, EditReport]:
+    """Reports of the same cases by their names in a table or figure.
+
+    Raises:
+        DataError: no report.
+        InputError: reports of other cases, or names that do not fit.
+    """
     given = check_given(reports, "report", "pass what evaluate() returned")
     labels = names or tuple(report.method for report in given)
     if len(labels) != len(given) or len(set(labels)) != len(labels):
         raise InputError(f"{len(given)} report(s) cannot go by the names {labels}; pass names=, one for each report and each once.")
     if any(list(report.table["case_id"]) != list(given[0].table["case_id"]) for report in given):
         raise InputError("the reports are of different cases; evaluate all methods on the same ones.")
-    check_choice("interval", interval, IntervalVariant)
-    rows = {"unedited": table_scores(given[0].table, given[0].metrics, BASE, interval)}
-    rows |= {name: table_scores(report.table, report.metrics, "", interval) for name, report in zip(labels, given, strict=True)}
-    return ScoreTable(rows, len(given[0].table), given[0].provenance.model, interval)
+    return dict(zip(labels, given, strict=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from tl_knowledge.results.packing import packed_fields, plain
 from tl_knowledge.runs.edits import AppliedEdit, EditPlanner
 from tl_knowledge.runs.key_moments import KeyMoments
 
-__all__ = ["evaluation_settings", "measure_name", "run_key"]
+__all__ = ["evaluation_settings", "joint_key", "measure_name", "run_key"]
 
 
 def evaluation_settings(
@@ -52,6 +52,18 @@ def run_key(
         "measures": [_measure_key(measure, cases) for measure in measures],
         "settings": {"method": settings.method, "protocol": settings.protocol} | batches | _values(method),
     }
+
+
+def joint_key(keys: Mapping[str, dict[str, Any]], settings: dict[str, Any]) -> dict[str, Any]:
+    """Several methods' evaluations of the same cases as one run.
+
+    Args:
+        keys: what `run_key` gives for each method, by its name.
+        settings: of the run.
+    """
+    same = {name: value for name, value in next(iter(keys.values())).items() if name not in ("settings", "moments")}
+    own = {f"method {name!r}": {"moments": key["moments"], **key["settings"]} for name, key in keys.items()}
+    return same | {"settings": {"methods": list(keys)} | settings | own}
 
 
 def measure_name(measure: EditMeasure) -> str:
