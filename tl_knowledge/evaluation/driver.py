@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 
 import pandas as pd
 from more_itertools import always_iterable, chunked
@@ -20,6 +21,7 @@ from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.facts import EditCase, refuse_contradictions
 from tl_knowledge.prompts.prompt import Prompt, check_fits
+from tl_knowledge.results.kept import forget_kept
 from tl_knowledge.results.provenance import provenance_of
 from tl_knowledge.results.run_folder import RunFolder
 from tl_knowledge.runs.edits import AppliedEdit, EditPlanner
@@ -55,7 +57,8 @@ def evaluate(
             ``"sequential"`` lets them stay.
         batch_size: how many cases one plan of ``"single"`` or ``"sequential"`` edits.
         measures: what else to read, for example `GenerationScores` or `symmetry`.
-        store: a folder; a run that was killed goes on from it, twenty cases at a time (``"single"``), else with the whole.
+        store: a folder; a run that was killed goes on from it, twenty cases at a time (``"single"``), else with the values that were optimised
+            (of the methods that optimise such values: ROME, MEMIT, EMMET, AlphaEdit).
 
     Raises:
         DataError: no case, or a folder of another run.
@@ -85,6 +88,8 @@ def evaluate(
     with ExitStack() as stack:
         key = run_key(model, given, method, moments, settings, own_measures)
         folder = None if store is None else stack.enter_context(closing(RunFolder(store, key, "evaluate()")))
+        if folder is not None and protocol != "single":
+            run = replace(run, keep=folder.directory)
         numbers = [] if folder is None else folder.finished()
         finished = {} if folder is None else {n: stored_report(folder, n, parts[n] if n < len(parts) else ()).table for n in numbers}
         tables: list[pd.DataFrame] = []
@@ -95,6 +100,7 @@ def evaluate(
             table = pd.DataFrame(run.rows(part, number * per_part))
             if folder is not None:
                 EditReport(table, settings, provenance).save(folder.part(number))
+                forget_kept(folder.directory, run.keep_as)
             tables.append(table)
     return EditReport(pd.concat(tables, ignore_index=True), settings, provenance)
 

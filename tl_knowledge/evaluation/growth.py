@@ -24,6 +24,7 @@ from tl_knowledge.evaluation.run_key import evaluation_settings, joint_key, run_
 from tl_knowledge.evaluation.scores import case_scores
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.prompts.facts import EditCase
+from tl_knowledge.results.kept import forget_kept
 from tl_knowledge.results.provenance import Provenance, provenance_of
 from tl_knowledge.results.result import TableResult
 from tl_knowledge.results.run_folder import RunFolder
@@ -111,7 +112,7 @@ def measure_growth(
         methods: by the name they get in the figure.
         sizes: how many of the cases.
         protocol, batch_size, measures: as `evaluate`.
-        store: a folder; a run that was killed goes on from it, one size of one method at a time.
+        store: a folder; a run that was killed goes on from it, one size of one method at a time, and with the values that were optimised.
 
     Raises:
         DataError: no case or no method, or a folder of another run.
@@ -160,7 +161,9 @@ def _reports(run: EvaluationRun, cases: Sequence[EditCase], sizes: Sequence[int]
     """
     done = [] if folder is None else [i for i in range(len(sizes)) if first + i in folder.finished()]
     finished = {} if folder is None else {sizes[i]: stored_report(folder, first + i, cases[: sizes[i]]) for i in done}
-    reports = dict(finished)
+    reports, number = dict(finished), first // len(sizes)
+    if folder is not None:
+        run = replace(run, keep=folder.directory, keep_as=f"{number}-")
     with closing(_measured(run, cases, sizes, [size for size in sizes if size not in finished])) as measured:
         for size, rows in measured:
             settings = replace(run.settings, batch_size=size if run.settings.protocol == "batch" else run.settings.batch_size)
@@ -168,6 +171,8 @@ def _reports(run: EvaluationRun, cases: Sequence[EditCase], sizes: Sequence[int]
             reports[size] = EditReport(pd.DataFrame(rows), settings, provenance)
             if folder is not None:
                 reports[size].save(folder.part(first + sizes.index(size)))
+    if folder is not None:
+        forget_kept(folder.directory, run.keep_as)
     return {size: reports[size] for size in sizes}
 
 
@@ -177,7 +182,7 @@ def _measured(run: EvaluationRun, cases: Sequence[EditCase], sizes: Sequence[int
         yield from run.checkpoints(cases, sizes, wanted)
         return
     for size in wanted:
-        yield size, replace(run, settings=replace(run.settings, batch_size=size)).rows(cases[:size], 0)
+        yield size, replace(run, settings=replace(run.settings, batch_size=size), keep_as=f"{run.keep_as}{size}-").rows(cases[:size], 0)
 
 
 def _key(runs: Mapping[str, EvaluationRun], cases: Sequence[EditCase], sizes: Sequence[int]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -18,6 +19,7 @@ from tl_knowledge.evaluation.scores import Reading, case_scores, read_candidates
 from tl_knowledge.models.ledger import has_written_edits, unedited_fingerprint
 from tl_knowledge.models.protocol import HookedModel, prepends_bos
 from tl_knowledge.prompts.facts import EditCase
+from tl_knowledge.results.kept import kept_in
 from tl_knowledge.runs.edits import AppliedEdit, EditPlanner
 from tl_knowledge.runs.key_moments import KeyMoments
 
@@ -31,7 +33,12 @@ _base: WeakKeyDictionary[object, dict[tuple[str, bool, EditCase], Reading]] = We
 
 @dataclass(frozen=True)
 class EvaluationRun:
-    """One evaluation: edits batches of cases, and reads the model before and after."""
+    """One evaluation: edits batches of cases, and reads the model before and after.
+
+    Attributes:
+        keep: the folder for what is optimised for edits that stay, so that a run that was killed need not do it again.
+        keep_as: what its files' names begin with.
+    """
 
     model: HookedModel
     method: EditPlanner[AppliedEdit]
@@ -39,6 +46,8 @@ class EvaluationRun:
     settings: EvaluationSettings
     measures: tuple[EditMeasure, ...]
     progress: bool
+    keep: Path | None = None
+    keep_as: str = ""
 
     def rows(self, cases: Sequence[EditCase], first: int) -> list[dict[str, Any]]:
         """One row a case: its scores, and the unedited model's.
@@ -67,12 +76,12 @@ class EvaluationRun:
                 if not any(other >= size for other in wanted):
                     return
                 while done + full <= size:
-                    write(cases[done : done + full])
+                    write(cases[done : done + full], done)
                     done += full
                 with self._taken_back() as write_rest:
                     if size in wanted:
                         if size > done:
-                            write_rest(cases[done:size])
+                            write_rest(cases[done:size], done)
                         after = [self._read(case) for case in self._bar(cases[:size], "measure")]
                         yield size, self._rows(cases[:size], 0, base[:size], after)
 
@@ -98,17 +107,20 @@ class EvaluationRun:
                     readings += [self._read(case) for case in batch]
             return readings
         with self._taken_back() as write:
-            for batch in self._bar(batches, "edit"):
-                write(batch)
+            for number, batch in enumerate(self._bar(batches, "edit")):
+                write(batch, number * self.settings.batch_size)
             return [self._read(case) for case in self._bar(cases, "measure")]
 
     @contextmanager
-    def _taken_back(self) -> Generator[Callable[[Sequence[EditCase]], None]]:
-        """A function that plans and writes the edit of some cases; all it wrote is taken back at the end, the last first."""
+    def _taken_back(self) -> Generator[Callable[[Sequence[EditCase], int], None]]:
+        """A function that plans and writes the edit of some cases, the first of them with its number.
+
+        All it wrote is taken back at the end, the last first.
+        """
         written: list[AppliedEdit] = []
 
-        def write(cases: Sequence[EditCase]) -> None:
-            edit = self._plan(cases)
+        def write(cases: Sequence[EditCase], first: int) -> None:
+            edit = self._plan(cases, first)
             edit.write_into(self.model)
             written.append(edit)
 
@@ -118,8 +130,14 @@ class EvaluationRun:
             for edit in reversed(written):
                 edit.revert(self.model)
 
-    def _plan(self, cases: Sequence[EditCase]) -> AppliedEdit:
-        return self.method.plan(self.model, [case.rewrite for case in cases], self.moments)
+    def _plan(self, cases: Sequence[EditCase], first: int | None = None) -> AppliedEdit:
+        """The edit of some cases.
+
+        Args:
+            first: the number of the first of them, where what is optimised for them is kept.
+        """
+        with kept_in(None if first is None else self.keep, f"{self.keep_as}{first}-{len(cases)}"):
+            return self.method.plan(self.model, [case.rewrite for case in cases], self.moments)
 
     def _read(self, case: EditCase, *, base: bool = False) -> list[Any]:
         """What every measure reads now, the candidates first."""
