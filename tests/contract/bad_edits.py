@@ -118,5 +118,14 @@ BAD_EDITS = {
         errors.InputError,
         "do not fit 2 cases",
     ),
+    "GenerationScores: length": (lambda m, p: tlk.evaluation.GenerationScores(length=0), errors.InputError, "length"),
+    "EssenceDrift: length": (lambda m, p: tlk.evaluation.EssenceDrift({}, length=1), errors.InputError, "predicts no token"),
+    "AttributeSnippets.from_texts": (lambda m, p: tlk.datasets.AttributeSnippets.from_texts({}), errors.InputError, "no text in texts"),
+    "compare_categories: none": (lambda m, p: tlk.evaluation.compare_categories(), errors.DataError, "no report was given"),
+    "sweep_layer_ranges: none": (
+        lambda m, p: tlk.evaluation.sweep_layer_ranges(m, CASES[:2], tlk.MEMIT(layers=(1,)), []),
+        errors.InputError,
+        "at least one range",
+    ),
     "score_table: none": (lambda m, p: tlk.score_table(), errors.DataError, "no report was given"),
 }

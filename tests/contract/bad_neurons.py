@@ -61,6 +61,7 @@ BAD_NEURONS = {
     "load_counterfact": (lambda m, p: tlk.datasets.load_counterfact("nowhere.json"), errors.DataError, "there is no file"),
     "load_zsre": (lambda m, p: tlk.datasets.load_zsre("nowhere.json"), errors.DataError, "there is no file"),
     "load_blimp": (lambda m, p: tlk.datasets.load_blimp("nowhere.jsonl", paradigm="x"), errors.DataError, "there is no file"),
+    "load_attribute_snippets": (lambda m, p: tlk.datasets.load_attribute_snippets("nowhere.json"), errors.DataError, "there is no file"),
     "load_lre": (lambda m, p: tlk.datasets.load_lre("nowhere.json"), errors.DataError, "there is no file"),
     "load_pararel": (lambda m, p: tlk.datasets.load_pararel("nowhere"), errors.DataError, "pass the folder that has them"),
     "load_context_pararel": (lambda m, p: tlk.datasets.load_context_pararel("nowhere"), errors.DataError, "pass the folder that has them"),

@@ -35,6 +35,7 @@ OTHER_GOOD = {
     "datasets.in_context": {"pairs": [("w3", "w4")]},
     "datasets.single_token_facts": {"facts": lambda good: good["facts"]},
     "evaluation.measure_growth": {"sizes": (1,)},
+    "evaluation.sweep_layer_ranges": {"ranges": [(1,)]},
     "localised.sweep_layers": {"layers": (1,), "window": 1},
     "neurons.compare_layers": {"located": lambda good: {"a": good["located"]}},
     "neurons.effects_table": {"effects": lambda good: good["effects"]},
@@ -47,6 +48,7 @@ OTHER_GOOD = {
 WITHOUT_GOOD_CALL = {
     "datasets.of_relation": "takes any number of relations by position",
     "evaluation.score_table": "takes any number of reports by position",
+    "evaluation.compare_categories": "the same",
     "tracing.compare": "takes any number of traces by position",
     "tracing.trace_page": "takes pairs of a heading and traces",
     "neurons.agreement_groups": "its pairs are of a tokenizer with English words; tried in test_syntax",

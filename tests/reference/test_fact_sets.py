@@ -147,7 +147,18 @@ def slow_average(average, corrupt, component, role):
             }[role]
             if is_role:
                 pooled.append([float(trace.effect[layer, pos]) for layer in range(8)])
-    return [sum(column) / len(pooled) for column in zip(*pooled, strict=True)], pooled
+    return [sum(column) / len(pooled) for column in zip(*pooled, strict=True)] if pooled else [], pooled
+
+
+def slow_scores(average, corrupt, component, role):
+    """The role's restored scores ``[token layer]``, and the mean corrupted probability of all facts."""
+    scores, low = [], []
+    for fact in range(len(average.facts)):
+        one = tlk.TraceAverage(tuple(t for t in average.traces if t.index == fact), *list(vars(average).values())[1:7])
+        trace = one.of(corrupt, component)[0]
+        low.append(float(np.mean(trace.corrupted_probability)))
+        scores += [[effect + low[-1] for effect in token] for token in slow_average(one, corrupt, component, role)[1]]
+    return scores, float(np.mean(low))
 
 
 @pytest.mark.parametrize("corrupt", ["subject", "relation"])
@@ -159,8 +170,10 @@ def test_role_averages_equal_a_slow_reference(average, corrupt):
             chosen = (frame["corrupt"] == corrupt) & (frame["component"] == component) & (frame["role"] == role) & (frame["severed"] == "none")
             np.testing.assert_allclose(frame[chosen]["effect"], expected, rtol=0, atol=1e-14)
             assert set(frame[chosen]["tokens"]) == {len(pooled)}
-            half = [1.96 * np.std(column, ddof=1) / len(pooled) ** 0.5 for column in zip(*pooled, strict=True)]
+            scores, low = slow_scores(average, corrupt, component, role)
+            half = [1.96 * np.std(column) / 12**0.5 for column in zip(*scores, strict=True)]
             np.testing.assert_allclose((rome[chosen]["high"] - rome[chosen]["low"]) / 2, half, rtol=0, atol=1e-14)
+            np.testing.assert_allclose(rome[chosen]["effect"], np.mean(scores, axis=0) - low, rtol=0, atol=1e-14)
     assert set(frame["role"]) == set(ROLES)
 
 

@@ -309,8 +309,6 @@ def test_help_version_and_refusals_import_nothing_heavy():
 def test_words_of_the_command_line_are_the_librarys():
     from tl_knowledge.engine.rows import MEMORY_BUDGET as LIBRARY_BUDGET
     from tl_knowledge.evaluation.driver import EvaluationProtocol
-    from tl_knowledge.datasets import CORPORA
-    from tl_knowledge.models.loading import Backend
     from tl_knowledge.runs.parts import Runner
     from tl_knowledge.runs.windows import TraceVariant
     from tl_knowledge.tracing.sets.roles import Side

@@ -55,6 +55,9 @@ def test_success_magnitude_and_accuracy():
     assert scores["NM"] == pytest.approx(100 / 3 * (np.exp(-2.0) - np.exp(-0.1) + 2 * (np.exp(-0.2) - np.exp(-3.0))))
     assert (scores["EA"], scores["PA"], scores["NA"]) == (100, 50, pytest.approx(200 / 3))
     assert (scores["reliability"], scores["generality"], scores["token_generality"]) == (100, 50, 75)
+    assert scores["joint_generality"] == 50
+    unwritten = case_scores({}, {"rewrite": [true], "paraphrase": [new, true], "neighbourhood": [new]})
+    assert (unwritten["generality"], unwritten["joint_generality"]) == (50, 0)  # Wei et al., equation 7: the edited prompt as well
     assert np.isnan(case_scores({}, {"rewrite": [new]})["NS"])
 
 
@@ -85,10 +88,33 @@ def report(values, seed=0) -> tlk.EditReport:
     return tlk.EditReport(pd.DataFrame(rows), tlk.evaluation.EvaluationSettings("Method"), PROVENANCE)
 
 
+def test_half_widths_of_meng_2022_code_by_hand():
+    """``1.96 sd / sqrt(n)``, numpy's sd, beside each mean in every table; S has none, as in the tables of Meng et al."""
+    whole = report([100.0] * 15 + [50.0] * 5)
+    half = 1.96 * np.std([100.0] * 15 + [50.0] * 5) / 20**0.5
+    table = tlk.score_table(whole, interval="meng2022_code")
+    score = table.rows["Method"]["ES"]
+    assert (score.mean, score.high - score.mean, score.mean - score.low) == pytest.approx((87.5, half, half))
+    assert list(whole.summary(interval="meng2022_code").iloc[1][["S", "ES"]]) == ["87.5", f"87.5 ({half:.1f})"]
+    assert f"87.5 ({half:.1f})" in whole.to_markdown(interval="meng2022_code") and "1.96 sd" in whole.to_latex(interval="meng2022_code")
+    figure = whole.plot(interval="meng2022_code")
+    assert figure.data[1].error_y.array[1] == pytest.approx(half / 100) and "1.96 sd / sqrt(n)" in figure.layout.title.subtitle.text
+    assert whole.by(metric="ES", interval="meng2022_code")["high"].item() == pytest.approx(87.5 + half)
+    holes = tlk.EditReport(whole.table.assign(PS=[np.nan] * 10 + [0.0] * 5 + [100.0] * 5), whole.settings, PROVENANCE)
+    missing = tlk.score_table(holes, interval="meng2022_code").rows["Method"]["PS"]
+    assert missing.mean == 50 and missing.high == pytest.approx(50 + 1.96 * 50 / 10**0.5)
+    with pytest.raises(InputError, match="interval 't' is unknown"):
+        tlk.score_table(whole, interval="t")
+
+
+def test_the_harmonic_mean_with_a_zero_is_zero():
+    assert vars(report([0.0] * 8).scores["S"]) == {"mean": 0, "low": 0, "high": 0}
+
+
 def test_the_report_averages_with_intervals_and_a_harmonic_mean(tmp_path):
     whole = report([100.0] * 15 + [50.0] * 5)
     assert whole.scores["ES"].mean == 87.5 and whole.scores["ES"].low < 87.5 < whole.scores["ES"].high
-    assert whole.scores["S"].mean == pytest.approx(87.5) and whole.base["S"].mean == pytest.approx(0, abs=1e-9)
+    assert whole.scores["S"].mean == pytest.approx(87.5) and whole.base["S"].mean == 0
     mixed = whole.table.assign(NS=25.0)
     assert tlk.EditReport(mixed, whole.settings, PROVENANCE).scores["S"].mean == pytest.approx(3 / (2 / 87.5 + 1 / 25))
     assert "| Method " in whole.to_markdown() and list(whole.summary()["model"]) == ["unedited", "Method"]

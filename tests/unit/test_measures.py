@@ -82,15 +82,15 @@ def test_generated_texts_are_seeded_and_scored(factlm, capitals):
     read = measure.read(factlm, case)
     same = measure.scores(read, read)
     assert same["RS"] == pytest.approx(100) and same["GE"] == pytest.approx(100 * np.mean([ngram_entropy(text) for text in first]))
-    unlike = measure.scores(read, (["of an entirely different kind"], case.target_new))
+    unlike = measure.scores(read, replace(read, texts=("of an entirely different kind",)))
     assert unlike["RS"] < 30 and ngram_entropy("the the the the") < 0.1 < ngram_entropy("all of these words differ")
-    assert all(np.isnan(value) for value in measure.scores(read, ([], "x")).values())
+    assert all(np.isnan(value) for value in measure.scores(read, replace(read, texts=())).values())
 
 
 def test_the_unedited_model_is_read_once_for_all_methods(factlm, moments, capitals, monkeypatch):
     import sys
 
-    module = sys.modules["tl_knowledge.evaluation.driver"]
+    module = sys.modules["tl_knowledge.evaluation.run"]
     calls, whole = [], module.read_candidates
     monkeypatch.setattr(module, "read_candidates", lambda model, case: calls.append(case) or whole(model, case))
     monkeypatch.setattr(module, "_base", type(module._base)())
@@ -198,6 +198,63 @@ def test_batches_and_growth(factlm, moments, tmp_path):
     assert fingerprint(factlm) == before
     with pytest.raises(InputError, match="do not fit 6 cases"):
         tlk.evaluation.measure_growth(factlm, cases, {"MEMIT": method}, [7])
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_sizes_that_go_on_from_each_other_are_what_each_is_alone(factlm, moments, batch_size):
+    """One pass of sequential edits, measured on the way, against a run of its own for every size; sizes end within batches, too."""
+    cases, before, planned = tlk.load_edit_cases()[:10], fingerprint(factlm), []
+    method = tlk.MEMIT(layers=(0,), moment_weight=50.0, contexts=((4, 2),), value=tlk.editing.ValueSettings(steps=6, clamp=0.75))
+
+    class Counts:
+        def plan(self, model, facts, moments):
+            planned.append(len(facts))
+            return method.plan(model, facts, moments)
+
+    sizes, more = [1, 5, 8, 10], {"protocol": "sequential", "batch_size": batch_size, "moments": moments, "progress": False}
+    growth = tlk.evaluation.measure_growth(factlm, cases, {"MEMIT": Counts()}, sizes, **more)
+    assert planned == {1: [1] * 10, 4: [1, 4, 1, 4, 2]}[batch_size]
+    for size in sizes:
+        alone = tlk.evaluate(factlm, cases[:size], method, **more)
+        for row in growth.table[growth.table["edits"] == size].to_dict("records"):
+            np.testing.assert_array_equal([row[name] for name in ("mean", "low", "high")], list(vars(alone.scores[row["score"]]).values()))
+    assert fingerprint(factlm) == before
+
+
+def test_a_killed_growth_goes_on_and_ends_the_same(factlm, moments, tmp_path, monkeypatch):
+    cases = [replace(case, generation=(f"{case.fact.subject} is",)) for case in tlk.load_edit_cases()[:4]]
+    methods = {"FT": tlk.FineTune(layer=0, steps=3), "FT+L": tlk.FineTune(layer=0, steps=3, most_change=1e-3)}
+    more = {"measures": tlk.evaluation.GenerationScores({cases[0].target_new: ["A text."]}, length=12), "progress": False}
+    whole = tlk.evaluation.measure_growth(factlm, cases, methods, [1, 3], **more)
+    before, planned, plan = fingerprint(factlm), [], tlk.FineTune.plan
+
+    def killed(self, model, facts, moments):
+        planned.append(facts[0])
+        if len(planned) == 5:
+            raise KeyboardInterrupt
+        return plan(self, model, facts, moments)
+
+    monkeypatch.setattr(tlk.FineTune, "plan", killed)
+    with pytest.raises(KeyboardInterrupt):
+        tlk.evaluation.measure_growth(factlm, cases, methods, [1, 3], store=tmp_path / "run", **more)
+    assert fingerprint(factlm) == before
+    for _ in range(2):  # goes on; then has nothing left to do
+        again = tlk.evaluation.measure_growth(factlm, cases, methods, [1, 3], store=tmp_path / "run", **more)
+        pd.testing.assert_frame_equal(again.table, whole.table)
+    assert len(planned) == 5 + 3  # the first method and one size of the second were finished; its edits are planned again
+    with pytest.raises(DataError, match="holds a run with other sizes"):
+        tlk.evaluation.measure_growth(factlm, cases, methods, [1, 2], store=tmp_path / "run", **more)
+    with pytest.raises(DataError, match=r"other method 'FT\+L'"):
+        other = methods | {"FT+L": tlk.FineTune(layer=0, steps=4)}
+        tlk.evaluation.measure_growth(factlm, cases, other, [1, 3], store=tmp_path / "run", **more)
+    assert list(whole.summary().columns) == ["method", "edits", "ES", "GE", "NS", "PS", "RS", "S"]
+    figure = whole.plot()
+    titles = [annotation.text for annotation in figure.layout.annotations]
+    assert [title.split("(")[1] for title in titles] == ["S)", "ES)", "PS)", "NS)", "RS)", "GE)"]
+    assert {axis.type for axis in (figure.layout.xaxis, figure.layout.xaxis6)} == {"log"}
+    assert figure.layout.yaxis6.title.text == "hundredths of a bit" and figure.layout.yaxis6.matches is None != figure.layout.yaxis5.matches
+    drawn = next(line for line in figure.data if line.mode == "lines+markers" and line.xaxis == "x6" and line.name == "FT")
+    assert list(drawn.y) == whole.table.query("method == 'FT' and score == 'GE'")["mean"].tolist()
 
 
 def test_methods_stand_in_one_table(factlm, moments, tmp_path):

@@ -35,7 +35,7 @@ def test_facts_without_a_token_of_the_role_do_not_count():
 def test_the_interval_of_meng_2022_code_by_hand():
     values = [np.array([1.0]), np.array([2.0, 4.0])]
     mean, low, high = mean_interval(values, variant="meng2022_code")
-    half = 1.96 * np.std([1, 2, 4], ddof=1) / 3**0.5
+    half = 1.96 * np.std([1, 2, 4]) / 2**0.5  # two facts
     np.testing.assert_allclose([mean, low, high], [7 / 3, 7 / 3 - half, 7 / 3 + half])
     assert np.isnan(mean_interval([np.array([1.0])], variant="meng2022_code")[1])
 

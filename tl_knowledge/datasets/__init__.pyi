@@ -22,6 +22,9 @@ from .lre import load_lre as load_lre
 from .pararel import load_context_pararel as load_context_pararel
 from .pararel import load_pararel as load_pararel
 from .records import Source as Source
+from .snippets import AttributeSnippets as AttributeSnippets
+from .snippets import Snippet as Snippet
+from .snippets import load_attribute_snippets as load_attribute_snippets
 from .text import EditCase as EditCase
 from .text import Fact as Fact
 from .text import MinimalPair as MinimalPair

@@ -53,6 +53,7 @@ def _original(row: Row) -> EditCase:
         tuple(Statement(text, new) for text in _optional_texts(row, "attribute_prompts")),
         _optional_texts(row, "generation_prompts"),
         str(row.fields.get("case_id", "")),
+        rewrite.row("target_new").optional_text("id") or "",
     )
 
 

@@ -37,16 +37,33 @@ class Line:
 
 @dataclass(frozen=True)
 class LinePanel:
-    """Lines that share axes."""
+    """Lines that share axes.
+
+    Attributes:
+        y_axis: the title of a y axis of its own, with plain numbers; the common one without.
+    """
 
     title: str
     lines: Sequence[Line]
+    y_axis: str = ""
 
 
 def line_panels(
-    panels: Sequence[LinePanel], *, title: str, subtitle: str, x_axis: str, y_axis: str, columns: int | None = None, percent: bool = False
+    panels: Sequence[LinePanel],
+    *,
+    title: str,
+    subtitle: str,
+    x_axis: str,
+    y_axis: str,
+    columns: int | None = None,
+    percent: bool = False,
+    log_x: bool = False,
 ) -> go.Figure:
-    """Line plots side by side on one common y range, each line with its interval as a band."""
+    """Line plots side by side on one common y range, each line with its interval as a band.
+
+    Args:
+        log_x: a logarithmic x axis.
+    """
     across = columns or len(panels)
     down = -(-len(panels) // across)
     titles = [label_text(panel.title) for panel in panels]
@@ -63,13 +80,16 @@ def line_panels(
     for index, panel in enumerate(panels):
         row, col = index // across + 1, index % across + 1
         for line in panel.lines:
-            for trace in _line_traces(line, x_axis, y_axis, show_name=line.name not in named):
+            for trace in _line_traces(line, x_axis, label_text(panel.y_axis) or y_axis, show_name=line.name not in named):
                 figure.add_trace(trace, row=row, col=col)
             named.add(line.name)
         places = sorted({x for line in panel.lines for x in line.x})
-        ticks: dict[str, Any] = {"tickvals": places} if len(places) <= MOST_TICKS else {"dtick": len(places) // MOST_TICKS}
-        figure.update_xaxes(title_text=x_axis, **ticks, row=row, col=col)
+        many: dict[str, Any] = {"dtick": 1 if log_x else len(places) // MOST_TICKS}
+        ticks: dict[str, Any] = {"tickvals": places} if len(places) <= MOST_TICKS else many
+        figure.update_xaxes(title_text=x_axis, type="log" if log_x else None, **ticks, row=row, col=col)
         figure.update_yaxes(title_text=y_axis if col == 1 else None, tickformat=".0%" if percent else None, row=row, col=col)
+        if panel.y_axis:
+            figure.update_yaxes(title_text=label_text(panel.y_axis), tickformat=None, matches=None, showticklabels=True, row=row, col=col)
     figure.update_yaxes(zeroline=True, zerolinecolor=MUTED, gridcolor="white")
     figure.update_xaxes(gridcolor="white", zeroline=False)
     settings = layout(title, subtitle)

@@ -1,7 +1,14 @@
+from .averages import Score as Score
+from .categories import CategoryScores as CategoryScores
+from .categories import compare_categories as compare_categories
 from .driver import evaluate as evaluate
+from .essence import EssenceDrift as EssenceDrift
 from .generation import GenerationScores as GenerationScores
+from .generation import TextMeasure as TextMeasure
 from .growth import EditGrowth as EditGrowth
 from .growth import measure_growth as measure_growth
+from .layer_ranges import LayerRangeScores as LayerRangeScores
+from .layer_ranges import sweep_layer_ranges as sweep_layer_ranges
 from .measures import EditMeasure as EditMeasure
 from .measures import PromptAccuracy as PromptAccuracy
 from .measures import perspectives as perspectives
@@ -19,5 +26,4 @@ from .scores import HaseVariant as HaseVariant
 from .scores import Reading as Reading
 from .scores import hase_scores as hase_scores
 from .scores import read_answers as read_answers
-from .table import Score as Score
 from .table import ScoreTable as ScoreTable

@@ -2,24 +2,49 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from sklearn.feature_extraction.text import TfidfVectorizer
 
+from tl_knowledge.datasets import AttributeSnippets, Snippet
 from tl_knowledge.door import public
 from tl_knowledge.engine.batches import equal_groups
+from tl_knowledge.errors import InputError
+from tl_knowledge.evaluation.words import GenerationVariant, check_splitting, ngram_entropy
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.facts import EditCase
 from tl_knowledge.prompts.prompt import Prompt
 
-__all__ = ["GenerationScores", "ngram_entropy"]
+__all__ = ["GenerationScores", "GenerationVariant", "TextMeasure", "Written", "generate", "ngram_entropy"]
 
-WEIGHTS = ((2, 2 / 3), (3, 4 / 3))
+
+@dataclass(frozen=True)
+class Written:
+    """What a model wrote of a case, and what it is compared with.
+
+    Attributes:
+        beginnings: each text's.
+        texts: the beginnings, continued.
+        references: texts about things that have the new object.
+    """
+
+    beginnings: tuple[str, ...]
+    texts: tuple[str, ...]
+    references: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class TextMeasure(Protocol):
+    """A measure whose generated texts the report keeps."""
+
+    def texts(self, after: Written) -> Sequence[str]:
+        """The texts of what was read."""
+        ...
 
 
 @public
@@ -27,46 +52,75 @@ WEIGHTS = ((2, 2 / 3), (3, 4 / 3))
 class GenerationScores:
     """GE: entropy of the generated texts' n-grams, in hundredths of a bit. RS: TF-IDF cosine of the texts and reference texts, in percent.
 
-    Meng et al.'s program draws unseeded and splits words with nltk; here texts are drawn with a seed and split at word boundaries.
+    Texts are drawn with a seed, as Meng et al.'s program does not. A beginning that the data set repeats (all of CounterFact's cases do) is continued
+    once, as Wen and Bai do. The texts are kept in the report (`EditReport.texts`).
 
     Attributes:
-        references: for each new object (as the case has it) texts about things that have it; RS is NaN without.
+        references: texts about things that have the new object, with the word statistics of a whole corpus (`load_attribute_snippets`); or, for
+            each new object (as the case has it), such texts, whose own words are counted then. RS is NaN without.
         length: tokens to which each of a case's beginnings is continued, its own included.
         top_k: of the sampling.
         seed: of the sampling.
+        variant: ``"meng2022_code"`` continues repeated beginnings again, writes texts in NFKD, splits words with nltk and keeps their case.
+
+    Raises:
+        InputError: a length or top_k below 1, or a variant whose libraries are not there.
+
+    Example:
+        >>> import tl_knowledge as tlk
+        >>> from dataclasses import replace
+        >>> case = replace(tlk.load_edit_cases()[0], generation=("France is", "France is"))
+        >>> len(tlk.evaluation.GenerationScores(length=12).read(tlk.load_model("factlm"), case).texts)
+        1
     """
 
-    references: Mapping[str, Sequence[str]] | None = None
+    references: AttributeSnippets | Mapping[str, Sequence[str]] | None = None
     length: int = 100
     top_k: int = 5
     seed: int = 0
+    variant: GenerationVariant = "ours"
 
-    def read(self, model: HookedModel, case: EditCase) -> tuple[list[str], str]:
-        """The generated texts, and the new object."""
-        return generate(model, case.generation, length=self.length, top_k=self.top_k, seed=self.seed), case.target_new
+    def __post_init__(self) -> None:
+        check_splitting(self.variant)
+        for name, value in (("length", self.length), ("top_k", self.top_k)):
+            if value < 1:
+                raise InputError(f"GenerationScores({name}={value}) writes nothing; pass at least 1.")
 
-    def scores(self, before: tuple[list[str], str], after: tuple[list[str], str]) -> dict[str, float]:
+    def read(self, model: HookedModel, case: EditCase) -> Written:
+        """The generated texts, and the texts they are compared with."""
+        theirs = self.variant == "meng2022_code"
+        beginnings = case.generation if theirs else tuple(dict.fromkeys(case.generation))
+        texts = generate(model, beginnings, length=self.length, top_k=self.top_k, seed=self.seed)
+        return Written(beginnings, tuple(map(_cleaned, texts)) if theirs else tuple(texts), self._references_of(case))
+
+    def texts(self, after: Written) -> Sequence[str]:
+        """The texts of what was read."""
+        return after.texts
+
+    def scores(self, before: Written, after: Written) -> dict[str, float]:
         """GE and RS; NaN for a case without beginnings, RS without references."""
-        texts, target = after
-        references = (self.references or {}).get(target, ())
-        entropy = 100 * float(np.mean([ngram_entropy(text) for text in texts])) if texts else float("nan")
-        return {"GE": entropy, "RS": 100 * _similarity(" ".join(texts), " ".join(references)) if texts and references else float("nan")}
+        nothing = float("nan")
+        entropy = 100 * float(np.mean([ngram_entropy(text, self.variant) for text in after.texts])) if after.texts else nothing
+        if not after.texts or not after.references or self._snippets is None:
+            return {"GE": entropy, "RS": nothing}
+        return {"GE": entropy, "RS": 100 * self._snippets.similarity(" ".join(after.texts), " ".join(after.references))}
+
+    def _references_of(self, case: EditCase) -> tuple[str, ...]:
+        if isinstance(self.references, AttributeSnippets):
+            return self.references.of_case(case)
+        return tuple((self.references or {}).get(case.target_new, ()))
+
+    @cached_property
+    def _snippets(self) -> AttributeSnippets | None:
+        if self.references is None or isinstance(self.references, AttributeSnippets):
+            return self.references
+        texts = {target: [Snippet("", text) for text in texts] for target, texts in self.references.items()}
+        return AttributeSnippets.from_texts({"": texts})
 
 
-def ngram_entropy(text: str) -> float:
-    """Weighted mean of the entropies of a text's bigrams and trigrams, in bits.
-
-    Example:
-        >>> round(ngram_entropy("a b a b a b a b"), 3), round(ngram_entropy("one two three four five six"), 3)
-        (0.995, 2.107)
-    """
-    words = re.findall(r"\w+|[^\w\s]", text.lower())
-    total = 0.0
-    for n, weight in WEIGHTS:
-        counts = np.array(list(Counter(zip(*(words[k:] for k in range(n)), strict=False)).values()), dtype=float)
-        shares = counts / counts.sum() if len(counts) else np.ones(1)
-        total += weight * float(-(shares * np.log2(shares)).sum()) / len(WEIGHTS)
-    return total
+def _cleaned(text: str) -> str:
+    """As ``generate_fast`` of Meng et al.'s program leaves it."""
+    return unicodedata.normalize("NFKD", text).replace("\n\n", " ").replace("<|endoftext|>", "")
 
 
 def generate(model: HookedModel, beginnings: Sequence[str], *, length: int, top_k: int, seed: int) -> list[str]:
@@ -84,9 +138,3 @@ def generate(model: HookedModel, beginnings: Sequence[str], *, length: int, top_
             for i, row in zip(group, generated.tolist(), strict=True):
                 texts[i] = model.tokenizer.decode(row, skip_special_tokens=True)
     return texts
-
-
-def _similarity(first: str, second: str) -> float:
-    """Cosine of two texts' TF-IDF vectors."""
-    vectors = TfidfVectorizer().fit_transform([first, second])
-    return float((vectors[0] @ vectors[1].T).toarray()[0, 0])

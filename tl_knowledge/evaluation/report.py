@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeAlias
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from typing_extensions import override
 
 from tl_knowledge.door import public
 from tl_knowledge.drawing import bar_chart
-from tl_knowledge.errors import InputError, check_given
+from tl_knowledge.errors import InputError, check_choice, check_given
+from tl_knowledge.evaluation.averages import INTERVAL_WORDS, Score, table_scores
 from tl_knowledge.evaluation.scores import COUNTERFACT
-from tl_knowledge.evaluation.table import Score, ScoreTable
+from tl_knowledge.evaluation.table import ScoreTable
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import TableResult
-from tl_knowledge.results.statistics import mean_interval, paired_p_values, scalar_interval
+from tl_knowledge.results.statistics import IntervalVariant, paired_p_values, scalar_interval
 
-__all__ = ["EditReport", "EvaluationProtocol", "EvaluationSettings", "ReportComparison", "score_table"]
+__all__ = ["EditReport", "EvaluationProtocol", "EvaluationSettings", "ReportComparison", "named_reports", "score_table"]
 
 EvaluationProtocol: TypeAlias = Literal["single", "batch", "sequential"]
 """========== ==================================================
@@ -32,7 +33,7 @@ sequential batch after batch, all staying, measured at the end
 """
 
 BASE = "base_"
-HARMONIC = ("ES", "PS", "NS")
+EDITED_TEXTS, UNEDITED_TEXTS = "texts", "unedited_texts"
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ class EditReport(TableResult):
     """One row a case.
 
     Attributes:
-        table: ``case_id subject relation target_new`` and every score after the edit, and before it (``base_ES`` ...).
+        table: ``case_id subject relation target_new`` and every score after the edit, and before it (``base_ES`` ...); where a measure
+            generates, the ``texts`` and ``unedited_texts`` of each case, as lists.
         settings: the method and the protocol.
         provenance: the model, the versions.
     """
@@ -81,13 +83,26 @@ class EditReport(TableResult):
 
     @property
     def scores(self) -> dict[str, Score]:
-        """Every score's mean over cases, in percent, and ``S``, the harmonic mean of ES, PS and NS."""
-        return self._scores("")
+        """Every score's mean over cases, in percent, and ``S``, the harmonic mean of ES, PS and NS; bootstrap intervals."""
+        return table_scores(self.table, self.metrics, "", "ours")
 
     @property
     def base(self) -> dict[str, Score]:
         """The same of the unedited model."""
-        return self._scores(BASE)
+        return table_scores(self.table, self.metrics, BASE, "ours")
+
+    @property
+    def texts(self) -> pd.DataFrame:
+        """What the models wrote, one row a text: ``case_id subject target_new unedited edited``.
+
+        Raises:
+            InputError: no measure generated any (`GenerationScores`).
+        """
+        if EDITED_TEXTS not in self.table:
+            raise InputError("no text was generated; evaluate with measures=[GenerationScores()].")
+        names = ["case_id", "subject", "target_new", UNEDITED_TEXTS, EDITED_TEXTS]
+        frame = pd.DataFrame(self.table[names]).explode([UNEDITED_TEXTS, EDITED_TEXTS]).dropna(subset=[EDITED_TEXTS])
+        return frame.rename(columns={UNEDITED_TEXTS: "unedited", EDITED_TEXTS: "edited"}).reset_index(drop=True)
 
     @override
     def headline(self) -> str:
@@ -96,23 +111,27 @@ class EditReport(TableResult):
         return f"{self.method} on {len(self.table)} cases, {settings.protocol}{together}; {self.provenance.model}"
 
     @override
-    def summary(self) -> pd.DataFrame:
-        """One row each for the unedited model and the method: means with their intervals as text."""
-        return self._table().summary()
+    def summary(self, *, interval: IntervalVariant = "ours") -> pd.DataFrame:
+        """One row each for the unedited model and the method: means with their intervals as text.
 
-    def to_markdown(self) -> str:
+        Args:
+            interval: ``"ours"``: the ends of the bootstrap; ``"meng2022_code"``: the half width ``1.96 sd / sqrt(n)`` in brackets.
+        """
+        return score_table(self, interval=interval).summary()
+
+    def to_markdown(self, *, interval: IntervalVariant = "ours") -> str:
         """`summary` as a Markdown table."""
-        return self._table().to_markdown()
+        return score_table(self, interval=interval).to_markdown()
 
-    def to_latex(self) -> str:
+    def to_latex(self, *, interval: IntervalVariant = "ours") -> str:
         """`summary` as a LaTeX table."""
-        return self._table().to_latex()
+        return score_table(self, interval=interval).to_latex()
 
-    def plot(self) -> go.Figure:
+    def plot(self, *, interval: IntervalVariant = "ours") -> go.Figure:
         """Bars: S, ES, PS and NS of the unedited and the edited model."""
-        return self._table().plot()
+        return score_table(self, interval=interval).plot()
 
-    def by(self, category: str = "relation", *, metric: str = "ES") -> pd.DataFrame:
+    def by(self, category: str = "relation", *, metric: str = "ES", interval: IntervalVariant = "ours") -> pd.DataFrame:
         """One row for each relation (or another column's value): the score's mean, interval and number of cases, best first.
 
         Raises:
@@ -122,24 +141,24 @@ class EditReport(TableResult):
             raise InputError(f"there is no column {category!r} or no score {metric!r}; scores: {', '.join(self.metrics)}.")
         rows: list[dict[str, object]] = []
         for name, group in self.table.fillna({category: "none"}).groupby(category, sort=True):
-            mean, low, high = scalar_interval(group[metric].dropna())
+            mean, low, high = scalar_interval(group[metric].dropna(), variant=interval)
             rows.append({category: name, "mean": mean, "low": low, "high": high, "cases": len(group)})
         return pd.DataFrame(rows).sort_values("mean", ascending=False, kind="stable").reset_index(drop=True)
 
-    def plot_by(self, category: str = "relation", *, metric: str = "ES") -> go.Figure:
+    def plot_by(self, category: str = "relation", *, metric: str = "ES", interval: IntervalVariant = "ours") -> go.Figure:
         """Bars: one score by relation, or another column.
 
         Raises:
             InputError: as `by`.
         """
-        frame = self.by(category, metric=metric)
+        frame = self.by(category, metric=metric, interval=interval)
         figure = bar_chart(
             [f"{name} (n = {cases})" for name, cases in zip(frame[category], frame["cases"], strict=True)],
             frame["mean"].tolist(),
             (frame["high"] - frame["mean"]).tolist(),
             errors_below=(frame["mean"] - frame["low"]).tolist(),
             title=f"{self.method}: {metric} by {category}",
-            subtitle=f"{len(self.table)} cases; {self.provenance.model}; 95% bootstrap over cases",
+            subtitle=f"{len(self.table)} cases; {self.provenance.model}; {INTERVAL_WORDS[interval]}",
             value_axis=f"{metric} (percent)",
         )
         if frame["mean"].between(0, 100).all():
@@ -160,13 +179,6 @@ class EditReport(TableResult):
             mean, low, high = scalar_interval(first[:, k] - second[:, k])
             rows.append({"metric": metric, "difference": mean, "low": low, "high": high, "p": float(corrected[k])})
         return ReportComparison(pd.DataFrame(rows), self.settings, other.settings, len(both), self.provenance)
-
-    def _table(self) -> ScoreTable:
-        return ScoreTable({"unedited": self.base, self.method: self.scores}, len(self.table), self.provenance.model)
-
-    def _scores(self, prefix: str) -> dict[str, Score]:
-        scores = {metric: _score(self.table[prefix + metric].to_numpy(dtype=float)) for metric in self.metrics}
-        return {"S": _harmonic(self.table[[prefix + metric for metric in HARMONIC]].to_numpy(dtype=float))} | scores
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,11 +224,28 @@ class ReportComparison(TableResult):
 
 
 @public
-def score_table(*reports: EditReport, names: tuple[str, ...] = ()) -> ScoreTable:
+def score_table(*reports: EditReport, names: tuple[str, ...] = (), interval: IntervalVariant = "ours") -> ScoreTable:
     """Several methods on the same cases in one table, below the unedited model.
 
     Args:
         names: the methods' names in the table; their own when none are given.
+        interval: ``"ours"``: 95% bootstrap over cases. ``"meng2022_code"``: ``1.96 sd / sqrt(n)``, the half width beside each mean, none
+            for S (Meng et al. 2022, tables 1 and 4; their ``summarize.py`` takes numpy's sd, which divides by n).
+
+    Raises:
+        DataError: no report.
+        InputError: reports of other cases, or names that do not fit.
+    """
+    check_choice("interval", interval, IntervalVariant)
+    named = named_reports(reports, names)
+    first = next(iter(named.values()))
+    rows = {"unedited": table_scores(first.table, first.metrics, BASE, interval)}
+    rows |= {name: table_scores(report.table, report.metrics, "", interval) for name, report in named.items()}
+    return ScoreTable(rows, len(first.table), first.provenance.model, interval)
+
+
+def named_reports(reports: Sequence[EditReport], names: Sequence[str]) -> dict[str, EditReport]:
+    """Reports of the same cases by their names in a table or figure.
 
     Raises:
         DataError: no report.
@@ -228,26 +257,4 @@ def score_table(*reports: EditReport, names: tuple[str, ...] = ()) -> ScoreTable
         raise InputError(f"{len(given)} report(s) cannot go by the names {labels}; pass names=, one for each report and each once.")
     if any(list(report.table["case_id"]) != list(given[0].table["case_id"]) for report in given):
         raise InputError("the reports are of different cases; evaluate all methods on the same ones.")
-    rows = {"unedited": given[0].base} | {name: report.scores for name, report in zip(labels, given, strict=True)}
-    return ScoreTable(rows, len(given[0].table), given[0].provenance.model)
-
-
-def _score(values: np.ndarray) -> Score:
-    rows = [np.array([x]) if np.isfinite(x) else np.zeros(0) for x in values]
-    mean, low, high = mean_interval(rows)
-    return Score(float(mean), float(low), float(high))
-
-
-def _harmonic(values: np.ndarray) -> Score:
-    """Harmonic mean of three columns' means; the interval is that of resampled cases."""
-
-    def harmonic_mean(rows: np.ndarray) -> np.ndarray:
-        means = np.nanmean(rows, axis=-2)
-        with np.errstate(divide="ignore"):
-            return np.asarray(3 / (1 / np.maximum(means, 1e-12)).sum(-1))
-
-    if np.isnan(values).all(axis=0).any():
-        return Score(float("nan"), float("nan"), float("nan"))
-    drawn = np.random.default_rng(0).integers(0, len(values), (2000, len(values)))
-    low, high = np.nanquantile(harmonic_mean(values[drawn]), [0.025, 0.975]) if len(values) > 1 else (float("nan"), float("nan"))
-    return Score(float(harmonic_mean(values)), float(low), float(high))
+    return dict(zip(labels, given, strict=True))

@@ -97,7 +97,8 @@ def case_scores(before: Reading, after: Reading) -> dict[str, float]:
     """One case's scores in percent; NaN where a kind has no prompt. With ``after = before`` they are the unedited model's.
 
     - CounterFact (Meng et al. 2022, section 3.2): ``ES EM PS PM NS NM`` and the exact matches ``EA PA NA``.
-    - Wei et al. (2024), equations 6 and 7: ``reliability`` and ``generality``: the new object is the argmax, whole.
+    - Wei et al. (2024), equation 6: ``reliability``: the new object is the argmax, whole. ``generality``: the same on paraphrases alone;
+      ``joint_generality``, their equation 7: on the paraphrase *and* on the edited prompt.
     - EasyEdit and zsRE: ``token_reliability``, ``token_generality``, ``token_specificity``: the part of the object's tokens that are the argmax
       (the true object's on neighbours); ``locality``: the part of neighbours' tokens where the argmax has not changed.
     - Hase et al. (2023), section 5: ``hase_rewrite``, ``hase_paraphrase``, ``hase_neighbourhood``, ``hase_erasure``; as their program takes them
@@ -112,6 +113,8 @@ def case_scores(before: Reading, after: Reading) -> dict[str, float]:
     scores = _counterfact(after)
     rewrite, paraphrase, near = (after.get(kind, []) for kind in ("rewrite", "paraphrase", "neighbourhood"))
     scores |= {"reliability": scores["EA"], "generality": scores["PA"]}
+    written = bool(rewrite) and all(row.new.exact for row in rewrite)
+    scores["joint_generality"] = _percent([float(written and row.new.exact) for row in paraphrase])
     scores["token_reliability"] = _percent([row.new.share for row in rewrite])
     scores["token_generality"] = _percent([row.new.share for row in paraphrase])
     scores["token_specificity"] = _percent([row.true.share for row in near])

@@ -13,26 +13,15 @@ from typing_extensions import override
 
 from tl_knowledge.drawing import grouped_bars
 from tl_knowledge.errors import InputError
+from tl_knowledge.evaluation.averages import INTERVAL_WORDS, Score
 from tl_knowledge.results.plain_text import latex_text, markdown_text
 from tl_knowledge.results.result import Result
+from tl_knowledge.results.statistics import IntervalVariant
 
-__all__ = ["Score", "ScoreTable"]
+__all__ = ["ScoreTable"]
 
 DRAWN = {"S": "S", "ES": "efficacy (ES)", "PS": "paraphrase (PS)", "NS": "neighbourhood (NS)"}
 SHOWN = ("S", "ES", "EM", "PS", "PM", "NS", "NM", "GE", "RS")
-DIGITS = 1
-
-
-@dataclass(frozen=True)
-class Score:
-    """A mean over cases, in percent, with its 95% bootstrap interval."""
-
-    mean: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:.{DIGITS}f} [{self.low:.{DIGITS}f}, {self.high:.{DIGITS}f}]"
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,12 +32,14 @@ class ScoreTable(Result):
         rows: by method, its scores; the unedited model's first.
         cases: how many they are means of.
         model: its name.
+        interval: of every mean: ``"ours"`` or ``"meng2022_code"``.
     """
 
     ranked_by: ClassVar[str] = "S"
     rows: dict[str, dict[str, Score]]
     cases: int
     model: str
+    interval: IntervalVariant = "ours"
 
     @override
     def headline(self) -> str:
@@ -81,7 +72,9 @@ class ScoreTable(Result):
             InputError: an unknown score.
         """
         chosen = self._chosen(metrics)
-        return pd.DataFrame([{"model": name} | {metric: str(scores[metric]) for metric in chosen} for name, scores in self.rows.items()])
+        return pd.DataFrame(
+            [{"model": name} | {metric: scores[metric].text(self.interval) for metric in chosen} for name, scores in self.rows.items()]
+        )
 
     def to_markdown(self, *metrics: str) -> str:
         """`summary` as a Markdown table; names are shown as they are, whatever stands in them."""
@@ -90,7 +83,7 @@ class ScoreTable(Result):
 
     def to_latex(self, *metrics: str) -> str:
         """`summary` as a LaTeX table (booktabs); names are escaped."""
-        caption = latex_text(f"{self.cases} cases, {self.model}: means in percent with 95% bootstrap intervals over cases.")
+        caption = latex_text(f"{self.cases} cases, {self.model}: means in percent; intervals: {INTERVAL_WORDS[self.interval]}.")
         frame = _escaped(self.summary(*metrics), latex_text)
         return frame.to_latex(index=False, escape=False, caption=caption, column_format="l" + "r" * (len(frame.columns) - 1))
 
@@ -101,7 +94,7 @@ class ScoreTable(Result):
             list(DRAWN.values()),
             {name: [(s.mean / 100, s.low / 100, s.high / 100) for s in (scores[key] for key in DRAWN)] for name, scores in self.rows.items()},
             title=f"{methods[0] if len(methods) == 1 else 'Editing methods'}: the new object is the likelier (ES, PS); the true one still is (NS)",
-            subtitle=f"{self.cases} cases; {self.model}; 95% bootstrap over cases",
+            subtitle=f"{self.cases} cases; {self.model}; {INTERVAL_WORDS[self.interval]}",
             group_axis="score",
             value_axis="share of prompts",
         )

@@ -129,6 +129,7 @@ class EditCase:
         attributes: prompts about other subjects whose answer is the new object.
         generation: beginnings of texts about the subject.
         case_id: the data set's number of the case.
+        target_new_id: the data set's identifier of the new object (Wikidata's in CounterFact), by which `AttributeSnippets` finds its texts.
     """
 
     fact: Fact
@@ -138,6 +139,7 @@ class EditCase:
     attributes: tuple[Statement, ...] = ()
     generation: tuple[str, ...] = ()
     case_id: str = ""
+    target_new_id: str = ""
 
     @property
     def rewrite(self) -> Fact:

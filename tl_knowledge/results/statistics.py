@@ -34,7 +34,8 @@ __all__ = [
 ]
 
 IntervalVariant: TypeAlias = Literal["ours", "meng2022_code"]
-"""``"ours"``: percentile bootstrap over facts; ``"meng2022_code"``: ``1.96 sd / sqrt(n)`` over all pooled values."""
+"""``"ours"``: percentile bootstrap over facts; ``"meng2022_code"``: ``1.96 sd / sqrt(n)``, the sd of all pooled values (divided by their number,
+numpy's default), n the number of *facts*, as in Meng et al.'s notebook of average effects."""
 
 Array: TypeAlias = NDArray[np.float64]
 
@@ -77,7 +78,7 @@ def mean_interval(values: Sequence[Array], *, variant: IntervalVariant = "ours",
 
     Returns:
         Three arrays ``[*cell]``; the mean is NaN where there is no value, the ends where fewer than two facts (``meng2022_code``: values) have
-        one, because one draw says nothing about the spread.
+        one, because one draw says nothing about the spread. Facts without a value count for n of ``meng2022_code``, as in the program.
 
     Raises:
         InputError: an unknown variant, or no fact at all.
@@ -93,7 +94,7 @@ def mean_interval(values: Sequence[Array], *, variant: IntervalVariant = "ours",
         pooled = np.concatenate(list(values))
         if len(pooled) < 2:
             return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
-        half = np.asarray(1.96 * pooled.std(0, ddof=1) / np.sqrt(len(pooled)))
+        half = np.asarray(1.96 * pooled.std(0) / np.sqrt(len(values)))
         return mean, np.asarray(mean - half), np.asarray(mean + half)
     with np.errstate(invalid="ignore"):
         ends = np.nanquantile(bootstrap_means(sums, counts, seed=seed), [0.025, 0.975], axis=0)
@@ -101,9 +102,9 @@ def mean_interval(values: Sequence[Array], *, variant: IntervalVariant = "ours",
     return mean, np.asarray(low), np.asarray(high)
 
 
-def scalar_interval(values: Iterable[SupportsFloat]) -> tuple[float, float, float]:
+def scalar_interval(values: Iterable[SupportsFloat], *, variant: IntervalVariant = "ours") -> tuple[float, float, float]:
     """`mean_interval` of one number a fact, as plain numbers."""
-    mean, low, high = mean_interval([np.array([float(value)]) for value in values])
+    mean, low, high = mean_interval([np.array([float(value)]) for value in values], variant=variant)
     return float(mean), float(low), float(high)
 
 

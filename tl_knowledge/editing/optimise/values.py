@@ -20,9 +20,11 @@ Each fact has its own change, which is added at the edited token of all its rows
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,6 +43,7 @@ from tl_knowledge.models.hook_names import block_output
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.models.unembedding import Unembedding
 from tl_knowledge.prompts.facts import Fact
+from tl_knowledge.results.kept import kept
 
 __all__ = ["Optimised", "ValueSettings", "optimise_values"]
 
@@ -94,6 +97,10 @@ class Optimised:
         """The value to write, in float64."""
         return self.start.double() + self.delta.double()
 
+    def on(self, device: torch.device) -> Optimised:
+        """The same on a device."""
+        return replace(self, start=self.start.to(device), delta=self.delta.to(device))
+
     def notes(self, fact: Fact) -> dict[str, Any]:
         """As plain data, with the fact it is for."""
         return {
@@ -129,9 +136,27 @@ def optimise_values(
     values: list[Optimised] = []
     with progress_bar(total=len(facts), what="optimise values", unit="fact", progress=progress_shown(), leave=False) as bar:
         for batch in batches:
-            values += FactBatch(model, batch, layer, site, settings).run()
+            own = kept(OptimisedBatch, partial(_optimised, model, batch, layer, site, settings), _fingerprint(batch, layer, site, settings))
+            values += [value.on(batch[0].edited.device) for value in own.values]
             bar.update(len(batch))
     return values
+
+
+@dataclass(frozen=True, eq=False)
+class OptimisedBatch:
+    """The values of facts that were optimised together, as a stored run keeps them."""
+
+    values: tuple[Optimised, ...]
+
+
+def _optimised(model: HookedModel, facts: Sequence[FactRows], layer: int, site: str, settings: ValueSettings) -> OptimisedBatch:
+    return OptimisedBatch(tuple(FactBatch(model, facts, layer, site, settings).run()))
+
+
+def _fingerprint(facts: Sequence[FactRows], layer: int, site: str, settings: ValueSettings) -> str:
+    """Of the rows and the settings; the model and the method are the run's."""
+    rows = [[row.tolist() for row in fact.tokens] + [fact.edited.tolist(), fact.answer.tolist()] for fact in facts]
+    return hashlib.sha256(repr((rows, layer, site, settings)).encode()).hexdigest()[:16]
 
 
 class FactBatch:

@@ -119,7 +119,9 @@ class RoleEffects:
         """Average indirect effects: one row a corruption, component, severing, role and layer.
 
         Args:
-            variant: ``"ours"`` over facts, or ``"meng2022_code"`` (``1.96 sd / sqrt(n)`` over all tokens of the role).
+            variant: ``"ours"``: means of effects, intervals over facts. ``"meng2022_code"``, as that program's notebook of average effects:
+                the mean *score* of the role's tokens less the mean corrupted probability of *all* facts (so longer facts, which have more
+                tokens of a pooled role, shift its mean), and ``1.96 sd / sqrt(facts)`` with the sd of the scores.
         """
         if variant not in self._averages:
             self._averages[variant] = self._average(variant)
@@ -131,11 +133,15 @@ class RoleEffects:
             window = self.of(*measure)[0].window
             for role in ROLES:
                 values = self.role_effects(*measure[:2], role, measure.severed)
+                low_score = 0.0
+                if variant == "meng2022_code":
+                    corrupted = [float(np.mean(trace.corrupted_probability)) for trace in self.of(*measure)]
+                    values, low_score = [v + low for v, low in zip(values, corrupted, strict=True)], float(np.mean(corrupted))
                 tokens = sum(map(len, values))
                 if not tokens:
                     continue
                 what = {"corrupt": measure.corrupt, "component": measure.component, "severed": "+".join(measure.severed) or "none", "window": window}
-                numbers = zip(self.layers, *mean_interval(values, variant=variant), strict=True)
+                numbers = zip(self.layers, *(end - low_score for end in mean_interval(values, variant=variant)), strict=True)
                 facts = sum(len(v) > 0 for v in values)
                 rows += [
                     what | {"role": role, "layer": layer, "effect": mean, "low": low, "high": high, "facts": facts, "tokens": tokens}

@@ -20,7 +20,7 @@ from tl_knowledge.tracing.sets.roles import PLACES, SIDES, last_corrupted, roles
 __all__ = ["plot_heat_maps", "plot_roles", "plot_severed", "plot_sides", "sample_words"]
 
 AIE = "average indirect effect (probability)"
-BANDS: dict[IntervalVariant, str] = {"ours": "bands: 95% bootstrap over facts", "meng2022_code": "bands: 1.96 sd / sqrt(n)"}
+BANDS: dict[IntervalVariant, str] = {"ours": "bands: 95% bootstrap over facts", "meng2022_code": "bands: 1.96 sd of scores / sqrt(facts)"}
 
 
 def plot_roles(average: RoleEffects, variant: IntervalVariant) -> go.Figure:

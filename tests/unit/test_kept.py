@@ -1,0 +1,110 @@
+"""Values that a stored run keeps: a batch that was killed half-way goes on with them, by ``kill -9`` too, and ends the same."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+import pandas as pd
+import pytest
+import torch
+from support import fingerprint
+
+import tl_knowledge as tlk
+from tl_knowledge.editing.optimise import values
+from tl_knowledge.errors import DataError
+from tl_knowledge.results.kept import forget_kept, kept, kept_in
+
+METHOD = tlk.MEMIT(layers=(0,), moment_weight=50.0, contexts=((4, 2),), value=tlk.editing.ValueSettings(steps=5, clamp=0.75))
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    state: torch.Tensor
+    names: tuple[str, ...]
+
+
+def test_values_are_read_instead_of_made_again(tmp_path):
+    made: list[int] = []
+
+    def make():
+        made.append(1)
+        return Value(torch.randn(3, dtype=torch.float64), ("a", "b"))
+
+    def two(fingerprint="x"):
+        with kept_in(tmp_path, "s"):
+            return [kept(Value, make, fingerprint) for _ in range(2)]
+
+    first, again = two(), two()
+    assert len(made) == 2 and [torch.equal(a.state, b.state) and a.names == b.names for a, b in zip(first, again, strict=True)] == [True, True]
+    assert not torch.equal(first[0].state, first[1].state)
+    with pytest.raises(DataError, match="is of another run than its folder"):
+        two("y")
+    with kept_in(tmp_path, "other"):
+        kept(Value, make, "x")
+    assert len(made) == 3
+    kept(Value, make, "x")  # outside: nothing is read or written
+    assert len(made) == 4 and len(list(tmp_path.iterdir())) == 3
+    forget_kept(tmp_path, "s")
+    assert [path.name for path in tmp_path.iterdir()] == ["kept-other-00000.safetensors"]
+
+
+@pytest.mark.parametrize(("protocol", "batch_size"), [("batch", 1), ("sequential", 3)])
+def test_a_killed_plan_goes_on_with_its_values(factlm, factlm_moments, tmp_path, monkeypatch, protocol, batch_size):
+    monkeypatch.setattr(values.optimise_values, "__kwdefaults__", {"rows_at_once": 8})  # two facts at once
+    cases, more = tlk.load_edit_cases()[:6], {"moments": factlm_moments, "protocol": protocol, "batch_size": batch_size, "progress": False}
+    whole = tlk.evaluate(factlm, cases, METHOD, **more)
+    before, optimised, run = fingerprint(factlm), [], values.FactBatch.run
+
+    def killed(self):
+        optimised.append(len(self.starts))
+        if len(optimised) == 3:
+            raise KeyboardInterrupt
+        return run(self)
+
+    monkeypatch.setattr(values.FactBatch, "run", killed)
+    with pytest.raises(KeyboardInterrupt):
+        tlk.evaluate(factlm, cases, METHOD, store=tmp_path / "run", **more)
+    assert fingerprint(factlm) == before and len(list((tmp_path / "run").glob("kept-*"))) == 2
+    again = tlk.evaluate(factlm, cases, METHOD, store=tmp_path / "run", **more)
+    pd.testing.assert_frame_equal(again.table, whole.table)
+    alone = {"batch": 3, "sequential": 4}[protocol]  # batches of values in an undisturbed run
+    assert len(optimised) == 3 + alone - 2 and not list((tmp_path / "run").glob("kept-*"))
+
+
+RUN = """
+import sys, torch
+torch.set_num_threads(1)
+import tl_knowledge as tlk
+from tl_knowledge.editing.optimise import values
+values.optimise_values.__kwdefaults__ = {"rows_at_once": 4}
+model = tlk.load_model("factlm")
+moments = tlk.collect_key_moments(model, tlk.load_corpus(), layers=[0], progress=False)
+method = tlk.MEMIT(layers=(0,), moment_weight=50.0, contexts=((4, 2),), value=tlk.editing.ValueSettings(steps=25, clamp=0.75, stop_below=0.0))
+report = tlk.evaluate(model, tlk.load_edit_cases()[:40], method, moments=moments, protocol="batch", store=sys.argv[1], progress=False)
+report.save(sys.argv[2])
+"""
+
+
+@pytest.mark.slow
+def test_a_batch_goes_on_after_kill_9(tmp_path):
+    def start(store, out):
+        return subprocess.Popen([sys.executable, "-c", RUN, str(store), str(out)], env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+
+    process = start(tmp_path / "run", tmp_path / "first")
+    for _ in range(1200):
+        if len(list((tmp_path / "run").glob("kept-*.safetensors"))) >= 5 or process.poll() is not None:
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    there = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("kept-*.safetensors")}
+    assert 5 <= len(there) < 40
+    again, undisturbed = start(tmp_path / "run", tmp_path / "again"), start(tmp_path / "other", tmp_path / "whole")
+    assert again.wait() == 0 and undisturbed.wait() == 0
+    reports = [tlk.EditReport.load(tmp_path / name) for name in ("again", "whole")]
+    pd.testing.assert_frame_equal(reports[0].table, reports[1].table)
