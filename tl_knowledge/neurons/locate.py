@@ -51,7 +51,8 @@ def locate_neurons(
         groups: facts (their own wording and paraphrases are a group), or groups of prompts.
         threshold, kind, shared_by: as `select_neurons`.
         adapt: whether ``shared_by`` moves by 0.05 until the count lies in ``mean_count``.
-        variant, at, steps, memory_budget: as `attribute_neurons`.
+        variant: whose attribution (as `attribute_neurons`) and whose refinement (as `select_neurons`).
+        at, steps, memory_budget: as `attribute_neurons`.
 
     Raises:
         DataError: no group, or a fact without paraphrases.
@@ -72,7 +73,7 @@ def locate_neurons(
     rows: list[dict[str, object]] = []
     with progress_bar(what="locate neurons", unit="prompt", total=sum(len(group.prompts) for group in members), progress=progress) as bar:
         for group, scores in _attributions(model, members, settings, memory_budget):
-            coarse.append(coarse_neurons(scores, threshold=threshold, kind=kind))
+            coarse.append(coarse_neurons(scores, threshold=threshold, kind=kind, variant=variant))
             rows.append(_row(group, scores))
             bar.update(len(group.prompts))
     sets, shares = _refined(members, coarse, settings)
@@ -123,7 +124,7 @@ def _refined(groups: Sequence[PromptGroup], coarse: Sequence[list[NeuronSet]], s
     shares: dict[int, float] = {}
     for key in dict.fromkeys(keys):
         members = [i for i, other in enumerate(keys) if other == key]
-        refined, share = adapted_sharing([coarse[i] for i in members], settings.shared_by, mean_count)
+        refined, share = adapted_sharing([coarse[i] for i in members], settings.shared_by, mean_count, settings.attribution.variant)
         sets |= dict(zip(members, refined, strict=True))
         shares |= dict.fromkeys(members, share)
     return [sets[i] for i in range(len(groups))], [shares[i] for i in range(len(groups))]

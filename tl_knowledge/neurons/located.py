@@ -13,10 +13,10 @@ import plotly.graph_objects as go
 from scipy import sparse
 
 from tl_knowledge.drawing import HeatMap, heat_maps, label_text
-from tl_knowledge.errors import DataError
+from tl_knowledge.errors import DataError, InputError
 from tl_knowledge.neurons.figures import layer_bars
 from tl_knowledge.neurons.neuron_set import NeuronSet
-from tl_knowledge.neurons.selection import shared_neurons
+from tl_knowledge.neurons.selection import neurons_of_relation
 from tl_knowledge.neurons.settings import LocationSettings
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import TableResult
@@ -77,7 +77,10 @@ class LocatedNeurons(TableResult):
             DataError: no group of that relation.
             InputError: a share outside (0, 1].
         """
-        return shared_neurons(self.of_relation(relation), shared_by=shared_by)
+        sets = self.of_relation(relation)
+        if not 0 < shared_by <= 1:
+            raise InputError(f"shared_by={shared_by} is no share of the facts; pass a number in (0, 1], usually 0.5.")
+        return neurons_of_relation(sets, shared_by, self.settings.attribution.variant)
 
     def headline(self) -> str:
         """How many neurons, of how many groups."""
