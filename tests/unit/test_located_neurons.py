@@ -149,21 +149,27 @@ def test_punctuation_groups_cut_the_mark_off(factlm):
     assert groups[2].prompts[0].text == "Is it here" and groups[2].prompts[0].target == "?"
 
 
-def test_with_context_states_other_facts_of_the_relation(facts):
-    shown = tlk.datasets.with_context(facts, limit=2, seed=3)
+def test_with_context_states_other_facts_of_the_relation():
+    towns = ("Rome", "Oslo", "Lima", "Bonn", "Cork")
+    facts = [tlk.Fact(f"Person {i}", "{} lives in", f" {towns[i % 5]}", "home", ("{} has a house in",)) for i in range(20)]
+    shown = tlk.datasets.with_context(facts, limit=3, seed=3)
     for fact, longer in zip(facts, shown, strict=True):
-        others = {fact.template.replace("{}", f.subject) + f.target for f in facts if f.relation == fact.relation and f.subject != fact.subject}
-        first, second, own = longer.text.split(". ")
-        assert {first, second} == others and own == fact.text and longer.target == fact.target
-        assert all(text.endswith(paraphrase) for text, paraphrase in zip(longer.paraphrases, fact.paraphrases, strict=True))
-    assert tlk.datasets.with_context(facts, limit=2, seed=3) == shown
-    with pytest.raises(DataError, match="has 2 subjects beside"):
-        tlk.datasets.with_context(facts, limit=3)
+        assert longer.target == fact.target
+        for template, with_others in zip((fact.template, *fact.paraphrases), (longer.template, *longer.paraphrases), strict=True):
+            *others, own = longer.rephrase(with_others).text.split("\n")
+            stated = {template.replace("{}", f.subject) + f.target + "." for f in facts if f.target != fact.target}
+            assert own == fact.rephrase(template).text and set(others) <= stated
+            assert len({other.rsplit(" ", 1)[1] for other in others}) == 3
+    assert any(longer.template.split(" lives")[0] != longer.paraphrases[0].split(" has")[0] for longer in shown)  # drawn for each prompt
+    assert tlk.datasets.with_context(facts, limit=3, seed=3) == shown
+    with pytest.raises(DataError, match="has 4 different objects beside that of 'Person 0', fewer than 5"):
+        tlk.datasets.with_context(facts, limit=5)
 
 
 def test_context_gain_is_the_probability_with_and_without(factlm, facts):
-    gain = tlk.neurons.measure_context_gain(factlm, facts, limit=2)
-    shown = tlk.datasets.with_context(facts, limit=2)
+    pool = tlk.load_facts()
+    gain = tlk.neurons.measure_context_gain(factlm, facts, limit=2, pool=pool)
+    shown = tlk.datasets.with_context(facts, limit=2, pool=pool)
     for column, wordings in (("alone", facts), ("in_context", shown)):
         prompt = tlk.Prompt.from_fact(factlm, wordings[4])
         with torch.no_grad():
