@@ -135,6 +135,7 @@ def test_context_pararel(pararel):
     facts = tlk.datasets.load_context_pararel(pararel, relations=["P20", "P19"])
     assert [fact.relation for fact in facts] == ["P20"] * 100 + ["P19"] * 100
     assert [fact.subject for fact in facts[100:]] == [f"Person {i}" for i in range(100)]  # the first ones, as they stand
+    forms = ("was born in", "is native to", "came from", "hails from", ", from", "?")
     for fact in facts[100:]:
         assert len(fact.paraphrases) == 5
         peoples = []

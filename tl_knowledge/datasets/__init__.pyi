@@ -13,13 +13,13 @@ from .context import CONTEXT_PAIRS as CONTEXT_PAIRS
 from .context import CONTEXT_SEPARATOR as CONTEXT_SEPARATOR
 from .context import in_context as in_context
 from .context import with_context as with_context
+from .context_pararel import CONTEXT_RELATIONS as CONTEXT_RELATIONS
+from .context_pararel import load_context_pararel as load_context_pararel
 from .counterfact import load_counterfact as load_counterfact
 from .filters import of_relation as of_relation
 from .filters import sample_facts as sample_facts
 from .known import load_known as load_known
 from .lre import load_lre as load_lre
-from .context_pararel import CONTEXT_RELATIONS as CONTEXT_RELATIONS
-from .context_pararel import load_context_pararel as load_context_pararel
 from .pararel import load_pararel as load_pararel
 from .records import Source as Source
 from .text import EditCase as EditCase

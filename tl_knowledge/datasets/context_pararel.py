@@ -19,7 +19,30 @@ from tl_knowledge.prompts.facts import Fact
 
 __all__ = ["CONTEXT_RELATIONS", "load_context_pararel"]
 
-CONTEXT_RELATIONS = tuple("P39 P264 P108 P131 P176 P30 P178 P138 P47 P27 P364 P495 P449 P20 P36 P19 P740 P279 P159 P106 P101 P937".split())
+CONTEXT_RELATIONS = (
+    "P39",
+    "P264",
+    "P108",
+    "P131",
+    "P176",
+    "P30",
+    "P178",
+    "P138",
+    "P47",
+    "P27",
+    "P364",
+    "P495",
+    "P449",
+    "P20",
+    "P36",
+    "P19",
+    "P740",
+    "P279",
+    "P159",
+    "P106",
+    "P101",
+    "P937",
+)
 """Wen and Bai's relations, in their order."""
 
 MOST_FACTS = 100
