@@ -139,9 +139,7 @@ def test_context_pararel(pararel):
     for fact in facts[100:]:
         assert len(fact.paraphrases) == 5
         peoples = []
-        for template, own in zip(
-            (fact.template, *fact.paraphrases), ("was born in", "is native to", "came from", "hails from", ", from", "?"), strict=True
-        ):
+        for template, own in zip((fact.template, *fact.paraphrases), forms, strict=True):
             *context, question = fact.rephrase(template).text.split("\n")
             assert fact.target.strip() not in "".join(context) and len({line.split("City")[1] for line in context}) == 4 == len(context)
             assert all(line.endswith("?" if own == "?" else ".") and fact.subject + " " not in line for line in context)

@@ -42,6 +42,7 @@ def locate_neurons(
     variant: AttributionVariant = "ours",
     at: str = "last",
     steps: int = 20,
+    multi_token: bool = False,
     memory_budget: float = MEMORY_BUDGET,
     progress: bool = True,
 ) -> LocatedNeurons:
@@ -52,7 +53,7 @@ def locate_neurons(
         threshold, kind, shared_by: as `select_neurons`.
         adapt: whether ``shared_by`` moves by 0.05 until the count lies in ``mean_count``.
         variant: whose attribution (as `attribute_neurons`) and whose refinement (as `select_neurons`).
-        at, steps, memory_budget: as `attribute_neurons`.
+        at, steps, multi_token, memory_budget: as `attribute_neurons`.
 
     Raises:
         DataError: no group, or a fact without paraphrases.
@@ -66,7 +67,7 @@ def locate_neurons(
         (4, ['relation', 'groups', 'prompts', 'KN'])
     """
     model = as_model(model, masked=True)
-    scoring = AttributionSettings(variant=variant, at=at, steps=steps)
+    scoring = AttributionSettings(variant=variant, at=at, steps=steps, multi_token=multi_token)
     settings = LocationSettings(scoring, threshold, kind, shared_by, adapt, (mean_count[0], mean_count[1]))
     members = _as_groups(model, groups)
     coarse: list[list[NeuronSet]] = []
@@ -97,7 +98,14 @@ def _attributions(
     for bundle in constrained_batches(groups, PROMPTS_AT_ONCE, get_len=lambda group: len(group.prompts), strict=False):
         prompts = [prompt for group in bundle for prompt in group.prompts]
         together = attribute_neurons(
-            model, prompts, variant=scoring.variant, at=scoring.at, steps=scoring.steps, memory_budget=memory_budget, progress=False
+            model,
+            prompts,
+            variant=scoring.variant,
+            at=scoring.at,
+            steps=scoring.steps,
+            multi_token=scoring.multi_token,
+            memory_budget=memory_budget,
+            progress=False,
         )
         first = 0
         for group in bundle:

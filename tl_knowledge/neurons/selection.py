@@ -8,10 +8,11 @@ variant            coarse: score        refined: in how many prompts   tries   s
 ``ours``           ``>= threshold``     ``> share n``, or all          20      exact decimals, kept in (0, 1]
 ``dai2022``        ``>= threshold``     ``>= max(share n, 3)``         6       floating point, not kept in any range
 ``eleutherai2022`` ``> threshold``      ``> share n``                  20      floating point, not kept in any range
+``wen_bai``        ``> threshold``      ``> share n``                  20      as above
 ``niu2024``        ``> threshold``      ``> share n``                  20      as above, and reported after its last move
 ================== ==================== ============================== ======= =====================================
 
-(EleutherAI's program does not move the share; where it is asked to, it is moved as Niu et al.'s.)
+(EleutherAI's program and Wen and Bai's do not move the share; where they are asked to, it is moved as Niu et al.'s.)
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from tl_knowledge.door import public
 from tl_knowledge.errors import InputError, check_choice, check_given
 from tl_knowledge.neurons.neuron_set import Neuron, NeuronSet
 from tl_knowledge.neurons.result import NeuronAttribution
-from tl_knowledge.neurons.settings import AttributionVariant, ThresholdKind, check_selection
+from tl_knowledge.neurons.settings import BEFORE_NONLINEARITY, AttributionVariant, ThresholdKind, check_selection
 
 __all__ = ["adapt_sharing", "adapted_sharing", "coarse_neurons", "neurons_of_relation", "select_neurons", "shared_neurons"]
 
@@ -64,6 +65,7 @@ _RULES: dict[str, _Rule] = {
     "dai2022": _Rule(strict=False, fewest=3, tries=6),
     "eleutherai2022": _Rule(),
     "niu2024": _Rule(moved_last=True),
+    "wen_bai": _Rule(),
 }
 
 
@@ -109,8 +111,8 @@ def coarse_neurons(
     """For each prompt the neurons whose score reaches the threshold.
 
     Args:
-        variant: EleutherAI's and Niu et al.'s programs take scores *above* the threshold, the others those that reach it; the scores' own
-            variant when ``None``.
+        variant: EleutherAI's program and those made of it take scores *above* the threshold, the others those that reach it; the scores'
+            own variant when ``None``.
 
     Raises:
         InputError: as `select_neurons`.
@@ -118,7 +120,7 @@ def coarse_neurons(
     check_selection(threshold, kind)
     name = scores.settings.variant if variant is None else variant
     check_choice("variant", name, AttributionVariant)
-    return [_reaching(scores, prompt, threshold, kind, above=name in ("eleutherai2022", "niu2024")) for prompt in scores.scores]
+    return [_reaching(scores, prompt, threshold, kind, above=name in BEFORE_NONLINEARITY) for prompt in scores.scores]
 
 
 def _reaching(scores: NeuronAttribution, prompt: torch.Tensor, threshold: float, kind: ThresholdKind, *, above: bool) -> NeuronSet:
