@@ -1,9 +1,9 @@
 """Attribution, suppression and enhancement against EleutherAI's program and Wen and Bai's.
 
-``knowledge_neurons.json`` was made by the cores of ``knowledge_neurons/knowledge_neurons.py`` and its ``Patch`` (github.com/EleutherAI/knowledge-neurons,
-commit 5375fb0, the "gpt" type) and of ``kn.ipynb`` (github.com/SediRockStar/Localization_Model_Knowledge, commit bf68f39), typed out again and run in
-float64 on FactLM's weights as a plain Hugging Face model: six facts of the bundled set, targets in lower case (one to three tokens), 20 steps. The
-"unrelated" fact, which the programs draw from a running stream of random numbers, is the one that our draw names.
+``knowledge_neurons.json`` was made by the cores of ``knowledge_neurons/knowledge_neurons.py`` and its ``Patch``
+(github.com/EleutherAI/knowledge-neurons, commit 5375fb0, the "gpt" type) and of ``kn.ipynb`` (github.com/SediRockStar/Localization_Model_Knowledge,
+commit bf68f39), typed out again and run in float64 on FactLM's weights as a plain Hugging Face model: six facts of the bundled set, targets in lower
+case (one to three tokens), 20 steps. The "unrelated" fact, which the program draws from a running stream, is the one that our draw names.
 """
 
 from __future__ import annotations
