@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from support import bert_directory
@@ -40,6 +44,52 @@ def test_every_set_is_what_the_fact_alone_gives(located, attributions, facts):
     assert set(located.table["share"]) == {0.6}
 
 
+def test_shares_count_the_coarse_sets(located, attributions, facts):
+    shares = located.shares()
+    assert list(shares.columns) == ["relation", "name", "layer", "neuron", "share", "refined"]
+    for fact, scores, kept in zip(facts, attributions, located.sets, strict=True):
+        coarse = tlk.neurons.coarse_neurons(scores, **SETTINGS)
+        rows = shares[(shares["name"] == fact.subject) & (shares["relation"] == fact.relation)]
+        expected = {neuron: sum(neuron in some for some in coarse) / len(coarse) for some in coarse for neuron in some}
+        assert dict(zip(zip(rows["layer"], rows["neuron"], strict=True), rows["share"], strict=True)) == expected
+        assert list(rows["share"]) == sorted(rows["share"], reverse=True)
+        assert {(row.layer, row.neuron) for row in rows[rows["refined"]].itertuples()} == kept.neurons
+    with pytest.raises(DataError, match="saved without the shares"):
+        replace(located, coarse=()).shares()
+
+
+def test_a_killed_location_goes_on_and_ends_the_same(factlm, facts, tmp_path, monkeypatch):
+    module = sys.modules["tl_knowledge.neurons.locate"]
+    monkeypatch.setattr(module, "GROUPS_PER_PART", 2)
+    settings = {"steps": 3, "adapt": "relation", "mean_count": (1.0, 2.0), "progress": False}
+    whole = tlk.locate_neurons(factlm, facts, **settings)
+    attribute, attributed = module.attribute_neurons, []
+
+    def killed(model, prompts, **kwargs):
+        attributed.append(len(prompts))
+        if len(attributed) == 2:
+            raise KeyboardInterrupt
+        return attribute(model, prompts, **kwargs)
+
+    monkeypatch.setattr(module, "attribute_neurons", killed)
+    with pytest.raises(KeyboardInterrupt):
+        tlk.locate_neurons(factlm, facts, store=tmp_path / "run", **settings)
+    again = tlk.locate_neurons(factlm, facts, store=tmp_path / "run", **settings)
+    assert attributed == [6, 6, 6, 6]  # one part of three was finished
+    pd.testing.assert_frame_equal(again.table, whole.table)
+    assert (again.sets, again.coarse, again.settings) == (whole.sets, whole.coarse, whole.settings)
+    other = tlk.locate_neurons(factlm, facts, store=tmp_path / "run", steps=3, shared_by=0.9, progress=False)
+    assert len(attributed) == 4
+    assert other.sets == tlk.locate_neurons(factlm, facts, steps=3, shared_by=0.9, progress=False).sets
+    with pytest.raises(DataError, match="holds a run with other threshold"):
+        tlk.locate_neurons(factlm, facts, store=tmp_path / "run", threshold=0.3, **settings)
+    with pytest.raises(DataError, match="holds a run with other groups"):
+        tlk.locate_neurons(factlm, facts[1:], store=tmp_path / "run", **settings)
+    (tmp_path / "run" / "part-00001.parquet").write_bytes((tmp_path / "run" / "part-00000.parquet").read_bytes())
+    with pytest.raises(DataError, match="has other groups than its place"):
+        tlk.locate_neurons(factlm, facts, store=tmp_path / "run", **settings)
+
+
 def test_r1_squared_is_the_singular_values(located, attributions):
     for value, scores in zip(located.table["r1_squared"], attributions, strict=True):
         rows = scores.scores.double().flatten(1).numpy()
@@ -48,8 +98,6 @@ def test_r1_squared_is_the_singular_values(located, attributions):
 
 
 def test_r1_squared_of_one_pattern_and_of_orthogonal_ones(attributions):
-    from dataclasses import replace
-
     one = replace(attributions[0], scores=torch.ones(3, 8, 512))
     apart = replace(attributions[0], scores=torch.eye(3, 8)[:, :, None].repeat(1, 1, 512))
     assert one.r1_squared == pytest.approx(1) and apart.r1_squared == pytest.approx(0, abs=1e-9)

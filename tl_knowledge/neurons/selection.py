@@ -30,7 +30,15 @@ from tl_knowledge.neurons.neuron_set import Neuron, NeuronSet
 from tl_knowledge.neurons.result import NeuronAttribution
 from tl_knowledge.neurons.settings import BEFORE_NONLINEARITY, AttributionVariant, ThresholdKind, check_selection
 
-__all__ = ["adapt_sharing", "adapted_sharing", "coarse_neurons", "neurons_of_relation", "select_neurons", "shared_neurons"]
+__all__ = [
+    "CoarseCounts",
+    "adapt_sharing",
+    "adapted_sharing",
+    "coarse_neurons",
+    "neurons_of_relation",
+    "select_neurons",
+    "shared_neurons",
+]
 
 SHARING_STEP = 0.05
 
@@ -168,16 +176,43 @@ def adapt_sharing(
     check_selection(threshold, kind, shared_by, mean_count)
     given = check_given(attributions, "attribution", "pass one for each fact")
     rule = given[0].settings.variant if variant is None else variant
-    coarse = [coarse_neurons(scores, threshold=threshold, kind=kind, variant=rule) for scores in given]
+    coarse = [CoarseCounts.of(coarse_neurons(scores, threshold=threshold, kind=kind, variant=rule)) for scores in given]
     return adapted_sharing(coarse, shared_by, mean_count, rule)
 
 
+@dataclass(frozen=True)
+class CoarseCounts:
+    """In how many of a group's coarse sets every neuron is: all that refinement asks of them.
+
+    Attributes:
+        counts: layer, neuron, and number of sets, in order.
+        total: how many sets there are.
+        n_layers, d_mlp: the model's shape.
+    """
+
+    counts: tuple[tuple[int, int, int], ...]
+    total: int
+    n_layers: int
+    d_mlp: int
+
+    @classmethod
+    def of(cls, sets: Sequence[NeuronSet]) -> CoarseCounts:
+        """Count some sets, at least one."""
+        counted: Counter[Neuron] = Counter(neuron for group in sets for neuron in group)
+        return cls(tuple((*neuron, count) for neuron, count in sorted(counted.items())), len(sets), sets[0].n_layers, sets[0].d_mlp)
+
+    def shared(self, share: float, rule: _Rule) -> NeuronSet:
+        """The neurons that a program keeps."""
+        kept = frozenset((layer, neuron) for layer, neuron, count in self.counts if rule.keeps(count, self.total, share))
+        return NeuronSet(kept, self.n_layers, self.d_mlp)
+
+
 def adapted_sharing(
-    coarse: Sequence[Sequence[NeuronSet]], shared_by: float, mean_count: tuple[float, float] | None, variant: AttributionVariant
+    coarse: Sequence[CoarseCounts], shared_by: float, mean_count: tuple[float, float] | None, variant: AttributionVariant
 ) -> tuple[list[NeuronSet], float]:
     """Each group's shared neurons, and the share; it is not moved when no range is given."""
     rule, share = _RULES[variant], shared_by
-    sets = [_shared(group, share, rule) for group in coarse]
+    sets = [group.shared(share, rule) for group in coarse]
     for attempt in range(rule.tries if mean_count is not None else 0):
         assert mean_count is not None
         mean = sum(map(len, sets)) / len(sets)
@@ -189,7 +224,7 @@ def adapted_sharing(
         if attempt == rule.tries - 1 and not rule.exact:
             return sets, moved if rule.moved_last else share
         share = moved
-        sets = [_shared(group, share, rule) for group in coarse]
+        sets = [group.shared(share, rule) for group in coarse]
     return sets, share
 
 
@@ -215,15 +250,9 @@ def shared_neurons(sets: Iterable[NeuronSet], *, shared_by: float = 0.5, variant
     check_choice("variant", variant, AttributionVariant)
     if not 0 < shared_by <= 1:
         raise InputError(f"shared_by={shared_by} is no share of the sets; pass a number in (0, 1], usually 0.5.")
-    return _shared(given, shared_by, _RULES[variant])
+    return CoarseCounts.of(given).shared(shared_by, _RULES[variant])
 
 
 def neurons_of_relation(sets: Sequence[NeuronSet], shared_by: float, variant: AttributionVariant) -> NeuronSet:
     """Neurons that a relation's facts share: by Dai et al.'s rule without its three, which are of a fact's prompts."""
-    return _shared(sets, shared_by, replace(_RULES[variant], fewest=0))
-
-
-def _shared(sets: Sequence[NeuronSet], share: float, rule: _Rule) -> NeuronSet:
-    counts: Counter[Neuron] = Counter(neuron for group in sets for neuron in group)
-    kept = frozenset(neuron for neuron, count in counts.items() if rule.keeps(count, len(sets), share))
-    return NeuronSet(kept, sets[0].n_layers, sets[0].d_mlp)
+    return CoarseCounts.of(sets).shared(shared_by, replace(_RULES[variant], fewest=0))
