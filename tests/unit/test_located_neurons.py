@@ -191,6 +191,23 @@ def test_agreement_groups_ask_for_the_noun_after_the_prefix(factlm):
     assert by_word[0].name == "sketch" and sum(len(group.prompts) for group in by_word) == 100
 
 
+def test_two_prefixes_ask_for_the_noun_after_the_good_determiner(factlm):
+    pairs = tlk.datasets.load_blimp(tlk.datasets.BLIMP_SAMPLE, paradigm="determiner_noun_agreement_2")
+    assert (pairs[0].prefix, pairs[0].prefix_bad, pairs[0].word_good, pairs[0].word_bad) == (
+        "Some dog stunned this",
+        "Some dog stunned these",
+        "committee",
+        "committee",
+    )
+    groups = tlk.neurons.agreement_groups(factlm, pairs, by=tlk.neurons.determiner)
+    assert {group.name for group in groups} == {"this", "that", "these", "those"} and sum(len(group.prompts) for group in groups) == 100
+    for group in groups:
+        assert all(prompt.text.split()[-1] == group.name or group.name in prompt.text.split() for prompt in group.prompts)
+        assert all(prompt.target.startswith(" ") for prompt in group.prompts)
+    first = next(group for group in groups if group.name == "this").prompts[0]
+    assert (first.text, first.target) == ("Some dog stunned this", " committee")
+
+
 def test_punctuation_groups_cut_the_mark_off(factlm):
     groups = tlk.neurons.punctuation_groups(factlm, ["Is it here?", "It is.", "Look!", "no mark", "It was."], limit=1)
     assert [(group.name, len(group.prompts)) for group in groups] == [(".", 1), ("!", 1), ("?", 1)]
@@ -236,9 +253,9 @@ def test_context_gain_is_the_probability_with_and_without(factlm, facts):
         (lambda m, f: tlk.locate_neurons(m, f, shared_by=1.5), InputError, "no share of the prompts"),
         (lambda m, f: tlk.locate_neurons(m, f, mean_count=(5.0, 2.0)), InputError, "no range of counts"),
         (
-            lambda m, f: tlk.neurons.agreement_groups(m, tlk.datasets.load_blimp(tlk.datasets.BLIMP_SAMPLE, paradigm="determiner_noun_agreement_2")),
+            lambda m, f: tlk.neurons.agreement_groups(m, tlk.datasets.MinimalPair("Who left?", "Whom left?", "wh")),
             DataError,
-            "none of 100 pairs",
+            "none of 1 pairs",
         ),
         (lambda m, f: tlk.neurons.determiner(tlk.datasets.MinimalPair("A dog runs.", "A dog run.", "x")), InputError, "has no demonstrative"),
         (lambda m, f: tlk.neurons.punctuation_groups(m, ["no mark"]), DataError, "no sentence ends in any of"),

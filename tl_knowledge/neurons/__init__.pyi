@@ -34,3 +34,4 @@ from .token_effects import TokenEffects as TokenEffects
 from .token_effects import measure_token_effects as measure_token_effects
 from .token_effects import single_token_words as single_token_words
 from .view import neuron_view as neuron_view
+from .word_lists import NUMBER_WORDS as NUMBER_WORDS

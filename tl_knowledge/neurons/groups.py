@@ -66,9 +66,9 @@ def agreement_groups(
 ) -> list[PromptGroup]:
     """Groups of minimal pairs of one paradigm (BLiMP): what precedes the word that makes the sentence good, with that word as the target.
 
-    An autoregressive model predicts the word after the pair's prefix, so only paradigms with one prefix will do
-    (``determiner_noun_agreement_1``, whose noun differs). A masked model predicts the word itself, in any paradigm whose sentences differ
-    in one word of one token; other pairs are left out.
+    An autoregressive model predicts the word after the good sentence's prefix: the noun after its determiner, where the nouns differ
+    (``determiner_noun_agreement_1``) and where the determiners do (``..._2``); paradigms without a prefix will not do. A masked model predicts the
+    word itself, in any paradigm whose sentences differ in one word of one token; other pairs are left out.
 
     Args:
         by: what names a pair's group; the good word when ``None``. `determiner` puts all sentences with "these" together.
@@ -87,7 +87,7 @@ def agreement_groups(
             groups.setdefault((pair.paradigm, by(pair) if by else prompt.target.strip()), []).append(prompt)
     if not groups:
         raise DataError(
-            f"none of {len(given)} pairs makes a prompt: an autoregressive model needs paradigms with one prefix (determiner_noun_agreement_1), "
+            f"none of {len(given)} pairs makes a prompt: an autoregressive model needs paradigms with a prefix (determiner_noun_agreement_1 and _2), "
             "a masked one sentences that differ in one word of one token."
         )
     return [PromptGroup(paradigm, name, tuple(prompts[:limit])) for (paradigm, name), prompts in groups.items()]
