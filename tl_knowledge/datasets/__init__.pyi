@@ -16,6 +16,8 @@ from .context import with_context as with_context
 from .context_pararel import CONTEXT_RELATIONS as CONTEXT_RELATIONS
 from .context_pararel import load_context_pararel as load_context_pararel
 from .counterfact import load_counterfact as load_counterfact
+from .edits_of import agreement_edit_cases as agreement_edit_cases
+from .edits_of import shifted_edit_cases as shifted_edit_cases
 from .filters import of_relation as of_relation
 from .filters import sample_facts as sample_facts
 from .known import load_known as load_known

@@ -13,5 +13,8 @@ from .report import EvaluationProtocol as EvaluationProtocol
 from .report import EvaluationSettings as EvaluationSettings
 from .report import ReportComparison as ReportComparison
 from .report import score_table as score_table
+from .symmetry import INVERSE_TEMPLATES as INVERSE_TEMPLATES
+from .symmetry import SymmetryAccuracies as SymmetryAccuracies
+from .symmetry import symmetry_accuracies as symmetry_accuracies
 from .table import Score as Score
 from .table import ScoreTable as ScoreTable
