@@ -176,6 +176,26 @@ def test_context_pararel_takes_the_published_relations(pararel):
         tlk.datasets.load_context_pararel(pararel, limit=0)
 
 
+def test_punctuation_takes_the_first_lines_of_each_mark(tmp_path):
+    lines = [f" Sentence {i} ends here{'.,!?;'[i % 5]} " for i in range(40)] + ["no mark", "", "?"]
+    path = tmp_path / "text.txt"
+    path.write_text("\n".join(lines))
+    sentences = tlk.datasets.load_punctuation(path, limit=3)
+    assert [s[-1] for s in sentences] == [mark for mark in ".,!?;" for _ in range(3)]
+    assert sentences[:3] == ["Sentence 0 ends here.", "Sentence 5 ends here.", "Sentence 10 ends here."]
+    assert len(tlk.datasets.load_punctuation(path)) == 40  # fewer than 200 of each
+    (tmp_path / "text.txt.gz").write_bytes(gzip.compress(path.read_bytes()))
+    assert tlk.datasets.load_punctuation(tmp_path / "text.txt.gz", limit=3) == sentences
+    with pytest.raises(DataError, match=r"the bundled corpus has no sentence that ends in , ;; pass marks='\.!\?', or another source"):
+        tlk.datasets.load_punctuation()
+    with pytest.raises(DataError, match="has no sentence that ends in :; pass a text with a sentence a line"):
+        tlk.datasets.load_punctuation(path, marks=":")
+    with pytest.raises(DataError, match=r"cannot read .*none.txt' as text"):
+        tlk.datasets.load_punctuation(tmp_path / "none.txt")
+    with pytest.raises(InputError, match="ask for no sentence"):
+        tlk.datasets.load_punctuation(path, marks=["..."])
+
+
 def test_a_hub_data_set_is_read_by_the_datasets_library(tmp_path):
     """A local folder in the hub's layout goes the same way as a hub id: through ``datasets.load_dataset``."""
     import datasets

@@ -23,6 +23,8 @@ from .filters import sample_facts as sample_facts
 from .known import load_known as load_known
 from .lre import load_lre as load_lre
 from .pararel import load_pararel as load_pararel
+from .punctuation import MARKS as MARKS
+from .punctuation import load_punctuation as load_punctuation
 from .records import Source as Source
 from .text import EditCase as EditCase
 from .text import Fact as Fact

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from more_itertools import always_iterable
 
-from tl_knowledge.datasets import paraphrases
+from tl_knowledge.datasets import MARKS, paraphrases
 from tl_knowledge.door import public
 from tl_knowledge.errors import DataError, InputError, check_given
 from tl_knowledge.models.loading import AnyModel, as_model
@@ -16,10 +16,7 @@ from tl_knowledge.models.protocol import HookedModel, is_masked
 from tl_knowledge.prompts.facts import Fact, MinimalPair
 from tl_knowledge.prompts.prompt import Prompt, is_one_token, mask_token
 
-__all__ = ["MARKS", "PromptGroup", "agreement_groups", "determiner", "fact_groups", "masked_word", "punctuation_groups"]
-
-MARKS = (".", ",", "!", "?", ";")
-"""The marks of Wen and Bai, table 2."""
+__all__ = ["PromptGroup", "agreement_groups", "determiner", "fact_groups", "masked_word", "punctuation_groups"]
 
 DETERMINERS = ("this", "that", "these", "those")
 
@@ -113,7 +110,7 @@ def punctuation_groups(
     """Sentences cut off before their last mark, which the model is to predict (Wen and Bai, section 5.5): a group for each mark.
 
     Args:
-        sentences: each ending in one of the marks; others are left out.
+        sentences: each ending in one of the marks, for example `load_punctuation`; others are left out.
         marks: which; those without a sentence make no group.
         limit: how many sentences of a mark to draw.
         seed: of the draw.
