@@ -211,7 +211,9 @@ def knock_out_attention(
 
 
 @public
-def scale_neurons(neurons: Iterable[tuple[int, int]], factor: float, *, positions: Positions | None = None) -> Hooks:
+def scale_neurons(
+    neurons: Iterable[tuple[int, int]], factor: float, *, positions: Positions | None = None, before_nonlinearity: bool = False
+) -> Hooks:
     """Multiply neurons' activations: 0 suppresses them, 2 enhances them (Dai et al. 2022).
 
     Args:
@@ -219,8 +221,10 @@ def scale_neurons(neurons: Iterable[tuple[int, int]], factor: float, *, position
         factor: what the activation is multiplied by.
         positions: one or several, negative ones from the end; every position when ``None``.
 
+        before_nonlinearity: scale what goes into the non-linearity (the gate of gated MLPs), as EleutherAI's program does on GPT-2.
+
     Returns:
-        One hook a layer, on ``mlp.hook_post``.
+        One hook a layer, on ``mlp.hook_post`` (or ``mlp.hook_pre``).
 
     Raises:
         ComponentError: a factor that is not finite; on running, a neuron or position outside the activation.
@@ -233,7 +237,8 @@ def scale_neurons(neurons: Iterable[tuple[int, int]], factor: float, *, position
     if not math.isfinite(factor):
         raise ComponentError(f"factor {factor} is not finite; pass for example 0 to suppress or 2 to enhance.")
     by_layer = map_reduce(sorted(set(neurons)), keyfunc=lambda pair: pair[0], valuefunc=lambda pair: pair[1])
-    return [(component_hook("neuron", layer), _scale(numbers, factor, positions)) for layer, numbers in by_layer.items()]
+    names = {layer: f"blocks.{layer}.mlp.hook_pre" if before_nonlinearity else component_hook("neuron", layer) for layer in by_layer}
+    return [(names[layer], _scale(numbers, factor, positions)) for layer, numbers in by_layer.items()]
 
 
 @public

@@ -90,9 +90,10 @@ def test_many_prompts_equal_each_alone(model, prompt, budget):
 
 
 @pytest.mark.parametrize(
-    ("variant", "site", "alphas"), [("dai2022", "hook_post", [0, 0.25, 0.5, 0.75]), ("eleutherai2022", "hook_pre", [0, 1 / 3, 2 / 3, 1])]
+    ("variant", "site", "alphas"), [("dai2022", "hook_post", [0, 0.25, 0.5, 0.75]), ("eleutherai2022", "hook_post", [0, 1 / 3, 2 / 3, 1])]
 )
 def test_masked_models_answer_at_their_mask(masked_model, variant, site, alphas):
+    """On BERT EleutherAI's program hooks ``intermediate``, whose output has gone through the non-linearity."""
     prompts = [tlk.Prompt.from_tokens([1, 9, 4, 33, 12, 2], target=8, last=pos) for pos in (3, 1)]
     result = tlk.attribute_neurons(masked_model, prompts, steps=4, variant=variant)
     for k, pos in enumerate((3, 1)):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
+from support import MASKED_BUILDERS, bert_directory, build
 
 import tl_knowledge as tlk
+from tl_knowledge.errors import InputError, UnsupportedModelError
+from tl_knowledge.models.description import weight_fingerprint
 from tl_knowledge.models.protocol import layer_count
 from tl_knowledge.runs.windows import window_layers
 
@@ -124,6 +129,70 @@ def test_perturbation_equals_the_hooks_by_hand(factlm):
     overall = test.by_relation().set_index("relation").loc["all"]
     assert overall["drop"] == pytest.approx(test.table["drop"].mean()) and overall["low"] <= overall["drop"] <= overall["high"]
     assert "Drop of P(answer)" in test.plot().layout.title.text
+
+
+def _model_and_facts(name, tmp_path_factory):
+    kind, _, backend = name.partition(" ")
+    if kind == "factlm":
+        return tlk.load_model("factlm", **({"backend": backend} if backend else {})), tlk.load_facts()[::700]
+    directory = bert_directory(tmp_path_factory.mktemp("bert"))
+    facts = [tlk.Fact(s, "the capital of {} is", o, r, ("the city of {} is",)) for s, o, r in (("france", " paris", "x"), ("peru", " lima", "y"))]
+    bridge = tlk.load_model(directory, backend="bridge")
+    if backend == "bridge":
+        return bridge, facts
+    if "hooked-encoder" not in MASKED_BUILDERS:
+        pytest.skip("TransformerLens 4 has no HookedEncoder")
+    encoder = copy.deepcopy(build("hooked-encoder"))
+    encoder.tokenizer = bridge.tokenizer
+    return encoder, facts
+
+
+@pytest.mark.parametrize("name", ["factlm", "factlm bridge", "bert bridge", "bert encoder"])
+def test_noise_on_the_embedding_matrix_equals_noise_in_the_weights(name, tmp_path_factory):
+    """Wen and Bai's: the weights written over in a copy, the tied unembedding with them."""
+    model, facts = _model_and_facts(name, tmp_path_factory)
+    before = weight_fingerprint(model)
+    noise = 3.0 if name == "bert encoder" else None  # whose small random weights a little noise leaves as they are
+    test = tlk.tracing.perturb_embeddings(model, facts, noise, variant="wen_bai", seed=4, progress=False)
+    assert weight_fingerprint(model) == before
+    masked, tied = name.startswith("bert"), torch.equal(model.W_U, model.W_E.T)
+    assert tied == (name != "bert encoder")  # random weights of its own
+    assert (test.noise, test.samples, test.variant) == (tlk.GaussianNoise(noise or (0.01 if masked else 0.03)), 1, "wen_bai")
+    for fact, row in zip(facts, test.table.to_dict(orient="records"), strict=True):
+        drawn = torch.tensor(tlk.GaussianNoise(1.0, seed=tlk.tracing.fact_seed(fact, seed=4)).draw((1, *model.W_E.shape)))[0] * test.noise.scale
+        changed = copy.deepcopy(model)
+        with torch.no_grad():
+            embedding, unembedding = changed.W_E, changed.W_U
+            embedding += drawn.to(embedding)
+            if tied and not torch.equal(unembedding, embedding.T):  # in values, not in memory
+                unembedding += drawn.to(unembedding).T
+        prompts = [tlk.Prompt.from_fact(model, fact.rephrase(template)) for template in (fact.template, *fact.paraphrases)]
+        with torch.no_grad():
+            values = [[float(m(p.tokens)[0, p.last.last].softmax(-1)[p.target_token]) for p in prompts] for m in (model, changed)]
+        assert (row["clean"], row["perturbed"]) == pytest.approx([np.mean(value) for value in values], rel=1e-5)
+        assert abs(row["clean"] - row["perturbed"]) > 1e-6
+
+
+@pytest.mark.parametrize("name", ["bert bridge", "bert encoder"])
+def test_the_perturbation_test_on_masked_models(name, tmp_path_factory):
+    model, facts = _model_and_facts(name, tmp_path_factory)
+    test = tlk.tracing.perturb_embeddings(model, facts, 0.5, samples=2, progress=False)
+    site = "embed.hook_out" if name == "bert bridge" else "embed.hook_embed"
+    for fact, row in zip(facts, test.table.to_dict(orient="records"), strict=True):
+        prompt = tlk.Prompt.from_fact(model, fact)
+        drawn = torch.tensor(tlk.GaussianNoise(1.0, seed=tlk.tracing.fact_seed(fact)).draw((2, len(prompt), 16))) * 0.5
+        with torch.no_grad():
+            logits = model.run_with_hooks(prompt.batch(2), fwd_hooks=[(site, lambda x, *, hook, n=drawn: x + n.to(x))])
+        assert row["perturbed"] == pytest.approx(float(logits[:, prompt.last.last].softmax(-1)[:, prompt.target_token].mean()), rel=1e-5)
+        assert row["drop"] == row["clean"] - row["perturbed"] != 0
+
+
+def test_noise_on_the_matrix_of_processed_weights_is_refused():
+    processed = tlk.load_model("factlm", process_weights=True)
+    with pytest.raises(UnsupportedModelError, match="process_weights=False"):
+        tlk.tracing.perturb_embeddings(processed, tlk.load_facts()[:1], variant="wen_bai")
+    with pytest.raises(InputError, match="variant 'wenbai' is unknown, did you mean 'wen_bai'"):
+        tlk.tracing.perturb_embeddings(processed, tlk.load_facts()[:1], variant="wenbai")
 
 
 def test_knockout_results_draw_themselves(factlm):

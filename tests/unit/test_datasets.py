@@ -9,7 +9,7 @@ import pytest
 
 import tl_knowledge as tlk
 from tl_knowledge.engine.batches import predicted_tokens
-from tl_knowledge.errors import DataError
+from tl_knowledge.errors import DataError, InputError
 
 KNOWN = [
     {"known_id": 0, "subject": "Vinson Massif", "attribute": "Antarctica", "template": "{} is located in the continent",
@@ -115,7 +115,8 @@ def pararel(tmp_path):
     (tmp_path / "pattern_data" / "graphs_json").mkdir(parents=True)
     (tmp_path / "trex_lms_vocab").mkdir()
     usable = ["[X] was born in [Y].", "[X] is native to [Y] .", "[X] came from [Y]", "[X] hails from [Y]."]
-    patterns = {"P19": [*usable, "[Y] is the birthplace of [X].", "[X], from [Y], was"], "P20": usable[:2]}
+    others = ["[Y] is the birthplace of [X].", "[X], from [Y], was", "[X], from [Y],", "Was [X] born in [Y]?"]
+    patterns = {"P19": [*usable, *others], "P20": usable[:2]}
     for relation, templates in patterns.items():
         write(tmp_path / "pattern_data" / "graphs_json" / f"{relation}.jsonl", [{"pattern": t} for t in templates], lines=True)
         pairs = [{"sub_label": f"Person {i}", "obj_label": f"City {i % 7}", "uuid": str(i)} for i in range(150)]
@@ -131,18 +132,68 @@ def test_pararel_keeps_templates_with_the_object_at_the_end(pararel):
 
 
 def test_context_pararel(pararel):
-    facts = tlk.datasets.load_context_pararel(pararel)
-    assert len(facts) == 100 and {fact.relation for fact in facts} == {"P19"}  # P20 has two templates only
-    for fact in facts:
-        assert len(fact.paraphrases) == 3
-        *context, question = fact.text.split(". ")
-        assert question == f"{fact.subject} was born in" and len(set(context)) == 4
-        assert all(c.split(" was born in ")[0] != fact.subject for c in context)
-        same_people = [[c.split(" ")[1] for c in f.split(". ")[:4]] for f in (fact.template, *fact.paraphrases)]
-        assert all(people == same_people[0] for people in same_people)
-    assert tlk.datasets.load_context_pararel(pararel) == facts
-    assert tlk.datasets.load_context_pararel(pararel, seed=1) != facts
-    assert len(tlk.datasets.load_context_pararel(pararel, limit=10)) == 10
+    facts = tlk.datasets.load_context_pararel(pararel, relations=["P20", "P19"])
+    assert [fact.relation for fact in facts] == ["P20"] * 100 + ["P19"] * 100
+    assert [fact.subject for fact in facts[100:]] == [f"Person {i}" for i in range(100)]  # the first ones, as they stand
+    forms = ("was born in", "is native to", "came from", "hails from", ", from", "?")
+    for fact in facts[100:]:
+        assert len(fact.paraphrases) == 5
+        peoples = []
+        for template, own in zip((fact.template, *fact.paraphrases), forms, strict=True):
+            *context, question = fact.rephrase(template).text.split("\n")
+            assert fact.target.strip() not in "".join(context) and len({line.split("City")[1] for line in context}) == 4 == len(context)
+            assert all(line.endswith("?" if own == "?" else ".") and fact.subject + " " not in line for line in context)
+            assert question == (f"Was {fact.subject} born in" if own == "?" else f"{fact.subject} {own}".replace(" ,", ","))
+            peoples.append([line.split("Person ")[1].split(" ")[0] for line in context])
+        assert len(set(map(tuple, peoples))) > 1  # drawn for each prompt
+    again = tlk.datasets.load_context_pararel(pararel, relations=["P19"])
+    assert again == facts[100:] and tlk.datasets.load_context_pararel(pararel, relations=["P19"], seed=1) != again
+    assert tlk.datasets.load_context_pararel(pararel, relations=["P19"], limit=10) == again[:10]
+    assert len(tlk.datasets.load_context_pararel(pararel, relations=None)) == 200
+
+
+def test_no_context_has_the_answer_not_even_in_a_subject(pararel):
+    rows = [{"sub_label": f"{name} Cathedral", "obj_label": name} for name in ("Rome", "Oslo", "Lima", "Bonn", "Cork", "Nice")]
+    rows += [{"sub_label": "Rome Tower", "obj_label": "Paris"}, {"sub_label": "Romeo's House", "obj_label": "Verona"}]
+    write(pararel / "trex_lms_vocab" / "P20.jsonl", rows, lines=True)
+    contexts = []
+    for seed in range(30):
+        first = tlk.datasets.load_context_pararel(pararel, relations=["P20"], limit=1, seed=seed)[0]
+        contexts += [text.rsplit("\n", 1)[0] for text in (first.template, *first.paraphrases)]
+    assert first.target == " Rome" and not any("Rome " in text or "Rome." in text for text in contexts)
+    assert any("Romeo" in text for text in contexts)  # a word, not letters
+    write(pararel / "trex_lms_vocab" / "P20.jsonl", rows[:4], lines=True)
+    for variant, message in (("ours", "3 different objects beside that of 'Rome Cathedral', fewer than 4"), ("wen_bai", "too few different objects")):
+        with pytest.raises(DataError, match=message):
+            tlk.datasets.load_context_pararel(pararel, relations=["P20"], variant=variant)
+
+
+def test_context_pararel_takes_the_published_relations(pararel):
+    assert len(tlk.datasets.CONTEXT_RELATIONS) == 22 == len(set(tlk.datasets.CONTEXT_RELATIONS))
+    with pytest.raises(DataError, match="no relation 'P39' with patterns and tuples; it has P19, P20; pass relations= of these"):
+        tlk.datasets.load_context_pararel(pararel)
+    with pytest.raises(InputError, match="limit=0 takes no fact"):
+        tlk.datasets.load_context_pararel(pararel, limit=0)
+
+
+def test_punctuation_takes_the_first_lines_of_each_mark(tmp_path):
+    lines = [f" Sentence {i} ends here{'.,!?;'[i % 5]} " for i in range(40)] + ["no mark", "", "?"]
+    path = tmp_path / "text.txt"
+    path.write_text("\n".join(lines))
+    sentences = tlk.datasets.load_punctuation(path, limit=3)
+    assert [s[-1] for s in sentences] == [mark for mark in ".,!?;" for _ in range(3)]
+    assert sentences[:3] == ["Sentence 0 ends here.", "Sentence 5 ends here.", "Sentence 10 ends here."]
+    assert len(tlk.datasets.load_punctuation(path)) == 40  # fewer than 200 of each
+    (tmp_path / "text.txt.gz").write_bytes(gzip.compress(path.read_bytes()))
+    assert tlk.datasets.load_punctuation(tmp_path / "text.txt.gz", limit=3) == sentences
+    with pytest.raises(DataError, match=r"the bundled corpus has no sentence that ends in , ;; pass marks='\.!\?', or another source"):
+        tlk.datasets.load_punctuation()
+    with pytest.raises(DataError, match="has no sentence that ends in :; pass a text with a sentence a line"):
+        tlk.datasets.load_punctuation(path, marks=":")
+    with pytest.raises(DataError, match=r"cannot read .*none.txt' as text"):
+        tlk.datasets.load_punctuation(tmp_path / "none.txt")
+    with pytest.raises(InputError, match="ask for no sentence"):
+        tlk.datasets.load_punctuation(path, marks=["..."])
 
 
 def test_a_hub_data_set_is_read_by_the_datasets_library(tmp_path):
@@ -223,7 +274,10 @@ def test_load_facts_by_name(tmp_path, pararel):
     assert tlk.load_facts("known_1000", write(tmp_path / "k.json", KNOWN))[0].subject == "Vinson Massif"
     assert tlk.load_facts("counterfact", write(tmp_path / "c.json", [COUNTERFACT]))[0].target == " French"
     assert tlk.load_facts("zsre", write(tmp_path / "z.json", [MEND]))[0].target == " uniform"
-    assert len(tlk.load_facts("context_pararel", pararel)) == 100
+    for relation in tlk.datasets.CONTEXT_RELATIONS:
+        for folder in ("pattern_data/graphs_json", "trex_lms_vocab"):
+            (pararel / folder / f"{relation}.jsonl").write_bytes((pararel / folder / "P20.jsonl").read_bytes())
+    assert len(tlk.load_facts("context_pararel", pararel)) == 2200
     assert tlk.load_facts("context_pararel", pararel, limit=3) == tlk.load_facts("context_pararel", pararel)[:3]
     with pytest.raises(DataError, match="'pararel' has no default source"):
         tlk.load_facts("pararel")

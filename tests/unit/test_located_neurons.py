@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from support import bert_directory
@@ -40,6 +44,52 @@ def test_every_set_is_what_the_fact_alone_gives(located, attributions, facts):
     assert set(located.table["share"]) == {0.6}
 
 
+def test_shares_count_the_coarse_sets(located, attributions, facts):
+    shares = located.shares()
+    assert list(shares.columns) == ["relation", "name", "layer", "neuron", "share", "refined"]
+    for fact, scores, kept in zip(facts, attributions, located.sets, strict=True):
+        coarse = tlk.neurons.coarse_neurons(scores, **SETTINGS)
+        rows = shares[(shares["name"] == fact.subject) & (shares["relation"] == fact.relation)]
+        expected = {neuron: sum(neuron in some for some in coarse) / len(coarse) for some in coarse for neuron in some}
+        assert dict(zip(zip(rows["layer"], rows["neuron"], strict=True), rows["share"], strict=True)) == expected
+        assert list(rows["share"]) == sorted(rows["share"], reverse=True)
+        assert {(row.layer, row.neuron) for row in rows[rows["refined"]].itertuples()} == kept.neurons
+    with pytest.raises(DataError, match="saved without the shares"):
+        replace(located, coarse=()).shares()
+
+
+def test_a_killed_location_goes_on_and_ends_the_same(factlm, facts, tmp_path, monkeypatch):
+    module = sys.modules["tl_knowledge.neurons.locate"]
+    monkeypatch.setattr(module, "GROUPS_PER_PART", 2)
+    settings = {"steps": 3, "adapt": "relation", "mean_count": (1.0, 2.0), "progress": False}
+    whole = tlk.locate_neurons(factlm, facts, **settings)
+    attribute, attributed = module.attribute_neurons, []
+
+    def killed(model, prompts, **kwargs):
+        attributed.append(len(prompts))
+        if len(attributed) == 2:
+            raise KeyboardInterrupt
+        return attribute(model, prompts, **kwargs)
+
+    monkeypatch.setattr(module, "attribute_neurons", killed)
+    with pytest.raises(KeyboardInterrupt):
+        tlk.locate_neurons(factlm, facts, store=tmp_path / "run", **settings)
+    again = tlk.locate_neurons(factlm, facts, store=tmp_path / "run", **settings)
+    assert attributed == [6, 6, 6, 6]  # one part of three was finished
+    pd.testing.assert_frame_equal(again.table, whole.table)
+    assert (again.sets, again.coarse, again.settings) == (whole.sets, whole.coarse, whole.settings)
+    other = tlk.locate_neurons(factlm, facts, store=tmp_path / "run", steps=3, shared_by=0.9, progress=False)
+    assert len(attributed) == 4
+    assert other.sets == tlk.locate_neurons(factlm, facts, steps=3, shared_by=0.9, progress=False).sets
+    with pytest.raises(DataError, match="holds a run with other threshold"):
+        tlk.locate_neurons(factlm, facts, store=tmp_path / "run", threshold=0.3, **settings)
+    with pytest.raises(DataError, match="holds a run with other groups"):
+        tlk.locate_neurons(factlm, facts[1:], store=tmp_path / "run", **settings)
+    (tmp_path / "run" / "part-00001.parquet").write_bytes((tmp_path / "run" / "part-00000.parquet").read_bytes())
+    with pytest.raises(DataError, match="has other groups than its place"):
+        tlk.locate_neurons(factlm, facts, store=tmp_path / "run", **settings)
+
+
 def test_r1_squared_is_the_singular_values(located, attributions):
     for value, scores in zip(located.table["r1_squared"], attributions, strict=True):
         rows = scores.scores.double().flatten(1).numpy()
@@ -48,8 +98,6 @@ def test_r1_squared_is_the_singular_values(located, attributions):
 
 
 def test_r1_squared_of_one_pattern_and_of_orthogonal_ones(attributions):
-    from dataclasses import replace
-
     one = replace(attributions[0], scores=torch.ones(3, 8, 512))
     apart = replace(attributions[0], scores=torch.eye(3, 8)[:, :, None].repeat(1, 1, 512))
     assert one.r1_squared == pytest.approx(1) and apart.r1_squared == pytest.approx(0, abs=1e-9)
@@ -143,27 +191,50 @@ def test_agreement_groups_ask_for_the_noun_after_the_prefix(factlm):
     assert by_word[0].name == "sketch" and sum(len(group.prompts) for group in by_word) == 100
 
 
+def test_two_prefixes_ask_for_the_noun_after_the_good_determiner(factlm):
+    pairs = tlk.datasets.load_blimp(tlk.datasets.BLIMP_SAMPLE, paradigm="determiner_noun_agreement_2")
+    assert (pairs[0].prefix, pairs[0].prefix_bad, pairs[0].word_good, pairs[0].word_bad) == (
+        "Some dog stunned this",
+        "Some dog stunned these",
+        "committee",
+        "committee",
+    )
+    groups = tlk.neurons.agreement_groups(factlm, pairs, by=tlk.neurons.determiner)
+    assert {group.name for group in groups} == {"this", "that", "these", "those"} and sum(len(group.prompts) for group in groups) == 100
+    for group in groups:
+        assert all(prompt.text.split()[-1] == group.name or group.name in prompt.text.split() for prompt in group.prompts)
+        assert all(prompt.target.startswith(" ") for prompt in group.prompts)
+    first = next(group for group in groups if group.name == "this").prompts[0]
+    assert (first.text, first.target) == ("Some dog stunned this", " committee")
+
+
 def test_punctuation_groups_cut_the_mark_off(factlm):
     groups = tlk.neurons.punctuation_groups(factlm, ["Is it here?", "It is.", "Look!", "no mark", "It was."], limit=1)
     assert [(group.name, len(group.prompts)) for group in groups] == [(".", 1), ("!", 1), ("?", 1)]
     assert groups[2].prompts[0].text == "Is it here" and groups[2].prompts[0].target == "?"
 
 
-def test_with_context_states_other_facts_of_the_relation(facts):
-    shown = tlk.datasets.with_context(facts, limit=2, seed=3)
+def test_with_context_states_other_facts_of_the_relation():
+    towns = ("Rome", "Oslo", "Lima", "Bonn", "Cork")
+    facts = [tlk.Fact(f"Person {i}", "{} lives in", f" {towns[i % 5]}", "home", ("{} has a house in",)) for i in range(20)]
+    shown = tlk.datasets.with_context(facts, limit=3, seed=3)
     for fact, longer in zip(facts, shown, strict=True):
-        others = {fact.template.replace("{}", f.subject) + f.target for f in facts if f.relation == fact.relation and f.subject != fact.subject}
-        first, second, own = longer.text.split(". ")
-        assert {first, second} == others and own == fact.text and longer.target == fact.target
-        assert all(text.endswith(paraphrase) for text, paraphrase in zip(longer.paraphrases, fact.paraphrases, strict=True))
-    assert tlk.datasets.with_context(facts, limit=2, seed=3) == shown
-    with pytest.raises(DataError, match="has 2 subjects beside"):
-        tlk.datasets.with_context(facts, limit=3)
+        assert longer.target == fact.target
+        for template, with_others in zip((fact.template, *fact.paraphrases), (longer.template, *longer.paraphrases), strict=True):
+            *others, own = longer.rephrase(with_others).text.split("\n")
+            stated = {template.replace("{}", f.subject) + f.target + "." for f in facts if f.target != fact.target}
+            assert own == fact.rephrase(template).text and set(others) <= stated
+            assert len({other.rsplit(" ", 1)[1] for other in others}) == 3
+    assert any(longer.template.split(" lives")[0] != longer.paraphrases[0].split(" has")[0] for longer in shown)  # drawn for each prompt
+    assert tlk.datasets.with_context(facts, limit=3, seed=3) == shown
+    with pytest.raises(DataError, match="has 4 different objects beside that of 'Person 0', fewer than 5"):
+        tlk.datasets.with_context(facts, limit=5)
 
 
 def test_context_gain_is_the_probability_with_and_without(factlm, facts):
-    gain = tlk.neurons.measure_context_gain(factlm, facts, limit=2)
-    shown = tlk.datasets.with_context(facts, limit=2)
+    pool = tlk.load_facts()
+    gain = tlk.neurons.measure_context_gain(factlm, facts, limit=2, pool=pool)
+    shown = tlk.datasets.with_context(facts, limit=2, pool=pool)
     for column, wordings in (("alone", facts), ("in_context", shown)):
         prompt = tlk.Prompt.from_fact(factlm, wordings[4])
         with torch.no_grad():
@@ -182,9 +253,9 @@ def test_context_gain_is_the_probability_with_and_without(factlm, facts):
         (lambda m, f: tlk.locate_neurons(m, f, shared_by=1.5), InputError, "no share of the prompts"),
         (lambda m, f: tlk.locate_neurons(m, f, mean_count=(5.0, 2.0)), InputError, "no range of counts"),
         (
-            lambda m, f: tlk.neurons.agreement_groups(m, tlk.datasets.load_blimp(tlk.datasets.BLIMP_SAMPLE, paradigm="determiner_noun_agreement_2")),
+            lambda m, f: tlk.neurons.agreement_groups(m, tlk.datasets.MinimalPair("Who left?", "Whom left?", "wh")),
             DataError,
-            "none of 100 pairs",
+            "none of 1 pairs",
         ),
         (lambda m, f: tlk.neurons.determiner(tlk.datasets.MinimalPair("A dog runs.", "A dog run.", "x")), InputError, "has no demonstrative"),
         (lambda m, f: tlk.neurons.punctuation_groups(m, ["no mark"]), DataError, "no sentence ends in any of"),

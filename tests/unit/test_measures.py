@@ -70,6 +70,77 @@ def test_prompts_of_ones_choice_are_asked_before_and_after(factlm, capitals):
     assert "symmetry" in report.scores and "entity_reliability" in report.metrics
 
 
+def test_the_seven_accuracies_of_a_symmetric_relation(factlm):
+    facts = tlk.datasets.of_relation(tlk.load_facts(), "P36")[:6]
+    cases = tlk.datasets.shifted_edit_cases(facts)
+    assert [(case.fact.subject, case.target_new) for case in cases[:2]] == [(facts[0].subject, facts[-1].target), (facts[1].subject, facts[0].target)]
+    measure = tlk.evaluation.symmetry_accuracies(facts)
+    case, (other, fact) = cases[1], facts[:2]  # the fact is edited to the other's object
+    token = tlk.Prompt.from_fact(factlm, case.rewrite).target_token
+    report = tlk.evaluate(factlm, case, Says(factlm, token), measures=measure, progress=False)
+    inverse = "{} is the capital of"
+    asked = {
+        "old_fact": fact,
+        "new_fact": case.rewrite,
+        "new_inverse_subject": tlk.Fact(other.target.strip(), inverse, " " + fact.subject),
+        "new_inverse_new_subject": tlk.Fact(other.target.strip(), inverse, " " + other.subject),
+        "old_inverse_subject": tlk.Fact(fact.target.strip(), inverse, " " + fact.subject),
+        "old_inverse_new_subject": tlk.Fact(fact.target.strip(), inverse, " " + other.subject),
+    }
+
+    def share(question, says=None) -> float:
+        prompt = tlk.Prompt.from_fact(factlm, question)
+        answer = torch.tensor([prompt.answer])
+        with torch.no_grad():
+            logits = factlm(torch.cat([prompt.tokens, answer[:, :-1]], dim=1))[0, len(prompt) - 1 :]
+        predicted = [says] * len(prompt.answer) if says is not None else logits.argmax(-1).tolist()
+        return 100 * float(np.mean([a == b for a, b in zip(prompt.answer, predicted, strict=True)]))
+
+    row = report.table.iloc[0]
+    for name, question in asked.items():
+        assert (row[name], row[f"base_{name}"]) == (pytest.approx(share(question, token)), pytest.approx(share(question))), name
+    assert row["old_fact_before"] == share(fact) == 100 > row["old_fact"] and row["new_fact"] >= 50
+    assert len(asked) + 1 == 7 and run_key(factlm, [case], ROME, None, report.settings, [measure])["measures"]
+    other_relation = replace(case, fact=replace(fact, relation="P19"))
+    assert np.isnan(list(measure.scores(measure.read(factlm, case), measure.read(factlm, other_relation)).values())[1:]).all()
+
+
+def test_symmetry_and_agreement_without_data():
+    with pytest.raises(InputError, match="no fact has a relation of P36, P1376"):
+        tlk.evaluation.symmetry_accuracies([tlk.Fact("a", "{} is", " b", "P19")])
+    with pytest.raises(DataError, match="pass facts of one relation"):
+        tlk.datasets.shifted_edit_cases([tlk.Fact("a", "{} is", " b", "P19"), tlk.Fact("c", "{} is", " d", "P20")])
+
+
+def test_agreement_edits_are_measured_on_other_subjects(factlm):
+    names = ["The dogs", "The cars", "Most women", "All students", "Some books"]
+    pair = tlk.datasets.MinimalPair
+    pairs = [pair(f"{name} are old.", f"{name} is old.", "agreement", prefix=name, word_good="are", word_bad="is") for name in names]
+    pairs += [pair(f"{name} is old.", f"{name} are old.", "agreement", prefix=name, word_good="is", word_bad="are") for name in ("The dog", "A car")]
+    pairs += [pair("This dog runs.", "These dog runs.", "two", prefix="This", word_good="dog", word_bad="dog", prefix_bad="These")]
+    cases = tlk.datasets.agreement_edit_cases(pairs, neighbours=3)
+    assert len(cases) == 7 and cases[0].rewrite == tlk.Fact("The dogs", "{}", " is", "agreement")
+    assert len(cases[0].neighbourhood) == 3 and {fact.text for fact in cases[0].neighbourhood} < set(names[1:])
+    assert {fact.target for fact in cases[0].neighbourhood} == {" are"} and {s.text for s in cases[0].attributes} == {"The dog", "A car"}
+    assert tlk.datasets.agreement_edit_cases(pairs, neighbours=3, limit=2) == cases[:2]
+    says = tlk.Prompt.from_text(factlm, "a", target=" is").target_token
+    report = tlk.evaluate(factlm, cases[:2], Says(factlm, says), progress=False)
+    assert report.scores["ES"].mean == 100 and report.scores["NS"].mean == 0  # it spills over to every subject
+    before = report.table["base_NS"]
+    for case, value in zip(cases[:2], before, strict=True):
+        right = []
+        for fact in case.neighbourhood:
+            prompt = tlk.Prompt.from_fact(factlm, fact)
+            with torch.no_grad():
+                logits = factlm(prompt.tokens)[0, -1]
+            right.append(float(logits[prompt.target_token] > logits[says]))
+        assert value == pytest.approx(100 * np.mean(right))
+    with pytest.raises(DataError, match="none of 1 pairs has one prefix and two words"):
+        tlk.datasets.agreement_edit_cases(pairs[-1:])
+    with pytest.raises(InputError, match="neighbours=0"):
+        tlk.datasets.agreement_edit_cases(pairs, neighbours=0)
+
+
 def test_generated_texts_are_seeded_and_scored(factlm, capitals):
     case = tlk.EditCase(capitals[0].fact, capitals[0].target_new, (), (), generation=("France is", "Italy is", "The capital of France is"))
     first = generate(factlm, case.generation, length=16, top_k=5, seed=1)

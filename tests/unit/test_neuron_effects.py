@@ -48,6 +48,45 @@ def test_every_number_by_hand(factlm, facts, effects):
         assert row["unrelated"] == pytest.approx(np.mean([change(prompts[k], neurons.suppress(positions=-1)) for k in drawn]), abs=1e-5)
 
 
+def test_absolute_changes_and_the_same_prompts(factlm, facts):
+    some = facts[:3]
+    effects = tlk.neurons.measure_neuron_effects(factlm, some, factor=2.0, steps=5, same_prompts=True, unrelated=1, controls=1, progress=False)
+
+    def probability(prompt, hooks) -> float:
+        with torch.no_grad():
+            return float(factlm.run_with_hooks(prompt.tokens, fwd_hooks=hooks)[0, -1].softmax(-1)[prompt.target_token])
+
+    for fact, row in zip(some, effects.table.to_dict(orient="records"), strict=True):
+        prompts = tlk.neurons.fact_groups(factlm, fact)[0].prompts
+        neurons = tlk.select_neurons(tlk.attribute_neurons(factlm, prompts, steps=5, progress=False))
+        clean = np.array([probability(prompt, []) for prompt in prompts])
+        after = np.array([probability(prompt, neurons.enhance(positions=-1)) for prompt in prompts])
+        assert len(prompts) == 3 and row["clean"] == pytest.approx(clean.mean(), abs=1e-6)
+        assert row["own_absolute"] == pytest.approx((after - clean).mean(), abs=1e-6)
+        assert row["own"] == pytest.approx(((after - clean) / clean).mean(), abs=1e-5)
+    summary = effects.summary("absolute").set_index("what")
+    assert summary.loc["unrelated facts", "change"] == pytest.approx(effects.table["unrelated_absolute"].mean())
+    assert not np.allclose(effects.plot("absolute").data[0].y, effects.plot().data[0].y)
+    assert effects.plot("absolute").layout.yaxis.title.text == "change of P(answer), absolute"
+    with pytest.raises(InputError, match="effect 'both' is unknown"):
+        effects.summary("both")
+
+
+def test_neurons_attributed_before_the_non_linearity_are_scaled_there(factlm, facts):
+    effects = tlk.neurons.measure_neuron_effects(factlm, facts[:2], factor=2.0, variant="eleutherai2022", steps=5, progress=False)
+    prompt = tlk.Prompt.from_fact(factlm, facts[0])
+    scores = tlk.attribute_neurons(factlm, tlk.paraphrases(factlm, facts[0]), variant="eleutherai2022", steps=5, progress=False)
+    neurons = tlk.select_neurons(scores)
+    change = {}
+    for before in (True, False):
+        hooks = neurons.enhance(positions=-1, before_nonlinearity=before)
+        assert {name.rsplit("_", 1)[1] for name, _ in hooks} == {"pre" if before else "post"}
+        with torch.no_grad():
+            clean, after = (factlm.run_with_hooks(prompt.tokens, fwd_hooks=some)[0, -1].softmax(-1)[prompt.target_token] for some in ([], hooks))
+        change[before] = float(after / clean - 1)
+    assert effects.table["own"][0] == pytest.approx(change[True], abs=1e-5) and change[True] != pytest.approx(change[False], rel=0.01)
+
+
 def test_summary_relations_and_figure(effects):
     summary = effects.summary().set_index("what")
     rows = effects.table[effects.table["neurons"] > 0]

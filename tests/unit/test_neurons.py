@@ -91,6 +91,26 @@ def test_refinement_keeps_what_more_than_a_share_have():
     assert tlk.select_neurons(attribution(rows[:1] * 3), shared_by=1.0).neurons == {(1, 0), (1, 1)}
 
 
+def test_dai_et_als_rule_takes_at_least_the_share_and_at_least_three():
+    sets = [neurons({(0, k) for k in range(10) if i < k}) for i in range(6)]  # neuron k is in k sets, 6 at most
+    share = tlk.neurons.shared_neurons
+    assert {k for _, k in share(sets, shared_by=0.5)} == {4, 5, 6, 7, 8, 9}  # more than 3
+    assert {k for _, k in share(sets, shared_by=0.5, variant="dai2022")} == {3, 4, 5, 6, 7, 8, 9}
+    assert share(sets, shared_by=0.1, variant="dai2022") == share(sets, shared_by=0.5, variant="dai2022")
+
+
+def test_the_share_is_a_decimal_and_not_what_floating_point_makes_of_it():
+    sets = [neurons({(0, 1)} if i < 29 else set()) for i in range(100)]  # 0.29 * 100 is 28.999999999999996
+    assert len(tlk.neurons.shared_neurons(sets, shared_by=0.29)) == 0
+    assert len(tlk.neurons.shared_neurons(sets, shared_by=0.29, variant="niu2024")) == 1
+
+
+def test_some_programs_take_scores_above_the_threshold_only():
+    scores = attribution([[[1.0, 0.5, 0.25], [0.0, 0.0, 0.0]]])
+    assert tlk.neurons.coarse_neurons(scores, threshold=0.5)[0].neurons == {(1, 0), (1, 1)}
+    assert tlk.neurons.coarse_neurons(scores, threshold=0.5, variant="eleutherai2022")[0].neurons == {(1, 0)}
+
+
 def test_sharing_adapts_until_the_mean_count_fits():
     many = attribution([[[1.0] * 10, [1.0] * 10] if i % 2 else [[1.0] * 4 + [0.0] * 6, [0.0] * 10] for i in range(10)])
     sets, share = tlk.neurons.adapt_sharing([many, many], shared_by=0.3, mean_count=(2.0, 5.0))

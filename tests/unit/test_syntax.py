@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -57,8 +59,6 @@ def test_the_summary_counts_decisions_and_tests_their_change():
 
 
 def test_pairs_without_neurons_are_unchanged(factlm, pairs, located):
-    from dataclasses import replace
-
     empty = replace(located, sets=tuple(neurons - neurons for neurons in located.sets))
     table = tlk.neurons.measure_reliability(factlm, pairs[:4], empty, by=tlk.neurons.determiner).table
     assert list(table["before"]) == list(table["after"]) == list(table["control"]) and set(table["neurons"]) == {0}
@@ -104,11 +104,38 @@ def test_results_are_saved_and_shown(factlm, pairs, located, prompts, tmp_path):
 def test_significant_words_are_red():
     table = pd.DataFrame({"category": ["a", "a", "b"], "word": ["x", "y", "z"], "before": 0.1, "after": 0.2, "effect": [1.0, -0.5, 0.1]})
     table = table.assign(p=[0.001, 0.5, 0.04], corrected=[0.003, 0.5, 0.06])
-    effects = tlk.neurons.TokenEffects(table, tlk.NeuronSet(frozenset({(0, 1)}), 2, 4), 0.0, 7, PROVENANCE)
+    effects = tlk.neurons.TokenEffects(table, tlk.NeuronSet(frozenset({(0, 1)}), 2, 4), 0.0, 7, "ours", PROVENANCE)
     points = [trace for trace in effects.plot().data if trace.mode == "markers"]
     assert [list(p.text) for p in points] == [["y", "x"], ["z"]]  # ordered by effect
     assert [[color == "#c1121f" for color in p.marker.color] for p in points] == [[False, True], [False]]
     assert list(effects.top(2)["word"]) == ["x", "y"] and list(effects.summary()["significant"]) == [1, 0]
+    theirs = replace(effects, variant="niu2024")  # which do not correct
+    assert list(theirs.summary()["significant"]) == [1, 1] and "2 of 3 words" in theirs.headline()
+    assert "unpaired, uncorrected" in theirs.plot().layout.title.subtitle.text
+
+
+def test_niu_et_als_test_is_unpaired(factlm, prompts):
+    neurons = tlk.NeuronSet.of(factlm, [(0, 28), (0, 340), (3, 5)])
+    ours = tlk.neurons.measure_token_effects(factlm, prompts, WORDS, neurons, factor=2.0)
+    theirs = tlk.neurons.measure_token_effects(factlm, prompts, WORDS, neurons, factor=2.0, variant="niu2024")
+    pd.testing.assert_frame_equal(ours.table[["word", "before", "after", "effect"]], theirs.table[["word", "before", "after", "effect"]])
+    token = tlk.Prompt.from_text(factlm, "a", target=" cars").target_token
+    with torch.no_grad():
+        before, after = (
+            [float(factlm.run_with_hooks(p.tokens, fwd_hooks=hooks)[0, -1].double().softmax(-1)[token]) for p in prompts]
+            for hooks in ([], neurons.enhance(2.0, positions=-1))
+        )
+    assert theirs.table.set_index("word").loc["cars", "p"] == pytest.approx(float(stats.ttest_ind(before, after).pvalue), rel=1e-3)
+    assert not np.allclose(theirs.table["p"], ours.table["p"])
+    with pytest.raises(InputError, match="variant 'niu' is unknown"):
+        tlk.neurons.measure_token_effects(factlm, prompts, WORDS, neurons, variant="niu")
+
+
+def test_word_lists_have_each_noun_in_both_numbers(factlm):
+    words = tlk.neurons.NUMBER_WORDS
+    assert len(words["singular"]) == len(words["plural"]) == 34 and len(set(sum(words.values(), ()))) == sum(map(len, words.values()))
+    assert all(one != many and one[0] == many[0] for one, many in zip(words["singular"], words["plural"], strict=True))
+    assert len(tlk.neurons.single_token_words(factlm, words["plural"])) > 5
 
 
 def test_paired_t_equals_scipy():

@@ -49,5 +49,10 @@ def _rows(source: Source, paradigm: str | None, split: str) -> Iterator[Row]:
 
 def _pair(row: Row) -> MinimalPair:
     prefix, good, bad = (row.optional_text(f"one_prefix_{name}") or "" for name in ("prefix", "word_good", "word_bad"))
+    first, second, word = (row.optional_text(f"two_prefix_{name}") or "" for name in ("prefix_good", "prefix_bad", "word"))
+    if not prefix and first and second and word:
+        prefix, good, bad = first, word, word
+    else:
+        second = ""
     term = row.optional_text("linguistics_term") or ""
-    return MinimalPair(row.text("sentence_good"), row.text("sentence_bad"), row.text("UID"), term, prefix, good, bad)
+    return MinimalPair(row.text("sentence_good"), row.text("sentence_bad"), row.text("UID"), term, prefix, good, bad, second)

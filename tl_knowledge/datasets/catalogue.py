@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from tl_knowledge.datasets.bundled import bundled_edit_cases, bundled_facts
+from tl_knowledge.datasets.context_pararel import load_context_pararel
 from tl_knowledge.datasets.counterfact import COUNTERFACT_HUB, load_counterfact
 from tl_knowledge.datasets.known import KNOWN_1000_URL, load_known
 from tl_knowledge.datasets.lre import load_lre
-from tl_knowledge.datasets.pararel import load_context_pararel, load_pararel
+from tl_knowledge.datasets.pararel import load_pararel
 from tl_knowledge.datasets.records import Source
 from tl_knowledge.datasets.zsre import KNOWEDIT_HUB, load_zsre
 from tl_knowledge.door import public

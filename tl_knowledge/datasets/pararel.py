@@ -1,26 +1,22 @@
-"""ParaRel (Elazar et al. 2021): facts in many templates; and context-ParaRel, its form for autoregressive models (Wen and Bai).
+"""ParaRel (Elazar et al. 2021): facts in many templates.
 
-A template is usable when its object stands at the end, because an autoregressive model predicts the next token.
+A template is usable when its object stands at the end, because an autoregressive model predicts the next token. The form with other facts before
+each prompt is `tl_knowledge.datasets.context_pararel`.
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tl_knowledge.datasets.context import CONTEXT_PAIRS, in_context
 from tl_knowledge.datasets.records import Row, Source, files_in, read_rows
 from tl_knowledge.door import public
 from tl_knowledge.errors import DataError
 from tl_knowledge.prompts.facts import Fact
 
-__all__ = ["load_context_pararel", "load_pararel"]
+__all__ = ["load_pararel", "relation_rows", "split_pattern"]
 
 SUBJECT, OBJECT = "[X]", "[Y]"
-FEWEST_TEMPLATES, MOST_PAIRS = 4, 100
-
-Pair = tuple[str, str]
 
 
 @public
@@ -38,48 +34,23 @@ def load_pararel(source: Source, *, relations: Iterable[str] | None = None, limi
     Raises:
         DataError: no such files, no such relation, or a malformed record (file, line, field).
     """
-    return [
-        Fact(subject, templates[0], " " + target, relation, tuple(templates[1:]))
-        for relation, templates, pairs in _relations(source, relations)
-        if templates
-        for subject, target in pairs[:limit]
-    ]
+    facts: list[Fact] = []
+    for relation, patterns, pairs in relation_rows(source, relations):
+        ends = (split_pattern(row) for row in patterns)
+        templates = list(dict.fromkeys(template for template, end in ends if template and not end.strip(".")))
+        if templates:
+            facts += [
+                Fact(subject, templates[0], " " + target, relation, tuple(templates[1:])) for subject, target in list(dict.fromkeys(pairs))[:limit]
+            ]
+    return facts
 
 
-@public
-def load_context_pararel(
-    source: Source, *, relations: Iterable[str] | None = None, limit: int = MOST_PAIRS, separator: str = ". ", seed: int = 0
-) -> list[Fact]:
-    """context-ParaRel (Wen and Bai, section 4.1): every prompt begins with four other facts of its relation, in the same template.
-
-    Kept are relations with at least four usable templates, and at most ``limit`` pairs of each, drawn without replacement. The four
-    context pairs are drawn for each fact and are the same in all its templates. Every draw depends on the seed, the relation and the
-    subject only.
-
-    Args:
-        source, relations: as `load_pararel`.
-        limit: how many pairs of a relation to keep.
-        separator: between the context's statements.
-        seed: of the draws.
+def relation_rows(source: Source, relations: Iterable[str] | None) -> Iterator[tuple[str, list[Row], list[tuple[str, str]]]]:
+    """Each relation's patterns, and its pairs of subject and object, as they stand in the files.
 
     Raises:
         DataError: as `load_pararel`.
     """
-    facts: list[Fact] = []
-    for relation, templates, pairs in _relations(source, relations):
-        if len(templates) < FEWEST_TEMPLATES or len(pairs) <= CONTEXT_PAIRS:
-            continue
-        kept = random.Random(f"{seed}/{relation}").sample(pairs, min(limit, len(pairs)))
-        for subject, target in kept:
-            others = [pair for pair in pairs if pair[0] != subject]
-            context = random.Random(f"{seed}/{relation}/{subject}").sample(others, CONTEXT_PAIRS)
-            fact = Fact(subject, templates[0], " " + target, relation, tuple(templates[1:]))
-            facts.append(in_context(fact, [(s, " " + o) for s, o in context], separator=separator))
-    return facts
-
-
-def _relations(source: Source, relations: Iterable[str] | None) -> Iterator[tuple[str, list[str], list[Pair]]]:
-    """Each relation's usable templates and distinct pairs."""
     folder = Path(source)
     patterns = {path.stem: path for path in files_in(folder, "**/graphs_json/P*.jsonl")}
     tuples = {path.stem: path for path in files_in(folder, "**/trex_lms_vocab/P*.jsonl")}
@@ -87,19 +58,22 @@ def _relations(source: Source, relations: Iterable[str] | None) -> Iterator[tupl
     wanted = both if relations is None else list(relations)
     missing = [name for name in wanted if name not in both]
     if missing:
-        raise DataError(f"{str(source)!r} has no relation {missing[0]!r} with patterns and tuples; it has {', '.join(both)}.")
+        raise DataError(
+            f"{str(source)!r} has no relation {missing[0]!r} with patterns and tuples; it has {', '.join(both)}; pass relations= of these."
+        )
     for name in wanted:
-        templates = list(dict.fromkeys(t for row in read_rows(patterns[name]) if (t := _template(row)) is not None))
-        pairs = list(dict.fromkeys((row.text("sub_label"), row.text("obj_label")) for row in read_rows(tuples[name])))
-        yield name, templates, pairs
+        yield name, list(read_rows(patterns[name])), [(row.text("sub_label"), row.text("obj_label")) for row in read_rows(tuples[name])]
 
 
-def _template(row: Row) -> str | None:
-    """A pattern as our template, or ``None`` when its object does not stand at the end."""
+def split_pattern(row: Row) -> tuple[str, str]:
+    """A pattern as our template, and what follows its object without spaces; no template where the subject follows the object.
+
+    Raises:
+        DataError: a pattern without a subject or an object.
+    """
     pattern = row.text("pattern")
     if SUBJECT not in pattern or OBJECT not in pattern:
         raise DataError(f"{row.where}: field 'pattern' is {pattern!r}; it must hold {SUBJECT} and {OBJECT}.")
-    head = pattern.rstrip(" .")
-    if not head.endswith(OBJECT) or head.count(OBJECT) > 1:
-        return None
-    return head.removesuffix(OBJECT).rstrip().replace(SUBJECT, "{}")
+    head, _, tail = pattern.rpartition(OBJECT)
+    template = head.rstrip().replace(SUBJECT, "{}")
+    return template if SUBJECT in head and OBJECT not in head else "", tail.replace(" ", "")

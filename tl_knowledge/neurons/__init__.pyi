@@ -3,7 +3,7 @@ from .attribution import mean_activation as mean_activation
 from .context_gain import ContextGain as ContextGain
 from .context_gain import measure_context_gain as measure_context_gain
 from .effects import NeuronEffects as NeuronEffects
-from .effects import measure_neuron_effects as measure_neuron_effects
+from .effects_driver import measure_neuron_effects as measure_neuron_effects
 from .groups import PromptGroup as PromptGroup
 from .groups import agreement_groups as agreement_groups
 from .groups import determiner as determiner
@@ -34,3 +34,4 @@ from .token_effects import TokenEffects as TokenEffects
 from .token_effects import measure_token_effects as measure_token_effects
 from .token_effects import single_token_words as single_token_words
 from .view import neuron_view as neuron_view
+from .word_lists import NUMBER_WORDS as NUMBER_WORDS

@@ -28,14 +28,15 @@ from tl_knowledge.engine.rows import MEMORY_BUDGET
 from tl_knowledge.errors import InputError, NumericalError, UnsupportedModelError, check_choice, check_given
 from tl_knowledge.models.checks import check_layers
 from tl_knowledge.models.loading import AnyModel, as_model
-from tl_knowledge.models.protocol import HookedModel, layer_count, model_device, model_name
+from tl_knowledge.models.protocol import HookedModel, is_masked, layer_count, model_device, model_name
+from tl_knowledge.neurons.continuations import own_continuations
 from tl_knowledge.neurons.engine import PathGradients, Questions, questions_at_once
 from tl_knowledge.neurons.result import NeuronAttribution
-from tl_knowledge.neurons.settings import AttributionMethod, AttributionSettings, AttributionVariant
+from tl_knowledge.neurons.settings import BEFORE_NONLINEARITY, AttributionMethod, AttributionSettings, AttributionVariant
 from tl_knowledge.prompts.prompt import Prompt, check_fits
 from tl_knowledge.results.provenance import provenance_of
 
-__all__ = ["attribute_neurons", "mean_activation"]
+__all__ = ["activation_site", "attribute_neurons", "mean_activation"]
 
 
 @public
@@ -64,6 +65,7 @@ def attribute_neurons(
         steps: points of the path.
         baseline: the path's start: ``"zero"``, or activations ``[layer d_mlp]`` such as `mean_activation`.
         multi_token: attribute every token of the target, the earlier ones appended to the prompt, and add the scores; else the first.
+            EleutherAI's program appends the model's own predictions instead, and averages (Wen and Bai's: the target's, and averages).
         layers: which layers; all when ``None``.
         memory_budget: bytes that the activations kept for the backward may take.
 
@@ -125,7 +127,7 @@ def mean_activation(
     check_choice("variant", variant, AttributionVariant)
     layers = tuple(range(layer_count(model)))
     start = _baseline_rows(model, "zero", layers)
-    total, site = torch.zeros_like(start, dtype=torch.float64), _site(model, variant)
+    total, site = torch.zeros_like(start, dtype=torch.float64), activation_site(model, variant)
     with progress_bar(what="mean activation", unit="prompt", total=len(batch), progress=progress) as bar:
         for group in equal_groups([len(prompt) for prompt in batch]):
             questions = Questions.stack([Questions(batch[i].tokens, (batch[i].last.last,), (0,), (batch[i].span(at).last,)) for i in group])
@@ -144,10 +146,11 @@ def _attributed(
     progress: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Scores ``[prompt layer d_mlp]``, gaps ``[prompt layer]`` and clean probabilities ``[prompt]``, over each prompt's questions."""
-    alphas, site = _alphas(settings), _site(model, settings.variant)
+    alphas, site = _alphas(settings), activation_site(model, settings.variant)
     scores = start.new_zeros(len(prompts), *start.shape, device="cpu")
     gaps, probability = scores.new_zeros(len(prompts), len(layers)), scores.new_ones(len(prompts))
-    rows, questions = zip(*((i, each) for i, prompt in enumerate(prompts) for each in _questions(prompt, settings)), strict=True)
+    appended = own_continuations(model, prompts)[0] if _appends_its_own(settings) else [prompt.answer for prompt in prompts]
+    rows, questions = zip(*((i, each) for i, prompt in enumerate(prompts) for each in _questions(prompt, appended[i], settings)), strict=True)
     at_once = questions_at_once(model, questions, layers, len(alphas), memory_budget)
     with progress_bar(what="attribute neurons", unit="prompt", total=len(questions), progress=progress) as bar:
         for group in equal_groups([(question.length, question.kept) for question in questions], at_once):
@@ -157,16 +160,23 @@ def _attributed(
                 row = rows[k]
                 scores[row], gaps[row], probability[row] = scores[row] + score, gaps[row] + gap, probability[row] * p
             bar.update(len(group))
+    if settings.multi_token and settings.variant in BEFORE_NONLINEARITY:
+        tokens = scores.new_tensor([len(prompt.answer) for prompt in prompts])
+        scores, gaps = scores / tokens[:, None, None], gaps / tokens[:, None]
     return scores, gaps, probability
 
 
-def _site(model: HookedModel, variant: AttributionVariant) -> str:
+def _appends_its_own(settings: AttributionSettings) -> bool:
+    return settings.multi_token and settings.variant in ("eleutherai2022", "niu2024")
+
+
+def activation_site(model: HookedModel, variant: AttributionVariant) -> str:
     """The hook that is scaled.
 
     Raises:
         UnsupportedModelError: what the model shows before the nonlinearity is not one number a neuron (gates in the same projection).
     """
-    if variant in ("ours", "dai2022"):
+    if variant not in BEFORE_NONLINEARITY or is_masked(model):
         return "hook_post"
     name, width = "blocks.0.mlp.hook_pre", int(model.blocks[0].mlp.W_out.shape[0])
     shown = record(model, torch.zeros(1, 1, dtype=torch.long, device=model_device(model)), [], [name])[name]
@@ -182,7 +192,7 @@ def _alphas(settings: AttributionSettings) -> tuple[float, ...]:
     steps = settings.steps
     if settings.method != "integrated_gradients":
         return (1.0,) if settings.method == "gradient_x_activation" else ()
-    if settings.variant in ("eleutherai2022", "niu2024"):
+    if settings.variant in BEFORE_NONLINEARITY:
         return tuple(torch.linspace(0, 1, steps, dtype=torch.float64).tolist())
     return tuple((k + (settings.variant == "ours")) / steps for k in range(steps))
 
@@ -206,11 +216,11 @@ def _baseline_rows(model: HookedModel, baseline: Literal["zero"] | torch.Tensor,
     return baseline.to(written)[list(layers)].detach()
 
 
-def _questions(prompt: Prompt, settings: AttributionSettings) -> Iterator[Questions]:
-    """One question for the answer's first token, or one for each, the tokens before it appended."""
+def _questions(prompt: Prompt, appended: Sequence[int], settings: AttributionSettings) -> Iterator[Questions]:
+    """One question for the answer's first token, or one for each, as many tokens appended as come before it."""
     answer = prompt.answer if settings.multi_token else prompt.answer[:1]
     for k, token in enumerate(answer):
-        before = torch.tensor([answer[:k]], dtype=prompt.tokens.dtype, device=prompt.tokens.device)
+        before = torch.tensor([tuple(appended[:k])], dtype=prompt.tokens.dtype, device=prompt.tokens.device)
         position = prompt.last.last + k
         at = position if settings.at == "last" else prompt.span(settings.at).last
         yield Questions(torch.cat([prompt.tokens, before], dim=1), (position,), (token,), (at,))

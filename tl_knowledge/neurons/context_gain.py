@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from more_itertools import always_iterable
 
-from tl_knowledge.datasets import CONTEXT_PAIRS, with_context
+from tl_knowledge.datasets import CONTEXT_PAIRS, CONTEXT_SEPARATOR, with_context
 from tl_knowledge.door import public
 from tl_knowledge.drawing import grouped_bars
 from tl_knowledge.engine.batches import answer_probabilities
@@ -88,7 +88,7 @@ def measure_context_gain(
     *,
     limit: int = CONTEXT_PAIRS,
     pool: Iterable[Fact] | None = None,
-    separator: str = ". ",
+    separator: str = CONTEXT_SEPARATOR,
     seed: int = 0,
     progress: bool = True,
 ) -> ContextGain:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from more_itertools import always_iterable
 
-from tl_knowledge.datasets import paraphrases
+from tl_knowledge.datasets import MARKS, paraphrases
 from tl_knowledge.door import public
 from tl_knowledge.errors import DataError, InputError, check_given
 from tl_knowledge.models.loading import AnyModel, as_model
@@ -16,10 +16,7 @@ from tl_knowledge.models.protocol import HookedModel, is_masked
 from tl_knowledge.prompts.facts import Fact, MinimalPair
 from tl_knowledge.prompts.prompt import Prompt, is_one_token, mask_token
 
-__all__ = ["MARKS", "PromptGroup", "agreement_groups", "determiner", "fact_groups", "masked_word", "punctuation_groups"]
-
-MARKS = (".", ",", "!", "?", ";")
-"""The marks of Wen and Bai, table 2."""
+__all__ = ["PromptGroup", "agreement_groups", "determiner", "fact_groups", "masked_word", "punctuation_groups"]
 
 DETERMINERS = ("this", "that", "these", "those")
 
@@ -66,9 +63,9 @@ def agreement_groups(
 ) -> list[PromptGroup]:
     """Groups of minimal pairs of one paradigm (BLiMP): what precedes the word that makes the sentence good, with that word as the target.
 
-    An autoregressive model predicts the word after the pair's prefix, so only paradigms with one prefix will do
-    (``determiner_noun_agreement_1``, whose noun differs). A masked model predicts the word itself, in any paradigm whose sentences differ
-    in one word of one token; other pairs are left out.
+    An autoregressive model predicts the word after the good sentence's prefix: the noun after its determiner, where the nouns differ
+    (``determiner_noun_agreement_1``) and where the determiners do (``..._2``); paradigms without a prefix will not do. A masked model predicts the
+    word itself, in any paradigm whose sentences differ in one word of one token; other pairs are left out.
 
     Args:
         by: what names a pair's group; the good word when ``None``. `determiner` puts all sentences with "these" together.
@@ -87,7 +84,7 @@ def agreement_groups(
             groups.setdefault((pair.paradigm, by(pair) if by else prompt.target.strip()), []).append(prompt)
     if not groups:
         raise DataError(
-            f"none of {len(given)} pairs makes a prompt: an autoregressive model needs paradigms with one prefix (determiner_noun_agreement_1), "
+            f"none of {len(given)} pairs makes a prompt: an autoregressive model needs paradigms with a prefix (determiner_noun_agreement_1 and _2), "
             "a masked one sentences that differ in one word of one token."
         )
     return [PromptGroup(paradigm, name, tuple(prompts[:limit])) for (paradigm, name), prompts in groups.items()]
@@ -113,7 +110,7 @@ def punctuation_groups(
     """Sentences cut off before their last mark, which the model is to predict (Wen and Bai, section 5.5): a group for each mark.
 
     Args:
-        sentences: each ending in one of the marks; others are left out.
+        sentences: each ending in one of the marks, for example `load_punctuation`; others are left out.
         marks: which; those without a sentence make no group.
         limit: how many sentences of a mark to draw.
         seed: of the draw.

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
-from more_itertools import always_iterable, constrained_batches
+from more_itertools import always_iterable, chunked, constrained_batches
 
 from tl_knowledge.door import public
 from tl_knowledge.engine.prefix import prefix_engine
 from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.engine.rows import MEMORY_BUDGET
-from tl_knowledge.errors import check_given
+from tl_knowledge.errors import DataError, check_given
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.neurons.attribution import attribute_neurons
@@ -19,14 +25,17 @@ from tl_knowledge.neurons.groups import PromptGroup, fact_groups
 from tl_knowledge.neurons.located import LocatedNeurons
 from tl_knowledge.neurons.neuron_set import NeuronSet
 from tl_knowledge.neurons.result import NeuronAttribution
-from tl_knowledge.neurons.selection import adapted_sharing, coarse_neurons
+from tl_knowledge.neurons.selection import CoarseCounts, adapted_sharing, coarse_neurons
 from tl_knowledge.neurons.settings import Adaptation, AttributionSettings, AttributionVariant, LocationSettings, ThresholdKind
 from tl_knowledge.prompts.facts import Fact
-from tl_knowledge.results.provenance import provenance_of
+from tl_knowledge.results.packing import plain
+from tl_knowledge.results.provenance import Provenance, provenance_of
+from tl_knowledge.results.run_folder import RunFolder
 
 __all__ = ["locate_neurons"]
 
 PROMPTS_AT_ONCE = 64
+GROUPS_PER_PART = 100
 
 
 @public
@@ -42,7 +51,9 @@ def locate_neurons(
     variant: AttributionVariant = "ours",
     at: str = "last",
     steps: int = 20,
+    multi_token: bool = False,
     memory_budget: float = MEMORY_BUDGET,
+    store: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> LocatedNeurons:
     """Attribute every group's prompts and keep the neurons that they share.
@@ -51,10 +62,12 @@ def locate_neurons(
         groups: facts (their own wording and paraphrases are a group), or groups of prompts.
         threshold, kind, shared_by: as `select_neurons`.
         adapt: whether ``shared_by`` moves by 0.05 until the count lies in ``mean_count``.
-        variant, at, steps, memory_budget: as `attribute_neurons`.
+        variant: whose attribution (as `attribute_neurons`) and whose refinement (as `select_neurons`).
+        at, steps, multi_token, memory_budget: as `attribute_neurons`.
+        store: a folder; a run that was killed goes on from it, a hundred groups at a time, also with another ``shared_by`` or ``adapt``.
 
     Raises:
-        DataError: no group, or a fact without paraphrases.
+        DataError: no group, a fact without paraphrases, or a folder of another run.
         InputError: as `attribute_neurons` and `select_neurons`.
 
     Example:
@@ -65,22 +78,84 @@ def locate_neurons(
         (4, ['relation', 'groups', 'prompts', 'KN'])
     """
     model = as_model(model, masked=True)
-    scoring = AttributionSettings(variant=variant, at=at, steps=steps)
+    scoring = AttributionSettings(variant=variant, at=at, steps=steps, multi_token=multi_token)
     settings = LocationSettings(scoring, threshold, kind, shared_by, adapt, (mean_count[0], mean_count[1]))
     members = _as_groups(model, groups)
-    coarse: list[list[NeuronSet]] = []
-    rows: list[dict[str, object]] = []
-    with progress_bar(what="locate neurons", unit="prompt", total=sum(len(group.prompts) for group in members), progress=progress) as bar:
-        for group, scores in _attributions(model, members, settings, memory_budget):
-            coarse.append(coarse_neurons(scores, threshold=threshold, kind=kind))
+    run = _Run(model, settings, provenance_of(model, engine=prefix_engine(model), has_bos=members[0].prompts[0].has_bos, settings=settings))
+    parts = list(chunked(members, GROUPS_PER_PART))
+    total = sum(len(group.prompts) for group in members)
+    with ExitStack() as stack:
+        bar = stack.enter_context(progress_bar(what="locate neurons", unit="prompt", total=total, progress=progress))
+        folder = None if store is None else stack.enter_context(closing(RunFolder(store, run.key(members), "locate_neurons()")))
+        finished = {} if folder is None else _finished(folder, parts)
+        located: list[LocatedNeurons] = []
+        for number, part in enumerate(parts):
+            there = finished.get(number)
+            located.append(run.located(part, memory_budget, bar) if there is None else there)
+            if there is None and folder is not None:
+                located[-1].save(folder.part(number))
+            elif there is not None:
+                bar.update(sum(len(group.prompts) for group in part))
+    coarse = tuple(counts for part in located for counts in part.coarse)
+    return run.refined(pd.concat([part.table for part in located], ignore_index=True), coarse)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One location: scores groups, and refines what all of them have."""
+
+    model: HookedModel
+    settings: LocationSettings
+    provenance: Provenance
+
+    def key(self, groups: Sequence[PromptGroup]) -> dict[str, Any]:
+        """What decides the coarse sets, as a `RunFolder` keeps it; with another share or adaptation the stored run goes on."""
+        at = self.settings.attribution.at
+        prompts = [[(p.tokens.tolist(), p.answer, p.span(at).last, p.last.last) for p in group.prompts] for group in groups]
+        asked = [[group.relation, group.name, some] for group, some in zip(groups, prompts, strict=True)]
+        settings = plain(self.settings)
+        return {
+            "groups": hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16],
+            "weights": self.provenance.weights,
+            "settings": settings["attribution"] | {name: settings[name] for name in ("threshold", "kind")},
+        }
+
+    def located(self, groups: Sequence[PromptGroup], memory_budget: float, bar: Any) -> LocatedNeurons:
+        """Some of the groups, scored, and refined by themselves."""
+        rows: list[dict[str, object]] = []
+        coarse: list[CoarseCounts] = []
+        settings = self.settings
+        for group, scores in _attributions(self.model, groups, settings, memory_budget):
+            sets = coarse_neurons(scores, threshold=settings.threshold, kind=settings.kind, variant=settings.attribution.variant)
+            coarse.append(CoarseCounts.of(sets))
             rows.append(_row(group, scores))
             bar.update(len(group.prompts))
-    sets, shares = _refined(members, coarse, settings)
-    table = pd.DataFrame(rows)
-    table.insert(3, "neurons", [len(neurons) for neurons in sets])
-    table.insert(4, "share", shares)
-    provenance = provenance_of(model, engine=prefix_engine(model), has_bos=members[0].prompts[0].has_bos, settings=settings)
-    return LocatedNeurons(table, tuple(sets), settings, provenance)
+        return self.refined(pd.DataFrame(rows), tuple(coarse))
+
+    def refined(self, table: pd.DataFrame, coarse: tuple[CoarseCounts, ...]) -> LocatedNeurons:
+        """Each group's refined neurons, and the share they were refined with; anew where the table has them already."""
+        sets, shares = _refined(list(table["relation"]), coarse, self.settings)
+        table = table.drop(columns=["neurons", "share"], errors="ignore")
+        table.insert(3, "neurons", [len(neurons) for neurons in sets])
+        table.insert(4, "share", shares)
+        return LocatedNeurons(table, tuple(sets), self.settings, self.provenance, coarse)
+
+
+def _finished(folder: RunFolder, parts: Sequence[Sequence[PromptGroup]]) -> dict[int, LocatedNeurons]:
+    """The parts that are there, read before anything is computed.
+
+    Raises:
+        DataError: a damaged part, or one that has other groups than its place in the run.
+    """
+    found: dict[int, LocatedNeurons] = {}
+    for number in folder.finished():
+        part = LocatedNeurons.load(folder.part(number))
+        groups = parts[number] if number < len(parts) else ()
+        there = list(zip(part.table["relation"], part.table["name"], part.table["prompts"], strict=True))
+        if there != [(group.relation, group.name, len(group.prompts)) for group in groups]:
+            raise DataError(f"{str(folder.part(number))!r} has other groups than its place in the run; delete it to have it computed again.")
+        found[number] = part
+    return found
 
 
 def _as_groups(model: HookedModel, groups: Fact | PromptGroup | Iterable[Fact] | Iterable[PromptGroup]) -> list[PromptGroup]:
@@ -96,7 +171,14 @@ def _attributions(
     for bundle in constrained_batches(groups, PROMPTS_AT_ONCE, get_len=lambda group: len(group.prompts), strict=False):
         prompts = [prompt for group in bundle for prompt in group.prompts]
         together = attribute_neurons(
-            model, prompts, variant=scoring.variant, at=scoring.at, steps=scoring.steps, memory_budget=memory_budget, progress=False
+            model,
+            prompts,
+            variant=scoring.variant,
+            at=scoring.at,
+            steps=scoring.steps,
+            multi_token=scoring.multi_token,
+            memory_budget=memory_budget,
+            progress=False,
         )
         first = 0
         for group in bundle:
@@ -115,15 +197,17 @@ def _row(group: PromptGroup, scores: NeuronAttribution) -> dict[str, object]:
     }
 
 
-def _refined(groups: Sequence[PromptGroup], coarse: Sequence[list[NeuronSet]], settings: LocationSettings) -> tuple[list[NeuronSet], list[float]]:
+def _refined(relations: Sequence[str], coarse: Sequence[CoarseCounts], settings: LocationSettings) -> tuple[list[NeuronSet], list[float]]:
     """Each group's refined neurons and the share they were refined with."""
     adapt, mean_count = settings.adapt, None if settings.adapt == "no" else settings.mean_count
-    keys = [i if adapt == "group" else groups[i].relation if adapt == "relation" else None for i in range(len(groups))]
+    keys = [i if adapt == "group" else relations[i] if adapt == "relation" else None for i in range(len(relations))]
+    by_key: dict[object, list[int]] = {}
+    for i, key in enumerate(keys):
+        by_key.setdefault(key, []).append(i)
     sets: dict[int, NeuronSet] = {}
     shares: dict[int, float] = {}
-    for key in dict.fromkeys(keys):
-        members = [i for i, other in enumerate(keys) if other == key]
-        refined, share = adapted_sharing([coarse[i] for i in members], settings.shared_by, mean_count)
+    for members in by_key.values():
+        refined, share = adapted_sharing([coarse[i] for i in members], settings.shared_by, mean_count, settings.attribution.variant)
         sets |= dict(zip(members, refined, strict=True))
         shares |= dict.fromkeys(members, share)
-    return [sets[i] for i in range(len(groups))], [shares[i] for i in range(len(groups))]
+    return [sets[i] for i in range(len(keys))], [shares[i] for i in range(len(keys))]

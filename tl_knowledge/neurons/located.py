@@ -13,10 +13,10 @@ import plotly.graph_objects as go
 from scipy import sparse
 
 from tl_knowledge.drawing import HeatMap, heat_maps, label_text
-from tl_knowledge.errors import DataError
+from tl_knowledge.errors import DataError, InputError
 from tl_knowledge.neurons.figures import layer_bars
 from tl_knowledge.neurons.neuron_set import NeuronSet
-from tl_knowledge.neurons.selection import shared_neurons
+from tl_knowledge.neurons.selection import CoarseCounts, neurons_of_relation
 from tl_knowledge.neurons.settings import LocationSettings
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import TableResult
@@ -35,6 +35,7 @@ class LocatedNeurons(TableResult):
         sets: the refined neurons, in the table's order.
         settings: how they were located.
         provenance: what they were located with.
+        coarse: in how many of each group's prompts every neuron of a coarse set is.
     """
 
     ranked_by: ClassVar[str] = "share"
@@ -42,6 +43,7 @@ class LocatedNeurons(TableResult):
     sets: tuple[NeuronSet, ...]
     settings: LocationSettings
     provenance: Provenance
+    coarse: tuple[CoarseCounts, ...] = ()
 
     def __getitem__(self, name: str) -> NeuronSet:
         """The neurons of the group of that name.
@@ -77,7 +79,28 @@ class LocatedNeurons(TableResult):
             DataError: no group of that relation.
             InputError: a share outside (0, 1].
         """
-        return shared_neurons(self.of_relation(relation), shared_by=shared_by)
+        sets = self.of_relation(relation)
+        if not 0 < shared_by <= 1:
+            raise InputError(f"shared_by={shared_by} is no share of the facts; pass a number in (0, 1], usually 0.5.")
+        return neurons_of_relation(sets, shared_by, self.settings.attribution.variant)
+
+    def shares(self) -> pd.DataFrame:
+        """In which share of a group's prompts every neuron is (Wen and Bai, table 2: p%): by group, the most shared first.
+
+        Returns:
+            ``relation name layer neuron share refined``, one row for each neuron of any prompt's coarse set; ``refined``: whether it was kept.
+
+        Raises:
+            DataError: loaded from a file of a version that did not keep them.
+        """
+        if len(self.coarse) != len(self.sets):
+            raise DataError("these neurons were saved without the shares of their prompts; locate_neurons() again.")
+        columns = ["relation", "name", "layer", "neuron", "share", "refined"]
+        rows: list[tuple[object, ...]] = []
+        for relation, name, counts, kept in zip(self.table["relation"], self.table["name"], self.coarse, self.sets, strict=True):
+            by_share = sorted(counts.counts, key=lambda row: (-row[2], row[0], row[1]))
+            rows += [(relation, name, layer, neuron, count / counts.total, (layer, neuron) in kept) for layer, neuron, count in by_share]
+        return pd.DataFrame(rows, columns=columns)  # pyright: ignore[reportArgumentType]
 
     def headline(self) -> str:
         """How many neurons, of how many groups."""

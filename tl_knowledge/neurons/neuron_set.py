@@ -101,23 +101,23 @@ class NeuronSet:
     def __xor__(self, other: NeuronSet) -> NeuronSet:
         return self._with(self.neurons ^ self._same_model(other))
 
-    def suppress(self, *, positions: Positions | None = None) -> Hooks:
-        """Hooks that set the neurons to zero, at some positions (``-1``: the last) or everywhere.
+    def suppress(self, *, positions: Positions | None = None, before_nonlinearity: bool = False) -> Hooks:
+        """Hooks that set the neurons to zero, at some positions (``-1``: the last) or everywhere, after the non-linearity or before it.
 
         Raises:
             ComponentError: the set is empty.
         """
-        return self.scale(0.0, positions=positions)
+        return self.scale(0.0, positions=positions, before_nonlinearity=before_nonlinearity)
 
-    def enhance(self, factor: float = 2.0, *, positions: Positions | None = None) -> Hooks:
-        """Hooks that multiply the neurons' activations.
+    def enhance(self, factor: float = 2.0, *, positions: Positions | None = None, before_nonlinearity: bool = False) -> Hooks:
+        """Hooks that multiply the neurons' activations; EleutherAI's program doubles them before the non-linearity on GPT-2.
 
         Raises:
             ComponentError: the set is empty, or the factor not finite.
         """
-        return self.scale(factor, positions=positions)
+        return self.scale(factor, positions=positions, before_nonlinearity=before_nonlinearity)
 
-    def scale(self, factor: float, *, positions: Positions | None = None) -> Hooks:
+    def scale(self, factor: float, *, positions: Positions | None = None, before_nonlinearity: bool = False) -> Hooks:
         """Hooks that multiply the neurons' activations by any factor.
 
         Raises:
@@ -125,7 +125,7 @@ class NeuronSet:
         """
         if not self.neurons:
             raise ComponentError("the set has no neuron, so its hooks would do nothing; lower the threshold or shared_by of select_neurons().")
-        return scale_neurons(self.neurons, factor, positions=positions)
+        return scale_neurons(self.neurons, factor, positions=positions, before_nonlinearity=before_nonlinearity)
 
     def random_control(self, seed: int = 0) -> NeuronSet:
         """As many other neurons in every layer, drawn at random.

@@ -8,22 +8,36 @@ from typing import Literal, TypeAlias
 from tl_knowledge.errors import InputError, check_choice
 from tl_knowledge.neurons.words import place_words
 
-__all__ = ["Adaptation", "AttributionMethod", "AttributionSettings", "AttributionVariant", "LocationSettings", "ThresholdKind", "check_selection"]
+__all__ = [
+    "BEFORE_NONLINEARITY",
+    "Adaptation",
+    "AttributionMethod",
+    "AttributionSettings",
+    "AttributionVariant",
+    "LocationSettings",
+    "ThresholdKind",
+    "check_selection",
+]
 
 AttributionMethod: TypeAlias = Literal["integrated_gradients", "gradient_x_activation", "activation"]
 
-AttributionVariant: TypeAlias = Literal["ours", "dai2022", "eleutherai2022", "niu2024"]
+AttributionVariant: TypeAlias = Literal["ours", "dai2022", "eleutherai2022", "niu2024", "wen_bai"]
 """Where the path's points lie, and which activation is scaled:
 
-================== ======================== ===================================================
-variant            alpha                    activation
-================== ======================== ===================================================
-``ours``           ``k/m, k = 1 .. m``      after the non-linearity (``hook_post``)
-``dai2022``        ``k/m, k = 0 .. m-1``    after
-``eleutherai2022`` ``linspace(0, 1, m)``    before it (``hook_pre``; the gate of gated MLPs)
-``niu2024``        as ``eleutherai2022``    as ``eleutherai2022``
-================== ======================== ===================================================
+================== ===================== ================================================== =====================================
+variant            alpha                 activation                                         targets of several tokens
+================== ===================== ================================================== =====================================
+``ours``           ``k/m, k = 1 .. m``   after the non-linearity (``hook_post``)            the target's tokens appended, summed
+``dai2022``        ``k/m, k = 0 .. m-1`` after                                              as ours (the program takes none)
+``eleutherai2022`` ``linspace(0, 1, m)`` before it (``hook_pre``; the gate of gated MLPs),  the model's own tokens appended, mean
+                                         in masked models after it
+``niu2024``        as above              as above                                           as above
+``wen_bai``        as above              as above                                           the target's tokens appended, mean
+================== ===================== ================================================== =====================================
 """
+
+BEFORE_NONLINEARITY: tuple[AttributionVariant, ...] = ("eleutherai2022", "niu2024", "wen_bai")
+"""The variants of EleutherAI's program, which hooks the output of the MLP's first matrix."""
 
 ThresholdKind: TypeAlias = Literal["max", "absolute", "quantile"]
 """A share of the prompt's largest score; a score; or the quantile of the prompt's scores that must be reached."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ from tl_knowledge.door import public
 from tl_knowledge.drawing import labelled_points
 from tl_knowledge.engine.batches import HooksAt, answer_logits, no_hooks
 from tl_knowledge.engine.progress import progress_bar
-from tl_knowledge.errors import InputError, TargetError, check_given
+from tl_knowledge.errors import InputError, TargetError, check_choice, check_given
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel, is_masked
 from tl_knowledge.neurons.neuron_set import NeuronSet
@@ -24,11 +24,13 @@ from tl_knowledge.neurons.words import factor_words
 from tl_knowledge.prompts.prompt import Prompt, is_one_token, target_tokens
 from tl_knowledge.results.provenance import Provenance, provenance_of
 from tl_knowledge.results.result import TableResult
-from tl_knowledge.results.statistics import paired_t_p_values, scalar_interval
+from tl_knowledge.results.statistics import paired_t_p_values, scalar_interval, unpaired_t_p_values
 
-__all__ = ["TokenEffects", "measure_token_effects", "single_token_words"]
+__all__ = ["TokenEffects", "TokenTest", "measure_token_effects", "single_token_words"]
 
 SIGNIFICANT = 0.05
+
+TokenTest = Literal["ours", "niu2024"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,10 +39,11 @@ class TokenEffects(TableResult):
 
     Attributes:
         table: one row a word: ``category word before after effect p corrected``: mean probabilities over prompts, ``(after - before) /
-            min(after, before)``, the paired two-sided t-test's p, and the same corrected for the number of words (Benjamini and Hochberg).
+            min(after, before)``, the two-sided t-test's p, and the same corrected for the number of words (Benjamini and Hochberg).
         neurons: what was scaled.
         factor: by what.
         prompts: over how many prompts.
+        variant: which t-test: paired and read after the correction, or Niu et al.'s.
         provenance: what it was measured with.
     """
 
@@ -50,11 +53,12 @@ class TokenEffects(TableResult):
     neurons: NeuronSet
     factor: float
     prompts: int
+    variant: TokenTest
     provenance: Provenance
 
     def headline(self) -> str:
         """How many words change."""
-        significant = int((self.table["corrected"] < SIGNIFICANT).sum())
+        significant = int(self._significant(self.table).sum())
         return (
             f"{len(self.neurons)} neurons {factor_words(self.factor)}: {significant} of {len(self.table)} words change significantly; "
             f"{self.prompts} prompts; {self.provenance.model}"
@@ -66,23 +70,26 @@ class TokenEffects(TableResult):
         for category in dict.fromkeys(self.table["category"]):
             words = self.table.loc[self.table["category"] == category]
             mean, low, high = scalar_interval(words["effect"])
-            significant = int((words["corrected"] < SIGNIFICANT).sum())
+            significant = int(self._significant(words).sum())
             rows.append({"category": category, "words": len(words), "significant": significant})
             rows[-1] |= {"effect": mean, "low": low, "high": high}
         return pd.DataFrame(rows)
 
     def plot(self, *, name: str = "the neurons") -> go.Figure:
-        """A point a word by category; red where the corrected p is below .05."""
-        frame = self.table
+        """A point a word by category; red where the p that counts (corrected, or Niu et al.'s) is below .05."""
+        frame, test = self.table, "corrected" if self.variant == "ours" else "unpaired, uncorrected"
         return labelled_points(
             frame["category"].tolist(),
             frame["word"].tolist(),
             frame["effect"].tolist(),
-            (frame["corrected"] < SIGNIFICANT).tolist(),
+            self._significant(frame).tolist(),
             title=f"Change of words' probability, {name} {factor_words(self.factor)}",
-            subtitle=f"{len(self.neurons)} neurons, {self.prompts} prompts, {len(frame)} words; {self.provenance.model}; red: p < .05, corrected",
+            subtitle=f"{len(self.neurons)} neurons, {self.prompts} prompts, {len(frame)} words; {self.provenance.model}; red: p < .05, {test}",
             value_axis="(after - before) / min(after, before)",
         )
+
+    def _significant(self, words: pd.DataFrame) -> pd.Series:
+        return words["corrected" if self.variant == "ours" else "p"] < SIGNIFICANT
 
 
 @public
@@ -93,20 +100,24 @@ def measure_token_effects(
     neurons: NeuronSet,
     *,
     factor: float = 0.0,
+    variant: TokenTest = "ours",
     progress: bool = True,
 ) -> TokenEffects:
     """Scale neurons where the prompts are answered and compare words' probabilities there.
 
     Args:
         prompts: at least 2; their targets are not used.
-        words: by category, each one token; for an autoregressive model they are measured with a leading space.
+        words: by category, each one token, such as `NUMBER_WORDS`; for an autoregressive model they are measured with a leading space.
         neurons: not empty.
         factor: 0 suppresses, 2 enhances.
+        variant: the t-test of the probabilities before and after. Ours is paired over prompts, and significant is what is so after the
+            correction for the number of words. ``"niu2024"`` is Niu et al.'s: unpaired, as if other prompts had been asked before and after,
+            and uncorrected (of 100 words that nothing happens to, five are red).
 
     Raises:
         DataError: no prompt, or no word.
         TargetError: a word that is not one token; `single_token_words` leaves those out.
-        InputError: a single prompt.
+        InputError: a single prompt, or an unknown variant.
         ComponentError: an empty set.
 
     Example:
@@ -120,6 +131,7 @@ def measure_token_effects(
         True
     """
     model = as_model(model, masked=True)
+    check_choice("variant", variant, TokenTest)
     batch = check_given(always_iterable(prompts, Prompt), "prompt", "pass at least 2")
     by_category = check_given(((category, word) for category, some in words.items() for word in some), "word", "pass at least one of some category")
     if len(batch) < 2:
@@ -129,13 +141,14 @@ def measure_token_effects(
     with progress_bar(what="token effects", unit="prompt", total=2 * len(batch), progress=progress) as bar:
         before = _probabilities(model, batch, tokens, no_hooks, bar)
         after = _probabilities(model, batch, tokens, lambda pos: neurons.scale(factor, positions=pos), bar)
-    p, corrected = paired_t_p_values(after, before)
+    p, corrected = (paired_t_p_values if variant == "ours" else unpaired_t_p_values)(after, before)
     table = pd.DataFrame(by_category, columns=["category", "word"])  # pyright: ignore[reportArgumentType]
     mean_before, mean_after = before.mean(0), after.mean(0)
     with np.errstate(invalid="ignore", divide="ignore"):
         effect = (mean_after - mean_before) / np.minimum(mean_after, mean_before)
     table = table.assign(before=mean_before, after=mean_after, effect=effect, p=p, corrected=corrected)
-    return TokenEffects(table, neurons, factor, len(batch), provenance_of(model, engine="hooks", has_bos=batch[0].has_bos, factor=factor))
+    provenance = provenance_of(model, engine="hooks", has_bos=batch[0].has_bos, factor=factor, variant=variant)
+    return TokenEffects(table, neurons, factor, len(batch), variant, provenance)
 
 
 @public

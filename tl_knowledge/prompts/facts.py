@@ -98,8 +98,9 @@ class MinimalPair:
     Attributes:
         paradigm: BLiMP's ``UID``, for example ``"determiner_noun_agreement_1"``.
         phenomenon: BLiMP's ``linguistics_term``, for example ``"determiner_noun_agreement"``.
-        prefix: what both sentences begin with, where the paradigm can be scored by one word after one prefix; else ``""``.
+        prefix: what both sentences begin with, where the paradigm can be scored by one word after a prefix; else ``""``.
         word_good, word_bad: that word; else ``""``.
+        prefix_bad: what the bad sentence begins with instead, where the *prefixes* differ and the word after them is one (BLiMP's ``..._2``).
 
     Example:
         >>> pair = MinimalPair("Raymond is selling this sketch.", "Raymond is selling this sketches.", "determiner_noun_agreement_1")
@@ -114,6 +115,7 @@ class MinimalPair:
     prefix: str = ""
     word_good: str = ""
     word_bad: str = ""
+    prefix_bad: str = ""
 
 
 @public

@@ -6,6 +6,7 @@ Facts are the unit that is drawn at random, so every interval resamples facts, n
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, SupportsFloat, TypeAlias
@@ -31,6 +32,7 @@ __all__ = [
     "paired_t_p_values",
     "rank_correlation",
     "scalar_interval",
+    "unpaired_t_p_values",
 ]
 
 IntervalVariant: TypeAlias = Literal["ours", "meng2022_code"]
@@ -159,6 +161,21 @@ def paired_t_p_values(first: Float[np.ndarray[Any, Any], "draw cell"], second: F
         statistic = difference.mean(0) / (difference.std(0, ddof=1) / np.sqrt(len(difference)))
     raw = np.where(np.all(difference == 0, axis=0), 1.0, 2 * stats.t.sf(np.abs(statistic), len(difference) - 1))
     return np.asarray(raw), np.asarray(stats.false_discovery_control(raw))
+
+
+def unpaired_t_p_values(first: Float[np.ndarray[Any, Any], "draw cell"], second: Float[np.ndarray[Any, Any], "draw cell"]) -> tuple[Array, Array]:
+    """The same of two samples that have nothing to do with each other, of one variance (Student); p = 1 where neither varies or differs.
+
+    Raises:
+        InputError: fewer than 2 draws.
+    """
+    if min(len(first), len(second)) < 2:
+        raise InputError(f"a t-test of {min(len(first), len(second))} draw(s) knows no spread; pass at least 2.")
+    with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of equal numbers
+        raw: Array = np.asarray(stats.ttest_ind(first, second).pvalue)  # pyright: ignore
+    raw = np.where(np.isnan(raw), 1.0, raw)
+    return raw, np.asarray(stats.false_discovery_control(raw))
 
 
 def largest_rows(frame: pd.DataFrame, k: int, by: str, *, either_sign: bool = False) -> pd.DataFrame:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -13,10 +13,11 @@ from typing_extensions import override
 
 from tl_knowledge.door import public
 from tl_knowledge.drawing import bar_chart
+from tl_knowledge.engine.batches import answer_probabilities
 from tl_knowledge.engine.progress import progress_bar
-from tl_knowledge.errors import check_given
+from tl_knowledge.errors import check_choice, check_given
 from tl_knowledge.models.loading import AnyModel, as_model
-from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.models.protocol import HookedModel, embedding_matrix, is_masked
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.prompts.prompt import Prompt, check_fits
 from tl_knowledge.results.provenance import Provenance, provenance_of
@@ -26,17 +27,29 @@ from tl_knowledge.runs.arguments import choose_answer, drawn_noise, sample_count
 from tl_knowledge.runs.corruption import GaussianNoise, Noise
 from tl_knowledge.runs.embeddings import entering_embeddings
 from tl_knowledge.runs.experiment import CorruptedRun, Experiment, answered
+from tl_knowledge.tracing.embedding_noise import is_tied, matrix_noise, noisy_matrix_probabilities, noisy_token_probabilities
 from tl_knowledge.tracing.sets.survey import fact_seed
 
-__all__ = ["PerturbationTest", "perturb_embeddings", "perturbation_sd"]
+__all__ = ["PerturbationTest", "PerturbationVariant", "perturb_embeddings", "perturbation_sd"]
 
-FACTS_AT_ONCE = 16
+FACTS_AT_ONCE, SAMPLES = 16, 10
+WEN_BAI_SD, WEN_BAI_MASKED_SD = 0.03, 0.01
+
+_Batch = Sequence[tuple[Fact, tuple[Prompt, ...]]]
+
+PerturbationVariant = Literal["ours", "wen_bai"]
+"""Noise on the tokens of the prompt, or on the whole embedding matrix, and so on an unembedding that is tied to it."""
 
 
 @public
 def perturbation_sd(model: AnyModel) -> float:
-    """The test's noise: a third of the mean absolute value of the embeddings as they enter the model (Wen and Bai, section 5.4)."""
-    return float(entering_embeddings(as_model(model, without_mlps=True)).double().abs().mean()) / 3
+    """The test's noise: a third of the mean absolute value of the embeddings as they enter the model (Wen and Bai, section 5.4).
+
+    In masked models that is the embedding matrix: their embeddings are normalised together with those of the positions.
+    """
+    model = as_model(model, masked=True, without_mlps=True)
+    entering = embedding_matrix(model) if is_masked(model) else entering_embeddings(model)
+    return float(entering.detach().double().abs().mean()) / 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +61,7 @@ class PerturbationTest(TableResult):
         noise: what was added, its scale a number; its seed is not set, because every fact has one.
         samples: noise draws for each fact.
         seed: each fact's noise comes from it and the fact's text.
+        variant: where the noise was added.
     """
 
     ranked_by: ClassVar[str] = "drop"
@@ -55,6 +69,7 @@ class PerturbationTest(TableResult):
     noise: Noise
     samples: int
     seed: int
+    variant: PerturbationVariant
     provenance: Provenance
 
     @override
@@ -80,14 +95,17 @@ class PerturbationTest(TableResult):
             list(frame["drop"]),
             list(frame["high"] - frame["drop"]),
             errors_below=list(frame["drop"] - frame["low"]),
-            title="Drop of P(answer) under noise on every token",
+            title=f"Drop of P(answer) under noise on {self._place()}",
             subtitle=self._conditions(),
             value_axis="drop of the answer's probability, 95% bootstrap interval over facts",
         )
 
     def _conditions(self) -> str:
         noise = f"{type(self.noise).__name__} of scale {self.noise.scale:.4g}"
-        return f"{noise} on every token; {len(self.table)} facts, {self.samples} noise samples each; {self.provenance.model}"
+        return f"{noise} on {self._place()}; {len(self.table)} facts, {self.samples} noise samples each; {self.provenance.model}"
+
+    def _place(self) -> str:
+        return "every token" if self.variant == "ours" else "the embedding matrix"
 
 
 @public
@@ -96,24 +114,32 @@ def perturb_embeddings(
     facts: Fact | Iterable[Fact],
     noise: Noise | float | str | None = None,
     *,
-    samples: int = 10,
+    variant: PerturbationVariant = "ours",
+    samples: int | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> PerturbationTest:
     """Add noise to the embedding of every token, and measure what the answer loses.
 
-    As hooks: ``corrupt(range(len(prompt)), GaussianNoise(perturbation_sd(model)))``.
+    As hooks: ``corrupt(range(len(prompt)), GaussianNoise(perturbation_sd(model)))``. Masked models answer at their mask.
+
+    Wen and Bai's program adds the noise to the embedding *matrix*, which in GPT-2 and BERT is the unembedding, too: a part of the drop is a noisy
+    unembedding, and no fragile prompt. ``variant="wen_bai"`` does that (no weight is written to), one draw a fact, for the mean over the fact's
+    own wording and its paraphrases.
 
     Args:
         model: a model, or its name or directory.
-        noise: settings, a standard deviation, or a rule such as ``"3sd"``; ``None`` is Gaussian noise of `perturbation_sd`.
-        samples: noise draws for each fact.
+        noise: settings, a standard deviation, or a rule such as ``"3sd"``; ``None`` is Gaussian noise of `perturbation_sd`, or of Wen and Bai's
+            standard deviations: 0.03, and 0.01 for masked models.
+        variant: where the noise is added.
+        samples: noise draws for each fact; 10, or Wen and Bai's 1, when ``None``.
         seed: of noise that has no seed of its own; each fact's noise comes from it and the fact's text.
         progress: show a progress bar once the work has lasted two seconds.
 
     Raises:
         DataError: no fact.
-        InputError: a fact that does not fit the model, or noise that cannot be drawn.
+        InputError: a fact that does not fit the model, noise that cannot be drawn, or an unknown variant.
+        UnsupportedModelError: ``"wen_bai"`` on processed weights, or a model that does more to its embeddings or logits than the matrix.
 
     Example:
         >>> import tl_knowledge as tlk
@@ -122,33 +148,70 @@ def perturb_embeddings(
         >>> len(test.table)
         8
     """
-    model = as_model(model, without_mlps=True)
+    model = as_model(model, masked=True, without_mlps=True)
+    check_choice("variant", variant, PerturbationVariant)
     given = check_given(always_iterable(facts, Fact), "fact")
-    seeded = drawn_noise(noise, GaussianNoise(perturbation_sd(model))).seeded(seed)
+    seeded = drawn_noise(noise, GaussianNoise(_default_sd(model, variant))).seeded(seed)
     settings, seed = seeded.resolve(model).with_seed(None), seeded.seed or 0
+    samples = (SAMPLES if variant == "ours" else 1) if samples is None else samples
     sample_count(samples, settings)
-    prompts = [Prompt.from_fact(model, fact) for fact in given]
-    for prompt in prompts:
+    prompts = [_wordings(model, fact) if variant == "wen_bai" else (Prompt.from_fact(model, fact),) for fact in given]
+    for prompt in (prompt for some in prompts for prompt in some):
         check_fits(model, prompt)
-    rows: list[dict[str, object]] = []
+    rows = _matrix_rows if variant == "wen_bai" else _masked_rows if is_masked(model) else _rows
+    table: list[dict[str, object]] = []
     with progress_bar(what="perturb embeddings", unit="fact", progress=progress, total=len(given)) as bar:
         for batch in chunked(zip(given, prompts, strict=True), FACTS_AT_ONCE):
-            rows += _rows(model, batch, settings, samples, seed)
+            table += rows(model, batch, settings, samples, seed)
             bar.update(len(batch))
-    provenance = provenance_of(model, engine="one forward", seed=seed, has_bos=prompts[0].has_bos, noise=repr(settings), samples=samples)
-    return PerturbationTest(pd.DataFrame(rows), settings, samples, seed, provenance)
+    more = {"noise": repr(settings), "samples": samples, "variant": variant}
+    provenance = provenance_of(model, engine="one forward", seed=seed, has_bos=prompts[0][0].has_bos, **more)
+    return PerturbationTest(pd.DataFrame(table), settings, samples, seed, variant, provenance)
 
 
-def _rows(model: HookedModel, batch: Sequence[tuple[Fact, Prompt]], noise: Noise, samples: int, seed: int) -> list[dict[str, object]]:
+def _default_sd(model: HookedModel, variant: PerturbationVariant) -> float:
+    if variant == "wen_bai":
+        return WEN_BAI_MASKED_SD if is_masked(model) else WEN_BAI_SD
+    return perturbation_sd(model)
+
+
+def _wordings(model: HookedModel, fact: Fact) -> tuple[Prompt, ...]:
+    """The fact in all its wordings."""
+    return tuple(Prompt.from_fact(model, fact.rephrase(template)) for template in (fact.template, *fact.paraphrases))
+
+
+def _row(fact: Fact, clean: float, perturbed: float) -> dict[str, object]:
+    return {"relation": fact.relation, "subject": fact.subject, "clean": clean, "perturbed": perturbed, "drop": clean - perturbed}
+
+
+def _rows(model: HookedModel, batch: _Batch, noise: Noise, samples: int, seed: int) -> list[dict[str, object]]:
     """The table's rows of some facts, whose runs go together."""
     experiment = Experiment(
         model,
-        tuple(answered(prompt, choose_answer(model, prompt, None, False)) for _, prompt in batch),
-        tuple(CorruptedRun(k, tuple(range(len(prompt))), noise.with_seed(fact_seed(fact, seed=seed))) for k, (fact, prompt) in enumerate(batch)),
+        tuple(answered(prompt, choose_answer(model, prompt, None, False)) for _, (prompt,) in batch),
+        tuple(CorruptedRun(k, tuple(range(len(prompt))), noise.with_seed(fact_seed(fact, seed=seed))) for k, (fact, (prompt,)) in enumerate(batch)),
         samples,
     )
-    rows: list[dict[str, object]] = []
-    for k, (fact, _) in enumerate(batch):
-        clean, perturbed = experiment.clean_probability(k), float(experiment.corrupted_probability(k).double().mean())
-        rows.append({"relation": fact.relation, "subject": fact.subject, "clean": clean, "perturbed": perturbed, "drop": clean - perturbed})
+    return [
+        _row(fact, experiment.clean_probability(k), float(experiment.corrupted_probability(k).double().mean())) for k, (fact, _) in enumerate(batch)
+    ]
+
+
+def _masked_rows(model: HookedModel, batch: _Batch, noise: Noise, samples: int, seed: int) -> list[dict[str, object]]:
+    """The same of a masked model, which sees what follows, so that no prompts go together."""
+    clean = answer_probabilities(model, [prompt for _, (prompt,) in batch]).tolist()
+    return [
+        _row(fact, clean[k], float(noisy_token_probabilities(model, prompt, noise.with_seed(fact_seed(fact, seed=seed)), samples).mean()))
+        for k, (fact, (prompt,)) in enumerate(batch)
+    ]
+
+
+def _matrix_rows(model: HookedModel, batch: _Batch, noise: Noise, samples: int, seed: int) -> list[dict[str, object]]:
+    """The table's rows under noise on the embedding matrix, each fact's draws its own."""
+    tied, rows = is_tied(model), list[dict[str, object]]()
+    for fact, prompts in batch:
+        first = fact_seed(fact, seed=seed)
+        draws = (matrix_noise(model, noise.with_seed(first + number)) for number in range(samples))
+        perturbed = [float(noisy_matrix_probabilities(model, prompts, drawn, tied=tied).mean()) for drawn in draws]
+        rows.append(_row(fact, float(answer_probabilities(model, prompts).mean()), sum(perturbed) / samples))
     return rows
