@@ -25,4 +25,5 @@ from .text import Fact as Fact
 from .text import MinimalPair as MinimalPair
 from .text import Relation as Relation
 from .text import Statement as Statement
+from .zsre import WrittenAnswer as WrittenAnswer
 from .zsre import load_zsre as load_zsre

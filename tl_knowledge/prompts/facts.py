@@ -68,8 +68,8 @@ class Fact:
         return self.template.replace("{}", self.subject)
 
     def retarget(self, target: str) -> Fact:
-        """The same fact with another target; ``replaces`` remembers the first one."""
-        return replace(self, target=target, replaces=self.replaces or self.target)
+        """The same fact with another target; ``replaces`` remembers the first one (nothing where the target stays)."""
+        return replace(self, target=target, replaces=self.replaces or (None if target == self.target else self.target))
 
     def rephrase(self, template: str) -> Fact:
         """The same fact in another template."""
