@@ -11,6 +11,7 @@ from .methods.alphaedit import AlphaEdit as AlphaEdit
 from .methods.emmet import EMMET as EMMET
 from .methods.fine_tune import FineTune as FineTune
 from .methods.fine_tune import FineTuneConstrained as FineTuneConstrained
+from .methods.fine_tune import FineTuneVariant as FineTuneVariant
 from .methods.memit import MEMIT as MEMIT
 from .methods.rome import ROME as ROME
 from .optimise.fact_rows import EditedToken as EditedToken

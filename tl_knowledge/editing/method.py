@@ -48,6 +48,8 @@ class EditMethod(ABC):
     Attributes:
         needs_moments: whether `plan` needs the key moments of the edited layers.
         published: for each model (a name as in ``"gpt2-xl"``), the published values of the fields.
+        takes_traced_layer: whether a method of one layer that publishes none for a model takes ROME's.
+        takes_several_layers: whether its ``layer`` may be several.
 
     Example:
         >>> from dataclasses import dataclass
@@ -70,6 +72,8 @@ class EditMethod(ABC):
 
     needs_moments: ClassVar[bool] = False
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    takes_traced_layer: ClassVar[bool] = True
+    takes_several_layers: ClassVar[bool] = False
 
     @abstractmethod
     def plan(self, model: HookedModel, facts: Sequence[Fact], moments: KeyMoments | None) -> Edit:
@@ -79,7 +83,7 @@ class EditMethod(ABC):
     def for_model(cls: type[Method], model: AnyModel, *, layers: int | Iterable[int] | None = None) -> Method:
         """The settings that are published for a model.
 
-        A method of one layer that publishes none of its own takes ROME's.
+        A method of one layer that publishes none of its own takes ROME's (fine-tuning does not).
 
         Args:
             layers: other layers than the published ones; exactly one for a method of one layer.
@@ -92,8 +96,8 @@ class EditMethod(ABC):
         word = cls.layer_word()
         settings = dict(published_for(model, cls.published) or {})
         if layers is not None:
-            settings |= _layers_given(cls.__name__, word, check_layers(model, tuple(always_iterable(layers))))
-        elif word == "layer" and word not in settings and (traced := published_for(model, TRACED_LAYERS)) is not None:
+            settings |= _layers_given(cls, word, check_layers(model, tuple(always_iterable(layers))))
+        elif cls.takes_traced_layer and word == "layer" and word not in settings and (traced := published_for(model, TRACED_LAYERS)) is not None:
             settings["layer"] = traced
         missing = [field.name for field in _fields(cls) if _required(field) and field.name not in settings]
         if missing:
@@ -118,7 +122,7 @@ class EditMethod(ABC):
         word = self.layer_word()
         if not self.needs_moments:
             return ()
-        return None if word is None else tuple(self.layers) if word == "layers" else (self.layer,)  # pyright: ignore
+        return None if word is None else tuple(always_iterable(getattr(self, word)))
 
 
 @public
@@ -165,14 +169,16 @@ def _required(field: Field[Any]) -> bool:
     return field.default is MISSING and field.default_factory is MISSING
 
 
-def _layers_given(name: str, word: str | None, layers: tuple[int, ...]) -> dict[str, Any]:
+def _layers_given(cls: type[EditMethod], word: str | None, layers: tuple[int, ...]) -> dict[str, Any]:
     """Layers as the field that a method has for them.
 
     Raises:
         InputError: it has none, or one for a single layer.
     """
     if word is None:
-        raise InputError(f"{name} chooses its layers itself, but layers {layers} were given; leave them out.")
-    if word == "layer" and len(layers) > 1:
-        raise InputError(f"{name} edits one layer, not {len(layers)}; pass exactly one.")
-    return {"layers": layers} if word == "layers" else {"layer": next(iter(layers))}
+        raise InputError(f"{cls.__name__} chooses its layers itself, but layers {layers} were given; leave them out.")
+    if word == "layers" or (cls.takes_several_layers and len(layers) > 1):
+        return {word: layers}
+    if len(layers) > 1:
+        raise InputError(f"{cls.__name__} edits one layer, not {len(layers)}; pass exactly one.")
+    return {"layer": next(iter(layers))}
