@@ -4,11 +4,14 @@ Each program's core was retyped as a script on the bundled model's Hugging Face 
 `load_edit_cases`; what it gave is kept as losses, norms and a few entries. The programs:
 
 - ``ft``: kmeng01/rome (commit 106c882), baselines/ft/ft_main.py, ``execute_ft``; layers, decay, bound and batch as in the test.
+- ``rome``: kmeng01/rome (commit 789fab0 of rome/compute_v.py, with rome/compute_u.py and repr_tools.py), at three ``fact_token``s.
+- ``emmet``: scalable-model-editing/unified-model-editing (commit 2f7c65c), emmet/emmet_main.py with compute_z.py and compute_ks.py.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ import pytest
 import torch
 
 import tl_knowledge as tlk
-from tl_knowledge.editing.methods import fine_tune
+from tl_knowledge.editing.methods import emmet, fine_tune, rome
 
 pytestmark = pytest.mark.touches_model
 
@@ -57,3 +60,46 @@ def test_fine_tuning(exact, monkeypatch, name, settings, facts_of_a_step):
     for layer in edit.layers:
         assert_change(edit.factors[layer].dense, golden["change"][f"transformer.h.{layer}.mlp.c_proj.weight"])
         assert_change(edit.biases[layer], golden["change"][f"transformer.h.{layer}.mlp.c_proj.bias"])
+
+
+@pytest.fixture
+def moments(exact) -> tlk.KeyMoments:
+    """Made up, and the same for the programs: a diagonal and one direction."""
+    number = torch.arange(512, dtype=torch.float64)
+    wave = torch.sin(number)
+    moment = torch.diag(0.5 + (number % 7) / 10) + 0.1 * torch.outer(wave, wave)
+    real = tlk.collect_key_moments(exact, ["one two three"], tokens=2, layers=[0], progress=False)
+    return replace(real, moments=dict.fromkeys(range(8), moment), change=dict.fromkeys(range(8), 0.0))
+
+
+@pytest.fixture
+def same_contexts(monkeypatch) -> None:
+    """The programs draw theirs without a seed, so both were given these."""
+    for module in (rome, emmet):
+        monkeypatch.setattr(module, "context_templates", lambda *args, **kwargs: ("{}", "I think so. {}", "You were. {}"))
+
+
+ROME_AT = {"subject": "subject", "subject_first": "subject_first", "after_subject": "after_subject", "clamp_3": "subject"}
+
+
+@pytest.mark.parametrize("name", ROME_AT)
+def test_rome(exact, moments, same_contexts, name):
+    """At the other tokens of the subject the program changes "{} is a" there too."""
+    golden = GOLDEN["rome"][name]
+    value = tlk.editing.ValueSettings(clamp=golden["clamp"])
+    method = tlk.ROME(layer=golden["layer"], variant="meng2022_code", at=ROME_AT[name], value=value)
+    edit = tlk.plan_edit(exact, CASES[golden["case"]].rewrite, method, moments=moments, progress=False)
+    assert edit.notes[0]["losses"] == pytest.approx(golden["losses"], rel=1e-8)
+    assert_change(edit.factors[golden["layer"]].dense, golden["change"])
+    assert edit.notes[0]["clamped"] or name != "clamp_3"
+
+
+@pytest.mark.parametrize("name", ["several", "single"])
+def test_emmet(exact, moments, same_contexts, name):
+    """A weight of 1,000 for the moments and a damping of 0.1: 100 in our units; none for one fact."""
+    golden = GOLDEN["emmet"][name]
+    method = replace(tlk.EMMET.for_model("factlm", layers=golden["layer"], variant="gupta2024"), damping=100.0)
+    method = replace(method, value=tlk.editing.ValueSettings(steps=20, clamp=0.75))
+    edit = tlk.plan_edit(exact, rewrites(golden["cases"]), method, moments=moments, progress=False)
+    assert [note["losses"][-1] for note in edit.notes] == pytest.approx(golden["losses"], rel=1e-8)
+    assert_change(edit.factors[golden["layer"]].dense, golden["change"])

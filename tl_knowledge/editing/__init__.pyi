@@ -9,6 +9,7 @@ from .method import EditMethod as EditMethod
 from .method import plan_edit as plan_edit
 from .methods.alphaedit import AlphaEdit as AlphaEdit
 from .methods.emmet import EMMET as EMMET
+from .methods.emmet import EMMETVariant as EMMETVariant
 from .methods.fine_tune import FineTune as FineTune
 from .methods.fine_tune import FineTuneConstrained as FineTuneConstrained
 from .methods.fine_tune import FineTuneVariant as FineTuneVariant

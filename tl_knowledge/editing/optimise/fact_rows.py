@@ -63,13 +63,17 @@ class FactRows:
         return corrupt_rows(self.subjects, self.objective.noise)
 
 
-def rows_of(model: HookedModel, fact: Fact, templates: Sequence[str], at: EditedToken, objective: Objective | None = None) -> FactRows:
+def rows_of(
+    model: HookedModel, fact: Fact, templates: Sequence[str], at: EditedToken, objective: Objective | None = None, *, essence_alike: bool = False
+) -> FactRows:
     """A fact as rows.
 
     Args:
         templates: contexts with ``{}`` in the prompt's place.
         at: which token is edited.
         objective: whether to write (when ``None``) or to erase the target.
+        essence_alike: whether the essence row is changed and held at the same token of the subject as the others, as in Meng et al.'s programs,
+            and not at the subject's last token.
 
     Raises:
         InputError: an unknown token, or one that the prompt does not have.
@@ -81,7 +85,7 @@ def rows_of(model: HookedModel, fact: Fact, templates: Sequence[str], at: Edited
     rows = [torch.cat([prompt.tokens, answer[None, :-1]], dim=1) for prompt in prompts]
     scored = torch.tensor([[len(prompt) - 1 + k for k in range(len(answer))] for prompt in prompts], device=answer.device)
     edited = [edited_position(prompt, at) for prompt in prompts]
-    at_essence = essence.subject.last if at != "relation" else len(essence) - 1
+    at_essence = len(essence) - 1 if at == "relation" else edited_position(essence, at) if essence_alike else essence.subject.last
     positions = torch.tensor([*edited, at_essence], device=answer.device)
     subjects = (*(tuple(prompt.subject) for prompt in prompts), ())
     return FactRows(pad_right([*rows, essence.tokens]), positions, scored, answer, at_essence, objective or Objective(), subjects)

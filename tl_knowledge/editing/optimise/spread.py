@@ -31,7 +31,7 @@ from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.models.weights import output_hook
 from tl_knowledge.prompts.facts import Fact
 
-__all__ = ["Keys", "Solve", "SpreadsValues", "spread_over_layers"]
+__all__ = ["BARE_WEIGHT", "Keys", "Solve", "SpreadsValues", "spread_over_layers"]
 
 Keys: TypeAlias = Float[torch.Tensor, "fact d_mlp"]
 Solve: TypeAlias = Callable[[int, Keys, Float[torch.Tensor, "fact d_model"]], LowRank]
@@ -90,7 +90,7 @@ def spread_over_layers(model: HookedModel, facts: Sequence[Fact], method: Spread
     if list(layers) != sorted(set(layers)):
         raise InputError(f"layers {layers} do not ascend; pass each once, lowest first.")
     last, templates = layers[-1], context_templates(model, method.contexts, seed=method.seed)
-    batch = [rows_of(model, fact, templates, method.at, method.objective) for fact in facts]
+    batch = [rows_of(model, fact, templates, method.at, method.objective, essence_alike=True) for fact in facts]
     values = optimise_values(model, batch, last, block_output(last), method.value)
     wanted = torch.stack([value.wanted for value in values])
     factors: dict[int, LowRank] = {}
