@@ -82,6 +82,12 @@ BAD_EDITS = {
         errors.InputError,
         "at 'relation' is unknown",
     ),
+    "CausalNeuronEdit: states": (lambda m, p: tlk.localised.CausalNeuronEdit(k=0), errors.InputError, "k=0 changes no state"),
+    "CausalNeuronEdit: no such program": (
+        lambda m, p: tlk.localised.CausalNeuronEdit(variant="meng2022_code"),
+        errors.InputError,
+        "variant 'meng2022_code' is unknown",
+    ),
     "CausalNeuronEdit: variant": (
         lambda m, p: tlk.localised.CausalNeuronEdit(variant="both").plan(m, [FACT], None),  # pyright: ignore[reportArgumentType]
         errors.InputError,

@@ -25,6 +25,8 @@ SETTINGS = {name: method_class(name).small() for name in METHODS} | {
     "rome, erase": replace(ROME, objective=tlk.editing.Objective(erase=True)),
     "rome, force": replace(ROME, objective=tlk.editing.Objective(noise=tlk.GaussianNoise(sd=0.5, seed=0))),
     "ft, meng2022_code": replace(tlk.FineTune.small(), variant="meng2022_code", layer=(0, 2)),
+    "cne, several states": replace(tlk.localised.CausalNeuronEdit.small(), k=3),
+    "kn, meng2022_code": replace(tlk.localised.KnowledgeNeuronEdit.small(), variant="meng2022_code"),
     "kn, dai2022": replace(tlk.localised.KnowledgeNeuronEdit.small(), variant="dai2022"),
 }
 LIKELIER = {"rome", "emmet", "ft", "ft+l"}  # what these write is surely likelier, with few steps and random weights too
@@ -208,6 +210,9 @@ def test_variants_have_their_own_published_settings(monkeypatch, factlm):
         tlk.ROME.for_model(factlm, variant="dai2022")
     with pytest.raises(InputError, match="MEMIT has no variants"):
         tlk.MEMIT.for_model(factlm, variant="meng2022_code")
+    monkeypatch.setattr(factlm.cfg, "model_name", "EleutherAI/gpt-neox-20b")
+    with pytest.raises(InputError, match=r"nothing is published for 'EleutherAI/gpt-neox-20b'; pass MEMIT"):  # the program has ROME's settings alone
+        tlk.MEMIT.for_model(factlm)
     monkeypatch.setattr(factlm.cfg, "n_layers", 1)
     with pytest.raises(InputError, match="has one layer"):
         tlk.ROME.last_for_model(factlm)

@@ -6,6 +6,7 @@ Each program's core was retyped as a script on the bundled model's Hugging Face 
 - ``ft``: kmeng01/rome (commit 106c882), baselines/ft/ft_main.py, ``execute_ft``; layers, decay, bound and batch as in the test.
 - ``rome``: kmeng01/rome (commit 789fab0 of rome/compute_v.py, with rome/compute_u.py and repr_tools.py), at three ``fact_token``s.
 - ``emmet``: scalable-model-editing/unified-model-editing (commit 2f7c65c), emmet/emmet_main.py with compute_z.py and compute_ks.py.
+- ``kn``: kmeng01/rome (commit 448f8fe), baselines/kn (EleutherAI's package as changed there), with hparams/KN/gpt2-xl.json.
 """
 
 from __future__ import annotations
@@ -103,3 +104,15 @@ def test_emmet(exact, moments, same_contexts, name):
     edit = tlk.plan_edit(exact, rewrites(golden["cases"]), method, moments=moments, progress=False)
     assert [note["losses"][-1] for note in edit.notes] == pytest.approx(golden["losses"], rel=1e-8)
     assert_change(edit.factors[golden["layer"]].dense, golden["change"])
+
+
+@pytest.mark.parametrize("number", GOLDEN["kn"])
+def test_knowledge_neurons(exact, number):
+    """Old and new objects of one to four tokens, without their spaces; the prediction is none of them."""
+    golden = GOLDEN["kn"][number]
+    edit = tlk.plan_edit(exact, CASES[int(number)].rewrite, tlk.localised.KnowledgeNeuronEdit(variant="meng2022_code"), progress=False)
+    assert [list(neuron) for neuron in edit.notes[0]["neurons"]] == golden["neurons"]
+    assert edit.notes[0]["old_token"] == golden["predicted"]
+    for layer, neuron in edit.notes[0]["neurons"]:
+        row = edit.factors[layer].dense[neuron]
+        assert float(row.norm()) == pytest.approx(golden["row"]["norm"]) and row[:3].tolist() == pytest.approx(golden["row"]["first"])
