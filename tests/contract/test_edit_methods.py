@@ -208,8 +208,8 @@ def test_variants_have_their_own_published_settings(monkeypatch, factlm):
         method_for_model(factlm, "emmet", variant="gupta2024")
     with pytest.raises(InputError, match="variant 'dai2022' is unknown"):
         tlk.ROME.for_model(factlm, variant="dai2022")
-    with pytest.raises(InputError, match="MEMIT has no variants"):
-        tlk.MEMIT.for_model(factlm, variant="meng2022_code")
+    with pytest.raises(InputError, match="AlphaEdit has no variants"):
+        tlk.AlphaEdit.for_model(factlm, variant="meng2022_code")
     monkeypatch.setattr(factlm.cfg, "model_name", "EleutherAI/gpt-neox-20b")
     with pytest.raises(InputError, match=r"nothing is published for 'EleutherAI/gpt-neox-20b'; pass MEMIT"):  # the program has ROME's settings alone
         tlk.MEMIT.for_model(factlm)

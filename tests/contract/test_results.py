@@ -107,6 +107,9 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "EditGrowth": lambda: tlk.evaluation.measure_growth(model(), CASES[:2], {"FT": tlk.FineTune(layer=0, steps=2)}, [1, 2], **QUIET),
     "ScoreTable": lambda: tlk.score_table(report()),
     "LayerSweep": lambda: tlk.localised.sweep_layers(model(), CASES[:2], lambda layer, _: tlk.FineTune(layer=layer, steps=6), **QUIET),
+    "RelationSides": lambda: tlk.localised.measure_relation_side(
+        model(), CASES[:2], relations=tlk.datasets.load_relations(), methods="ft", templates=("{} to [object] is",), **QUIET
+    ),
     "Circuit": lambda: circuit("trace"),
     "CircuitComparison": lambda: tlk.circuits.compare(circuit("trace"), circuit("trace"), names=("one", "other")),
     "FactReport": lambda: tlk.report_fact(model(), FACTS[0], samples=2, **QUIET),

@@ -20,10 +20,13 @@ from .lre import load_lre as load_lre
 from .pararel import load_context_pararel as load_context_pararel
 from .pararel import load_pararel as load_pararel
 from .records import Source as Source
+from .relation_side import RELATION_SIDE_TEMPLATES as RELATION_SIDE_TEMPLATES
+from .relation_side import relation_side_cases as relation_side_cases
 from .text import EditCase as EditCase
 from .text import Fact as Fact
 from .text import MinimalPair as MinimalPair
 from .text import Relation as Relation
+from .text import RelationFact as RelationFact
 from .text import Statement as Statement
 from .zsre import WrittenAnswer as WrittenAnswer
 from .zsre import load_zsre as load_zsre

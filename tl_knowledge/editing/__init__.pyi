@@ -14,6 +14,7 @@ from .methods.fine_tune import FineTune as FineTune
 from .methods.fine_tune import FineTuneConstrained as FineTuneConstrained
 from .methods.fine_tune import FineTuneVariant as FineTuneVariant
 from .methods.memit import MEMIT as MEMIT
+from .methods.memit import MEMITVariant as MEMITVariant
 from .methods.rome import ROME as ROME
 from .optimise.fact_rows import EditedToken as EditedToken
 from .optimise.objective import Objective as Objective

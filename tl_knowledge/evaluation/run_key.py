@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from tl_knowledge.evaluation.measures import EditMeasure, PromptAccuracy
+from tl_knowledge.evaluation.other_side import OtherCase
 from tl_knowledge.evaluation.report import EvaluationSettings
 from tl_knowledge.models.description import weight_fingerprint
 from tl_knowledge.models.protocol import HookedModel, prepends_bos
@@ -55,6 +56,8 @@ def _measure_key(measure: EditMeasure, cases: Sequence[EditCase]) -> list[str]:
     """A measure's name, and a hash of its settings; of the prompts it asks where those are its settings."""
     if isinstance(measure, PromptAccuracy):
         return [measure.name, _digest([[asdict(fact) for fact in measure.facts(case)] for case in cases])]
+    if isinstance(measure, OtherCase):
+        return [measure.name, _digest([asdict(measure.case(case)) for case in cases])]
     return [measure_name(measure), _digest(_values(measure))]
 
 

@@ -6,3 +6,7 @@ from .layer_sweep import sweep_layers as sweep_layers
 from .objects import NeuronEditVariant as NeuronEditVariant
 from .problems import EditingProblem as EditingProblem
 from .problems import editing_problem as editing_problem
+from .relation_side import EditedSide as EditedSide
+from .relation_side import RelationSides as RelationSides
+from .relation_side import RelationSideSettings as RelationSideSettings
+from .relation_side import measure_relation_side as measure_relation_side
