@@ -65,6 +65,8 @@ BAD_EDITS = {
     "AlphaEdit: moments": (lambda m, p: tlk.AlphaEdit(layers=(1,)).plan(m, [], None), errors.InputError, "needs the second moments"),
     "AlphaEdit: ridge": (lambda m, p: tlk.AlphaEdit(layers=(1,), ridge=0.0).plan(m, [], MOMENTS), errors.InputError, "leaves the update singular"),
     "AlphaEdit.for_model": (lambda m, p: tlk.AlphaEdit.for_model(m), errors.InputError, "nothing is published for"),
+    "FineTune: layers": (lambda m, p: tlk.FineTune(layer=(1, 1)).plan(m, [], None), errors.InputError, "no layer, or one twice"),
+    "FineTune: variant": (lambda m, p: tlk.FineTune(layer=1, variant="meng2023").plan(m, [], None), errors.InputError, "variant 'meng2023'"),
     "FineTuneConstrained: bound": (
         lambda m, p: tlk.editing.FineTuneConstrained(layer=1, most_change=-1.0).plan(m, [], None),
         errors.InputError,
@@ -79,6 +81,12 @@ BAD_EDITS = {
         lambda m, p: tlk.localised.KnowledgeNeuronEdit(at="relation").plan(m, [FACT], None),
         errors.InputError,
         "at 'relation' is unknown",
+    ),
+    "CausalNeuronEdit: states": (lambda m, p: tlk.localised.CausalNeuronEdit(k=0), errors.InputError, "k=0 changes no state"),
+    "CausalNeuronEdit: no such program": (
+        lambda m, p: tlk.localised.CausalNeuronEdit(variant="meng2022_code"),
+        errors.InputError,
+        "variant 'meng2022_code' is unknown",
     ),
     "CausalNeuronEdit: variant": (
         lambda m, p: tlk.localised.CausalNeuronEdit(variant="both").plan(m, [FACT], None),  # pyright: ignore[reportArgumentType]

@@ -20,8 +20,13 @@ from tl_knowledge.models.weights import output_weights
 ROME = tlk.ROME.small()
 SETTINGS = {name: method_class(name).small() for name in METHODS} | {
     "rome, relation": replace(ROME, layer=2, at="relation"),
+    "rome, meng2022_code": replace(ROME, variant="meng2022_code", at="subject_first"),
+    "emmet, gupta2024": replace(tlk.EMMET.small(), variant="gupta2024"),
     "rome, erase": replace(ROME, objective=tlk.editing.Objective(erase=True)),
     "rome, force": replace(ROME, objective=tlk.editing.Objective(noise=tlk.GaussianNoise(sd=0.5, seed=0))),
+    "ft, meng2022_code": replace(tlk.FineTune.small(), variant="meng2022_code", layer=(0, 2)),
+    "cne, several states": replace(tlk.localised.CausalNeuronEdit.small(), k=3),
+    "kn, meng2022_code": replace(tlk.localised.KnowledgeNeuronEdit.small(), variant="meng2022_code"),
     "kn, dai2022": replace(tlk.localised.KnowledgeNeuronEdit.small(), variant="dai2022"),
 }
 LIKELIER = {"rome", "emmet", "ft", "ft+l"}  # what these write is surely likelier, with few steps and random weights too
@@ -171,9 +176,43 @@ def test_published_settings_are_the_papers(monkeypatch, factlm):
     memit, alphaedit = tlk.MEMIT.for_model(factlm), tlk.AlphaEdit.for_model(factlm)
     assert memit.layers == alphaedit.layers == (13, 14, 15, 16, 17) and memit.value == alphaedit.value
     assert (memit.value.steps, memit.value.clamp, memit.moment_weight, alphaedit.ridge, alphaedit.null_below) == (20, 0.75, 20_000, 10, 0.02)
-    assert (tlk.ROME.for_model(factlm).layer, tlk.EMMET.for_model(factlm).layer, tlk.FineTune.for_model(factlm).layer) == (17, 17, 17)
+    assert (tlk.ROME.for_model(factlm).layer, tlk.EMMET.for_model(factlm).layer, tlk.FineTune.for_model(factlm).layer) == (17, 17, 1)
     assert tlk.MEMIT.for_model(factlm, layers=[20, 21]).moment_weight == 20_000
+    assert tlk.editing.FineTuneConstrained.for_model(factlm) == tlk.editing.FineTuneConstrained(layer=0, most_change=5e-4)
+    assert tlk.FineTune.for_model(factlm, layers=[3, 4]) == tlk.FineTune(layer=(3, 4))
+    emmet = tlk.EMMET.for_model(factlm, variant="gupta2024")
+    assert (emmet.layer, emmet.damping, emmet.contexts, emmet.value) == (17, 100.0, ((10, 5),), memit.value)
+    assert tlk.EMMET.for_model(factlm) == tlk.EMMET(layer=17)  # ours stays the default
+    monkeypatch.setattr(factlm.cfg, "model_name", "gpt2-large")
+    assert tlk.editing.FineTuneConstrained.for_model(factlm).most_change == 1e-3
+    monkeypatch.setattr(factlm.cfg, "model_name", "EleutherAI/gpt-j-6B")
+    assert (tlk.FineTune.for_model(factlm).layer, tlk.editing.FineTuneConstrained.for_model(factlm).most_change) == (21, 5e-5)
     monkeypatch.setattr(factlm.cfg, "model_name", "gpt2-medium")
+    assert tlk.editing.FineTuneConstrained.for_model(factlm) == tlk.editing.FineTuneConstrained(layer=0, most_change=2e-3)
+    with pytest.raises(InputError, match=r"nothing is published for 'gpt2-medium'; pass FineTune\(layer=\.\.\.\)"):
+        method_for_model(factlm, "ft")  # and not ROME's layer
     assert tlk.ROME.for_model(factlm).value.clamp == 3
+    assert tlk.ROME.for_model(factlm, variant="meng2022_code") == replace(tlk.ROME.for_model(factlm), variant="meng2022_code")
+    monkeypatch.setattr(factlm.cfg, "n_layers", 24)
+    assert tlk.ROME.last_for_model(factlm, variant="wen_bai") == replace(tlk.ROME.for_model(factlm, variant="wen_bai"), layer=22)
     with pytest.raises(InputError, match=r"nothing is published for 'gpt2-medium'; pass MEMIT\(layers=\.\.\.\)"):
         tlk.MEMIT.for_model(factlm)
+
+
+def test_variants_have_their_own_published_settings(monkeypatch, factlm):
+    monkeypatch.setattr(factlm.cfg, "model_name", "gpt2")
+    monkeypatch.setattr(factlm.cfg, "n_layers", 12)
+    clamps = [tlk.ROME.for_model(factlm, variant=variant).value.clamp for variant in ("ours", "meng2022_code", "wen_bai")]
+    assert clamps == [4, 4, 3] and tlk.ROME.last_for_model(factlm).layer == 10
+    with pytest.raises(InputError, match=r"no settings of variant 'gupta2024' are published for 'gpt2'; .* Known: gpt2-xl, gpt-j-6b, factlm"):
+        method_for_model(factlm, "emmet", variant="gupta2024")
+    with pytest.raises(InputError, match="variant 'dai2022' is unknown"):
+        tlk.ROME.for_model(factlm, variant="dai2022")
+    with pytest.raises(InputError, match="AlphaEdit has no variants"):
+        tlk.AlphaEdit.for_model(factlm, variant="meng2022_code")
+    monkeypatch.setattr(factlm.cfg, "model_name", "EleutherAI/gpt-neox-20b")
+    with pytest.raises(InputError, match=r"nothing is published for 'EleutherAI/gpt-neox-20b'; pass MEMIT"):  # the program has ROME's settings alone
+        tlk.MEMIT.for_model(factlm)
+    monkeypatch.setattr(factlm.cfg, "n_layers", 1)
+    with pytest.raises(InputError, match="has one layer"):
+        tlk.ROME.last_for_model(factlm)

@@ -123,6 +123,9 @@ RESULTS: dict[str, Callable[[], Result]] = {
         moments=tlk.collect_key_moments(model(), tlk.load_corpus(), layers=[0, 1], **QUIET),
         **QUIET,
     ),
+    "RelationSides": lambda: tlk.localised.measure_relation_side(
+        model(), CASES[:2], relations=tlk.datasets.load_relations(), methods="ft", templates=("{} to [object] is",), **QUIET
+    ),
     "Circuit": lambda: circuit("trace"),
     "CircuitComparison": lambda: tlk.circuits.compare(circuit("trace"), circuit("trace"), names=("one", "other")),
     "FactReport": lambda: tlk.report_fact(model(), FACTS[0], samples=2, **QUIET),

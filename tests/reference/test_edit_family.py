@@ -130,6 +130,24 @@ def test_cne_moves_the_causal_state_by_the_objects(speaking):
     torch.testing.assert_close((after[site] - before[site])[0, pos].detach(), 8 * embeddings[30] - embeddings[7], rtol=1e-6, atol=1e-7)
 
 
+def test_cne_moves_several_causal_states_at_once(speaking):
+    """The states of the largest effects by a sort of their own; every one of their keys moves by the objects' shift, and the first is k=1's."""
+    fact, prompt = FACTS[0].retarget(" w30"), tlk.Prompt.from_fact(speaking, FACTS[0])
+    method = tlk.localised.CausalNeuronEdit(samples=2, noise=0.5, k=5)
+    edit = tlk.plan_edit(speaking, fact, method)
+    traced = tlk.trace(speaking, prompt, 0.5, component="mlp_out", window=1, target=7, samples=2, seed=0)
+    effects = {(pos, layer): float(traced.mean_effect[layer, pos]) for pos in range(len(prompt)) for layer in range(4)}
+    best = sorted((site for site in effects if effects[site] == effects[site]), key=lambda site: -effects[site])[:5]
+    assert sorted((each["pos"], each["layer"]) for each in edit.notes[0]["states"]) == sorted(best)
+    one = tlk.plan_edit(speaking, fact, replace(method, k=1)).notes[0]
+    assert edit.notes[0]["states"][0] == one["states"][0] and len(one["states"]) == 1
+    embeddings, sites = embedding_matrix(speaking), [component_hook("neuron", layer) for layer in range(4)]
+    _, cache = speaking.run_with_cache(prompt.tokens, names_filter=sites)
+    for pos, layer in best:
+        moved = cache[component_hook("neuron", layer)][0, pos].detach() @ edit.factors[layer].dense
+        torch.testing.assert_close(moved, 8 * embeddings[30] - embeddings[7], rtol=1e-6, atol=1e-8)
+
+
 HUGGING_FACE = ["bridge-gpt2", "bridge-llama", "bridge-gptneox", "bridge-gptj", "bridge-gemma2"]
 
 

@@ -6,13 +6,14 @@ import itertools
 
 import pytest
 import torch
-from support import fingerprint, hooks_left
+from support import build, fingerprint, hooks_left
 from support.edits import random_edit
+from transformers import GPT2LMHeadModel
 
 import tl_knowledge as tlk
-from tl_knowledge.errors import DataError, ModelStateError
+from tl_knowledge.errors import ComponentError, DataError, ModelStateError, NumericalError, UnsupportedModelError
 from tl_knowledge.models.ledger import ledger_of, unedited_fingerprint
-from tl_knowledge.models.weights import output_weights
+from tl_knowledge.models.weights import OutputBias, output_bias, output_weights
 
 
 def test_hooks_applied_and_written_are_the_same(model, prompt):
@@ -91,3 +92,68 @@ def test_the_fingerprint_is_of_the_weights_without_edits(model):
     assert unedited_fingerprint(model) == fingerprint(model) != first
     parameter.data.copy_(kept)
     assert unedited_fingerprint(model) == first
+
+
+def biased_edit(model, layer, seed):
+    """A random edit of one layer that changes the bias too."""
+    edit, draw = random_edit(model, (layer,), seed), torch.Generator().manual_seed(seed)
+    change = torch.randn(edit.factors[layer].right.shape[1], dtype=torch.float64, generator=draw)
+    return tlk.Edit.planned(model, None, edit.factors, notes=[{}], biases={layer: change})
+
+
+def test_an_edit_of_the_bias_is_the_same_each_way_and_leaves_bit_for_bit(model, prompt, tmp_path):
+    edit, before, plain = biased_edit(model, 2, 1), fingerprint(model), model(prompt.tokens)
+    own = output_bias(model, 2)
+    if own is None:
+        with pytest.raises(ComponentError, match="changes the bias of W_out, which layer 2 of this model does not have"):
+            edit.write_into(model)
+        return
+    start = own.detach().clone()
+    hooked = model.run_with_hooks(prompt.tokens, fwd_hooks=edit.hooks())
+    without = tlk.Edit.planned(model, None, edit.factors, notes=[{}])
+    assert float((hooked - model.run_with_hooks(prompt.tokens, fwd_hooks=without.hooks())).abs().max()) > 1e-3
+    second = biased_edit(model, 2, 2)
+    edit.write_into(model)
+    written = model(prompt.tokens)
+    second.write_into(model)
+    assert torch.equal(output_bias(model, 2), start + torch.stack([edit.biases[2], second.biases[2]]).sum(0))
+    assert unedited_fingerprint(model) == before
+    edit.revert(model)
+    second.revert(model)
+    torch.testing.assert_close(hooked, written, rtol=1e-9, atol=1e-10)
+    assert torch.equal(output_bias(model, 2), start) and torch.equal(model(prompt.tokens), plain) and fingerprint(model) == before
+    assert torch.equal(tlk.Edit.load(edit.save(tmp_path / "edit")).biases[2], edit.biases[2])
+    edit.write_into(model)
+    with torch.no_grad():
+        own.add_(1.0)
+    with pytest.raises(ModelStateError, match="the bias of W_out of layer 2 was changed by something else"):
+        edit.revert(model)
+    with torch.no_grad():
+        own.copy_(ledger_of(model)._state.written[OutputBias(2)])
+    edit.revert(model)
+    assert fingerprint(model) == before
+
+
+def test_a_change_of_the_bias_goes_into_hugging_faces_weights(gpt2, prompt):
+    edit, module = biased_edit(gpt2, 1, 3), plain_gpt2()
+    edit.to_hf(module)
+    with torch.no_grad():
+        hooked = gpt2.run_with_hooks(prompt.tokens, fwd_hooks=edit.hooks())
+        torch.testing.assert_close(module(prompt.tokens).logits, hooked, rtol=1e-5, atol=1e-6)
+    module.transformer.h[1].mlp.c_proj.bias = None
+    with pytest.raises(UnsupportedModelError, match="no single bias of an output projection"):
+        edit.to_hf(module)
+
+
+def plain_gpt2():
+    """The Hugging Face model that the fixture ``gpt2`` was made of."""
+    wrapped = build("bridge-gpt2").original_model
+    plain = GPT2LMHeadModel(wrapped.config).double().eval()
+    plain.load_state_dict({name.replace("._original_component", ""): value for name, value in wrapped.state_dict().items()}, strict=False)
+    return plain
+
+
+def test_a_bias_that_is_not_finite_is_refused(gpt2):
+    factors = random_edit(gpt2, (1,), 1).factors
+    with pytest.raises(NumericalError, match="is not finite"):
+        tlk.Edit.planned(gpt2, None, factors, biases={1: torch.full((16,), torch.nan)})

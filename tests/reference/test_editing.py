@@ -8,6 +8,7 @@ from support import fingerprint, hooks_left
 from support.edits import random_edit, slow_value
 
 import tl_knowledge as tlk
+from tl_knowledge.editing.methods import rome
 from tl_knowledge.editing.optimise.fact_rows import at_positions, rows_of
 from tl_knowledge.editing.optimise.values import optimise_values
 from tl_knowledge.errors import ComponentError, DataError, InputError, ModelStateError, NumericalError
@@ -63,7 +64,7 @@ def test_facts_together_get_what_each_gets_alone(speaking):
     assert len({len(each.losses) for each in alone}) > 1
 
 
-@pytest.mark.parametrize("variant", ["ours", "gupta2024", "meng2022_code", "gupta2024_p"])
+@pytest.mark.parametrize("variant", ["ours", "gupta2024", "meng2022_code", "gupta2024_p", "wen_bai"])
 def test_the_edited_key_gives_the_value_and_the_change_has_rank_one(speaking, moments, variant):
     before = fingerprint(speaking)
     method = tlk.ROME(layer=1, variant=variant, contexts=SHORT, value=tlk.editing.ValueSettings(steps=4))
@@ -73,7 +74,8 @@ def test_the_edited_key_gives_the_value_and_the_change_has_rank_one(speaking, mo
     assert int(torch.linalg.matrix_rank(change)) == 1
     from tl_knowledge.editing.optimise.contexts import context_templates
 
-    rows = rows_of(speaking, FACT, context_templates(speaking, SHORT), "subject")
+    templates = context_templates(speaking, SHORT, beginning="words" if variant == "ours" else "end of text")
+    rows = rows_of(speaking, FACT, templates, "subject")
     site, key_site = output_hook(speaking, 1), component_hook("neuron", 1)
     _, cache = speaking.run_with_cache(rows.tokens, names_filter=[site, key_site])
     keys, outputs = (at_positions(cache[name].detach(), rows.edited)[:-1] for name in (key_site, site))
@@ -81,13 +83,14 @@ def test_the_edited_key_gives_the_value_and_the_change_has_rank_one(speaking, mo
     key, output = {"ours": ours, "gupta2024": alike}.get(variant, (keys[0], outputs[0]))
     wanted = optimise_values(speaking, [rows], 1, site, tlk.editing.ValueSettings(steps=4))[0]
     torch.testing.assert_close(output + key @ change, wanted.start + wanted.delta, rtol=1e-8, atol=1e-9)
-    direction = {"gupta2024_p": keys[0], "meng2022_code": keys.mean(0)}.get(variant, key)
+    direction = {"gupta2024_p": keys[0], "meng2022_code": keys.mean(0), "wen_bai": keys.mean(0)}.get(variant, key)
     cosine = torch.nn.functional.cosine_similarity(change @ change[0], torch.linalg.solve(moments.moments[1], direction), dim=0)
     assert abs(float(cosine)) == pytest.approx(1, abs=1e-6)
 
 
-def test_r_rome_weighs_all_contexts_alike_and_ours_does_not(speaking, moments):
+def test_r_rome_weighs_all_contexts_alike_and_ours_does_not(speaking, moments, monkeypatch):
     """Five contexts: R-ROME is our means with a fifth for the bare prompt, whatever ``bare_weight`` says; our default is another edit."""
+    monkeypatch.setattr(rome, "context_templates", lambda *args, **kwargs: ("{}", "w5 w6 {}", "w2 w2 w40 {}", "w9 {}", "w1 w1 {}"))
 
     def change(**settings):
         method = tlk.ROME(layer=1, contexts=SHORT, value=tlk.editing.ValueSettings(steps=4), **settings)
@@ -97,6 +100,33 @@ def test_r_rome_weighs_all_contexts_alike_and_ours_does_not(speaking, moments):
     torch.testing.assert_close(change(bare_weight=1 / 5), r_rome, rtol=1e-10, atol=1e-12)
     assert torch.equal(change(variant="gupta2024", bare_weight=0.9), r_rome)
     assert float((change() - r_rome).norm()) > 1e-3 * float(r_rome.norm())
+
+
+def test_contexts_from_end_of_text_are_what_the_model_writes_after_it(factlm):
+    """Against the obvious loop: the token counts as the first, and is not in the text."""
+    from tl_knowledge.editing.optimise.contexts import context_templates
+
+    templates = context_templates(factlm, ((3, 1), (6, 2)), seed=4, beginning="end of text")
+    draw, expected = torch.Generator().manual_seed(4), ["{}"]
+    for length in (3, 6, 6):
+        ids = [factlm.tokenizer.eos_token_id]
+        for _ in range(length - 1):
+            best = factlm(torch.tensor([ids]))[0, -1].topk(5)
+            ids.append(int(best.indices[torch.multinomial(best.values.softmax(-1), 1, generator=draw)]))
+        expected.append(factlm.tokenizer.decode(ids).replace("<|endoftext|>", "") + ". {}")
+    assert list(templates) == expected and templates != context_templates(factlm, ((3, 1), (6, 2)), seed=4)
+
+
+def test_contexts_from_end_of_text_need_such_a_token(gpt2, monkeypatch):
+    from support import tokenizer_of_sixty_words
+
+    from tl_knowledge.editing.optimise.contexts import context_templates
+
+    tokenizer = tokenizer_of_sixty_words()
+    tokenizer.eos_token = None
+    monkeypatch.setattr(gpt2, "tokenizer", tokenizer)
+    with pytest.raises(InputError, match="no end-of-text token"):
+        context_templates(gpt2, ((3, 1),), beginning="end of text")
 
 
 def test_memit_is_the_regularised_least_squares_solution(speaking, moments):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 
+import numpy as np
 import pytest
 
 import tl_knowledge as tlk
@@ -84,13 +85,33 @@ def test_counterfact_in_easyedits_form_has_no_paraphrase(tmp_path):
 
 
 def test_zsre_in_both_forms(tmp_path):
-    cases = tlk.datasets.load_zsre(write(tmp_path / "z.json", [MEND, MEND | {"alt": ""}, KNOWEDIT]))
-    assert [case.case_id for case in cases] == ["0", "2"]  # a record without a new answer is left out
-    assert cases[0].fact == tlk.Fact("Acme", "What is the product made by {}?", " uniform")
+    path = write(tmp_path / "z.json", [MEND, MEND | {"alt": ""}, KNOWEDIT])
+    cases = tlk.datasets.load_zsre(path)
+    assert [(case.case_id, case.target_new) for case in cases] == [("0", " uniform"), ("1", " uniform"), ("2", " Leo")]
+    assert cases[0].fact == cases[0].rewrite == tlk.Fact("Acme", "What is the product made by {}?", " uniform")
+    assert cases[0].rewrite.replaces is None  # the right answer takes nobody's place
     assert cases[0].paraphrases[0].template == "What will be the product of {}?"
+    assert cases[0].neighbourhood == (tlk.datasets.Statement("nq question: who sings?", " Walter"),)
+    assert cases[2].paraphrases == ()  # the rephrasing names the subject in other words
+    assert cases[2].neighbourhood == (tlk.datasets.Statement("Aster Group is a", " cluster"),)
+
+
+def test_zsre_with_the_alternative_answer(tmp_path):
+    path = write(tmp_path / "z.json", [MEND, MEND | {"alt": ""}, KNOWEDIT])
+    cases = tlk.datasets.load_zsre(path, target="alternative")
+    assert [(case.case_id, case.target_new) for case in cases] == [("0", " unmanned aircraft"), ("2", " Orion")]  # one record has none
+    assert cases[0].fact.target == cases[0].rewrite.replaces == " uniform"
     assert cases[0].neighbourhood == (tlk.datasets.Statement("nq question: who sings", " Walter"),)
-    assert cases[1].paraphrases == ()  # the rephrasing names the subject in other words
-    assert cases[1].neighbourhood == (tlk.datasets.Statement("Aster Group is a", " cluster"),)
+    with pytest.raises(InputError, match="target 'alt' is unknown"):
+        tlk.datasets.load_zsre(path, target="alt")
+
+
+def test_zsres_right_answers_are_compared_with_nothing(factlm):
+    fact = tlk.load_facts(limit=1)[0]
+    case = tlk.EditCase(fact, fact.target, (), tuple(tlk.load_facts(limit=3)[1:]))
+    report = tlk.evaluate(factlm, case, tlk.FineTune(layer=0, steps=1), progress=False)
+    row = report.table.iloc[0]
+    assert np.isnan(row["ES"]) and np.isnan(row["EM"]) and row["token_reliability"] == 100
 
 
 def test_blimp(tmp_path):
@@ -291,7 +312,7 @@ def test_load_edit_cases_by_name(tmp_path):
     path = write(tmp_path / "c.json", [COUNTERFACT, COUNTERFACT])
     assert tlk.load_edit_cases("counterfact", path) == tlk.datasets.load_counterfact(path)
     assert len(tlk.load_edit_cases("counterfact", path, limit=1)) == 1 == len(tlk.load_edit_cases(limit=1))
-    assert tlk.load_edit_cases("zsre", write(tmp_path / "z.json", [MEND]))[0].target_new == " unmanned aircraft"
+    assert tlk.load_edit_cases("zsre", write(tmp_path / "z.json", [MEND]))[0].target_new == " uniform"
     with pytest.raises(DataError, match="data set 'zsrc' is unknown, did you mean 'zsre'"):
         tlk.load_edit_cases("zsrc")
 

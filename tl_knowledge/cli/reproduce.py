@@ -136,9 +136,7 @@ def _show(made: Reproduction, as_json: bool) -> None:
         settings = made.settings
         said = {"differs": list(settings.differs), "without": settings.without, "notes": list(made.notes)}
         said |= {"compared_with": settings.compared_with, "cases": settings.cases}
-        print_json(
-            {"rows": rows, "compared_with": settings.compared_with, "cases": settings.cases} | differs | {"provenance": made.provenance.to_dict()}
-        )
+        print_json({"rows": rows} | said | {"provenance": made.provenance.to_dict()})
         return
     print_line((made.headline(), "bold"))
     print_table(tlk.published.reproduction_table(made))

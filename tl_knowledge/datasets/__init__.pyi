@@ -12,11 +12,11 @@ from .context import CONTEXT_PAIRS as CONTEXT_PAIRS
 from .context import CONTEXT_SEPARATOR as CONTEXT_SEPARATOR
 from .context import in_context as in_context
 from .context import with_context as with_context
+from .context_pararel import CONTEXT_RELATIONS as CONTEXT_RELATIONS
+from .context_pararel import load_context_pararel as load_context_pararel
 from .corpora import CORPORA as CORPORA
 from .corpora import corpus_texts as corpus_texts
 from .corpora import load_corpus as load_corpus
-from .context_pararel import CONTEXT_RELATIONS as CONTEXT_RELATIONS
-from .context_pararel import load_context_pararel as load_context_pararel
 from .counterfact import load_counterfact as load_counterfact
 from .edits_of import agreement_edit_cases as agreement_edit_cases
 from .edits_of import shifted_edit_cases as shifted_edit_cases
@@ -28,6 +28,8 @@ from .pararel import load_pararel as load_pararel
 from .punctuation import MARKS as MARKS
 from .punctuation import load_punctuation as load_punctuation
 from .records import Source as Source
+from .relation_side import RELATION_SIDE_TEMPLATES as RELATION_SIDE_TEMPLATES
+from .relation_side import relation_side_cases as relation_side_cases
 from .snippets import AttributeSnippets as AttributeSnippets
 from .snippets import Snippet as Snippet
 from .snippets import load_attribute_snippets as load_attribute_snippets
@@ -35,5 +37,7 @@ from .text import EditCase as EditCase
 from .text import Fact as Fact
 from .text import MinimalPair as MinimalPair
 from .text import Relation as Relation
+from .text import RelationFact as RelationFact
 from .text import Statement as Statement
+from .zsre import WrittenAnswer as WrittenAnswer
 from .zsre import load_zsre as load_zsre

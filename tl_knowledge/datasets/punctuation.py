@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from tl_knowledge.datasets.bundled import load_corpus
+from tl_knowledge.datasets.corpora import load_corpus
 from tl_knowledge.datasets.records import Source
 from tl_knowledge.door import public
 from tl_knowledge.errors import DataError, InputError

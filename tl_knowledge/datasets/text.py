@@ -1,5 +1,5 @@
 """What data sets are read into, under the name it has for their users."""
 
-from tl_knowledge.prompts.facts import EditCase, Fact, MinimalPair, Relation, Statement
+from tl_knowledge.prompts.facts import EditCase, Fact, MinimalPair, Relation, RelationFact, Statement
 
-__all__ = ["EditCase", "Fact", "MinimalPair", "Relation", "Statement"]
+__all__ = ["EditCase", "Fact", "MinimalPair", "Relation", "RelationFact", "Statement"]

@@ -3,55 +3,77 @@
 from __future__ import annotations
 
 from itertools import islice
+from typing import Literal, TypeAlias
 
 from tl_knowledge.datasets.known import fact_from_prompt
 from tl_knowledge.datasets.records import Row, Source, read_rows
 from tl_knowledge.door import public
+from tl_knowledge.errors import check_choice
 from tl_knowledge.prompts.facts import EditCase, Fact, Statement
 
-__all__ = ["KNOWEDIT_HUB", "KNOWEDIT_ZSRE_FILE", "load_zsre"]
+__all__ = ["KNOWEDIT_HUB", "KNOWEDIT_ZSRE_FILE", "WrittenAnswer", "load_zsre"]
 
 KNOWEDIT_HUB, KNOWEDIT_ZSRE_FILE = "zjunlp/KnowEdit", "benchmark/ZsRE/ZsRE-test-all.json"
 
+WrittenAnswer: TypeAlias = Literal["right", "alternative"]
+"""Which answer an edit writes: the right one, which the model may not know, or another in its place."""
+
 
 @public
-def load_zsre(source: Source = KNOWEDIT_HUB, *, limit: int | None = None, split: str = "train", data_files: str | None = None) -> list[EditCase]:
-    """Edit cases of zsRE: questions, with an answer to write in the right answer's place.
+def load_zsre(
+    source: Source = KNOWEDIT_HUB,
+    *,
+    target: WrittenAnswer = "right",
+    limit: int | None = None,
+    split: str = "train",
+    data_files: str | None = None,
+) -> list[EditCase]:
+    """Edit cases of zsRE: questions, and the answer to write.
+
+    ``target="right"`` is the experiment of Meng et al. (2022, 2023): the right answer (``answers[0]``) is written, whether or not the model knows
+    it, and MEND's locality question ends in ``"?"``. Nothing is replaced, so scores that compare a new object with the old one are NaN; read the
+    token accuracies. ``"alternative"`` writes MEND's ``alt`` (KnowEdit's ``target_new``) in the right answer's place, and leaves the locality
+    question as it stands; records without an alternative (there are some in MEND's training data) are left out.
 
     MEND's locality question (Natural Questions, about something unrelated) and KnowEdit's locality prompts become the neighbourhood.
-    MEND's records without a new answer (``alt`` is empty in some of its training data) are left out.
-    A KnowEdit rephrasing that names the subject in other words is left out of the paraphrases: nothing says where its subject stands.
+    A rephrasing that names the subject in other words is left out of the paraphrases: nothing says where its subject stands.
 
     Args:
         source: a file in either form, or a hub data set.
-        limit: how many to take, from the first.
+        target: which answer to write.
+        limit: how many records to read, from the first.
         split: of a hub data set.
         data_files: which file of a hub data set; KnowEdit's zsRE test set for the default source.
 
     Raises:
         DataError: the source cannot be read, or a record is malformed (file, line, field).
+        InputError: an unknown ``target``.
     """
+    check_choice("target", target, WrittenAnswer)
     file = KNOWEDIT_ZSRE_FILE if source == KNOWEDIT_HUB and data_files is None else data_files
     numbered = islice(enumerate(read_rows(source, split=split, data_files=file)), limit)
-    cases = (_mend(row, number) if "src" in row else _knowedit(row, number) for number, row in numbered)
+    cases = (_mend(row, number, target) if "src" in row else _knowedit(row, number, target) for number, row in numbered)
     return [case for case in cases if case is not None]
 
 
-def _mend(row: Row, number: int) -> EditCase | None:
-    if not row.text("alt", empty=True).strip():
+def _mend(row: Row, number: int, target: WrittenAnswer) -> EditCase | None:
+    right, alternative = _first(row, "answers"), row.text("alt", empty=True).strip() if target == "alternative" else ""
+    if target == "alternative" and not alternative:
         return None
-    subject, true = row.text("subject"), _first(row, "answers")
-    fact = fact_from_prompt(row, "src", subject, true)
-    neighbourhood = (Statement(row.text("loc"), " " + row.text("loc_ans").strip()),)
-    return EditCase(fact, " " + row.text("alt").strip(), _paraphrases(row, "rephrase", fact), neighbourhood, case_id=str(number))
+    fact = fact_from_prompt(row, "src", row.text("subject"), right)
+    question = row.text("loc") + ("?" if target == "right" else "")
+    neighbourhood = (Statement(question, " " + row.text("loc_ans").strip()),)
+    new = right if target == "right" else " " + alternative
+    return EditCase(fact, new, _paraphrases(row, "rephrase", fact), neighbourhood, case_id=str(number))
 
 
-def _knowedit(row: Row, number: int) -> EditCase:
-    subject, true = row.text("subject"), _first(row, "ground_truth")
-    fact = fact_from_prompt(row, "prompt", subject, true)
+def _knowedit(row: Row, number: int, target: WrittenAnswer) -> EditCase:
+    right = _first(row, "ground_truth")
+    fact = fact_from_prompt(row, "prompt", row.text("subject"), right)
     locality = row.row("locality") if "locality" in row else Row({}, row.where)
     kept = tuple(Statement(item.text("prompt"), _first(item, "ground_truth")) for kind in locality.fields for item in locality.rows(kind))
-    return EditCase(fact, " " + row.text("target_new").strip(), _paraphrases(row, "rephrase_prompt", fact), kept, case_id=str(number))
+    new = right if target == "right" else " " + row.text("target_new").strip()
+    return EditCase(fact, new, _paraphrases(row, "rephrase_prompt", fact), kept, case_id=str(number))
 
 
 def _paraphrases(row: Row, field: str, fact: Fact) -> tuple[Fact, ...]:

@@ -9,9 +9,12 @@ from .method import EditMethod as EditMethod
 from .method import plan_edit as plan_edit
 from .methods.alphaedit import AlphaEdit as AlphaEdit
 from .methods.emmet import EMMET as EMMET
+from .methods.emmet import EMMETVariant as EMMETVariant
 from .methods.fine_tune import FineTune as FineTune
 from .methods.fine_tune import FineTuneConstrained as FineTuneConstrained
+from .methods.fine_tune import FineTuneVariant as FineTuneVariant
 from .methods.memit import MEMIT as MEMIT
+from .methods.memit import MEMITVariant as MEMITVariant
 from .methods.rome import ROME as ROME
 from .optimise.fact_rows import EditedToken as EditedToken
 from .optimise.objective import Objective as Objective

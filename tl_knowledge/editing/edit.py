@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 import torch
 from jaxtyping import Float
 
-from tl_knowledge.arrays import Hooks
+from tl_knowledge.arrays import HookFn, Hooks
 from tl_knowledge.door import public
 from tl_knowledge.drawing import Line, LinePanel, bar_chart, line_panels
 from tl_knowledge.editing.health import EditHealth, LayerHealth, clamped_subjects
@@ -25,7 +25,7 @@ from tl_knowledge.lock import model_lock
 from tl_knowledge.models.checks import check_layers
 from tl_knowledge.models.ledger import ledger_of, unedited_fingerprint
 from tl_knowledge.models.protocol import HookedModel, context_length
-from tl_knowledge.models.weights import add_to_hugging_face, output_hook, output_weights
+from tl_knowledge.models.weights import OutputBias, add_to_hugging_face, output_bias, output_hook, output_weights
 from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.results.packing import plain
 from tl_knowledge.results.provenance import Provenance, provenance_of
@@ -57,7 +57,7 @@ class LowRank:
 
 @dataclass(frozen=True, eq=False)
 class Edit(Result):
-    """Changes of ``W_out`` in some layers.
+    """Changes of ``W_out`` in some layers, and of its bias where a method trains it.
 
     Attributes:
         factors: by layer.
@@ -68,6 +68,7 @@ class Edit(Result):
         notes: what the method recorded of each fact, plain data: losses, stop reason, norms.
         provenance: the model, the versions.
         keys: by layer, the facts' keys it was planned for, where the method has them; later edits can spare them (`AlphaEdit`).
+        biases: by layer, what is added to the bias of ``W_out``; of some of the same layers.
 
     Example:
         >>> import tl_knowledge as tlk
@@ -90,11 +91,13 @@ class Edit(Result):
     notes: tuple[dict[str, Any], ...]
     provenance: Provenance
     keys: dict[int, Float[torch.Tensor, "fact d_mlp"]] = field(default_factory=dict)
+    biases: dict[int, Float[torch.Tensor, " d_model"]] = field(default_factory=dict)
     _key: object = field(default_factory=object, init=False, repr=False)
 
     def __post_init__(self) -> None:
         for layer, factors in self.factors.items():
-            if not (bool(factors.left.isfinite().all()) and bool(factors.right.isfinite().all())):
+            parts = [factors.left, factors.right, *([self.biases[layer]] if layer in self.biases else [])]
+            if not all(bool(part.isfinite().all()) for part in parts):
                 raise NumericalError(
                     f"the {self.method} edit of layer {layer} is not finite; check the weights and moments for NaN, or lower the learning rate."
                 )
@@ -108,6 +111,7 @@ class Edit(Result):
         *,
         notes: Iterable[Mapping[str, Any]] = (),
         keys: Mapping[int, torch.Tensor] | None = None,
+        biases: Mapping[int, torch.Tensor] | None = None,
         **more: Any,
     ) -> Edit:
         """The edit that a method has planned for a model: what every ``plan`` returns.
@@ -117,6 +121,7 @@ class Edit(Result):
             factors: the changes, by layer.
             notes: for each fact what is worth knowing of it, plain data.
             keys: by layer, the keys that the changes were planned for.
+            biases: by layer, changes of the bias of ``W_out``.
             more: what the provenance should have besides the settings, plain data.
         """
         name, seed = type(method).__name__, int(getattr(method, "seed", 0))
@@ -130,6 +135,7 @@ class Edit(Result):
             tuple(dict(note) for note in notes),
             provenance_of(model, engine=prefix_engine(model), seed=seed, settings=settings, method=name, **more),
             dict(keys or {}),
+            dict(biases or {}),
         )
 
     @property
@@ -139,9 +145,10 @@ class Edit(Result):
 
     def hooks(self) -> Hooks:
         """The edit as plain hooks, for anybody's ``run_with_hooks`` or ``with model.hooks(...)``; the weights stay as they are."""
-        return [
+        low_rank = [
             pair for layer in self.layers for pair in add_low_rank(layer, self.factors[layer].left, self.factors[layer].right, self.outputs[layer])
         ]
+        return low_rank + [(self.outputs[layer], _add(bias)) for layer, bias in sorted(self.biases.items())]
 
     @contextmanager
     def applied(self, model: HookedModel) -> Generator[HookedModel]:
@@ -177,9 +184,16 @@ class Edit(Result):
                     f"the edit was planned for {self.provenance.model!r} with a W_out of {own.left.shape[0]} x {own.right.shape[1]}; "
                     f"layer {layer} of this model has {shape[0]} x {shape[1]}."
                 )
+            bias = output_bias(model, layer)
+            if layer in self.biases and (bias is None or bias.shape != self.biases[layer].shape):
+                raise ComponentError(
+                    f"the edit changes the bias of W_out, which layer {layer} of this model does not have in that shape; "
+                    f"it was planned for {self.provenance.model!r}."
+                )
         with model_lock(model):
             self.check(model)
-            ledger_of(model).add(model, self._key, {layer: self.factors[layer].dense for layer in self.layers}, self.keys)
+            changes = {layer: self.factors[layer].dense for layer in self.layers} | {OutputBias(layer): bias for layer, bias in self.biases.items()}
+            ledger_of(model).add(model, self._key, changes, self.keys)
 
     def check(self, model: HookedModel) -> None:
         """Refuse a model whose own weights are not those that the edit was planned for; edits that are written into it do not count.
@@ -221,9 +235,9 @@ class Edit(Result):
         """Add the edit to a Hugging Face model's own weights, in all layers or in none; keep a copy to go back.
 
         Raises:
-            UnsupportedModelError: a model without these layers or of another shape.
+            UnsupportedModelError: a model without these layers (or biases) or of another shape.
         """
-        add_to_hugging_face(module, {layer: self.factors[layer].dense for layer in self.layers})
+        add_to_hugging_face(module, {layer: self.factors[layer].dense for layer in self.layers}, self.biases)
 
     def health(self, model: HookedModel, corpus: Iterable[str] = (), *, limit: int = 100) -> EditHealth:
         """How large the change is, whether the clamp was bound, and what it does to ordinary text; the model is left as it is.
@@ -273,3 +287,7 @@ class Edit(Result):
         return line_panels(
             [LinePanel("", lines)], title="How the values were optimised", subtitle=self.headline() + shown, x_axis="step", y_axis="loss"
         )
+
+
+def _add(bias: torch.Tensor) -> HookFn:
+    return lambda activation, *, hook: activation + bias.to(activation)

@@ -48,6 +48,9 @@ class EditMethod(ABC):
     Attributes:
         needs_moments: whether `plan` needs the key moments of the edited layers.
         published: for each model (a name as in ``"gpt2-xl"``), the published values of the fields.
+        published_variants: the same by variant, where a program's settings are others.
+        takes_traced_layer: whether a method of one layer that publishes none for a model takes ROME's.
+        takes_several_layers: whether its ``layer`` may be several.
 
     Example:
         >>> from dataclasses import dataclass
@@ -70,30 +73,34 @@ class EditMethod(ABC):
 
     needs_moments: ClassVar[bool] = False
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    published_variants: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {}
+    takes_traced_layer: ClassVar[bool] = True
+    takes_several_layers: ClassVar[bool] = False
 
     @abstractmethod
     def plan(self, model: HookedModel, facts: Sequence[Fact], moments: KeyMoments | None) -> Edit:
         """The edit that makes the model say each fact's target; the model is left as it was."""
 
     @classmethod
-    def for_model(cls: type[Method], model: AnyModel, *, layers: int | Iterable[int] | None = None) -> Method:
+    def for_model(cls: type[Method], model: AnyModel, *, layers: int | Iterable[int] | None = None, variant: str = "ours") -> Method:
         """The settings that are published for a model.
 
-        A method of one layer that publishes none of its own takes ROME's.
+        A method of one layer that publishes none of its own takes ROME's (fine-tuning does not).
 
         Args:
             layers: other layers than the published ones; exactly one for a method of one layer.
+            variant: whose program is to be followed, with the settings that are published for it.
 
         Raises:
-            InputError: nothing is published, or layers for a method that takes none or only one.
+            InputError: nothing is published, an unknown variant, or layers for a method that takes none or only one.
             ComponentError: a layer outside the model.
         """
         model = as_model(model)
         word = cls.layer_word()
-        settings = dict(published_for(model, cls.published) or {})
+        settings = dict(published_for(model, cls.published) or {}) | _of_variant(cls, model, variant)
         if layers is not None:
-            settings |= _layers_given(cls.__name__, word, check_layers(model, tuple(always_iterable(layers))))
-        elif word == "layer" and word not in settings and (traced := published_for(model, TRACED_LAYERS)) is not None:
+            settings |= _layers_given(cls, word, check_layers(model, tuple(always_iterable(layers))))
+        elif cls.takes_traced_layer and word == "layer" and word not in settings and (traced := published_for(model, TRACED_LAYERS)) is not None:
             settings["layer"] = traced
         missing = [field.name for field in _fields(cls) if _required(field) and field.name not in settings]
         if missing:
@@ -118,7 +125,7 @@ class EditMethod(ABC):
         word = self.layer_word()
         if not self.needs_moments:
             return ()
-        return None if word is None else tuple(self.layers) if word == "layers" else (self.layer,)  # pyright: ignore
+        return None if word is None else tuple(always_iterable(getattr(self, word)))
 
 
 @public
@@ -165,14 +172,36 @@ def _required(field: Field[Any]) -> bool:
     return field.default is MISSING and field.default_factory is MISSING
 
 
-def _layers_given(name: str, word: str | None, layers: tuple[int, ...]) -> dict[str, Any]:
+def _of_variant(cls: type[EditMethod], model: HookedModel, variant: str) -> dict[str, Any]:
+    """The settings of a variant on a model, beyond what every variant has.
+
+    Raises:
+        InputError: the method has no variants, or the program's settings on this model are not published.
+    """
+    if variant == "ours":
+        return {}
+    if "variant" not in {field.name for field in _fields(cls)}:
+        raise InputError(f"{cls.__name__} has no variants, but variant={variant!r} was given; leave it out.")
+    table = cls.published_variants.get(variant, {})
+    own = published_for(model, table)
+    if table and own is None:
+        raise InputError(
+            f"no settings of variant {variant!r} are published for {model_name(model)!r}; pass your own to {cls.__name__}(variant={variant!r}, ...). "
+            f"Known: {', '.join(table)}."
+        )
+    return {"variant": variant, **(own or {})}
+
+
+def _layers_given(cls: type[EditMethod], word: str | None, layers: tuple[int, ...]) -> dict[str, Any]:
     """Layers as the field that a method has for them.
 
     Raises:
         InputError: it has none, or one for a single layer.
     """
     if word is None:
-        raise InputError(f"{name} chooses its layers itself, but layers {layers} were given; leave them out.")
-    if word == "layer" and len(layers) > 1:
-        raise InputError(f"{name} edits one layer, not {len(layers)}; pass exactly one.")
-    return {"layers": layers} if word == "layers" else {"layer": next(iter(layers))}
+        raise InputError(f"{cls.__name__} chooses its layers itself, but layers {layers} were given; leave them out.")
+    if word == "layers" or (cls.takes_several_layers and len(layers) > 1):
+        return {word: layers}
+    if len(layers) > 1:
+        raise InputError(f"{cls.__name__} edits one layer, not {len(layers)}; pass exactly one.")
+    return {"layer": next(iter(layers))}

@@ -49,15 +49,15 @@ def method_class(name: str) -> type[EditMethod]:
 
 
 @public
-def method_for_model(model: AnyModel, name: str, *, layers: int | Iterable[int] | None = None) -> EditMethod:
-    """A method with a model's published settings, in other layers where some are given.
+def method_for_model(model: AnyModel, name: str, *, layers: int | Iterable[int] | None = None, variant: str = "ours") -> EditMethod:
+    """A method with a model's published settings, in other layers where some are given, and as another program where one is named.
 
     Raises:
-        InputError: an unknown name, several layers for a method of one, or nothing published for the model.
+        InputError: an unknown name or variant, several layers for a method of one, or nothing published for the model.
         ComponentError: a layer outside the model.
 
     Example:
         >>> method_for_model("factlm", "ft", layers=3).layer
         3
     """
-    return method_class(name).for_model(model, layers=layers)
+    return method_class(name).for_model(model, layers=layers, variant=variant)

@@ -15,6 +15,7 @@ from .measures import perspectives as perspectives
 from .measures import subject_synonymy as subject_synonymy
 from .measures import symmetry as symmetry
 from .measures import synonymy as synonymy
+from .other_side import OtherCase as OtherCase
 from .report import EditReport as EditReport
 from .report import EvaluationProtocol as EvaluationProtocol
 from .report import EvaluationSettings as EvaluationSettings

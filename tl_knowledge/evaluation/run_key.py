@@ -7,6 +7,7 @@ from dataclasses import asdict, is_dataclass
 from typing import Any
 
 from tl_knowledge.evaluation.measures import EditMeasure, PromptAccuracy
+from tl_knowledge.evaluation.other_side import OtherCase
 from tl_knowledge.evaluation.report import EvaluationProtocol, EvaluationSettings
 from tl_knowledge.models.description import weight_fingerprint
 from tl_knowledge.models.protocol import HookedModel, prepends_bos
@@ -72,5 +73,7 @@ def _measure_key(measure: EditMeasure, cases: Sequence[EditCase]) -> list[str]:
     """A measure's name, and a hash of its settings; of the prompts it asks where those are its settings."""
     if isinstance(measure, PromptAccuracy):
         return [measure.name, digest([[asdict(fact) for fact in measure.facts(case)] for case in cases])]
+    if isinstance(measure, OtherCase):
+        return [measure.name, digest([asdict(measure.case(case)) for case in cases])]
     objects = [case.target_new_id for case in cases]  # by which snippets are found
     return [measure_name(measure), digest([values_of(measure), objects] if any(objects) else values_of(measure))]

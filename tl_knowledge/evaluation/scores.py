@@ -124,12 +124,16 @@ def case_scores(before: Reading, after: Reading) -> dict[str, float]:
 
 
 def _counterfact(after: Reading) -> dict[str, float]:
-    """ES and PS: the new object is the likelier; NS: the true one is. Magnitudes are differences of ``exp(-nll)`` in the same direction."""
+    """ES and PS: the new object is the likelier; NS: the true one is. Magnitudes are differences of ``exp(-nll)`` in the same direction.
+
+    Where both are the same (zsRE's right answers) there is nothing to compare.
+    """
     scores: dict[str, float] = {}
     for letter, kind in (("E", "rewrite"), ("P", "paraphrase"), ("N", "neighbourhood")):
         rows, sign = after.get(kind, []), -1 if kind == "neighbourhood" else 1
-        scores[letter + "S"] = _percent([float(sign * (row.true.nll - row.new.nll) > 0) for row in rows])
-        scores[letter + "M"] = _percent([sign * (np.exp(-row.new.nll) - np.exp(-row.true.nll)) for row in rows])
+        apart = [row for row in rows if row.new.tokens != row.true.tokens]
+        scores[letter + "S"] = _percent([float(sign * (row.true.nll - row.new.nll) > 0) for row in apart])
+        scores[letter + "M"] = _percent([sign * (np.exp(-row.new.nll) - np.exp(-row.true.nll)) for row in apart])
         scores[letter + "A"] = _percent([float((row.true if kind == "neighbourhood" else row.new).exact) for row in rows])
     return scores
 

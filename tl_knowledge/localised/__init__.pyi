@@ -5,6 +5,10 @@ from .layer_sweep import LayerSweep as LayerSweep
 from .objects import NeuronEditVariant as NeuronEditVariant
 from .problems import EditingProblem as EditingProblem
 from .problems import editing_problem as editing_problem
+from .relation_side import EditedSide as EditedSide
+from .relation_side import RelationSides as RelationSides
+from .relation_side import RelationSideSettings as RelationSideSettings
+from .relation_side import measure_relation_side as measure_relation_side
 from .sweep import layers_around as layers_around
 from .sweep import sweep_layers as sweep_layers
 from .sweep_settings import Outcome as Outcome

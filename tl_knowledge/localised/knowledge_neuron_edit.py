@@ -15,7 +15,7 @@ from tl_knowledge.errors import NumericalError, check_choice
 from tl_knowledge.localised.objects import NeuronEditVariant, object_embeddings
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.models.weights import output_weights
-from tl_knowledge.neurons import AttributionVariant, NeuronSet, attribute_neurons, select_neurons
+from tl_knowledge.neurons import AttributionVariant, NeuronAttribution, NeuronSet, attribute_neurons, select_neurons
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.prompts.prompt import Prompt
 
@@ -31,15 +31,18 @@ class KnowledgeNeuronEdit(EditMethod):
 
     ``variant`` names whose change of the rows it is. Which neurons are changed is for the other settings: Dai et al. attribute with
     ``attribution_variant="dai2022"`` and leave out what a tenth of the relation's facts share (``spare``), EleutherAI's program attributes with
-    ``"eleutherai2022"``.
+    ``"eleutherai2022"``. ``"meng2022_code"`` is a whole program: the bare prompt alone, EleutherAI's attribution, nothing refined.
 
     Attributes:
-        variant: how much of each embedding.
+        variant: how much of each embedding; ``"meng2022_code"`` does not read ``shared_by`` and ``attribution_variant``.
         erase: set the rows to zero instead, which takes the fact away and writes nothing.
         threshold: of the attribution, as a share of the prompt's largest; 0.2, and 0.3 under ``"wen_bai"``, when ``None``.
         shared_by: in more than what share of the paraphrases a neuron must be; facts without paraphrases are not refined.
         spare: neurons that are never edited, such as those that many of a relation's facts share.
         attribution_variant, steps, at: of the attribution; ``at`` is ``"last"`` or ``"subject"``.
+
+    Raises:
+        InputError: unknown variant or place.
     """
 
     variant: NeuronEditVariant = "ours"
@@ -51,6 +54,10 @@ class KnowledgeNeuronEdit(EditMethod):
     steps: int = 20
     at: str = "last"
 
+    def __post_init__(self) -> None:
+        check_choice("variant", self.variant, NeuronEditVariant)
+        check_choice("at", self.at, ("last", "subject"))
+
     @classmethod
     @override
     def small(cls) -> KnowledgeNeuronEdit:
@@ -61,16 +68,13 @@ class KnowledgeNeuronEdit(EditMethod):
         """One edit of all facts; moments are not needed.
 
         Raises:
-            InputError: unknown variant or place.
             NumericalError: no neuron is left for a fact.
         """
-        check_choice("variant", self.variant, NeuronEditVariant)
-        check_choice("at", self.at, ("last", "subject"))
         rows: dict[int, dict[int, torch.Tensor]] = {}
         notes: list[dict[str, Any]] = []
         for fact in facts:
             objects = object_embeddings(model, fact, self.variant)
-            neurons = self._neurons(model, fact, objects.old_token)
+            neurons = self._neurons(model, fact, objects.attributed)
             for layer, neuron in neurons:
                 row = output_weights(model, layer)[neuron].detach()[None]
                 change = -row if self.erase else objects.shift(row, self.variant)
@@ -80,12 +84,9 @@ class KnowledgeNeuronEdit(EditMethod):
         factors = {layer: _rows_as_factors(model, layer, changed) for layer, changed in rows.items()}
         return Edit.planned(model, self, factors, notes=notes)
 
-    def _neurons(self, model: HookedModel, fact: Fact, old_token: int) -> NeuronSet:
+    def _neurons(self, model: HookedModel, fact: Fact, attributed: tuple[int, ...]) -> NeuronSet:
         """The old object's neurons, refined over the fact's wordings."""
-        templates = [fact.template, *(template for template in fact.paraphrases if template != fact.template)]
-        stated = [Prompt.from_fact(model, fact.rephrase(template)) for template in templates]
-        prompts = [replace(prompt, answer=(old_token,)) for prompt in stated]
-        scores = attribute_neurons(model, prompts, variant=self.attribution_variant, steps=self.steps, at=self.at, progress=False)
+        scores = self._scores(model, fact, attributed)
         default = THRESHOLD_WEN_BAI if self.variant == "wen_bai" else THRESHOLD
         threshold = default if self.threshold is None else self.threshold
         neurons = select_neurons(scores, threshold=threshold, shared_by=self.shared_by)
@@ -93,6 +94,16 @@ class KnowledgeNeuronEdit(EditMethod):
         if not len(left):
             raise NumericalError(f"no neuron is left to edit for {fact.text!r}; lower threshold={threshold:g} or shared_by={self.shared_by:g}.")
         return left
+
+    def _scores(self, model: HookedModel, fact: Fact, attributed: tuple[int, ...]) -> NeuronAttribution:
+        """The neurons' scores on every wording; in Meng et al.'s program on the bare prompt, the mean over the tokens, each as its next one."""
+        as_program = self.variant == "meng2022_code"
+        templates = [fact.template, *(template for template in fact.paraphrases if template != fact.template and not as_program)]
+        stated = [Prompt.from_fact(model, fact.rephrase(template)) for template in templates]
+        prompts = [replace(prompt, answer=(token,)) for prompt in stated for token in attributed]
+        variant = "eleutherai2022" if as_program else self.attribution_variant
+        scores = attribute_neurons(model, prompts, variant=variant, steps=self.steps, at=self.at, progress=False)
+        return replace(scores.of_prompts([0]), scores=scores.mean_scores[None]) if as_program else scores
 
 
 def _rows_as_factors(model: HookedModel, layer: int, changed: dict[int, torch.Tensor]) -> LowRank:

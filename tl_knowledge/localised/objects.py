@@ -15,7 +15,7 @@ from tl_knowledge.prompts.prompt import Prompt, target_tokens
 
 __all__ = ["NeuronEditVariant", "ObjectEmbeddings", "object_embeddings"]
 
-NeuronEditVariant: TypeAlias = Literal["ours", "wen_bai", "dai2022", "eleutherai2022"]
+NeuronEditVariant: TypeAlias = Literal["ours", "wen_bai", "dai2022", "eleutherai2022", "meng2022_code"]
 """How much of the old object's embedding is taken away, and of the new one's added; and which object is the old one:
 
 ============== ==== ==== ============================== ====================================================
@@ -25,25 +25,36 @@ ours           1    8    1                              what the fact replaces, 
 wen_bai        1    8    1                              the same
 dai2022        1    8    ``||W_out[i]|| / ||E||``       the same (their program edits only facts where both agree)
 eleutherai2022 2    2    1                              the model's prediction
+meng2022_code  2    1    1, and all of its tokens       the model's prediction
 ============== ==== ==== ============================== ====================================================
 
-``wen_bai`` is the formula of Wen and Bai's text. Beyond it the variants differ where `KnowledgeNeuronEdit` and `CausalNeuronEdit` say so.
+``wen_bai`` is the formula of Wen and Bai's text. ``meng2022_code`` is the KN baseline in the program of Meng et al. (2022), which made the KN row of
+Wen and Bai's table too: it reads both objects without the space before them, and adds the embeddings of all of the new one's tokens.
+Beyond this the variants differ where `KnowledgeNeuronEdit` and `CausalNeuronEdit` say so.
 """
 
-_WEIGHTS: dict[str, tuple[float, float]] = {"ours": (1.0, 8.0), "wen_bai": (1.0, 8.0), "dai2022": (1.0, 8.0), "eleutherai2022": (2.0, 2.0)}
+_WEIGHTS: dict[str, tuple[float, float]] = {
+    "ours": (1.0, 8.0),
+    "wen_bai": (1.0, 8.0),
+    "dai2022": (1.0, 8.0),
+    "eleutherai2022": (2.0, 2.0),
+    "meng2022_code": (2.0, 1.0),
+}
 
 
 @dataclass(frozen=True, eq=False)
 class ObjectEmbeddings:
-    """The old and the new object's embedding: of their first tokens.
+    """The old and the new object's embedding: of their first tokens (under ``meng2022_code`` the sum over all of the new one's).
 
     Attributes:
         old_token: the old object's first token.
+        attributed: the tokens whose knowledge neurons are edited.
     """
 
     old: Float[torch.Tensor, " d_model"]
     new: Float[torch.Tensor, " d_model"]
     old_token: int
+    attributed: tuple[int, ...]
 
     def shift(self, rows: Float[torch.Tensor, "neuron d_model"], variant: NeuronEditVariant) -> Float[torch.Tensor, "neuron d_model"]:
         """What is added to each row: ``-lambda_1 E[old] + lambda_2 E[new]``."""
@@ -56,8 +67,12 @@ class ObjectEmbeddings:
 def object_embeddings(model: HookedModel, fact: Fact, variant: NeuronEditVariant) -> ObjectEmbeddings:
     """The embeddings of the old object, and of the fact's target."""
     prompt, embeddings = Prompt.from_fact(model, fact), embedding_matrix(model)
-    if fact.replaces is not None and variant != "eleutherai2022":
+    if fact.replaces is not None and variant not in ("eleutherai2022", "meng2022_code"):
         old = target_tokens(model, fact.replaces)[0]
     else:
         (old,) = predicted_tokens(model, [prompt])
-    return ObjectEmbeddings(embeddings[old], embeddings[prompt.target_token], old)
+    if variant != "meng2022_code":
+        return ObjectEmbeddings(embeddings[old], embeddings[prompt.target_token], old, (old,))
+    new = embeddings[list(target_tokens(model, fact.target.strip()))].sum(0)
+    attributed = (old,) if fact.replaces is None else target_tokens(model, fact.replaces.strip())
+    return ObjectEmbeddings(embeddings[old], new, old, attributed)

@@ -1,12 +1,12 @@
-"""The ledger of a model's ``W_out``: what the weights were, and what has been added since.
+"""The ledger of a model's ``W_out`` and its bias: what the weights were, and what has been added since.
 
-Each layer of ``W_out`` that anything was added to is always written anew, from the weights as they were::
+Each place (a layer's ``W_out``, or its bias) that anything was added to is always written anew, from the weights as they were::
 
     W_out = original + sum of what is added now        (in float64, rounded once)
 
 So additions leave in any order, what stays is what it alone would have given, and with nothing left the weights are what they were, bit for bit.
 
-A change is written into all layers or into none: whatever stops it (an interrupt, memory that runs out) leaves the weights as they were before, or
+A change is written into all places or into none: whatever stops it (an interrupt, memory that runs out) leaves the weights as they were before, or
 as they should be after, and the ledger says which. Weights are compared by their bits, so that a model with NaN in it is no exception.
 """
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 from weakref import WeakKeyDictionary
 
 import torch
@@ -24,20 +25,23 @@ from tl_knowledge.errors import ModelStateError, NumericalError
 from tl_knowledge.models.description import fingerprint_of, weight_digests, weights_digest
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel
-from tl_knowledge.models.weights import Delta, output_weights
+from tl_knowledge.models.weights import OutputBias, output_bias, output_weights
 
 __all__ = ["WeightLedger", "forget_edits", "has_written_edits", "ledger_of", "unedited_fingerprint", "written_keys"]
 
 _ledgers: WeakKeyDictionary[object, WeightLedger] = WeakKeyDictionary()
+
+Place: TypeAlias = int | OutputBias
+"""What can be written: the ``W_out`` of the layer of that number, or a layer's bias of it."""
 
 WAY_OUT = "undo that change first, or accept the weights as they are now with tl_knowledge.editing.forget_edits(model)"
 
 
 @dataclass(frozen=True, eq=False)
 class _Addition:
-    """What one edit adds, and the keys it was planned for, by layer."""
+    """What one edit adds, by place, and the keys it was planned for, by layer."""
 
-    deltas: Mapping[int, Delta]
+    deltas: Mapping[Place, torch.Tensor]
     keys: Mapping[int, torch.Tensor]
 
 
@@ -47,27 +51,27 @@ class _State:
 
     Attributes:
         additions: by the edits' own keys, in order.
-        original: ``W_out`` of every layer that something was added to, as it was.
-        written: the same layers as they are now.
+        original: every place that something was added to, as it was.
+        written: the same places as they are now.
     """
 
     additions: Mapping[Hashable, _Addition] = field(default_factory=dict[Hashable, _Addition])
-    original: Mapping[int, torch.Tensor] = field(default_factory=dict[int, torch.Tensor])
-    written: Mapping[int, torch.Tensor] = field(default_factory=dict[int, torch.Tensor])
+    original: Mapping[Place, torch.Tensor] = field(default_factory=dict[Place, torch.Tensor])
+    written: Mapping[Place, torch.Tensor] = field(default_factory=dict[Place, torch.Tensor])
 
-    def with_additions(self, model: HookedModel, additions: Mapping[Hashable, _Addition], layers: Iterable[int]) -> _State:
-        """The state after some layers' additions have become others; nothing is written yet."""
+    def with_additions(self, model: HookedModel, additions: Mapping[Hashable, _Addition], places: Iterable[Place]) -> _State:
+        """The state after some places' additions have become others; nothing is written yet."""
         original, written = dict(self.original), dict(self.written)
-        for layer in layers:
-            before = original.get(layer)
-            before = output_weights(model, layer).detach().clone() if before is None else before
-            added = [each.deltas[layer].to(before.device).double() for each in additions.values() if layer in each.deltas]
+        for place in places:
+            before = original.get(place)
+            before = _held(model, place).detach().clone() if before is None else before
+            added = [each.deltas[place].to(before.device).double() for each in additions.values() if place in each.deltas]
             if added:
-                original[layer] = before
-                written[layer] = (before.double() + torch.stack(added).sum(0)).to(before.dtype)
-                _check_finite(written[layer], before, layer)
+                original[place] = before
+                written[place] = (before.double() + torch.stack(added).sum(0)).to(before.dtype)
+                _check_finite(written[place], before, place)
             else:
-                del original[layer], written[layer]
+                del original[place], written[place]
         return _State(additions, original, written)
 
 
@@ -83,8 +87,8 @@ class WeightLedger:
     def __len__(self) -> int:
         return len(self._state.additions)
 
-    def add(self, model: HookedModel, key: Hashable, deltas: Mapping[int, Delta], keys: Mapping[int, torch.Tensor] | None = None) -> None:
-        """Add to the weights of some layers.
+    def add(self, model: HookedModel, key: Hashable, deltas: Mapping[Place, torch.Tensor], keys: Mapping[int, torch.Tensor] | None = None) -> None:
+        """Add to the weights at some places.
 
         Args:
             keys: by layer, the keys that the addition was planned for.
@@ -95,9 +99,9 @@ class WeightLedger:
         """
         if key in self:
             raise ModelStateError("this edit is already written into the model; revert(model) takes it back first.")
-        for layer, delta in deltas.items():
+        for place, delta in deltas.items():
             if not bool(delta.isfinite().all()):
-                raise NumericalError(f"the edit's change of layer {layer} is not finite, so it is not written; plan the edit anew.")
+                raise NumericalError(f"the edit's change of {_called(place)} is not finite, so it is not written; plan the edit anew.")
         self._move(model, dict(self._state.additions) | {key: _Addition(dict(deltas), dict(keys or {}))}, deltas)
 
     def remove(self, model: HookedModel, key: Hashable) -> None:
@@ -119,24 +123,24 @@ class WeightLedger:
         """Fingerprint of the weights as they were before any addition.
 
         Raises:
-            ModelStateError: the weights of an edited layer were changed by someone else.
+            ModelStateError: edited weights were changed by someone else.
         """
         self._check_untouched(model, self._state.written)
         digests = weight_digests(model)
         names = {parameter.untyped_storage().data_ptr(): str(name) for name, parameter in model.named_parameters() if str(name) in digests}
         shapes = {str(name): parameter.shape for name, parameter in model.named_parameters()}
-        for layer, before in self._state.original.items():
-            name = names[output_weights(model, layer).untyped_storage().data_ptr()]
-            digests[name] = weights_digest(before if before.shape == shapes[name] and _as_held(model, layer) else before.T)
+        for place, before in self._state.original.items():
+            name = names[_held(model, place).untyped_storage().data_ptr()]
+            digests[name] = weights_digest(before if before.shape == shapes[name] and _held(model, place).is_contiguous() else before.T)
         return fingerprint_of(digests)
 
-    def _move(self, model: HookedModel, additions: Mapping[Hashable, _Addition], layers: Iterable[int]) -> None:
-        """Go over to other additions, in all layers or in none."""
-        before, layers = self._state, list(layers)
-        self._check_untouched(model, [layer for layer in layers if layer in before.written])
-        after = before.with_additions(model, additions, layers)
-        old = {layer: before.written.get(layer, after.original.get(layer)) for layer in layers}
-        new = {layer: after.written.get(layer, before.original.get(layer)) for layer in layers}
+    def _move(self, model: HookedModel, additions: Mapping[Hashable, _Addition], places: Iterable[Place]) -> None:
+        """Go over to other additions, in all places or in none."""
+        before, places = self._state, list(places)
+        self._check_untouched(model, [place for place in places if place in before.written])
+        after = before.with_additions(model, additions, places)
+        old = {place: before.written.get(place, after.original.get(place)) for place in places}
+        new = {place: after.written.get(place, before.original.get(place)) for place in places}
         try:
             _put(model, new)
             self._state = after
@@ -145,10 +149,10 @@ class WeightLedger:
             self._state = before
             raise
 
-    def _check_untouched(self, model: HookedModel, layers: Iterable[int]) -> None:
-        for layer in layers:
-            if not _same_bits(output_weights(model, layer), self._state.written[layer]):
-                raise ModelStateError(f"W_out of layer {layer} was changed by something else since an edit was written; {WAY_OUT}.")
+    def _check_untouched(self, model: HookedModel, places: Iterable[Place]) -> None:
+        for place in places:
+            if not _same_bits(_held(model, place), self._state.written[place]):
+                raise ModelStateError(f"{_called(place)} was changed by something else since an edit was written; {WAY_OUT}.")
 
 
 def ledger_of(model: HookedModel) -> WeightLedger:
@@ -188,24 +192,32 @@ def unedited_fingerprint(model: HookedModel) -> str:
     return ledger_of(model).unedited(model)
 
 
-def _put(model: HookedModel, weights: Mapping[int, torch.Tensor | None]) -> None:
+def _held(model: HookedModel, place: Place) -> torch.Tensor:
+    """What the model holds at a place."""
+    if isinstance(place, int):
+        return output_weights(model, place)
+    bias = output_bias(model, place.layer)
+    assert bias is not None, "Edit refuses a model without it"
+    return bias
+
+
+def _called(place: Place) -> str:
+    return f"W_out of layer {place}" if isinstance(place, int) else f"the bias of W_out of layer {place.layer}"
+
+
+def _put(model: HookedModel, weights: Mapping[Place, torch.Tensor | None]) -> None:
     with torch.no_grad():
-        for layer, values in weights.items():
+        for place, values in weights.items():
             assert values is not None
-            output_weights(model, layer).copy_(values)
+            _held(model, place).copy_(values)
 
 
-def _check_finite(written: torch.Tensor, before: torch.Tensor, layer: int) -> None:
+def _check_finite(written: torch.Tensor, before: torch.Tensor, place: Place) -> None:
     """Refuse values beyond the weights' type; what was not finite before is the model's own."""
     if not bool((written.isfinite() | ~before.isfinite()).all()):
-        raise NumericalError(f"the edit's change of layer {layer} is too large for {before.dtype} weights; load the model in float32.")
+        raise NumericalError(f"the edit's change of {_called(place)} is too large for {before.dtype} weights; load the model in float32.")
 
 
 def _same_bits(first: torch.Tensor, second: torch.Tensor) -> bool:
     integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[first.element_size()]
     return first.dtype == second.dtype and torch.equal(first.detach().view(integers), second.to(first.device).view(integers))
-
-
-def _as_held(model: HookedModel, layer: int) -> bool:
-    """Whether ``W_out`` lies in its parameter as it is shown, not transposed."""
-    return output_weights(model, layer).is_contiguous()

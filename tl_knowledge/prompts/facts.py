@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from tl_knowledge.door import public
 from tl_knowledge.errors import InputError, PromptError, TargetError
 
-__all__ = ["EditCase", "Fact", "MinimalPair", "Relation", "Statement", "refuse_contradictions"]
+__all__ = ["EditCase", "Fact", "MinimalPair", "Relation", "RelationFact", "Statement", "refuse_contradictions"]
 
 
 @public
@@ -68,12 +68,29 @@ class Fact:
         return self.template.replace("{}", self.subject)
 
     def retarget(self, target: str) -> Fact:
-        """The same fact with another target; ``replaces`` remembers the first one."""
-        return replace(self, target=target, replaces=self.replaces or self.target)
+        """The same fact with another target; ``replaces`` remembers the first one (nothing where the target stays)."""
+        return replace(self, target=target, replaces=self.replaces or (None if target == self.target else self.target))
 
     def rephrase(self, template: str) -> Fact:
         """The same fact in another template."""
         return replace(self, template=template)
+
+
+@public
+@dataclass(frozen=True)
+class RelationFact(Fact):
+    """A fact asked from the relation's side: the prompt names subject and object, and the target is the relation's name (Wei et al. 2024).
+
+    Attributes:
+        removed: the same with the old object, between which and the subject there should be no relation any more.
+
+    Example:
+        >>> old = Fact("France", "The relation between {} and Paris is", "None")
+        >>> RelationFact("France", "The relation between {} and London is", " capital", removed=old).text
+        'The relation between France and London is'
+    """
+
+    removed: Fact | None = None
 
 
 @public

@@ -1,11 +1,13 @@
-"""Fine-tuning of one layer's ``W_out`` on the facts alone: the baselines FT and FT+L (Zhu et al. 2020, as Meng et al. 2022 set them up)."""
+"""Fine-tuning: Adam on a few layers' ``W_out``; the baselines FT and, with every weight's change bounded, FT+L (Zhu et al. 2020)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
+from more_itertools import always_iterable, chunked
 from typing_extensions import override
 
 from tl_knowledge.arrays import Hooks
@@ -17,16 +19,29 @@ from tl_knowledge.editing.optimise.objective import Objective
 from tl_knowledge.engine.forward import run_model
 from tl_knowledge.engine.progress import progress_bar, progress_shown
 from tl_knowledge.engine.rows import keep_positions
-from tl_knowledge.errors import InputError, NumericalError
+from tl_knowledge.errors import InputError, NumericalError, check_choice
 from tl_knowledge.hooks import add_low_rank
 from tl_knowledge.metrics import unlikelihood
 from tl_knowledge.models.checks import check_layers
 from tl_knowledge.models.protocol import HookedModel
-from tl_knowledge.models.weights import output_hook, output_weights
+from tl_knowledge.models.weights import output_bias, output_hook, output_weights
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.runs.key_moments import KeyMoments
 
-__all__ = ["FineTune", "FineTuneConstrained"]
+__all__ = ["FineTune", "FineTuneConstrained", "FineTuneVariant"]
+
+FineTuneVariant: TypeAlias = Literal["ours", "meng2022_code"]
+"""What is trained, and on what:
+
+============= ============================ =========================================== =====================
+variant       trained                      the target's tokens                         facts of one step
+============= ============================ =========================================== =====================
+ours          ``W_out``                    each at its own position                    all
+meng2022_code ``W_out`` and its bias       all at the prompt's last position           128, one batch by one
+============= ============================ =========================================== =====================
+"""
+
+FACTS_OF_A_STEP = 128  # of Meng et al.'s program
 
 
 @public
@@ -34,24 +49,48 @@ __all__ = ["FineTune", "FineTuneConstrained"]
 class FineTune(EditMethod):
     """Settings of FT, and with ``most_change`` of FT+L.
 
-    Every target token is trained at its own position, and ``W_out`` alone; Meng et al.'s program trains all of them at the last position, and the
-    bias too.
+    Published for GPT-2 XL (layer 1) and GPT-J (layer 21). FT-W, the baseline of Meng et al. (2023), trains *every* weight of GPT-J's block 21
+    under a decay that falls with the number of edits; an edit holds changes of ``W_out`` and its bias only, so ``weight_decay`` is offered for
+    those, and no setting carries that name.
 
     Attributes:
-        layer: which block's ``W_out`` to train.
+        layer: which block's ``W_out`` to train, or several blocks'.
+        variant: what is trained, and at which positions.
         steps: of Adam, at most.
         learning_rate: of Adam.
         stop_below: the mean loss at which to stop.
-        most_change: how far any weight may move (FT+L: 5e-4 for GPT-2 XL's layer 0, 2e-3 for medium); ``None``: as far as it likes (FT).
+        weight_decay: of Adam: pulls the weights themselves (not their change) towards 0.
+        most_change: how far any weight may move; ``None``: as far as it likes (FT).
         objective: to write the target (default), to erase it, or to force it under noise.
+
+    Raises:
+        InputError: a bound that is not positive, no layer or one twice, or an unknown variant.
     """
 
-    layer: int
+    takes_traced_layer: ClassVar[bool] = False
+    takes_several_layers: ClassVar[bool] = True
+    published: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "gpt2-xl": {"layer": 1},
+        "gpt-j-6b": {"layer": 21},
+        "factlm": {"layer": 0},
+    }
+
+    layer: int | tuple[int, ...]
+    variant: FineTuneVariant = "ours"
     steps: int = 25
     learning_rate: float = 5e-4
     stop_below: float = 0.01
+    weight_decay: float = 0.0
     most_change: float | None = None
     objective: Objective = field(default_factory=Objective)
+
+    def __post_init__(self) -> None:
+        check_choice("variant", self.variant, FineTuneVariant)
+        layers = tuple(always_iterable(self.layer))
+        if not layers or len(set(layers)) < len(layers):
+            raise InputError(f"layer={self.layer} trains no layer, or one twice; pass one layer, or each of several once.")
+        if self.most_change is not None and self.most_change <= 0:
+            raise InputError(f"most_change={self.most_change} allows no change; pass a positive bound, or None for none.")
 
     @classmethod
     @override
@@ -63,51 +102,73 @@ class FineTune(EditMethod):
         """One edit of all facts, each on its bare prompt; moments are not needed.
 
         Raises:
-            InputError: a bound that is not positive.
             ComponentError: no such layer.
             NumericalError: a loss that is not finite.
         """
-        check_layers(model, [self.layer])
-        if self.most_change is not None and self.most_change <= 0:
-            raise InputError(f"most_change={self.most_change} allows no change; pass a positive bound, or None for none.")
+        layers = check_layers(model, tuple(always_iterable(self.layer)))
         batch = [rows_of(model, fact, ("{}",), "subject", self.objective) for fact in facts]
-        weights = output_weights(model, self.layer).detach()
-        wide = torch.promote_types(weights.dtype, torch.float32)  # Adam divides by what float16 rounds to zero
-        change = torch.zeros_like(weights, dtype=wide).requires_grad_(True)
-        optimiser = torch.optim.Adam([change], lr=self.learning_rate)
+        trained = _Trained(model, layers, with_bias=self.variant == "meng2022_code")
+        losses = self._train(model, trained, batch)
+        note = {"losses": losses, "stopped": "loss" if losses[-1] < self.stop_below else "steps", "facts": len(batch)}
+        return Edit.planned(model, self, trained.factors, notes=[note], biases=trained.bias_changes)
+
+    def _train(self, model: HookedModel, trained: _Trained, batch: Sequence[FactRows]) -> list[float]:
+        """Train until the loss is low; its mean over the facts, at every step."""
+        optimiser = torch.optim.Adam(trained.changes, lr=self.learning_rate)
+        of_a_step = FACTS_OF_A_STEP if self.variant == "meng2022_code" else len(batch)
         losses: list[float] = []
         for step in progress_bar(range(self.steps), what="fine-tune", unit="step", progress=progress_shown(), leave=False):
-            loss, change.grad = self._loss(model, batch, change)
-            losses.append(loss)
-            if not torch.isfinite(torch.tensor(loss)):
-                raise NumericalError(f"the loss is {loss} at step {step}; lower learning_rate={self.learning_rate:g}.")
-            if loss < self.stop_below:
+            total = 0.0
+            for facts in chunked(batch, of_a_step):
+                loss, gradients = self._loss(model, facts, trained)
+                if not torch.isfinite(torch.tensor(loss)):
+                    raise NumericalError(f"the loss is {loss} at step {step}; lower learning_rate={self.learning_rate:g}.")
+                total += loss * len(facts) / len(batch)
+                if loss >= self.stop_below:
+                    self._step(optimiser, trained, gradients)
+            losses.append(total)
+            if total < self.stop_below:
                 break
-            optimiser.step()
-            if self.most_change is not None:
-                with torch.no_grad():
-                    change.clamp_(-self.most_change, self.most_change)
-        note = {"losses": losses, "stopped": "loss" if losses[-1] < self.stop_below else "steps", "facts": len(batch)}
-        return Edit.planned(model, self, {self.layer: LowRank(change.detach().clone(), _identity(change.detach()))}, notes=[note])
+        return losses
 
-    def _loss(self, model: HookedModel, batch: Sequence[FactRows], change: torch.Tensor) -> tuple[float, torch.Tensor]:
-        """The mean loss over the facts, and its gradient."""
-        gradient, total, site = torch.zeros_like(change), 0.0, output_hook(model, self.layer)
+    def _step(self, optimiser: torch.optim.Optimizer, trained: _Trained, gradients: Sequence[torch.Tensor]) -> None:
+        for change, start, gradient in zip(trained.changes, trained.starts, gradients, strict=True):
+            change.grad = gradient + self.weight_decay * (start + change.detach())
+        optimiser.step()
+        if self.most_change is not None:
+            with torch.no_grad():
+                for change in trained.changes:
+                    change.clamp_(-self.most_change, self.most_change)
+
+    def _loss(self, model: HookedModel, batch: Sequence[FactRows], trained: _Trained) -> tuple[float, list[torch.Tensor]]:
+        """The mean loss over some facts, and its gradients."""
+        gradients, total = [torch.zeros_like(change) for change in trained.changes], 0.0
         for rows in batch:
-            hooks: Hooks = [*add_low_rank(self.layer, change, _identity(change), site), *keep_positions(rows.scored), *rows.noise]
+            tokens, positions = rows.tokens[:1], rows.scored
+            if self.variant == "meng2022_code":  # the model reads the prompt alone, and should say every token of the target at once
+                tokens, positions = tokens[:, : int(positions[0, 0]) + 1], positions[:, :1]
             with torch.enable_grad():
-                log_p = run_model(model, rows.tokens[:1], hooks).to(change.dtype).log_softmax(-1)
+                logits = run_model(model, tokens, [*trained.hooks, *keep_positions(positions), *rows.noise])
+                log_p = logits.to(gradients[0].dtype).log_softmax(-1).expand(-1, len(rows.answer), -1)
                 target = log_p.gather(-1, rows.answer[None, :, None])
                 loss = (unlikelihood(target.sum()) if self.objective.erase else -target.mean()) / len(batch)
-                gradient += torch.autograd.grad(loss, [change])[0]
+                gradients = [so_far + own for so_far, own in zip(gradients, torch.autograd.grad(loss, trained.changes), strict=True)]
             total += float(loss.detach())
-        return total, gradient
+        return total, gradients
 
 
 @public
 @dataclass(frozen=True)
 class FineTuneConstrained(FineTune):
-    """FT+L: no weight may move further than ``most_change`` (5e-4 for GPT-2 XL's layer 0, 2e-3 for GPT-2 medium)."""
+    """FT+L: no weight of layer 0 may move further than ``most_change``, which is published for GPT-2 medium, large, XL and GPT-J."""
+
+    published: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "gpt2-medium": {"layer": 0, "most_change": 2e-3},
+        "gpt2-large": {"layer": 0, "most_change": 1e-3},
+        "gpt2-xl": {"layer": 0, "most_change": 5e-4},
+        "gpt-j-6b": {"layer": 0, "most_change": 5e-5},
+        "factlm": {"layer": 0, "most_change": 5e-3},
+    }
 
     most_change: float | None = 5e-4
 
@@ -115,6 +176,45 @@ class FineTuneConstrained(FineTune):
     @override
     def small(cls) -> FineTuneConstrained:
         return replace(super().small(), most_change=5e-3)  # pyright: ignore[reportReturnType]
+
+
+class _Trained:
+    """What is trained: changes of ``W_out`` in some layers, and of its bias where that is asked for and there is one.
+
+    Attributes:
+        changes: the tensors to optimise: the layers' weights, then their biases.
+        starts: what they are added to.
+        hooks: the model with them.
+    """
+
+    def __init__(self, model: HookedModel, layers: Sequence[int], *, with_bias: bool) -> None:
+        biases = {layer: output_bias(model, layer) for layer in layers} if with_bias else {}
+        self._layers, self._biased = tuple(layers), tuple(layer for layer, bias in biases.items() if bias is not None)
+        held = [output_weights(model, layer) for layer in layers] + [bias for bias in biases.values() if bias is not None]
+        # Adam divides by what float16 rounds to zero.
+        self.starts = [each.detach().to(torch.promote_types(each.dtype, torch.float32)) for each in held]
+        self.changes = [torch.zeros_like(start).requires_grad_(True) for start in self.starts]
+        sites = {layer: output_hook(model, layer) for layer in layers}
+        weights, own = self.changes[: len(layers)], self.changes[len(layers) :]
+        self.hooks: Hooks = [
+            pair for layer, change in zip(layers, weights, strict=True) for pair in add_low_rank(layer, change, _identity(change), sites[layer])
+        ]
+        self.hooks += [(sites[layer], _plus(bias)) for layer, bias in zip(self._biased, own, strict=True)]
+
+    @property
+    def factors(self) -> dict[int, LowRank]:
+        """The weights' changes by layer."""
+        ended = [change.detach().clone() for change in self.changes[: len(self._layers)]]
+        return {layer: LowRank(change, _identity(change)) for layer, change in zip(self._layers, ended, strict=True)}
+
+    @property
+    def bias_changes(self) -> dict[int, torch.Tensor]:
+        """The biases' changes by layer."""
+        return {layer: bias.detach().clone() for layer, bias in zip(self._biased, self.changes[len(self._layers) :], strict=True)}
+
+
+def _plus(bias: torch.Tensor) -> Any:
+    return lambda activation, *, hook: activation + bias.to(activation)
 
 
 def _identity(weights: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from typing_extensions import override
@@ -16,13 +16,16 @@ from tl_knowledge.editing.optimise.fact_rows import EditedToken
 from tl_knowledge.editing.optimise.objective import Objective
 from tl_knowledge.editing.optimise.spread import Keys, spread_over_layers
 from tl_knowledge.editing.optimise.values import ValueSettings
-from tl_knowledge.errors import InputError
+from tl_knowledge.errors import InputError, check_choice
 from tl_knowledge.models.checks import check_layers
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.runs.key_moments import KeyMoments, needed_moments
 
-__all__ = ["MEMIT"]
+__all__ = ["MEMIT", "MEMITVariant"]
+
+MEMITVariant: TypeAlias = Literal["ours", "wei2024"]
+"""Meng et al.'s program with every fact by itself, or Wei et al.'s from the relation's side, where the old object's prompt should say "None", too."""
 
 
 @public
@@ -34,12 +37,16 @@ class MEMIT(EditMethod):
 
     Attributes:
         layers: the edited layers, ascending; what the facts should be is optimised at the output of the last.
+        variant: ``"wei2024"`` for facts of the relation's side (`RelationFact`).
         moment_weight: lambda, how much the keys of other text weigh against the facts' (15,000 for GPT-J, 20,000 for GPT-2 XL).
         at: which token's key is edited.
         contexts: how many generated contexts of how many tokens.
         objective: to write the target (default), to erase it, or to force it under noise.
         value: of the values' optimisation.
         seed: of the contexts.
+
+    Raises:
+        InputError: an unknown variant.
     """
 
     needs_moments: ClassVar[bool] = True
@@ -50,12 +57,16 @@ class MEMIT(EditMethod):
     }
 
     layers: tuple[int, ...]
+    variant: MEMITVariant = "ours"
     moment_weight: float = 15_000.0
     at: EditedToken = "subject"
     contexts: tuple[tuple[int, int], ...] = ((10, 5),)
     objective: Objective = field(default_factory=Objective)
     value: ValueSettings = field(default_factory=lambda: ValueSettings(steps=25, clamp=0.75))
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_choice("variant", self.variant, MEMITVariant)
 
     @classmethod
     @override
@@ -67,7 +78,7 @@ class MEMIT(EditMethod):
         """One edit of all facts.
 
         Raises:
-            InputError: no moments, a weight that is not positive, or layers that do not ascend.
+            InputError: no moments, a weight that is not positive, layers that do not ascend, or facts that do not fit the variant.
             ComponentError: no such layer.
         """
         check_layers(model, self.layers)
@@ -79,4 +90,4 @@ class MEMIT(EditMethod):
             kept = self.moment_weight * moments.of_layer(layer).to(keys)
             return LowRank(torch.linalg.solve(kept + keys.T @ keys, keys.T), change)
 
-        return spread_over_layers(model, facts, self, solve, tokens=moments.tokens)
+        return spread_over_layers(model, facts, self, solve, with_removed=self.variant == "wei2024", tokens=moments.tokens)

@@ -10,8 +10,9 @@ Three contexts of a fact with two target tokens, padded right::
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 import torch
@@ -20,15 +21,25 @@ from jaxtyping import Float, Int
 from tl_knowledge.arrays import Hooks, Tokens
 from tl_knowledge.editing.optimise.objective import Objective
 from tl_knowledge.engine.rows import pad_right
-from tl_knowledge.errors import InputError, check_choice
+from tl_knowledge.errors import InputError, MissingSpaceWarning, check_choice
 from tl_knowledge.hooks import Corruption
 from tl_knowledge.models.hook_names import EMBED
 from tl_knowledge.models.protocol import HookedModel
-from tl_knowledge.prompts.facts import Fact
+from tl_knowledge.prompts.facts import Fact, RelationFact
 from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.runs.corruption import Noise
 
-__all__ = ["EditedToken", "FactRows", "at_positions", "corrupt_rows", "drawn_from", "edited_position", "rows_of"]
+__all__ = [
+    "EditedToken",
+    "FactRows",
+    "at_positions",
+    "corrupt_rows",
+    "drawn_from",
+    "edited_position",
+    "removed_rows",
+    "rows_beside",
+    "rows_of",
+]
 
 EditedToken: TypeAlias = Literal["subject", "subject_first", "after_subject", "relation"]
 """Which token's key is edited: the subject's last, its first, the one after it, or the relation's last (Wei et al. 2024 edit from that side)."""
@@ -46,6 +57,8 @@ class FactRows:
         scored: ``[row answer]``: the positions that predict the target's tokens; all rows but the last.
         answer: the target's tokens.
         essence: the position of the essence row whose prediction should stay.
+        answers, weights: ``[context answer]``, where the contexts do not all ask for the answer (`rows_beside`): what each asks for, and how much
+            each token counts in the loss; ``None``: all ask for the answer, and all tokens count alike.
         objective: whether the target is written or erased, and under which noise.
         subjects: each row's subject tokens; the essence row's are never corrupted.
     """
@@ -57,6 +70,15 @@ class FactRows:
     essence: int
     objective: Objective = field(default_factory=Objective)
     subjects: tuple[tuple[int, ...], ...] = ()
+    answers: Int[torch.Tensor, "context answer"] | None = None
+    weights: Float[torch.Tensor, "context answer"] | None = None
+
+    @property
+    def asked(self) -> Int[torch.Tensor, "row answer"]:
+        """What every row asks for; the essence row's is never read."""
+        if self.answers is None:
+            return self.answer[None].expand(len(self.edited), -1)
+        return torch.cat([self.answers, self.answers[-1:]])
 
     @property
     def noise(self) -> Hooks:
@@ -66,13 +88,17 @@ class FactRows:
         return corrupt_rows(self.subjects, self.objective.noise)
 
 
-def rows_of(model: HookedModel, fact: Fact, templates: Sequence[str], at: EditedToken, objective: Objective | None = None) -> FactRows:
+def rows_of(
+    model: HookedModel, fact: Fact, templates: Sequence[str], at: EditedToken, objective: Objective | None = None, *, essence_alike: bool = False
+) -> FactRows:
     """A fact as rows.
 
     Args:
         templates: contexts with ``{}`` in the prompt's place.
         at: which token is edited.
         objective: whether to write (when ``None``) or to erase the target.
+        essence_alike: whether the essence row is changed and held at the same token of the subject as the others, as in Meng et al.'s programs,
+            and not at the subject's last token.
 
     Raises:
         InputError: an unknown token, or one that the prompt does not have.
@@ -84,10 +110,49 @@ def rows_of(model: HookedModel, fact: Fact, templates: Sequence[str], at: Edited
     rows = [torch.cat([prompt.tokens, answer[None, :-1]], dim=1) for prompt in prompts]
     scored = torch.tensor([[len(prompt) - 1 + k for k in range(len(answer))] for prompt in prompts], device=answer.device)
     edited = [edited_position(prompt, at) for prompt in prompts]
-    at_essence = essence.subject.last if at != "relation" else len(essence) - 1
+    at_essence = len(essence) - 1 if at == "relation" else edited_position(essence, at) if essence_alike else essence.subject.last
     positions = torch.tensor([*edited, at_essence], device=answer.device)
     subjects = (*(tuple(prompt.subject) for prompt in prompts), ())
     return FactRows(pad_right([*rows, essence.tokens]), positions, scored, answer, at_essence, objective or Objective(), subjects)
+
+
+def removed_rows(model: HookedModel, fact: Fact, templates: Sequence[str], at: EditedToken, objective: Objective) -> FactRows:
+    """The rows of what a fact of the relation's side takes away.
+
+    Raises:
+        InputError: a fact that is none, or takes nothing away.
+    """
+    if not isinstance(fact, RelationFact) or fact.removed is None:
+        raise InputError(
+            f"variant 'wei2024' edits facts of the relation's side, which {fact.text!r} is not; pass those of tlk.datasets.relation_side_cases()."
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MissingSpaceWarning)  # the program's "None" has no space before it
+        return rows_of(model, fact.removed, templates, at, objective, essence_alike=True)
+
+
+def rows_beside(rows: FactRows, other: FactRows, contexts: int) -> FactRows:
+    """A fact's rows, with the first contexts of another fact, which asks for something else, before the essence row.
+
+    One change serves both, as in Wei et al.'s program, which divides every row's loss by the length of the *first* fact's answer.
+    """
+    contexts = min(contexts, len(other.scored))
+    tokens = pad_right([*(row[None] for row in rows.tokens[:-1]), *(row[None] for row in other.tokens[:contexts]), rows.tokens[-1:]])
+    edited = torch.cat([rows.edited[:-1], other.edited[:contexts], rows.edited[-1:]])
+    width = max(len(rows.answer), len(other.answer))
+    both = [(rows, len(rows.scored)), (other, contexts)]
+    scored = torch.cat([_to_width(each.scored[:count], width) for each, count in both])
+    answers = torch.cat([_to_width(each.answer[None].expand(count, -1), width) for each, count in both])
+    weights = torch.zeros(len(scored), width, dtype=torch.float64, device=scored.device)
+    weights[: len(rows.scored), : len(rows.answer)] = 1 / (len(scored) * len(rows.answer))
+    weights[len(rows.scored) :, : len(other.answer)] = 1 / (len(scored) * len(rows.answer))
+    subjects = (*rows.subjects[:-1], *other.subjects[:contexts], ())
+    return replace(rows, tokens=tokens, edited=edited, scored=scored, subjects=subjects, answers=answers, weights=weights)
+
+
+def _to_width(values: torch.Tensor, width: int) -> torch.Tensor:
+    """Repeat the last column up to a width."""
+    return torch.cat([values, values[:, -1:].expand(-1, width - values.shape[1])], dim=1)
 
 
 def corrupt_rows(subjects: Sequence[Sequence[int]], noise: Corruption | None) -> Hooks:

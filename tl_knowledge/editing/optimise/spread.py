@@ -19,7 +19,7 @@ from jaxtyping import Float
 from tl_knowledge.arrays import Hooks
 from tl_knowledge.editing.edit import Edit, LowRank
 from tl_knowledge.editing.optimise.contexts import context_templates
-from tl_knowledge.editing.optimise.fact_rows import EditedToken, FactRows, rows_of
+from tl_knowledge.editing.optimise.fact_rows import EditedToken, FactRows, removed_rows, rows_beside, rows_of
 from tl_knowledge.editing.optimise.keys import context_weights, keys_and_outputs
 from tl_knowledge.editing.optimise.objective import Objective
 from tl_knowledge.editing.optimise.values import ValueSettings, optimise_values
@@ -31,7 +31,7 @@ from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.models.weights import output_hook
 from tl_knowledge.prompts.facts import Fact
 
-__all__ = ["Keys", "Solve", "SpreadsValues", "spread_over_layers"]
+__all__ = ["BARE_WEIGHT", "Keys", "Solve", "SpreadsValues", "spread_over_layers"]
 
 Keys: TypeAlias = Float[torch.Tensor, "fact d_mlp"]
 Solve: TypeAlias = Callable[[int, Keys, Float[torch.Tensor, "fact d_model"]], LowRank]
@@ -75,10 +75,13 @@ class SpreadsValues(Protocol):
         ...
 
 
-def spread_over_layers(model: HookedModel, facts: Sequence[Fact], method: SpreadsValues, solve: Solve, **more: Any) -> Edit:
+def spread_over_layers(
+    model: HookedModel, facts: Sequence[Fact], method: SpreadsValues, solve: Solve, *, with_removed: bool = False, **more: Any
+) -> Edit:
     """Optimise all facts' values and let each layer take its part of them.
 
     Args:
+        with_removed: let the values make the old object's prompt say "None", too (`RelationFact`).
         more: what the edit's provenance should have besides the method's settings.
 
     Raises:
@@ -90,8 +93,12 @@ def spread_over_layers(model: HookedModel, facts: Sequence[Fact], method: Spread
     if list(layers) != sorted(set(layers)):
         raise InputError(f"layers {layers} do not ascend; pass each once, lowest first.")
     last, templates = layers[-1], context_templates(model, method.contexts, seed=method.seed)
-    batch = [rows_of(model, fact, templates, method.at, method.objective) for fact in facts]
-    values = optimise_values(model, batch, last, block_output(last), method.value)
+    batch = [rows_of(model, fact, templates, method.at, method.objective, essence_alike=True) for fact in facts]
+    wanted_rows = batch
+    if with_removed:
+        removed = [removed_rows(model, fact, templates, method.at, method.objective) for fact in facts]
+        wanted_rows = [rows_beside(rows, other, len(templates)) for rows, other in zip(batch, removed, strict=True)]
+    values = optimise_values(model, wanted_rows, last, block_output(last), method.value)
     wanted = torch.stack([value.wanted for value in values])
     factors: dict[int, LowRank] = {}
     keys: dict[int, Keys] = {}

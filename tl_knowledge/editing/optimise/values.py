@@ -178,9 +178,9 @@ class FactBatch:
         subjects = [span for rows in facts for span in rows.subjects]
         self.owner = torch.tensor([i for i, rows in enumerate(facts) for _ in rows.edited], device=tokens.device)
         self.essence_rows = (torch.tensor([len(rows.edited) for rows in facts]).cumsum(0) - 1).to(tokens.device)
-        widest = max(len(rows.answer) for rows in facts)
+        widest = max(rows.scored.shape[1] for rows in facts)
         read = torch.cat([_widened(_read(rows), widest) for rows in facts])
-        self.answers = torch.cat([_widened(rows.answer[None].expand(len(rows.edited), -1), widest) for rows in facts])
+        self.answers = torch.cat([_widened(rows.asked, widest) for rows in facts])
         self.weights = torch.cat([_weights(rows, widest) for rows in facts])
         self.unembedded = self.weights > 0
         self.unembedded[self.essence_rows, 0] = True
@@ -295,7 +295,7 @@ def _weights(rows: FactRows, width: int) -> torch.Tensor:
     """How much each scored token counts: the mean over contexts and tokens; padding and the essence row nothing."""
     contexts, length = rows.scored.shape
     weights = torch.zeros(contexts + 1, width, dtype=torch.float64, device=rows.scored.device)
-    weights[:contexts, :length] = 1 / (contexts * length)
+    weights[:contexts, :length] = 1 / (contexts * length) if rows.weights is None else rows.weights
     return weights
 
 
