@@ -178,6 +178,9 @@ def test_sweeps_side_by_side(tmp_path):
         "error injection",
         "fact erasure",
     ]
+    rows = gain.table[gain.table["outcome"] == "paraphrase"]
+    assert f"{(rows['p'] < 0.05).sum()} of 4 gains have p &lt; .05" in figure.layout.title.subtitle.text
+    assert [list(bars.y) for bars in figure.data] == [rows[rows["method"] == name]["gain"].tolist() for name in ("ROME", "MEMIT, 5 layers")]
     again = tlk.localised.TracingGain.load(gain.save(tmp_path / "gain"))
     pd.testing.assert_frame_equal(again.table, gain.table, check_dtype=False)
     with pytest.raises(InputError, match="different names="):

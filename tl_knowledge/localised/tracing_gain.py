@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from typing_extensions import override
@@ -21,6 +22,7 @@ from tl_knowledge.results.result import TableResult
 __all__ = ["TracingGain", "compare_sweeps"]
 
 NOTHING = float("nan")
+SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,11 +63,13 @@ class TracingGain(TableResult):
         gains = {(row["problem"], row["method"]): float(row["gain"]) for row in rows}
         bars = {method: [(gains.get((problem, method), NOTHING), NOTHING, NOTHING) for problem in problems] for method in methods}
         both = "a slope in each layer" if self.variant == "hase2023" else "one slope"
+        tested = [row["p"] for row in rows if np.isfinite(row["p"])]
+        found = f"{sum(p < SIGNIFICANT for p in tested)} of {len(tested)} gains have p < .05 (F-test, uncorrected)"
         return grouped_bars(
             [in_words(problem) for problem in problems],
             bars,
             title=f"What tracing adds to the layer in telling the {outcome} score",
-            subtitle=f"{max(row['facts'] for row in rows)} facts at most; {self.provenance.model}; on the tracing effect, {both}",
+            subtitle=f"{max(row['facts'] for row in rows)} facts at most; {self.provenance.model}; on the tracing effect, {both}; {found}",
             group_axis="problem",
             value_axis="R² of layer and tracing, less R² of the layer",
         )
