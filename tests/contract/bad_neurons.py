@@ -97,6 +97,16 @@ BAD_NEURONS = {
         errors.InputError,
         "at least 2 prompts",
     ),
+    "measure_layer_effects: other facts": (
+        lambda m, p: tlk.neurons.measure_layer_effects(m, FACTS, tlk.locate_neurons(m, GROUPS, steps=2, progress=False)),
+        errors.InputError,
+        "are not these 1 facts",
+    ),
+    "measure_group_scores: none": (
+        lambda m, p: tlk.neurons.measure_group_scores(m, [], tlk.locate_neurons(m, GROUPS, steps=2, progress=False)),
+        errors.DataError,
+        "no fact or group was given",
+    ),
     "measure_reliability: none": (
         lambda m, p: tlk.neurons.measure_reliability(m, [], tlk.locate_neurons(m, GROUPS, steps=2, progress=False), by=tlk.neurons.determiner),
         errors.DataError,

@@ -65,12 +65,12 @@ def test_absolute_changes_and_the_same_prompts(factlm, facts):
         assert len(prompts) == 3 and row["clean"] == pytest.approx(clean.mean(), abs=1e-6)
         assert row["own_absolute"] == pytest.approx((after - clean).mean(), abs=1e-6)
         assert row["own"] == pytest.approx(((after - clean) / clean).mean(), abs=1e-5)
-    summary = effects.summary("absolute").set_index("what")
+    summary = effects.summary(effect="absolute").set_index("what")
     assert summary.loc["unrelated facts", "change"] == pytest.approx(effects.table["unrelated_absolute"].mean())
-    assert not np.allclose(effects.plot("absolute").data[0].y, effects.plot().data[0].y)
-    assert effects.plot("absolute").layout.yaxis.title.text == "change of P(answer), absolute"
+    assert not np.allclose(effects.plot(effect="absolute").data[0].y, effects.plot().data[0].y)
+    assert effects.plot(effect="absolute").layout.yaxis.title.text == "change of P(answer), absolute"
     with pytest.raises(InputError, match="effect 'both' is unknown"):
-        effects.summary("both")
+        effects.summary(effect="both")
 
 
 def test_neurons_attributed_before_the_non_linearity_are_scaled_there(factlm, facts):
@@ -106,7 +106,7 @@ def test_effects_layer_by_layer(factlm, facts, tmp_path):
             )
         assert row["neurons"] == len(neurons) and row["absolute"] == pytest.approx(after - clean, abs=1e-6)
         assert row["relative"] == pytest.approx(after / clean - 1, abs=1e-5)
-    summary = effects.summary("absolute")
+    summary = effects.summary(effect="absolute")
     assert list(summary["neurons"]) == [int(effects.table.loc[effects.table["layer"] == layer, "neurons"].sum()) for layer in summary["layer"]]
     np.testing.assert_allclose(summary["change"], effects.table.groupby("layer")["absolute"].mean())
     assert len(effects.plot().data[0].y) == 8

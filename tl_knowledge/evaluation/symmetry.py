@@ -82,7 +82,7 @@ class SymmetryAccuracies:
 
 
 @public
-def symmetry_accuracies(facts: Iterable[Fact], reverse: Mapping[str, str] = INVERSE_TEMPLATES) -> SymmetryAccuracies:
+def symmetry_accuracies(facts: Iterable[Fact], *, reverse: Mapping[str, str] = INVERSE_TEMPLATES) -> SymmetryAccuracies:
     """The seven accuracies that Niu et al.'s program reports for P36 and P1376, as a measure for `evaluate`.
 
     Args:

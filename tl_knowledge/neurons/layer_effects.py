@@ -60,7 +60,7 @@ class LayerEffects(TableResult):
             f"{self.facts} facts; {self.provenance.model}"
         )
 
-    def summary(self, effect: Effect = "relative") -> pd.DataFrame:
+    def summary(self, *, effect: Effect = "relative") -> pd.DataFrame:
         """By layer: the facts that have neurons there, their neurons, and the mean change with its 95% bootstrap interval over those facts.
 
         Raises:
@@ -73,9 +73,9 @@ class LayerEffects(TableResult):
             rows.append({"layer": layer, "facts": len(of_it), "neurons": int(of_it["neurons"].sum()), "change": mean, "low": low, "high": high})
         return pd.DataFrame(rows)
 
-    def plot(self, effect: Effect = "relative") -> go.Figure:
+    def plot(self, *, effect: Effect = "relative") -> go.Figure:
         """Bars: the mean change by layer; none where no fact has neurons."""
-        frame = self.summary(effect).set_index("layer").reindex(range(self.layers))
+        frame = self.summary(effect=effect).set_index("layer").reindex(range(self.layers))
         bars = [(row[0], row[1], row[2]) for row in frame[["change", "low", "high"]].to_numpy().tolist()]
         return grouped_bars(
             [f"{layer} ({facts})" for layer, facts in enumerate(frame["facts"].fillna(0).astype(int))],
