@@ -85,12 +85,28 @@ BAD_NEURONS = {
     "shared_neurons: none": (lambda m, p: tlk.neurons.shared_neurons([]), errors.DataError, "no neuron set was given"),
     "compare_layers: none": (lambda m, p: tlk.neurons.compare_layers({}), errors.DataError, "no set of located neurons was given"),
     "in_context: no slot": (lambda m, p: tlk.datasets.in_context(tlk.Fact("a", "is", " b"), [("c", " d")]), errors.PromptError, "has no {}"),
-    "with_context: too few": (lambda m, p: tlk.datasets.with_context([tlk.Fact("a", "{} is", " b")]), errors.DataError, "0 subjects beside"),
+    "with_context: too few": (lambda m, p: tlk.datasets.with_context([tlk.Fact("a", "{} is", " b")]), errors.DataError, "has 0 different objects"),
+    "agreement_edit_cases: no neighbour": (
+        lambda m, p: tlk.datasets.agreement_edit_cases(tlk.datasets.load_blimp(tlk.datasets.BLIMP_SAMPLE, limit=3), neighbours=0),
+        errors.InputError,
+        "neighbours=0",
+    ),
+    "load_punctuation: a missing mark": (lambda m, p: tlk.datasets.load_punctuation(marks=";"), errors.DataError, "no sentence that ends in ;"),
     "measure_context_gain: none": (lambda m, p: tlk.neurons.measure_context_gain(m, []), errors.DataError, "no fact was given"),
     "measure_token_effects: one prompt": (
         lambda m, p: tlk.neurons.measure_token_effects(m, [p], {"x": ["y"]}, tlk.NeuronSet.of(m, [(0, 1)])),
         errors.InputError,
         "at least 2 prompts",
+    ),
+    "measure_layer_effects: other facts": (
+        lambda m, p: tlk.neurons.measure_layer_effects(m, FACTS, tlk.locate_neurons(m, GROUPS, steps=2, progress=False)),
+        errors.InputError,
+        "are not these 1 facts",
+    ),
+    "measure_group_scores: none": (
+        lambda m, p: tlk.neurons.measure_group_scores(m, [], tlk.locate_neurons(m, GROUPS, steps=2, progress=False)),
+        errors.DataError,
+        "no fact or group was given",
     ),
     "measure_reliability: none": (
         lambda m, p: tlk.neurons.measure_reliability(m, [], tlk.locate_neurons(m, GROUPS, steps=2, progress=False), by=tlk.neurons.determiner),

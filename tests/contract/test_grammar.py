@@ -212,7 +212,7 @@ def test_nothing_reads_the_settings_of_a_provenance():
     [
         (lambda model, prompt, *, postions=None: 0, "'postions' is not a word of docs/grammar.md; the nearest is 'positions'"),
         (lambda model, prompt, positions=None: 0, "'positions' has a default, so it is passed by keyword"),
-        (lambda model, prompt, *, samples=None: 0, "samples=None, which the table has as 10"),
+        (lambda model, prompt, *, steps=None: 0, "steps=None, which the table has as 20"),
         (lambda prompt, model: 0, "prompt, model do not stand in the order of the table"),
         (lambda model, facts=(), noise=None: 0, "'noise' stands after 'facts'"),
     ],

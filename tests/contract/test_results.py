@@ -101,6 +101,8 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "LocatedNeurons": located,
     "LayerComparison": lambda: tlk.neurons.compare_layers({"facts": located(), "again": located()}),
     "NeuronEffects": lambda: tlk.neurons.measure_neuron_effects(model(), mixed_facts(), steps=2, unrelated=1, controls=1, **QUIET),
+    "LayerEffects": lambda: tlk.neurons.measure_layer_effects(model(), FACTS, located(), **QUIET),
+    "GroupScores": lambda: tlk.neurons.measure_group_scores(model(), FACTS, located(), **QUIET),
     "TokenEffects": lambda: tlk.neurons.measure_token_effects(model(), [prompt(), prompt_of(1)], {"city": ["Paris", "Rome"]}, neurons(), **QUIET),
     "Reliability": lambda: tlk.neurons.measure_reliability(model(), pairs(), agreement(), by=tlk.neurons.determiner, **QUIET),
     "ContextGain": lambda: tlk.neurons.measure_context_gain(model(), FACTS, pool=tlk.load_facts(), **QUIET),

@@ -58,6 +58,25 @@ def test_shares_count_the_coarse_sets(located, attributions, facts):
         replace(located, coarse=()).shares()
 
 
+def test_group_scores_are_the_mean_over_the_groups_prompts(factlm, facts, located, attributions, tmp_path):
+    scores = tlk.neurons.measure_group_scores(factlm, facts, located, progress=False)
+    wanted = sorted(set().union(*(neurons.neurons for neurons in located.sets)))
+    matrix = scores.matrix()
+    assert list(matrix.index) == wanted and list(matrix.columns) == [f"{fact.relation}: {fact.subject}" for fact in facts]
+    for column, attribution in zip(matrix.columns, attributions, strict=True):
+        for layer, neuron in wanted:
+            assert matrix.loc[(layer, neuron), column] == pytest.approx(float(attribution.mean_scores[layer, neuron]), rel=1e-3, abs=1e-7)
+    rows = scores.table
+    assert (rows["low"] <= rows["score"] + 1e-12).all() and (rows["score"] <= rows["high"] + 1e-12).all()
+    assert len(rows) == len(wanted) * len(facts) and set(rows["prompts"]) == {3}
+    one = tlk.neurons.measure_group_scores(factlm, facts[:3], located, progress=False)
+    assert list(one.matrix().columns) == [fact.subject for fact in facts[:3]]  # of one relation
+    assert tlk.neurons.GroupScores.load(scores.save(tmp_path / "scores")).table.equals(scores.table)
+    assert np.shape(scores.plot().data[0].z) == matrix.shape
+    with pytest.raises(DataError, match="no located group has a neuron"):
+        tlk.neurons.measure_group_scores(factlm, facts, replace(located, sets=tuple(some - some for some in located.sets)))
+
+
 def test_a_killed_location_goes_on_and_ends_the_same(factlm, facts, tmp_path, monkeypatch):
     module = sys.modules["tl_knowledge.neurons.locate"]
     monkeypatch.setattr(module, "GROUPS_PER_PART", 2)

@@ -106,7 +106,7 @@ def test_the_seven_accuracies_of_a_symmetric_relation(factlm):
 
 
 def test_symmetry_and_agreement_without_data():
-    with pytest.raises(InputError, match="no fact has a relation of P36, P1376"):
+    with pytest.raises(DataError, match="no fact has a relation of P36, P1376"):
         tlk.evaluation.symmetry_accuracies([tlk.Fact("a", "{} is", " b", "P19")])
     with pytest.raises(DataError, match="pass facts of one relation"):
         tlk.datasets.shifted_edit_cases([tlk.Fact("a", "{} is", " b", "P19"), tlk.Fact("c", "{} is", " d", "P20")])

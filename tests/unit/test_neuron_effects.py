@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -64,12 +65,12 @@ def test_absolute_changes_and_the_same_prompts(factlm, facts):
         assert len(prompts) == 3 and row["clean"] == pytest.approx(clean.mean(), abs=1e-6)
         assert row["own_absolute"] == pytest.approx((after - clean).mean(), abs=1e-6)
         assert row["own"] == pytest.approx(((after - clean) / clean).mean(), abs=1e-5)
-    summary = effects.summary("absolute").set_index("what")
+    summary = effects.summary(effect="absolute").set_index("what")
     assert summary.loc["unrelated facts", "change"] == pytest.approx(effects.table["unrelated_absolute"].mean())
-    assert not np.allclose(effects.plot("absolute").data[0].y, effects.plot().data[0].y)
-    assert effects.plot("absolute").layout.yaxis.title.text == "change of P(answer), absolute"
+    assert not np.allclose(effects.plot(effect="absolute").data[0].y, effects.plot().data[0].y)
+    assert effects.plot(effect="absolute").layout.yaxis.title.text == "change of P(answer), absolute"
     with pytest.raises(InputError, match="effect 'both' is unknown"):
-        effects.summary("both")
+        effects.summary(effect="both")
 
 
 def test_neurons_attributed_before_the_non_linearity_are_scaled_there(factlm, facts):
@@ -85,6 +86,37 @@ def test_neurons_attributed_before_the_non_linearity_are_scaled_there(factlm, fa
             clean, after = (factlm.run_with_hooks(prompt.tokens, fwd_hooks=some)[0, -1].softmax(-1)[prompt.target_token] for some in ([], hooks))
         change[before] = float(after / clean - 1)
     assert effects.table["own"][0] == pytest.approx(change[True], abs=1e-5) and change[True] != pytest.approx(change[False], rel=0.01)
+
+
+def test_effects_layer_by_layer(factlm, facts, tmp_path):
+    groups = tlk.neurons.fact_groups(factlm, facts, own_wording=False)
+    located = tlk.locate_neurons(factlm, groups, steps=5, threshold=0.1, progress=False)
+    elsewhere = [tlk.NeuronSet.of(factlm, [(3, 7), (1 + i % 5, i)]) for i in range(len(facts))]  # the method finds layer 0 only
+    located = replace(located, sets=tuple(some | more for some, more in zip(located.sets, elsewhere, strict=True)))
+    effects = tlk.neurons.measure_layer_effects(factlm, facts, located, progress=False)
+    asked = [(i, layer) for i, some in enumerate(located.sets) for layer in range(8) if some.layer_histogram()[layer]]
+    assert list(zip(effects.table["subject"], effects.table["layer"], strict=True)) == [(facts[i].subject, layer) for i, layer in asked]
+    assert len(set(effects.table["layer"])) > 1
+    for (i, layer), row in zip(asked, effects.table.to_dict(orient="records"), strict=True):
+        prompt, neurons = tlk.Prompt.from_fact(factlm, facts[i]), [pair for pair in located.sets[i] if pair[0] == layer]
+        with torch.no_grad():
+            clean, after = (
+                float(factlm.run_with_hooks(prompt.tokens, fwd_hooks=hooks)[0, -1].softmax(-1)[prompt.target_token])
+                for hooks in ([], tlk.scale_neurons(neurons, 0.0, positions=-1))
+            )
+        assert row["neurons"] == len(neurons) and row["absolute"] == pytest.approx(after - clean, abs=1e-6)
+        assert row["relative"] == pytest.approx(after / clean - 1, abs=1e-5)
+    summary = effects.summary(effect="absolute")
+    assert list(summary["neurons"]) == [int(effects.table.loc[effects.table["layer"] == layer, "neurons"].sum()) for layer in summary["layer"]]
+    np.testing.assert_allclose(summary["change"], effects.table.groupby("layer")["absolute"].mean())
+    assert len(effects.plot().data[0].y) == 8
+    again = tlk.neurons.LayerEffects.load(effects.save(tmp_path / "layers"))
+    assert again.table.equals(effects.table) and (again.factor, again.facts, again.layers) == (0.0, len(facts), 8)
+    with pytest.raises(InputError, match="are not these 1 facts"):
+        tlk.neurons.measure_layer_effects(factlm, facts[1:2], located)
+    empty = replace(located, sets=tuple(some - some for some in located.sets))
+    with pytest.raises(DataError, match=f"none of {len(facts)} facts has neurons"):
+        tlk.neurons.measure_layer_effects(factlm, facts, empty)
 
 
 def test_summary_relations_and_figure(effects):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import hypothesis.strategies as st
 import pytest
 import torch
@@ -49,6 +51,11 @@ def test_the_random_control_has_the_same_layers_and_other_neurons(pairs, seed):
     control = some.random_control(seed)
     assert control.layer_histogram() == some.layer_histogram() and not control.neurons & some.neurons
     assert control == some.random_control(seed)
+
+
+@given(PAIRS, st.sets(st.integers(0, 3)))
+def test_of_layers_keeps_the_layers(pairs, layers):
+    assert neurons(pairs).of_layers(layers).neurons == {(layer, number) for layer, number in pairs if layer in layers}
 
 
 def test_hooks_scale_what_they_say(model, prompt):
@@ -108,7 +115,9 @@ def test_the_share_is_a_decimal_and_not_what_floating_point_makes_of_it():
 def test_some_programs_take_scores_above_the_threshold_only():
     scores = attribution([[[1.0, 0.5, 0.25], [0.0, 0.0, 0.0]]])
     assert tlk.neurons.coarse_neurons(scores, threshold=0.5)[0].neurons == {(1, 0), (1, 1)}
-    assert tlk.neurons.coarse_neurons(scores, threshold=0.5, variant="eleutherai2022")[0].neurons == {(1, 0)}
+    theirs = replace(scores, settings=tlk.neurons.AttributionSettings(variant="eleutherai2022"))
+    assert tlk.neurons.coarse_neurons(theirs, threshold=0.5)[0].neurons == {(1, 0)}
+    assert tlk.select_neurons(theirs, threshold=0.5).neurons == {(1, 0)}
 
 
 def test_sharing_adapts_until_the_mean_count_fits():
@@ -133,6 +142,11 @@ def test_on_factlm_suppressing_a_facts_neurons_hurts_it_more_than_a_control(fact
     clean = probability([])
     controls = [clean - probability(own.random_control(seed).suppress(positions=-1)) for seed in range(5)]
     assert clean - probability(own.suppress(positions=-1)) > max(controls)
+
+
+def test_a_layer_that_is_not_there():
+    with pytest.raises(ComponentError, match="layer 4 is outside the model's 4 layers"):
+        neurons({(0, 3)}).of_layers([0, 4])
 
 
 def test_save_and_load(tmp_path):

@@ -45,7 +45,7 @@ CONTEXT_RELATIONS = (
 )
 """Wen and Bai's relations, in their order."""
 
-MOST_FACTS = 100
+MOST_FACTS, WEN_BAI_SEED = 100, 2022
 END, OTHER_MARKS = ".", "?!;"
 
 ContextVariant = Literal["ours", "wen_bai"]
@@ -55,10 +55,10 @@ ContextVariant = Literal["ours", "wen_bai"]
 def load_context_pararel(
     source: Source,
     *,
-    relations: Iterable[str] | None = CONTEXT_RELATIONS,
+    relations: Iterable[str] | None = None,
     limit: int = MOST_FACTS,
     variant: ContextVariant = "ours",
-    seed: int | None = None,
+    seed: int = 0,
 ) -> list[Fact]:
     """Facts of ParaRel, four other facts of the relation before each prompt, in the prompt's own template and each on its own line.
 
@@ -67,11 +67,11 @@ def load_context_pararel(
 
     Args:
         source: as `load_pararel`.
-        relations: which, by Wikidata's id, in what order; Wen and Bai's 22 unless given, all that have a usable template when ``None``.
+        relations: which, by Wikidata's id, in what order; Wen and Bai's 22 when ``None``.
         limit: how many facts of a relation to take, from the first.
         variant: ``"wen_bai"`` draws as their program does, from one stream of random numbers for all relations, and lets the answer stand in
             another fact's *subject*. Ours does not, and a draw depends on the seed, the relation, the subject and the template only.
-        seed: of the draws; 0, or their program's 2022, when ``None``.
+        seed: of the draws; their program's 2022 is 0 under ``"wen_bai"``, 2023 is 1.
 
     Raises:
         DataError: as `load_pararel`, or a relation of fewer objects than the context needs.
@@ -81,15 +81,15 @@ def load_context_pararel(
     if limit < 1:
         raise InputError(f"limit={limit} takes no fact; pass at least 1 ({MOST_FACTS} is usual).")
     facts: list[Fact] = []
-    stream = random.Random(2022 if seed is None else seed)
-    for relation, patterns, pairs in relation_rows(source, relations):
+    stream = random.Random(WEN_BAI_SEED + seed)
+    for relation, patterns, pairs in relation_rows(source, CONTEXT_RELATIONS if relations is None else relations):
         statements = list(dict.fromkeys(_statements(patterns)))
         spoken = [(subject, " " + target) for subject, target in pairs]
         if statements and variant == "wen_bai":
             facts += _from_one_stream(relation, statements, spoken, limit, stream)
         elif statements:
             for subject, target in list(dict.fromkeys(spoken))[:limit]:
-                facts.append(_in_context(Fact(subject, statements[0][0], target, relation), statements, spoken, seed or 0))
+                facts.append(_in_context(Fact(subject, statements[0][0], target, relation), statements, spoken, seed))
     return facts
 
 

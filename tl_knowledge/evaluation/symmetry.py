@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from tl_knowledge.door import public
-from tl_knowledge.errors import InputError
+from tl_knowledge.errors import DataError, check_given
 from tl_knowledge.evaluation.scores import read_answers
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.facts import EditCase, Fact
@@ -82,7 +82,7 @@ class SymmetryAccuracies:
 
 
 @public
-def symmetry_accuracies(facts: Iterable[Fact], reverse: Mapping[str, str] = INVERSE_TEMPLATES) -> SymmetryAccuracies:
+def symmetry_accuracies(facts: Iterable[Fact], *, reverse: Mapping[str, str] = INVERSE_TEMPLATES) -> SymmetryAccuracies:
     """The seven accuracies that Niu et al.'s program reports for P36 and P1376, as a measure for `evaluate`.
 
     Args:
@@ -90,7 +90,7 @@ def symmetry_accuracies(facts: Iterable[Fact], reverse: Mapping[str, str] = INVE
         reverse: for each relation a template that the object fills and the subject completes.
 
     Raises:
-        InputError: no fact of any relation that has an inverse.
+        DataError: no fact, or none of a relation that has an inverse.
 
     Example:
         >>> facts = [Fact("Italy", "The capital of {} is", " Rome", "P36"), Fact("Peru", "The capital of {} is", " Lima", "P36")]
@@ -98,9 +98,9 @@ def symmetry_accuracies(facts: Iterable[Fact], reverse: Mapping[str, str] = INVE
         'Italy'
     """
     owners: dict[str, dict[str, str]] = {}
-    for fact in facts:
+    for fact in check_given(facts, "fact"):
         if fact.relation in reverse:
             owners.setdefault(fact.relation or "", {}).setdefault(fact.target.strip(), fact.subject)
     if not owners:
-        raise InputError(f"no fact has a relation of {', '.join(reverse)}; pass reverse= with a template for each relation of the facts.")
+        raise DataError(f"no fact has a relation of {', '.join(reverse)}; pass reverse= with a template for each relation of the facts.")
     return SymmetryAccuracies(dict(reverse), owners)

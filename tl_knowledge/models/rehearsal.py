@@ -115,7 +115,8 @@ def random_model(name: str, *, layers: int | None = None, seed: int = 0, dtype: 
         module = _in_own_precision(shape.module, config, dtype)
     _peak(module, shape, known=len(tokenizer))
     model = bridge_of(module, shape.architecture, tokenizer, dtype)
-    model.cfg.model_name = f"{name} (random weights{'' if depth == shape.layers else f', {depth} of {shape.layers} layers'})"
+    cut = "" if depth == shape.layers else f"-{depth}-of-{shape.layers}-layers"
+    model.cfg.model_name = f"random{cut}/{name}"  # as an organisation's model: published settings are found by the last part
     return model
 
 

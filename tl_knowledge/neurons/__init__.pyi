@@ -4,6 +4,8 @@ from .context_gain import ContextGain as ContextGain
 from .context_gain import measure_context_gain as measure_context_gain
 from .effects import NeuronEffects as NeuronEffects
 from .effects_driver import measure_neuron_effects as measure_neuron_effects
+from .group_scores import GroupScores as GroupScores
+from .group_scores import measure_group_scores as measure_group_scores
 from .groups import PromptGroup as PromptGroup
 from .groups import agreement_groups as agreement_groups
 from .groups import determiner as determiner
@@ -11,6 +13,8 @@ from .groups import fact_groups as fact_groups
 from .groups import punctuation_groups as punctuation_groups
 from .layer_comparison import LayerComparison as LayerComparison
 from .layer_comparison import compare_layers as compare_layers
+from .layer_effects import LayerEffects as LayerEffects
+from .layer_effects import measure_layer_effects as measure_layer_effects
 from .locate import locate_neurons as locate_neurons
 from .located import LocatedNeurons as LocatedNeurons
 from .neuron_set import NeuronSet as NeuronSet

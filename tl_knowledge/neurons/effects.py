@@ -55,7 +55,7 @@ class NeuronEffects(TableResult):
         changes = ", ".join(f"{kind} {float(rows[column].mean()):+.1%}" for kind, column in COLUMNS.items())
         return f"P(answer), {self._treatment()}: {changes}; {self._counts()}; {self.provenance.model}"
 
-    def summary(self, effect: Effect = "relative") -> pd.DataFrame:
+    def summary(self, *, effect: Effect = "relative") -> pd.DataFrame:
         """Mean change of each kind with its 95% bootstrap interval over facts, and p of own against it (Wilcoxon, paired, corrected).
 
         Fewer than 6 facts with neurons cannot be tested: p is NaN then.
@@ -70,18 +70,18 @@ class NeuronEffects(TableResult):
             p_values[1:] = corrected.tolist()
         return pd.DataFrame([_row(kind, rows, effect) | {"p_own_differs": p} for kind, p in zip(COMPARED, p_values, strict=True)])
 
-    def by_relation(self, effect: Effect = "relative") -> pd.DataFrame:
+    def by_relation(self, *, effect: Effect = "relative") -> pd.DataFrame:
         """Mean change of each kind for every relation, with intervals over its facts (none for one fact)."""
         groups = self._measured().groupby("relation", dropna=False)
         return pd.DataFrame([{"relation": str(name)} | _row(kind, rows, effect) for name, rows in groups for kind in COMPARED])
 
-    def plot(self, effect: Effect = "relative") -> go.Figure:
+    def plot(self, *, effect: Effect = "relative") -> go.Figure:
         """Bars: the change of each kind by relation, with its interval; relations in order of their own facts' change.
 
         Args:
             effect: ``"absolute"`` is what Wen and Bai's figures 3 and 4 show.
         """
-        frame = self.by_relation(effect)
+        frame = self.by_relation(effect=effect)
         own = frame.loc[frame["what"] == COMPARED[0]].sort_values(by=["change"], kind="stable")
         relations = list(own["relation"])
         by_kind = {kind: frame.loc[frame["what"] == kind].set_index("relation").loc[relations] for kind in COMPARED}

@@ -7,26 +7,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
-import torch
-from jaxtyping import Float
 
 from tl_knowledge.door import public
-from tl_knowledge.engine.batches import HooksAt, answer_probabilities, no_hooks
 from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.errors import DataError, InputError, check_given
 from tl_knowledge.models.description import check_same_weights
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel, is_masked
-from tl_knowledge.neurons.attribution import activation_site
-from tl_knowledge.neurons.continuations import own_continuations
+from tl_knowledge.neurons.effect_reading import EffectReading, own_wordings
 from tl_knowledge.neurons.effects import COLUMNS, NeuronEffects
-from tl_knowledge.neurons.groups import PromptGroup, fact_groups
+from tl_knowledge.neurons.groups import fact_groups
 from tl_knowledge.neurons.locate import locate_neurons
 from tl_knowledge.neurons.located import LocatedNeurons
 from tl_knowledge.neurons.neuron_set import NeuronSet
 from tl_knowledge.neurons.settings import AttributionVariant, ThresholdKind
 from tl_knowledge.prompts.facts import Fact
-from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.results.provenance import provenance_of
 
 __all__ = ["measure_neuron_effects"]
@@ -105,8 +100,8 @@ def measure_neuron_effects(
             progress=progress,
         )
     _check_located(model, located, given, program)
-    measured = groups if same_prompts or program else _own_wordings(model, given)
-    reading = _Reading.of(model, measured, located, factor, program)
+    measured = groups if same_prompts or program else own_wordings(model, given)
+    reading = EffectReading.of(model, measured, located.settings.attribution, factor, program)
     more = {"factor": factor, "same_prompts": same_prompts or program, "unrelated": 1 if program else unrelated, "controls": controls}
     draw = _Draw(given, located, seed, 0 if program else unrelated)
     rows = [
@@ -115,11 +110,6 @@ def measure_neuron_effects(
     ]
     provenance = provenance_of(model, engine="hooks", seed=seed, has_bos=groups[0].prompts[0].has_bos, settings=located.settings, **more)
     return NeuronEffects(pd.DataFrame(rows), factor, located.settings, provenance)
-
-
-def _own_wordings(model: HookedModel, facts: Sequence[Fact]) -> list[PromptGroup]:
-    """A group of one prompt for each fact."""
-    return [PromptGroup(fact.relation or "", fact.subject, (Prompt.from_fact(model, fact),)) for fact in facts]
 
 
 def _comparable(facts: Iterable[Fact], unrelated: int, controls: int) -> tuple[Fact, ...]:
@@ -163,7 +153,7 @@ class _Draw:
         return draw.sample(others, min(self.most, len(others)))
 
 
-def _row(reading: _Reading, fact: Fact, i: int, neurons: NeuronSet, draw: _Draw, controls: int) -> dict[str, object]:
+def _row(reading: EffectReading, fact: Fact, i: int, neurons: NeuronSet, draw: _Draw, controls: int) -> dict[str, object]:
     row: dict[str, object] = {"relation": fact.relation, "subject": fact.subject, "neurons": len(neurons), "clean": reading.clean_mean(i)}
     row |= {name: float("nan") for column in COLUMNS.values() for name in (column, f"{column}_absolute")}
     others = draw.beside(i) if len(neurons) else []
@@ -174,43 +164,3 @@ def _row(reading: _Reading, fact: Fact, i: int, neurons: NeuronSet, draw: _Draw,
     for column, (rows, sets) in wanted.items():
         row[column], row[f"{column}_absolute"] = reading.change(rows, sets, suppress=column == "unrelated" and not draw.most)
     return row
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class _Reading:
-    """Facts' prompts with their clean probabilities, read again under scaled neurons."""
-
-    model: HookedModel
-    prompts: Sequence[Sequence[Prompt]]
-    clean: Sequence[Float[torch.Tensor, " prompt"]]
-    factor: float
-    at: str
-    before: bool
-    whole_targets: bool
-
-    @classmethod
-    def of(cls, model: HookedModel, groups: Sequence[PromptGroup], located: LocatedNeurons, factor: float, program: bool) -> _Reading:
-        """The facts, read clean."""
-        scoring, prompts = located.settings.attribution, [group.prompts for group in groups]
-        reading = cls(model, prompts, (), factor, scoring.at, activation_site(model, scoring.variant) == "hook_pre", program)
-        together = reading._probabilities([prompt for some in prompts for prompt in some], no_hooks)
-        return replace(reading, clean=together.split([len(some) for some in prompts]))
-
-    def clean_mean(self, i: int) -> float:
-        """The mean of a fact's prompts."""
-        return float(self.clean[i].mean())
-
-    def change(self, rows: Sequence[int], sets: Sequence[NeuronSet], *, suppress: bool) -> tuple[float, float]:
-        """Mean change of P(answer), relative and absolute, over facts, their prompts, and all sets."""
-        prompts, before = [prompt for row in rows for prompt in self.prompts[row]], torch.cat([self.clean[row] for row in rows])
-        factor, total = 0.0 if suppress else self.factor, torch.zeros_like(before)
-        for neurons in sets:
-            total += self._probabilities(prompts, lambda pos, s=neurons: s.scale(factor, positions=pos, before_nonlinearity=self.before)) - before
-        weights = torch.cat([before.new_full((len(self.prompts[row]),), 1 / len(self.prompts[row])) for row in rows]) / len(rows)
-        mean = total / len(sets)
-        return float((weights * mean / before).sum()), float((weights * mean).sum())
-
-    def _probabilities(self, prompts: Sequence[Prompt], hooks_at: HooksAt) -> Float[torch.Tensor, " prompt"]:
-        if self.whole_targets:
-            return own_continuations(self.model, prompts, hooks_at, at=self.at)[1]
-        return answer_probabilities(self.model, prompts, hooks_at, at=self.at)

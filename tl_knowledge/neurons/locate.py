@@ -32,7 +32,7 @@ from tl_knowledge.results.packing import plain
 from tl_knowledge.results.provenance import Provenance, provenance_of
 from tl_knowledge.results.run_folder import RunFolder
 
-__all__ = ["locate_neurons"]
+__all__ = ["as_groups", "attributed_groups", "locate_neurons"]
 
 PROMPTS_AT_ONCE = 64
 GROUPS_PER_PART = 100
@@ -80,7 +80,7 @@ def locate_neurons(
     model = as_model(model, masked=True)
     scoring = AttributionSettings(variant=variant, at=at, steps=steps, multi_token=multi_token)
     settings = LocationSettings(scoring, threshold, kind, shared_by, adapt, (mean_count[0], mean_count[1]))
-    members = _as_groups(model, groups)
+    members = as_groups(model, groups)
     run = _Run(model, settings, provenance_of(model, engine=prefix_engine(model), has_bos=members[0].prompts[0].has_bos, settings=settings))
     parts = list(chunked(members, GROUPS_PER_PART))
     total = sum(len(group.prompts) for group in members)
@@ -125,8 +125,8 @@ class _Run:
         rows: list[dict[str, object]] = []
         coarse: list[CoarseCounts] = []
         settings = self.settings
-        for group, scores in _attributions(self.model, groups, settings, memory_budget):
-            sets = coarse_neurons(scores, threshold=settings.threshold, kind=settings.kind, variant=settings.attribution.variant)
+        for group, scores in attributed_groups(self.model, groups, settings.attribution, memory_budget):
+            sets = coarse_neurons(scores, threshold=settings.threshold, kind=settings.kind)
             coarse.append(CoarseCounts.of(sets))
             rows.append(_row(group, scores))
             bar.update(len(group.prompts))
@@ -158,16 +158,20 @@ def _finished(folder: RunFolder, parts: Sequence[Sequence[PromptGroup]]) -> dict
     return found
 
 
-def _as_groups(model: HookedModel, groups: Fact | PromptGroup | Iterable[Fact] | Iterable[PromptGroup]) -> list[PromptGroup]:
+def as_groups(model: HookedModel, groups: Fact | PromptGroup | Iterable[Fact] | Iterable[PromptGroup]) -> list[PromptGroup]:
+    """Groups as they are, and a group for each fact.
+
+    Raises:
+        DataError: nothing was given, or a fact without paraphrases.
+    """
     given = check_given(always_iterable(groups, (Fact, PromptGroup)), "fact or group")
     return [group for each in given for group in (fact_groups(model, each) if isinstance(each, Fact) else [each])]
 
 
-def _attributions(
-    model: HookedModel, groups: Sequence[PromptGroup], settings: LocationSettings, memory_budget: float
+def attributed_groups(
+    model: HookedModel, groups: Sequence[PromptGroup], scoring: AttributionSettings, memory_budget: float
 ) -> Iterator[tuple[PromptGroup, NeuronAttribution]]:
     """Every group with its scores; some groups a forward, so that short prompts fill it and all scores are never held together."""
-    scoring = settings.attribution
     for bundle in constrained_batches(groups, PROMPTS_AT_ONCE, get_len=lambda group: len(group.prompts), strict=False):
         prompts = [prompt for group in bundle for prompt in group.prompts]
         together = attribute_neurons(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 import plotly.graph_objects as go
+from more_itertools import always_iterable
 
 from tl_knowledge.arrays import Hooks
 from tl_knowledge.drawing import bar_chart
@@ -100,6 +101,22 @@ class NeuronSet:
 
     def __xor__(self, other: NeuronSet) -> NeuronSet:
         return self._with(self.neurons ^ self._same_model(other))
+
+    def of_layers(self, layers: int | Iterable[int]) -> NeuronSet:
+        """The neurons of one layer, or of some.
+
+        Raises:
+            ComponentError: a layer that the model does not have.
+
+        Example:
+            >>> list(NeuronSet(frozenset({(0, 3), (2, 1)}), n_layers=4, d_mlp=8).of_layers(2))
+            [(2, 1)]
+        """
+        wanted = set(always_iterable(layers))
+        outside = sorted(layer for layer in wanted if not 0 <= layer < self.n_layers)
+        if outside:
+            raise ComponentError(f"layer {outside[0]} is outside the model's {self.n_layers} layers; pass numbers from 0 to {self.n_layers - 1}.")
+        return self._with(frozenset(neuron for neuron in self.neurons if neuron[0] in wanted))
 
     def suppress(self, *, positions: Positions | None = None, before_nonlinearity: bool = False) -> Hooks:
         """Hooks that set the neurons to zero, at some positions (``-1``: the last) or everywhere, after the non-linearity or before it.

@@ -78,23 +78,15 @@ _RULES: dict[str, _Rule] = {
 
 
 @public
-def select_neurons(
-    scores: NeuronAttribution,
-    *,
-    threshold: float = 0.2,
-    kind: ThresholdKind = "max",
-    shared_by: float = 0.5,
-    variant: AttributionVariant | None = None,
-) -> NeuronSet:
-    """The neurons that more than a share of a fact's prompts have in common.
+def select_neurons(scores: NeuronAttribution, *, threshold: float = 0.2, kind: ThresholdKind = "max", shared_by: float = 0.5) -> NeuronSet:
+    """The neurons that more than a share of a fact's prompts have in common, by the rule of the scores' variant.
 
     Args:
         scores: attributions of the paraphrases of one fact.
         threshold: of the coarse sets; 0.2 of the maximum (Dai et al. 2022), 0.3 (Wen and Bai).
         kind: what the threshold is a part of.
-        shared_by: neurons in *more* than this share of the coarse sets are kept; 1 keeps those in all of them. Dai et al. (2022) start at 0.7.
-        variant: whose rule; the scores' own when ``None``. Dai et al.'s program keeps neurons in *at least* this share, and in three
-            sets or more.
+        shared_by: neurons in *more* than this share of the coarse sets are kept; 1 keeps those in all of them. Dai et al. (2022) start at 0.7;
+            their program, and so ``"dai2022"``, keeps neurons in *at least* this share, and in three sets or more.
 
     Raises:
         InputError: a threshold or share outside (0, 1] (an absolute threshold may be any positive number).
@@ -108,27 +100,19 @@ def select_neurons(
         True
     """
     check_selection(threshold, kind, shared_by)
-    rule = scores.settings.variant if variant is None else variant
-    return shared_neurons(coarse_neurons(scores, threshold=threshold, kind=kind, variant=rule), shared_by=shared_by, variant=rule)
+    return shared_neurons(coarse_neurons(scores, threshold=threshold, kind=kind), shared_by=shared_by, variant=scores.settings.variant)
 
 
 @public
-def coarse_neurons(
-    scores: NeuronAttribution, *, threshold: float = 0.2, kind: ThresholdKind = "max", variant: AttributionVariant | None = None
-) -> list[NeuronSet]:
-    """For each prompt the neurons whose score reaches the threshold.
-
-    Args:
-        variant: EleutherAI's program and those made of it take scores *above* the threshold, the others those that reach it; the scores'
-            own variant when ``None``.
+def coarse_neurons(scores: NeuronAttribution, *, threshold: float = 0.2, kind: ThresholdKind = "max") -> list[NeuronSet]:
+    """For each prompt the neurons whose score reaches the threshold; under the variants of EleutherAI's program, those above it.
 
     Raises:
         InputError: as `select_neurons`.
     """
     check_selection(threshold, kind)
-    name = scores.settings.variant if variant is None else variant
-    check_choice("variant", name, AttributionVariant)
-    return [_reaching(scores, prompt, threshold, kind, above=name in BEFORE_NONLINEARITY) for prompt in scores.scores]
+    above = scores.settings.variant in BEFORE_NONLINEARITY
+    return [_reaching(scores, prompt, threshold, kind, above=above) for prompt in scores.scores]
 
 
 def _reaching(scores: NeuronAttribution, prompt: torch.Tensor, threshold: float, kind: ThresholdKind, *, above: bool) -> NeuronSet:
@@ -153,7 +137,6 @@ def adapt_sharing(
     kind: ThresholdKind = "max",
     shared_by: float = 0.5,
     mean_count: tuple[float, float] = (2.0, 5.0),
-    variant: AttributionVariant | None = None,
 ) -> tuple[list[NeuronSet], float]:
     """Each fact's neurons, with the share moved by 0.05 until the facts' mean count lies in a range (Dai et al. 2022).
 
@@ -163,7 +146,6 @@ def adapt_sharing(
         attributions: one for each fact, over its paraphrases.
         shared_by: where the share starts.
         mean_count: the range; at most 20 shares are tried (6 by Dai et al.'s program), so the mean may stay outside.
-        variant: whose rule; that of the first scores when ``None``.
 
     Returns:
         One set a fact, and the final share: the one that the sets were refined with (Niu et al.'s program moves it once more where the
@@ -175,9 +157,8 @@ def adapt_sharing(
     """
     check_selection(threshold, kind, shared_by, mean_count)
     given = check_given(attributions, "attribution", "pass one for each fact")
-    rule = given[0].settings.variant if variant is None else variant
-    coarse = [CoarseCounts.of(coarse_neurons(scores, threshold=threshold, kind=kind, variant=rule)) for scores in given]
-    return adapted_sharing(coarse, shared_by, mean_count, rule)
+    coarse = [CoarseCounts.of(coarse_neurons(scores, threshold=threshold, kind=kind)) for scores in given]
+    return adapted_sharing(coarse, shared_by, mean_count, given[0].settings.variant)
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ class Editor:
         settings: changed from what is published for the model, as ``(name, value)``; ``value.clamp`` reaches into settings that hold others.
         layers: ``"published"``, ``"second_last"``, or layers.
         alone: whether the method edits one fact at a time; where others edit batches, its edits then follow each other and stay.
+        wide: whether a sweep over layers edits five layers around each.
     """
 
     label: str
@@ -46,6 +47,7 @@ class Editor:
     settings: tuple[tuple[str, Any], ...] = ()
     layers: str | tuple[int, ...] = "published"
     alone: bool = False
+    wide: bool = False
 
     def for_model(self, model: HookedModel) -> EditMethod:
         """The method for a model; published layers that a model cut in depth does not have are taken as deep as it goes."""
@@ -113,6 +115,12 @@ class Workbench:
     def cases(self) -> list[EditCase]:
         """The experiment's edit cases, at most ``limit``."""
         return self._some(load_edit_cases, lambda case: case.fact, lambda case, target: replace(case, fact=replace(case.fact, target=target)))
+
+    def cases_of(self, relations: Iterable[str]) -> list[EditCase]:
+        """The first ``limit`` cases of some relations."""
+        wanted = set(relations)
+        everything = replace(self, limit=10**9, seconds={}, _moments={}).cases() if not self.rehearsal else self.cases()
+        return [case for case in everything if case.fact.relation in wanted or self.rehearsal][: self.limit]
 
     def part(self, name: str) -> Path | None:
         """The folder of one of the run's steps."""

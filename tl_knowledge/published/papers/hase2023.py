@@ -5,12 +5,13 @@ from __future__ import annotations
 from tl_knowledge.published.data import COUNTERFACT
 from tl_knowledge.published.experiment import Experiment, printed
 from tl_knowledge.published.papers.meng2022 import CONTEXTS, MOMENTS
-from tl_knowledge.published.protocols.editing import SweepProtocol
+from tl_knowledge.published.protocols.sweeps import SweepProtocol
 from tl_knowledge.published.workbench import Editor
 
 __all__ = ["EXPERIMENTS"]
 
-ROME, MEMIT, FT = Editor("ROME", "rome", (("variant", "meng2022_code"),)), Editor("MEMIT", "memit"), Editor("FT, 1 layer", "ft+l")
+ROME, MEMIT = Editor("ROME", "rome", (("variant", "meng2022_code"),)), Editor("MEMIT", "memit")
+FT1, FT5 = Editor("FT, 1 layer", "ft+l"), Editor("FT, 5 layers", "ft+l", wide=True)
 NOISE = 0.094  # GPT-J, in their program
 
 EXPERIMENTS = (
@@ -20,7 +21,7 @@ EXPERIMENTS = (
         "Hase et al. 2023, table 1 and figures 3-4",
         COUNTERFACT,
         {"gpt-j-6b": 652},
-        SweepProtocol(("error_injection",), (ROME, MEMIT), NOISE),
+        SweepProtocol(("error_injection",), (ROME, MEMIT), noise=NOISE),
         {
             "gpt-j-6b": printed("""
 row                    | R2 layer | R2 tracing | R2 both
@@ -29,7 +30,7 @@ error injection: MEMIT | 0.677    | 0.024      | 0.678
 """)
         },
         differs=(CONTEXTS, MOMENTS),
-        factlm_cases=12,
+        factlm_cases=8,
     ),
     Experiment(
         "hase2023-figure6",
@@ -37,8 +38,8 @@ error injection: MEMIT | 0.677    | 0.024      | 0.678
         "Hase et al. 2023, figure 6",
         COUNTERFACT,
         {"gpt-j-6b": 652},
-        SweepProtocol(("tracing_reversal", "fact_erasure", "fact_amplification", "fact_forcing"), (ROME, FT), NOISE),
-        differs=("FT on five layers is not run", CONTEXTS, MOMENTS),
-        factlm_cases=8,
+        SweepProtocol(("tracing_reversal", "fact_erasure", "fact_amplification", "fact_forcing"), (FT1, FT5, ROME, MEMIT), noise=NOISE),
+        differs=(CONTEXTS, MOMENTS),
+        factlm_cases=4,
     ),
 )

@@ -8,9 +8,10 @@ from tl_knowledge.published.protocols.editing import ZSRE_COLUMNS, EditProtocol
 from tl_knowledge.published.protocols.tracing import OneTrace, TraceProtocol
 from tl_knowledge.published.workbench import Editor
 
-__all__ = ["EXPERIMENTS", "HYPERNETWORKS", "ROME_CODE"]
+__all__ = ["CONTEXTS", "EXPERIMENTS", "HALF_WIDTHS", "HYPERNETWORKS", "MOMENTS", "ROME_CODE"]
 
 ROME_CODE = Editor("ROME", "rome", (("variant", "meng2022_code"),), alone=True)
+FT, FT_L = (Editor(label, name, (("variant", "meng2022_code"),)) for label, name in (("FT", "ft"), ("FT+L", "ft+l")))
 HYPERNETWORKS: dict[str, str] = dict.fromkeys(("KE", "KE-CF", "MEND", "MEND-CF"), "a trained editor, which this package does not have yet")
 HALF_WIDTHS = "1.96 sd / sqrt(n) over records"
 CONTEXTS = "our contexts are drawn with a seed, the program's without one"
@@ -107,7 +108,7 @@ EXPERIMENTS = (
         "Meng et al. 2022, table 1",
         ZSRE,
         {"gpt2-xl": 10_000},
-        EditProtocol((Editor("FT", "ft"), Editor("FT+L", "ft+l"), ROME_CODE), ZSRE_COLUMNS),
+        EditProtocol((FT, FT_L, ROME_CODE), ZSRE_COLUMNS),
         {"gpt2-xl": _TABLE_1_XL},
         HALF_WIDTHS,
         without=HYPERNETWORKS,
@@ -119,7 +120,7 @@ EXPERIMENTS = (
         "Meng et al. 2022, table 4; medium and large: table 5",
         COUNTERFACT,
         {"gpt2-xl": 7500, "gpt-j-6b": 2000, "gpt2-medium": 7500, "gpt2-large": 7500},
-        EditProtocol((Editor("FT", "ft"), Editor("FT+L", "ft+l"), Editor("KN", "kn", (("variant", "eleutherai2022"),)), ROME_CODE), texts=True),
+        EditProtocol((FT, FT_L, Editor("KN", "kn", (("variant", "meng2022_code"),), alone=True), ROME_CODE), texts=True),
         _TABLE_4,
         HALF_WIDTHS,
         without=HYPERNETWORKS,

@@ -11,7 +11,10 @@ from tl_knowledge.published.workbench import Editor
 __all__ = ["EXPERIMENTS", "MEMIT"]
 
 MEMIT = Editor("MEMIT", "memit")
-MEND = {"MEND": "a trained editor, which this package does not have yet"}
+WITHOUT = {
+    "MEND": "a trained editor, which this package does not have yet",
+    "FT-W": "trains every weight of a block, which an edit of W_out does not hold",
+}
 
 _TABLE_1 = printed("""
 row      | token_reliability | token_generality | token_specificity
@@ -48,7 +51,7 @@ EXPERIMENTS = (
         EditProtocol((ROME_CODE, MEMIT), ZSRE_COLUMNS, "batch"),
         {"gpt-j-6b": _TABLE_1},
         HALF_WIDTHS,
-        without=MEND,
+        without=WITHOUT,
         differs=(CONTEXTS, MOMENTS),
     ),
     Experiment(
@@ -60,7 +63,7 @@ EXPERIMENTS = (
         EditProtocol((ROME_CODE, MEMIT), protocol="batch"),
         _TABLE_2,
         HALF_WIDTHS,
-        without=MEND,
+        without=WITHOUT,
         differs=(CONTEXTS, MOMENTS),
     ),
     Experiment(

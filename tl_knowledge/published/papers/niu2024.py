@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from tl_knowledge.published.data import BLIMP, PARAREL
+from tl_knowledge.published.data import BLIMP, COUNTERFACT, PARAREL
 from tl_knowledge.published.experiment import Experiment, printed
+from tl_knowledge.published.papers.meng2022 import CONTEXTS, MOMENTS, ROME_CODE
+from tl_knowledge.published.protocols.editing import SymmetryProtocol
 from tl_knowledge.published.protocols.neurons import AgreementProtocol, LocationProtocol, ReliabilityProtocol, WordProtocol
 
 __all__ = ["EXPERIMENTS"]
@@ -78,5 +80,15 @@ dna_w_adj_irr_2 | 97.4     | 95.4
         },
         without={"T5-XL": "T5 is not supported yet", "GPT-J, zsRE and CounterFact": "refined over EasyEdit's prompts, which are not public"},
         factlm_cases=25,
+    ),
+    Experiment(
+        "niu2024-symmetry",
+        "Edits of capitals, read the other way round: seven accuracies",
+        "Niu et al. 2024, not robust for symmetric relations",
+        COUNTERFACT,
+        {"gpt2-xl": 200},
+        SymmetryProtocol((ROME_CODE,)),
+        differs=("the paper edits ParaRel's P36 and P1376; here CounterFact's edits of these relations", CONTEXTS, MOMENTS),
+        factlm_cases=10,
     ),
 )

@@ -12,8 +12,6 @@ from tl_knowledge.published.workbench import Editor
 __all__ = ["EXPERIMENTS"]
 
 GPT2_AND_BERT = {"gpt2": 2100, "bert-base-uncased": 2100}
-SAME_PROMPTS = "the paper attributes and measures on the same prompts; here neurons are attributed on paraphrases, measured on the own wording"
-RELATIVE = "the paper prints absolute differences of the probability; these are relative to the clean one"
 
 _TABLE_3 = {
     "gpt2": printed("""
@@ -40,8 +38,7 @@ EXPERIMENTS = (
         "Wen and Bai, figure 3 and section 5.2",
         CONTEXT_PARAREL,
         GPT2_AND_BERT,
-        NeuronEffectProtocol(factor=0.0),
-        differs=(RELATIVE, SAME_PROMPTS),
+        NeuronEffectProtocol(variant="wen_bai", effect="absolute", factor=0.0),
     ),
     Experiment(
         "wen-bai-figure4",
@@ -49,8 +46,8 @@ EXPERIMENTS = (
         "Wen and Bai, figure 4 and section 5.2",
         CONTEXT_PARAREL,
         GPT2_AND_BERT,
-        NeuronEffectProtocol(factor=2.0),
-        differs=(RELATIVE, SAME_PROMPTS, "the program's bars of unrelated facts come from suppression (a slip)"),
+        NeuronEffectProtocol(variant="wen_bai", effect="absolute", factor=2.0),
+        differs=("the bars of unrelated facts come from suppression, as in the program (a slip)",),
     ),
     Experiment(
         "wen-bai-figure5",
@@ -66,9 +63,8 @@ EXPERIMENTS = (
         "Wen and Bai, section 5.4",
         CONTEXT_PARAREL,
         {"gpt2": 2100, "bert-base-uncased": 2100},
-        PerturbationProtocol(),
+        PerturbationProtocol("wen_bai"),
         {"gpt2": printed("row | drop\nall relations | 9.5"), "bert-base-uncased": printed("row | drop\nall relations | 0.51")},
-        differs=("the program adds one draw of noise to the embedding matrix, which is GPT-2's unembedding too",),
     ),
     Experiment(
         "wen-bai-table2",
@@ -90,7 +86,7 @@ EXPERIMENTS = (
             (
                 Editor("ROME", "rome", (("variant", "meng2022_code"),)),
                 Editor("ROME last", "rome", (("variant", "meng2022_code"),), "second_last"),
-                Editor("KN", "kn", (("variant", "wen_bai"),)),
+                Editor("KN", "kn", (("variant", "meng2022_code"),)),
                 Editor("CN", "cne", (("variant", "wen_bai"),)),
             )
         ),

@@ -1,23 +1,36 @@
-"""Protocols of editing: scores of editors, their growth, categories and layer ranges, and layer sweeps."""
+"""Protocols of editing: scores of editors, their growth, categories and layer ranges, and both sides of a fact."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import plotly.graph_objects as go
 from typing_extensions import override
 
-from tl_knowledge.drawing import grouped_bars
+from tl_knowledge.datasets import load_relations
 from tl_knowledge.editing import EditMethod, method_class
-from tl_knowledge.evaluation import EditReport, EvaluationProtocol, GenerationScores, Score, evaluate, measure_growth, score_table
-from tl_knowledge.localised import EditingProblem, LayerSweep, sweep_layers
+from tl_knowledge.errors import InputError
+from tl_knowledge.evaluation import (
+    EditMeasure,
+    EditReport,
+    EvaluationProtocol,
+    GenerationScores,
+    Score,
+    compare_categories,
+    evaluate,
+    measure_growth,
+    score_table,
+    sweep_layer_ranges,
+    symmetry_accuracies,
+)
+from tl_knowledge.localised import measure_relation_side
 from tl_knowledge.models.protocol import layer_count
 from tl_knowledge.published.protocol import Measured, Protocol, number
 from tl_knowledge.published.workbench import Editor, Workbench
+from tl_knowledge.results.statistics import IntervalVariant, scalar_interval
 
-__all__ = ["CategoryProtocol", "EditProtocol", "GrowthProtocol", "LayerRangeProtocol", "SweepProtocol"]
+__all__ = ["CategoryProtocol", "EditProtocol", "GrowthProtocol", "LayerRangeProtocol", "RelationSideProtocol", "SymmetryProtocol"]
 
 COUNTERFACT_COLUMNS = ("S", "ES", "EM", "PS", "PM", "NS", "NM")
 ZSRE_COLUMNS = ("token_reliability", "token_generality", "token_specificity")
@@ -34,6 +47,7 @@ class EditProtocol(Protocol):
         protocol: single edits, all in one batch, or one after another.
         batch_size: edits planned together.
         texts: whether texts are generated, for GE and RS.
+        interval: of the scores: the program's half widths, or our bootstrap.
     """
 
     editors: tuple[Editor, ...]
@@ -41,16 +55,17 @@ class EditProtocol(Protocol):
     protocol: EvaluationProtocol = "single"
     batch_size: int = 1
     texts: bool = False
+    interval: IntervalVariant = "meng2022_code"
 
     @override
     def measure(self, bench: Workbench) -> Measured:
         """Every score of every editor."""
-        reports = reports_of(bench, self.editors, self.protocol, self.batch_size, texts=self.texts)
-        first, columns = next(iter(reports.values())), self.columns + (("GE", "RS") if self.texts else ())
-        rows = _score_rows(UNEDITED, first.base, columns, len(first.table))
-        for label, report in reports.items():
-            rows += _score_rows(label, report.scores, columns, len(report.table))
-        return Measured(rows, [score_table(*reports.values(), names=tuple(reports)).plot()])
+        measures = (GenerationScores(),) if self.texts else ()
+        reports, notes = reports_of(bench, self.editors, self.protocol, self.batch_size, measures)
+        scores = score_table(*reports.values(), names=tuple(reports), interval=self.interval)
+        columns = self.columns + (("GE", "RS") if self.texts else ())
+        rows = [row for label, of_row in scores.rows.items() for row in _score_rows(label, of_row, columns, scores.cases)]
+        return Measured(rows, [scores.plot()], notes)
 
 
 @dataclass(frozen=True)
@@ -73,18 +88,26 @@ class GrowthProtocol(Protocol):
     def measure(self, bench: Workbench) -> Measured:
         """S, ES, PS and NS of every editor at every size."""
         cases = bench.cases()
-        sizes = (*(size for size in self.sizes if size < len(cases)), len(cases))
-        methods = {editor.label: editor.for_model(bench.model) for editor in self.editors}
+        methods, notes = methods_of(bench, self.editors)
         moments = bench.moments(methods.values())
-        grown = measure_growth(
-            bench.model, cases, methods, sizes, moments=moments, protocol=self.protocol, batch_size=self.batch_size, progress=bench.progress
-        )
+        with bench.timed("edits"):
+            grown = measure_growth(
+                bench.model,
+                cases,
+                methods,
+                (*(size for size in self.sizes if size < len(cases)), len(cases)),
+                moments=moments,
+                protocol=self.protocol,
+                batch_size=self.batch_size,
+                store=bench.part("growth"),
+                progress=bench.progress,
+            )
         rows = [
             number(f"{r['method']}, {r['edits']} edits", r["score"], r["mean"], low=r["low"], high=r["high"], n=r["edits"])
             for r in grown.table.to_dict(orient="records")
             if r["score"] in COUNTERFACT_COLUMNS
         ]
-        return Measured(rows, [grown.plot()])
+        return Measured(rows, [grown.plot()], notes)
 
 
 @dataclass(frozen=True)
@@ -97,20 +120,19 @@ class CategoryProtocol(Protocol):
     """
 
     editors: tuple[Editor, ...]
-    columns: tuple[str, ...] = ("ES", "PS", "NS")
+    columns: tuple[str, ...] = ("S", "PS", "NS")
 
     @override
     def measure(self, bench: Workbench) -> Measured:
         """Every score of every editor and relation."""
-        reports = reports_of(bench, self.editors, "single", 1)
-        rows: list[dict[str, Any]] = []
-        for label, report in reports.items():
-            for column in self.columns:
-                rows += [
-                    number(f"{label}: {r['relation']}", column, r["mean"], low=r["low"], high=r["high"], n=r["cases"])
-                    for r in report.by(metric=column).to_dict(orient="records")
-                ]
-        return Measured(rows, [_by_relation(reports, column) for column in self.columns])
+        reports, notes = reports_of(bench, self.editors, "single", 1)
+        scores = compare_categories(*reports.values(), names=tuple(reports))
+        rows = [
+            number(f"{r['method']}: {r['relation']}", r["score"], r["mean"], low=r["low"], high=r["high"], n=r["cases"])
+            for r in scores.table.to_dict(orient="records")
+            if r["score"] in self.columns
+        ]
+        return Measured(rows, [scores.plot(), scores.plot_scatter()], notes)
 
 
 @dataclass(frozen=True)
@@ -118,13 +140,13 @@ class LayerRangeProtocol(Protocol):
     """One method over ranges of layers.
 
     Attributes:
-        method: of several layers.
+        editor: of several layers.
         widths: how many layers a range has; each range ends at each of ``ends``.
         ends: last layers, as shares of the model's depth.
         columns: which scores.
     """
 
-    method: str = "memit"
+    editor: Editor = Editor("MEMIT", "memit")
     widths: tuple[int, ...] = (1, 3, 5)
     ends: tuple[float, ...] = (0.2, 0.35, 0.5, 0.75)
     columns: tuple[str, ...] = ("S", "ES", "PS", "NS")
@@ -134,86 +156,127 @@ class LayerRangeProtocol(Protocol):
         """Every score of every range."""
         depth = layer_count(bench.model)
         lasts = dict.fromkeys(min(depth - 2, round(share * depth)) for share in self.ends)
-        ranges = dict.fromkeys(tuple(range(max(0, last - width + 1), last + 1)) for last in lasts for width in self.widths)
-        editors = tuple(Editor(f"layers {layers[0]}-{layers[-1]}", self.method, layers=layers) for layers in ranges)
-        return EditProtocol(editors, self.columns, "batch").measure(bench)
+        ranges = list(dict.fromkeys(tuple(range(max(0, last - width + 1), last + 1)) for last in lasts for width in self.widths))
+        methods, _ = methods_of(bench, [self.editor])
+        known: Any = method_class(self.editor.method)
+        moments = bench.moments([known.for_model(bench.model, layers=layers) for layers in ranges])
+        with bench.timed("edits"):
+            sweep = sweep_layer_ranges(
+                bench.model,
+                bench.cases(),
+                methods[self.editor.label],
+                ranges,
+                moments=moments,
+                store=bench.part("ranges"),
+                progress=bench.progress,
+            )
+        rows = [
+            number(f"layers {r['layers']}", r["score"], r["mean"], low=r["low"], high=r["high"], n=bench.limit)
+            for r in sweep.table.to_dict(orient="records")
+            if r["score"] in self.columns
+        ]
+        return Measured(rows, [sweep.plot()])
 
 
 @dataclass(frozen=True)
-class SweepProtocol(Protocol):
-    """Editing and tracing every layer: does localisation inform editing?
+class RelationSideProtocol(Protocol):
+    """Edits from the entity's and from the relation's side, both read after either, always beside the unedited model.
 
     Attributes:
-        problems: editing problems.
-        editors: methods of one layer.
-        noise: of the corruption.
-        window: layers restored together.
-        samples: noise draws.
-        every: take every so many layers.
+        methods: of `measure_relation_side`.
+        edited: the side whose edits are the table's rows.
     """
 
-    problems: tuple[EditingProblem, ...]
-    editors: tuple[Editor, ...]
-    noise: float | str = "3 subject sd"
-    window: int = 5
-    samples: int = 10
-    every: int = 1
+    methods: tuple[str, ...] = ("ft", "kn", "rome", "memit")
+    edited: str = "relation"
 
     @override
     def measure(self, bench: Workbench) -> Measured:
-        """R^2 of the score on the layer, on the tracing effect and on both, with the gain of tracing, and what each layer scores at its best."""
+        """Reliability and generality of both sides, in the form of the paper's tables."""
+        editors = [Editor(name, name) for name in self.methods]
+        methods, notes = methods_of(bench, editors)
+        sides = measure_relation_side(
+            bench.model,
+            bench.cases(),
+            relations=load_relations(),
+            methods=tuple(methods),
+            moments=bench.moments(methods.values()),
+            store=bench.part("sides"),
+            progress=bench.progress,
+        )
         rows: list[dict[str, Any]] = []
-        figures: list[go.Figure] = []
-        notes: list[str] = []
-        for problem in self.problems:
-            for editor in self.editors:
-                sweep = self._sweep(bench, problem, editor)
-                fit, row, n = sweep.regressions(), f"{problem.replace('_', ' ')}: {editor.label}", int(sweep.table["case_id"].nunique())
-                values = {"R2 layer": fit.first, "R2 tracing": fit.second, "R2 both": fit.both, "gain of tracing": fit.both - fit.first, "p": fit.p}
-                by_layer = sweep.summary()
-                peaks = (("best layer", "score"), ("traced layer", "tracing_effect"))
-                layers = by_layer["layer"].tolist()
-                values |= {name: float(layers[int(by_layer[column].to_numpy().argmax())]) for name, column in peaks}
-                rows += [number(row, column, value, n=n) for column, value in values.items()]
-                figures.append(sweep.plot())
-                notes += [f"{row}: {len(sweep.skipped)} facts left out ({next(iter(sweep.skipped.values()))})"] if sweep.skipped else []
-        return Measured(rows, figures, notes)
+        first = sides.table.drop_duplicates("case_id")
+        groups = [(UNEDITED, first, "base_")] + [
+            (str(name).upper(), group, "") for name, group in sides.table.query("edited == @self.edited").groupby("method", sort=False)
+        ]
+        for label, group, prefix in groups:
+            for column in ("entity_ES", "entity_PS", "relation_ES", "relation_PS"):
+                mean, low, high = scalar_interval(group[prefix + column])
+                rows.append(number(label, column, mean, low=low, high=high, n=len(group)))
+        return Measured(rows, [sides.plot()], notes)
 
-    def _sweep(self, bench: Workbench, problem: EditingProblem, editor: Editor) -> LayerSweep:
-        cases, depth = bench.cases(), layer_count(bench.model)
-        layers = tuple(range(0, depth - 1, self.every))
-        settings = editor.for_model(bench.model)
 
-        def method_at(layer: int, objective: Any) -> EditMethod:
-            word = method_class(editor.method).layer_word()
-            place: dict[str, Any] = {"layers": (layer,)} if word == "layers" else {"layer": layer}
-            return replace(settings, objective=objective, **place)  # pyright: ignore[reportArgumentType, reportCallIssue]
+@dataclass(frozen=True)
+class SymmetryProtocol(Protocol):
+    """Does an edit hold the other way round: seven accuracies of edits of capitals.
 
-        moments = bench.moments([method_at(layer, _plain_objective(settings)) for layer in layers])
-        with bench.timed("edits"):
-            return sweep_layers(
-                bench.model,
-                cases,
-                method_at,
-                moments=moments,
-                problem=problem,
-                layers=layers,
-                noise=bench.noise(self.noise, [case.fact for case in cases]),
-                samples=self.samples,
-                window=bench.window(self.window),
-                progress=bench.progress,
-            )
+    Attributes:
+        editors: one a row.
+        reverse: the relations that have an inverse; FactLM's and the paper's are both known.
+    """
+
+    editors: tuple[Editor, ...]
+    reverse: tuple[tuple[str, str], ...] = (("P36", "{} is the capital of"), ("P1376", "The capital of {} is"))
+
+    @override
+    def measure(self, bench: Workbench) -> Measured:
+        """The accuracies of every editor."""
+        relations = dict(self.reverse)
+        cases = [case for case in bench.cases_of(relations)]
+        if not cases:
+            raise InputError(f"no case is of {', '.join(relations)}; pass a source that has them, or a higher limit.")
+        measure = symmetry_accuracies([case.fact for case in cases], relations)
+        reports, notes = reports_of(bench, self.editors, "single", 1, (measure,), cases=cases)
+        rows: list[dict[str, Any]] = []
+        for label, report in reports.items():
+            names = [name for name in report.metrics if "fact" in name or "inverse" in name]
+            rows += _score_rows(label, report.scores, tuple(names), len(report.table))
+        return Measured(rows, [score_table(*reports.values(), names=tuple(reports)).plot()], notes)
+
+
+def methods_of(bench: Workbench, editors: Sequence[Editor]) -> tuple[dict[str, EditMethod], list[str]]:
+    """Each editor's method for the bench's model, and what is published for other models only.
+
+    Raises:
+        InputError: nothing is published for this model.
+    """
+    methods: dict[str, EditMethod] = {}
+    notes: list[str] = []
+    for editor in editors:
+        try:
+            methods[editor.label] = editor.for_model(bench.model)
+        except InputError as error:
+            notes.append(f"{editor.label} is left out: {error}")
+    if not methods:
+        raise InputError("; ".join(notes))
+    return methods, notes
 
 
 def reports_of(
-    bench: Workbench, editors: Sequence[Editor], protocol: EvaluationProtocol, batch_size: int, *, texts: bool = False
-) -> dict[str, EditReport]:
-    """Each editor's report on the bench's cases."""
-    cases = bench.cases()
-    methods = {editor.label: editor.for_model(bench.model) for editor in editors}
+    bench: Workbench,
+    editors: Sequence[Editor],
+    protocol: EvaluationProtocol,
+    batch_size: int,
+    measures: tuple[EditMeasure, ...] = (),
+    *,
+    cases: Any = None,
+) -> tuple[dict[str, EditReport], list[str]]:
+    """Each editor's report on the bench's cases, and what is published for other models only."""
+    cases = bench.cases() if cases is None else cases
+    methods, notes = methods_of(bench, editors)
     moments = bench.moments(methods.values())
     reports: dict[str, EditReport] = {}
-    for editor in editors:
+    for editor in (editor for editor in editors if editor.label in methods):
         alone = editor.alone and protocol != "single"
         with bench.timed(editor.label):
             reports[editor.label] = evaluate(
@@ -223,34 +286,14 @@ def reports_of(
                 moments=moments,
                 protocol="sequential" if alone else protocol,
                 batch_size=1 if alone else batch_size,
-                measures=(GenerationScores(),) if texts and any(case.generation for case in cases) else (),
+                measures=measures,
                 store=bench.part(editor.label),
                 progress=bench.progress,
             )
-    return reports
-
-
-def _plain_objective(method: EditMethod) -> Any:
-    return getattr(method, "objective", None)
+    return reports, notes
 
 
 def _score_rows(row: str, scores: dict[str, Score], columns: tuple[str, ...], n: int) -> list[dict[str, Any]]:
-    return [number(row, column, scores[column].mean, low=scores[column].low, high=scores[column].high, n=n) for column in columns if column in scores]
-
-
-def _by_relation(reports: dict[str, EditReport], column: str) -> go.Figure:
-    frames = {label: report.by(metric=column).set_index("relation") for label, report in reports.items()}
-    relations = sorted({str(relation) for frame in frames.values() for relation in frame.index})
-    first = next(iter(reports.values()))
-    bars = {
-        label: [tuple(frame.loc[relation, ["mean", "low", "high"]].tolist()) for relation in relations]  # pyright: ignore
-        for label, frame in frames.items()
-    }
-    return grouped_bars(
-        relations,
-        bars,  # pyright: ignore[reportArgumentType]
-        title=f"{column} by relation",
-        subtitle=f"{len(first.table)} edits; {first.provenance.model}; 95% bootstrap over a relation's edits",
-        group_axis="relation",
-        value_axis=f"{column} (percent)",
-    )
+    """The scores that are numbers; GE and RS are none where a case has no beginnings or no references."""
+    there = {column: scores[column] for column in columns if column in scores and scores[column].mean == scores[column].mean}
+    return [number(row, column, score.mean, low=score.low, high=score.high, n=n) for column, score in there.items()]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, Literal
 
 import plotly.graph_objects as go
 from typing_extensions import override
@@ -77,7 +77,7 @@ class _Located(Protocol):
     variant: AttributionVariant = "ours"
     steps: int = 20
 
-    def locate(self, bench: Workbench, groups: Sequence[PromptGroup]) -> LocatedNeurons:
+    def locate(self, bench: Workbench, groups: Sequence[PromptGroup], step: str = "neurons") -> LocatedNeurons:
         """The groups' neurons."""
         with bench.timed("attribution"):
             return locate_neurons(
@@ -88,6 +88,7 @@ class _Located(Protocol):
                 adapt=self.adapt,
                 variant=self.variant,
                 steps=self.steps,
+                store=bench.part(step),
                 progress=bench.progress,
             )
 
@@ -98,9 +99,11 @@ class NeuronEffectProtocol(_Located):
 
     Attributes:
         factor: 0 suppresses, 2 enhances.
+        effect: the change of the probability, relative or absolute.
     """
 
     factor: float = 0.0
+    effect: Literal["relative", "absolute"] = "relative"
 
     @override
     def measure(self, bench: Workbench) -> Measured:
@@ -116,15 +119,15 @@ class NeuronEffectProtocol(_Located):
             progress=bench.progress,
         )
         rows = [
-            number(r["what"], "relative change", 100 * r["change"], low=100 * r["low"], high=100 * r["high"], n=r["facts"])
-            for r in effects.summary().to_dict(orient="records")
+            number(r["what"], f"{self.effect} change", 100 * r["change"], low=100 * r["low"], high=100 * r["high"], n=r["facts"])
+            for r in effects.summary(self.effect).to_dict(orient="records")
         ]
-        own = effects.by_relation().query("what == 'own fact'")
+        own = effects.by_relation(self.effect).query("what == 'own fact'")
         rows += [
-            number(f"relation {r['relation']}", "relative change", 100 * r["change"], low=100 * r["low"], high=100 * r["high"], n=r["facts"])
+            number(f"relation {r['relation']}", f"{self.effect} change", 100 * r["change"], low=100 * r["low"], high=100 * r["high"], n=r["facts"])
             for r in own.to_dict(orient="records")
         ]
-        return Measured(rows, [effects.plot()])
+        return Measured(rows, [effects.plot(self.effect)])
 
 
 @dataclass(frozen=True)
@@ -242,7 +245,7 @@ class WordProtocol(AgreementProtocol):
             effects = measure_token_effects(bench.model, prompts[n], words, located[n], progress=bench.progress)
             rows += [
                 number(f"{n} neurons suppressed: {r['category']} words", "effect", r["effect"], low=r["low"], high=r["high"], n=r["words"])
-                for r in effects.summary().to_dict(orient="records")
+                for r in effects.summary(self.effect).to_dict(orient="records")
             ]
             figures.append(effects.plot(name=f"the {n} neurons"))
         return Measured(rows, figures, notes)

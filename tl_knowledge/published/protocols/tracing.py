@@ -16,7 +16,7 @@ from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.published.protocol import Measured, Protocol, number
 from tl_knowledge.published.workbench import Workbench
 from tl_knowledge.runs.windows import TraceVariant
-from tl_knowledge.tracing import TraceAverage, perturb_embeddings, trace, trace_facts
+from tl_knowledge.tracing import PerturbationVariant, TraceAverage, perturb_embeddings, trace, trace_facts
 
 __all__ = ["OneTrace", "PerturbationProtocol", "TraceProtocol"]
 
@@ -149,15 +149,15 @@ class PerturbationProtocol(Protocol):
     """Noise on every token's embedding.
 
     Attributes:
-        samples: noise draws.
+        variant: where the noise is added, and how often.
     """
 
-    samples: int = 10
+    variant: PerturbationVariant = "ours"
 
     @override
     def measure(self, bench: Workbench) -> Measured:
         """The mean drop of the right answer's probability, of all facts and by relation."""
-        test = perturb_embeddings(bench.model, bench.facts(), samples=self.samples, progress=bench.progress)
+        test = perturb_embeddings(bench.model, bench.facts(), variant=self.variant, progress=bench.progress)
         rows: list[dict[str, Any]] = []
         for r in test.by_relation().to_dict(orient="records"):
             name = "all relations" if r["relation"] == "all" else f"relation {r['relation']}"
