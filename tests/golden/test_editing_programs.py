@@ -7,6 +7,8 @@ Each program's core was retyped as a script on the bundled model's Hugging Face 
 - ``rome``: kmeng01/rome (commit 789fab0 of rome/compute_v.py, with rome/compute_u.py and repr_tools.py), at three ``fact_token``s.
 - ``emmet``: scalable-model-editing/unified-model-editing (commit 2f7c65c), emmet/emmet_main.py with compute_z.py and compute_ks.py.
 - ``kn``: kmeng01/rome (commit 448f8fe), baselines/kn (EleutherAI's package as changed there), with hparams/KN/gpt2-xl.json.
+- ``wei``: weiyifan1023/RaKE (commit 7a1e6f7), rome/compute_u.py and compute_v.py (``compute_u_rel``, ``compute_v_rel``), baselines/memit
+  (``execute_rel_memit``); on `relation_side_cases`, since the program's data file is not public.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import torch
 
 import tl_knowledge as tlk
 from tl_knowledge.editing.methods import emmet, fine_tune, rome
+from tl_knowledge.editing.optimise import spread
 
 pytestmark = pytest.mark.touches_model
 
@@ -116,3 +119,21 @@ def test_knowledge_neurons(exact, number):
     for layer, neuron in edit.notes[0]["neurons"]:
         row = edit.factors[layer].dense[neuron]
         assert float(row.norm()) == pytest.approx(golden["row"]["norm"]) and row[:3].tolist() == pytest.approx(golden["row"]["first"])
+
+
+SEVEN = ("{}", "I think so. {}", "You were. {}", "It is so. {}", "We saw it. {}", "He said. {}", "Never. {}")
+
+
+@pytest.mark.parametrize("name", GOLDEN["wei"])
+def test_relation_side(exact, moments, monkeypatch, name):
+    """ROME's ``u`` is of the old object's prompt, five of whose seven contexts should say "None" too; MEMIT takes all of them."""
+    golden = GOLDEN["wei"][name]
+    for module in (rome, spread):
+        monkeypatch.setattr(module, "context_templates", lambda *args, **kwargs: SEVEN)
+    sides = tlk.datasets.relation_side_cases([CASES[number] for number in golden["cases"]], tlk.datasets.load_relations())
+    method = tlk.MEMIT(layers=(0, 1), moment_weight=30.0, variant="wei2024") if name == "memit" else tlk.ROME(layer=1, variant="wei2024")
+    edit = tlk.plan_edit(exact, [side.rewrite for side in sides], method, moments=moments, progress=False)
+    losses = [note["losses"][-1] for note in edit.notes] if name == "memit" else edit.notes[0]["losses"]
+    assert losses == pytest.approx(golden["losses"], rel=1e-8)
+    for layer, change in golden["change"].items():
+        assert_change(edit.factors[int(layer)].dense, change)
