@@ -43,6 +43,7 @@ def test_category_figures_are_the_table(reports):
     wide = compared.table[compared.table["method"] == "late"].pivot(index="category", columns="score", values="mean")
     np.testing.assert_array_equal(points["late"].x, wide["PS"])
     np.testing.assert_array_equal(points["late"].y, wide["NS"])
+    assert compared.plot_scatter().layout.yaxis.range == (-4, 104)  # the same in every figure
     with pytest.raises(InputError, match="no score 'XS'"):
         compared.plot(metric="XS")
     with pytest.raises(InputError, match="no column 'country'"):

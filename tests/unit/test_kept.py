@@ -76,6 +76,27 @@ def test_a_killed_plan_goes_on_with_its_values(factlm, factlm_moments, tmp_path,
     assert len(optimised) == 3 + alone - 2 and not list((tmp_path / "run").glob("kept-*"))
 
 
+def test_a_killed_growth_goes_on_with_its_values(factlm, factlm_moments, tmp_path, monkeypatch):
+    cases, methods, more = tlk.load_edit_cases()[:5], {"MEMIT": METHOD}, {"moments": factlm_moments, "batch_size": 2, "progress": False}
+    whole = tlk.evaluation.measure_growth(factlm, cases, methods, [3, 5], **more)
+    before, optimised, run = fingerprint(factlm), [], values.FactBatch.run
+
+    def killed(self):
+        optimised.append(len(self.starts))
+        if len(optimised) == 4:
+            raise KeyboardInterrupt
+        return run(self)
+
+    monkeypatch.setattr(values.FactBatch, "run", killed)
+    with pytest.raises(KeyboardInterrupt):
+        tlk.evaluation.measure_growth(factlm, cases, methods, [3, 5], store=tmp_path / "run", **more)
+    assert fingerprint(factlm) == before
+    again = tlk.evaluation.measure_growth(factlm, cases, methods, [3, 5], store=tmp_path / "run", **more)
+    pd.testing.assert_frame_equal(again.table, whole.table)
+    assert optimised == [2, 1, 2, 1, 1]  # two, one more for size 3, which is taken back; two, one more for size 5 (killed, then done)
+    assert sorted(path.name for path in (tmp_path / "run").glob("[!.]*")) == ["part-00000.parquet", "part-00001.parquet", "run.json"]
+
+
 RUN = """
 import sys, torch
 torch.set_num_threads(1)

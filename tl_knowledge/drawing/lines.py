@@ -72,7 +72,7 @@ def line_panels(
         cols=across,
         subplot_titles=titles,
         shared_yaxes="all",  # pyright: ignore[reportArgumentType]
-        horizontal_spacing=0.04,
+        horizontal_spacing=0.09 if any(panel.y_axis for panel in panels) else 0.04,
         vertical_spacing=0.3 / down,
     )
     x_axis, y_axis = label_text(x_axis), label_text(y_axis)

@@ -24,6 +24,7 @@ __all__ = ["CategoryScores", "compare_categories"]
 COUNTED = ("S", "ES", "PS", "NS")
 GENERALISATION, SPECIFICITY = "PS", "NS"
 NONE = "none"
+PERCENT = (-4, 104)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +86,8 @@ class CategoryScores(TableResult):
             groups[method] = Points(own[GENERALISATION].tolist(), own[SPECIFICITY].tolist(), [str(name) for name in own.index])
         title = f"Specificity against generalisation, by {self.category}"
         axes = {"x_axis": f"generalisation ({GENERALISATION}, percent)", "y_axis": f"specificity ({SPECIFICITY}, percent)"}
-        return scatter(groups, title=title, subtitle=f"a point is a {self.category}; {self.provenance.model}", **axes)
+        figure = scatter(groups, title=title, subtitle=f"a point is a {self.category}; {self.provenance.model}", **axes)
+        return figure.update_xaxes(range=PERCENT).update_yaxes(range=PERCENT)
 
     @property
     def _subtitle(self) -> str:

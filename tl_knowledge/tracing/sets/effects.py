@@ -150,7 +150,11 @@ class RoleEffects:
         return pd.DataFrame(rows)
 
     def total_effects(self, variant: IntervalVariant = "ours") -> pd.DataFrame:
-        """Average total effect of each corruption, with the clean and corrupted probabilities, in probability."""
+        """Average total effect of each corruption, with the clean and corrupted probabilities, in probability.
+
+        Args:
+            variant: of the interval; ``"meng2022_code"`` is ``1.96 sd / sqrt(facts)`` of the total effects, for which the program shows none.
+        """
         rows: list[dict[str, Any]] = []
         for side in self.sides:
             traces = next(traces for measure, traces in self._by_measure.items() if measure.corrupt == side)
