@@ -11,6 +11,7 @@ from .page import SUMMARY_HEADER as SUMMARY_HEADER
 from .page import summary_rows as summary_rows
 from .page import trace_page as trace_page
 from .perturbation import PerturbationTest as PerturbationTest
+from .perturbation import PerturbationVariant as PerturbationVariant
 from .perturbation import perturb_embeddings as perturb_embeddings
 from .perturbation import perturbation_sd as perturbation_sd
 from .result import CausalTrace as CausalTrace

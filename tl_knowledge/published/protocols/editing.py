@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from typing_extensions import override
@@ -146,7 +146,7 @@ class LayerRangeProtocol(Protocol):
         columns: which scores.
     """
 
-    editor: Editor = Editor("MEMIT", "memit")
+    editor: Editor = field(default_factory=lambda: Editor("MEMIT", "memit"))
     widths: tuple[int, ...] = (1, 3, 5)
     ends: tuple[float, ...] = (0.2, 0.35, 0.5, 0.75)
     columns: tuple[str, ...] = ("S", "ES", "PS", "NS")
@@ -232,10 +232,10 @@ class SymmetryProtocol(Protocol):
     def measure(self, bench: Workbench) -> Measured:
         """The accuracies of every editor."""
         relations = dict(self.reverse)
-        cases = [case for case in bench.cases_of(relations)]
+        cases = bench.cases_of(relations)
         if not cases:
             raise InputError(f"no case is of {', '.join(relations)}; pass a source that has them, or a higher limit.")
-        measure = symmetry_accuracies([case.fact for case in cases], relations)
+        measure = symmetry_accuracies([case.fact for case in cases], reverse=relations)
         reports, notes = reports_of(bench, self.editors, "single", 1, (measure,), cases=cases)
         rows: list[dict[str, Any]] = []
         for label, report in reports.items():

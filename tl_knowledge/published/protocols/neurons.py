@@ -120,14 +120,14 @@ class NeuronEffectProtocol(_Located):
         )
         rows = [
             number(r["what"], f"{self.effect} change", 100 * r["change"], low=100 * r["low"], high=100 * r["high"], n=r["facts"])
-            for r in effects.summary(self.effect).to_dict(orient="records")
+            for r in effects.summary(effect=self.effect).to_dict(orient="records")
         ]
-        own = effects.by_relation(self.effect).query("what == 'own fact'")
+        own = effects.by_relation(effect=self.effect).query("what == 'own fact'")
         rows += [
             number(f"relation {r['relation']}", f"{self.effect} change", 100 * r["change"], low=100 * r["low"], high=100 * r["high"], n=r["facts"])
             for r in own.to_dict(orient="records")
         ]
-        return Measured(rows, [effects.plot(self.effect)])
+        return Measured(rows, [effects.plot(effect=self.effect)])
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,7 @@ class WordProtocol(AgreementProtocol):
             effects = measure_token_effects(bench.model, prompts[n], words, located[n], progress=bench.progress)
             rows += [
                 number(f"{n} neurons suppressed: {r['category']} words", "effect", r["effect"], low=r["low"], high=r["high"], n=r["words"])
-                for r in effects.summary(self.effect).to_dict(orient="records")
+                for r in effects.summary().to_dict(orient="records")
             ]
             figures.append(effects.plot(name=f"the {n} neurons"))
         return Measured(rows, figures, notes)
