@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import replace
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from more_itertools import always_iterable, chunked
@@ -14,7 +16,7 @@ from tl_knowledge.door import public
 from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.errors import DataError, InputError, check_choice, check_given
 from tl_knowledge.evaluation.measures import EditMeasure
-from tl_knowledge.evaluation.report import EditReport, EvaluationProtocol
+from tl_knowledge.evaluation.report import EditReport, EvaluationProtocol, EvaluationSettings
 from tl_knowledge.evaluation.run import EvaluationRun
 from tl_knowledge.evaluation.run_key import evaluation_settings, run_key
 from tl_knowledge.models.loading import AnyModel, as_model
@@ -26,6 +28,7 @@ from tl_knowledge.results.provenance import provenance_of
 from tl_knowledge.results.run_folder import RunFolder
 from tl_knowledge.runs.edits import AppliedEdit, EditPlanner
 from tl_knowledge.runs.key_moments import KeyMoments
+from tl_knowledge.runs.parts import Runner, run_parts
 
 __all__ = ["check_cases", "evaluate", "stored_report"]
 
@@ -43,6 +46,8 @@ def evaluate(
     batch_size: int = 1,
     measures: EditMeasure | Sequence[EditMeasure] = (),
     store: str | os.PathLike[str] | None = None,
+    runner: Runner = "local",
+    workers: int = 2,
     progress: bool = True,
 ) -> EditReport:
     """Score an editing method on CounterFact-style cases; the model is left as it was.
@@ -59,6 +64,7 @@ def evaluate(
         measures: what else to read, for example `GenerationScores` or `symmetry`.
         store: a folder; a run that was killed goes on from it, twenty cases at a time (``"single"``), else with the values that were optimised
             (of the methods that optimise such values: ROME, MEMIT, EMMET, AlphaEdit).
+        runner, workers: ``"ray"`` shares the parts of ``"single"`` out among Ray actors with one model each; pass the model's name then.
 
     Raises:
         DataError: no case, or a folder of another run.
@@ -74,35 +80,57 @@ def evaluate(
         >>> report
         <EditReport: ROME on 3 cases, single; factlm>
     """
-    model = as_model(model)
+    source, model = model, as_model(model)
     given = check_given(always_iterable(cases, EditCase), "case", "pass at least one, for example load_edit_cases()[:200]")
     own_measures = tuple(always_iterable(measures, EditMeasure))
     check_cases(model, given, protocol, batch_size)
+    check_choice("runner", runner, Runner)
+    if runner == "ray" and protocol != "single":
+        raise InputError(f"protocol {protocol!r} has all edits in one model, so that runner='ray' has nothing to share out; pass runner='local'.")
     if moments is not None:
         moments.check(model)
     settings = evaluation_settings(method, protocol, len(given) if protocol == "batch" else batch_size, own_measures)
     provenance = provenance_of(model, engine="teacher forcing", seed=int(getattr(method, "seed", 0)), settings=settings)
-    run = EvaluationRun(model, method, moments, settings, own_measures, progress)
     per_part = max(CASES_PER_PART // batch_size, 1) * batch_size if protocol == "single" else len(given)
-    parts = list(chunked(given, per_part))
+    parts = {number: (part, number * per_part) for number, part in enumerate(chunked(given, per_part))}
     with ExitStack() as stack:
         key = run_key(model, given, method, moments, settings, own_measures)
         folder = None if store is None else stack.enter_context(closing(RunFolder(store, key, "evaluate()")))
-        if folder is not None and protocol != "single":
-            run = replace(run, keep=folder.directory)
         numbers = [] if folder is None else folder.finished()
-        finished = {} if folder is None else {n: stored_report(folder, n, parts[n] if n < len(parts) else ()).table for n in numbers}
-        tables: list[pd.DataFrame] = []
-        for number, part in enumerate(progress_bar(parts, what="edit and measure", unit="part", progress=progress and len(parts) > 1)):
-            if number in finished:
-                tables.append(finished[number])
-                continue
-            table = pd.DataFrame(run.rows(part, number * per_part))
+        tables = {} if folder is None else {n: stored_report(folder, n, parts[n][0] if n in parts else ()).table for n in numbers}
+        keep = folder.directory if folder is not None and protocol != "single" else None
+        bar = stack.enter_context(progress_bar(what="edit and measure", unit="part", total=len(parts), progress=progress and len(parts) > 1))
+        bar.update(len(tables))
+
+        def finished(number: int, rows: list[dict[str, Any]]) -> None:
+            tables[number] = pd.DataFrame(rows)
+            bar.update(1)
             if folder is not None:
-                EditReport(table, settings, provenance).save(folder.part(number))
-                forget_kept(folder.directory, run.keep_as)
-            tables.append(table)
-    return EditReport(pd.concat(tables, ignore_index=True), settings, provenance)
+                EditReport(tables[number], settings, provenance).save(folder.part(number))
+                forget_kept(folder.directory, "")
+
+        job = _EvaluationJob(method, moments, settings, own_measures, progress and runner == "local", keep)
+        missing = {number: part for number, part in parts.items() if number not in tables}
+        run_parts(source if runner == "ray" else model, job, missing, finished, runner=runner, workers=workers)
+    return EditReport(pd.concat([tables[number] for number in parts], ignore_index=True), settings, provenance)
+
+
+@dataclass(frozen=True)
+class _EvaluationJob:
+    """What is done to every part of an evaluation, in this process or another."""
+
+    method: EditPlanner[AppliedEdit]
+    moments: KeyMoments | None
+    settings: EvaluationSettings
+    measures: tuple[EditMeasure, ...]
+    progress: bool
+    keep: Path | None
+    accepts: Mapping[str, bool] = field(default_factory=dict[str, bool])
+
+    def on(self, model: HookedModel) -> Callable[[tuple[Sequence[EditCase], int]], list[dict[str, Any]]]:
+        """What edits and measures some cases, the first of which has a number in the whole run."""
+        run = EvaluationRun(model, self.method, self.moments, self.settings, self.measures, self.progress, self.keep)
+        return lambda part: run.rows(*part)
 
 
 def stored_report(folder: RunFolder, number: int, cases: Sequence[EditCase]) -> EditReport:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ from tl_knowledge.results.run_folder import RunFolder
 from tl_knowledge.runs.arguments import drawn_noise
 from tl_knowledge.runs.corruption import Noise
 from tl_knowledge.runs.edits import EditPlanner
+from tl_knowledge.runs.parts import Runner, run_parts
 from tl_knowledge.runs.windows import window_layers
 from tl_knowledge.tracing import trace
 
@@ -79,6 +80,8 @@ def sweep_layers(
     seed: int = 0,
     variant: SweepVariant = "ours",
     store: str | os.PathLike[str] | None = None,
+    runner: Runner = "local",
+    workers: int = 2,
     progress: bool = True,
 ) -> LayerSweep:
     """Edit each case in each layer, and trace it.
@@ -97,6 +100,7 @@ def sweep_layers(
         seed: of noise that has no seed of its own.
         variant: ``"ours"``, or ``"hase2023"`` for the program's objectives, noise, tracing effects and scores.
         store: a folder; a sweep that was killed goes on from it, a case at a time.
+        runner, workers: ``"ray"`` shares the cases out among Ray actors with one model each; pass the model's name then.
 
     Raises:
         DataError: no case, none that the problem and the tracing apply to, or a folder of another sweep.
@@ -114,7 +118,7 @@ def sweep_layers(
         >>> len(sweep.table)
         6
     """
-    model = as_model(model)
+    source, model = model, as_model(model)
     check_choice("problem", problem, EditingProblem)
     drawn_noise(noise)  # refuses what is none
     given = check_given(always_iterable(cases, EditCase), "case", "pass at least one, for example load_edit_cases()[:30]")
@@ -122,22 +126,42 @@ def sweep_layers(
     planned = [method_at(layer, Objective(variant=variant)) for layer in edited]
     settings = SweepSettings(_name(planned), problem, edited, noise, samples, window, seed, variant)
     provenance = provenance_of(model, engine=rows_engine(model), seed=seed, settings=settings)
-    parts: list[LayerSweep] = []
+    check_choice("runner", runner, Runner)
     with ExitStack() as stack:
         key = _run_key(model, given, planned, moments, settings)
         folder = None if store is None else stack.enter_context(closing(RunFolder(store, key, "sweep_layers()")))
-        finished = {} if folder is None else _finished(folder, given, settings)
-        for number, case in enumerate(progress_bar(given, what="trace and edit", unit="case", progress=progress)):
-            if number in finished:
-                parts.append(finished[number])
-                continue
-            parts.append(_case_sweep(model, case, _case_name(case, number), method_at, moments, settings, provenance))
+        swept = {} if folder is None else dict(_finished(folder, given, settings))
+        bar = stack.enter_context(progress_bar(what="trace and edit", unit="case", progress=progress, total=len(given), initial=len(swept)))
+
+        def finished(number: int, part: LayerSweep) -> None:
+            swept[number] = part
+            bar.update(1)
             if folder is not None:
-                parts[-1].save(folder.part(number))
+                part.save(folder.part(number))
+
+        missing = {number: (case, _case_name(case, number)) for number, case in enumerate(given) if number not in swept}
+        job = _SweepJob(method_at, moments, settings, provenance)
+        run_parts(source if runner == "ray" else model, job, missing, finished, runner=runner, workers=workers)
+    parts = [swept[number] for number in range(len(given))]
     tables, skipped = [part.table for part in parts if len(part.table)], {name: why for part in parts for name, why in part.skipped.items()}
     if not tables:
         raise DataError(f"no case is left of {len(given)}: {next(iter(skipped.values()))}")
     return LayerSweep(pd.concat(tables, ignore_index=True), skipped, settings, provenance)
+
+
+@dataclass(frozen=True)
+class _SweepJob:
+    """What is done to every case of a sweep, in this process or another."""
+
+    method_at: MethodAt
+    moments: KeyMoments | None
+    settings: SweepSettings
+    provenance: Provenance
+    accepts: Mapping[str, bool] = field(default_factory=dict[str, bool])
+
+    def on(self, model: HookedModel) -> Callable[[tuple[EditCase, str]], LayerSweep]:
+        """What traces and edits a case in every layer."""
+        return lambda part: _case_sweep(model, *part, self.method_at, self.moments, self.settings, self.provenance)
 
 
 def _case_sweep(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -17,7 +17,7 @@ from tl_knowledge.door import public
 from tl_knowledge.engine.prefix import prefix_engine
 from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.engine.rows import MEMORY_BUDGET
-from tl_knowledge.errors import DataError, check_given
+from tl_knowledge.errors import DataError, check_choice, check_given
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.neurons.attribution import attribute_neurons
@@ -31,6 +31,7 @@ from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.results.packing import plain
 from tl_knowledge.results.provenance import Provenance, provenance_of
 from tl_knowledge.results.run_folder import RunFolder
+from tl_knowledge.runs.parts import Runner, run_parts
 
 __all__ = ["as_groups", "attributed_groups", "locate_neurons"]
 
@@ -54,6 +55,8 @@ def locate_neurons(
     multi_token: bool = False,
     memory_budget: float = MEMORY_BUDGET,
     store: str | os.PathLike[str] | None = None,
+    runner: Runner = "local",
+    workers: int = 2,
     progress: bool = True,
 ) -> LocatedNeurons:
     """Attribute every group's prompts and keep the neurons that they share.
@@ -65,6 +68,7 @@ def locate_neurons(
         variant: whose attribution (as `attribute_neurons`) and whose refinement (as `select_neurons`).
         at, steps, multi_token, memory_budget: as `attribute_neurons`.
         store: a folder; a run that was killed goes on from it, a hundred groups at a time, also with another ``shared_by`` or ``adapt``.
+        runner, workers: ``"ray"`` shares the groups out among Ray actors with one model each; pass the model's name then.
 
     Raises:
         DataError: no group, a fact without paraphrases, or a folder of another run.
@@ -77,27 +81,53 @@ def locate_neurons(
         >>> len(located.sets), list(located.statistics().columns[:4])
         (4, ['relation', 'groups', 'prompts', 'KN'])
     """
-    model = as_model(model, masked=True)
+    source, model = model, as_model(model, masked=True)
     scoring = AttributionSettings(variant=variant, at=at, steps=steps, multi_token=multi_token)
     settings = LocationSettings(scoring, threshold, kind, shared_by, adapt, (mean_count[0], mean_count[1]))
     members = as_groups(model, groups)
     run = _Run(model, settings, provenance_of(model, engine=prefix_engine(model), has_bos=members[0].prompts[0].has_bos, settings=settings))
+    check_choice("runner", runner, Runner)
     parts = list(chunked(members, GROUPS_PER_PART))
     total = sum(len(group.prompts) for group in members)
     with ExitStack() as stack:
         bar = stack.enter_context(progress_bar(what="locate neurons", unit="prompt", total=total, progress=progress))
         folder = None if store is None else stack.enter_context(closing(RunFolder(store, run.key(members), "locate_neurons()")))
-        finished = {} if folder is None else _finished(folder, parts)
-        located: list[LocatedNeurons] = []
-        for number, part in enumerate(parts):
-            there = finished.get(number)
-            located.append(run.located(part, memory_budget, bar) if there is None else there)
-            if there is None and folder is not None:
-                located[-1].save(folder.part(number))
-            elif there is not None:
-                bar.update(sum(len(group.prompts) for group in part))
+        there = {} if folder is None else _finished(folder, parts)
+        bar.update(sum(len(group.prompts) for number in there for group in parts[number]))
+
+        def finished(number: int, part: LocatedNeurons) -> None:
+            there[number] = part
+            if folder is not None:
+                part.save(folder.part(number))
+            if runner == "ray":
+                bar.update(sum(len(group.prompts) for group in parts[number]))
+
+        job = _LocationJob(settings, run.provenance, memory_budget, bar.update if runner == "local" else _nothing)
+        missing = {number: part for number, part in enumerate(parts) if number not in there}
+        run_parts(source if runner == "ray" else model, job, missing, finished, runner=runner, workers=workers)
+    located = [there[number] for number in range(len(parts))]
     coarse = tuple(counts for part in located for counts in part.coarse)
     return run.refined(pd.concat([part.table for part in located], ignore_index=True), coarse)
+
+
+def _nothing(count: int) -> None:
+    """Another process has no bar to move."""
+
+
+@dataclass(frozen=True)
+class _LocationJob:
+    """What is done to every part of the groups, in this process or another."""
+
+    settings: LocationSettings
+    provenance: Provenance
+    memory_budget: float
+    advance: Callable[[int], object]
+    accepts: Mapping[str, bool] = field(default_factory=lambda: {"masked": True})
+
+    def on(self, model: HookedModel) -> Callable[[Sequence[PromptGroup]], LocatedNeurons]:
+        """What locates the neurons of some groups."""
+        run = _Run(model, self.settings, self.provenance)
+        return lambda groups: run.located(groups, self.memory_budget, self.advance)
 
 
 @dataclass(frozen=True)
@@ -120,7 +150,7 @@ class _Run:
             "settings": settings["attribution"] | {name: settings[name] for name in ("threshold", "kind")},
         }
 
-    def located(self, groups: Sequence[PromptGroup], memory_budget: float, bar: Any) -> LocatedNeurons:
+    def located(self, groups: Sequence[PromptGroup], memory_budget: float, advance: Callable[[int], object]) -> LocatedNeurons:
         """Some of the groups, scored, and refined by themselves."""
         rows: list[dict[str, object]] = []
         coarse: list[CoarseCounts] = []
@@ -129,7 +159,7 @@ class _Run:
             sets = coarse_neurons(scores, threshold=settings.threshold, kind=settings.kind)
             coarse.append(CoarseCounts.of(sets))
             rows.append(_row(group, scores))
-            bar.update(len(group.prompts))
+            advance(len(group.prompts))
         return self.refined(pd.DataFrame(rows), tuple(coarse))
 
     def refined(self, table: pd.DataFrame, coarse: tuple[CoarseCounts, ...]) -> LocatedNeurons:
