@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -30,7 +31,7 @@ def factlm64():
 
 
 def tuned(layer, objective):
-    return tlk.FineTune(layer=layer, objective=objective, steps=3, learning_rate=1e-2)
+    return tlk.FineTune(layer=layer, objective=replace(objective, variant="ours"), steps=3, learning_rate=1e-2)
 
 
 def probability(model, prompt, target, noise=None) -> float:
@@ -102,6 +103,25 @@ def test_methods_of_several_layers(factlm64):
     edit = tlk.plan_edit(factlm64, cases[0].rewrite, memit(4, tlk.editing.Objective()), moments=moments, progress=False)
     expected = by_hand(factlm64, cases[0], cases[0].rewrite, tlk.editing.Objective(), edit, "ours")
     assert sweep.table.iloc[1][list(expected)].to_dict() == pytest.approx(expected, rel=1e-8, abs=1e-12)
+
+
+def test_a_method_says_how_many_layers_it_edits(factlm64):
+    @dataclass(frozen=True)
+    class Several(tlk.FineTune):
+        """Layers in the place of a layer, as some methods take them."""
+
+        layer: int | tuple[int, ...] = 0
+
+        def plan(self, model, facts, moments):
+            return tlk.FineTune(layer=self.layer[0], steps=1).plan(model, facts, moments)
+
+    several = sweep_layers(factlm64, tlk.load_edit_cases()[0], lambda layer, _: Several(layer=(layer, 5)), layers=2, samples=2, progress=False)
+    assert several.settings.method == "Several, 2 layers"
+
+
+def test_fine_tuning_does_not_pass_for_the_programs(factlm64):
+    with pytest.raises(InputError, match="replace\\(objective, variant='ours'\\)"):
+        sweep_layers(factlm64, tlk.load_edit_cases()[0], lambda layer, o: tlk.FineTune(layer=layer, objective=o), variant="hase2023", progress=False)
 
 
 def made_sweep(problem="error_injection", method="ROME", slope=0.5, seed=0) -> LayerSweep:

@@ -14,10 +14,10 @@ from more_itertools import always_iterable
 from numpy.typing import NDArray
 
 from tl_knowledge.door import public
-from tl_knowledge.editing import Edit, KeyMoments, Objective, plan_edit
+from tl_knowledge.editing import Edit, FineTune, KeyMoments, Objective, plan_edit
 from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.engine.rows import rows_engine
-from tl_knowledge.errors import DataError, TargetError, check_choice, check_given
+from tl_knowledge.errors import DataError, InputError, TargetError, check_choice, check_given
 from tl_knowledge.localised.layer_sweep import LayerSweep
 from tl_knowledge.localised.problems import EditingProblem, editing_problem
 from tl_knowledge.localised.success import CaseReader
@@ -124,6 +124,7 @@ def sweep_layers(
     given = check_given(always_iterable(cases, EditCase), "case", "pass at least one, for example load_edit_cases()[:30]")
     edited = check_layers(model, None if layers is None else tuple(always_iterable(layers)))
     planned = [method_at(layer, Objective(variant=variant)) for layer in edited]
+    _check_objectives(planned)
     settings = SweepSettings(_name(planned), problem, edited, noise, samples, window, seed, variant)
     provenance = provenance_of(model, engine=rows_engine(model), seed=seed, settings=settings)
     check_choice("runner", runner, Runner)
@@ -222,9 +223,23 @@ def _tracing_effects(model: HookedModel, fact: Fact, settings: SweepSettings) ->
     return np.maximum(largest, 0).tolist()
 
 
+def _check_objectives(planned: Iterable[EditPlanner[Edit]]) -> None:
+    """Refuse what would not do as the program does.
+
+    Raises:
+        InputError: fine-tuning under the program's objective, which it does not know.
+    """
+    for method in planned:
+        if isinstance(method, FineTune) and method.objective.variant != "ours":
+            raise InputError(
+                "fine-tuning does not know the program's objectives; pass FineTune(objective=dataclasses.replace(objective, variant='ours')), "
+                "which leaves effects and scores the program's."
+            )
+
+
 def _name(planned: Sequence[EditPlanner[Edit]]) -> str:
     """The method's name, with the most layers that it edits together where they are several."""
-    most = max(len(getattr(method, "layers", ())) for method in planned)
+    most = max(len(tuple(always_iterable(getattr(method, "layers", getattr(method, "layer", None))))) for method in planned)
     return type(planned[0]).__name__ + (f", {most} layers" if most > 1 else "")
 
 
