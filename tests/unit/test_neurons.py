@@ -106,6 +106,14 @@ def test_dai_et_als_rule_takes_at_least_the_share_and_at_least_three():
     assert share(sets, shared_by=0.1, variant="dai2022") == share(sets, shared_by=0.5, variant="dai2022")
 
 
+def test_one_prompt_is_not_refined_by_any_rule():
+    for variant in ("ours", "dai2022", "niu2024"):
+        one = replace(attribution([[[1.0, 0.1, 0.5], [0.0, 0.0, 0.0]]]), settings=tlk.neurons.AttributionSettings(variant=variant))
+        assert tlk.select_neurons(one, shared_by=0.7).neurons == {(1, 0), (1, 2)}
+        two = replace(attribution([[[1.0, 0.1, 0.5], [0.0, 0.0, 0.0]]] * 2), settings=one.settings)
+        assert len(tlk.select_neurons(two, shared_by=0.7)) == (0 if variant == "dai2022" else 2)  # in three sets or more
+
+
 def test_the_share_is_a_decimal_and_not_what_floating_point_makes_of_it():
     sets = [neurons({(0, 1)} if i < 29 else set()) for i in range(100)]  # 0.29 * 100 is 28.999999999999996
     assert len(tlk.neurons.shared_neurons(sets, shared_by=0.29)) == 0

@@ -86,7 +86,8 @@ def select_neurons(scores: NeuronAttribution, *, threshold: float = 0.2, kind: T
         threshold: of the coarse sets; 0.2 of the maximum (Dai et al. 2022), 0.3 (Wen and Bai).
         kind: what the threshold is a part of.
         shared_by: neurons in *more* than this share of the coarse sets are kept; 1 keeps those in all of them. Dai et al. (2022) start at 0.7;
-            their program, and so ``"dai2022"``, keeps neurons in *at least* this share, and in three sets or more.
+            their program, and so ``"dai2022"``, keeps neurons in *at least* this share, and in three sets or more. One prompt has nothing to
+            share with: its coarse set is taken.
 
     Raises:
         InputError: a threshold or share outside (0, 1] (an absolute threshold may be any positive number).
@@ -100,7 +101,8 @@ def select_neurons(scores: NeuronAttribution, *, threshold: float = 0.2, kind: T
         True
     """
     check_selection(threshold, kind, shared_by)
-    return shared_neurons(coarse_neurons(scores, threshold=threshold, kind=kind), shared_by=shared_by, variant=scores.settings.variant)
+    sets = coarse_neurons(scores, threshold=threshold, kind=kind)
+    return sets[0] if len(sets) == 1 else shared_neurons(sets, shared_by=shared_by, variant=scores.settings.variant)
 
 
 @public
