@@ -42,6 +42,7 @@ def test_repeated_beginnings_are_continued_once_but_in_the_programs_variant(fact
     assert tlk.evaluation.GenerationScores(length=8).read(factlm, case).beginnings == ("France is", "Italy is")
     theirs = tlk.evaluation.GenerationScores(length=8, variant="meng2022_code").read(factlm, case)
     assert theirs.beginnings == case.generation and len(theirs.texts) == 3
+    assert [len(factlm.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in theirs.texts] == [8, 8, 8]  # no BOS among them
 
 
 def test_nltk_is_asked_for_before_anything_is_computed(monkeypatch):

@@ -61,7 +61,8 @@ class GenerationScores:
         length: tokens to which each of a case's beginnings is continued, its own included.
         top_k: of the sampling.
         seed: of the sampling.
-        variant: ``"meng2022_code"`` continues repeated beginnings again, writes texts in NFKD, splits words with nltk and keeps their case.
+        variant: ``"meng2022_code"`` continues repeated beginnings again, without BOS, writes texts in NFKD, splits words with nltk and keeps
+            their case.
 
     Raises:
         InputError: a length or top_k below 1, or a variant whose libraries are not there.
@@ -90,7 +91,7 @@ class GenerationScores:
         """The generated texts, and the texts they are compared with."""
         theirs = self.variant == "meng2022_code"
         beginnings = case.generation if theirs else tuple(dict.fromkeys(case.generation))
-        texts = generate(model, beginnings, length=self.length, top_k=self.top_k, seed=self.seed)
+        texts = generate(model, beginnings, length=self.length, top_k=self.top_k, seed=self.seed, prepend_bos=False if theirs else None)
         return Written(beginnings, tuple(map(_cleaned, texts)) if theirs else tuple(texts), self._references_of(case))
 
     def texts(self, after: Written) -> Sequence[str]:
@@ -123,9 +124,9 @@ def _cleaned(text: str) -> str:
     return unicodedata.normalize("NFKD", text).replace("\n\n", " ").replace("<|endoftext|>", "")
 
 
-def generate(model: HookedModel, beginnings: Sequence[str], *, length: int, top_k: int, seed: int) -> list[str]:
+def generate(model: HookedModel, beginnings: Sequence[str], *, length: int, top_k: int, seed: int, prepend_bos: bool | None = None) -> list[str]:
     """Texts of so many tokens, beginning included, sampled by the model's own ``generate`` with its cache."""
-    prompts = [Prompt.from_text(model, beginning) for beginning in beginnings]
+    prompts = [Prompt.from_text(model, beginning, prepend_bos=prepend_bos) for beginning in beginnings]
     texts = [""] * len(prompts)
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Literal, TypeAlias
 
@@ -51,15 +52,12 @@ def split_words(text: str, variant: GenerationVariant = "ours") -> list[str]:
 @cache
 def _nltk_tokenizers() -> tuple[Any, Any]:
     """What nltk's ``word_tokenize`` uses; its English Punkt model comes from a package instead of nltk's download."""
-    import punkt  # pyright: ignore[reportMissingImports]
-    from nltk.tokenize.destructive import NLTKWordTokenizer  # pyright: ignore[reportMissingImports]
-    from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer  # pyright: ignore[reportMissingImports]
-
-    english, parameters = punkt.load_model("english"), PunktParameters()
-    parameters.abbrev_types, parameters.collocations = set(english.abbrev_types), set(english.collocations)
-    parameters.sent_starters = set(english.sent_starters)
-    parameters.ortho_context.update(english.ortho_context)
-    return PunktSentenceTokenizer(parameters), NLTKWordTokenizer()
+    splitting, model = import_module("nltk.tokenize.punkt"), import_module("punkt").load_model("english")
+    parameters = splitting.PunktParameters()
+    parameters.abbrev_types, parameters.collocations = set(model.abbrev_types), set(model.collocations)
+    parameters.sent_starters = set(model.sent_starters)
+    parameters.ortho_context.update(model.ortho_context)
+    return splitting.PunktSentenceTokenizer(parameters), import_module("nltk.tokenize.destructive").NLTKWordTokenizer()
 
 
 def ngram_entropy(text: str, variant: GenerationVariant = "ours") -> float:
