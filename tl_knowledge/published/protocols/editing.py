@@ -128,7 +128,7 @@ class CategoryProtocol(Protocol):
         reports, notes = reports_of(bench, self.editors, "single", 1)
         scores = compare_categories(*reports.values(), names=tuple(reports))
         rows = [
-            number(f"{r['method']}: {r['relation']}", r["score"], r["mean"], low=r["low"], high=r["high"], n=r["cases"])
+            number(f"{r['method']}: {r['category']}", r["score"], r["mean"], low=r["low"], high=r["high"], n=r["cases"])
             for r in scores.table.to_dict(orient="records")
             if r["score"] in self.columns
         ]
