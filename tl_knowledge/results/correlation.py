@@ -40,7 +40,7 @@ def correlate(first: Float[np.ndarray[Any, Any], " pair"], second: Float[np.ndar
     Example:
         >>> found = correlate(np.array([1.0, 2.0, 3.0, 4.0, 5.0]), np.array([2.0, 1.0, 4.0, 3.0, 5.0]))
         >>> round(found.r, 3), round(found.p, 3), round(found.low, 3), round(found.high, 3)
-        (0.8, 0.104, -0.28, 0.987)
+        (0.8, 0.104, -0.28, 0.986)
     """
     there = np.isfinite(first) & np.isfinite(second)
     x, y, pairs = first[there], second[there], int(there.sum())
