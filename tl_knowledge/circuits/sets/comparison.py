@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -76,7 +76,7 @@ class FactSetComparison(Result):
     def overlap(self) -> pd.DataFrame:
         """One row a fact that is in both sets: ``subject template target``, how many sites each circuit has in it, and ``overlap``: of all of them,
         the share that is in both."""
-        rows: list[dict[str, object]] = []
+        rows: list[dict[str, Any]] = []
         seconds = _sites(self.second)
         for key, first in _sites(self.first).items():
             if key in seconds:

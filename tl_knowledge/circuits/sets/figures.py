@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -36,10 +37,10 @@ def shares_figure(circuit: FactSetFindings) -> go.Figure:
     """Shares of the total effect by number of nodes, with intervals over facts and the smallest fact."""
     table = circuit.summary()
     counts = [int(count) for count in table["nodes"]]
-    lines = [
-        Line(words, counts, *([float(value) for value in table[f"{name}{end}"]] for end in ("", "_low", "_high")), style)
-        for style, (name, words) in enumerate(SHARE_NAMES.items())
-    ]
+    lines: list[Line] = []
+    for style, (name, words) in enumerate(SHARE_NAMES.items()):
+        mean, low, high = ([float(value) for value in table[f"{name}{end}"]] for end in ("", "_low", "_high"))
+        lines.append(Line(words, counts, mean, low, high, style))
     smallest = [float(value) for value in table["faithfulness_smallest"]]
     lines.append(Line("faithfulness, smallest fact", counts, smallest, smallest, smallest, len(lines)))
     settings = circuit.settings
@@ -56,7 +57,7 @@ def shares_figure(circuit: FactSetFindings) -> go.Figure:
 def comparison_figure(table: pd.DataFrame, names: tuple[str, str], n_layers: int, headline: str) -> go.Figure:
     """Roles by layers, coloured by the circuits that have most of the role's tokens there, as large as the larger need."""
     inside = [table[f"in {name}"] >= MOSTLY for name in names]
-    drawn = table.assign(first=inside[0], second=inside[1], size=table[list(names)].abs().max(axis=1))[inside[0] | inside[1]]
+    drawn = table.assign(first=inside[0], second=inside[1], size=table[list(names)].abs().max(axis=1)).query("first or second")
     roles = [role for role in ROLES if role in set(drawn["role"])]
     looks: dict[str, tuple[str, str]] = {}
     points: list[GraphPoint] = []
@@ -68,16 +69,18 @@ def comparison_figure(table: pd.DataFrame, names: tuple[str, str], n_layers: int
         hover = f"{_title(row)}<br>{needs}<br>difference {row['difference']:+.1%}{interval_text(row['low'], row['high'], '.1%')}"
         points.append(_point(row, roles, n_layers, row["size"] / (float(drawn["size"].max()) or 1.0), kind, hover))
     figure = _grid(points, roles, n_layers, f"{names[0].capitalize()} against {names[1]}", headline.partition(": ")[2], dict(sorted(looks.items())))
-    height = int(figure.layout.height) + LEGEND_ROW  # two rows of the legend stand below the subtitle
+    height = int(figure.to_dict()["layout"]["height"]) + LEGEND_ROW  # two rows of the legend stand below the subtitle
     return figure.update_layout(height=height, margin_t=112 + LEGEND_ROW, title_y=1 - 18 / height)
 
 
-def _point(row: dict[Any, Any], roles: list[str], n_layers: int, size: float, kind: str, hover: str) -> GraphPoint:
+def _point(row: dict[Any, Any], roles: Sequence[str], n_layers: int, size: float, kind: str, hover: str) -> GraphPoint:
     x, y = place_of(Node(row["component"], int(row["layer"]), roles.index(row["role"])), n_layers)
     return GraphPoint(x, y, kind, min(1.0, max(0.0, float(size))), hover)
 
 
-def _grid(points: list[GraphPoint], roles: list[str], n_layers: int, title: str, subtitle: str, looks: dict[str, tuple[str, str]]) -> go.Figure:
+def _grid(
+    points: Sequence[GraphPoint], roles: Sequence[str], n_layers: int, title: str, subtitle: str, looks: dict[str, tuple[str, str]]
+) -> go.Figure:
     columns = [(float(layer), str(layer)) for layer in range(n_layers)]
     figure = graph(points, [], looks=looks, rows=roles, columns=columns, title=title, subtitle=subtitle)
     return figure.update_yaxes(title_text="token's role")

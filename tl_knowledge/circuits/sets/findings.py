@@ -85,7 +85,7 @@ class FactSetFindings(Result):
     def to_dataframe(self) -> pd.DataFrame:
         """One row a node, in their order: place, score, need and effect with 95% intervals over facts, and in how many facts it has a site."""
         table = self.site_table()
-        return table[table["node"] > 0].sort_values("node").reset_index(drop=True)
+        return table.query("node > 0").sort_values("node", ignore_index=True)
 
     def site_table(self) -> pd.DataFrame:
         """The same for every component, layer and role, of both sides; ``node`` is the place in the circuit, 0 for what is not in it."""
