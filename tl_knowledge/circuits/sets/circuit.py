@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import plotly.graph_objects as go
+from typing_extensions import override
 
 from tl_knowledge.circuits.sets.comparison import FactSetComparison, compare_sets
 from tl_knowledge.circuits.sets.figures import nodes_figure, shares_figure
@@ -13,7 +14,7 @@ from tl_knowledge.circuits.sets.measure import Places, sites_of
 from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.runs.nodes import Node
 
-__all__ = ["FactSetCircuit"]
+__all__ = ["FactSetCircuit", "FactSetComparison"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,7 @@ class FactSetCircuit(FactSetFindings):
         """
         return compare_sets(self, other, names)
 
+    @override
     def plot(self) -> go.Figure:
         """The nodes: layers left to right, roles top to bottom, as large as the score that they are ranked by."""
         return nodes_figure(self)

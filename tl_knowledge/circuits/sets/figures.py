@@ -69,7 +69,8 @@ def comparison_figure(table: pd.DataFrame, names: tuple[str, str], n_layers: int
         hover = f"{_title(row)}<br>{needs}<br>difference {row['difference']:+.1%}{interval_text(row['low'], row['high'], '.1%')}"
         points.append(_point(row, roles, n_layers, row["size"] / (float(drawn["size"].max()) or 1.0), kind, hover))
     figure = _grid(points, roles, n_layers, f"{names[0].capitalize()} against {names[1]}", headline.partition(": ")[2], dict(sorted(looks.items())))
-    height = int(figure.to_dict()["layout"]["height"]) + LEGEND_ROW  # two rows of the legend stand below the subtitle
+    layout: Any = figure.layout
+    height = int(layout.height) + LEGEND_ROW  # two rows of the legend stand below the subtitle
     return figure.update_layout(height=height, margin_t=112 + LEGEND_ROW, title_y=1 - 18 / height)
 
 

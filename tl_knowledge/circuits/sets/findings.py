@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 from numpy.typing import NDArray
 from typing_extensions import override
 
@@ -52,6 +54,10 @@ class FactSetFindings(Result):
     skipped: dict[int, str]
     settings: FactSetSettings
     provenance: Provenance
+
+    @abstractmethod
+    def plot(self) -> go.Figure:
+        """The nodes, roles by layers."""
 
     @property
     def n_layers(self) -> int:
