@@ -17,14 +17,12 @@ import torch
 
 import tl_knowledge as tlk
 from tl_knowledge.circuits import Node
-from tl_knowledge.circuits.paths import find_edges, measure_needs, measure_shares
+from tl_knowledge.circuits.paths import find_edges
 from tl_knowledge.runs import interventions
 from tl_knowledge.runs.contrast import Contrast, node_hooks, noise_contrast
-from tl_knowledge.tracing.sets.roles import SUBJECT_ROLES, role_positions
 
 PARTS = ("mlp_out", "attn_out")
 BUDGET = 2.0**30
-Role = tuple[str, int, str]
 
 
 def main() -> None:
@@ -56,26 +54,11 @@ def each_fact_its_own(model: tlk.HookedModel, facts: list[tlk.Fact], ranks: list
 
 def one_for_all(model: tlk.HookedModel, facts: list[tlk.Fact]) -> pd.DataFrame:
     """One circuit for all facts: component, layer and token role, ranked by mean need; each fact is then measured on it."""
-    cases = [(tlk.Prompt.from_fact(model, fact)) for fact in facts]
-    contrasts = [_contrast(model, prompt) for prompt in cases]
-    places = [role_positions(prompt.subject.positions, prompt.relation.positions, len(prompt)) for prompt in cases]
-    needs: dict[Role, list[float]] = defaultdict(list)
-    for contrast, roles in zip(contrasts, places, strict=True):
-        total = float(contrast.total_effect.mean())
-        for role in SUBJECT_ROLES:
-            nodes = [Node(part, layer, pos) for part in PARTS for layer in range(model.cfg.n_layers) for pos in roles[role]]
-            for node, need in zip(nodes, measure_needs(contrast, nodes, BUDGET).mean(1).tolist() if nodes else [], strict=True):
-                needs[node.component, node.layer, role].append(need / total)
-    ranked = sorted(needs, key=lambda key: -sum(needs[key]) / len(facts))
-    rows: list[dict[str, object]] = []
-    for top in (20, 40):
-        shares: list[tuple[float, float]] = []
-        for contrast, roles in zip(contrasts, places, strict=True):
-            nodes = {Node(part, layer, pos) for part, layer, role in ranked[:top] for pos in roles[role]}
-            (share,) = measure_shares(contrast, [sorted(nodes, key=repr)], BUDGET)
-            shares.append((float(share.faithfulness.mean()), float(share.completeness.mean())))
-        rows.append({"circuit": "one for all (by token role)", "rank": "need", "nodes": top} | _summary(np.array(shares)))
-    return pd.DataFrame(rows)
+    circuit = tlk.circuits.from_facts(model, facts, limit=40, known_only=False, progress=False)
+    grown = circuit.summary().query("nodes in (20, 40)")
+    names = {"faithfulness_low": "low", "faithfulness_high": "high", "faithfulness_smallest": "smallest"}
+    columns = ["nodes", "faithfulness", *names, "completeness"]
+    return grown[columns].rename(columns=names).assign(circuit="one for all (by token role)", rank="need")
 
 
 def speed(model: tlk.HookedModel, facts: list[tlk.Fact]) -> str:

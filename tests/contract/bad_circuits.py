@@ -72,6 +72,19 @@ BAD_CIRCUITS = {
         errors.CorruptionError,
         "in both runs, so there is nothing to explain",
     ),
+    "circuits.from_facts: no fact": (lambda m, p: tlk.circuits.from_facts(m, []), errors.DataError, "no fact was given"),
+    "circuits.from_facts: heads": (
+        lambda m, p: tlk.circuits.from_facts(m, FACT, components="head"),
+        errors.ComponentError,
+        "states or modules, not heads",
+    ),
+    "circuits.from_facts: states and modules": (
+        lambda m, p: tlk.circuits.from_facts(m, FACT, components=("resid_post", "mlp_out")),
+        errors.ComponentError,
+        "pass components='resid_post' alone",
+    ),
+    "circuits.from_facts: side": (lambda m, p: tlk.circuits.from_facts(m, FACT, corrupt="last"), errors.CorruptionError, "corrupt 'last' is unknown"),
+    "circuits.from_facts: limit": (lambda m, p: tlk.circuits.from_facts(m, FACT, limit=0), errors.InputError, "limit"),
     "circuits.from_neurons: none": (
         lambda m, p: tlk.circuits.from_neurons(m, p, tlk.NeuronSet.of(m, [])),
         errors.ComponentError,

@@ -83,6 +83,11 @@ def circuit(name: str) -> tlk.circuits.Circuit:
 
 
 @cache
+def fact_set_circuit(side: str) -> tlk.circuits.FactSetCircuit:
+    return tlk.circuits.from_facts(model(), FACTS, corrupt=side, limit=5, samples=2, **QUIET)
+
+
+@cache
 def pairs() -> list[tlk.datasets.MinimalPair]:
     return tlk.datasets.load_blimp(tlk.datasets.BLIMP_SAMPLE, limit=4)
 
@@ -130,6 +135,8 @@ RESULTS: dict[str, Callable[[], Result]] = {
     ),
     "Circuit": lambda: circuit("trace"),
     "CircuitComparison": lambda: tlk.circuits.compare(circuit("trace"), circuit("trace"), names=("one", "other")),
+    "FactSetCircuit": lambda: fact_set_circuit("subject"),
+    "FactSetComparison": lambda: fact_set_circuit("subject").compare(fact_set_circuit("relation")),
     "FactReport": lambda: tlk.report_fact(model(), FACTS[0], samples=2, **QUIET),
 }
 

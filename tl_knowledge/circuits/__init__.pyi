@@ -6,4 +6,9 @@ from .comparison import CircuitComparison as CircuitComparison
 from .comparison import compare as compare
 from .edges import Edge as Edge
 from .parts import Node as Node
+from .sets.circuit import FactSetCircuit as FactSetCircuit
+from .sets.circuit import FactSetComparison as FactSetComparison
+from .sets.driver import from_facts as from_facts
+from .sets.settings import FactSetSettings as FactSetSettings
+from .sets.settings import RoleNode as RoleNode
 from .settings import CircuitSettings as CircuitSettings

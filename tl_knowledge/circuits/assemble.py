@@ -25,7 +25,7 @@ from tl_knowledge.runs.interventions import measure_nodes
 from tl_knowledge.runs.nodes import Node
 from tl_knowledge.runs.windows import unit_count
 
-__all__ = ["MOST_CANDIDATES", "assemble"]
+__all__ = ["LADDER", "MOST_CANDIDATES", "SMALLEST_TOTAL", "assemble"]
 
 LADDER = (1, 2, 5, 10, 20, 40, 80, 160)
 MOST_CANDIDATES = 2000

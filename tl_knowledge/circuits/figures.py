@@ -11,7 +11,7 @@ from tl_knowledge.circuits.findings import CircuitFindings
 from tl_knowledge.drawing import Arrow, GraphPoint, Line, LinePanel, graph, label_text, line_panels
 from tl_knowledge.runs.nodes import Node
 
-__all__ = ["circuit_figure", "edge_hover", "growth_figure", "on_tokens", "place_of", "points_of", "shares_text"]
+__all__ = ["KINDS", "LOOKS", "circuit_figure", "edge_hover", "growth_figure", "on_tokens", "place_of", "points_of", "shares_text"]
 
 LOOKS: dict[str, tuple[str, str]] = {
     "source": ("triangle-right", "#667085"),
@@ -22,7 +22,7 @@ LOOKS: dict[str, tuple[str, str]] = {
     "state": ("hexagon", "#56b4e9"),
     "answer": ("star", "#e69f00"),
 }
-_KINDS = {
+KINDS = {
     "attn_out": "attention",
     "mlp_out": "MLP",
     "head": "head",
@@ -57,7 +57,7 @@ def points_of(circuits: Sequence[CircuitFindings]) -> tuple[list[GraphPoint], di
     for node in nodes:
         same = [other for other in nodes if (other.component, other.layer, other.pos) == (node.component, node.layer, node.pos)]
         x, y = place_of(node, circuits[0].n_layers, same.index(node), len(same))
-        kind = "source" if any(node in circuit.sources for circuit in circuits) else _KINDS[node.component]
+        kind = "source" if any(node in circuit.sources for circuit in circuits) else KINDS[node.component]
         size = max(_size(circuit, node) for circuit in circuits)
         points.append(GraphPoint(x, y, kind, size, "<br><br>".join(dict.fromkeys(_hover(circuit, node) for circuit in circuits))))
     return points, {node: i for i, node in enumerate(nodes)}

@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -108,16 +108,19 @@ def find_needs(contrast: Contrast, nodes: Sequence[Node], memory_budget: float) 
     return needs | {(senders[i], node): float((kept.score[0] - cut.score[j]).mean()) for j, (i, node) in enumerate(changed)}
 
 
-def measure_shares(contrast: Contrast, sets: Sequence[Sequence[Node]], memory_budget: float) -> list[Shares]:
+def measure_shares(contrast: Contrast, sets: Sequence[Sequence[Node]], memory_budget: float, *, states: bool = False) -> list[Shares]:
     """What several sets of nodes explain.
 
-    Sets must not be empty; states are kept among states, everything else among modules, heads and neurons.
+    States are kept among states, everything else among modules, heads and neurons.
+
+    Args:
+        states: whether an empty set is one of states.
     """
     sources: dict[Node, Value] = dict.fromkeys(contrast.sources, "clean")
     runs: list[Intervention] = []
     for nodes in sets:
-        runs.append(Intervention(dict.fromkeys(nodes, "clean")))
-        outside: dict[Node, Value] = dict.fromkeys(_outside(contrast, nodes), "corrupted")
+        runs.append(Intervention(dict.fromkeys(nodes, "clean") or dict.fromkeys(contrast.sources, "corrupted")))
+        outside: dict[Node, Value] = dict.fromkeys(_outside(contrast, nodes, states=states), "corrupted")
         inside: dict[Node, Value] = dict.fromkeys(nodes, "corrupted")
         runs += [Intervention(outside | sources), Intervention(sources | inside)]
     score = intervene(contrast, runs, memory_budget).score
@@ -128,12 +131,12 @@ def measure_shares(contrast: Contrast, sets: Sequence[Sequence[Node]], memory_bu
 _MODULES: tuple[tuple[NodeKind, NodeKind], ...] = (("attn_out", "head"), ("mlp_out", "neuron"))
 
 
-def _outside(contrast: Contrast, nodes: Iterable[Node]) -> list[Node]:
+def _outside(contrast: Contrast, nodes: Sequence[Node], *, states: bool = False) -> list[Node]:
     """Everything from the first source on that is in no node: whole modules, other heads and neurons of a module, other states."""
     taken: dict[tuple[NodeKind, int, int], set[int]] = {}
     for node in nodes:
         taken.setdefault((node.component, node.layer, node.pos), set()).update(node.units)
-    states = any(component == "resid_post" for component, _, _ in taken)
+    states = any(component == "resid_post" for component, _, _ in taken) if nodes else states
     first = min(node.pos for node in contrast.sources)
     others: list[Node] = []
     for layer in range(layer_count(contrast.model)):

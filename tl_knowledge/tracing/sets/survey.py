@@ -8,25 +8,23 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from tl_knowledge.door import public
-from tl_knowledge.engine.batches import predicted_tokens
 from tl_knowledge.engine.rows import budget_rows
-from tl_knowledge.errors import ComponentError, InputError
+from tl_knowledge.errors import ComponentError
 from tl_knowledge.models.hook_names import Component, Module
 from tl_knowledge.models.protocol import HookedModel, layer_count
 from tl_knowledge.prompts.facts import Fact
-from tl_knowledge.prompts.prompt import Prompt, check_fits
-from tl_knowledge.runs.arguments import choose_answer
+from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.runs.experiment import CorruptedRun, Experiment, answered
+from tl_knowledge.runs.questions import Question, ask_facts
 from tl_knowledge.runs.windows import resolve_window
 from tl_knowledge.tracing.engines import exact_probability
-from tl_knowledge.tracing.sets.roles import SIDES, Side
+from tl_knowledge.tracing.sets.roles import Side
 from tl_knowledge.tracing.sets.settings import Execution, Survey
 from tl_knowledge.tracing.sites import Grid, Site
 
@@ -85,17 +83,6 @@ def fact_seed(fact: Fact, *, seed: int = 0) -> int:
     return int.from_bytes(hashlib.sha256(json.dumps([seed, fact.subject, fact.template]).encode()).digest()[:4], "big")
 
 
-@dataclass(frozen=True, eq=False)
-class _Question:
-    """A fact that is ready to be traced."""
-
-    index: int
-    fact: Fact
-    prompt: Prompt
-    answer: torch.Tensor
-    seed: int
-
-
 def trace_part(
     model: HookedModel, facts: Sequence[tuple[int, Fact]], survey: Survey, execution: Execution, advance: Callable[[int], None]
 ) -> tuple[list[FactTrace], dict[int, str]]:
@@ -106,7 +93,7 @@ def trace_part(
         survey: as `Survey.resolve` gives it for this model.
         advance: called with the number of facts that were finished.
     """
-    questions, skipped = _questions(model, facts, survey)
+    questions, skipped = ask_facts(model, facts, multi_token=survey.multi_token, known_only=survey.known_only)
     advance(len(skipped))
     traces: list[FactTrace] = []
     for batch in _batches(model, questions, survey, execution.memory_budget):
@@ -115,40 +102,20 @@ def trace_part(
     return sorted(traces, key=lambda trace: trace.index), skipped
 
 
-def _questions(model: HookedModel, facts: Sequence[tuple[int, Fact]], survey: Survey) -> tuple[list[_Question], dict[int, str]]:
-    """The facts that can be traced, and why the others cannot."""
-    skipped: dict[int, str] = {}
-    questions: list[_Question] = []
-    for index, fact in facts:
-        try:
-            prompt = Prompt.from_fact(model, fact)
-            check_fits(model, prompt)
-            for side in SIDES:
-                prompt.span(side)
-            answer = choose_answer(model, prompt, None, survey.multi_token)
-        except InputError as error:
-            skipped[index] = str(error)
-            continue
-        seed = survey.seed if survey.variant == "meng2022_code" else fact_seed(fact, seed=survey.seed)
-        questions.append(_Question(index, replace(fact, paraphrases=()), prompt, answer, seed))
-    if not survey.known_only:
-        return questions, skipped
-    predicted = predicted_tokens(model, [question.prompt for question in questions])
-    wrong = {q.index: token for q, token in zip(questions, predicted, strict=True) if token != q.prompt.target_token}
-    skipped |= {index: f"not known: the model predicts {model.tokenizer.decode([token])!r}" for index, token in wrong.items()}
-    return [question for question in questions if question.index not in wrong], skipped
+def _seed(survey: Survey, fact: Fact) -> int:
+    return survey.seed if survey.variant == "meng2022_code" else fact_seed(fact, seed=survey.seed)
 
 
-def _batches(model: HookedModel, questions: Sequence[_Question], survey: Survey, memory_budget: float) -> Iterator[list[_Question]]:
+def _batches(model: HookedModel, questions: Sequence[Question], survey: Survey, memory_budget: float) -> Iterator[list[Question]]:
     """Facts of about equal length whose restored runs fit the memory budget together; at least one at a time."""
     sweeps = len(survey.corrupt) * (len(survey.components) + len(survey.sever))
 
-    def fits(batch: Sequence[_Question], longest: _Question) -> bool:
+    def fits(batch: Sequence[Question], longest: Question) -> bool:
         alike = len(batch[0].answer) == len(longest.answer) and len(longest.prompt) - len(batch[0].prompt) <= MOST_PADDING
         rows = (len(batch) + 1) * sweeps * layer_count(model) * len(longest.prompt) * survey.samples
         return alike and rows <= budget_rows(model, len(longest.prompt), len(longest.answer), memory_budget)
 
-    batch: list[_Question] = []
+    batch: list[Question] = []
     for question in sorted(questions, key=lambda question: (len(question.answer), len(question.prompt))):
         if batch and not fits(batch, question):
             yield batch
@@ -158,12 +125,13 @@ def _batches(model: HookedModel, questions: Sequence[_Question], survey: Survey,
         yield batch
 
 
-def _trace_batch(model: HookedModel, batch: Sequence[_Question], survey: Survey, execution: Execution) -> list[FactTrace]:
+def _trace_batch(model: HookedModel, batch: Sequence[Question], survey: Survey, execution: Execution) -> list[FactTrace]:
     runs: list[tuple[int, Side]] = [(row, side) for row in range(len(batch)) for side in survey.corrupt]
+    noises = [survey.noise.with_seed(_seed(survey, question.fact)) for question in batch]
     experiment = Experiment(
         model=model,
         prompts=tuple(answered(question.prompt, question.answer) for question in batch),
-        runs=tuple(CorruptedRun(row, batch[row].prompt.span(side).positions, survey.noise.with_seed(batch[row].seed)) for row, side in runs),
+        runs=tuple(CorruptedRun(row, batch[row].prompt.span(side).positions, noises[row]) for row, side in runs),
         samples=survey.samples,
     )
     grids = [(run, grid) for run, (row, side) in enumerate(runs) for grid in _grids(model, batch[row].prompt, side, survey)]
@@ -186,7 +154,7 @@ def _trace_batch(model: HookedModel, batch: Sequence[_Question], survey: Survey,
                 component=grid.component,
                 severed=grid.severed,
                 window=grid.window,
-                seed=question.seed,
+                seed=_seed(survey, question.fact),
                 known=predicted[row] == int(question.answer[0]),
                 clean_probability=experiment.clean_probability(run),
                 corrupted_probability=tuple(corrupted.double().tolist()),
