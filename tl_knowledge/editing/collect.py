@@ -25,6 +25,7 @@ from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel, context_length, model_device, prepends_bos
 from tl_knowledge.results.provenance import Provenance, provenance_of
 from tl_knowledge.results.storage import read_result, write_result
+from tl_knowledge.results.writable import check_writable_folder
 from tl_knowledge.runs.key_moments import KeyMoments
 
 __all__ = ["collect_key_moments"]
@@ -56,7 +57,7 @@ def collect_key_moments(
         store: a folder that keeps each layer's moments by the corpus' hash and the weights' fingerprint; a pass that was killed goes on there.
 
     Raises:
-        DataError: a corpus without a token.
+        DataError: a corpus without a token, or a store that cannot be written or holds other moments.
         ComponentError: no layer, or one outside the model.
         InputError: tokens below 1.
         NumericalError: keys that are not finite.
@@ -70,6 +71,8 @@ def collect_key_moments(
         >>> moments
         <KeyMoments: E[k k^T] of layers 0, 3 over 600 tokens; factlm>
     """
+    if store is not None:
+        check_writable_folder(store)
     model = as_model(model)
     collected = check_layers(model, None if layers is None else tuple(always_iterable(layers)))
     d_mlp = int(model.blocks[collected[0]].mlp.W_out.shape[0])
@@ -198,7 +201,12 @@ class _MomentsFolder:
     def layer(self, layer: int) -> KeyMoments | None:
         """One layer's moments, if they are there."""
         path = self._path(f"layer{layer}")
-        return KeyMoments.load(path) if path.is_file() else None
+        if not path.is_file():
+            return None
+        kept = KeyMoments.load(path)
+        if set(kept.moments) != {layer} or self.stem.name != f"{kept.fingerprint}-{kept.corpus}":
+            raise DataError(f"{str(path)!r} has moments of another layer, model or corpus than its name says; delete it.")
+        return kept
 
     def keep(self, moments: KeyMoments) -> None:
         """Write each layer's moments, and forget the unfinished pass."""

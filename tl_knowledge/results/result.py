@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
-from tl_knowledge.results.packing import packed_fields, unpack
+from tl_knowledge.results.packing import packed_fields, unpack_file
 from tl_knowledge.results.plain_text import printable
 from tl_knowledge.results.statistics import largest_rows
 from tl_knowledge.results.storage import read_result, read_table, write_result, write_table
@@ -77,7 +77,7 @@ class Result(ABC):
             DataError: not such a file.
         """
         tensors, fields = read_result(path, cls.__name__)
-        return unpack(cls, fields, tensors)
+        return unpack_file(cls, fields, tensors, path)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.headline()}>"
@@ -112,4 +112,4 @@ class TableResult(Result):
             DataError: not such a file.
         """
         table, fields = read_table(path, cls.__name__)
-        return unpack(cls, fields | {"table": pd.DataFrame(table.to_pylist())}, {})
+        return unpack_file(cls, fields | {"table": pd.DataFrame(table.to_pylist())}, {}, path)
