@@ -4,8 +4,9 @@
 
 The reference is the CPU in float32. A device passes with what `device_checks.py` allows each engine: in float32, sums are taken in another order,
 which an optimisation's steps enlarge; bfloat16 has 8 bits, so every state is rounded to 0.4%, and 16 of them stand between FactLM's embedding and
-its answer, whose logits are exponentiated. Which neurons pass a threshold may turn on one rounding. Where there are two GPUs, a model is also split over them. The exit status is 0 where everything passes, 1 where something does
-not, and 2 where there is no CUDA; ``--device cpu`` then holds the CPU's bfloat16 against its float32, which tests this script.
+its answer, whose logits are exponentiated. Which neurons pass a threshold may turn on one rounding.
+Where there are two GPUs, a model is also split over them. The exit status is 0 where everything passes, 1 where something does not,
+and 2 where there is no CUDA; ``--device cpu`` then holds the CPU's bfloat16 against its float32, which tests this script.
 """
 
 from __future__ import annotations
