@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -200,5 +200,5 @@ class NeuronSet:
         return other.neurons
 
 
-def _checksum(fields: dict[str, object]) -> str:
+def _checksum(fields: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(fields).encode()).hexdigest()
