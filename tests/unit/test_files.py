@@ -12,6 +12,7 @@ import sys
 import textwrap
 from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pandas as pd
@@ -26,7 +27,7 @@ import tl_knowledge as tlk
 from tl_knowledge.cli import app
 from tl_knowledge.errors import DataError
 from tl_knowledge.results import storage
-from tl_knowledge.results.run_folder import RunFolder
+from tl_knowledge.results.run_folder import RunFolder, taken_lock
 from tl_knowledge.results.writable import check_writable, check_writable_file
 
 pytestmark = pytest.mark.touches_model
@@ -366,3 +367,17 @@ def test_moments_are_those_of_their_name(tiny, tmp_path):
     first.write_bytes(second.read_bytes())
     with pytest.raises(DataError, match="another layer"):
         tlk.collect_key_moments(tiny, ["w1 w2 w3"], layers=[0], **call)
+
+
+def test_two_collections_wait_for_each_other(tiny, tmp_path):
+    call = {"layers": [0], "store": tmp_path, "progress": False}
+    first = tlk.collect_key_moments(tiny, ["w1 w2 w3"], **call)
+    (kept,) = tmp_path.glob("*-layer0.safetensors")
+    lock = taken_lock(kept.with_name(kept.name.replace("-layer0.safetensors", ".lock")))
+    second = Thread(target=lambda: tlk.collect_key_moments(tiny, ["w1 w2 w3"], **call))
+    second.start()
+    second.join(timeout=1)
+    assert second.is_alive()
+    lock.release()
+    second.join(timeout=30)
+    assert not second.is_alive() and torch.equal(tlk.KeyMoments.load(kept).moments[0], first.moments[0])
