@@ -9,7 +9,7 @@ WORKERS ?= 2
 PYTEST_FLAGS := -q -n $(WORKERS) --dist worksteal
 PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/pytest $(PYTEST_FLAGS)
 
-.PHONY: demo test lint types floors unit newest docs demos wheel models gallery bench factlm clean
+.PHONY: demo test lint types floors unit newest docs demos wheel models gallery bench gpu factlm clean
 
 demo: $(VENV)/.demo
 	$(RUN)/tl-knowledge trace --out build/trace.html
@@ -75,6 +75,10 @@ bench: $(VENV)/.dev
 	$(RUN)/python benchmarks/attribution.py
 	$(RUN)/python benchmarks/editing.py
 	$(RUN)/python benchmarks/circuits.py
+
+# Every engine on a CUDA device beside the CPU, in float32 and bfloat16; exit status 2 where there is none.
+gpu: $(VENV)/.dev
+	$(RUN)/python -W ignore benchmarks/gpu.py
 
 factlm: $(VENV)/.dev
 	$(RUN)/python training/factlm/train.py --out build/factlm --seed 0

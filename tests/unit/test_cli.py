@@ -139,7 +139,7 @@ def test_moments_are_written_and_kept(tmp_path):
     assert "condition number" in printed and "moments written to" in printed
     data = json.loads(run("moments", str(tmp_path / "m.safetensors"), *options, "--json").stdout)
     assert [(row["layer"], row["tokens"]) for row in data["layers"]] == [(0, 600)] and tlk.KeyMoments.load(data["path"]).tokens == 600
-    assert [path.suffix for path in (tmp_path / "kept").iterdir()] == [".safetensors"]
+    assert sorted(path.suffix for path in (tmp_path / "kept").iterdir()) == [".lock", ".safetensors"]
 
 
 def test_edit_shows_before_and_after(tmp_path, corpus):

@@ -10,7 +10,9 @@ import signal
 import subprocess
 import sys
 import textwrap
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pandas as pd
@@ -25,7 +27,7 @@ import tl_knowledge as tlk
 from tl_knowledge.cli import app
 from tl_knowledge.errors import DataError
 from tl_knowledge.results import storage
-from tl_knowledge.results.run_folder import RunFolder
+from tl_knowledge.results.run_folder import RunFolder, taken_lock
 from tl_knowledge.results.writable import check_writable, check_writable_file
 
 pytestmark = pytest.mark.touches_model
@@ -297,3 +299,85 @@ def test_tables_come_back_as_they_were(tmp_path):
     storage.write_table(tmp_path / "t", "T", table, {"k": "\u2028"})
     again, fields = storage.read_table(tmp_path / "t", "T")
     assert fields == {"k": "\u2028"} and again.num_rows == 3
+
+
+def test_a_neuron_set_that_lost_a_bit_is_refused(tmp_path):
+    some = tlk.NeuronSet(frozenset({(0, 3), (2, 1)}), 4, 8)
+    path = some.save(tmp_path / "set")
+    whole = path.read_bytes()
+    for bit in range(8 * len(whole)):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        with suppress(DataError):
+            assert tlk.NeuronSet.load(path) == some
+    path.write_bytes(whole.replace(b"[2, 1]", b"[2, 2]"))
+    with pytest.raises(DataError, match="damaged"):
+        tlk.NeuronSet.load(path)
+    path.write_text('{"kind": "NeuronSet", "n_layers": 4, "d_mlp": 8, "neurons": [[0, 3], [2, 1]]}', encoding="utf-8-sig")
+    assert tlk.NeuronSet.load(path) == some
+
+
+def test_rights_stay_and_a_redirect_is_written_into(tmp_path):
+    path = tmp_path / "secret.html"
+    path.write_text("old")
+    path.chmod(0o600)
+    storage.write_text(path, "new")
+    assert path.stat().st_mode & 0o777 == 0o600 and path.read_text() == "new"
+    program = "from tl_knowledge.results.storage import write_text; print('a'); write_text('/dev/stdout', 'b\\n'); print('c')"
+    with (tmp_path / "out").open("wb") as out:
+        subprocess.run([sys.executable, "-c", program], check=True, stdout=out)
+    assert (tmp_path / "out").read_text() == "a\nb\nc\n"
+    assert storage.write_result("/dev/null", "K", {"x": torch.ones(1)}, {}) == Path("/dev/null") and not Path("/dev/null.safetensors").exists()
+
+
+@pytest.mark.parametrize(("path", "complaint"), [("", "is empty"), ("a\0b", "NUL"), ("x" * 300, "300 bytes"), ("\ud800", "surrogates")])
+def test_paths_that_no_file_has(path, complaint):
+    with pytest.raises(DataError, match=complaint):
+        check_writable(path)
+    with pytest.raises(DataError):
+        storage.write_text(path, "x")
+
+
+def test_texts_and_records_that_no_file_has(tmp_path):
+    with pytest.raises(DataError, match="half of a character"):
+        storage.write_text(tmp_path / "x.html", "a\ud800")
+    assert not list(tmp_path.iterdir())
+    path = tmp_path / "facts.jsonl"
+    for bad in ('{"a": "\\ud800"}', '{"a": ' + "1" * 5000 + "}"):
+        for text in (bad, f"[{bad}]"):
+            path.write_text(text)
+            with pytest.raises(DataError, match="line 1"):
+                tlk.datasets.load_known(path)
+
+
+def test_fields_that_are_missing_are_our_error(tmp_path):
+    storage.write_result(tmp_path / "m", "KeyMoments", {}, {"tokens": 3})
+    with pytest.raises(DataError, match="does not have the fields of this version's KeyMoments"):
+        tlk.KeyMoments.load(tmp_path / "m")
+
+
+def test_moments_are_those_of_their_name(tiny, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="it is a file"):
+        tlk.collect_key_moments(tiny, ["w1 w2"], store=tmp_path / "file", progress=False)
+    call = {"store": tmp_path / "store", "progress": False}
+    tlk.collect_key_moments(tiny, ["w1 w2 w3"], layers=[0, 1], **call)
+    first, second = sorted((tmp_path / "store").glob("*-layer*"))
+    first.write_bytes(second.read_bytes())
+    with pytest.raises(DataError, match="another layer"):
+        tlk.collect_key_moments(tiny, ["w1 w2 w3"], layers=[0], **call)
+
+
+def test_two_collections_wait_for_each_other(tiny, tmp_path):
+    call = {"layers": [0], "store": tmp_path, "progress": False}
+    first = tlk.collect_key_moments(tiny, ["w1 w2 w3"], **call)
+    (kept,) = tmp_path.glob("*-layer0.safetensors")
+    lock = taken_lock(kept.with_name(kept.name.replace("-layer0.safetensors", ".lock")))
+    second = Thread(target=lambda: tlk.collect_key_moments(tiny, ["w1 w2 w3"], **call))
+    second.start()
+    second.join(timeout=1)
+    assert second.is_alive()
+    lock.release()
+    second.join(timeout=30)
+    assert not second.is_alive() and torch.equal(tlk.KeyMoments.load(kept).moments[0], first.moments[0])

@@ -30,7 +30,7 @@ def edit_command(
     setting: options.Settings = None,
     moments: options.Moments = None,
     corpus: options.Corpus = None,
-    save: Annotated[Path | None, typer.Option(help="Write the edit (.safetensors).")] = None,
+    save: Annotated[Path | None, typer.Option(help="Write the edit (.safetensors).", callback=options.writable)] = None,
     progress: options.Progress = True,
     as_json: options.AsJson = False,
 ) -> None:

@@ -40,7 +40,7 @@ def evaluate_command(
     store: options.Store = None,
     progress: options.Progress = True,
     out: options.Page = None,
-    table: Annotated[Path | None, typer.Option(help="Write the table: .md, .tex or .csv.")] = None,
+    table: Annotated[Path | None, typer.Option(help="Write the table: .md, .tex or .csv.", callback=options.writable)] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Score editing methods, each case beside the unedited model."""

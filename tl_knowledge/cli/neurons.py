@@ -44,7 +44,9 @@ def neurons_command(
     memory_budget: options.MemoryBudget = MEMORY_BUDGET,
     progress: options.Progress = True,
     out: options.Page = None,
-    save: Annotated[Path | None, typer.Option(help="Write the neurons (.json for wordings, .parquet for a fact set).")] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Write the neurons (.json for wordings, .parquet for a fact set).", callback=options.writable)
+    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Locate knowledge neurons, suppress and enhance them."""

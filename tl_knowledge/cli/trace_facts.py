@@ -44,7 +44,7 @@ def trace_facts_command(
     memory_budget: options.MemoryBudget = MEMORY_BUDGET,
     progress: options.Progress = True,
     out: options.Page = None,
-    table: Annotated[Path | None, typer.Option(help="Write the averages as CSV.")] = None,
+    table: Annotated[Path | None, typer.Option(help="Write the averages as CSV.", callback=options.writable)] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Trace a fact set from both sides, and average by token role.

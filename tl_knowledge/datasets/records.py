@@ -9,6 +9,7 @@ import gzip
 import json
 import os
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,8 +114,8 @@ def files_in(source: Source, pattern: str) -> list[Path]:
 def _file_rows(path: Path) -> Iterator[Row]:
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        text = raw.decode("utf-8")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+        text = raw.decode("utf-8-sig")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {str(path)!r}: {error}; pass a JSON or JSON-lines file in UTF-8, gzipped or not.") from error
     if text.lstrip().startswith("["):
         yield from _array_rows(path, text)
@@ -140,8 +141,8 @@ def _array_rows(path: Path, text: str) -> Iterator[Row]:
             value, at = decoder.raw_decode(text, at)
         except json.JSONDecodeError as error:
             raise DataError(f"{path}, line {error.lineno}: not JSON ({error.msg}); mend the file or fetch it again.") from error
-        except RecursionError as error:
-            raise DataError(f"{path}, line {line}: nested too deeply for a record; mend the file or fetch it again.") from error
+        except (RecursionError, ValueError) as error:
+            raise _unreadable(path, line, error) from error
         yield _row(path, line, value)
 
 
@@ -150,13 +151,23 @@ def _parsed(path: Path, text: str, line: int) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {line + error.lineno - 1}: not JSON ({error.msg}); mend the file or fetch it again.") from error
-    except RecursionError as error:
-        raise DataError(f"{path}, line {line}: nested too deeply for a record; mend the file or fetch it again.") from error
+    except (RecursionError, ValueError) as error:
+        raise _unreadable(path, line, error) from error
+
+
+def _unreadable(path: Path, line: int, error: Exception) -> DataError:
+    """The error of JSON that Python does not read: too deep, or with a number of thousands of digits."""
+    reason = "nested too deeply for a record" if isinstance(error, RecursionError) else str(error)
+    return DataError(f"{path}, line {line}: {reason}; mend the file or fetch it again.")
 
 
 def _row(path: Path, line: int, value: Any) -> Row:
     if not isinstance(value, dict):
         raise DataError(f"{path}, line {line}: {str(value)[:60]!r} is no record; every line or array element must be a JSON object.")
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(f"{path}, line {line}: a text has half of a surrogate pair ({error.reason}); mend the file or fetch it again.") from error
     return Row(value, f"{path}, line {line}")
 
 

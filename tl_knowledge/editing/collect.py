@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,7 +25,9 @@ from tl_knowledge.models.ledger import unedited_fingerprint
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel, context_length, model_device, prepends_bos
 from tl_knowledge.results.provenance import Provenance, provenance_of
+from tl_knowledge.results.run_folder import taken_lock
 from tl_knowledge.results.storage import read_result, write_result
+from tl_knowledge.results.writable import check_writable_folder
 from tl_knowledge.runs.key_moments import KeyMoments
 
 __all__ = ["collect_key_moments"]
@@ -56,7 +59,7 @@ def collect_key_moments(
         store: a folder that keeps each layer's moments by the corpus' hash and the weights' fingerprint; a pass that was killed goes on there.
 
     Raises:
-        DataError: a corpus without a token.
+        DataError: a corpus without a token, or a store that cannot be written or holds other moments.
         ComponentError: no layer, or one outside the model.
         InputError: tokens below 1.
         NumericalError: keys that are not finite.
@@ -70,6 +73,8 @@ def collect_key_moments(
         >>> moments
         <KeyMoments: E[k k^T] of layers 0, 3 over 600 tokens; factlm>
     """
+    if store is not None:
+        check_writable_folder(store)
     model = as_model(model)
     collected = check_layers(model, None if layers is None else tuple(always_iterable(layers)))
     d_mlp = int(model.blocks[collected[0]].mlp.W_out.shape[0])
@@ -79,13 +84,14 @@ def collect_key_moments(
     rows = _token_rows(model, corpus, wanted)
     digest = _digest(rows)
     folder = None if store is None else _MomentsFolder(Path(store), unedited_fingerprint(model), digest)
-    known = {} if folder is None else {layer: kept for layer in collected if (kept := folder.layer(layer)) is not None}
-    missing = tuple(layer for layer in collected if layer not in known)
-    if missing:
-        moments = _collect(model, rows, missing, digest, folder, progress)
-        known |= dict.fromkeys(missing, moments)
-        if folder is not None:
-            folder.keep(moments)
+    with nullcontext() if folder is None else folder.alone():
+        known = {} if folder is None else {layer: kept for layer in collected if (kept := folder.layer(layer)) is not None}
+        missing = tuple(layer for layer in collected if layer not in known)
+        if missing:
+            moments = _collect(model, rows, missing, digest, folder, progress)
+            known |= dict.fromkeys(missing, moments)
+            if folder is not None:
+                folder.keep(moments)
     first = known[collected[0]]
     by_layer, change = {layer: known[layer].moments[layer] for layer in collected}, {layer: known[layer].change[layer] for layer in collected}
     return KeyMoments(by_layer, first.tokens, change, first.fingerprint, digest, _provenance(model, collected))
@@ -195,30 +201,49 @@ class _MomentsFolder:
     def __init__(self, directory: Path, fingerprint: str, corpus: str) -> None:
         self.stem = directory / f"{fingerprint}-{corpus}"
 
+    @contextmanager
+    def alone(self) -> Generator[None]:
+        """One process at a time; another waits, and then finds what the first has collected."""
+        lock = taken_lock(self.stem.with_name(f"{self.stem.name}.lock"))
+        try:
+            yield
+        finally:
+            lock.release()
+
     def layer(self, layer: int) -> KeyMoments | None:
         """One layer's moments, if they are there."""
         path = self._path(f"layer{layer}")
-        return KeyMoments.load(path) if path.is_file() else None
+        if not path.is_file():
+            return None
+        kept = KeyMoments.load(path)
+        if set(kept.moments) != {layer} or self.stem.name != f"{kept.fingerprint}-{kept.corpus}":
+            raise DataError(f"{str(path)!r} has moments of another layer, model or corpus than its name says; delete it.")
+        return kept
 
     def keep(self, moments: KeyMoments) -> None:
         """Write each layer's moments, and forget the unfinished pass."""
         for layer in moments.moments:
             moments.only(layer).save(self._path(f"layer{layer}"))
-        self._path("unfinished").unlink(missing_ok=True)
+        self._unfinished(tuple(moments.moments)).unlink(missing_ok=True)
 
     def checkpoint(self, state: _Sums) -> None:
         """Write an unfinished pass."""
         tensors = {f"sums.{k}": v for k, v in state.sums.items()} | {f"half.{k}": v for k, v in state.half.items()}
         fields = {name: getattr(state, name) for name in ("batches", "tokens", "half_tokens")}
-        write_result(self._path("unfinished"), UNFINISHED, tensors, fields)
+        write_result(self._unfinished(tuple(state.sums)), UNFINISHED, tensors, fields)
 
     def unfinished(self, layers: tuple[int, ...]) -> _Sums | None:
         """The unfinished pass over these layers, if there is one."""
-        if not self._path("unfinished").is_file():
+        path = self._unfinished(layers)
+        if not path.is_file():
             return None
-        tensors, fields = read_result(self._path("unfinished"), UNFINISHED)
+        tensors, fields = read_result(path, UNFINISHED)
         sums, half = ({int(k.split(".")[1]): v for k, v in tensors.items() if k.startswith(name)} for name in ("sums.", "half."))
         return _Sums(sums, half, **fields) if set(sums) == set(layers) else None
+
+    def _unfinished(self, layers: tuple[int, ...]) -> Path:
+        """A file for each choice of layers, so that none forgets another's pass."""
+        return self._path(f"unfinished-{hashlib.sha256(repr(sorted(layers)).encode()).hexdigest()[:8]}")
 
     def _path(self, what: str) -> Path:
         return self.stem.with_name(f"{self.stem.name}-{what}.safetensors")

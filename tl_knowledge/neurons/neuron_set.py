@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -21,6 +22,7 @@ from tl_knowledge.errors import ComponentError, DataError
 from tl_knowledge.hooks import Positions, scale_neurons
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import layer_count
+from tl_knowledge.results.placing import with_ending
 from tl_knowledge.results.result import Result
 from tl_knowledge.results.storage import write_text
 
@@ -179,24 +181,26 @@ class NeuronSet:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write to one JSON file; returns the path."""
-        target = Path(path)
-        text = json.dumps({"kind": "NeuronSet", "n_layers": self.n_layers, "d_mlp": self.d_mlp, "neurons": list(self)})
-        return write_text(target if target.suffix else target.with_suffix(".json"), text)
+        fields = {"kind": "NeuronSet", "n_layers": self.n_layers, "d_mlp": self.d_mlp, "neurons": list(self)}
+        return write_text(with_ending(path, ".json"), json.dumps(fields | {"sha256": _checksum(fields)}))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> NeuronSet:
         """Read what `save` wrote.
 
         Raises:
-            DataError: not such a file.
+            DataError: not such a file, or one that is not as it was written.
         """
-        source = Path(path)
-        source = source if source.suffix else source.with_suffix(".json")
+        source = with_ending(path, ".json")
         try:
-            fields = json.loads(source.read_text(encoding="utf-8"))
+            fields = json.loads(source.read_text(encoding="utf-8-sig"))
+            checksum = fields.pop("sha256", None)
+            plain = checksum is None and set(fields) == {"kind", "n_layers", "d_mlp", "neurons"}  # of an earlier version, or another program
+            if fields["kind"] != "NeuronSet" or not (plain or checksum == _checksum(fields)):
+                raise ValueError("it is damaged, or another kind of file")
             neurons = frozenset((int(layer), int(neuron)) for layer, neuron in fields["neurons"])
             return cls(neurons, int(fields["n_layers"]), int(fields["d_mlp"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(f"cannot read {str(source)!r} as a saved NeuronSet: {error}; pass a file written by NeuronSet.save().") from error
 
     def _by_layer(self) -> dict[int, list[int]]:
@@ -211,3 +215,7 @@ class NeuronSet:
                 f"sets of models of {self.n_layers} x {self.d_mlp} and {other.n_layers} x {other.d_mlp} do not combine; take sets of one model."
             )
         return other.neurons
+
+
+def _checksum(fields: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(fields).encode()).hexdigest()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import io
+import os
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from types import NoneType, UnionType
@@ -20,7 +21,9 @@ import pandas as pd
 import torch
 from cattrs.strategies import configure_union_passthrough
 
-__all__ = ["pack", "packed_fields", "plain", "unpack"]
+from tl_knowledge.errors import DataError
+
+__all__ = ["pack", "packed_fields", "plain", "unpack", "unpack_file"]
 
 Packed = dict[str, torch.Tensor]
 Value = TypeVar("Value")
@@ -75,6 +78,22 @@ def pack(value: Any, path: str, tensors: Packed) -> Any:
 def unpack(kind: type[Value], fields: Mapping[str, Any], tensors: Packed) -> Value:
     """A dataclass from what `packed_fields` gave."""
     return _converter(tensors).structure(dict(fields), kind)
+
+
+def unpack_file(kind: type[Value], fields: Mapping[str, Any], tensors: Packed, source: str | os.PathLike[str]) -> Value:
+    """`unpack` of what a file holds.
+
+    Raises:
+        DataError: it does not have this class' fields, or not with such values.
+    """
+    try:
+        return unpack(kind, fields, tensors)
+    except Exception as error:  # cattrs collects errors of every kind in a group of its own
+        reason = "; ".join(cattrs.transform_error(error)) if isinstance(error, cattrs.BaseValidationError) else f"{type(error).__name__}: {error}"
+        raise DataError(
+            f"{os.fspath(source)!r} does not have the fields of this version's {kind.__name__} ({reason[:300]}); compute it again, "
+            "or read it with the version that wrote it."
+        ) from error
 
 
 def _converter(tensors: Packed) -> cattrs.Converter:

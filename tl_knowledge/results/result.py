@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
-from tl_knowledge.results.packing import packed_fields, unpack
+from tl_knowledge.results.packing import packed_fields, unpack_file
 from tl_knowledge.results.plain_text import printable
 from tl_knowledge.results.statistics import largest_rows
 from tl_knowledge.results.storage import read_result, read_table, write_result, write_table
@@ -77,7 +77,7 @@ class Result(ABC):
             DataError: not such a file.
         """
         tensors, fields = read_result(path, cls.__name__)
-        return unpack(cls, fields, tensors)
+        return unpack_file(cls, fields, tensors, path)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.headline()}>"
@@ -114,4 +114,4 @@ class TableResult(Result):
         table, fields = read_table(path, cls.__name__)
         frame = pd.DataFrame(table.to_pylist(), columns=table.column_names)
         numbers = [field.name for field in table.schema if pa.types.is_floating(field.type)]  # a column of NaN alone is read as None
-        return unpack(cls, fields | {"table": frame.astype(dict.fromkeys(numbers, float))}, {})
+        return unpack_file(cls, fields | {"table": frame.astype(dict.fromkeys(numbers, float))}, {}, path)

@@ -11,14 +11,35 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from tl_knowledge.errors import DataError
-from tl_knowledge.results.storage import PARTIAL, remove_partial_files, write_text
+from tl_knowledge.results.placing import PARTIAL, remove_partial_files
+from tl_knowledge.results.storage import write_text
 from tl_knowledge.results.writable import check_writable
 
-__all__ = ["PART", "RunFolder"]
+__all__ = ["PART", "RunFolder", "taken_lock"]
 
 
 LOCK = ".lock"
 PART = re.compile(r"part-(\d{5})\.parquet")
+
+
+def taken_lock(path: Path, *, busy: str | None = None) -> FileLock:
+    """A lock that this process now has, its folder made; it is let go by ``release``, and by the end of the process, however it ends.
+
+    Args:
+        busy: what to say where another process has it; ``None`` waits for that process.
+
+    Raises:
+        DataError: another process has it, or the folder cannot have locks.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        lock.acquire(timeout=-1 if busy is None else 0)
+    except Timeout as error:
+        raise DataError(f"{busy}; wait for it, or pass another folder.") from error
+    except (OSError, NotImplementedError) as error:
+        raise DataError(f"cannot lock {str(path)!r}: {error}; pass a folder of a file system that has locks and room.") from error
+    return lock
 
 
 class RunFolder:
@@ -34,14 +55,12 @@ class RunFolder:
         Raises:
             DataError: the folder holds another run, or something else, another process is at work in it, or it cannot be written.
         """
+        check_writable(directory)
         self.directory, self.name = Path(directory), name
-        check_writable(self.directory)
         path = self.directory / "run.json"
         if not path.is_file() and self.directory.exists() and (not self.directory.is_dir() or any(self._strangers())):
             raise DataError(f"{str(self.directory)!r} exists and is no folder of a {name} run; pass a new or an empty folder.")
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(self.directory / LOCK)
-        self._take()
+        self._lock = taken_lock(self.directory / LOCK, busy=f"another {name} run is at work in {str(self.directory)!r}")
         try:
             if path.is_file():
                 self._check_same(self._read(path), run)
@@ -64,12 +83,6 @@ class RunFolder:
     def part(self, number: int) -> Path:
         """A part's file."""
         return self.directory / f"part-{number:05d}.parquet"
-
-    def _take(self) -> None:
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout as error:
-            raise DataError(f"another {self.name} run is at work in {str(self.directory)!r}; wait for it, or pass another folder.") from error
 
     def _strangers(self) -> list[str]:
         known = {"run.json", LOCK}

@@ -9,9 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
-from collections.abc import Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -22,12 +20,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tl_knowledge.errors import DataError
+from tl_knowledge.results.placing import moved_into_place, with_ending
 
 __all__ = [
     "SCHEMA_VERSION",
     "read_result",
     "read_table",
-    "remove_partial_files",
     "write_result",
     "write_table",
     "write_text",
@@ -35,7 +33,6 @@ __all__ = [
 
 SCHEMA_VERSION = 2  # 1 had no checksum
 Table: TypeAlias = Any  # pyarrow has no types
-PARTIAL = ".partial"
 
 
 def write_result(path: str | os.PathLike[str], kind: str, tensors: dict[str, torch.Tensor], fields: dict[str, Any]) -> Path:
@@ -45,11 +42,10 @@ def write_result(path: str | os.PathLike[str], kind: str, tensors: dict[str, tor
         path: the file; ``.safetensors`` is appended when it has no suffix.
         kind: the result's class name, checked on reading.
     """
-    target = Path(path)
-    target = target if target.suffix else target.with_suffix(".safetensors")
+    target = with_ending(path, ".safetensors")
     own = _of_their_own(tensors)
     header = {"tl_knowledge": _header(kind, fields, _tensor_bytes(own))}
-    with _moved_into_place(target) as partial:
+    with moved_into_place(target) as partial:
         save_file(own, partial, metadata=header)
     return target
 
@@ -67,9 +63,18 @@ def _of_their_own(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
-    """Write a text file in one step, making its folder."""
+    """Write a text file in one step, making its folder.
+
+    Raises:
+        DataError: it cannot be written, or the text has half of a surrogate pair, which UTF-8 has no bytes for.
+    """
     target = Path(path)
-    with _moved_into_place(target) as partial:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        found = f"{text[error.start]!r} at character {error.start}"
+        raise DataError(f"cannot write {str(target)!r}: the text has {found}, half of a character; take it out.") from error
+    with moved_into_place(target) as partial:
         partial.write_text(text, encoding="utf-8")
     return target
 
@@ -80,8 +85,7 @@ def read_result(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, torc
     Raises:
         DataError: no such file, not written by this package, another kind of result, or a newer schema.
     """
-    source = Path(path)
-    source = source if source.suffix else source.with_suffix(".safetensors")
+    source = with_ending(path, ".safetensors")
     try:
         with safe_open(source, framework="pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
@@ -93,10 +97,9 @@ def read_result(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, torc
 
 def write_table(path: str | os.PathLike[str], kind: str, table: Table, fields: dict[str, Any]) -> Path:
     """Write a table and JSON-able fields to one parquet file, in one step; ``.parquet`` is appended when it has no suffix."""
-    target = Path(path)
-    target = target if target.suffix else target.with_suffix(".parquet")
+    target = with_ending(path, ".parquet")
     header = _header(kind, fields, _table_bytes(_as_read(table)))
-    with _moved_into_place(target) as partial:
+    with moved_into_place(target) as partial:
         pq.write_table(table.replace_schema_metadata({"tl_knowledge": header}), partial, compression="zstd")
     return target
 
@@ -107,8 +110,7 @@ def read_table(path: str | os.PathLike[str], kind: str) -> tuple[Table, dict[str
     Raises:
         DataError: as `read_result`.
     """
-    source = Path(path)
-    source = source if source.suffix else source.with_suffix(".parquet")
+    source = with_ending(path, ".parquet")
     try:
         table: Table = pq.ParquetFile(source).read()
     except (OSError, ValueError, pa.ArrowException) as error:
@@ -116,12 +118,6 @@ def read_table(path: str | os.PathLike[str], kind: str) -> tuple[Table, dict[str
     metadata: dict[bytes, bytes] = table.schema.metadata or {}
     written = metadata.get(b"tl_knowledge")
     return table, _fields(None if written is None else written.decode(errors="replace"), source, kind, _table_bytes(table))
-
-
-def remove_partial_files(directory: Path) -> None:
-    """Remove what a killed process left half-written in a folder."""
-    for left in directory.glob(f"*{PARTIAL}"):
-        left.unlink()
 
 
 def _header(kind: str, fields: dict[str, Any], content: Iterable[bytes]) -> str:
@@ -177,44 +173,3 @@ def _fields(written: str | None, source: Path, kind: str, content: Iterable[byte
     if header["schema"] > SCHEMA_VERSION:
         raise DataError(f"{str(source)!r} has schema {header['schema']}, newer than {SCHEMA_VERSION}; upgrade tl-knowledge.")
     return header["fields"]
-
-
-@contextmanager
-def _moved_into_place(target: Path) -> Generator[Path]:
-    """Hand out a temporary path in the target's folder; on success move it to the target, on failure remove it."""
-    target = Path(os.path.realpath(target))  # through links, which stay
-    if target.exists() and not target.is_file():  # a device or a pipe is written to, not replaced
-        with tempfile.TemporaryDirectory() as folder:
-            partial = Path(folder) / "whole"
-            yield partial
-            _copy_to(partial, target)
-        return
-    partial = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=target.name[:100], suffix=PARTIAL)
-        os.close(handle)
-        partial = Path(name)
-        yield partial
-        partial.chmod(0o666 & ~_umask())
-        partial.replace(target)
-    except OSError as error:
-        raise DataError(f"cannot write {str(target)!r}: {error.strerror or error}; pass a path that can be written to, or make room.") from error
-    finally:
-        if partial is not None:
-            partial.unlink(missing_ok=True)
-
-
-def _copy_to(file: Path, device: Path) -> None:
-    try:
-        with device.open("wb", buffering=0) as out:
-            out.write(file.read_bytes())
-    except OSError as error:
-        raise DataError(f"cannot write {str(device)!r}: {error.strerror or error}; pass the path of a file.") from error
-
-
-def _umask() -> int:
-    """The process' own; it can only be read by setting it."""
-    umask = os.umask(0o077)
-    os.umask(umask)
-    return umask

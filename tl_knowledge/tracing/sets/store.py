@@ -21,7 +21,7 @@ from more_itertools import unique_everseen
 
 from tl_knowledge.errors import DataError
 from tl_knowledge.prompts.facts import Fact
-from tl_knowledge.results.packing import packed_fields, plain, unpack
+from tl_knowledge.results.packing import packed_fields, plain, unpack_file
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.run_folder import RunFolder
 from tl_knowledge.results.storage import read_table, write_table
@@ -73,7 +73,7 @@ def read_part(path: str | os.PathLike[str]) -> PartResult:
         DataError: not such a file.
     """
     table, packed = read_table(path, KIND)
-    header = unpack(PartHeader, packed, {})
+    header = unpack_file(PartHeader, packed, {}, path)
     return PartResult(tuple(_trace(row, len(header.settings.layers or ())) for row in table.to_pylist()), header)
 
 
