@@ -30,7 +30,7 @@ error injection: MEMIT | 0.677    | 0.024      | 0.678
 """)
         },
         differs=(CONTEXTS, MOMENTS),
-        factlm_cases=8,
+        factlm_cases=6,
     ),
     Experiment(
         "hase2023-figure6",
@@ -40,6 +40,6 @@ error injection: MEMIT | 0.677    | 0.024      | 0.678
         {"gpt-j-6b": 652},
         SweepProtocol(("tracing_reversal", "fact_erasure", "fact_amplification", "fact_forcing"), (FT1, FT5, ROME, MEMIT), noise=NOISE),
         differs=(CONTEXTS, MOMENTS),
-        factlm_cases=4,
+        factlm_cases=2,
     ),
 )

@@ -113,6 +113,7 @@ EXPERIMENTS = (
         HALF_WIDTHS,
         without=HYPERNETWORKS,
         differs=(CONTEXTS, MOMENTS),
+        factlm_cases=10,
     ),
     Experiment(
         "meng2022-table4",
@@ -125,5 +126,6 @@ EXPERIMENTS = (
         HALF_WIDTHS,
         without=HYPERNETWORKS,
         differs=(CONTEXTS, MOMENTS),
+        factlm_cases=10,
     ),
 )

@@ -19,7 +19,7 @@ EXPERIMENTS = (
         "Niu et al. 2024, localisation characteristics (BLiMP)",
         BLIMP,
         {BERT: 100},
-        AgreementProtocol(variant="dai2022"),
+        AgreementProtocol(variant="niu2024"),
         {
             BERT: printed("""
 row         | KN   | tau  | R1^2
@@ -39,7 +39,7 @@ dna_w_adj_2 | 2.26 | 0.67 | 0.57
         "Niu et al. 2024, localisation characteristics (ParaRel)",
         PARAREL,
         {BERT: 1000},
-        LocationProtocol(threshold=0.2, shared_by=0.7, adapt="relation", variant="dai2022"),
+        LocationProtocol(threshold=0.2, shared_by=0.7, adapt="relation", variant="niu2024"),
         {
             BERT: printed("""
 row   | KN     | tau   | R1^2
@@ -58,7 +58,7 @@ P140  | 2.008  | 0.689 | 0.263
         "Niu et al. 2024, effects of suppressing the singular and plural neurons",
         BLIMP,
         {BERT: 100},
-        WordProtocol(variant="dai2022"),
+        WordProtocol(variant="niu2024"),
         differs=("the paper tests each word unpaired and uncorrected; ours are paired and corrected for the number of words",),
         factlm_cases=25,
     ),
@@ -68,7 +68,7 @@ P140  | 2.008  | 0.689 | 0.263
         "Niu et al. 2024, KN edit effect",
         BLIMP,
         {BERT: 100},
-        ReliabilityProtocol(variant="dai2022"),
+        ReliabilityProtocol(variant="niu2024"),
         {
             BERT: printed("""
 row             | pre-edit | post-edit

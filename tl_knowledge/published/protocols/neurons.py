@@ -100,10 +100,12 @@ class NeuronEffectProtocol(_Located):
     Attributes:
         factor: 0 suppresses, 2 enhances.
         effect: the change of the probability, relative or absolute.
+        same_prompts: whether neurons are measured on the prompts that they were attributed on, as the programs do.
     """
 
     factor: float = 0.0
     effect: Literal["relative", "absolute"] = "relative"
+    same_prompts: bool = True
 
     @override
     def measure(self, bench: Workbench) -> Measured:
@@ -115,6 +117,7 @@ class NeuronEffectProtocol(_Located):
             threshold=self.threshold,
             shared_by=self.shared_by,
             variant=self.variant,
+            same_prompts=self.same_prompts,
             steps=self.steps,
             progress=bench.progress,
         )

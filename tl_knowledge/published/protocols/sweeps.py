@@ -9,7 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 from typing_extensions import override
 
-from tl_knowledge.editing import EditMethod, method_class
+from tl_knowledge.editing import EditMethod, FineTune, method_class
 from tl_knowledge.localised import EditingProblem, LayerSweep, SweepVariant, compare_sweeps, layers_around, sweep_layers
 from tl_knowledge.models.protocol import layer_count
 from tl_knowledge.published.protocol import Measured, Protocol, number
@@ -77,8 +77,11 @@ class SweepProtocol(Protocol):
             place: dict[str, Any] = {"layers": self._around(bench, layer)} if word == "layers" else {"layer": layer}
             if word == "layer" and editor.wide:
                 place = {"layer": self._around(bench, layer)}
-            held: Any = settings
-            return replace(held, objective=objective, **place)
+            held, aim = settings, objective
+            if issubclass(method_class(editor.method), FineTune):  # it has no objective of the program's
+                aim = replace(objective, variant="ours") if objective is not None else None
+            changed: Any = held
+            return replace(changed, **({} if aim is None else {"objective": aim}), **place)
 
         plain: Any = getattr(settings, "objective", None)
         moments = bench.moments([method_at(layer, plain) for layer in layers])
