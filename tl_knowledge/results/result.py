@@ -112,4 +112,6 @@ class TableResult(Result):
             DataError: not such a file.
         """
         table, fields = read_table(path, cls.__name__)
-        return unpack(cls, fields | {"table": pd.DataFrame(table.to_pylist())}, {})
+        numbers = [column.name for column in table.schema if pa.types.is_floating(column.type)]
+        frame = pd.DataFrame(table.to_pylist()).astype(dict.fromkeys(numbers, float))  # also a column of which no row has a number
+        return unpack(cls, fields | {"table": frame}, {})
