@@ -88,6 +88,7 @@ def test_a_fact_of_the_entitys_side_is_refused(factlm, factlm_moments, method):
         tlk.plan_edit(factlm, replace(side, removed=None), method, moments=factlm_moments)
 
 
+@pytest.mark.slow
 def test_both_sides_are_read_after_edits_from_either(factlm, factlm_moments, tmp_path, monkeypatch):
     monkeypatch.setattr(rome, "context_templates", lambda *args, **kwargs: ("{}",))  # one context, for speed
     before = fingerprint(factlm)

@@ -110,10 +110,10 @@ class RelationSides(TableResult):
     def _means(self) -> dict[tuple[str, str], dict[str, tuple[float, float, float]]]:
         """By method and edited side, each score's mean and interval; the unedited model first."""
         first = self.table.drop_duplicates("case_id")
-        means = {("unedited", ""): {score: scalar_interval(first["base_" + score].dropna()) for score in READ}}
+        means = {("unedited", ""): {score: _interval(first["base_" + score]) for score in READ}}
         for keys, group in self.table.groupby(["method", "edited"], sort=False):
             method, edited = map(str, keys)  # pyright: ignore[reportArgumentType]
-            means[method, edited] = {score: scalar_interval(group[score].dropna()) for score in READ}
+            means[method, edited] = {score: _interval(group[score]) for score in READ}
         return means
 
 
@@ -198,3 +198,9 @@ def _both_sides(table: pd.DataFrame, edited: str) -> pd.DataFrame:
 
 def _in_text(scores: Mapping[str, tuple[float, float, float]]) -> dict[str, str]:
     return {READ[score]: f"{mean:.1f} [{low:.1f}, {high:.1f}]" for score, (mean, low, high) in scores.items()}
+
+
+def _interval(scores: pd.Series) -> tuple[float, float, float]:
+    """A mean and its interval; NaN where no case has the score, as without paraphrases."""
+    there = scores.dropna()
+    return scalar_interval(there) if len(there) else (float("nan"), float("nan"), float("nan"))
