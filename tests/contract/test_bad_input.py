@@ -12,6 +12,7 @@ import torch
 from contract.bad_circuits import BAD_CIRCUITS
 from contract.bad_edits import BAD_EDITS
 from contract.bad_neurons import BAD_NEURONS
+from contract.bad_published import BAD_PUBLISHED
 from contract.bad_traces import BAD_TRACES
 from support import BUILDERS, build, fingerprint, hooks_left
 from support.public import public_functions
@@ -22,7 +23,7 @@ from tl_knowledge.models.checks import check_model
 
 pytestmark = pytest.mark.usefixtures("without_type_checks")
 
-BAD: dict[str, tuple[Any, type[Exception], str]] = BAD_TRACES | BAD_NEURONS | BAD_EDITS | BAD_CIRCUITS
+BAD: dict[str, tuple[Any, type[Exception], str]] = BAD_TRACES | BAD_NEURONS | BAD_EDITS | BAD_CIRCUITS | BAD_PUBLISHED
 FUNCTIONS = {str(public): public for public in public_functions()}
 
 
@@ -52,7 +53,7 @@ def assert_is_ours(error: BaseException) -> None:
 
 
 FACT = tlk.Fact("France", "The capital of {} is", " Paris", "P36")
-REAL: dict[str, Any] = {"fact": FACT, "facts": [FACT], "method": tlk.FineTune(layer=0), "name": "ft"}
+REAL: dict[str, Any] = {"fact": FACT, "facts": [FACT], "method": tlk.FineTune(layer=0), "name": "ft", "experiment": "meng2022-table4"}
 
 
 def required(function: Any, **given: Any) -> dict[str, Any]:

@@ -138,9 +138,9 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "FactSetCircuit": lambda: fact_set_circuit("subject"),
     "FactSetComparison": lambda: fact_set_circuit("subject").compare(fact_set_circuit("relation")),
     "FactReport": lambda: tlk.report_fact(model(), FACTS[0], samples=2, **QUIET),
-    "Reproduction": lambda: tlk.published.reproduce("meng2022-figure1", model(), **QUIET),
-    "ReproductionPlan": lambda: tlk.published.plan_reproduction("meng2022-table4", pace=None),
-    "Rehearsal": lambda: tlk.published.rehearse("meng2022-figure1", "gpt2", layers=1, limit=1, **QUIET),
+    "Reproduction": lambda: tlk.published.reproduce(model(), "meng2022-figure1", **QUIET),
+    "ReproductionPlan": lambda: tlk.published.plan_reproduction("meng2022-table4"),
+    "Rehearsal": lambda: tlk.published.rehearse("meng2022-figure1", shape="gpt2", layers=1, limit=1, **QUIET),
 }
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["reproduce_command"]
 
 TABLE_SUFFIXES = (".csv", ".md")
+PAGE, TABLE = "page.html", "table.csv"  # in the store
 
 
 @loads_model
@@ -59,41 +60,25 @@ def reproduce_command(
         return
     if depth is not None:
         raise InputError("--depth cuts the random model of a rehearsal; pass --rehearse, or drop it.")
-    made, page = _run(asked, model, source, limit, corpus, store, runner, workers, bar)
-    for path in [out, *([] if store is None else [store / "page.html"])]:
-        if path is not None:
-            write_file(path, page)
-    for path in [table, *([] if store is None else [store / "table.csv"])]:
-        if path is not None:
-            write_file(path, made.table.to_csv(index=False) if path.suffix == ".csv" else made.table.to_markdown(index=False) + "\n")
-    _show(made, as_json)
-    print_written(None if as_json else out or (None if store is None else store / "page.html"))
-
-
-def _run(
-    asked: Experiment,
-    model: str | None,
-    source: str | None,
-    limit: int | None,
-    corpus: str | None,
-    store: Path | None,
-    runner: str,
-    workers: int,
-    bar: bool,
-) -> tuple[Reproduction, str]:
-    """The numbers, and the page about them."""
-    return tlk.published.reproduce_page(
+    page = out or (None if store is None else store / PAGE)
+    loaded = model or asked.model
+    made = tlk.published.reproduce(
+        loaded if runner == "ray" else model_argument(loaded, prepend_bos=None if model == "factlm" else asked.prepend_bos),
         asked.name,
-        model_argument(model or asked.model, prepend_bos=None if model == "factlm" else asked.prepend_bos),
-        name=model or asked.model,
         source=source,
         limit=limit,
         corpus=corpus or "wikipedia",
-        store=store,
+        store=None if store is None else store / "parts",
+        page=page,
         runner=runner,  # pyright: ignore[reportArgumentType]
         workers=workers,
         progress=bar,
     )
+    for path in [table, *([] if store is None else [store / TABLE])]:
+        if path is not None:
+            write_file(path, made.table.to_csv(index=False) if path.suffix == ".csv" else made.table.to_markdown(index=False) + "\n")
+    _show(made, as_json)
+    print_written(None if as_json else page)
 
 
 def _show_list(as_json: bool) -> None:
@@ -114,8 +99,8 @@ def _show_plan(
     if rehearse:
         shape = None if model in (None, "factlm") else str(model).rsplit("/", maxsplit=1)[-1].lower()
         cases = 2 if plan else limit or 3
-        pace = tlk.published.rehearse(asked.name, shape, layers=depth, limit=cases, progress=progress)
-    planned = tlk.published.plan_reproduction(asked.name, model, limit=limit, pace=pace) if plan else None
+        pace = tlk.published.rehearse(asked.name, shape=shape, layers=depth, limit=cases, progress=progress)
+    planned = tlk.published.plan_reproduction(asked.name, shape=model, limit=limit, pace=pace) if plan else None
     if as_json:
         data: dict[str, Any] = {} if planned is None else {"plan": dict(planned.table.itertuples(index=False)), "hours": planned.hours}
         if pace is not None:
@@ -139,6 +124,6 @@ def _show(made: Reproduction, as_json: bool) -> None:
         print_json({"rows": rows} | said | {"provenance": made.provenance.to_dict()})
         return
     print_line((made.headline(), "bold"))
-    print_table(tlk.published.reproduction_table(made))
+    print_table(made.as_text())
     for line in (*made.settings.differs, *made.notes):
         print_line(f"- {line}")

@@ -124,8 +124,8 @@ def sweep_layer_ranges(
     """
     model = as_model(model)
     given = check_given(always_iterable(cases, EditCase), "case", "pass at least one, for example load_edit_cases()[:200]")
-    check_cases(model, given, protocol, batch_size)
     methods = _methods(method, [check_layers(model, layers) for layers in ranges])
+    check_cases(model, given, protocol, batch_size)
     own_measures, together = tuple(always_iterable(measures, EditMeasure)), len(given) if protocol == "batch" else batch_size
     keys: dict[str, Any] = {}
     for name, own in methods.items():
@@ -160,7 +160,9 @@ def _methods(method: EditPlanner[AppliedEdit], ranges: Sequence[tuple[int, ...]]
     """The method with each range's layers, by them as text."""
     words = [layer_words(layers) for layers in ranges]
     if not ranges or len(set(words)) != len(words) or not all(ranges):
-        raise InputError(f"ranges {[list(layers) for layers in ranges]} must hold at least one range of layers, and each once.")
+        raise InputError(
+            f"ranges {[list(layers) for layers in ranges]} hold no range, or one twice; pass at least one range of layers, and each once."
+        )
     if not is_dataclass(method) or isinstance(method, type) or "layers" not in {field.name for field in fields(method)}:
         raise InputError(f"{type(method).__name__} has no setting layers to sweep; pass a method of several layers, such as MEMIT.")
     return {name: replace(method, layers=layers) for name, layers in zip(words, ranges, strict=True)}  # pyright: ignore[reportReturnType]

@@ -16,19 +16,21 @@ import plotly.graph_objects as go
 
 from tl_knowledge.door import public
 from tl_knowledge.errors import InputError, check_choice
-from tl_knowledge.models.loading import AnyModel, load_model
+from tl_knowledge.models.loading import AnyModel, as_model, load_model
 from tl_knowledge.models.protocol import HookedModel, model_name
 from tl_knowledge.published.experiment import Experiment, PublishedValue
 from tl_knowledge.published.page import reproduction_page
 from tl_knowledge.published.protocol import Measured
 from tl_knowledge.published.registry import published_experiment
-from tl_knowledge.published.reproduction import Reproduction, ReproductionSettings
+from tl_knowledge.published.reproduction import ReproducedExperiment, Reproduction
 from tl_knowledge.published.workbench import Workbench
 from tl_knowledge.results.packing import plain
 from tl_knowledge.results.provenance import provenance_of
+from tl_knowledge.results.storage import write_text
+from tl_knowledge.results.writable import check_writable_file
 from tl_knowledge.runs.parts import Runner
 
-__all__ = ["Run", "factlm_rows", "reproduce", "reproduce_page", "run_experiment"]
+__all__ = ["Run", "factlm_rows", "reproduce", "run_experiment"]
 
 FACTLM = "factlm"
 FACTLM_ROWS = "factlm_rows.json"
@@ -51,13 +53,14 @@ class Run:
 
 @public
 def reproduce(
+    model: AnyModel,
     experiment: str,
-    model: AnyModel | None = None,
     *,
     source: str | os.PathLike[str] | None = None,
     limit: int | None = None,
     corpus: str = "wikipedia",
     store: str | os.PathLike[str] | None = None,
+    page: str | os.PathLike[str] | None = None,
     runner: Runner = "local",
     workers: int = 2,
     progress: bool = True,
@@ -67,13 +70,15 @@ def reproduce(
     On FactLM its own facts, edits and corpus stand in, and its own committed rows are what is compared with.
 
     Args:
+        model: a model, or its name or directory. The paper's numbers are shown only beside the model they are of. A published model that is
+            loaded by name has no BOS before its prompts where the program had none.
         experiment: a name of `EXPERIMENTS`, such as ``"meng2022-table4"``.
-        model: a model, or its name or directory; the paper's first when ``None``. The paper's numbers are shown only beside the model they are of.
         source: where the data is read; where the experiment says when ``None``.
         limit: how many facts or edits; the paper's number when ``None``.
         corpus: what the key moments of editors are taken over: ``"wikipedia"``, ``"wikitext"`` or a text file.
         store: a folder: a run that was killed goes on from there.
-        runner, workers: ``"ray"`` shares the facts out, where the protocol's steps can be.
+        page: a file for a self-contained HTML page of the numbers and the figures.
+        runner, workers: ``"ray"`` shares the facts out, where the protocol's steps can be; pass the model's name then.
 
     Raises:
         InputError: an unknown experiment, or a limit below 1.
@@ -82,55 +87,21 @@ def reproduce(
 
     Example:
         >>> import tl_knowledge as tlk
-        >>> made = tlk.published.reproduce("meng2022-figure1", "factlm", progress=False)
+        >>> made = tlk.published.reproduce("factlm", "meng2022-figure1", progress=False)
         >>> made.settings.compared_with, sorted(set(made.table["column"]))
         ("FactLM's own rows", ['P clean', 'P corrupted', 'effect', 'layer', 'token'])
     """
     asked = published_experiment(experiment)
-    name = asked.model if model is None else model
-    loaded = load_model(name, prepend_bos=None if _is_factlm(name) else asked.prepend_bos)
-    return run_experiment(
-        asked, loaded, name, source=source, limit=limit, corpus=corpus, store=store, runner=runner, workers=workers, progress=progress
-    ).reproduction
-
-
-@public
-def reproduce_page(
-    experiment: str,
-    model: HookedModel,
-    *,
-    name: str,
-    source: str | os.PathLike[str] | None = None,
-    limit: int | None = None,
-    corpus: str = "wikipedia",
-    store: str | os.PathLike[str] | None = None,
-    runner: Runner = "local",
-    workers: int = 2,
-    progress: bool = True,
-) -> tuple[Reproduction, str]:
-    """`reproduce` on a loaded model, and a self-contained HTML page of the numbers and the figures.
-
-    Args:
-        model: loaded.
-        name: what it was loaded from, which workers load too.
-        source, limit, corpus, store, runner, workers: as `reproduce`.
-
-    Raises:
-        InputError, DataError: as `reproduce`.
-    """
+    if page is not None:
+        check_writable_file(page)
+    named = isinstance(model, str | os.PathLike)
+    loaded = load_model(model, prepend_bos=asked.prepend_bos) if named and not _is_factlm(model) else as_model(model, masked=True)
     run = run_experiment(
-        published_experiment(experiment),
-        model,
-        name,
-        source=source,
-        limit=limit,
-        corpus=corpus,
-        store=store,
-        runner=runner,
-        workers=workers,
-        progress=progress,
+        asked, loaded, model, source=source, limit=limit, corpus=corpus, store=store, runner=runner, workers=workers, progress=progress
     )
-    return run.reproduction, reproduction_page(run.reproduction, run.figures)
+    if page is not None:
+        write_text(page, reproduction_page(run.reproduction, run.figures))
+    return run.reproduction
 
 
 def run_experiment(
@@ -169,7 +140,7 @@ def run_experiment(
     with bench.timed("all"):
         measured = experiment.protocol.measure(bench)
     expected, compared_with = ((), "nothing") if rehearsal else _expected(experiment, model, bench.limit)
-    settings = ReproductionSettings(
+    settings = ReproducedExperiment(
         experiment=experiment.name,
         title=experiment.title,
         source=experiment.source,

@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from tl_knowledge.drawing import PagePart, Table, heading, html_page, markup, note, provenance_footer
+from tl_knowledge.drawing import PagePart, heading, html_page, markup, note, provenance_footer
 from tl_knowledge.published.reproduction import Reproduction
 
-__all__ = ["reproduction_page", "reproduction_table"]
-
-
-def reproduction_table(made: Reproduction) -> Table:
-    """Theirs, ours and the difference, as text."""
-    theirs = "FactLM's rows" if made.settings.compared_with.startswith("FactLM") else "theirs"
-    rows = [
-        (
-            str(row["row"]),
-            str(row["column"]),
-            _with_half(row["theirs"], row["half_width"]),
-            _with_interval(row["ours"], row["low"], row["high"]),
-            _signed(row["difference"]),
-            str(row["n"]) if row["n"] else "",
-        )
-        for row in made.table.to_dict(orient="records")
-    ]
-    return Table(("", "number", theirs, "ours [95%]", "difference", "n"), rows)
+__all__ = ["reproduction_page"]
 
 
 def reproduction_page(made: Reproduction, figures: Sequence[go.Figure] = ()) -> str:
@@ -47,7 +29,7 @@ def reproduction_page(made: Reproduction, figures: Sequence[go.Figure] = ()) -> 
     ]
     if settings.rehearsal:
         parts.append(note("A rehearsal: the weights are random, and no number on this page means anything."))
-    parts += [heading("Theirs and ours"), reproduction_table(made), note(_reading(made))]
+    parts += [heading("Theirs and ours"), made.as_text(), note(_reading(made))]
     parts += [made.plot()] if len(made.compared) else []
     parts += _listed("What is known to differ", settings.differs)
     parts += _listed("Rows of the paper that cannot be had here", [f"{row}: {why}" for row, why in settings.without.items()])
@@ -68,23 +50,3 @@ def _listed(title: str, lines: Sequence[str]) -> list[PagePart]:
     if not lines:
         return []
     return [heading(title, 3), markup("<ul>{% for line in lines %}<li>{{ line }}</li>{% endfor %}</ul>", lines=lines)]
-
-
-def _figure(value: float) -> str:
-    if not math.isfinite(value):
-        return ""
-    if value != 0 and abs(value) < 0.01:
-        return f"{value:.1e}"
-    return f"{value:.3f}" if abs(value) < 1 else f"{value:.1f}"
-
-
-def _with_half(value: float, half: float) -> str:
-    return _figure(value) + (f" ({half:g})" if math.isfinite(half) else "")
-
-
-def _with_interval(value: float, low: float, high: float) -> str:
-    return _figure(value) + (f" [{_figure(low)}, {_figure(high)}]" if math.isfinite(low) and math.isfinite(high) else "")
-
-
-def _signed(value: float) -> str:
-    return "" if not math.isfinite(value) else f"{'+' if value > 0 else ''}{_figure(value)}"

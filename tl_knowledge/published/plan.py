@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import pandas as pd
+import plotly.graph_objects as go
 from typing_extensions import override
 
 from tl_knowledge.door import public
+from tl_knowledge.drawing import bar_chart
 from tl_knowledge.errors import InputError
 from tl_knowledge.models.rehearsal import SHAPES
 from tl_knowledge.published.driver import factlm_rows
@@ -54,13 +56,19 @@ class ReproductionPlan(TableResult):
         """All lines."""
         return self.table.copy()
 
+    def plot(self) -> go.Figure:
+        """Bars: the cases of the run, beside those of the paper's models."""
+        cases = {**published_experiment(self.experiment).cases, f"this run ({self.model})": self.cases}
+        title, subtitle = f"{self.experiment}: number of cases", self.headline()
+        return bar_chart(list(cases), [float(count) for count in cases.values()], None, title=title, subtitle=subtitle, value_axis="facts or edits")
+
 
 @public
-def plan_reproduction(experiment: str, model: str | None = None, *, limit: int | None = None, pace: Rehearsal | None = None) -> ReproductionPlan:
+def plan_reproduction(experiment: str, *, shape: str | None = None, limit: int | None = None, pace: Rehearsal | None = None) -> ReproductionPlan:
     """What a run would take: data and where it is from, memory, and hours by a measured pace.
 
     Args:
-        model: by name; the paper's first when ``None``.
+        shape: the model's name, as in ``"gpt2-xl"``; the paper's first when ``None``. Nothing is loaded.
         limit: how many facts or edits; the paper's number when ``None``.
         pace: a rehearsal of the experiment, from whose seconds a case the hours are reckoned. Moments are reckoned by their tokens.
 
@@ -68,12 +76,12 @@ def plan_reproduction(experiment: str, model: str | None = None, *, limit: int |
         InputError: an unknown experiment, or a pace of another.
 
     Example:
-        >>> plan = plan_reproduction("meng2022-table4", "gpt2-xl")
+        >>> plan = plan_reproduction("meng2022-table4", shape="gpt2-xl")
         >>> plan.cases, plan.table.set_index("what").loc["weights", "value"]
         (7500, '5.9 GiB in float32')
     """
     asked = published_experiment(experiment)
-    name = (model or asked.model).rsplit("/", maxsplit=1)[-1].lower()
+    name = (shape or asked.model).rsplit("/", maxsplit=1)[-1].lower()
     if pace is not None and pace.experiment != asked.name:
         raise InputError(f"the pace is of {pace.experiment!r}, not of {asked.name!r}; rehearse that.")
     cases = _cases(asked, name, limit)

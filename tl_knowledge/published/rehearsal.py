@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import pandas as pd
+import plotly.graph_objects as go
 import torch
 from typing_extensions import override
 
 from tl_knowledge.door import public
+from tl_knowledge.drawing import bar_chart
 from tl_knowledge.errors import InputError, check_choice
 from tl_knowledge.models.rehearsal import SHAPES, random_model
 from tl_knowledge.published.driver import Run, run_experiment
@@ -62,10 +64,15 @@ class Rehearsal(TableResult):
         """One row a step."""
         return self.table.copy()
 
+    def plot(self) -> go.Figure:
+        """Bars: the seconds of every step."""
+        title, subtitle = f"Rehearsal of {self.experiment}", self.headline()
+        return bar_chart(list(self.table["step"]), list(self.table["seconds"]), None, title=title, subtitle=subtitle, value_axis="seconds")
+
 
 @public
 def rehearse(
-    experiment: str, shape: str | None = None, *, layers: int | None = None, limit: int = 3, seed: int = 0, progress: bool = True
+    experiment: str, *, shape: str | None = None, layers: int | None = None, limit: int = 3, seed: int = 0, progress: bool = True
 ) -> Rehearsal:
     """Run an experiment's whole pipeline on random weights of the true shape; FactLM's facts stand in, with what the model predicts as answers.
 
@@ -81,7 +88,7 @@ def rehearse(
         InputError: an unknown experiment or shape, or a model whose shape cannot be rehearsed.
 
     Example:
-        >>> rehearsal = rehearse("meng2022-figure1", "gpt2", layers=2, limit=1, progress=False)
+        >>> rehearsal = rehearse("meng2022-figure1", shape="gpt2", layers=2, limit=1, progress=False)
         >>> list(rehearsal.table["step"]), rehearsal.peak_memory > 10**8
         (['all'], True)
     """
@@ -90,6 +97,8 @@ def rehearse(
     if shape is None and name not in SHAPES:
         raise InputError(f"{experiment!r} is of {name!r}, whose shape cannot be rehearsed; pass one of {', '.join(SHAPES)}.")
     check_choice("shape", name, SHAPES)
+    if limit < 1:
+        raise InputError(f"limit={limit} takes no case; pass at least 1.")
     model = random_model(name, layers=layers, seed=seed)
     run: Run = run_experiment(asked, model, name, limit=limit, progress=progress, rehearsal=True)
     rows = [{"step": step, "seconds": seconds, "seconds_a_case": seconds / limit} for step, seconds in run.seconds.items()]

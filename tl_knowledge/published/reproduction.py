@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -10,15 +11,15 @@ import pandas as pd
 import plotly.graph_objects as go
 from typing_extensions import override
 
-from tl_knowledge.drawing import Points, scatter
+from tl_knowledge.drawing import Points, Table, scatter
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import TableResult
 
-__all__ = ["Reproduction", "ReproductionSettings"]
+__all__ = ["ReproducedExperiment", "Reproduction"]
 
 
 @dataclass(frozen=True)
-class ReproductionSettings:
+class ReproducedExperiment:
     """What was made again, and of what.
 
     Attributes:
@@ -64,7 +65,7 @@ class Reproduction(TableResult):
     ranked_by: ClassVar[str] = "difference"
     either_sign: ClassVar[bool] = True
     table: pd.DataFrame
-    settings: ReproductionSettings
+    settings: ReproducedExperiment
     notes: tuple[str, ...]
     provenance: Provenance
 
@@ -85,13 +86,30 @@ class Reproduction(TableResult):
         """All rows, theirs first where there are some."""
         return self.table.copy()
 
+    def as_text(self) -> Table:
+        """Theirs, ours and the difference, as text."""
+        theirs = "FactLM's rows" if self.settings.compared_with.startswith("FactLM") else "theirs"
+        rows = [
+            (
+                str(row["row"]),
+                str(row["column"]),
+                _with_half(row["theirs"], row["half_width"]),
+                _with_interval(row["ours"], row["low"], row["high"]),
+                _signed(row["difference"]),
+                str(row["n"]) if row["n"] else "",
+            )
+            for row in self.table.to_dict(orient="records")
+        ]
+        return Table(("", "number", theirs, "ours [95%]", "difference", "n"), rows)
+
     def plot(self) -> go.Figure:
         """A point a number, theirs against ours; on the diagonal both agree."""
         both = self.compared
-        groups = {
+        groups: dict[str, Points] = {
             str(column): Points(rows["theirs"].tolist(), rows["ours"].tolist(), [f"{row}: {column}" for row in rows["row"]])
             for column, rows in both.groupby("column", sort=False)
         }
+        groups = groups or {"nothing to compare with": Points([0.0], [0.0], ["no published number"])}
         figure = scatter(
             groups,
             title=f"{self.settings.source}: theirs and ours",
@@ -107,3 +125,23 @@ def _with_diagonal(figure: go.Figure, values: Sequence[float]) -> go.Figure:
         ends = [min(values), max(values)]
         figure.add_scatter(x=ends, y=ends, mode="lines", line={"dash": "dot", "color": "gray"}, name="equal", hoverinfo="skip")
     return figure
+
+
+def _figure(value: float) -> str:
+    if not math.isfinite(value):
+        return ""
+    if value != 0 and abs(value) < 0.01:
+        return f"{value:.1e}"
+    return f"{value:.3f}" if abs(value) < 1 else f"{value:.1f}"
+
+
+def _with_half(value: float, half: float) -> str:
+    return _figure(value) + (f" ({half:g})" if math.isfinite(half) else "")
+
+
+def _with_interval(value: float, low: float, high: float) -> str:
+    return _figure(value) + (f" [{_figure(low)}, {_figure(high)}]" if math.isfinite(low) and math.isfinite(high) else "")
+
+
+def _signed(value: float) -> str:
+    return "" if not math.isfinite(value) else f"{'+' if value > 0 else ''}{_figure(value)}"

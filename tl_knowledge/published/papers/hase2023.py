@@ -40,6 +40,6 @@ error injection: MEMIT | 0.677    | 0.024      | 0.678
         {"gpt-j-6b": 652},
         SweepProtocol(("tracing_reversal", "fact_erasure", "fact_amplification", "fact_forcing"), (FT1, FT5, ROME, MEMIT), noise=NOISE),
         differs=(CONTEXTS, MOMENTS),
-        factlm_cases=2,
+        factlm_cases=4,
     ),
 )

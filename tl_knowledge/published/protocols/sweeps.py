@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from typing_extensions import override
 
 from tl_knowledge.editing import EditMethod, FineTune, method_class
+from tl_knowledge.errors import DataError
 from tl_knowledge.localised import EditingProblem, LayerSweep, SweepVariant, compare_sweeps, layers_around, sweep_layers
 from tl_knowledge.models.protocol import layer_count
 from tl_knowledge.published.protocol import Measured, Protocol, number
@@ -49,13 +50,19 @@ class SweepProtocol(Protocol):
         figures: list[go.Figure] = []
         for problem in self.problems:
             for editor in (editor for editor in self.editors if editor.label in methods):
-                sweep = self._sweep(bench, problem, editor, methods[editor.label])
                 name = f"{problem.replace('_', ' ')}: {editor.label}"
+                try:
+                    sweep = self._sweep(bench, problem, editor, methods[editor.label])
+                except DataError as error:  # a problem may apply to none of a few facts
+                    notes.append(f"{name}: {error}")
+                    continue
                 rows += self._rows(name, sweep)
                 sweeps.append(sweep)
                 labels.append(editor.label)
                 figures.append(sweep.plot())
                 notes += [f"{name}: {len(sweep.skipped)} facts left out ({next(iter(sweep.skipped.values()))})"] if sweep.skipped else []
+        if not sweeps:
+            raise DataError("; ".join(notes))
         gain = compare_sweeps(*sweeps, names=tuple(labels), variant=self.variant)
         scatter = [sweep.plot_scatter(variant=self.variant) for sweep in sweeps[:1]]
         return Measured(rows, [gain.plot(), *scatter, *figures], notes)
