@@ -41,7 +41,8 @@ def reproduction_page(made: Reproduction, figures: Sequence[go.Figure] = ()) -> 
 def _reading(made: Reproduction) -> str:
     published = "" if made.settings.interval == "none printed" else f" Half widths in brackets are the paper's: {made.settings.interval}."
     return (
-        "Percent, unless the number is a layer, a count, an R² or a p; ours with 95% bootstrap intervals over cases where there are several; "
+        "Percent, unless the number is a layer, a count, an R² or a p. Ours with 95% intervals: of editors' scores 1.96 sd / sqrt(n), as the "
+        "programs do, of everything else bootstrap over cases; "
         f"n: facts, edits, prompts or words.{published}"
     )
 
