@@ -122,5 +122,7 @@ carried.plot()
 # that, and was trained on short paragraphs.
 
 # %%
-gain = tlk.neurons.measure_context_gain(model, facts, pool=everything)
+objects = {relation: len({fact.target for fact in everything if fact.relation == relation}) for relation in {fact.relation for fact in facts}}
+enough = [fact for fact in facts if objects[fact.relation] > 4]  # four other objects, none of them the answer
+gain = tlk.neurons.measure_context_gain(model, enough, pool=everything)
 gain.summary().round(4)

@@ -192,7 +192,7 @@ def test_an_edit_meets_only_the_weights_it_was_planned_for(own, tmp_path):
 def test_a_result_meets_only_the_weights_it_was_made_of(own, tmp_path):
     prompt = tlk.Prompt.from_tokens([1, 2, 3, 4, 7], subject=[1], target=5)
     trace = tlk.trace(own, prompt, 1.0, samples=1, progress=False)
-    facts = [tlk.Fact(f"w{k}", "w1 {} w4 w8", " w7", relation=f"r{k}") for k in (3, 4)]
+    facts = [tlk.Fact(f"w{k}", "w1 {} w4 w8", " w7", relation=f"r{k}", paraphrases=("w2 {} w4",)) for k in (3, 4)]
     fact = facts[0]
     groups = [tlk.neurons.PromptGroup(each.relation, each.subject, (tlk.Prompt.from_fact(own, each),)) for each in facts]
     located = tlk.locate_neurons(own, groups, steps=1, progress=False)

@@ -19,7 +19,7 @@ RESULTS = {
     ),
     "ContextGain": tlk.neurons.ContextGain(pd.DataFrame({"relation": [None, "P36"], "alone": [0.1, 0.1], "in_context": [0.2, 0.9]}), 4, ". ", MADE),
     "TokenEffects": tlk.neurons.TokenEffects(
-        pd.DataFrame({"category": ["n", "n"], "word": ["x", "y"], "effect": [0.1, -0.7], "corrected": [0.2, 0.01]}), NEURONS, 2.0, 5, MADE
+        pd.DataFrame({"category": ["n", "n"], "word": ["x", "y"], "effect": [0.1, -0.7], "corrected": [0.2, 0.01]}), NEURONS, 2.0, 5, "ours", MADE
     ),
     "NeuronEffects": tlk.neurons.NeuronEffects(
         pd.DataFrame({"own": [-0.3, 0.2], "control": [0.0, 0.1], "unrelated": [0.0, 0.1], "neurons": [1, 0]}), 0.0, LOCATION, MADE

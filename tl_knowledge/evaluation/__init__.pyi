@@ -27,7 +27,7 @@ from .scores import HaseVariant as HaseVariant
 from .scores import Reading as Reading
 from .scores import hase_scores as hase_scores
 from .scores import read_answers as read_answers
-from .symmetry import INVERSE_TEMPLATES as INVERSE_TEMPLATES
-from .symmetry import SymmetryAccuracies as SymmetryAccuracies
-from .symmetry import symmetry_accuracies as symmetry_accuracies
+from .symmetric_relations import INVERSE_TEMPLATES as INVERSE_TEMPLATES
+from .symmetric_relations import SymmetryAccuracies as SymmetryAccuracies
+from .symmetric_relations import symmetry_accuracies as symmetry_accuracies
 from .table import ScoreTable as ScoreTable
