@@ -24,7 +24,7 @@ RESULTS = {
     "NeuronEffects": tlk.neurons.NeuronEffects(
         pd.DataFrame({"own": [-0.3, 0.2], "control": [0.0, 0.1], "unrelated": [0.0, 0.1], "neurons": [1, 0]}), 0.0, LOCATION, MADE
     ),
-    "PerturbationTest": tlk.tracing.PerturbationTest(pd.DataFrame({"drop": [0.1, 0.4]}), tlk.GaussianNoise(0.3), 10, 0, MADE),
+    "PerturbationTest": tlk.tracing.PerturbationTest(pd.DataFrame({"drop": [0.1, 0.4]}), tlk.GaussianNoise(0.3), 10, 0, "ours", MADE),
     "LayerSweep": tlk.localised.LayerSweep(
         pd.DataFrame({"case_id": ["1", "1"], "layer": [0, 1], "score": [0.1, 0.9], "tracing_effect": [0.0, 1.0]}),
         {"2": "why"},

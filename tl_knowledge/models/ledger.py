@@ -205,11 +205,11 @@ def _called(place: Place) -> str:
     return f"W_out of layer {place}" if isinstance(place, int) else f"the bias of W_out of layer {place.layer}"
 
 
+@torch.no_grad()  # not a ``with``, whose last line an interrupt could keep from switching gradients on again
 def _put(model: HookedModel, weights: Mapping[Place, torch.Tensor | None]) -> None:
-    with torch.no_grad():
-        for place, values in weights.items():
-            assert values is not None
-            _held(model, place).copy_(values)
+    for place, values in weights.items():
+        assert values is not None
+        _held(model, place).copy_(values)
 
 
 def _check_finite(written: torch.Tensor, before: torch.Tensor, place: Place) -> None:
