@@ -16,7 +16,7 @@ import torch
 from trace_engines import SAMPLES, original_loop
 
 import tl_knowledge as tlk
-from tl_knowledge.tracing.sets.roles import SIDES
+from tl_knowledge.runs.roles import SIDES
 
 COMPONENTS = ("resid_post", "mlp_out", "attn_out")
 

@@ -16,8 +16,8 @@ from support import VOCABULARY
 
 import tl_knowledge as tlk
 from tl_knowledge.runs.experiment import CorruptedRun, Experiment, answered
+from tl_knowledge.runs.roles import RELATION_ROLES, ROLES, SUBJECT_ROLES
 from tl_knowledge.tracing.engines import exact_probability
-from tl_knowledge.tracing.sets.roles import RELATION_ROLES, ROLES, SUBJECT_ROLES
 from tl_knowledge.tracing.sites import Grid
 
 EXACT = 1e-12

@@ -310,8 +310,8 @@ def test_words_of_the_command_line_are_the_librarys():
     from tl_knowledge.engine.rows import MEMORY_BUDGET as LIBRARY_BUDGET
     from tl_knowledge.evaluation.driver import EvaluationProtocol
     from tl_knowledge.runs.parts import Runner
+    from tl_knowledge.runs.roles import Side
     from tl_knowledge.runs.windows import TraceVariant
-    from tl_knowledge.tracing.sets.roles import Side
 
     assert (get_args(EvaluationProtocol), get_args(Runner), get_args(Side)) == (PROTOCOLS, RUNNERS, SIDES)
     assert get_args(TraceVariant) == TRACE_VARIANTS and MEMORY_BUDGET == LIBRARY_BUDGET

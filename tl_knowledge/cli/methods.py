@@ -21,11 +21,9 @@ def named_methods(
     """Methods by what was typed: ``rome``, or with settings of its own ``rome:layer=5,clamp=3``.
 
     Raises:
-        InputError: ``--setting`` with several methods, or as `method_argument`.
+        InputError: as `method_argument`.
     """
     shared, methods = settings_argument(settings), {}
-    if shared and len(given) > 1:
-        raise InputError(f"--setting belongs to one method, but {len(given)} were given; write settings beside the name, as in rome:clamp=3.")
     for text in given:
         name, own = split_method(text)
         own = dict(own) | shared

@@ -17,7 +17,7 @@ import plotly.graph_objects as go
 from tl_knowledge.door import public
 from tl_knowledge.errors import InputError, check_choice
 from tl_knowledge.models.loading import AnyModel, as_model, load_model
-from tl_knowledge.models.protocol import HookedModel, model_name
+from tl_knowledge.models.protocol import HookedModel, is_masked, model_name
 from tl_knowledge.published.experiment import Experiment, PublishedValue
 from tl_knowledge.published.page import reproduction_page
 from tl_knowledge.published.protocol import Measured
@@ -123,12 +123,17 @@ def run_experiment(
     if limit is not None and limit < 1:
         raise InputError(f"limit={limit} takes no case; pass at least 1, or nothing for the paper's number.")
     own_data = rehearsal or model_name(model) == FACTLM
+    if runner == "ray" and not own_data and experiment.prepend_bos is not None and not is_masked(model):
+        raise InputError(
+            f"{experiment.name!r} has prompts {'with' if experiment.prepend_bos else 'without'} BOS, but the workers of runner='ray' load "
+            f"{str(name)!r} with its own default; pass runner='local'."
+        )
     bench = Workbench(
         model=model,
         source=name,
         data=experiment.data,
         place=None if source is None else os.fspath(source),
-        limit=_cases(experiment, model, limit),
+        limit=experiment.cases_of(_short(model), limit),
         own_data=own_data,
         rehearsal=rehearsal,
         store=None if store is None else Path(store),
@@ -146,7 +151,7 @@ def run_experiment(
         source=experiment.source,
         data=FACTLM if own_data else experiment.data.name,
         cases=bench.limit,
-        published_cases=experiment.cases.get(_short(model), experiment.cases[experiment.model]),
+        published_cases=experiment.published_cases(_short(model)),
         protocol={"name": type(experiment.protocol).__name__} | plain(experiment.protocol),
         interval=experiment.interval,
         compared_with=compared_with,
@@ -163,13 +168,6 @@ def run_experiment(
 def factlm_rows() -> dict[str, Any]:
     """FactLM's committed rows: by experiment, ``cases`` and ``rows`` of ``row column value``."""
     return json.loads((files("tl_knowledge.published") / FACTLM_ROWS).read_text(encoding="utf-8"))
-
-
-def _cases(experiment: Experiment, model: HookedModel, limit: int | None) -> int:
-    if model_name(model) == FACTLM:
-        return limit or experiment.factlm_cases
-    published = experiment.cases.get(_short(model), experiment.cases[experiment.model])
-    return published if limit is None else min(limit, published)
 
 
 def _expected(experiment: Experiment, model: HookedModel, cases: int) -> tuple[tuple[PublishedValue, ...], str]:
@@ -189,7 +187,7 @@ def _of_this_run(experiment: Experiment, bench: Workbench) -> tuple[str, ...]:
         known = factlm_rows().get(experiment.name, {"cases": bench.limit})["cases"]
         own = ("FactLM's own facts stand in for the paper's data",)
         return own if known == bench.limit else (*own, f"the committed rows are of {known} cases")
-    published = experiment.cases.get(_short(bench.model), experiment.cases[experiment.model])
+    published = experiment.published_cases(_short(bench.model))
     return () if bench.limit == published else (f"the first {bench.limit} of the paper's {published} cases",)
 
 

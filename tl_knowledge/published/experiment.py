@@ -96,3 +96,14 @@ class Experiment:
     def model(self) -> str:
         """The model that is meant when none is named."""
         return next(iter(self.cases))
+
+    def published_cases(self, model: str) -> int:
+        """How many facts or edits the paper has of a model, named as in ``"gpt2-xl"``; of a model that it does not have, as of its first."""
+        return self.cases.get(model, self.cases[self.model])
+
+    def cases_of(self, model: str, limit: int | None) -> int:
+        """How many are run: the paper's number (FactLM's own for FactLM), or at most ``limit``."""
+        if model == "factlm":
+            return limit or self.factlm_cases
+        published = self.published_cases(model)
+        return published if limit is None else min(limit, published)

@@ -84,14 +84,14 @@ def plan_reproduction(experiment: str, *, shape: str | None = None, limit: int |
     name = (shape or asked.model).rsplit("/", maxsplit=1)[-1].lower()
     if pace is not None and pace.experiment != asked.name:
         raise InputError(f"the pace is of {pace.experiment!r}, not of {asked.name!r}; rehearse that.")
-    cases = _cases(asked, name, limit)
+    cases = asked.cases_of(name, limit)
     hours = float("nan") if pace is None else _hours(pace, cases, name)
     lines = {
         "shows": asked.title,
         "published in": asked.source,
         "model": f"{name}, {'with' if asked.prepend_bos else 'without'} BOS",
         "data": f"{asked.data.name}, from {asked.data.place or 'a folder that you pass'}: {asked.data.how}; licence {asked.data.licence}",
-        "cases": f"{cases} of the paper's {asked.cases.get(name, asked.cases[asked.model])}",
+        "cases": f"{cases} of the paper's {asked.published_cases(name)}",
         "protocol": repr(asked.protocol),
         **_memory(name),
         "published numbers": f"{len(asked.expected.get(name, ()))} for this model" + ("" if name != "factlm" else _own_rows(asked)),
@@ -103,13 +103,6 @@ def plan_reproduction(experiment: str, *, shape: str | None = None, limit: int |
     return ReproductionPlan(
         table, asked.name, name, cases, hours, Provenance(name, "", {}, bool(asked.prepend_bos), "", "", 0, "none", {}, installed_versions())
     )
-
-
-def _cases(experiment: Experiment, name: str, limit: int | None) -> int:
-    if name == "factlm":
-        return limit or experiment.factlm_cases
-    published = experiment.cases.get(name, experiment.cases[experiment.model])
-    return published if limit is None else min(limit, published)
 
 
 def _memory(name: str) -> dict[str, str]:

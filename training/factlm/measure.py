@@ -21,7 +21,7 @@ import torch
 from text import FactText, TrainingText
 
 import tl_knowledge as tlk
-from tl_knowledge.tracing.sets.roles import SIDES, SUBJECT_ROLES, role_positions
+from tl_knowledge.runs.roles import SIDES, SUBJECT_ROLES, role_positions
 
 DATA = json.loads((tlk.factlm.directory / "facts.json").read_text(encoding="utf-8"))
 KNOWN_SAMPLE, TRACED_FACTS = 500, 100

@@ -21,9 +21,9 @@ from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.runs.arguments import drawn_noise
 from tl_knowledge.runs.corruption import Noise
 from tl_knowledge.runs.parts import Runner, run_parts
+from tl_knowledge.runs.roles import SIDES, Side
 from tl_knowledge.runs.windows import TraceVariant, Window
 from tl_knowledge.tracing.sets.average import TraceAverage
-from tl_knowledge.tracing.sets.roles import SIDES, Side
 from tl_knowledge.tracing.sets.runners import Part, TraceJob
 from tl_knowledge.tracing.sets.settings import ExactEngine, Execution, Survey
 from tl_knowledge.tracing.sets.store import PartResult, TraceStore, join_parts

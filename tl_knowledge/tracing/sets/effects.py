@@ -17,7 +17,7 @@ from tl_knowledge.models.hook_names import Component, Module
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.statistics import FEWEST_TESTED, IntervalVariant, largest_rows, mean_interval
-from tl_knowledge.tracing.sets.roles import PLACES, ROLES, SIDES, Place, Role, Side, last_corrupted, role_positions, roles_of_side
+from tl_knowledge.runs.roles import PLACES, ROLES, SIDES, Place, Role, Side, last_corrupted, role_positions, roles_of_side
 from tl_knowledge.tracing.sets.settings import Execution, Survey
 from tl_knowledge.tracing.sets.survey import FactTrace
 

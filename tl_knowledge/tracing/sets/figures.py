@@ -13,9 +13,9 @@ from tl_knowledge.drawing import HeatMap, Line, LinePanel, heat_maps, line_panel
 from tl_knowledge.errors import ComponentError
 from tl_knowledge.models.hook_names import Component
 from tl_knowledge.results.statistics import IntervalVariant, mean_interval
+from tl_knowledge.runs.roles import PLACES, SIDES, last_corrupted, roles_of_side
 from tl_knowledge.tracing.result import COLOUR_SCALES, COMPONENT_WORDS
 from tl_knowledge.tracing.sets.effects import RoleEffects
-from tl_knowledge.tracing.sets.roles import PLACES, SIDES, last_corrupted, roles_of_side
 
 __all__ = ["plot_heat_maps", "plot_roles", "plot_severed", "plot_sides", "sample_words"]
 

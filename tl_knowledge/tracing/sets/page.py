@@ -11,10 +11,10 @@ import pandas as pd
 from tl_knowledge.door import public
 from tl_knowledge.drawing import PagePart, Table, heading, html_page, markup, provenance_footer
 from tl_knowledge.results.statistics import interval_text
+from tl_knowledge.runs.roles import PLACES, SIDES
 from tl_knowledge.tracing.result import COMPONENT_WORDS
 from tl_knowledge.tracing.sets.effects import RoleEffects
 from tl_knowledge.tracing.sets.figures import plot_heat_maps, plot_roles, plot_severed
-from tl_knowledge.tracing.sets.roles import PLACES, SIDES
 from tl_knowledge.tracing.sets.sides import SideComparison, locate_sides
 
 __all__ = ["average_page", "location_table", "peak_table", "total_effect_table"]

@@ -11,8 +11,8 @@ from tl_knowledge.models.hook_names import Component, Module, has_units, severab
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.runs.arguments import check_words, sample_count
 from tl_knowledge.runs.corruption import Noise
+from tl_knowledge.runs.roles import SIDES, Side
 from tl_knowledge.runs.windows import TraceVariant, Window
-from tl_knowledge.tracing.sets.roles import SIDES, Side
 
 __all__ = ["ExactEngine", "Execution", "Survey"]
 

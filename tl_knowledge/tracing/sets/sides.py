@@ -21,9 +21,9 @@ from tl_knowledge.models.hook_names import Component
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import TableResult
 from tl_knowledge.results.statistics import bootstrap_means, paired_p_values
+from tl_knowledge.runs.roles import PLACES, SIDES, Place
 from tl_knowledge.tracing.sets.effects import RoleEffects
 from tl_knowledge.tracing.sets.figures import plot_sides, sample_words
-from tl_knowledge.tracing.sets.roles import PLACES, SIDES, Place
 from tl_knowledge.tracing.sets.settings import Survey
 
 __all__ = ["SideComparison", "compare_sides", "locate_sides"]

@@ -22,9 +22,9 @@ from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.runs.experiment import CorruptedRun, Experiment, answered
 from tl_knowledge.runs.questions import Question, ask_facts
+from tl_knowledge.runs.roles import Side
 from tl_knowledge.runs.windows import resolve_window
 from tl_knowledge.tracing.engines import exact_probability
-from tl_knowledge.tracing.sets.roles import Side
 from tl_knowledge.tracing.sets.settings import Execution, Survey
 from tl_knowledge.tracing.sites import Grid, Site
 
