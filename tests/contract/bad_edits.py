@@ -126,6 +126,11 @@ BAD_EDITS = {
         errors.InputError,
         "do not fit 2 cases",
     ),
+    "FineTune: objective": (
+        lambda m, p: tlk.FineTune(layer=1, objective=tlk.editing.Objective(variant="hase2023")).plan(m, [FACT], None),
+        errors.InputError,
+        "does not train towards",
+    ),
     "GenerationScores: length": (lambda m, p: tlk.evaluation.GenerationScores(length=0), errors.InputError, "length"),
     "EssenceDrift: length": (lambda m, p: tlk.evaluation.EssenceDrift({}, length=1), errors.InputError, "predicts no token"),
     "AttributeSnippets.from_texts": (lambda m, p: tlk.datasets.AttributeSnippets.from_texts({}), errors.InputError, "no text in texts"),

@@ -103,8 +103,13 @@ class FineTune(EditMethod):
 
         Raises:
             ComponentError: no such layer.
+            InputError: an objective of a program's, which this training does not follow.
             NumericalError: a loss that is not finite.
         """
+        if self.objective.variant != "ours":
+            raise InputError(
+                f"{type(self).__name__} does not train towards the objective of {self.objective.variant!r}; pass replace(objective, variant='ours')."
+            )
         layers = check_layers(model, tuple(always_iterable(self.layer)))
         batch = [rows_of(model, fact, ("{}",), "subject", self.objective) for fact in facts]
         trained = _Trained(model, layers, with_bias=self.variant == "meng2022_code")
