@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import torch
 
@@ -28,6 +28,7 @@ Finished_co = TypeVar("Finished_co", covariant=True)
 RESTARTS = 3  # of one actor, so that a part that always kills its worker ends the run instead of repeating it for ever
 
 
+@runtime_checkable
 class PartJob(Protocol, Generic[Part_contra, Finished_co]):
     """What is done to every part: settings that can be sent to another process.
 
