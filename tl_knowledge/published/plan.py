@@ -78,7 +78,7 @@ def plan_reproduction(experiment: str, *, shape: str | None = None, limit: int |
     Example:
         >>> plan = plan_reproduction("meng2022-table4", shape="gpt2-xl")
         >>> plan.cases, plan.table.set_index("what").loc["weights", "value"]
-        (7500, '5.9 GiB in float32')
+        (7500, '5.8 GiB in float32')
     """
     asked = published_experiment(experiment)
     name = (shape or asked.model).rsplit("/", maxsplit=1)[-1].lower()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsFloat, SupportsInt
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -17,7 +17,9 @@ __all__ = ["COLUMNS", "Measured", "Protocol", "number"]
 COLUMNS = ("row", "column", "ours", "low", "high", "n")
 
 
-def number(row: str, column: str, value: float, *, low: float = float("nan"), high: float = float("nan"), n: int = 0) -> dict[str, Any]:
+def number(
+    row: str, column: str, value: SupportsFloat, *, low: SupportsFloat = float("nan"), high: SupportsFloat = float("nan"), n: SupportsInt = 0
+) -> dict[str, Any]:
     """One measured number: a row of `Measured.table`."""
     return dict(zip(COLUMNS, (row, column, float(value), float(low), float(high), int(n)), strict=True))
 

@@ -147,7 +147,8 @@ def rows_beside(rows: FactRows, other: FactRows, contexts: int) -> FactRows:
     weights[: len(rows.scored), : len(rows.answer)] = 1 / (len(scored) * len(rows.answer))
     weights[len(rows.scored) :, : len(other.answer)] = 1 / (len(scored) * len(rows.answer))
     subjects = (*rows.subjects[:-1], *other.subjects[:contexts], ())
-    return replace(rows, tokens=tokens, edited=edited, scored=scored, subjects=subjects, answers=answers, weights=weights)
+    answer = answers[0]  # as long as the longer of the two
+    return replace(rows, tokens=tokens, edited=edited, scored=scored, answer=answer, subjects=subjects, answers=answers, weights=weights)
 
 
 def _to_width(values: torch.Tensor, width: int) -> torch.Tensor:
