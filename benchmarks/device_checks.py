@@ -204,7 +204,7 @@ def _perturbation(work: Work) -> Numbers:
 
 def _generation(work: Work) -> Numbers:
     """Mean log-probability of the texts that are generated greedily: of two equal tokens, another machine may take the other."""
-    texts, _ = tlk.evaluation.GenerationScores(length=20 * work.size, top_k=1).read(work.model, work.cases[0])
+    texts = tlk.evaluation.GenerationScores(length=20 * work.size, top_k=1).read(work.model, work.cases[0]).texts
     means: list[float] = []
     for text in texts:
         tokens = tlk.Prompt.from_text(work.model, text).tokens
