@@ -20,7 +20,9 @@ from .optimise.fact_rows import EditedToken as EditedToken
 from .optimise.objective import Objective as Objective
 from .optimise.objective import ObjectiveVariant as ObjectiveVariant
 from .optimise.values import ValueSettings as ValueSettings
+from .planned import PlannedEdit as PlannedEdit
 from .registry import METHODS as METHODS
 from .registry import method_class as method_class
 from .registry import method_for_model as method_for_model
+from .routed import RoutedEdit as RoutedEdit
 from .view import edit_view as edit_view

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, is_dataclass
 from itertools import islice
 from typing import Any, ClassVar
@@ -12,14 +11,16 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 from jaxtyping import Float
+from typing_extensions import override
 
 from tl_knowledge.arrays import HookFn, Hooks
 from tl_knowledge.door import public
 from tl_knowledge.drawing import Line, LinePanel, bar_chart, line_panels
 from tl_knowledge.editing.health import EditHealth, LayerHealth, clamped_subjects
+from tl_knowledge.editing.planned import PlannedEdit
 from tl_knowledge.engine.batches import perplexity
 from tl_knowledge.engine.prefix import prefix_engine
-from tl_knowledge.errors import ComponentError, ModelStateError, NumericalError
+from tl_knowledge.errors import ComponentError, NumericalError
 from tl_knowledge.hooks import add_low_rank
 from tl_knowledge.lock import model_lock
 from tl_knowledge.models.checks import check_layers
@@ -29,7 +30,6 @@ from tl_knowledge.models.weights import OutputBias, add_to_hugging_face, output_
 from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.results.packing import plain
 from tl_knowledge.results.provenance import Provenance, provenance_of
-from tl_knowledge.results.result import Result
 
 __all__ = ["Edit", "LowRank"]
 
@@ -56,7 +56,7 @@ class LowRank:
 
 
 @dataclass(frozen=True, eq=False)
-class Edit(Result):
+class Edit(PlannedEdit):
     """Changes of ``W_out`` in some layers, and of its bias where a method trains it.
 
     Attributes:
@@ -150,26 +150,7 @@ class Edit(Result):
         ]
         return low_rank + [(self.outputs[layer], _add(bias)) for layer, bias in sorted(self.biases.items())]
 
-    @contextmanager
-    def applied(self, model: HookedModel) -> Generator[HookedModel]:
-        """Write the edit for the length of a ``with``; afterwards, and after an exception, the weights are bit for bit what they were.
-
-        Another thread that calls this package on the same model waits until then.
-
-        Raises:
-            ComponentError: the edit is of another model's shape.
-            ModelStateError: it is written already, or was planned for other weights.
-            NumericalError: the weights would not be finite.
-        """
-        with model_lock(model):
-            written_before = self.is_written_into(model)
-            try:
-                self.write_into(model)
-                yield model
-            finally:
-                if not written_before and self.is_written_into(model):
-                    self.revert(model)
-
+    @override
     def write_into(self, model: HookedModel) -> None:
         """Write the edit into the weights; several stack, and any of them can be reverted.
 
@@ -195,29 +176,7 @@ class Edit(Result):
             changes = {layer: self.factors[layer].dense for layer in self.layers} | {OutputBias(layer): bias for layer, bias in self.biases.items()}
             ledger_of(model).add(model, self._key, changes, self.keys)
 
-    def check(self, model: HookedModel) -> None:
-        """Refuse a model whose own weights are not those that the edit was planned for; edits that are written into it do not count.
-
-        Raises:
-            ModelStateError: other weights.
-        """
-        now = unedited_fingerprint(model)
-        if now != self.fingerprint:
-            raise ModelStateError(
-                f"the edit was planned for other weights ({self.fingerprint}, of {self.provenance.model!r} in {self.provenance.dtype}) than this "
-                f"model's own ({now}); plan it on this model, or run it as hooks()."
-            )
-
-    def check_not_written(self, model: HookedModel) -> None:
-        """`check`, and refuse a model that has the edit in its weights, so that there is no run without it.
-
-        Raises:
-            ModelStateError: other weights, or the edit is written into them.
-        """
-        if self.is_written_into(model):
-            raise ModelStateError("the edit is written into this model, so there is no unedited run to compare with; edit.revert(model) first.")
-        self.check(model)
-
+    @override
     def revert(self, model: HookedModel) -> None:
         """Take the edit back out of the weights.
 
@@ -227,6 +186,7 @@ class Edit(Result):
         with model_lock(model):
             ledger_of(model).remove(model, self._key)
 
+    @override
     def is_written_into(self, model: HookedModel) -> bool:
         """Whether the edit is in the model's weights now."""
         return self._key in ledger_of(model)
@@ -264,7 +224,7 @@ class Edit(Result):
     def headline(self) -> str:
         """The method, the layers, how many facts, and the model."""
         layers = f"layer{'s' * (len(self.layers) != 1)} {', '.join(map(str, self.layers))}"
-        facts = int(self.notes[0].get("facts", len(self.notes))) if self.notes else 0
+        facts = self.facts_written
         return f"{self.method}, W_out of {layers}, {facts} fact{'s' * (facts != 1)}; {self.provenance.model}"
 
     def to_dataframe(self) -> pd.DataFrame:

@@ -11,6 +11,7 @@ import torch
 
 from tl_knowledge.errors import ModelStateError
 from tl_knowledge.models.protocol import HookedModel, has_mlps, model_name
+from tl_knowledge.models.routed import route_digests
 
 __all__ = ["check_same_weights", "describe_model", "fingerprint_of", "weight_digests", "weight_fingerprint", "weight_processing", "weights_digest"]
 
@@ -46,8 +47,8 @@ def describe_model(model: HookedModel) -> dict[str, Any]:
 
 
 def weight_fingerprint(model: HookedModel) -> str:
-    """Changes when any weight does, however it was changed; see `weight_digests`."""
-    return fingerprint_of(weight_digests(model))
+    """Changes when any weight does, however it was changed, and with every edit that keeps hooks on the model; see `weight_digests`."""
+    return fingerprint_of(weight_digests(model) | route_digests(model))
 
 
 def check_same_weights(model: HookedModel, fingerprint: str, what: str) -> None:

@@ -25,6 +25,7 @@ from tl_knowledge.errors import ModelStateError, NumericalError
 from tl_knowledge.models.description import fingerprint_of, weight_digests, weights_digest
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.models.routed import has_routes
 from tl_knowledge.models.weights import OutputBias, output_bias, output_weights
 
 __all__ = ["WeightLedger", "forget_edits", "has_written_edits", "ledger_of", "unedited_fingerprint", "written_keys"]
@@ -179,8 +180,8 @@ def written_keys(model: HookedModel, layer: int) -> list[Float[torch.Tensor, "fa
 
 
 def has_written_edits(model: HookedModel) -> bool:
-    """Whether anything is written through the model's ledger now."""
-    return model in _ledgers and len(_ledgers[model]) > 0
+    """Whether anything is written through the model's ledger now, or kept on the model as hooks."""
+    return (model in _ledgers and len(_ledgers[model]) > 0) or has_routes(model)
 
 
 def unedited_fingerprint(model: HookedModel) -> str:
