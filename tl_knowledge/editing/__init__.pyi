@@ -1,10 +1,11 @@
 from .collect import collect_key_moments as collect_key_moments
 from .edit import Edit as Edit
-from .edit import LowRank as LowRank
 from .health import EditHealth as EditHealth
-from .health import LayerHealth as LayerHealth
+from .health import MatrixHealth as MatrixHealth
 from .key_moments import KeyMoments as KeyMoments
 from .ledger import forget_edits as forget_edits
+from .low_rank import BlockMatrix as BlockMatrix
+from .low_rank import LowRank as LowRank
 from .method import EditMethod as EditMethod
 from .method import plan_edit as plan_edit
 from .methods.alphaedit import AlphaEdit as AlphaEdit

@@ -1,11 +1,11 @@
-"""An edit is a value: low-rank factors for some layers' ``W_out``, as hooks, inside a ``with``, or written into the weights."""
+"""An edit is a value: low-rank factors for some matrices, as hooks, inside a ``with``, or written into the weights."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, is_dataclass
 from itertools import islice
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -14,9 +14,9 @@ from jaxtyping import Float
 from typing_extensions import override
 
 from tl_knowledge.arrays import HookFn, Hooks
-from tl_knowledge.door import public
 from tl_knowledge.drawing import Line, LinePanel, bar_chart, line_panels
-from tl_knowledge.editing.health import EditHealth, LayerHealth, clamped_subjects
+from tl_knowledge.editing.health import EditHealth, MatrixHealth, clamped_subjects
+from tl_knowledge.editing.low_rank import LowRank
 from tl_knowledge.editing.planned import PlannedEdit
 from tl_knowledge.engine.batches import perplexity
 from tl_knowledge.engine.prefix import prefix_engine
@@ -24,43 +24,35 @@ from tl_knowledge.errors import ComponentError, NumericalError
 from tl_knowledge.hooks import add_low_rank
 from tl_knowledge.lock import model_lock
 from tl_knowledge.models.checks import check_layers
-from tl_knowledge.models.ledger import ledger_of, unedited_fingerprint
+from tl_knowledge.models.hugging_face import add_to_hugging_face
+from tl_knowledge.models.ledger import Place, ledger_of, unedited_fingerprint
+from tl_knowledge.models.matrices import (
+    MATRICES,
+    BlockMatrix,
+    Sites,
+    add_at,
+    as_held,
+    held_matrix,
+    matrix_sites,
+    matrix_weights,
+)
 from tl_knowledge.models.protocol import HookedModel, context_length
-from tl_knowledge.models.weights import OutputBias, add_to_hugging_face, output_bias, output_hook, output_weights
+from tl_knowledge.models.weights import OutputBias, output_bias, output_hook
 from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.results.packing import plain
 from tl_knowledge.results.provenance import Provenance, provenance_of
 
-__all__ = ["Edit", "LowRank"]
+__all__ = ["Edit"]
 
 FACTS_DRAWN = 12
 
 
-@public
-@dataclass(frozen=True, eq=False)
-class LowRank:
-    """``dW = left @ right``: one layer's change of ``W_out [d_mlp d_model]``."""
-
-    left: Float[torch.Tensor, "d_mlp rank"]
-    right: Float[torch.Tensor, "rank d_model"]
-
-    @property
-    def dense(self) -> Float[torch.Tensor, "d_mlp d_model"]:
-        """The change itself."""
-        return self.left @ self.right
-
-    @property
-    def rank(self) -> int:
-        """Columns of the factors; the change's rank is at most this."""
-        return self.left.shape[1]
-
-
 @dataclass(frozen=True, eq=False)
 class Edit(PlannedEdit):
-    """Changes of ``W_out`` in some layers, and of its bias where a method trains it.
+    """Changes of ``W_out`` in some layers, of its bias where a method trains it, and of other matrices of a block.
 
     Attributes:
-        factors: by layer.
+        factors: of ``W_out``, by layer.
         outputs: by layer, the hook of ``W_out``'s own output.
         method: the method's name.
         settings: the method's settings, as plain data.
@@ -69,6 +61,8 @@ class Edit(PlannedEdit):
         provenance: the model, the versions.
         keys: by layer, the facts' keys it was planned for, where the method has them; later edits can spare them (`AlphaEdit`).
         biases: by layer, what is added to the bias of ``W_out``; of some of the same layers.
+        matrices: of other matrices, by TransformerLens' name (``"blocks.3.mlp.W_in"``); those of attention have all heads side by side.
+        sites: the hooks around these, by the same names.
 
     Example:
         >>> import tl_knowledge as tlk
@@ -92,22 +86,27 @@ class Edit(PlannedEdit):
     provenance: Provenance
     keys: dict[int, Float[torch.Tensor, "fact d_mlp"]] = field(default_factory=dict)
     biases: dict[int, Float[torch.Tensor, " d_model"]] = field(default_factory=dict)
+    matrices: dict[str, LowRank] = field(default_factory=dict)
+    sites: dict[str, Sites] = field(default_factory=dict)
     _key: object = field(default_factory=object, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        for layer, factors in self.factors.items():
-            parts = [factors.left, factors.right, *([self.biases[layer]] if layer in self.biases else [])]
-            if not all(bool(part.isfinite().all()) for part in parts):
-                raise NumericalError(
-                    f"the {self.method} edit of layer {layer} is not finite; check the weights and moments for NaN, or lower the learning rate."
-                )
+        for name, change in self.changes.items():
+            if not (bool(change.left.isfinite().all()) and bool(change.right.isfinite().all())):
+                self._not_finite(name)
+        for layer, bias in self.biases.items():
+            if not bool(bias.isfinite().all()):
+                self._not_finite(f"the bias of W_out of layer {layer}")
+
+    def _not_finite(self, what: str) -> NoReturn:
+        raise NumericalError(f"the {self.method} edit of {what} is not finite; check the weights and moments for NaN, or lower the learning rate.")
 
     @classmethod
     def planned(
         cls,
         model: HookedModel,
         method: object,
-        factors: Mapping[int, LowRank],
+        factors: Mapping[int, LowRank] | Mapping[BlockMatrix, LowRank] | Mapping[int | BlockMatrix, LowRank],
         *,
         notes: Iterable[Mapping[str, Any]] = (),
         keys: Mapping[int, torch.Tensor] | None = None,
@@ -118,7 +117,7 @@ class Edit(PlannedEdit):
 
         Args:
             method: the method's settings, a dataclass.
-            factors: the changes, by layer.
+            factors: the changes: of ``W_out`` by layer, of any matrix by `BlockMatrix`.
             notes: for each fact what is worth knowing of it, plain data.
             keys: by layer, the keys that the changes were planned for.
             biases: by layer, changes of the bias of ``W_out``.
@@ -126,9 +125,12 @@ class Edit(PlannedEdit):
         """
         name, seed = type(method).__name__, int(getattr(method, "seed", 0))
         settings = method if is_dataclass(method) else None
+        named: list[tuple[int | BlockMatrix, LowRank]] = list(factors.items())
+        of_outputs = {place if isinstance(place, int) else place.layer: change for place, change in named if _is_output(place)}
+        others = {place: change for place, change in named if isinstance(place, BlockMatrix) and not _is_output(place)}
         return cls(
-            dict(factors),
-            {layer: output_hook(model, layer) for layer in factors},
+            of_outputs,
+            {layer: output_hook(model, layer) for layer in of_outputs},
             name,
             {} if settings is None else plain(settings),
             unedited_fingerprint(model),
@@ -136,19 +138,30 @@ class Edit(PlannedEdit):
             provenance_of(model, engine=prefix_engine(model), seed=seed, settings=settings, method=name, **more),
             dict(keys or {}),
             dict(biases or {}),
+            {str(place): change for place, change in others.items()},
+            {str(place): matrix_sites(model, place) for place in others},
         )
 
     @property
     def layers(self) -> tuple[int, ...]:
         """The layers it changes, ascending."""
-        return tuple(sorted(self.factors))
+        return tuple(sorted({*self.factors, *(BlockMatrix.named(name).layer for name in self.matrices)}))
+
+    @property
+    def changes(self) -> dict[str, LowRank]:
+        """The change of every matrix, by TransformerLens' name of it."""
+        outputs = {str(BlockMatrix(layer, "W_out")): self.factors[layer] for layer in sorted(self.factors)}
+        return outputs | {name: self.matrices[name] for name in sorted(self.matrices)}
 
     def hooks(self) -> Hooks:
         """The edit as plain hooks, for anybody's ``run_with_hooks`` or ``with model.hooks(...)``; the weights stay as they are."""
-        low_rank = [
-            pair for layer in self.layers for pair in add_low_rank(layer, self.factors[layer].left, self.factors[layer].right, self.outputs[layer])
+        pairs = [
+            pair
+            for layer in sorted(self.factors)
+            for pair in add_low_rank(layer, self.factors[layer].left, self.factors[layer].right, self.outputs[layer])
         ]
-        return low_rank + [(self.outputs[layer], _add(bias)) for layer, bias in sorted(self.biases.items())]
+        pairs += [pair for name, change in self.matrices.items() for pair in add_at(self.sites[name], change.left, change.right, name)]
+        return pairs + [(self.outputs[layer], _add(bias)) for layer, bias in sorted(self.biases.items())]
 
     @override
     def write_into(self, model: HookedModel) -> None:
@@ -158,23 +171,32 @@ class Edit(PlannedEdit):
             ComponentError, ModelStateError, NumericalError: as `applied`.
         """
         check_layers(model, self.layers)
-        for layer in self.layers:
-            shape, own = tuple(output_weights(model, layer).shape), self.factors[layer]
-            if shape != (own.left.shape[0], own.right.shape[1]):
+        for name, change in self.changes.items():
+            shape = tuple(matrix_weights(model, BlockMatrix.named(name)).shape)
+            if shape != change.shape:
                 raise ComponentError(
-                    f"the edit was planned for {self.provenance.model!r} with a W_out of {own.left.shape[0]} x {own.right.shape[1]}; "
-                    f"layer {layer} of this model has {shape[0]} x {shape[1]}."
+                    f"the edit was planned for {self.provenance.model!r} with a {name} of {change.shape[0]} x {change.shape[1]}; "
+                    f"this model's has {shape[0]} x {shape[1]}."
                 )
+        for layer, change in self.biases.items():
             bias = output_bias(model, layer)
-            if layer in self.biases and (bias is None or bias.shape != self.biases[layer].shape):
+            if bias is None or bias.shape != change.shape:
                 raise ComponentError(
                     f"the edit changes the bias of W_out, which layer {layer} of this model does not have in that shape; "
                     f"it was planned for {self.provenance.model!r}."
                 )
         with model_lock(model):
             self.check(model)
-            changes = {layer: self.factors[layer].dense for layer in self.layers} | {OutputBias(layer): bias for layer, bias in self.biases.items()}
-            ledger_of(model).add(model, self._key, changes, self.keys)
+            ledger_of(model).add(model, self._key, self._deltas(model), self.keys)
+
+    def _deltas(self, model: HookedModel) -> dict[Place, torch.Tensor]:
+        """What is added at every place, in the shape that the model holds."""
+        deltas: dict[Place, torch.Tensor] = {layer: change.dense for layer, change in self.factors.items()}
+        for name, change in self.matrices.items():
+            place = BlockMatrix.named(name)
+            matrix_sites(model, place)  # refuses a matrix that no forward reads
+            deltas[place] = as_held(change.dense, held_matrix(model, place), place)
+        return deltas | {OutputBias(layer): bias for layer, bias in self.biases.items()}
 
     @override
     def revert(self, model: HookedModel) -> None:
@@ -195,9 +217,12 @@ class Edit(PlannedEdit):
         """Add the edit to a Hugging Face model's own weights, in all layers or in none; keep a copy to go back.
 
         Raises:
-            UnsupportedModelError: a model without these layers (or biases) or of another shape.
+            UnsupportedModelError: a model without these matrices (or biases) or of another shape, or a change of what reads a norm that was
+                folded into it.
         """
-        add_to_hugging_face(module, {layer: self.factors[layer].dense for layer in self.layers}, self.biases)
+        folded = self.provenance.weight_processing.get("fold_ln", False)
+        changes = {BlockMatrix.named(name): change.dense for name, change in self.changes.items()}
+        add_to_hugging_face(module, changes, self.biases, norms_folded=folded)
 
     def health(self, model: HookedModel, corpus: Iterable[str] = (), *, limit: int = 100) -> EditHealth:
         """How large the change is, whether the clamp was bound, and what it does to ordinary text; the model is left as it is.
@@ -211,33 +236,39 @@ class Edit(PlannedEdit):
             ModelStateError: the edit is written into the model, or was planned for other weights.
         """
         self.check_not_written(model)
-        layers: list[LayerHealth] = []
-        for layer in self.layers:
-            change = self.factors[layer].dense.double()
-            relative = float(change.norm()) / float(output_weights(model, layer).detach().double().norm())
-            layers.append(LayerHealth(layer, int(torch.linalg.matrix_rank(change)), relative))
+        matrices: list[MatrixHealth] = []
+        for name, low_rank in self.changes.items():
+            change, place = low_rank.dense.double(), BlockMatrix.named(name)
+            relative = float(change.norm()) / float(matrix_weights(model, place).detach().double().norm())
+            matrices.append(MatrixHealth(place.layer, place.name, int(torch.linalg.matrix_rank(change)), relative))
         prompts = [Prompt.from_text(model, text) for text in islice(corpus, limit)]
         prompts = [prompt for prompt in prompts if 1 < len(prompt) <= context_length(model)]
         before, after = (perplexity(model, prompts, hooks) if prompts else float("nan") for hooks in ([], self.hooks()))
-        return EditHealth(tuple(layers), clamped_subjects(self.notes), before, after)
+        return EditHealth(tuple(matrices), clamped_subjects(self.notes), before, after)
 
     def headline(self) -> str:
-        """The method, the layers, how many facts, and the model."""
+        """The method, the matrices, how many facts, and the model."""
         layers = f"layer{'s' * (len(self.layers) != 1)} {', '.join(map(str, self.layers))}"
-        facts = self.facts_written
-        return f"{self.method}, W_out of {layers}, {facts} fact{'s' * (facts != 1)}; {self.provenance.model}"
+        names = {BlockMatrix.named(name).name for name in self.changes}
+        matrices = ", ".join(name for name in MATRICES if name in names) or "nothing"
+        return f"{self.method}, {matrices} of {layers}, {self.facts_written} fact{'s' * (self.facts_written != 1)}; {self.provenance.model}"
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row a layer: rank of the factors and the change's Frobenius norm."""
-        rows = [{"layer": layer, "rank": self.factors[layer].rank, "norm": float(self.factors[layer].dense.norm())} for layer in self.layers]
-        return pd.DataFrame(rows)
+        """One row a matrix: its layer and name, rank of the factors and the change's Frobenius norm."""
+        rows = [
+            {"layer": place.layer, "matrix": place.name, "rank": change.rank, "norm": float(change.dense.norm())}
+            for place, change in ((BlockMatrix.named(name), change) for name, change in self.changes.items())
+        ]
+        return pd.DataFrame(rows, columns=["layer", "matrix", "rank", "norm"])
 
     def plot(self) -> go.Figure:
         """Lines: each fact's loss at every step of the optimisation; for a method that optimises nothing, bars: the change's size by layer."""
         curves = [(str(note.get("subject", "all facts")), [float(loss) for loss in note["losses"]]) for note in self.notes if note.get("losses")]
         if not curves:
             frame = self.to_dataframe()
-            labels = [f"layer {layer} (rank {rank})" for layer, rank in zip(frame["layer"], frame["rank"], strict=True)]
+            labels = [
+                f"{matrix} of layer {layer} (rank {rank})" for layer, matrix, rank in zip(frame["layer"], frame["matrix"], frame["rank"], strict=True)
+            ]
             return bar_chart(labels, frame["norm"].tolist(), title="How much the edit changes", subtitle=self.headline(), value_axis="||dW||")
         lines = [
             Line(subject, range(1, len(losses) + 1), losses, losses, losses, style=number)
@@ -247,6 +278,10 @@ class Edit(PlannedEdit):
         return line_panels(
             [LinePanel("", lines)], title="How the values were optimised", subtitle=self.headline() + shown, x_axis="step", y_axis="loss"
         )
+
+
+def _is_output(place: int | BlockMatrix) -> bool:
+    return isinstance(place, int) or place.name == "W_out"
 
 
 def _add(bias: torch.Tensor) -> HookFn:

@@ -13,17 +13,18 @@ import plotly.graph_objects as go
 from tl_knowledge.drawing import bar_chart
 from tl_knowledge.results.result import Result
 
-__all__ = ["EditHealth", "LayerHealth"]
+__all__ = ["EditHealth", "MatrixHealth"]
 
 DISABLED_BEYOND = 2.0
 NAMED = 3
 
 
 @dataclass(frozen=True)
-class LayerHealth:
-    """One layer's change: its numerical rank and ``||dW|| / ||W||``."""
+class MatrixHealth:
+    """One matrix' change: its numerical rank and ``||dW|| / ||W||``."""
 
     layer: int
+    matrix: str
     rank: int
     relative_norm: float
 
@@ -33,13 +34,13 @@ class EditHealth(Result):
     """What `Edit.health` measured.
 
     Attributes:
-        layers: by layer.
+        matrices: of every matrix that it changes.
         clamped: subjects whose value was cut to the clamp: their edit could not go as far as it wanted.
         perplexity_before, perplexity_after: of the corpus; NaN without one.
     """
 
     ranked_by: ClassVar[str] = "relative_norm"
-    layers: tuple[LayerHealth, ...]
+    matrices: tuple[MatrixHealth, ...]
     clamped: tuple[str, ...]
     perplexity_before: float
     perplexity_after: float
@@ -56,12 +57,12 @@ class EditHealth(Result):
         return not math.isnan(self.perplexity_before) and not ratio < DISABLED_BEYOND
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row a layer."""
-        return pd.DataFrame([vars(layer) for layer in self.layers], columns=["layer", "rank", "relative_norm"])
+        """One row a matrix."""
+        return pd.DataFrame([vars(each) for each in self.matrices], columns=["layer", "matrix", "rank", "relative_norm"])
 
     def headline(self) -> str:
-        """Rank and size by layer, clamped subjects, and the perplexity where it was measured."""
-        parts = [f"layer {each.layer}: rank {each.rank}, ||dW||/||W|| {each.relative_norm:.3g}" for each in self.layers]
+        """Rank and size by matrix, clamped subjects, and the perplexity where it was measured."""
+        parts = [f"{each.matrix} of layer {each.layer}: rank {each.rank}, ||dW||/||W|| {each.relative_norm:.3g}" for each in self.matrices]
         more = f" and {len(self.clamped) - NAMED} more" if len(self.clamped) > NAMED else ""
         parts += [f"clamped: {', '.join(self.clamped[:NAMED])}{more}"] if self.clamped else []
         if not math.isnan(self.perplexity_before):
@@ -72,9 +73,9 @@ class EditHealth(Result):
         return self.headline()
 
     def plot(self) -> go.Figure:
-        """Bars: ``||dW|| / ||W||`` by layer."""
-        labels = [f"layer {each.layer} (rank {each.rank})" for each in self.layers]
-        sizes = [each.relative_norm for each in self.layers]
+        """Bars: ``||dW|| / ||W||`` by matrix."""
+        labels = [f"{each.matrix} of layer {each.layer} (rank {each.rank})" for each in self.matrices]
+        sizes = [each.relative_norm for each in self.matrices]
         return bar_chart(labels, sizes, title="How much the edit changes", subtitle=self.headline(), value_axis="||dW|| / ||W||")
 
 

@@ -1,6 +1,6 @@
-"""The ledger of a model's ``W_out`` and its bias: what the weights were, and what has been added since.
+"""The ledger of a model's blocks: what their matrices (and the bias of ``W_out``) were, and what has been added since.
 
-Each place (a layer's ``W_out``, or its bias) that anything was added to is always written anew, from the weights as they were::
+Each place (a layer's ``W_out``, its bias, or another matrix) that anything was added to is always written anew, from the weights as they were::
 
     W_out = original + sum of what is added now        (in float64, rounded once)
 
@@ -24,6 +24,7 @@ from tl_knowledge.door import public
 from tl_knowledge.errors import ModelStateError, NumericalError
 from tl_knowledge.models.description import fingerprint_of, weight_digests, weights_digest
 from tl_knowledge.models.loading import AnyModel, as_model
+from tl_knowledge.models.matrices import BlockMatrix, held_matrix, memory_like, parameters_sharing, part_of
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.models.routed import has_routes
 from tl_knowledge.models.weights import OutputBias, output_bias, output_weights
@@ -32,8 +33,8 @@ __all__ = ["WeightLedger", "forget_edits", "has_written_edits", "ledger_of", "un
 
 _ledgers: WeakKeyDictionary[object, WeightLedger] = WeakKeyDictionary()
 
-Place: TypeAlias = int | OutputBias
-"""What can be written: the ``W_out`` of the layer of that number, or a layer's bias of it."""
+Place: TypeAlias = int | OutputBias | BlockMatrix
+"""What can be written: the ``W_out`` of the layer of that number, a layer's bias of it, or another matrix of a block (in the shape it is held in)."""
 
 WAY_OUT = "undo that change first, or accept the weights as they are now with tl_knowledge.editing.forget_edits(model)"
 
@@ -77,7 +78,7 @@ class _State:
 
 
 class WeightLedger:
-    """What has been added to a model's ``W_out``, in order."""
+    """What has been added to a model's weights, in order."""
 
     def __init__(self) -> None:
         self._state = _State()
@@ -127,12 +128,17 @@ class WeightLedger:
             ModelStateError: edited weights were changed by someone else.
         """
         self._check_untouched(model, self._state.written)
-        digests = weight_digests(model)
-        names = {parameter.untyped_storage().data_ptr(): str(name) for name, parameter in model.named_parameters() if str(name) in digests}
-        shapes = {str(name): parameter.shape for name, parameter in model.named_parameters()}
-        for place, before in self._state.original.items():
-            name = names[_held(model, place).untyped_storage().data_ptr()]
-            digests[name] = weights_digest(before if before.shape == shapes[name] and _held(model, place).is_contiguous() else before.T)
+        digests, changed = weight_digests(model), list(self._state.original.items())
+        touched = {name: each for place, _ in changed for name, each in parameters_sharing(model, _held(model, place)).items()}
+        for name, parameter in touched.items():
+            memory = memory_like(parameter)
+            part_of(memory, parameter).copy_(parameter.detach())
+            for place, before in changed:
+                held = _held(model, place)
+                if held.untyped_storage().data_ptr() == parameter.untyped_storage().data_ptr():
+                    part_of(memory, held).copy_(before)
+            if name in digests:
+                digests[name] = weights_digest(part_of(memory, parameter))
         return fingerprint_of(digests)
 
     def _move(self, model: HookedModel, additions: Mapping[Hashable, _Addition], places: Iterable[Place]) -> None:
@@ -197,12 +203,16 @@ def _held(model: HookedModel, place: Place) -> torch.Tensor:
     """What the model holds at a place."""
     if isinstance(place, int):
         return output_weights(model, place)
+    if isinstance(place, BlockMatrix):
+        return held_matrix(model, place)
     bias = output_bias(model, place.layer)
     assert bias is not None, "Edit refuses a model without it"
     return bias
 
 
 def _called(place: Place) -> str:
+    if isinstance(place, BlockMatrix):
+        return f"{place.name} of layer {place.layer}"
     return f"W_out of layer {place}" if isinstance(place, int) else f"the bias of W_out of layer {place.layer}"
 
 

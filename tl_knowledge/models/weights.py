@@ -1,12 +1,10 @@
-"""``W_out`` and its bias: where they are, where their output is, and how a change of them goes into a Hugging Face model.
+"""``W_out`` and its bias: where they are, and where their output is.
 
 Changes of the model's own weights go through its ledger (`tl_knowledge.models.ledger`).
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -20,13 +18,10 @@ from tl_knowledge.models.protocol import HookedModel, model_device, model_name
 
 __all__ = [
     "OutputBias",
-    "add_to_hugging_face",
     "output_bias",
     "output_hook",
     "output_weights",
 ]
-
-OUTPUT_PROJECTIONS = ("c_proj", "down_proj", "dense_4h_to_h", "fc_out", "fc2", "Wo")  # of MLPs, as Hugging Face calls them
 
 _output_hooks: WeakKeyDictionary[object, dict[int, str]] = WeakKeyDictionary()
 
@@ -93,54 +88,3 @@ def _differs_by_a_bias(output: torch.Tensor, product: torch.Tensor) -> bool:
         return False
     bias, rounding = output - product, 1e-8 if output.dtype == torch.float64 else 5e-2  # what a norm does is larger than either
     return bool((bias - bias[:1]).abs().max() <= rounding * torch.maximum(product.abs().max(), output.abs().max()))
-
-
-def add_to_hugging_face(
-    module: torch.nn.Module, deltas: Mapping[int, Delta], biases: Mapping[int, Float[torch.Tensor, " d_model"]] | None = None
-) -> None:
-    """Add to the MLPs' output projections of a Hugging Face model, in all layers or in none.
-
-    Args:
-        deltas: by layer, of the weights.
-        biases: by layer, of the biases.
-
-    Raises:
-        UnsupportedModelError: a layer without such a projection of that shape, or one without a bias that should change.
-    """
-    changes: list[tuple[torch.Tensor, torch.Tensor]] = []
-    of_biases = dict(biases or {})
-    layers: set[int] = {*deltas, *of_biases}
-    for layer in sorted(layers):
-        part = _output_projection(module, layer)
-        held: torch.Tensor | None = getattr(part, "weight", None)
-        if layer in deltas:
-            delta = deltas[layer] if type(part).__name__ == "Conv1D" else deltas[layer].T
-            changes.append((_of_shape(held, delta, module, layer, "output projection"), delta))
-        if layer in of_biases:
-            bias = of_biases[layer]
-            changes.append((_of_shape(getattr(part, "bias", None), bias, module, layer, "bias of an output projection"), bias))
-    with torch.no_grad():
-        for held, change in changes:
-            held.copy_((held.double() + change.to(held.device).double()).to(held.dtype))
-
-
-def _output_projection(module: torch.nn.Module, layer: int) -> torch.nn.Module | None:
-    """A layer's only output projection, if there is just one."""
-    pattern = re.compile(rf"(^|\.){layer}\.(.*\.)?({'|'.join(OUTPUT_PROJECTIONS)})$")
-    parts = [part for name, part in module.named_modules() if pattern.search(name) and "attn" not in name and "attention" not in name]
-    return parts[0] if len(parts) == 1 else None
-
-
-def _of_shape(held: torch.Tensor | None, change: torch.Tensor, module: torch.nn.Module, layer: int, what: str) -> torch.Tensor:
-    """What a module holds, where it has the shape of what is to be added.
-
-    Raises:
-        UnsupportedModelError: it has not.
-    """
-    if held is None or held.shape != change.shape:
-        there = "none" if held is None else str(tuple(held.shape))
-        raise UnsupportedModelError(
-            f"layer {layer} of {type(module).__name__} has no single {what} of {tuple(change.shape)} (there is: {there}); "
-            "pass the Hugging Face model that the edited one was loaded from."
-        )
-    return held

@@ -10,7 +10,8 @@ import torch
 from typing_extensions import override
 
 from tl_knowledge.door import public
-from tl_knowledge.editing.edit import Edit, LowRank
+from tl_knowledge.editing.edit import Edit
+from tl_knowledge.editing.low_rank import LowRank
 from tl_knowledge.editing.method import EditMethod
 from tl_knowledge.editing.optimise.contexts import context_templates
 from tl_knowledge.editing.optimise.fact_rows import EditedToken, rows_of

@@ -12,7 +12,8 @@ from typing_extensions import override
 
 from tl_knowledge.arrays import Hooks
 from tl_knowledge.door import public
-from tl_knowledge.editing.edit import Edit, LowRank
+from tl_knowledge.editing.edit import Edit
+from tl_knowledge.editing.low_rank import LowRank
 from tl_knowledge.editing.method import EditMethod
 from tl_knowledge.editing.optimise.fact_rows import FactRows, rows_of
 from tl_knowledge.editing.optimise.objective import Objective

@@ -17,7 +17,8 @@ import torch
 from jaxtyping import Float
 
 from tl_knowledge.arrays import Hooks
-from tl_knowledge.editing.edit import Edit, LowRank
+from tl_knowledge.editing.edit import Edit
+from tl_knowledge.editing.low_rank import LowRank
 from tl_knowledge.editing.optimise.contexts import context_templates
 from tl_knowledge.editing.optimise.fact_rows import EditedToken, FactRows, removed_rows, rows_beside, rows_of
 from tl_knowledge.editing.optimise.keys import context_weights, keys_and_outputs
