@@ -131,7 +131,7 @@ def test_an_edit_that_is_not_finite_is_never_written(own, value):
     before = fingerprint(own)
     left = torch.zeros(24, 1, dtype=torch.float64)
     left[3] = value
-    with pytest.raises(NumericalError, match="edit of layer 1 is not finite"):
+    with pytest.raises(NumericalError, match="edit of W_out of layer 1 is not finite"):
         tlk.Edit.planned(own, None, {1: tlk.editing.LowRank(left, torch.ones(1, 16, dtype=torch.float64))})
     large = tlk.editing.LowRank(torch.full((24, 1), 1e200, dtype=torch.float64), torch.full((1, 16), 1e200, dtype=torch.float64))
     edit = tlk.Edit.planned(own, None, {0: random_edit(own, (0,), 1).factors[0], 1: large})

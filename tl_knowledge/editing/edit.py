@@ -93,7 +93,8 @@ class Edit(PlannedEdit):
     def __post_init__(self) -> None:
         for name, change in self.changes.items():
             if not (bool(change.left.isfinite().all()) and bool(change.right.isfinite().all())):
-                self._not_finite(name)
+                place = BlockMatrix.named(name)
+                self._not_finite(f"{place.name} of layer {place.layer}")
         for layer, bias in self.biases.items():
             if not bool(bias.isfinite().all()):
                 self._not_finite(f"the bias of W_out of layer {layer}")
