@@ -167,7 +167,7 @@ def part_of(memory: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return memory.as_strided(like.size(), like.stride(), like.storage_offset())
 
 
-_sites: WeakKeyDictionary[object, dict[BlockMatrix, Sites]] = WeakKeyDictionary()
+_found: WeakKeyDictionary[object, dict[BlockMatrix, tuple[str, str, bool]]] = WeakKeyDictionary()
 
 
 def matrix_sites(model: HookedModel, place: BlockMatrix) -> Sites:
@@ -178,10 +178,10 @@ def matrix_sites(model: HookedModel, place: BlockMatrix) -> Sites:
     Raises:
         UnsupportedModelError: no such matrix, none that a forward reads as it is held, or no such hooks.
     """
-    known = _sites.setdefault(model, {})
-    if place not in known:
-        known[place] = _find_sites(model, place)
-    return known[place]
+    found = _found.setdefault(model, {})
+    if place not in found:
+        found[place] = _find_sites(model, place)
+    return _sites_at(model, place, *found[place])
 
 
 def add_at(sites: Sites, left: Float[torch.Tensor, "d_in rank"], right: Float[torch.Tensor, "rank d_out"], what: str) -> Hooks:
@@ -211,28 +211,40 @@ def add_at(sites: Sites, left: Float[torch.Tensor, "d_in rank"], right: Float[to
     return [(sites.reads, read), (sites.writes, add)]
 
 
-def _find_sites(model: HookedModel, place: BlockMatrix) -> Sites:
+def _find_sites(model: HookedModel, place: BlockMatrix) -> tuple[str, str, bool]:
     if not parameters_sharing(model, held_matrix(model, place)):
         raise UnsupportedModelError(f"{place} of {model_name(model)} is made anew from other weights at each look, so it cannot be changed.")
-    for sites in _candidates(model, place):
-        if _is_changed_at(model, place, sites):
-            return sites
+    for candidate in _candidates(model, place):
+        if _is_changed_at(model, place, _sites_at(model, place, *candidate)):
+            return candidate
     raise UnsupportedModelError(
         f"no hooks of {model_name(model)} show what {place} reads and writes as the model runs, so it cannot be changed; "
         "load the model with backend='bridge', or with fold_ln=True, or edit W_out."
     )
 
 
-def _candidates(model: HookedModel, place: BlockMatrix) -> Iterator[Sites]:
+def _candidates(model: HookedModel, place: BlockMatrix) -> Iterator[tuple[str, str, bool]]:
+    """Names of hooks, and whether a norm's gain and shift come between."""
+
     def there(names: tuple[str, ...]) -> list[str]:
         return [name for name in (f"blocks.{place.layer}.{each}" for each in names) if name in model.hook_dict]
 
     for reads, writes in product(there(_READS[place.name]), there(_WRITES[place.name])):
-        yield Sites(reads, writes)
-        norm = getattr(model.blocks[place.layer], reads.split(".")[2], None) if reads.endswith("hook_normalized") else None
-        gain, shift = getattr(norm, "w", None), getattr(norm, "b", None)
-        if gain is not None:  # HookedTransformer shows a norm before its gain and shift
-            yield Sites(reads, writes, gain.detach().clone(), None if shift is None else shift.detach().clone())
+        yield reads, writes, False
+        if getattr(_norm_of(model, place, reads), "w", None) is not None:  # HookedTransformer shows a norm before its gain and shift
+            yield reads, writes, True
+
+
+def _sites_at(model: HookedModel, place: BlockMatrix, reads: str, writes: str, through_norm: bool) -> Sites:
+    """Hooks by name, with the gain and shift that the norm has now."""
+    norm = _norm_of(model, place, reads) if through_norm else None
+    gain, shift = getattr(norm, "w", None), getattr(norm, "b", None)
+    return Sites(reads, writes, None if gain is None else gain.detach().clone(), None if shift is None else shift.detach().clone())
+
+
+def _norm_of(model: HookedModel, place: BlockMatrix, reads: str) -> Any:
+    """The norm that a hook is of, if it is of one."""
+    return getattr(model.blocks[place.layer], reads.split(".")[2], None) if reads.endswith("hook_normalized") else None
 
 
 @torch.enable_grad()  # not a ``with``, whose last line an interrupt could keep from switching gradients off again
