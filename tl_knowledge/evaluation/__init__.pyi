@@ -1,6 +1,7 @@
 from .averages import Score as Score
 from .categories import CategoryScores as CategoryScores
 from .categories import compare_categories as compare_categories
+from .costs import EditCosts as EditCosts
 from .driver import evaluate as evaluate
 from .essence import EssenceDrift as EssenceDrift
 from .generation import GenerationScores as GenerationScores

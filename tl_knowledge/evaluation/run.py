@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 from more_itertools import chunked
 
 from tl_knowledge.engine.progress import progress_bar
+from tl_knowledge.evaluation.costs import EditCosts, Spent
 from tl_knowledge.evaluation.generation import TextMeasure
 from tl_knowledge.evaluation.measures import EditMeasure
 from tl_knowledge.evaluation.report import EDITED_TEXTS, UNEDITED_TEXTS, EvaluationSettings
@@ -71,22 +72,22 @@ class EvaluationRun:
         base = self._unedited(cases[: max(wanted, default=0)])
         full = self.settings.batch_size
         with self._taken_back() as write:
-            done = 0
+            done, spent = 0, list[Spent]()
             for size in self._bar(sizes, "edits in the model"):
                 if not any(other >= size for other in wanted):
                     return
                 while done + full <= size:
-                    write(cases[done : done + full], done)
+                    spent += write(cases[done : done + full], done)
                     done += full
                 with self._taken_back() as write_rest:
                     if size in wanted:
-                        if size > done:
-                            write_rest(cases[done:size], done)
-                        after = [self._read(case) for case in self._bar(cases[:size], "measure")]
+                        rest = write_rest(cases[done:size], done) if size > done else []
+                        pairs = list(zip(cases[:size], spent + rest, strict=True))
+                        after = [self._read(case, own) for case, own in self._bar(pairs, "measure")]
                         yield size, self._rows(cases[:size], 0, base[:size], after)
 
     def _unedited(self, cases: Sequence[EditCase]) -> list[list[Any]]:
-        return [self._read(case, base=True) for case in self._bar(cases, "unedited model")]
+        return [self._read(case) for case in self._bar(cases, "unedited model")]
 
     def _rows(self, cases: Sequence[EditCase], first: int, base: Sequence[Sequence[Any]], after: Sequence[Sequence[Any]]) -> list[dict[str, Any]]:
         return [
@@ -103,26 +104,34 @@ class EvaluationRun:
         if self.settings.protocol == "single":
             readings: list[list[Any]] = []
             for batch in self._bar(batches, "edit and measure"):
-                with self._plan(batch).applied(self.model):
-                    readings += [self._read(case) for case in batch]
+                with ExitStack() as stack:
+                    spent = Spent(len(batch))
+                    with spent.counted():
+                        edit = self._plan(batch)
+                        stack.enter_context(edit.applied(self.model))
+                    spent.keeps(edit)
+                    readings += [self._read(case, spent) for case in batch]
             return readings
         with self._taken_back() as write:
-            for number, batch in enumerate(self._bar(batches, "edit")):
-                write(batch, number * self.settings.batch_size)
-            return [self._read(case) for case in self._bar(cases, "measure")]
+            all_spent = [own for number, batch in enumerate(self._bar(batches, "edit")) for own in write(batch, number * self.settings.batch_size)]
+            return [self._read(case, own) for case, own in self._bar(list(zip(cases, all_spent, strict=True)), "measure")]
 
     @contextmanager
-    def _taken_back(self) -> Generator[Callable[[Sequence[EditCase], int], None]]:
-        """A function that plans and writes the edit of some cases, the first of them with its number.
+    def _taken_back(self) -> Generator[Callable[[Sequence[EditCase], int], list[Spent]]]:
+        """A function that plans and writes the edit of some cases, the first of them with its number, and says for each what was spent.
 
         All it wrote is taken back at the end, the last first.
         """
         written: list[AppliedEdit] = []
 
-        def write(cases: Sequence[EditCase], first: int) -> None:
-            edit = self._plan(cases, first)
-            edit.write_into(self.model)
-            written.append(edit)
+        def write(cases: Sequence[EditCase], first: int) -> list[Spent]:
+            spent = Spent(len(cases))
+            with spent.counted():
+                edit = self._plan(cases, first)
+                edit.write_into(self.model)
+                written.append(edit)
+            spent.keeps(edit)
+            return [spent] * len(cases)
 
         try:
             yield write
@@ -139,10 +148,17 @@ class EvaluationRun:
         with kept_in(None if first is None else self.keep, f"{self.keep_as}{first}-{len(cases)}"):
             return self.method.plan(self.model, [case.rewrite for case in cases], self.moments)
 
-    def _read(self, case: EditCase, *, base: bool = False) -> list[Any]:
-        """What every measure reads now, the candidates first."""
-        candidates = _base_reading(self.model, case) if base else read_candidates(self.model, case)
-        return [candidates, *(measure.read(self.model, case) for measure in self.measures)]
+    def _read(self, case: EditCase, spent: Spent | None = None) -> list[Any]:
+        """What every measure reads now, the candidates first.
+
+        Args:
+            spent: on the case's edit; ``None`` on the unedited model.
+        """
+        candidates = _base_reading(self.model, case) if spent is None else read_candidates(self.model, case)
+        return [candidates, *(self._read_measure(measure, case, spent) for measure in self.measures)]
+
+    def _read_measure(self, measure: EditMeasure, case: EditCase, spent: Spent | None) -> Any:
+        return spent if isinstance(measure, EditCosts) and spent is not None else measure.read(self.model, case)
 
     def _scores(self, before: Sequence[Any], after: Sequence[Any]) -> dict[str, float]:
         scores = case_scores(before[0], after[0])
