@@ -1,3 +1,4 @@
+from .codebook_edit import CodebookEdit as CodebookEdit
 from .collect import collect_key_moments as collect_key_moments
 from .edit import Edit as Edit
 from .edit import LowRank as LowRank
@@ -13,6 +14,8 @@ from .methods.emmet import EMMETVariant as EMMETVariant
 from .methods.fine_tune import FineTune as FineTune
 from .methods.fine_tune import FineTuneConstrained as FineTuneConstrained
 from .methods.fine_tune import FineTuneVariant as FineTuneVariant
+from .methods.grace import GRACE as GRACE
+from .methods.grace import ValueStart as ValueStart
 from .methods.memit import MEMIT as MEMIT
 from .methods.memit import MEMITVariant as MEMITVariant
 from .methods.rome import ROME as ROME

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, is_dataclass
-from itertools import islice
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import pandas as pd
@@ -15,25 +14,19 @@ from typing_extensions import override
 
 from tl_knowledge.arrays import HookFn, Hooks
 from tl_knowledge.door import public
-from tl_knowledge.drawing import Line, LinePanel, bar_chart, line_panels
-from tl_knowledge.editing.health import EditHealth, LayerHealth, clamped_subjects
-from tl_knowledge.editing.planned import PlannedEdit
-from tl_knowledge.engine.batches import perplexity
-from tl_knowledge.engine.prefix import prefix_engine
+from tl_knowledge.drawing import bar_chart
+from tl_knowledge.editing.health import EditHealth, LayerHealth, clamped_subjects, perplexities
+from tl_knowledge.editing.planned import PlannedEdit, loss_lines, planned_fields
 from tl_knowledge.errors import ComponentError, NumericalError
 from tl_knowledge.hooks import add_low_rank
 from tl_knowledge.lock import model_lock
 from tl_knowledge.models.checks import check_layers
-from tl_knowledge.models.ledger import ledger_of, unedited_fingerprint
-from tl_knowledge.models.protocol import HookedModel, context_length
+from tl_knowledge.models.ledger import ledger_of
+from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.models.weights import OutputBias, add_to_hugging_face, output_bias, output_hook, output_weights
-from tl_knowledge.prompts.prompt import Prompt
-from tl_knowledge.results.packing import plain
-from tl_knowledge.results.provenance import Provenance, provenance_of
+from tl_knowledge.results.provenance import Provenance
 
 __all__ = ["Edit", "LowRank"]
-
-FACTS_DRAWN = 12
 
 
 @public
@@ -124,18 +117,12 @@ class Edit(PlannedEdit):
             biases: by layer, changes of the bias of ``W_out``.
             more: what the provenance should have besides the settings, plain data.
         """
-        name, seed = type(method).__name__, int(getattr(method, "seed", 0))
-        settings = method if is_dataclass(method) else None
         return cls(
             dict(factors),
             {layer: output_hook(model, layer) for layer in factors},
-            name,
-            {} if settings is None else plain(settings),
-            unedited_fingerprint(model),
-            tuple(dict(note) for note in notes),
-            provenance_of(model, engine=prefix_engine(model), seed=seed, settings=settings, method=name, **more),
-            dict(keys or {}),
-            dict(biases or {}),
+            **planned_fields(model, method, notes, **more),
+            keys=dict(keys or {}),
+            biases=dict(biases or {}),
         )
 
     @property
@@ -216,10 +203,8 @@ class Edit(PlannedEdit):
             change = self.factors[layer].dense.double()
             relative = float(change.norm()) / float(output_weights(model, layer).detach().double().norm())
             layers.append(LayerHealth(layer, int(torch.linalg.matrix_rank(change)), relative))
-        prompts = [Prompt.from_text(model, text) for text in islice(corpus, limit)]
-        prompts = [prompt for prompt in prompts if 1 < len(prompt) <= context_length(model)]
-        before, after = (perplexity(model, prompts, hooks) if prompts else float("nan") for hooks in ([], self.hooks()))
-        return EditHealth(tuple(layers), clamped_subjects(self.notes), before, after)
+        before, after = perplexities(model, self.hooks(), corpus, limit)
+        return EditHealth(tuple(layers), clamped_subjects(self.notes), before, after, self.stored_bytes)
 
     def headline(self) -> str:
         """The method, the layers, how many facts, and the model."""
@@ -234,19 +219,12 @@ class Edit(PlannedEdit):
 
     def plot(self) -> go.Figure:
         """Lines: each fact's loss at every step of the optimisation; for a method that optimises nothing, bars: the change's size by layer."""
-        curves = [(str(note.get("subject", "all facts")), [float(loss) for loss in note["losses"]]) for note in self.notes if note.get("losses")]
-        if not curves:
+        lines = loss_lines(self.notes, self.headline())
+        if lines is None:
             frame = self.to_dataframe()
             labels = [f"layer {layer} (rank {rank})" for layer, rank in zip(frame["layer"], frame["rank"], strict=True)]
             return bar_chart(labels, frame["norm"].tolist(), title="How much the edit changes", subtitle=self.headline(), value_axis="||dW||")
-        lines = [
-            Line(subject, range(1, len(losses) + 1), losses, losses, losses, style=number)
-            for number, (subject, losses) in enumerate(curves[:FACTS_DRAWN])
-        ]
-        shown = f"; the first {FACTS_DRAWN}" if len(curves) > FACTS_DRAWN else ""
-        return line_panels(
-            [LinePanel("", lines)], title="How the values were optimised", subtitle=self.headline() + shown, x_axis="step", y_axis="loss"
-        )
+        return lines
 
 
 def _add(bias: torch.Tensor) -> HookFn:

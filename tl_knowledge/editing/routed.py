@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterable
 
 from typing_extensions import override
 
 from tl_knowledge.arrays import Hooks
+from tl_knowledge.editing.health import EditHealth, clamped_subjects, perplexities
 from tl_knowledge.editing.planned import PlannedEdit
 from tl_knowledge.errors import ComponentError
 from tl_knowledge.lock import model_lock
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.models.routed import is_on, put_on, take_off
+from tl_knowledge.results.digest import digest, values_of
 
 __all__ = ["RoutedEdit"]
+
+WHERE_FROM = ("method", "settings", "fingerprint", "notes", "provenance")
 
 
 class RoutedEdit(PlannedEdit):
@@ -32,9 +37,23 @@ class RoutedEdit(PlannedEdit):
     def hooks(self) -> Hooks:
         """The edit as plain hooks, for anybody's ``run_with_hooks`` or ``with model.hooks(...)``."""
 
-    @abstractmethod
     def digest(self) -> str:
         """Changes when anything that it does changes."""
+        return digest({name: value for name, value in values_of(self).items() if name not in WHERE_FROM})
+
+    def health(self, model: HookedModel, corpus: Iterable[str] = (), *, limit: int = 100) -> EditHealth:
+        """What it takes beside the model, and what it does to ordinary text; the model is left as it is.
+
+        Args:
+            model: the model without this edit.
+            corpus: ordinary text for the perplexity; none is measured without.
+            limit: how many of them, at most.
+
+        Raises:
+            ModelStateError: the edit is on the model, or was planned for other weights.
+        """
+        self.check_not_written(model)
+        return EditHealth((), clamped_subjects(self.notes), *perplexities(model, self.hooks(), corpus, limit), self.stored_bytes)
 
     def check_fits(self, model: HookedModel) -> None:
         """Refuse a model that does not have the places of the hooks.

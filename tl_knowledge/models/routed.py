@@ -6,7 +6,7 @@ weights without them (`tl_knowledge.models.description.weight_fingerprint`).
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -15,7 +15,7 @@ from tl_knowledge.arrays import HookFn
 from tl_knowledge.errors import ModelStateError
 from tl_knowledge.models.protocol import HookedModel
 
-__all__ = ["Routed", "has_routes", "is_on", "put_on", "route_digests", "routed_on", "take_off"]
+__all__ = ["Routed", "has_routes", "is_on", "put_on", "route_digests", "routed_at", "routed_on", "take_off"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +35,9 @@ class Routed:
 
 _on: WeakKeyDictionary[object, dict[Hashable, Routed]] = WeakKeyDictionary()
 
+_at: WeakKeyDictionary[object, dict[Hashable, Any]] = WeakKeyDictionary()
+"""The edits by hook point: the same as ``_on``, for hooks."""
+
 
 def put_on(model: HookedModel, key: Hashable, edit: object, digest: str, hooks: Iterable[tuple[str, HookFn]] = ()) -> None:
     """Keep hooks on a model until `take_off`; all of them or none.
@@ -51,27 +54,38 @@ def put_on(model: HookedModel, key: Hashable, edit: object, digest: str, hooks: 
     """
     if is_on(model, key):
         raise ModelStateError("this edit is already on the model; revert(model) takes it off first.")
-    handles: list[tuple[Any, Any]] = []
+    points = [(model.hook_dict[name], hook) for name, hook in hooks]
+    before = [(point, list(point.fwd_hooks), set(point._forward_hooks)) for point, _ in points]
     try:
-        for name, hook in hooks:
-            point = model.hook_dict[name]
+        for point, hook in points:
             point.add_hook(hook, is_permanent=True)
-            handles.append((point, point.fwd_hooks[-1]))
-        _on.setdefault(model, {})[key] = Routed(edit, digest, tuple(handles))
+            _at.setdefault(point, {})[key] = edit
+        handles = tuple((point, point.fwd_hooks[-1]) for point, _ in points)
+        _on.setdefault(model, {})[key] = Routed(edit, digest, handles)
     except BaseException:
-        _remove(handles)
+        _on.get(model, {}).pop(key, None)
+        for point, own, registered in before:  # an interrupt may have come before TransformerLens noted the hook
+            point.fwd_hooks = own
+            for number in set(point._forward_hooks) - registered:
+                del point._forward_hooks[number]
+            _at.get(point, {}).pop(key, None)
         raise
 
 
 def take_off(model: HookedModel, key: Hashable) -> None:
-    """Take hooks off a model.
+    """Take hooks off a model; an interrupt does not stop it half-way.
 
     Raises:
         ModelStateError: they are not on it.
     """
     if not is_on(model, key):
         raise ModelStateError("this edit is not on this model; write_into(model) comes before revert(model).")
-    _remove(_on[model].pop(key).handles)
+    handles = _on[model][key].handles
+    try:
+        _remove(key, handles)
+    finally:
+        _remove(key, handles)
+        _on[model].pop(key, None)
 
 
 def is_on(model: HookedModel, key: Hashable) -> bool:
@@ -84,6 +98,11 @@ def routed_on(model: HookedModel) -> list[Any]:
     return [routed.edit for routed in _on.get(model, {}).values()]
 
 
+def routed_at(point: object) -> Mapping[Hashable, Any]:
+    """The edits that act at a hook point of the model that they are on, in the order they came; for a hook, which knows its point and no model."""
+    return _at.get(point, {})
+
+
 def has_routes(model: HookedModel) -> bool:
     """Whether anything is on a model."""
     return bool(_on.get(model))
@@ -94,7 +113,8 @@ def route_digests(model: HookedModel) -> dict[str, str]:
     return {f"edit {number} on the model": routed.digest for number, routed in enumerate(_on.get(model, {}).values())}
 
 
-def _remove(handles: Sequence[tuple[Any, Any]]) -> None:
+def _remove(key: Hashable, handles: Sequence[tuple[Any, Any]]) -> None:
     for point, handle in handles:
         handle.hook.remove()
         point.fwd_hooks = [other for other in point.fwd_hooks if other is not handle]
+        _at.get(point, {}).pop(key, None)
