@@ -12,16 +12,15 @@ import torch
 from jaxtyping import Float
 from typing_extensions import override
 
-from tl_knowledge.arrays import Hooks
 from tl_knowledge.door import public
 from tl_knowledge.drawing import bar_chart
-from tl_knowledge.editing.optimise.codebook import Codebook
-from tl_knowledge.editing.optimise.routes import Trail, at_map, trail_of
+from tl_knowledge.editing.codebook import Codebook
+from tl_knowledge.editing.map_edit import MapEdit
 from tl_knowledge.editing.planned import loss_lines
-from tl_knowledge.editing.routed import RoutedEdit
-from tl_knowledge.errors import ComponentError, InputError, NumericalError
+from tl_knowledge.editing.routes import Trail, trail_of
+from tl_knowledge.errors import InputError, NumericalError
 from tl_knowledge.lock import model_lock
-from tl_knowledge.models.linear_maps import LinearMap, linear_map
+from tl_knowledge.models.mlp_maps import MLPMap
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.models.routed import routed_at, routed_on
 from tl_knowledge.results.provenance import Provenance
@@ -31,7 +30,7 @@ __all__ = ["CodebookEdit", "check_room", "codebook_of", "edits_at", "trail_after
 
 @public
 @dataclass(frozen=True, eq=False)
-class CodebookEdit(RoutedEdit):
+class CodebookEdit(MapEdit):
     """Keys and values at one linear map: wherever its input is within a key's radius, its output becomes that key's value.
 
     Position by position, and nothing else of the model changes: where no input comes near a key, every number is the unedited model's, bit for
@@ -54,7 +53,7 @@ class CodebookEdit(RoutedEdit):
     """
 
     ranked_by: ClassVar[str] = "radius"
-    place: LinearMap
+    place: MLPMap
     keys: Float[torch.Tensor, "fact d_in"]
     values: Float[torch.Tensor, "fact d_out"]
     labels: tuple[str, ...]
@@ -71,13 +70,9 @@ class CodebookEdit(RoutedEdit):
     def __post_init__(self) -> None:
         if not bool(self.keys.isfinite().all() and self.values.isfinite().all()):
             raise NumericalError(
-                f"a key or value of the {self.method} edit of layer {self.place.layer} is not finite; check the weights for NaN, or lower learning_rate."
+                f"a key or value of the {self.method} edit of layer {self.place.layer} is not finite; check the weights for NaN, or lower the "
+                "learning rate."
             )
-
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """The layer it acts in."""
-        return (self.place.layer,)
 
     @property
     def codebook(self) -> Codebook:
@@ -85,13 +80,9 @@ class CodebookEdit(RoutedEdit):
         return codebook_of([self])
 
     @override
-    def hooks(self) -> Hooks:
-        return at_map(self.place, self._acted)
-
-    def _acted(self, queries: torch.Tensor, outputs: torch.Tensor, point: object) -> torch.Tensor | None:
-        """The map's outputs after this edit and those that are there besides."""
+    def acted(self, queries: torch.Tensor, outputs: torch.Tensor, point: object) -> torch.Tensor | None:
         on = routed_at(point)
-        if self._key in on and next(edits_at(reversed(on.values()), self.place)) is not self:
+        if self._key in on and next(edits_at((on[key] for key in reversed(on)), self.place)) is not self:
             return None  # the last one acts for all
         there = tuple(edits_at(on.values(), self.place))
         if self._key in on:
@@ -99,16 +90,6 @@ class CodebookEdit(RoutedEdit):
         trail = trail_after(queries, outputs, there)
         edits = (*trail.edits, self)
         return trail.followed(edits, codebook_of(edits).applied)
-
-    @override
-    def check_fits(self, model: HookedModel) -> None:
-        super().check_fits(model)
-        there = linear_map(model, self.place.matrix, self.place.layer)
-        if there != self.place:
-            raise ComponentError(
-                f"the {self.method} edit acts from {self.place.query} on {self.place.output}, but {self.place.matrix} of layer {self.place.layer} of this "
-                f"model is seen from {there.query} at {there.output}; plan it on this model."
-            )
 
     @override
     def write_into(self, model: HookedModel) -> None:
@@ -138,22 +119,28 @@ class CodebookEdit(RoutedEdit):
         """One row a key of its own codebook: what it makes the model say, its radius, and the lengths of key and value."""
         own = self.codebook
         rows = [
-            {"key": i, "label": label, "radius": float(own.radii[i]), "key_norm": float(own.keys[i].norm()), "value_norm": float(own.values[i].norm())}
+            {
+                "key": i,
+                "label": label,
+                "radius": float(own.radii[i]),
+                "key_norm": float(own.keys[i].norm()),
+                "value_norm": float(own.values[i].norm()),
+            }
             for i, label in enumerate(own.labels)
         ]
         return pd.DataFrame(rows, columns=["key", "label", "radius", "key_norm", "value_norm"])
 
-    @override
     def plot(self) -> go.Figure:
         """Lines: each value's loss at every step; bars of the radii where no loss was recorded."""
         lines = loss_lines(self.notes, self.headline())
         if lines is not None:
             return lines
         frame = self.to_dataframe()
-        return bar_chart(frame["label"].tolist(), frame["radius"].tolist(), title="How far each key reaches", subtitle=self.headline(), value_axis="radius")
+        labels, radii = frame["label"].tolist(), frame["radius"].tolist()
+        return bar_chart(labels, radii, title="How far each key reaches", subtitle=self.headline(), value_axis="radius")
 
 
-def edits_at(edits: Iterable[Any], place: LinearMap) -> Iterator[CodebookEdit]:
+def edits_at(edits: Iterable[Any], place: MLPMap) -> Iterator[CodebookEdit]:
     """Those of some edits that are codebooks of a map."""
     return (edit for edit in edits if isinstance(edit, CodebookEdit) and edit.place == place)
 

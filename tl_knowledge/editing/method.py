@@ -105,7 +105,8 @@ class EditMethod(ABC):
         missing = [field.name for field in _fields(cls) if _required(field) and field.name not in settings]
         if missing:
             call, known = f"{cls.__name__}({missing[0]}=...)", ", ".join(cls.published or TRACED_LAYERS)
-            raise InputError(f"nothing is published for {model_name(model)!r}; pass {call}, found for example by trace(). Known: {known}.")
+            found = ", found for example by trace()" if missing[0] == word else ""
+            raise InputError(f"nothing is published for {model_name(model)!r}; pass {call}{found}. Known: {known}.")
         return cls(**settings)
 
     @classmethod

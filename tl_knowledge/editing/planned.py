@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 import torch
 
 from tl_knowledge.drawing import Line, LinePanel, line_panels
+from tl_knowledge.editing.health import EditHealth
 from tl_knowledge.engine.prefix import prefix_engine
 from tl_knowledge.errors import ModelStateError
 from tl_knowledge.lock import model_lock
@@ -64,6 +65,19 @@ class PlannedEdit(Result):
     @abstractmethod
     def is_written_into(self, model: HookedModel) -> bool:
         """Whether the edit is in the model now."""
+
+    @abstractmethod
+    def health(self, model: HookedModel, corpus: Iterable[str] = (), *, limit: int = 100) -> EditHealth:
+        """How large the edit is, and what it does to ordinary text; the model is left as it is.
+
+        Args:
+            model: the model without this edit.
+            corpus: ordinary text for the perplexity; none is measured without.
+            limit: how many of them, at most.
+
+        Raises:
+            ModelStateError: the edit is in the model, or was planned for other weights.
+        """
 
     @contextmanager
     def applied(self, model: HookedModel) -> Generator[HookedModel]:
@@ -145,8 +159,7 @@ def loss_lines(notes: Sequence[Mapping[str, Any]], subtitle: str) -> go.Figure |
     curves = [(str(note.get("subject", "all facts")), [float(loss) for loss in note["losses"]]) for note in notes if note.get("losses")]
     if not curves:
         return None
-    lines = [
-        Line(subject, range(1, len(losses) + 1), losses, losses, losses, style=number) for number, (subject, losses) in enumerate(curves[:FACTS_DRAWN])
-    ]
+    drawn = enumerate(curves[:FACTS_DRAWN])
+    lines = [Line(subject, range(1, len(losses) + 1), losses, losses, losses, style=number) for number, (subject, losses) in drawn]
     shown = f"; the first {FACTS_DRAWN}" if len(curves) > FACTS_DRAWN else ""
     return line_panels([LinePanel("", lines)], title="How the values were optimised", subtitle=subtitle + shown, x_axis="step", y_axis="loss")

@@ -37,21 +37,17 @@ class RoutedEdit(PlannedEdit):
     def hooks(self) -> Hooks:
         """The edit as plain hooks, for anybody's ``run_with_hooks`` or ``with model.hooks(...)``."""
 
+    def reading(self, hooks: Hooks) -> Hooks:
+        """Those of its hooks that only read an activation; they have to see what other hooks make of it."""
+        return []
+
     def digest(self) -> str:
         """Changes when anything that it does changes."""
         return digest({name: value for name, value in values_of(self).items() if name not in WHERE_FROM})
 
+    @override
     def health(self, model: HookedModel, corpus: Iterable[str] = (), *, limit: int = 100) -> EditHealth:
-        """What it takes beside the model, and what it does to ordinary text; the model is left as it is.
-
-        Args:
-            model: the model without this edit.
-            corpus: ordinary text for the perplexity; none is measured without.
-            limit: how many of them, at most.
-
-        Raises:
-            ModelStateError: the edit is on the model, or was planned for other weights.
-        """
+        """What it takes beside the model, and what it does to ordinary text."""
         self.check_not_written(model)
         return EditHealth((), clamped_subjects(self.notes), *perplexities(model, self.hooks(), corpus, limit), self.stored_bytes)
 
@@ -77,7 +73,8 @@ class RoutedEdit(PlannedEdit):
         self.check_fits(model)
         with model_lock(model):
             self.check(model)
-            put_on(model, self._key, self, self.digest(), self.hooks())
+            hooks = self.hooks()
+            put_on(model, self._key, self, self.digest(), hooks, self.reading(hooks))
 
     @override
     def revert(self, model: HookedModel) -> None:

@@ -6,16 +6,18 @@ weights without them (`tl_knowledge.models.description.weight_fingerprint`).
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
+
+import torch
 
 from tl_knowledge.arrays import HookFn
 from tl_knowledge.errors import ModelStateError
 from tl_knowledge.models.protocol import HookedModel
 
-__all__ = ["Routed", "has_routes", "is_on", "put_on", "route_digests", "routed_at", "routed_on", "take_off"]
+__all__ = ["Routed", "has_routes", "is_on", "late_hooks", "put_on", "route_digests", "routed_at", "routed_on", "take_off"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,11 +28,13 @@ class Routed:
         edit: what put it there.
         digest: of what it does; part of the model's fingerprint.
         handles: each hook's point and its handle there.
+        again: the hooks that read, by name.
     """
 
     edit: Any
     digest: str
     handles: tuple[tuple[Any, Any], ...] = ()
+    again: tuple[tuple[str, HookFn], ...] = ()
 
 
 _on: WeakKeyDictionary[object, dict[Hashable, Routed]] = WeakKeyDictionary()
@@ -39,7 +43,14 @@ _at: WeakKeyDictionary[object, dict[Hashable, Any]] = WeakKeyDictionary()
 """The edits by hook point: the same as ``_on``, for hooks."""
 
 
-def put_on(model: HookedModel, key: Hashable, edit: object, digest: str, hooks: Iterable[tuple[str, HookFn]] = ()) -> None:
+def put_on(
+    model: HookedModel,
+    key: Hashable,
+    edit: object,
+    digest: str,
+    hooks: Iterable[tuple[str, HookFn]] = (),
+    again: Iterable[tuple[str, HookFn]] = (),
+) -> None:
     """Keep hooks on a model until `take_off`; all of them or none.
 
     They are permanent in TransformerLens' sense: ``model.reset_hooks()`` leaves them.
@@ -48,6 +59,7 @@ def put_on(model: HookedModel, key: Hashable, edit: object, digest: str, hooks: 
         edit: for those who ask what is on the model.
         digest: of what it does.
         hooks: may be none, for what acts elsewhere.
+        again: those of them that only read, and have to see what later hooks make of an activation (`late_hooks`).
 
     Raises:
         ModelStateError: the key is on the model already.
@@ -61,7 +73,7 @@ def put_on(model: HookedModel, key: Hashable, edit: object, digest: str, hooks: 
             point.add_hook(hook, is_permanent=True)
             _at.setdefault(point, {})[key] = edit
         handles = tuple((point, point.fwd_hooks[-1]) for point, _ in points)
-        _on.setdefault(model, {})[key] = Routed(edit, digest, handles)
+        _on.setdefault(model, {})[key] = Routed(edit, digest, handles, tuple(again))
     except BaseException:
         _on.get(model, {}).pop(key, None)
         for point, own, registered in before:  # an interrupt may have come before TransformerLens noted the hook
@@ -98,9 +110,26 @@ def routed_on(model: HookedModel) -> list[Any]:
     return [routed.edit for routed in _on.get(model, {}).values()]
 
 
-def routed_at(point: object) -> Mapping[Hashable, Any]:
+def routed_at(point: object) -> dict[Hashable, Any]:
     """The edits that act at a hook point of the model that they are on, in the order they came; for a hook, which knows its point and no model."""
     return _at.get(point, {})
+
+
+def late_hooks(model: HookedModel) -> list[tuple[str, HookFn]]:
+    """What reads an activation for the edits on a model, once more: a run of this package has it behind its own hooks, which may change it."""
+    reading: dict[str, list[HookFn]] = {}
+    for routed in _on.get(model, {}).values():
+        for name, hook in routed.again:
+            reading.setdefault(name, []).append(hook)
+    return [(name, _each_reads(hooks)) for name, hooks in reading.items()]
+
+
+def _each_reads(hooks: Sequence[HookFn]) -> HookFn:
+    def read(activation: torch.Tensor, *, hook: Any) -> None:
+        for each in hooks:
+            each(activation, hook=hook)
+
+    return read
 
 
 def has_routes(model: HookedModel) -> bool:

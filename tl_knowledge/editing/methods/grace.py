@@ -10,15 +10,15 @@ import torch
 from typing_extensions import override
 
 from tl_knowledge.door import public
+from tl_knowledge.editing.codebook import Codebook
 from tl_knowledge.editing.codebook_edit import CodebookEdit, check_room, codebook_of, edits_at
 from tl_knowledge.editing.method import EditMethod
-from tl_knowledge.editing.optimise.codebook import Codebook
 from tl_knowledge.editing.optimise.codebook_values import read_map, train_value
 from tl_knowledge.editing.optimise.fact_rows import rows_of
 from tl_knowledge.editing.planned import planned_fields
 from tl_knowledge.errors import InputError, check_choice
 from tl_knowledge.models.checks import check_layers
-from tl_knowledge.models.linear_maps import LinearMap, MapName, linear_map
+from tl_knowledge.models.mlp_maps import MapName, MLPMap, mlp_map
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.models.routed import routed_on
 from tl_knowledge.prompts.facts import Fact
@@ -99,7 +99,7 @@ class GRACE(EditMethod):
             NumericalError: a loss that is not finite.
         """
         check_layers(model, [self.layer])
-        place = linear_map(model, self.matrix, self.layer)
+        place = mlp_map(model, self.matrix, self.layer)
         there = tuple(edits_at(routed_on(model), place))
         book, draw = codebook_of(there) if there else None, torch.Generator().manual_seed(self.seed)
         keys: list[torch.Tensor] = []
@@ -121,7 +121,7 @@ class GRACE(EditMethod):
         )
 
     def _entry(
-        self, model: HookedModel, fact: Fact, place: LinearMap, there: Sequence[CodebookEdit], book: Codebook | None, draw: torch.Generator
+        self, model: HookedModel, fact: Fact, place: MLPMap, there: Sequence[CodebookEdit], book: Codebook | None, draw: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor, Codebook, dict[str, Any]]:
         """A fact's key, its value, the codebook with it, and what is worth noting."""
         rows = rows_of(model, fact, ("{}",), "subject")

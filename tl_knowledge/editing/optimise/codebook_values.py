@@ -9,15 +9,15 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 
+from tl_knowledge.editing.codebook import Codebook
 from tl_knowledge.editing.codebook_edit import CodebookEdit, trail_after
-from tl_knowledge.editing.optimise.codebook import Codebook
 from tl_knowledge.editing.optimise.fact_rows import FactRows
-from tl_knowledge.editing.optimise.routes import at_map
+from tl_knowledge.editing.routes import at_map
 from tl_knowledge.engine.progress import progress_bar, progress_shown
 from tl_knowledge.engine.recording import Reached
 from tl_knowledge.engine.rows import keep_positions
 from tl_knowledge.errors import NumericalError
-from tl_knowledge.models.linear_maps import LinearMap
+from tl_knowledge.models.mlp_maps import MLPMap
 from tl_knowledge.models.protocol import HookedModel
 
 __all__ = ["Trained", "read_map", "train_value"]
@@ -41,7 +41,7 @@ class Trained:
 
 
 def read_map(
-    model: HookedModel, place: LinearMap, there: Sequence[CodebookEdit], rows: FactRows
+    model: HookedModel, place: MLPMap, there: Sequence[CodebookEdit], rows: FactRows
 ) -> tuple[Float[torch.Tensor, " d_in"], Float[torch.Tensor, " d_out"]]:
     """A map's input at a fact's last prompt token, and its output there without any codebook; at least in single precision.
 
@@ -64,7 +64,7 @@ def read_map(
 
 def train_value(
     model: HookedModel,
-    place: LinearMap,
+    place: MLPMap,
     there: Sequence[CodebookEdit],
     book: Codebook,
     number: int,

@@ -1,4 +1,4 @@
-"""The linear maps of an MLP as places where an edit can act: the hook that shows a map's input, and the one that shows what it makes of it."""
+"""The maps of an MLP as places where an edit can act: the hook that shows a map's input, and the one that shows what it makes of it."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from tl_knowledge.models.hook_names import component_hook
 from tl_knowledge.models.protocol import HookedModel, mlp_input, model_device, model_name
 from tl_knowledge.models.weights import output_hook
 
-__all__ = ["LinearMap", "MapName", "linear_map"]
+__all__ = ["MLPMap", "MapName", "mlp_map"]
 
-MapName: TypeAlias = Literal["W_in", "W_out"]
-"""A block's up-projection (of a gated MLP: the gate), or its down-projection."""
+MapName: TypeAlias = Literal["W_in", "W_out", "MLP"]
+"""A block's up-projection (of a gated MLP: the gate), its down-projection, or the whole MLP, from what the first reads to what the last makes."""
 
 
 @dataclass(frozen=True)
-class LinearMap:
-    """A linear map by the hooks of its input and of its output.
+class MLPMap:
+    """A map by the hooks of its input and of its output.
 
     Attributes:
         matrix: which of the block's.
@@ -37,10 +37,10 @@ class LinearMap:
     output: str
 
 
-_probed: WeakKeyDictionary[object, dict[int, LinearMap]] = WeakKeyDictionary()
+_probed: WeakKeyDictionary[object, dict[int, MLPMap]] = WeakKeyDictionary()
 
 
-def linear_map(model: HookedModel, matrix: MapName, layer: int) -> LinearMap:
+def mlp_map(model: HookedModel, matrix: MapName, layer: int) -> MLPMap:
     """Where a map's input and output are shown, so that what is written at the output reaches the rest of the model.
 
     Raises:
@@ -49,14 +49,14 @@ def linear_map(model: HookedModel, matrix: MapName, layer: int) -> LinearMap:
     """
     check_choice("matrix", matrix, MapName)
     if matrix == "W_out":
-        return LinearMap(matrix, layer, component_hook("neuron", layer), output_hook(model, layer))
+        return MLPMap(matrix, layer, component_hook("neuron", layer), output_hook(model, layer))
     known = _probed.setdefault(model, {})
     if layer not in known:
         known[layer] = _up_projection(model, layer)
-    return known[layer]
+    return known[layer] if matrix == "W_in" else MLPMap(matrix, layer, known[layer].query, output_hook(model, layer))
 
 
-def _up_projection(model: HookedModel, layer: int) -> LinearMap:
+def _up_projection(model: HookedModel, layer: int) -> MLPMap:
     """``W_in`` of a block, proved by a probe: where other values are written at its output, the neurons are others."""
     query, output, neurons = mlp_input(model, layer), f"blocks.{layer}.mlp.hook_pre", component_hook("neuron", layer)
     remedy = "pass matrix='W_out'"
@@ -76,4 +76,4 @@ def _up_projection(model: HookedModel, layer: int) -> LinearMap:
     shown = {query, output, neurons} <= set(seen) and plain is not None and len(seen[query]) == len(seen[output])
     if not shown or seen[output].shape[-1] != width or torch.equal(seen[neurons], plain):  # pyright: ignore[reportArgumentType]
         raise UnsupportedModelError(f"what is written at {output} of {model_name(model)} is not what its neurons are made of; {remedy}.")
-    return LinearMap("W_in", layer, query, output)
+    return MLPMap("W_in", layer, query, output)

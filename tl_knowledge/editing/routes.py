@@ -10,9 +10,12 @@ import torch
 
 from tl_knowledge.arrays import Hooks
 from tl_knowledge.errors import ModelStateError
-from tl_knowledge.models.linear_maps import LinearMap
+from tl_knowledge.models.mlp_maps import MLPMap
 
-__all__ = ["Acting", "Trail", "at_map", "trail_of"]
+__all__ = ["Acting", "Apply", "Trail", "at_map", "trail_of"]
+
+Apply: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""From a map's inputs and outputs to its new outputs; the same tensor where nothing changes."""
 
 Acting: TypeAlias = Callable[[torch.Tensor, torch.Tensor, object], torch.Tensor | None]
 """From a map's inputs and outputs (and the hook point of the outputs) to its new outputs; ``None``: they stay."""
@@ -20,7 +23,7 @@ Acting: TypeAlias = Callable[[torch.Tensor, torch.Tensor, object], torch.Tensor 
 _MARK = "_tl_knowledge_trail"
 
 
-def at_map(place: LinearMap, acting: Acting) -> Hooks:
+def at_map(place: MLPMap, acting: Acting) -> Hooks:
     """The two hooks of something that acts at a map, position by position.
 
     Raises:
@@ -55,14 +58,14 @@ class Trail:
     base: torch.Tensor
     edits: tuple[Any, ...]
 
-    def followed(self, edits: Sequence[Any], apply: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    def followed(self, edits: Sequence[Any], apply: Apply) -> torch.Tensor:
         """The output that some edits together make of the first one."""
         changed = apply(self.queries, self.base)
         setattr(changed, _MARK, (None if changed is self.base else self.base, tuple(edits)))
         return changed
 
 
-def trail_of(queries: torch.Tensor, outputs: torch.Tensor, there: Sequence[Any], apply: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Trail:
+def trail_of(queries: torch.Tensor, outputs: torch.Tensor, there: Sequence[Any], apply: Apply) -> Trail:
     """The trail of an output that some edits on the model have acted on.
 
     Args:

@@ -60,9 +60,7 @@ class Codebook:
         near = distance <= radius + float(self.radii[nearest])
         return nearest if near and label == self.labels[nearest] else len(self), distance
 
-    def with_entry(
-        self, key: Float[torch.Tensor, " d_in"], value: Float[torch.Tensor, " d_out"], label: str, radius: float
-    ) -> Codebook:
+    def with_entry(self, key: Float[torch.Tensor, " d_in"], value: Float[torch.Tensor, " d_out"], label: str, radius: float) -> Codebook:
         """The codebook after one more key and its value (the table above)."""
         number, distance = self.place(key, label, radius)
         keys, values, radii, labels = self.keys, self.values, self.radii.clone(), list(self.labels)
@@ -78,9 +76,8 @@ class Codebook:
             if distance <= radius + float(radii[nearest]):
                 own = distance / 2
                 radii[nearest] = own
-        return Codebook(
-            torch.cat([keys, key[None].to(keys)]), torch.cat([values, value[None].to(values)]), torch.cat([radii, radii.new_tensor([own])]), (*labels, label)
-        )
+        keys, values = torch.cat([keys, key[None].to(keys)]), torch.cat([values, value[None].to(values)])
+        return Codebook(keys, values, torch.cat([radii, radii.new_tensor([own])]), (*labels, label))
 
     def nearest(self, queries: Float[torch.Tensor, "*pos d_in"]) -> tuple[Int[torch.Tensor, "*pos"], Bool[torch.Tensor, "*pos"]]:
         """For each query the number of the nearest key, and whether it is within its radius."""
