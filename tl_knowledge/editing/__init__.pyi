@@ -1,5 +1,7 @@
+from .codebook_edit import CodebookEdit as CodebookEdit
 from .collect import collect_key_moments as collect_key_moments
 from .edit import Edit as Edit
+from .files import load_edit as load_edit
 from .health import EditHealth as EditHealth
 from .health import MatrixHealth as MatrixHealth
 from .key_moments import KeyMoments as KeyMoments
@@ -14,9 +16,14 @@ from .methods.emmet import EMMETVariant as EMMETVariant
 from .methods.fine_tune import FineTune as FineTune
 from .methods.fine_tune import FineTuneConstrained as FineTuneConstrained
 from .methods.fine_tune import FineTuneVariant as FineTuneVariant
+from .methods.grace import GRACE as GRACE
+from .methods.grace import ValueStart as ValueStart
 from .methods.memit import MEMIT as MEMIT
 from .methods.memit import MEMITVariant as MEMITVariant
 from .methods.rome import ROME as ROME
+from .methods.transformer_patcher import TransformerPatcher as TransformerPatcher
+from .neuron_edit import NeuronEdit as NeuronEdit
+from .neuron_edit import Nonlinearity as Nonlinearity
 from .optimise.fact_rows import EditedToken as EditedToken
 from .optimise.objective import Objective as Objective
 from .optimise.objective import ObjectiveVariant as ObjectiveVariant

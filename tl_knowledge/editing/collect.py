@@ -13,17 +13,15 @@ import torch
 from jaxtyping import Float
 from more_itertools import always_iterable, chunked
 
-from tl_knowledge.arrays import Hooks
 from tl_knowledge.door import public
+from tl_knowledge.editing.corpus_tokens import activations_of, token_rows
 from tl_knowledge.engine.progress import progress_bar
-from tl_knowledge.engine.recording import run_until
-from tl_knowledge.engine.rows import pad_right
 from tl_knowledge.errors import DataError, InputError, NumericalError
 from tl_knowledge.models.checks import check_layers
 from tl_knowledge.models.hook_names import component_hook
 from tl_knowledge.models.ledger import unedited_fingerprint
 from tl_knowledge.models.loading import AnyModel, as_model
-from tl_knowledge.models.protocol import HookedModel, context_length, model_device, prepends_bos
+from tl_knowledge.models.protocol import HookedModel, model_device
 from tl_knowledge.results.provenance import Provenance, provenance_of
 from tl_knowledge.results.run_folder import taken_lock
 from tl_knowledge.results.storage import read_result, write_result
@@ -81,7 +79,7 @@ def collect_key_moments(
     wanted = TOKENS_A_NEURON * d_mlp if tokens is None else tokens
     if wanted < 1:
         raise InputError(f"tokens={tokens} reads nothing; pass at least 1, better {TOKENS_A_NEURON} for each of the {d_mlp} neurons.")
-    rows = _token_rows(model, corpus, wanted)
+    rows = token_rows(model, corpus, wanted)
     digest = _digest(rows)
     folder = None if store is None else _MomentsFolder(Path(store), unedited_fingerprint(model), digest)
     with nullcontext() if folder is None else folder.alone():
@@ -151,27 +149,6 @@ def _provenance(model: HookedModel, layers: Sequence[int]) -> Provenance:
     return provenance_of(model, engine="one pass", layers=list(layers))
 
 
-def _token_rows(model: HookedModel, corpus: Iterable[str], wanted: int) -> list[torch.Tensor]:
-    """Texts as token rows ``[1 pos]`` until enough tokens are read.
-
-    Raises:
-        DataError: there is none.
-    """
-    rows: list[torch.Tensor] = []
-    count = 0
-    bos = [model.tokenizer.bos_token_id] if prepends_bos(model) else []
-    for text in corpus:
-        ids = (bos + model.tokenizer(text, add_special_tokens=False)["input_ids"])[: min(context_length(model), wanted - count)]
-        if ids:
-            rows.append(torch.tensor([ids], device=model_device(model)))
-            count += len(ids)
-        if count >= wanted:
-            break
-    if not rows:
-        raise DataError("the corpus has no text with a token; pass texts, for example load_corpus().")
-    return rows
-
-
 def _digest(rows: Sequence[torch.Tensor]) -> str:
     digest = hashlib.sha256()
     for row in rows:
@@ -180,19 +157,10 @@ def _digest(rows: Sequence[torch.Tensor]) -> str:
 
 
 def _keys(model: HookedModel, rows: Sequence[torch.Tensor], layers: Sequence[int]) -> dict[int, Float[torch.Tensor, "key d_mlp"]]:
-    """The keys of every token of some texts, without those of the padding; at least in single precision."""
-    lengths = torch.tensor([row.shape[1] for row in rows], device=rows[0].device)
-    inside = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
-    keys: dict[int, torch.Tensor] = {}
-
-    def keep(layer: int) -> Hooks:
-        def catch(activation: torch.Tensor, *, hook: object) -> None:
-            keys[layer] = activation[inside].to(torch.promote_types(activation.dtype, torch.float32))
-
-        return [(component_hook("neuron", layer), catch)]
-
-    run_until(model, pad_right(rows), [pair for layer in layers for pair in keep(layer)], component_hook("neuron", max(layers)))
-    return keys
+    """The keys of every token of some texts."""
+    names = {layer: component_hook("neuron", layer) for layer in layers}
+    read = activations_of(model, rows, tuple(names.values()), component_hook("neuron", max(layers)))
+    return {layer: read[name] for layer, name in names.items()}
 
 
 class _MomentsFolder:

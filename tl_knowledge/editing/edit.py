@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, is_dataclass
-from itertools import islice
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NoReturn
 
 import pandas as pd
@@ -14,18 +13,16 @@ from jaxtyping import Float
 from typing_extensions import override
 
 from tl_knowledge.arrays import HookFn, Hooks
-from tl_knowledge.drawing import Line, LinePanel, bar_chart, line_panels
-from tl_knowledge.editing.health import EditHealth, MatrixHealth, clamped_subjects
+from tl_knowledge.drawing import bar_chart
+from tl_knowledge.editing.health import EditHealth, MatrixHealth, clamped_subjects, perplexities
 from tl_knowledge.editing.low_rank import LowRank
-from tl_knowledge.editing.planned import PlannedEdit
-from tl_knowledge.engine.batches import perplexity
-from tl_knowledge.engine.prefix import prefix_engine
+from tl_knowledge.editing.planned import PlannedEdit, loss_lines, planned_fields
 from tl_knowledge.errors import ComponentError, NumericalError
 from tl_knowledge.hooks import add_low_rank
 from tl_knowledge.lock import model_lock
 from tl_knowledge.models.checks import check_layers
 from tl_knowledge.models.hugging_face import add_to_hugging_face
-from tl_knowledge.models.ledger import Place, ledger_of, unedited_fingerprint
+from tl_knowledge.models.ledger import Place, ledger_of
 from tl_knowledge.models.matrices import (
     MATRICES,
     BlockMatrix,
@@ -36,15 +33,11 @@ from tl_knowledge.models.matrices import (
     matrix_sites,
     matrix_weights,
 )
-from tl_knowledge.models.protocol import HookedModel, context_length
+from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.models.weights import OutputBias, output_bias, output_hook
-from tl_knowledge.prompts.prompt import Prompt
-from tl_knowledge.results.packing import plain
-from tl_knowledge.results.provenance import Provenance, provenance_of
+from tl_knowledge.results.provenance import Provenance
 
 __all__ = ["Edit"]
-
-FACTS_DRAWN = 12
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,23 +117,17 @@ class Edit(PlannedEdit):
             biases: by layer, changes of the bias of ``W_out``.
             more: what the provenance should have besides the settings, plain data.
         """
-        name, seed = type(method).__name__, int(getattr(method, "seed", 0))
-        settings = method if is_dataclass(method) else None
         named: list[tuple[int | BlockMatrix, LowRank]] = list(factors.items())
         of_outputs = {place if isinstance(place, int) else place.layer: change for place, change in named if _is_output(place)}
         others = {place: change for place, change in named if isinstance(place, BlockMatrix) and not _is_output(place)}
         return cls(
             of_outputs,
             {layer: output_hook(model, layer) for layer in of_outputs},
-            name,
-            {} if settings is None else plain(settings),
-            unedited_fingerprint(model),
-            tuple(dict(note) for note in notes),
-            provenance_of(model, engine=prefix_engine(model), seed=seed, settings=settings, method=name, **more),
-            dict(keys or {}),
-            dict(biases or {}),
-            {str(place): change for place, change in others.items()},
-            {str(place): matrix_sites(model, place) for place in others},
+            **planned_fields(model, method, notes, **more),
+            keys=dict(keys or {}),
+            biases=dict(biases or {}),
+            matrices={str(place): change for place, change in others.items()},
+            sites={str(place): matrix_sites(model, place) for place in others},
         )
 
     @property
@@ -225,6 +212,7 @@ class Edit(PlannedEdit):
         changes = {BlockMatrix.named(name): change.dense for name, change in self.changes.items()}
         add_to_hugging_face(module, changes, self.biases, norms_folded=folded)
 
+    @override
     def health(self, model: HookedModel, corpus: Iterable[str] = (), *, limit: int = 100) -> EditHealth:
         """How large the change is, whether the clamp was bound, and what it does to ordinary text; the model is left as it is.
 
@@ -242,10 +230,8 @@ class Edit(PlannedEdit):
             change, place = low_rank.dense.double(), BlockMatrix.named(name)
             relative = float(change.norm()) / float(matrix_weights(model, place).detach().double().norm())
             matrices.append(MatrixHealth(place.layer, place.name, int(torch.linalg.matrix_rank(change)), relative))
-        prompts = [Prompt.from_text(model, text) for text in islice(corpus, limit)]
-        prompts = [prompt for prompt in prompts if 1 < len(prompt) <= context_length(model)]
-        before, after = (perplexity(model, prompts, hooks) if prompts else float("nan") for hooks in ([], self.hooks()))
-        return EditHealth(tuple(matrices), clamped_subjects(self.notes), before, after)
+        before, after = perplexities(model, self.hooks(), corpus, limit)
+        return EditHealth(tuple(matrices), clamped_subjects(self.notes), before, after, self.stored_bytes)
 
     def headline(self) -> str:
         """The method, the matrices, how many facts, and the model."""
@@ -264,21 +250,14 @@ class Edit(PlannedEdit):
 
     def plot(self) -> go.Figure:
         """Lines: each fact's loss at every step of the optimisation; for a method that optimises nothing, bars: the change's size by layer."""
-        curves = [(str(note.get("subject", "all facts")), [float(loss) for loss in note["losses"]]) for note in self.notes if note.get("losses")]
-        if not curves:
+        lines = loss_lines(self.notes, self.headline())
+        if lines is None:
             frame = self.to_dataframe()
             labels = [
                 f"{matrix} of layer {layer} (rank {rank})" for layer, matrix, rank in zip(frame["layer"], frame["matrix"], frame["rank"], strict=True)
             ]
             return bar_chart(labels, frame["norm"].tolist(), title="How much the edit changes", subtitle=self.headline(), value_axis="||dW||")
-        lines = [
-            Line(subject, range(1, len(losses) + 1), losses, losses, losses, style=number)
-            for number, (subject, losses) in enumerate(curves[:FACTS_DRAWN])
-        ]
-        shown = f"; the first {FACTS_DRAWN}" if len(curves) > FACTS_DRAWN else ""
-        return line_panels(
-            [LinePanel("", lines)], title="How the values were optimised", subtitle=self.headline() + shown, x_axis="step", y_axis="loss"
-        )
+        return lines
 
 
 def _is_output(place: int | BlockMatrix) -> bool:

@@ -10,8 +10,8 @@ from typing import Any, ClassVar, TypeVar
 from more_itertools import always_iterable
 
 from tl_knowledge.door import public
-from tl_knowledge.editing.edit import Edit
 from tl_knowledge.editing.optimise.values import ValueSettings
+from tl_knowledge.editing.planned import PlannedEdit
 from tl_knowledge.engine.progress import show_progress
 from tl_knowledge.errors import InputError, check_given
 from tl_knowledge.models.checks import check_layers
@@ -78,7 +78,7 @@ class EditMethod(ABC):
     takes_several_layers: ClassVar[bool] = False
 
     @abstractmethod
-    def plan(self, model: HookedModel, facts: Sequence[Fact], moments: KeyMoments | None) -> Edit:
+    def plan(self, model: HookedModel, facts: Sequence[Fact], moments: KeyMoments | None) -> PlannedEdit:
         """The edit that makes the model say each fact's target; the model is left as it was."""
 
     @classmethod
@@ -105,7 +105,8 @@ class EditMethod(ABC):
         missing = [field.name for field in _fields(cls) if _required(field) and field.name not in settings]
         if missing:
             call, known = f"{cls.__name__}({missing[0]}=...)", ", ".join(cls.published or TRACED_LAYERS)
-            raise InputError(f"nothing is published for {model_name(model)!r}; pass {call}, found for example by trace(). Known: {known}.")
+            found = ", found for example by trace()" if missing[0] == word else ""
+            raise InputError(f"nothing is published for {model_name(model)!r}; pass {call}{found}. Known: {known}.")
         return cls(**settings)
 
     @classmethod

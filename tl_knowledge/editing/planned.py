@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from typing import Any
 
+import plotly.graph_objects as go
+import torch
+
+from tl_knowledge.drawing import Line, LinePanel, line_panels
+from tl_knowledge.editing.health import EditHealth
+from tl_knowledge.engine.prefix import prefix_engine
 from tl_knowledge.errors import ModelStateError
 from tl_knowledge.lock import model_lock
 from tl_knowledge.models.ledger import unedited_fingerprint
 from tl_knowledge.models.protocol import HookedModel
-from tl_knowledge.results.provenance import Provenance
+from tl_knowledge.results.packing import packed_fields, plain
+from tl_knowledge.results.provenance import Provenance, provenance_of
 from tl_knowledge.results.result import Result
 
-__all__ = ["PlannedEdit"]
+__all__ = ["PlannedEdit", "loss_lines", "planned_fields"]
+
+FACTS_DRAWN = 12
 
 
 class PlannedEdit(Result):
@@ -55,6 +65,19 @@ class PlannedEdit(Result):
     @abstractmethod
     def is_written_into(self, model: HookedModel) -> bool:
         """Whether the edit is in the model now."""
+
+    @abstractmethod
+    def health(self, model: HookedModel, corpus: Iterable[str] = (), *, limit: int = 100) -> EditHealth:
+        """How large the edit is, and what it does to ordinary text; the model is left as it is.
+
+        Args:
+            model: the model without this edit.
+            corpus: ordinary text for the perplexity; none is measured without.
+            limit: how many of them, at most.
+
+        Raises:
+            ModelStateError: the edit is in the model, or was planned for other weights.
+        """
 
     @contextmanager
     def applied(self, model: HookedModel) -> Generator[HookedModel]:
@@ -103,3 +126,40 @@ class PlannedEdit(Result):
     def facts_written(self) -> int:
         """How many facts it was planned for."""
         return int(self.notes[0].get("facts", len(self.notes))) if self.notes else 0
+
+    @property
+    def stored_bytes(self) -> int:
+        """How many bytes its tensors take: what has to be kept beside the model for it to be put in and taken out."""
+        tensors: dict[str, torch.Tensor] = {}
+        packed_fields(self, tensors)
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
+def planned_fields(model: HookedModel, method: object, notes: Iterable[Mapping[str, Any]], **more: Any) -> dict[str, Any]:
+    """The fields that every planned edit has, for one that a method has planned for a model.
+
+    Args:
+        method: the method's settings, a dataclass.
+        notes: for each fact what is worth knowing of it, plain data.
+        more: what the provenance should have besides the settings, plain data.
+    """
+    name, seed = type(method).__name__, int(getattr(method, "seed", 0))
+    settings = method if is_dataclass(method) else None
+    return {
+        "method": name,
+        "settings": {} if settings is None else plain(settings),
+        "fingerprint": unedited_fingerprint(model),
+        "notes": tuple(dict(note) for note in notes),
+        "provenance": provenance_of(model, engine=prefix_engine(model), seed=seed, settings=settings, method=name, **more),
+    }
+
+
+def loss_lines(notes: Sequence[Mapping[str, Any]], subtitle: str) -> go.Figure | None:
+    """Lines: each fact's loss at every step, of the first facts; ``None`` where no losses were noted."""
+    curves = [(str(note.get("subject", "all facts")), [float(loss) for loss in note["losses"]]) for note in notes if note.get("losses")]
+    if not curves:
+        return None
+    drawn = enumerate(curves[:FACTS_DRAWN])
+    lines = [Line(subject, range(1, len(losses) + 1), losses, losses, losses, style=number) for number, (subject, losses) in drawn]
+    shown = f"; the first {FACTS_DRAWN}" if len(curves) > FACTS_DRAWN else ""
+    return line_panels([LinePanel("", lines)], title="How the values were optimised", subtitle=subtitle + shown, x_axis="step", y_axis="loss")

@@ -26,6 +26,8 @@ METHODS = {
     "alphaedit": "tl_knowledge.editing.methods.alphaedit:AlphaEdit",
     "ft": "tl_knowledge.editing.methods.fine_tune:FineTune",
     "ft+l": "tl_knowledge.editing.methods.fine_tune:FineTuneConstrained",
+    "grace": "tl_knowledge.editing.methods.grace:GRACE",
+    "t-patcher": "tl_knowledge.editing.methods.transformer_patcher:TransformerPatcher",
     "kn": "tl_knowledge.localised.knowledge_neuron_edit:KnowledgeNeuronEdit",
     "cne": "tl_knowledge.localised.causal_neuron_edit:CausalNeuronEdit",
 }

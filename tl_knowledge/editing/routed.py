@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterable
 
 from typing_extensions import override
 
 from tl_knowledge.arrays import Hooks
+from tl_knowledge.editing.health import EditHealth, clamped_subjects, perplexities
 from tl_knowledge.editing.planned import PlannedEdit
 from tl_knowledge.errors import ComponentError
 from tl_knowledge.lock import model_lock
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.models.routed import is_on, put_on, take_off
+from tl_knowledge.results.digest import digest, values_of
 
 __all__ = ["RoutedEdit"]
+
+WHERE_FROM = ("method", "settings", "fingerprint", "notes", "provenance")
 
 
 class RoutedEdit(PlannedEdit):
@@ -32,9 +37,19 @@ class RoutedEdit(PlannedEdit):
     def hooks(self) -> Hooks:
         """The edit as plain hooks, for anybody's ``run_with_hooks`` or ``with model.hooks(...)``."""
 
-    @abstractmethod
+    def reading(self, hooks: Hooks) -> Hooks:
+        """Those of its hooks that only read an activation; they have to see what other hooks make of it."""
+        return []
+
     def digest(self) -> str:
         """Changes when anything that it does changes."""
+        return digest({name: value for name, value in values_of(self).items() if name not in WHERE_FROM})
+
+    @override
+    def health(self, model: HookedModel, corpus: Iterable[str] = (), *, limit: int = 100) -> EditHealth:
+        """What it takes beside the model, and what it does to ordinary text."""
+        self.check_not_written(model)
+        return EditHealth((), clamped_subjects(self.notes), *perplexities(model, self.hooks(), corpus, limit), self.stored_bytes)
 
     def check_fits(self, model: HookedModel) -> None:
         """Refuse a model that does not have the places of the hooks.
@@ -58,7 +73,8 @@ class RoutedEdit(PlannedEdit):
         self.check_fits(model)
         with model_lock(model):
             self.check(model)
-            put_on(model, self._key, self, self.digest(), self.hooks())
+            hooks = self.hooks()
+            put_on(model, self._key, self, self.digest(), hooks, self.reading(hooks))
 
     @override
     def revert(self, model: HookedModel) -> None:

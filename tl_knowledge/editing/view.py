@@ -9,6 +9,7 @@ from tl_knowledge.arrays import Hooks
 from tl_knowledge.door import public
 from tl_knowledge.drawing import HtmlView, ViewPage
 from tl_knowledge.editing.edit import Edit
+from tl_knowledge.editing.routed import RoutedEdit
 from tl_knowledge.engine.forward import run_model
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel, model_name
@@ -20,7 +21,7 @@ TOP = 10
 
 
 @public
-def edit_view(model: AnyModel, prompt: Prompt, edit: Edit) -> ViewPage:
+def edit_view(model: AnyModel, prompt: Prompt, edit: Edit | RoutedEdit) -> ViewPage:
     """Log-probabilities of a text's tokens before and after an edit; hovering shows the most probable ones.
 
     Args:

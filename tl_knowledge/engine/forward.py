@@ -9,6 +9,7 @@ import torch
 
 from tl_knowledge.arrays import HookFn
 from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.models.routed import late_hooks
 
 __all__ = ["run_model"]
 
@@ -18,9 +19,12 @@ def run_model(model: HookedModel, tokens: torch.Tensor, hooks: Iterable[tuple[st
 
     Hooks see ``[batch pos ...]`` everywhere. Some models (OPT) run their MLPs on all tokens of all rows as one long row ``[batch*pos d]``; a
     hook there is given what it expects, and its result is laid flat again.
+
+    Edits that are on the model as hooks read what these hooks leave, not what they were given.
     """
     length = tokens.shape[1]
-    return model.run_with_hooks(tokens, fwd_hooks=[(name, _by_row(fn, length) if "mlp" in name else fn) for name, fn in hooks], **kwargs)
+    own = [(name, _by_row(fn, length) if "mlp" in name else fn) for name, fn in hooks]
+    return model.run_with_hooks(tokens, fwd_hooks=[*own, *late_hooks(model)], **kwargs)
 
 
 def _by_row(fn: HookFn, length: int) -> HookFn:

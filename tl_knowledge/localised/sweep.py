@@ -14,7 +14,7 @@ from more_itertools import always_iterable
 from numpy.typing import NDArray
 
 from tl_knowledge.door import public
-from tl_knowledge.editing import Edit, FineTune, KeyMoments, Objective, plan_edit
+from tl_knowledge.editing import FineTune, KeyMoments, Objective, PlannedEdit, plan_edit
 from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.engine.rows import rows_engine
 from tl_knowledge.errors import DataError, InputError, TargetError, check_choice, check_given
@@ -41,7 +41,7 @@ from tl_knowledge.tracing import trace
 
 __all__ = ["layers_around", "sweep_layers"]
 
-MethodAt = Callable[[int, Objective], EditPlanner[Edit]]
+MethodAt = Callable[[int, Objective], EditPlanner[PlannedEdit]]
 
 COLUMNS = ("case_id", "layer", *OUTCOMES.values(), "tracing_effect", "fraction_restored")
 MOST_EFFECT = 1.0
@@ -223,7 +223,7 @@ def _tracing_effects(model: HookedModel, fact: Fact, settings: SweepSettings) ->
     return np.maximum(largest, 0).tolist()
 
 
-def _check_objectives(planned: Iterable[EditPlanner[Edit]]) -> None:
+def _check_objectives(planned: Iterable[EditPlanner[PlannedEdit]]) -> None:
     """Refuse what would not do as the program does.
 
     Raises:
@@ -237,7 +237,7 @@ def _check_objectives(planned: Iterable[EditPlanner[Edit]]) -> None:
             )
 
 
-def _name(planned: Sequence[EditPlanner[Edit]]) -> str:
+def _name(planned: Sequence[EditPlanner[PlannedEdit]]) -> str:
     """The method's name, with the most layers that it edits together where they are several."""
     most = max(len(tuple(always_iterable(getattr(method, "layers", getattr(method, "layer", None))))) for method in planned)
     return type(planned[0]).__name__ + (f", {most} layers" if most > 1 else "")
@@ -248,7 +248,7 @@ def _case_name(case: EditCase, number: int) -> str:
 
 
 def _run_key(
-    model: HookedModel, cases: Sequence[EditCase], planned: Sequence[EditPlanner[Edit]], moments: KeyMoments | None, settings: SweepSettings
+    model: HookedModel, cases: Sequence[EditCase], planned: Sequence[EditPlanner[PlannedEdit]], moments: KeyMoments | None, settings: SweepSettings
 ) -> dict[str, Any]:
     """All that decides a sweep's numbers, as a `RunFolder` keeps it; moments count for methods that need them, and for those that do not say."""
     wanted = moments is not None and any(getattr(method, "needs_moments", True) for method in planned)

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
+
 from tl_knowledge.arrays import HookFn
 from tl_knowledge.errors import ModelStateError
 from tl_knowledge.models.protocol import HookedModel
 
-__all__ = ["Routed", "has_routes", "is_on", "put_on", "route_digests", "routed_on", "take_off"]
+__all__ = ["Routed", "has_routes", "is_on", "late_hooks", "put_on", "route_digests", "routed_at", "routed_on", "take_off"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,17 +28,29 @@ class Routed:
         edit: what put it there.
         digest: of what it does; part of the model's fingerprint.
         handles: each hook's point and its handle there.
+        again: the hooks that read, by name.
     """
 
     edit: Any
     digest: str
     handles: tuple[tuple[Any, Any], ...] = ()
+    again: tuple[tuple[str, HookFn], ...] = ()
 
 
 _on: WeakKeyDictionary[object, dict[Hashable, Routed]] = WeakKeyDictionary()
 
+_at: WeakKeyDictionary[object, dict[Hashable, Any]] = WeakKeyDictionary()
+"""The edits by hook point: the same as ``_on``, for hooks."""
 
-def put_on(model: HookedModel, key: Hashable, edit: object, digest: str, hooks: Iterable[tuple[str, HookFn]] = ()) -> None:
+
+def put_on(
+    model: HookedModel,
+    key: Hashable,
+    edit: object,
+    digest: str,
+    hooks: Iterable[tuple[str, HookFn]] = (),
+    again: Iterable[tuple[str, HookFn]] = (),
+) -> None:
     """Keep hooks on a model until `take_off`; all of them or none.
 
     They are permanent in TransformerLens' sense: ``model.reset_hooks()`` leaves them.
@@ -45,33 +59,45 @@ def put_on(model: HookedModel, key: Hashable, edit: object, digest: str, hooks: 
         edit: for those who ask what is on the model.
         digest: of what it does.
         hooks: may be none, for what acts elsewhere.
+        again: those of them that only read, and have to see what later hooks make of an activation (`late_hooks`).
 
     Raises:
         ModelStateError: the key is on the model already.
     """
     if is_on(model, key):
         raise ModelStateError("this edit is already on the model; revert(model) takes it off first.")
-    handles: list[tuple[Any, Any]] = []
+    points = [(model.hook_dict[name], hook) for name, hook in hooks]
+    before = [(point, list(point.fwd_hooks), set(point._forward_hooks)) for point, _ in points]
     try:
-        for name, hook in hooks:
-            point = model.hook_dict[name]
+        for point, hook in points:
             point.add_hook(hook, is_permanent=True)
-            handles.append((point, point.fwd_hooks[-1]))
-        _on.setdefault(model, {})[key] = Routed(edit, digest, tuple(handles))
+            _at.setdefault(point, {})[key] = edit
+        handles = tuple((point, point.fwd_hooks[-1]) for point, _ in points)
+        _on.setdefault(model, {})[key] = Routed(edit, digest, handles, tuple(again))
     except BaseException:
-        _remove(handles)
+        _on.get(model, {}).pop(key, None)
+        for point, own, registered in before:  # an interrupt may have come before TransformerLens noted the hook
+            point.fwd_hooks = own
+            for number in set(point._forward_hooks) - registered:
+                del point._forward_hooks[number]
+            _at.get(point, {}).pop(key, None)
         raise
 
 
 def take_off(model: HookedModel, key: Hashable) -> None:
-    """Take hooks off a model.
+    """Take hooks off a model; an interrupt does not stop it half-way.
 
     Raises:
         ModelStateError: they are not on it.
     """
     if not is_on(model, key):
         raise ModelStateError("this edit is not on this model; write_into(model) comes before revert(model).")
-    _remove(_on[model].pop(key).handles)
+    handles = _on[model][key].handles
+    try:
+        _remove(key, handles)
+    finally:
+        _remove(key, handles)
+        _on[model].pop(key, None)
 
 
 def is_on(model: HookedModel, key: Hashable) -> bool:
@@ -84,6 +110,28 @@ def routed_on(model: HookedModel) -> list[Any]:
     return [routed.edit for routed in _on.get(model, {}).values()]
 
 
+def routed_at(point: object) -> dict[Hashable, Any]:
+    """The edits that act at a hook point of the model that they are on, in the order they came; for a hook, which knows its point and no model."""
+    return _at.get(point, {})
+
+
+def late_hooks(model: HookedModel) -> list[tuple[str, HookFn]]:
+    """What reads an activation for the edits on a model, once more: a run of this package has it behind its own hooks, which may change it."""
+    reading: dict[str, list[HookFn]] = {}
+    for routed in _on.get(model, {}).values():
+        for name, hook in routed.again:
+            reading.setdefault(name, []).append(hook)
+    return [(name, _each_reads(hooks)) for name, hooks in reading.items()]
+
+
+def _each_reads(hooks: Sequence[HookFn]) -> HookFn:
+    def read(activation: torch.Tensor, *, hook: Any) -> None:
+        for each in hooks:
+            each(activation, hook=hook)
+
+    return read
+
+
 def has_routes(model: HookedModel) -> bool:
     """Whether anything is on a model."""
     return bool(_on.get(model))
@@ -94,7 +142,8 @@ def route_digests(model: HookedModel) -> dict[str, str]:
     return {f"edit {number} on the model": routed.digest for number, routed in enumerate(_on.get(model, {}).values())}
 
 
-def _remove(handles: Sequence[tuple[Any, Any]]) -> None:
+def _remove(key: Hashable, handles: Sequence[tuple[Any, Any]]) -> None:
     for point, handle in handles:
         handle.hook.remove()
         point.fwd_hooks = [other for other in point.fwd_hooks if other is not handle]
+        _at.get(point, {}).pop(key, None)

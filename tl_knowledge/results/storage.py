@@ -26,6 +26,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "read_result",
     "read_table",
+    "result_kind",
     "write_result",
     "write_table",
     "write_text",
@@ -93,6 +94,21 @@ def read_result(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, torc
     except Exception as error:
         raise DataError(f"cannot read {str(source)!r} as a saved {kind}: {error}; pass a file written by {kind}.save().") from error
     return tensors, _fields(metadata.get("tl_knowledge"), source, kind, _tensor_bytes(tensors))
+
+
+def result_kind(path: str | os.PathLike[str]) -> str:
+    """The class name that a ``.safetensors`` file of a result says it is of; nothing else of it is read.
+
+    Raises:
+        DataError: no such file, or not written by this package.
+    """
+    source = with_ending(path, ".safetensors")
+    try:
+        with safe_open(source, framework="pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+        return str(json.loads(metadata["tl_knowledge"])["kind"])
+    except Exception as error:
+        raise DataError(f"cannot read {str(source)!r} as a saved result: {error}; pass a file written by save().") from error
 
 
 def write_table(path: str | os.PathLike[str], kind: str, table: Table, fields: dict[str, Any]) -> Path:

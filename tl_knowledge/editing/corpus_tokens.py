@@ -1,0 +1,59 @@
+"""Ordinary text as rows of tokens, and what a model's hooks show of every token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from jaxtyping import Float
+
+from tl_knowledge.arrays import Hooks
+from tl_knowledge.engine.recording import run_until
+from tl_knowledge.engine.rows import pad_right
+from tl_knowledge.errors import DataError
+from tl_knowledge.models.protocol import HookedModel, context_length, model_device, prepends_bos
+
+__all__ = ["activations_of", "token_rows"]
+
+
+def token_rows(model: HookedModel, corpus: Iterable[str], wanted: int) -> list[torch.Tensor]:
+    """Texts as token rows ``[1 pos]`` until enough tokens are read.
+
+    Raises:
+        DataError: there is none.
+    """
+    rows: list[torch.Tensor] = []
+    count = 0
+    bos = [model.tokenizer.bos_token_id] if prepends_bos(model) else []
+    for text in corpus:
+        ids = (bos + model.tokenizer(text, add_special_tokens=False)["input_ids"])[: min(context_length(model), wanted - count)]
+        if ids:
+            rows.append(torch.tensor([ids], device=model_device(model)))
+            count += len(ids)
+        if count >= wanted:
+            break
+    if not rows:
+        raise DataError("the corpus has no text with a token; pass texts, for example load_corpus().")
+    return rows
+
+
+def activations_of(model: HookedModel, rows: Sequence[torch.Tensor], names: Sequence[str], last: str) -> dict[str, Float[torch.Tensor, "token d"]]:
+    """Activations of every token of some texts, without those of the padding; at least in single precision.
+
+    Args:
+        rows: of tokens, ``[1 pos]`` each.
+        names: of hooks.
+        last: the one that the model runs last, where it stops.
+    """
+    lengths = torch.tensor([row.shape[1] for row in rows], device=rows[0].device)
+    inside = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
+    read: dict[str, torch.Tensor] = {}
+
+    def keep(name: str) -> Hooks:
+        def catch(activation: torch.Tensor, *, hook: object) -> None:
+            read[name] = activation[inside].to(torch.promote_types(activation.dtype, torch.float32))
+
+        return [(name, catch)]
+
+    run_until(model, pad_right(rows), [pair for name in names for pair in keep(name)], last)
+    return read
