@@ -173,8 +173,8 @@ def test_an_edit_goes_into_the_hugging_face_model(name, prompt):
 def test_health_measures_the_change_and_the_text(speaking, moments, texts):
     edit = tlk.plan_edit(speaking, FACTS[1], tlk.ROME(layer=1, contexts=SHORT, value=VALUE), moments=moments)
     health = edit.health(speaking, texts, limit=10)
-    assert (health.layers[0].layer, health.layers[0].rank) == (1, 1)
-    assert health.layers[0].relative_norm == pytest.approx(float(edit.factors[1].dense.norm() / output_weights(speaking, 1).detach().norm()))
+    assert (health.matrices[0].layer, health.matrices[0].rank) == (1, 1)
+    assert health.matrices[0].relative_norm == pytest.approx(float(edit.factors[1].dense.norm() / output_weights(speaking, 1).detach().norm()))
     for hooks, value in (([], health.perplexity_before), (edit.hooks(), health.perplexity_after)):
         total, count = 0.0, 0
         for text in texts[:10]:
