@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import tl_knowledge as tlk
 from tl_knowledge.cli import app
 from tl_knowledge.cli.options import choice
-from tl_knowledge.cli.words import EDIT_SETS, MEMORY_BUDGET, PROTOCOLS, RUNNERS, SIDES, TRACE_VARIANTS
+from tl_knowledge.cli.words import EDIT_SETS, INTERVALS, MEMORY_BUDGET, PROTOCOLS, RUNNERS, SIDES, TRACE_VARIANTS
 from tl_knowledge.editing import METHODS
 from tl_knowledge.errors import InputError, TLKnowledgeError
 
@@ -180,6 +180,18 @@ def test_evaluate_scores_methods_side_by_side(tmp_path):
     assert data["cases"] == 2 and set(data["scores"]) == {"unedited", "ft", "cne"} and data["scores"]["unedited"]["ES"]["mean"] == 0
 
 
+def test_evaluate_gives_the_programs_intervals(tmp_path):
+    options = ["--method", "ft", "--limit", "4", "--store", str(tmp_path / "runs"), "--interval", "meng2022_code"]
+    printed = run("evaluate", *options).stdout
+    assert "1.96 sd / sqrt(n) over cases" in printed and "bootstrap" not in printed
+    data = json.loads(run("evaluate", *options, "--json").stdout)
+    report = tlk.evaluate("factlm", tlk.load_edit_cases()[:4], tlk.FineTune.for_model("factlm"), progress=False)
+    column = report.table["NS"]
+    half = 1.96 * column.std(ddof=0) / 2
+    assert data["interval"] == "meng2022_code" and half > 0
+    assert data["scores"]["ft"]["NS"] == pytest.approx({"mean": column.mean(), "low": column.mean() - half, "high": column.mean() + half})
+
+
 def test_info():
     data = json.loads(run("info", "--json").stdout)
     assert data["bundled_models"]["factlm"]["facts"] >= 1500
@@ -218,6 +230,7 @@ REFUSED = [  # by us, with an error of the package
     (["evaluate", "--dataset", "known_1000"], "DataError: dataset 'known_1000' is unknown; pass one of 'factlm', 'counterfact', 'zsre'"),
     (["evaluate", "--source", "cases.json"], "DataError: data set 'factlm' is bundled and takes no source"),
     (["evaluate", "--protocol", "all"], "InputError: protocol 'all' is unknown"),
+    (["evaluate", "--interval", "bootstrap"], "InputError: interval 'bootstrap' is unknown; pass one of 'ours', 'meng2022_code'"),
     (["evaluate", "--table", "scores.doc"], "InputError: ending of the table '.doc' is unknown"),
     (["evaluate", "--method", "ft", "--method", "rome", "--setting", "steps=2"], "InputError: --setting belongs to one method"),
     (["report", *PROMPT, "--layer", "0"], "InputError: --layer, --setting, --moments and --corpus belong to an edit"),
@@ -229,6 +242,7 @@ MISTYPED = [  # refused by typer
     (["edit", PROMPT[0]], "Missing option"),
     (["moments"], "Missing argument"),
     (["evaluate", "--limit", "0"], "Invalid value for '--limit'"),
+    (["evaluate", "--store", ""], "the path is empty"),
     (["trace", "--samples", "0"], "Invalid value for '--samples'"),
     (["trace-facts", "--limit", "many"], "Invalid value for '--limit'"),
 ]
@@ -309,11 +323,13 @@ def test_help_version_and_refusals_import_nothing_heavy():
 def test_words_of_the_command_line_are_the_librarys():
     from tl_knowledge.engine.rows import MEMORY_BUDGET as LIBRARY_BUDGET
     from tl_knowledge.evaluation.driver import EvaluationProtocol
+    from tl_knowledge.results.statistics import IntervalVariant
     from tl_knowledge.runs.parts import Runner
     from tl_knowledge.runs.roles import Side
     from tl_knowledge.runs.windows import TraceVariant
 
     assert (get_args(EvaluationProtocol), get_args(Runner), get_args(Side)) == (PROTOCOLS, RUNNERS, SIDES)
+    assert get_args(IntervalVariant) == INTERVALS
     assert get_args(TraceVariant) == TRACE_VARIANTS and MEMORY_BUDGET == LIBRARY_BUDGET
     assert set(EDIT_SETS) <= set(tlk.datasets.FACT_SETS)
 

@@ -14,7 +14,7 @@ from tl_knowledge.cli.arguments import corpus_argument
 from tl_knowledge.cli.loading import loads_model, model_argument
 from tl_knowledge.cli.methods import moments_argument, named_methods
 from tl_knowledge.cli.printing import print_json, print_line, print_table, print_written, write_file
-from tl_knowledge.cli.words import EDIT_SETS, PROTOCOLS
+from tl_knowledge.cli.words import EDIT_SETS, INTERVALS, PROTOCOLS
 from tl_knowledge.errors import DataError, InputError, check_choice
 
 __all__ = ["evaluate_command"]
@@ -35,6 +35,7 @@ def evaluate_command(
     setting: options.Settings = None,
     protocol: Annotated[str, options.choice("protocol", PROTOCOLS)] = "single",
     batch_size: Annotated[int, typer.Option(min=1, help="Cases a plan, under single and sequential.")] = 1,
+    interval: Annotated[str, options.choice("interval", INTERVALS, ": 95% bootstrap over cases, or 1.96 sd / sqrt(n)")] = "ours",
     moments: options.Moments = None,
     corpus: options.Corpus = None,
     store: options.Store = None,
@@ -56,7 +57,7 @@ def evaluate_command(
     shared["moments"] = moments_argument(loaded, list(methods.values()), moments, corpus_name, progress=bar)
     folders = {name: None if store is None else store / re.sub(r"[^a-z0-9+]+", "-", name) for name in names}
     reports = [tlk.evaluate(loaded, cases, each, store=folders[name], **shared) for name, each in methods.items()]
-    scores, columns = tlk.score_table(*reports, names=tuple(names)), ZSRE_SCORES if dataset == "zsre" else ()
+    scores, columns = tlk.score_table(*reports, names=tuple(names), interval=interval), ZSRE_SCORES if dataset == "zsre" else ()
     if table is not None:
         write_file(table, _written(scores, table.suffix, columns))
     if out is not None:
@@ -64,7 +65,7 @@ def evaluate_command(
     if as_json:
         print_json(_as_data(scores, reports))
         return
-    print_line((f"{scores.cases} cases", "bold"), f" on {scores.model}; percent, 95% bootstrap over cases")
+    print_line((f"{scores.cases} cases", "bold"), f" on {scores.model}; percent, {scores.interval_words}")
     print_table(_text_table(scores, columns or TERMINAL_SCORES))
     print_written(table, "table")
     print_written(out)
@@ -82,7 +83,7 @@ def _cases(dataset: str, source: str | None, limit: int) -> list[tlk.EditCase]:
 def _as_data(scores: tlk.evaluation.ScoreTable, reports: list[tlk.EditReport]) -> dict[str, Any]:
     """Everything a program needs, as plain data."""
     rows = {name: {key: vars(score) for key, score in row.items()} for name, row in scores.rows.items()}
-    return {"cases": scores.cases, "scores": rows, "provenance": [report.provenance.to_dict() for report in reports]}
+    return {"cases": scores.cases, "interval": scores.interval, "scores": rows, "provenance": [report.provenance.to_dict() for report in reports]}
 
 
 def _text_table(scores: tlk.evaluation.ScoreTable, columns: tuple[str, ...]) -> tlk.drawing.Table:
@@ -97,5 +98,5 @@ def _written(scores: tlk.evaluation.ScoreTable, suffix: str, columns: tuple[str,
 
 
 def _page(scores: tlk.evaluation.ScoreTable, reports: list[tlk.EditReport], columns: tuple[str, ...]) -> list[Any]:
-    intro = f"{scores.cases} cases, {scores.model}: means in percent, 95% bootstrap intervals over cases."
-    return [intro, _text_table(scores, columns), scores.plot(), *(report.plot_by(metric="NS") for report in reports)]
+    intro = f"{scores.cases} cases, {scores.model}: means in percent; intervals: {scores.interval_words}."
+    return [intro, _text_table(scores, columns), scores.plot(), *(report.plot_by(metric="NS", interval=scores.interval) for report in reports)]

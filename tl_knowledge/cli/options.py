@@ -15,7 +15,7 @@ from tl_knowledge.datasets import FACT_SETS
 from tl_knowledge.editing import METHODS
 from tl_knowledge.errors import ComponentError, DataError, InputError, check_choice
 from tl_knowledge.models.hook_names import Module
-from tl_knowledge.results.writable import check_writable_file
+from tl_knowledge.results.writable import check_writable_file, check_writable_folder
 
 __all__ = [
     "AsJson",
@@ -72,6 +72,15 @@ def writable(path: Path | None) -> Path | None:
     return path
 
 
+def _folder(text: str) -> Path:
+    """A folder to write into, as it was typed: ``Path("")`` would be the working directory."""
+    try:
+        check_writable_folder(text)
+    except DataError as error:
+        raise typer.BadParameter(str(error)) from error
+    return Path(text)
+
+
 def _known_methods(given: Any) -> Any:
     """Methods whose names are known, before their settings."""
     for text in given or ():
@@ -105,7 +114,7 @@ Settings: TypeAlias = Annotated[list[str] | None, typer.Option(help="name=value 
 Moments: TypeAlias = Annotated[Path | None, typer.Option(help="A file of tl-knowledge moments; default collected from --corpus.")]
 Corpus: TypeAlias = Annotated[str | None, typer.Option(help="Of key moments: a text file (one text a line), wikipedia or wikitext.")]
 
-Store: TypeAlias = Annotated[Path | None, typer.Option(help="A folder: a run that was stopped goes on from there.")]
+Store: TypeAlias = Annotated[Path | None, typer.Option(help="A folder: a run that was stopped goes on from there.", parser=_folder, metavar="PATH")]
 MemoryBudget: TypeAlias = Annotated[int, typer.Option(min=1, help="Bytes that activations may take.")]
 Progress: TypeAlias = Annotated[bool, typer.Option("--progress/--no-progress", help="Show a progress bar; never with --json.")]
 Page: TypeAlias = Annotated[Path | None, typer.Option(help="Write an HTML page.", callback=writable)]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["BACKENDS", "CORPORA", "DTYPES", "EDIT_SETS", "MEMORY_BUDGET", "PROTOCOLS", "RUNNERS", "SIDES", "TRACE_VARIANTS"]
+__all__ = ["BACKENDS", "CORPORA", "DTYPES", "EDIT_SETS", "INTERVALS", "MEMORY_BUDGET", "PROTOCOLS", "RUNNERS", "SIDES", "TRACE_VARIANTS"]
 
 SIDES = ("subject", "relation")
 TRACE_VARIANTS = ("ours", "meng2022_code")
 PROTOCOLS = ("single", "batch", "sequential")
 RUNNERS = ("local", "ray")
+INTERVALS = ("ours", "meng2022_code")
 EDIT_SETS = ("factlm", "counterfact", "zsre")
 MEMORY_BUDGET = 2**28
 BACKENDS = ("auto", "hooked_transformer", "bridge")
