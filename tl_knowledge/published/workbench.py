@@ -126,10 +126,6 @@ class Workbench:
         """The folder of one of the run's steps."""
         return None if self.store is None else self.store / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
-    def window(self, layers: int) -> int:
-        """A published window, or all layers of a model that has fewer."""
-        return min(layers, layer_count(self.model))
-
     def noise(self, rule: float | str, facts: Iterable[Fact]) -> float | str:
         """A published noise: ``"3 subject sd"`` is that of the facts' subjects' embeddings."""
         if rule != "3 subject sd":

@@ -102,7 +102,7 @@ class SweepProtocol(Protocol):
                 layers=layers,
                 noise=bench.noise(self.noise, [case.fact for case in cases]),
                 samples=self.samples,
-                window=bench.window(self.window),
+                window=self.window,
                 variant=self.variant,
                 store=bench.part(f"{problem} {editor.label}"),
                 progress=bench.progress,
