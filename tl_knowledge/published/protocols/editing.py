@@ -92,7 +92,7 @@ class GrowthProtocol(Protocol):
         moments = bench.moments(methods.values())
         with bench.timed("edits"):
             grown = measure_growth(
-                bench.model,
+                bench.asked,
                 cases,
                 methods,
                 (*(size for size in self.sizes if size < len(cases)), len(cases)),
@@ -100,6 +100,8 @@ class GrowthProtocol(Protocol):
                 protocol=self.protocol,
                 batch_size=self.batch_size,
                 store=bench.part("growth"),
+                runner=bench.runner,
+                workers=bench.workers,
                 progress=bench.progress,
             )
         rows = [
@@ -278,9 +280,10 @@ def reports_of(
     reports: dict[str, EditReport] = {}
     for editor in (editor for editor in editors if editor.label in methods):
         alone = editor.alone and protocol != "single"
+        shared = protocol == "single"  # else all edits are in one model
         with bench.timed(editor.label):
             reports[editor.label] = evaluate(
-                bench.model,
+                bench.asked if shared else bench.model,
                 cases,
                 methods[editor.label],
                 moments=moments,
@@ -288,6 +291,8 @@ def reports_of(
                 batch_size=1 if alone else batch_size,
                 measures=measures,
                 store=bench.part(editor.label),
+                runner=bench.runner if shared else "local",
+                workers=bench.workers,
                 progress=bench.progress,
             )
     return reports, notes

@@ -98,7 +98,7 @@ class TraceProtocol(Protocol):
         facts = bench.facts()
         noise = bench.noise(self.noise, facts)
         average = trace_facts(
-            bench.source if bench.runner == "ray" else bench.model,
+            bench.asked,
             facts,
             noise,
             corrupt=self.corrupt,  # pyright: ignore[reportArgumentType]
