@@ -241,8 +241,7 @@ class SymmetryProtocol(Protocol):
         reports, notes = reports_of(bench, self.editors, "single", 1, (measure,), cases=cases)
         rows: list[dict[str, Any]] = []
         for label, report in reports.items():
-            names = [name for name in report.metrics if "fact" in name or "inverse" in name]
-            rows += _score_rows(label, report.scores, tuple(names), len(report.table))
+            rows += _score_rows(label, report.scores, measure.columns, len(report.table))
         return Measured(rows, [score_table(*reports.values(), names=tuple(reports)).plot()], notes)
 
 
