@@ -35,7 +35,7 @@ def print_table(table: tlk.drawing.Table, *, header: bool = True) -> None:
     look: dict[str, Any] = {"box": SIMPLE_HEAD, "padding": (0, 1)} if header else {"box": None, "show_header": False}
     printed = RichTable(**look)
     for name in table.header:
-        printed.add_column(Text(printable(name)))
+        printed.add_column(Text(printable(name)), overflow="fold")
     for row in table.rows:
         printed.add_row(*(Text(printable(cell)) for cell in row))
     Console().print(printed)

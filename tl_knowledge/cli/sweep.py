@@ -91,4 +91,4 @@ def _show(sweeps: dict[tuple[str, str], tlk.localised.LayerSweep], variant: Any,
         return [gain.plot(), *(figure for each in sweeps.values() for figure in (each.plot(), each.plot_scatter(variant=variant)))]
 
     title, shown = "Localisation against editing", dict[str, Any](out=out, table=table, as_json=as_json)
-    show_result(gain, gain.summary(), title=title, figures=figures, notes=notes, **shown)
+    show_result(gain, gain.summary().drop(columns=["outcome", "f"]), title=title, figures=figures, notes=notes, **shown)
