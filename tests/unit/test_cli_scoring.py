@@ -33,6 +33,14 @@ def assert_rows(rows, expected: pd.DataFrame):
     pd.testing.assert_frame_equal(pd.DataFrame(rows).astype(expected.dtypes), expected.reset_index(drop=True))
 
 
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """A file of few texts for the key moments."""
+    path = tmp_path_factory.mktemp("corpus") / "texts.txt"
+    path.write_text("\n".join(tlk.load_corpus()[:200]), encoding="utf-8")
+    return str(path)
+
+
 @pytest.fixture
 def method(factlm):
     return replace(tlk.FineTune.for_model(factlm), steps=2)
@@ -66,12 +74,11 @@ def test_sweep(factlm, method, tmp_path):
     assert page.read_text(encoding="utf-8").count("Plotly.newPlot") == 5
 
 
-def test_a_sweep_moves_methods_of_several_layers(factlm_moments, tmp_path):
-    moments = str(factlm_moments.save(tmp_path / "moments.safetensors"))
+def test_a_sweep_moves_methods_of_several_layers(corpus):
     with pytest.raises(InputError, match="chooses its layers itself"):
         run("sweep", "--method", "cne", "--limit", "1")
     quick = "memit:contexts=[[3, 2]],steps=2"
-    data = data_of("sweep", "--method", quick, "--limit", "3", "--layer", "0", "--layer", "1", "--samples", "1", "--moments", moments)
+    data = data_of("sweep", "--method", quick, "--limit", "3", "--layer", "0", "--layer", "1", "--samples", "1", "--corpus", corpus)
     assert [row["method"] for row in data["summary"]] == [quick] and data["summary"][0]["facts"] == 3
 
 
@@ -127,10 +134,8 @@ def test_categories(factlm, method):
     assert_rows(data_of("categories", *FT, "--limit", "4", "--interval", "meng2022_code")["rows"], expected.table)
 
 
-def test_layer_ranges(tmp_path):
-    corpus = tmp_path / "texts.txt"
-    corpus.write_text("\n".join(tlk.load_corpus()[:200]), encoding="utf-8")
-    quick = ["--setting", "contexts=[[3, 2]]", "--setting", "steps=3", "--corpus", str(corpus), "--limit", "2"]
+def test_layer_ranges(corpus):
+    quick = ["--setting", "contexts=[[3, 2]]", "--setting", "steps=3", "--corpus", corpus, "--limit", "2"]
     data = data_of("layer-ranges", "--range", "0", "--range", "0-1", *quick)
     assert [row["layers"] for row in data["summary"]] == ["0", "0-1"] and set(data["summary"][0]) == {"layers", "S", "ES", "PS", "NS"}
     with pytest.raises(InputError, match="edits no range of layers"):
