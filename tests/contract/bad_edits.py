@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -16,6 +16,17 @@ MOMENTS = tlk.KeyMoments(
     {1: torch.eye(24, dtype=torch.float64)}, 99, {1: 0.1}, "x", "y", Provenance("m", "b", {}, False, "float64", "cpu", 0, "e", {})
 )
 CASES = tlk.load_edit_cases()
+
+
+@dataclass(frozen=True)
+class Plain(tlk.editing.EditMethod):
+    """A method without an objective."""
+
+    layer: int
+
+    def plan(self, model, facts, moments):
+        raise NotImplementedError
+
 
 BAD_EDITS = {
     "plan_edit: no fact": (lambda m, p: tlk.plan_edit(m, [], tlk.ROME(layer=1)), errors.DataError, "no fact was given"),
@@ -49,6 +60,16 @@ BAD_EDITS = {
         errors.InputError,
         "at 'subject_last' is unknown, did you mean 'subject_first'",
     ),
+    "move_method: no layer": (
+        lambda m, p: tlk.localised.move_method(m, tlk.localised.CausalNeuronEdit()),
+        errors.InputError,
+        "chooses its layers itself",
+    ),
+    "move_method: no objective": (lambda m, p: tlk.localised.move_method(m, Plain(layer=1)), errors.InputError, "has no objective"),
+    "move_method: window": (lambda m, p: tlk.localised.move_method(m, tlk.ROME(layer=1), window=3), errors.InputError, "but ROME edits one"),
+    "move_method: no window": (lambda m, p: tlk.localised.move_method(m, tlk.MEMIT(layers=(1,)), window=0), errors.ComponentError, "holds no layer"),
+    "move_method: layers": (lambda m, p: tlk.localised.move_method(m, tlk.ROME(layer=1), layers=[9]), errors.ComponentError, "layer 9"),
+    "layers_around: window": (lambda m, p: tlk.localised.layers_around(m, 1, window=0), errors.ComponentError, "holds no layer"),
     "measure_growth: no method": (lambda m, p: tlk.evaluation.measure_growth(m, CASES[:2], {}, [1]), errors.DataError, "no method was given"),
     "method_class: name": (lambda m, p: tlk.editing.method_class("memt"), errors.InputError, "method 'memt' is unknown, did you mean 'memit'"),
     "method_for_model: name": (lambda m, p: tlk.editing.method_for_model(m, "rom"), errors.InputError, "did you mean 'rome'"),

@@ -13,6 +13,7 @@ from contract.bad_circuits import BAD_CIRCUITS
 from contract.bad_edits import BAD_EDITS
 from contract.bad_neurons import BAD_NEURONS
 from contract.bad_published import BAD_PUBLISHED
+from contract.bad_stores import BAD_STORES
 from contract.bad_traces import BAD_TRACES
 from support import BUILDERS, build, fingerprint, hooks_left
 from support.public import public_functions
@@ -23,7 +24,7 @@ from tl_knowledge.models.checks import check_model
 
 pytestmark = pytest.mark.usefixtures("without_type_checks")
 
-BAD: dict[str, tuple[Any, type[Exception], str]] = BAD_TRACES | BAD_NEURONS | BAD_EDITS | BAD_CIRCUITS | BAD_PUBLISHED
+BAD: dict[str, tuple[Any, type[Exception], str]] = BAD_TRACES | BAD_NEURONS | BAD_EDITS | BAD_CIRCUITS | BAD_PUBLISHED | BAD_STORES
 FUNCTIONS = {str(public): public for public in public_functions()}
 
 
@@ -50,6 +51,12 @@ def assert_is_ours(error: BaseException) -> None:
     """One of our classes, and the remedy follows what failed."""
     assert isinstance(error, errors.TLKnowledgeError)
     assert any(mark in str(error) for mark in (";", ":", "? Pass")), str(error)
+
+
+def test_every_store_is_tried_with_an_empty_path():
+    """``Path("")`` is the working directory, which nobody meant."""
+    have_one = {public.thing.__name__ for public in FUNCTIONS.values() if "store" in inspect.signature(public.thing).parameters}
+    assert have_one == {name.removesuffix(": store") for name in BAD_STORES}
 
 
 FACT = tlk.Fact("France", "The capital of {} is", " Paris", "P36")

@@ -67,7 +67,7 @@ def patched_scores(model, tokens, states, answer):
     return torch.softmax(logits[1:, -1, :], dim=1)[:, answer]
 
 
-def program_trace(model, tokens, component):
+def program_trace(model, tokens, component, width=WINDOW):
     """The program's ``trace_important_states`` / ``trace_important_window``: scores ``[sample layer pos]`` and the low score."""
     with torch.no_grad():
         answer = int(model(tokens).logits[0, -1].argmax())
@@ -77,7 +77,7 @@ def program_trace(model, tokens, component):
     table = torch.empty(SAMPLES, len(blocks), tokens.shape[1], dtype=torch.float64)
     for position in range(tokens.shape[1]):
         for layer in range(len(blocks)):
-            window = [layer] if not part else range(max(0, layer - WINDOW // 2), min(len(blocks), layer - (-WINDOW // 2)))
+            window = [layer] if not part else range(max(0, layer - width // 2), min(len(blocks), layer - (-width // 2)))
             modules = [getattr(blocks[index], part) if part else blocks[index] for index in window]
             table[:, layer, position] = patched_scores(model, tokens, [(position, m) for m in modules], answer)
     return table, low
@@ -93,6 +93,18 @@ def test_scores_equal_the_programs(hf_model, bridge, tokens, component, engine):
     assert result.known and result.provenance.seed == 0  # RandomState(1 + seed)
     torch.testing.assert_close(result.corrupted_probability, low, rtol=0, atol=1e-14)
     torch.testing.assert_close(result.indirect_effect + low[:, None, None], scores, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("width", [7, 10])
+def test_windows_larger_than_the_model_are_the_programs(hf_model, bridge, tokens, width):
+    """Cut off at the model's ends around each layer, not as wide as the model."""
+    scores, low = program_trace(hf_model, tokens, "mlp_out", width)
+    prompt = tlk.Prompt.from_tokens(tokens, subject=SUBJECT)
+    shared = {"component": "mlp_out", "variant": "meng2022_code"}
+    result = tlk.trace(bridge, prompt, NOISE, window=width, **shared)
+    assert result.window == width > result.indirect_effect.shape[1]
+    torch.testing.assert_close(result.indirect_effect + low[:, None, None], scores, rtol=0, atol=1e-14)
+    assert width < 10 or torch.equal(tlk.trace(bridge, prompt, NOISE, **shared).indirect_effect, result.indirect_effect)
 
 
 def test_noise_stream_is_the_programs_bit_for_bit():

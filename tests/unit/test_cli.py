@@ -16,13 +16,26 @@ from typer.testing import CliRunner
 import tl_knowledge as tlk
 from tl_knowledge.cli import app
 from tl_knowledge.cli.options import choice
-from tl_knowledge.cli.words import EDIT_SETS, MEMORY_BUDGET, PROTOCOLS, RUNNERS, SIDES, TRACE_VARIANTS
+from tl_knowledge.cli.words import (
+    EDIT_SETS,
+    INTERVALS,
+    MEMORY_BUDGET,
+    PERTURBATION_VARIANTS,
+    PROBLEMS,
+    PROTOCOLS,
+    RELATION_SIDE_METHODS,
+    RUNNERS,
+    SIDES,
+    SWEEP_VARIANTS,
+    TRACE_VARIANTS,
+)
 from tl_knowledge.editing import METHODS
 from tl_knowledge.errors import InputError, TLKnowledgeError
 
 PROMPT = ["The capital of France is", "--subject", "France"]
 EDIT = ["edit", PROMPT[0], "--subject", "France", "--target", " London"]
-COMMANDS = ("trace", "trace-facts", "neurons", "moments", "edit", "evaluate", "report", "info")
+SCORING = ("growth", "categories", "symmetry", "layer-ranges", "perspectives", "sweep", "blimp", "perturb")
+COMMANDS = ("trace", "trace-facts", "neurons", "moments", "edit", "evaluate", "report", "info", *SCORING)
 QUICK = ["--setting", "contexts=[[3, 2]]", "--setting", "steps=8"]
 runner = CliRunner()
 
@@ -180,6 +193,18 @@ def test_evaluate_scores_methods_side_by_side(tmp_path):
     assert data["cases"] == 2 and set(data["scores"]) == {"unedited", "ft", "cne"} and data["scores"]["unedited"]["ES"]["mean"] == 0
 
 
+def test_evaluate_gives_the_programs_intervals(tmp_path):
+    options = ["--method", "ft", "--limit", "4", "--store", str(tmp_path / "runs"), "--interval", "meng2022_code"]
+    printed = run("evaluate", *options).stdout
+    assert "1.96 sd / sqrt(n) over cases" in printed and "bootstrap" not in printed
+    data = json.loads(run("evaluate", *options, "--json").stdout)
+    report = tlk.evaluate("factlm", tlk.load_edit_cases()[:4], tlk.FineTune.for_model("factlm"), progress=False)
+    column = report.table["NS"]
+    half = 1.96 * column.std(ddof=0) / 2
+    assert data["interval"] == "meng2022_code" and half > 0
+    assert data["scores"]["ft"]["NS"] == pytest.approx({"mean": column.mean(), "low": column.mean() - half, "high": column.mean() + half})
+
+
 def test_info():
     data = json.loads(run("info", "--json").stdout)
     assert data["bundled_models"]["factlm"]["facts"] >= 1500
@@ -218,17 +243,41 @@ REFUSED = [  # by us, with an error of the package
     (["evaluate", "--dataset", "known_1000"], "DataError: dataset 'known_1000' is unknown; pass one of 'factlm', 'counterfact', 'zsre'"),
     (["evaluate", "--source", "cases.json"], "DataError: data set 'factlm' is bundled and takes no source"),
     (["evaluate", "--protocol", "all"], "InputError: protocol 'all' is unknown"),
+    (["evaluate", "--interval", "bootstrap"], "InputError: interval 'bootstrap' is unknown; pass one of 'ours', 'meng2022_code'"),
     (["evaluate", "--table", "scores.doc"], "InputError: ending of the table '.doc' is unknown"),
     (["evaluate", "--method", "ft", "--method", "rome", "--setting", "steps=2"], "InputError: --setting belongs to one method"),
+    (["growth", "--size", "30", "--limit", "20"], "InputError: --size 30 is more than the 20 cases of --limit"),
+    (["growth", "--protocol", "single"], "InputError: protocol 'single' is unknown; pass one of 'batch', 'sequential'"),
+    (["growth", "--method", "rom"], "InputError: method 'rom' is unknown, did you mean 'rome'?"),
+    (["growth", "--runner", "ray", "--device", "cpu"], "InputError: --device, --dtype, --backend, --prepend-bos do not reach the workers"),
+    (["categories", "--dataset", "known_1000"], "DataError: dataset 'known_1000' is unknown"),
+    (["symmetry", "--reverse", "P36"], "InputError: --reverse 'P36' is not understood"),
+    (["symmetry", "--reverse", "P0={} is"], "DataError: no case of 'factlm' is of P0"),
+    (["symmetry", "--table", "scores.doc"], "InputError: ending of the table '.doc' is unknown"),
+    (["perspectives", "--method", "mend"], "InputError: method 'mend' is unknown; pass one of 'ft', 'kn', 'rome', 'memit'"),
+    (["perspectives", "--template", "{} is"], "PromptError: template '{} is' does not name both"),
+    (["layer-ranges", "--range", "5-3"], "InputError: --range '5-3' is no range of layers"),
+    (["sweep", "--problem", "erasure"], "InputError: problem 'erasure' is unknown"),
+    (["sweep", "--method", "rome:layer=5"], "InputError: --method rome:layer=5 names its layer, but a sweep edits every layer"),
+    (["sweep", "--noise", "loud"], "CorruptionError: noise 'loud' is not understood"),
+    (["blimp", "--by", "noun"], "InputError: by 'noun' is unknown; pass one of 'determiner', 'word', 'paradigm'"),
+    (["blimp", "--paradigm", "anaphor_number_agreement"], "DataError: "),
+    (["blimp", "--source", "nowhere.jsonl"], "DataError: "),
+    (["perturb", "--variant", "meng2022_code"], "InputError: variant 'meng2022_code' is unknown; pass one of 'ours', 'wen_bai'"),
+    (["perturb", "--relation", "P0"], "DataError: no fact has relation 'P0'"),
     (["report", *PROMPT, "--layer", "0"], "InputError: --layer, --setting, --moments and --corpus belong to an edit"),
     (["report", PROMPT[0], "--subject", "Spain"], "InputError: subject 'Spain' stands 0 times"),
 ]
 MISTYPED = [  # refused by typer
+    (["layer-ranges"], "Missing option '--range'"),
+    (["growth", "--size", "0"], "Invalid value for '--size'"),
+    (["sweep", "--window", "0"], "Invalid value for '--window'"),
     (["tracee"], "No such command 'tracee'"),
     (["trace", "--limit", "3"], "No such option: --limit"),
     (["edit", PROMPT[0]], "Missing option"),
     (["moments"], "Missing argument"),
     (["evaluate", "--limit", "0"], "Invalid value for '--limit'"),
+    (["evaluate", "--store", ""], "the path is empty"),
     (["trace", "--samples", "0"], "Invalid value for '--samples'"),
     (["trace-facts", "--limit", "many"], "Invalid value for '--limit'"),
 ]
@@ -309,16 +358,21 @@ def test_help_version_and_refusals_import_nothing_heavy():
 def test_words_of_the_command_line_are_the_librarys():
     from tl_knowledge.engine.rows import MEMORY_BUDGET as LIBRARY_BUDGET
     from tl_knowledge.evaluation.driver import EvaluationProtocol
+    from tl_knowledge.localised.relation_side import VARIANTS
+    from tl_knowledge.results.statistics import IntervalVariant
     from tl_knowledge.runs.parts import Runner
     from tl_knowledge.runs.roles import Side
     from tl_knowledge.runs.windows import TraceVariant
 
     assert (get_args(EvaluationProtocol), get_args(Runner), get_args(Side)) == (PROTOCOLS, RUNNERS, SIDES)
+    assert get_args(IntervalVariant) == INTERVALS and get_args(tlk.tracing.PerturbationVariant) == PERTURBATION_VARIANTS
+    assert (get_args(tlk.localised.EditingProblem), get_args(tlk.localised.SweepVariant)) == (PROBLEMS, SWEEP_VARIANTS)
+    assert tuple(VARIANTS) == RELATION_SIDE_METHODS
     assert get_args(TraceVariant) == TRACE_VARIANTS and MEMORY_BUDGET == LIBRARY_BUDGET
     assert set(EDIT_SETS) <= set(tlk.datasets.FACT_SETS)
 
 
-@pytest.mark.parametrize("command", ["edit", "evaluate", "report"])
+@pytest.mark.parametrize("command", ["edit", "evaluate", "report", "growth", "categories", "symmetry", "sweep", "layer-ranges"])
 def test_every_registered_method_is_offered(command):
     (option,) = [option for option in typer.main.get_command(app).commands[command].params if option.name == "method"]
     assert all(name in option.help for name in METHODS)

@@ -17,6 +17,7 @@ from support import fingerprint
 import tl_knowledge as tlk
 from tl_knowledge.editing.optimise import values
 from tl_knowledge.errors import DataError
+from tl_knowledge.models.description import weight_fingerprint
 from tl_knowledge.results.kept import forget_kept, kept, kept_in
 
 METHOD = tlk.MEMIT(layers=(0,), moment_weight=50.0, contexts=((4, 2),), value=tlk.editing.ValueSettings(steps=5, clamp=0.75))
@@ -93,6 +94,7 @@ def test_a_killed_growth_goes_on_with_its_values(factlm, factlm_moments, tmp_pat
     assert fingerprint(factlm) == before
     again = tlk.evaluation.measure_growth(factlm, cases, methods, [3, 5], store=tmp_path / "run", **more)
     pd.testing.assert_frame_equal(again.table, whole.table)
+    assert {whole.provenance.weights, again.provenance.weights} == {weight_fingerprint(factlm)}  # the unedited model's
     assert optimised == [2, 1, 2, 1, 1]  # two, one more for size 3, which is taken back; two, one more for size 5 (killed, then done)
     assert sorted(path.name for path in (tmp_path / "run").glob("[!.]*")) == ["part-00000.parquet", "part-00001.parquet", "run.json"]
 

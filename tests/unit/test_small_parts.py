@@ -36,9 +36,11 @@ def test_windows(layer, window):
 def test_automatic_window(gpt2):
     assert resolve_window(gpt2, "mlp_out", "auto", "ours") == 1  # a fifth of four layers
     assert resolve_window(gpt2, "resid_post", "auto", "ours") == 1
-    assert resolve_window(gpt2, "mlp_out", "auto", "meng2022_code") == 4  # ten, in a model of four
+    assert resolve_window(gpt2, "mlp_out", "auto", "meng2022_code") == resolve_window(gpt2, "mlp_out", 10, "meng2022_code") == 10  # of four layers
     with pytest.raises(ComponentError, match="window 5 does not fit the model; pass 1 to 4"):
         resolve_window(gpt2, "mlp_out", 5, "ours")
+    with pytest.raises(ComponentError, match="window 0 does not fit"):
+        resolve_window(gpt2, "mlp_out", 0, "meng2022_code")
 
 
 def test_answer_probability_is_a_product_of_softmaxes():

@@ -17,14 +17,22 @@ from typing import Annotated
 import typer
 
 import tl_knowledge as tlk
+from tl_knowledge.cli.blimp import blimp_command
+from tl_knowledge.cli.categories import categories_command
 from tl_knowledge.cli.edit import edit_command
 from tl_knowledge.cli.evaluate import evaluate_command
+from tl_knowledge.cli.growth import growth_command
 from tl_knowledge.cli.info import info_command
+from tl_knowledge.cli.layer_ranges import layer_ranges_command
 from tl_knowledge.cli.moments import moments_command
 from tl_knowledge.cli.neurons import neurons_command
+from tl_knowledge.cli.perspectives import perspectives_command
+from tl_knowledge.cli.perturb import perturb_command
 from tl_knowledge.cli.printing import print_line
 from tl_knowledge.cli.report import report_command
 from tl_knowledge.cli.reproduce import reproduce_command
+from tl_knowledge.cli.sweep import sweep_command
+from tl_knowledge.cli.symmetry import symmetry_command
 from tl_knowledge.cli.trace import trace_command
 from tl_knowledge.cli.trace_facts import trace_facts_command
 from tl_knowledge.errors import InputError, TLKnowledgeError
@@ -35,10 +43,18 @@ __all__ = ["app", "main"]
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, context_settings={"max_content_width": 120})
 app.command("trace")(trace_command)
 app.command("trace-facts")(trace_facts_command)
+app.command("perturb")(perturb_command)
 app.command("neurons")(neurons_command)
+app.command("blimp")(blimp_command)
 app.command("moments")(moments_command)
 app.command("edit")(edit_command)
 app.command("evaluate")(evaluate_command)
+app.command("growth")(growth_command)
+app.command("categories")(categories_command)
+app.command("layer-ranges")(layer_ranges_command)
+app.command("symmetry")(symmetry_command)
+app.command("perspectives")(perspectives_command)
+app.command("sweep")(sweep_command)
 app.command("report")(report_command)
 app.command("reproduce")(reproduce_command)
 app.command("info")(info_command)

@@ -13,9 +13,11 @@ from tl_knowledge.errors import ComponentError, CorruptionError, DataError, Inpu
 from tl_knowledge.prompts.spans import template_of
 
 __all__ = [
+    "cases_argument",
     "corpus_argument",
     "facts_argument",
     "noise_argument",
+    "store_of",
     "subject_noise",
     "template_argument",
     "window_argument",
@@ -43,6 +45,25 @@ def facts_argument(dataset: str, source: str | None, relations: list[str] | None
     """
     facts = tlk.load_facts(dataset, source)
     return tlk.datasets.of_relation(facts, *relations) if relations else facts
+
+
+def cases_argument(dataset: str, source: str | None, limit: int | None) -> list[tlk.EditCase]:
+    """The first edit cases of a data set; ``None`` takes them all.
+
+    Raises:
+        DataError: a source for the bundled data set, or a data set that cannot be read.
+    """
+    if dataset == "factlm":
+        if source is not None:
+            raise DataError(f"data set 'factlm' is bundled and takes no source, but got {source!r}; drop it.")
+        return tlk.load_edit_cases()[:limit]
+    load = {"counterfact": tlk.datasets.load_counterfact, "zsre": tlk.datasets.load_zsre}[dataset]
+    return load(limit=limit) if source is None else load(source, limit=limit)
+
+
+def store_of(store: Path | None, name: str) -> Path | None:
+    """The folder of one of several runs in a store."""
+    return None if store is None else store / re.sub(r"[^a-z0-9+]+", "-", name)
 
 
 def noise_argument(text: str) -> float | str:

@@ -15,7 +15,7 @@ import tl_knowledge as tlk
 from tl_knowledge.cli.words import BACKENDS, DTYPES
 from tl_knowledge.errors import InputError, check_choice
 
-__all__ = ["loads_model", "model_argument", "model_or_name", "quiet_libraries"]
+__all__ = ["loads_model", "model_and_asked", "model_argument", "model_or_name", "quiet_libraries"]
 
 _choice: ContextVar[_Loading] = ContextVar("loading")
 
@@ -120,3 +120,13 @@ def model_or_name(name: str, runner: str) -> Any:
         raise InputError(f"{given} do not reach the workers of --runner ray, which load the model with its defaults; drop them or --runner.")
     quiet_libraries()
     return name
+
+
+def model_and_asked(name: str, runner: str) -> tuple[tlk.HookedModel, Any]:
+    """The loaded model, and what a driver is asked with: the same, or the name where workers load it themselves.
+
+    Raises:
+        InputError: as `model_or_name`.
+    """
+    asked = model_or_name(name, runner)
+    return (asked if runner == "local" else model_argument(name)), asked

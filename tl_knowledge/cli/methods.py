@@ -79,7 +79,12 @@ def method_argument(model: tlk.HookedModel, name: str, layers: Sequence[int] | N
 
 
 def moments_argument(
-    model: tlk.HookedModel, methods: Sequence[tlk.editing.EditMethod], path: Path | None, corpus: str | None, *, progress: bool
+    model: tlk.HookedModel,
+    methods: Sequence[tlk.editing.EditMethod | tlk.localised.MovedMethod],
+    path: Path | None,
+    corpus: str | None,
+    *,
+    progress: bool,
 ) -> tlk.KeyMoments | None:
     """Moments from a file, or collected from a corpus for the layers that the methods need; ``None`` where none needs any.
 

@@ -10,20 +10,22 @@ from typing import Annotated, Any, TypeAlias, get_args
 
 import typer
 
-from tl_knowledge.cli.words import SIDES, TRACE_VARIANTS
+from tl_knowledge.cli.words import EDIT_SETS, INTERVALS, RUNNERS, SIDES, TRACE_VARIANTS
 from tl_knowledge.datasets import FACT_SETS
 from tl_knowledge.editing import METHODS
 from tl_knowledge.errors import ComponentError, DataError, InputError, check_choice
 from tl_knowledge.models.hook_names import Module
-from tl_knowledge.results.writable import check_writable_file
+from tl_knowledge.results.writable import check_writable_file, check_writable_folder
 
 __all__ = [
     "AsJson",
     "Corpus",
     "Corrupt",
     "EditLayers",
+    "EditSet",
     "EditedPrompt",
     "FactSet",
+    "Interval",
     "Layers",
     "MemoryBudget",
     "Method",
@@ -34,14 +36,18 @@ __all__ = [
     "Page",
     "Progress",
     "Relations",
+    "Runner",
     "Samples",
+    "ScoreFile",
     "Seed",
     "Settings",
     "Sever",
     "Source",
     "Store",
+    "TableFile",
     "Variant",
     "Window",
+    "Workers",
     "choice",
     "writable",
 ]
@@ -72,6 +78,22 @@ def writable(path: Path | None) -> Path | None:
     return path
 
 
+def _score_file(path: Path | None) -> Path | None:
+    """A file for a table of scores, by its ending."""
+    if path is not None:
+        check_choice("ending of the table", path.suffix, (".md", ".tex", ".csv"))
+    return writable(path)
+
+
+def _folder(text: str) -> Path:
+    """A folder to write into, as it was typed: ``Path("")`` would be the working directory."""
+    try:
+        check_writable_folder(text)
+    except DataError as error:
+        raise typer.BadParameter(str(error)) from error
+    return Path(text)
+
+
 def _known_methods(given: Any) -> Any:
     """Methods whose names are known, before their settings."""
     for text in given or ():
@@ -83,6 +105,7 @@ Model: TypeAlias = Annotated[str, typer.Option(help="'factlm', a Hugging Face id
 EditedPrompt: TypeAlias = Annotated[str, typer.Argument(help="The fact's text up to its object, as in 'The capital of France is'.")]
 
 FactSet: TypeAlias = Annotated[str, choice("dataset", FACT_SETS, error=DataError)]
+EditSet: TypeAlias = Annotated[str, choice("dataset", EDIT_SETS, error=DataError)]
 Source: TypeAlias = Annotated[str | None, typer.Option(help="The data set's file, folder, URL or hub id; default the data set's own.")]
 Relations: TypeAlias = Annotated[list[str] | None, typer.Option(help="Only facts of this relation; repeatable.")]
 
@@ -102,11 +125,16 @@ Methods: TypeAlias = Annotated[
 ]
 EditLayers: TypeAlias = Annotated[list[int] | None, typer.Option(min=0, help="Of the edit; repeatable, default the published ones of the model.")]
 Settings: TypeAlias = Annotated[list[str] | None, typer.Option(help="name=value of the method, such as clamp=3; repeatable.")]
+Interval: TypeAlias = Annotated[str, choice("interval", INTERVALS, ": 95% bootstrap over cases, or 1.96 sd / sqrt(n)")]
 Moments: TypeAlias = Annotated[Path | None, typer.Option(help="A file of tl-knowledge moments; default collected from --corpus.")]
 Corpus: TypeAlias = Annotated[str | None, typer.Option(help="Of key moments: a text file (one text a line), wikipedia or wikitext.")]
 
-Store: TypeAlias = Annotated[Path | None, typer.Option(help="A folder: a run that was stopped goes on from there.")]
+Store: TypeAlias = Annotated[Path | None, typer.Option(help="A folder: a run that was stopped goes on from there.", parser=_folder, metavar="PATH")]
+Runner: TypeAlias = Annotated[str, choice("runner", RUNNERS)]
+Workers: TypeAlias = Annotated[int, typer.Option(min=1, help="Ray actors.")]
 MemoryBudget: TypeAlias = Annotated[int, typer.Option(min=1, help="Bytes that activations may take.")]
 Progress: TypeAlias = Annotated[bool, typer.Option("--progress/--no-progress", help="Show a progress bar; never with --json.")]
 Page: TypeAlias = Annotated[Path | None, typer.Option(help="Write an HTML page.", callback=writable)]
+TableFile: TypeAlias = Annotated[Path | None, typer.Option(help="Write the table as CSV.", callback=writable)]
+ScoreFile: TypeAlias = Annotated[Path | None, typer.Option(help="Write the table: .md, .tex or .csv.", callback=_score_file)]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]

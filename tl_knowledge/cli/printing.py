@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -14,7 +15,10 @@ from rich.text import Text
 import tl_knowledge as tlk
 from tl_knowledge.results.plain_text import printable, strict_json
 
-__all__ = ["print_json", "print_line", "print_table", "print_written", "write_file"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["frame_table", "print_json", "print_line", "print_table", "print_written", "write_file"]
 
 Words: TypeAlias = "str | tuple[str, str]"
 """A text, or a text and its style."""
@@ -31,10 +35,26 @@ def print_table(table: tlk.drawing.Table, *, header: bool = True) -> None:
     look: dict[str, Any] = {"box": SIMPLE_HEAD, "padding": (0, 1)} if header else {"box": None, "show_header": False}
     printed = RichTable(**look)
     for name in table.header:
-        printed.add_column(Text(printable(name)))
+        printed.add_column(Text(printable(name)), overflow="fold")
     for row in table.rows:
         printed.add_row(*(Text(printable(cell)) for cell in row))
     Console().print(printed)
+
+
+def frame_table(frame: pd.DataFrame, form: str = ".3f") -> tlk.drawing.Table:
+    """A dataframe as a table of text; nothing where there is no number.
+
+    Args:
+        form: of numbers that are not whole.
+    """
+    rows = [tuple(_cell(value, form) for value in row) for row in frame.itertuples(index=False, name=None)]
+    return tlk.drawing.Table(tuple(map(str, frame.columns)), rows)
+
+
+def _cell(value: Any, form: str) -> str:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else format(value, form)
+    return "" if value is None else str(value)
 
 
 def print_json(data: dict[str, Any]) -> None:

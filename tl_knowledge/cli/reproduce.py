@@ -11,7 +11,6 @@ import tl_knowledge as tlk
 from tl_knowledge.cli import options
 from tl_knowledge.cli.loading import loads_model, model_argument, quiet_libraries
 from tl_knowledge.cli.printing import print_json, print_line, print_table, print_written, write_file
-from tl_knowledge.cli.words import RUNNERS
 from tl_knowledge.errors import InputError, check_choice
 
 if TYPE_CHECKING:
@@ -35,8 +34,8 @@ def reproduce_command(
     depth: Annotated[int | None, typer.Option(min=1, help="Layers of a rehearsal, where memory is short; default all.")] = None,
     corpus: options.Corpus = None,
     store: options.Store = None,
-    runner: Annotated[str, options.choice("runner", RUNNERS)] = "local",
-    workers: Annotated[int, typer.Option(min=1, help="Ray actors.")] = 2,
+    runner: options.Runner = "local",
+    workers: options.Workers = 2,
     progress: options.Progress = True,
     out: options.Page = None,
     table: Annotated[Path | None, typer.Option(help="Write the table: .csv or .md.", callback=options.writable)] = None,

@@ -12,7 +12,7 @@ from tl_knowledge.cli import options
 from tl_knowledge.cli.arguments import facts_argument, noise_argument, subject_noise, window_argument, words_argument
 from tl_knowledge.cli.loading import loads_model, model_or_name
 from tl_knowledge.cli.printing import print_json, print_line, print_table, print_written, write_file
-from tl_knowledge.cli.words import MEMORY_BUDGET, RUNNERS, SIDES
+from tl_knowledge.cli.words import MEMORY_BUDGET, SIDES
 from tl_knowledge.errors import ComponentError, InputError
 from tl_knowledge.models.hook_names import COMPONENTS
 
@@ -39,8 +39,8 @@ def trace_facts_command(
     variant: options.Variant = "ours",
     known_only: Annotated[bool, typer.Option("--known-only/--all", help="Leave out facts that the model does not predict.")] = True,
     store: options.Store = None,
-    runner: Annotated[str, options.choice("runner", RUNNERS)] = "local",
-    workers: Annotated[int, typer.Option(min=1, help="Ray actors.")] = 2,
+    runner: options.Runner = "local",
+    workers: options.Workers = 2,
     memory_budget: options.MemoryBudget = MEMORY_BUDGET,
     progress: options.Progress = True,
     out: options.Page = None,

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
-__all__ = ["BACKENDS", "CORPORA", "DTYPES", "EDIT_SETS", "MEMORY_BUDGET", "PROTOCOLS", "RUNNERS", "SIDES", "TRACE_VARIANTS"]
+__all__ = [
+    "BACKENDS",
+    "CORPORA",
+    "DTYPES",
+    "EDIT_SETS",
+    "INTERVALS",
+    "MEMORY_BUDGET",
+    "PERTURBATION_VARIANTS",
+    "PROBLEMS",
+    "PROTOCOLS",
+    "RELATION_SIDE_METHODS",
+    "RUNNERS",
+    "SIDES",
+    "SWEEP_VARIANTS",
+    "TRACE_VARIANTS",
+]
 
 SIDES = ("subject", "relation")
 TRACE_VARIANTS = ("ours", "meng2022_code")
+SWEEP_VARIANTS = ("ours", "hase2023")
+PERTURBATION_VARIANTS = ("ours", "wen_bai")
+PROBLEMS = ("error_injection", "tracing_reversal", "fact_erasure", "fact_amplification", "fact_forcing")
+RELATION_SIDE_METHODS = ("ft", "kn", "rome", "memit")
 PROTOCOLS = ("single", "batch", "sequential")
 RUNNERS = ("local", "ray")
+INTERVALS = ("ours", "meng2022_code")
 EDIT_SETS = ("factlm", "counterfact", "zsre")
 MEMORY_BUDGET = 2**28
 BACKENDS = ("auto", "hooked_transformer", "bridge")

@@ -27,6 +27,7 @@ OLD, NEW, OLD_TO_NEW, NEW_TO_OLD, OLD_TO_OLD, NEW_TO_NEW = (
     "new_inverse_new_subject",
 )
 BEFORE = "old_fact_before"
+AFTER = (OLD, NEW, NEW_TO_OLD, NEW_TO_NEW, OLD_TO_OLD, OLD_TO_NEW)
 
 
 @public
@@ -58,6 +59,11 @@ class SymmetryAccuracies:
     owners: Mapping[str, Mapping[str, str]]
     name: str = "symmetry_accuracies"
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The seven scores' names."""
+        return (BEFORE, *AFTER)
+
     def read(self, model: HookedModel, case: EditCase) -> dict[str, float]:
         """Each question's share of tokens that are the argmax."""
         asked = self._questions(case)
@@ -66,7 +72,7 @@ class SymmetryAccuracies:
 
     def scores(self, before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
         """All seven."""
-        every = {name: 100 * after.get(name, float("nan")) for name in (OLD, NEW, NEW_TO_OLD, NEW_TO_NEW, OLD_TO_OLD, OLD_TO_NEW)}
+        every = {name: 100 * after.get(name, float("nan")) for name in AFTER}
         return {BEFORE: 100 * before.get(OLD, float("nan"))} | every
 
     def _questions(self, case: EditCase) -> dict[str, Fact]:

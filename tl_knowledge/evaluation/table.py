@@ -41,6 +41,11 @@ class ScoreTable(Result):
     model: str
     interval: IntervalVariant = "ours"
 
+    @property
+    def interval_words(self) -> str:
+        """What the intervals are."""
+        return INTERVAL_WORDS[self.interval]
+
     @override
     def headline(self) -> str:
         return f"{', '.join(self.rows)} on {self.cases} cases; {self.model}"
@@ -83,7 +88,7 @@ class ScoreTable(Result):
 
     def to_latex(self, *metrics: str) -> str:
         """`summary` as a LaTeX table (booktabs); names are escaped."""
-        caption = latex_text(f"{self.cases} cases, {self.model}: means in percent; intervals: {INTERVAL_WORDS[self.interval]}.")
+        caption = latex_text(f"{self.cases} cases, {self.model}: means in percent; intervals: {self.interval_words}.")
         frame = _escaped(self.summary(*metrics), latex_text)
         return frame.to_latex(index=False, escape=False, caption=caption, column_format="l" + "r" * (len(frame.columns) - 1))
 
@@ -94,7 +99,7 @@ class ScoreTable(Result):
             list(DRAWN.values()),
             {name: [(s.mean / 100, s.low / 100, s.high / 100) for s in (scores[key] for key in DRAWN)] for name, scores in self.rows.items()},
             title=f"{methods[0] if len(methods) == 1 else 'Editing methods'}: the new object is the likelier (ES, PS); the true one still is (NS)",
-            subtitle=f"{self.cases} cases; {self.model}; {INTERVAL_WORDS[self.interval]}",
+            subtitle=f"{self.cases} cases; {self.model}; {self.interval_words}",
             group_axis="score",
             value_axis="share of prompts",
         )

@@ -2,6 +2,8 @@ from .causal_neuron_edit import CausalNeuronEdit as CausalNeuronEdit
 from .knowledge_neuron_edit import KnowledgeNeuronEdit as KnowledgeNeuronEdit
 from .layer_correlations import LayerCorrelations as LayerCorrelations
 from .layer_sweep import LayerSweep as LayerSweep
+from .moved import MovedMethod as MovedMethod
+from .moved import move_method as move_method
 from .objects import NeuronEditVariant as NeuronEditVariant
 from .problems import EditingProblem as EditingProblem
 from .problems import editing_problem as editing_problem

@@ -25,6 +25,7 @@ from tl_knowledge.results.packing import plain
 from tl_knowledge.results.provenance import Provenance, provenance_of
 from tl_knowledge.results.result import TableResult
 from tl_knowledge.results.statistics import scalar_interval
+from tl_knowledge.results.writable import check_writable_folder
 
 __all__ = ["EditedSide", "RelationSideSettings", "RelationSides", "measure_relation_side"]
 
@@ -154,6 +155,8 @@ def measure_relation_side(
         >>> list(sides.summary()["edited"])
         ['', 'entity', 'relation']
     """
+    if store is not None:
+        check_writable_folder(store)
     model, names, wordings = as_model(model), tuple(always_iterable(methods)), tuple(templates)
     for name in names:
         check_choice("method", name, VARIANTS)

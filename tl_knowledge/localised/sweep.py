@@ -17,7 +17,7 @@ from tl_knowledge.door import public
 from tl_knowledge.editing import FineTune, KeyMoments, Objective, PlannedEdit, plan_edit
 from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.engine.rows import rows_engine
-from tl_knowledge.errors import DataError, InputError, TargetError, check_choice, check_given
+from tl_knowledge.errors import ComponentError, DataError, InputError, TargetError, check_choice, check_given
 from tl_knowledge.localised.layer_sweep import LayerSweep
 from tl_knowledge.localised.problems import EditingProblem, editing_problem
 from tl_knowledge.localised.success import CaseReader
@@ -52,7 +52,7 @@ def layers_around(model: AnyModel, layer: int, *, window: int = 5) -> tuple[int,
     """The layers that are edited together around a layer, cut off at the model's ends, as Hase et al. edit five.
 
     Raises:
-        ComponentError: no such layer.
+        ComponentError: no such layer, or a window smaller than 1.
 
     Example:
         >>> import tl_knowledge as tlk
@@ -61,6 +61,8 @@ def layers_around(model: AnyModel, layer: int, *, window: int = 5) -> tuple[int,
     """
     model = as_model(model)
     check_layers(model, [layer])
+    if window < 1:
+        raise ComponentError(f"window={window} holds no layer; pass at least 1.")
     first, last = window_layers(layer, window, layer_count(model), "meng2022_code")
     return tuple(range(first, last + 1))
 

@@ -27,7 +27,7 @@ from tl_knowledge.published.workbench import Workbench
 from tl_knowledge.results.packing import plain
 from tl_knowledge.results.provenance import provenance_of
 from tl_knowledge.results.storage import write_text
-from tl_knowledge.results.writable import check_writable_file
+from tl_knowledge.results.writable import check_writable_file, check_writable_folder
 from tl_knowledge.runs.parts import Runner
 
 __all__ = ["Run", "factlm_rows", "reproduce", "run_experiment"]
@@ -94,6 +94,8 @@ def reproduce(
     asked = published_experiment(experiment)
     if page is not None:
         check_writable_file(page)
+    if store is not None:
+        check_writable_folder(store)
     named = isinstance(model, str | os.PathLike)
     loaded = load_model(model, prepend_bos=asked.prepend_bos) if named and not _is_factlm(model) else as_model(model, masked=True)
     run = run_experiment(

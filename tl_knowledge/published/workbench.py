@@ -122,13 +122,14 @@ class Workbench:
         everything = replace(self, limit=10**9, seconds={}, _moments={}).cases() if not self.rehearsal else self.cases()
         return [case for case in everything if case.fact.relation in wanted or self.rehearsal][: self.limit]
 
+    @property
+    def asked(self) -> AnyModel:
+        """The model for a step that can be shared out: what workers load, or the loaded one."""
+        return self.source if self.runner == "ray" else self.model
+
     def part(self, name: str) -> Path | None:
         """The folder of one of the run's steps."""
         return None if self.store is None else self.store / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-
-    def window(self, layers: int) -> int:
-        """A published window, or all layers of a model that has fewer."""
-        return min(layers, layer_count(self.model))
 
     def noise(self, rule: float | str, facts: Iterable[Fact]) -> float | str:
         """A published noise: ``"3 subject sd"`` is that of the facts' subjects' embeddings."""

@@ -14,21 +14,25 @@ Window: TypeAlias = int | Literal["auto"]
 
 TraceVariant: TypeAlias = Literal["ours", "meng2022_code"]
 
+WINDOW_MENG_2022 = 10
+
 
 def resolve_window(model: HookedModel, component: Component, window: Window, variant: TraceVariant) -> int:
     """Number of layers restored together; ``"auto"`` is about a fifth of the layers for modules, 1 for all else.
 
-    A fifth is what the 10 layers of Meng et al.'s program are of GPT-2 XL's 48; ``"meng2022_code"`` keeps the 10.
+    A fifth is what the 10 layers of Meng et al.'s program are of GPT-2 XL's 48; ``"meng2022_code"`` keeps the 10. As the program does, it also takes
+    a window that is larger than the model, and cuts it off at the model's ends around each layer.
 
     Raises:
-        ComponentError: a window smaller than 1 or larger than the model.
+        ComponentError: a window smaller than 1 or (``"ours"``) larger than the model.
     """
+    most = layer_count(model)
     if window == "auto":
         if component not in ("mlp_out", "attn_out"):
             return 1
-        return min(10, layer_count(model)) if variant == "meng2022_code" else max(1, round(layer_count(model) / 5))
-    if not (isinstance(window, int) and 1 <= window <= layer_count(model)):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ComponentError(f"window {window!r} does not fit the model; pass 1 to {layer_count(model)} layers, or 'auto'.")
+        return WINDOW_MENG_2022 if variant == "meng2022_code" else max(1, round(most / 5))
+    if not isinstance(window, int) or window < 1 or (window > most and variant == "ours"):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ComponentError(f"window {window!r} does not fit the model; pass 1 to {most} layers, or 'auto'.")
     return window
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Any
@@ -15,14 +15,15 @@ from more_itertools import always_iterable, chunked
 from tl_knowledge.circuits.assemble import LADDER
 from tl_knowledge.circuits.sets.circuit import FactSetCircuit
 from tl_knowledge.circuits.sets.findings import rank_nodes
-from tl_knowledge.circuits.sets.measure import Places, contrast_of, measure_fact, role_values, share_rows
+from tl_knowledge.circuits.sets.jobs import NeedJob, ShareJob
+from tl_knowledge.circuits.sets.measure import Places, role_values
 from tl_knowledge.circuits.sets.parts import Chunk, NeedPart, SharePart, read_part, run_key
 from tl_knowledge.circuits.sets.settings import FactSetSettings, RoleNode
 from tl_knowledge.circuits.settings import Rank
 from tl_knowledge.door import public
 from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.engine.rows import MEMORY_BUDGET, rows_engine
-from tl_knowledge.errors import ComponentError, DataError, InputError, check_given
+from tl_knowledge.errors import ComponentError, DataError, InputError, check_choice, check_given
 from tl_knowledge.models.checks import check_has
 from tl_knowledge.models.description import weight_fingerprint
 from tl_knowledge.models.hook_names import Component
@@ -34,7 +35,7 @@ from tl_knowledge.results.run_folder import RunFolder
 from tl_knowledge.runs.arguments import drawn_noise
 from tl_knowledge.runs.contrast import Metric
 from tl_knowledge.runs.corruption import Noise
-from tl_knowledge.runs.questions import ask_facts
+from tl_knowledge.runs.parts import PartJob, Runner, run_parts
 from tl_knowledge.runs.roles import Side
 
 __all__ = ["from_facts"]
@@ -58,6 +59,8 @@ def from_facts(
     seed: int = 0,
     known_only: bool = True,
     store: str | os.PathLike[str] | None = None,
+    runner: Runner = "local",
+    workers: int = 2,
     facts_per_part: int = FACTS_PER_PART,
     memory_budget: float = MEMORY_BUDGET,
     progress: bool = True,
@@ -79,6 +82,8 @@ def from_facts(
         seed: of the set, where the noise has none of its own; each fact's noise comes from it and the fact's text.
         known_only: leave out facts whose target is not what the clean run predicts.
         store: a folder for finished parts; a run that was stopped goes on from there, and ends with the same bytes.
+        runner, workers: ``"ray"`` shares the facts out among Ray actors with one model each; pass the model's name then. Ray that runs already is
+            used for both passes over the facts; else each pass starts it.
         facts_per_part: facts that are computed and stored together.
         memory_budget: bytes that the runs' activations may take.
         progress: show a progress bar with rate and time left.
@@ -94,7 +99,8 @@ def from_facts(
         >>> len(circuit.nodes), circuit.nodes[0].name
         (5, 'MLP 0 at the last subject token')
     """
-    model = as_model(model)
+    source, model = model, as_model(model)
+    check_choice("runner", runner, Runner)
     given = check_given(always_iterable(facts, Fact), "fact")
     if facts_per_part < 1:
         raise InputError(f"facts_per_part={facts_per_part} makes no part; pass at least 1.")
@@ -107,7 +113,19 @@ def from_facts(
     with ExitStack() as stack:
         key = run_key(model, given, facts_per_part, settings)
         folder = None if store is None else stack.enter_context(closing(RunFolder(store, key, "from_facts()")))
-        return _Run(model, settings, chunks, folder, memory_budget, progress).compute()
+        execution = _Execution(source if runner == "ray" else model, runner, workers, memory_budget, progress)
+        return _Run(model, settings, chunks, folder, execution).compute()
+
+
+@dataclass(frozen=True, eq=False)
+class _Execution:
+    """Who computes, and with what."""
+
+    source: AnyModel
+    runner: Runner
+    workers: int
+    memory_budget: float
+    progress: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,8 +136,7 @@ class _Run:
     settings: FactSetSettings
     chunks: Sequence[Chunk]
     folder: RunFolder | None
-    memory_budget: float
-    progress: bool
+    execution: _Execution
 
     def compute(self) -> FactSetCircuit:
         """The whole."""
@@ -153,55 +170,41 @@ class _Run:
 
     def _needs(self, finished: set[int], weights: str) -> list[NeedPart]:
         """The first kind of part, of every chunk."""
-        done: list[NeedPart] = []
-        with self._bar("what each fact needs") as bar:
-            for number, chunk in enumerate(self.chunks):
-                if self.folder is not None and number in finished:
-                    part = read_part(self.folder, number, NeedPart, chunk, self.settings, weights)
-                else:
-                    part = self._kept(number, self._need_part(chunk, weights))
-                done.append(part)
-                bar.update(len(chunk))
-        return done
-
-    def _need_part(self, chunk: Chunk, weights: str) -> NeedPart:
-        questions, skipped = ask_facts(self.model, chunk, multi_token=False, known_only=self.settings.known_only)
-        rows: list[dict[str, Any]] = []
-        for question in questions:
-            measured = measure_fact(self.model, question, self.settings, self.memory_budget)
-            if isinstance(measured, str):
-                skipped[question.index] = measured
-            else:
-                rows.append(measured)
-        return NeedPart(pd.DataFrame(rows), skipped, self.settings, weights)
+        chunks = dict(enumerate(self.chunks))
+        job = NeedJob(self.settings, weights, self.execution.memory_budget)
+        return self._parts(
+            "what each fact needs", job, chunks, finished, lambda folder, n: read_part(folder, n, NeedPart, chunks[n], self.settings, weights)
+        )
 
     def _shares(self, finished: set[int], weights: str, nodes: tuple[RoleNode, ...], places: dict[int, Places]) -> list[SharePart]:
         """The second kind of part, of every chunk."""
         steps = [count for count in LADDER if count < len(nodes)] + [len(nodes)]
-        done: list[SharePart] = []
-        with self._bar("what the circuit explains") as bar:
-            for number, chunk in enumerate(self.chunks, start=len(self.chunks)):
-                own = [(index, fact) for index, fact in chunk if index in places]
-                if self.folder is not None and number in finished:
-                    part = read_part(self.folder, number, SharePart, [index for index, _ in own], nodes, self.settings, weights)
-                else:
-                    part = self._kept(number, self._share_part(own, weights, nodes, steps, places))
-                done.append(part)
-                bar.update(len(chunk))
-        return done
+        job = ShareJob(self.settings, weights, self.execution.memory_budget, nodes, steps, places)
+        chunks = {n: [(index, fact) for index, fact in chunk if index in places] for n, chunk in enumerate(self.chunks, start=len(self.chunks))}
 
-    def _share_part(self, own: Chunk, weights: str, nodes: tuple[RoleNode, ...], steps: Sequence[int], places: dict[int, Places]) -> SharePart:
-        rows: list[dict[str, Any]] = []
-        for question in ask_facts(self.model, own, multi_token=False, known_only=False)[0]:
-            contrast = contrast_of(self.model, question, self.settings)
-            rows += share_rows(contrast, question.index, nodes, steps, places[question.index], self.memory_budget)
-        return SharePart(pd.DataFrame(rows), nodes, self.settings, weights)
+        def stored(folder: RunFolder, number: int) -> SharePart:
+            return read_part(folder, number, SharePart, [index for index, _ in chunks[number]], nodes, self.settings, weights)
 
-    def _kept(self, number: int, part: Any) -> Any:
-        """A part, once it is in the folder."""
-        if self.folder is not None:
-            part.save(self.folder.part(number))
-        return part
+        return self._parts("what the circuit explains", job, chunks, finished, stored)
+
+    def _parts(
+        self, what: str, job: PartJob[Any, Any], chunks: Mapping[int, Chunk], finished: set[int], stored: Callable[[RunFolder, int], Any]
+    ) -> list[Any]:
+        """A part of every chunk: what the folder has is read, the rest computed and put into it."""
+        run, folder = self.execution, self.folder
+        there = {} if folder is None else {number: stored(folder, number) for number in chunks if number in finished}
+        with progress_bar(what=what, unit="fact", progress=run.progress, total=sum(map(len, chunks.values()))) as bar:
+            bar.update(sum(len(chunks[number]) for number in there))
+
+            def keep(number: int, part: Any) -> None:
+                if folder is not None:
+                    part.save(folder.part(number))
+                there[number] = part
+                bar.update(len(chunks[number]))
+
+            missing = {number: chunk for number, chunk in chunks.items() if number not in there}
+            run_parts(run.source, job, missing, keep, runner=run.runner, workers=run.workers)
+        return [there[number] for number in chunks]
 
     def _by_role(self, rows: Sequence[dict[str, Any]], places: dict[int, Places], name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
         """``[fact component layer role]``; NaN for what was not measured."""
@@ -209,9 +212,6 @@ class _Run:
         if name == "effect" and self.settings.rank == "need":
             return np.full_like(self._by_role(rows, places, "need"), np.nan)
         return np.stack([role_values(row[name], places[int(row["index"])], count) for row in rows])
-
-    def _bar(self, what: str) -> Any:
-        return progress_bar(what=what, unit="fact", progress=self.progress, total=sum(map(len, self.chunks)))
 
 
 def _places(row: dict[str, Any]) -> Places:

@@ -11,28 +11,26 @@ Every row, the essence row too, is corrupted where the *bare* prompt has its sub
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from tl_knowledge.arrays import Hooks, Tokens
+from tl_knowledge.editing.optimise.changed_rows import Change, ChangedRows
 from tl_knowledge.editing.optimise.fact_rows import at_positions, drawn_from
 from tl_knowledge.engine.forward import run_model
-from tl_knowledge.engine.recording import Reached, record
+from tl_knowledge.engine.recording import record
 from tl_knowledge.engine.rows import keep_positions
-from tl_knowledge.models.hook_names import UNEMBED_IN
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.runs.corruption import Noise
 
 __all__ = ["FreshNoiseRows"]
 
 
-class FreshNoiseRows:
+class FreshNoiseRows(ChangedRows):
     """One fact's rows, run whole at every step under the next draw; what `Suffix` is to noise that stays.
 
-    Attributes:
-        starts: ``[row d_model]``: the site's output at the edited token, before the edit, under the first step's draw.
+    ``starts`` are those under the first step's draw.
     """
 
     def __init__(
@@ -55,31 +53,9 @@ class FreshNoiseRows:
         self.model, self.tokens, self.edited, self.read, self.site = model, tokens, edited, read, site
         self.noise, self.positions, self.drawn = noise, tuple(positions), drawn
         activations = record(model, tokens, drawn_from(noise, self.positions, self.drawn), {site})
-        self.starts: torch.Tensor = at_positions(activations[site], edited)
+        self.starts = at_positions(activations[site], edited)
 
-    def logits(self, deltas: Float[torch.Tensor, "row d_model"]) -> Float[torch.Tensor, "row answer d_vocab"]:
-        """The logits at the read positions, with each row's change; the next draw's rows are used up."""
-        return self._run(deltas, [])
-
-    def final_states(self, deltas: Float[torch.Tensor, "row d_model"]) -> Float[torch.Tensor, "row answer d_model"]:
-        """The same up to the unembedding's input."""
-        caught: list[torch.Tensor] = []
-
-        def catch(states: torch.Tensor, *, hook: object) -> None:
-            caught.append(states)
-            raise Reached
-
-        with suppress(Reached):
-            self._run(deltas, [(UNEMBED_IN, catch)])
-        return caught[0]
-
-    def _run(self, deltas: torch.Tensor, hooks: Hooks) -> torch.Tensor:
-        number = torch.arange(len(self.tokens), device=self.tokens.device)
-
-        def change(activation: torch.Tensor, *, hook: object) -> torch.Tensor:
-            changed = activation.clone()
-            changed[number, self.edited] = changed[number, self.edited] + deltas.to(changed.dtype)
-            return changed
-
+    def _run(self, change: Change, hooks: Hooks) -> torch.Tensor:
+        """One run; the next draw's rows are used up."""
         noise, self.drawn = drawn_from(self.noise, self.positions, self.drawn), self.drawn + len(self.tokens)
         return run_model(self.model, self.tokens, [*noise, (self.site, change), *keep_positions(self.read), *hooks])

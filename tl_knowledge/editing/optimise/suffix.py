@@ -14,18 +14,18 @@ single dummy row runs there, and the cached states are swapped in where the edit
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from tl_knowledge.arrays import Hooks, Tokens
+from tl_knowledge.editing.optimise.changed_rows import Change, ChangedRows
 from tl_knowledge.editing.optimise.fact_rows import at_positions
 from tl_knowledge.engine.prefix import freeze_prefix, run_on_prefix_from, whole_sequences
-from tl_knowledge.engine.recording import Reached, record
+from tl_knowledge.engine.recording import record
 from tl_knowledge.engine.rows import keep_positions
-from tl_knowledge.models.hook_names import UNEMBED_IN, block_input, block_output
+from tl_knowledge.models.hook_names import block_input, block_output
 from tl_knowledge.models.protocol import HookedModel
 
 __all__ = ["Suffix", "similar_positions"]
@@ -52,12 +52,8 @@ def similar_positions(edited: Int[torch.Tensor, " row"]) -> Iterator[Int[torch.T
     yield torch.tensor(group, device=edited.device)
 
 
-class Suffix:
-    """Some rows whose edited tokens stand at about the same place.
-
-    Attributes:
-        starts: ``[row d_model]``: the site's output at the edited token, before the edit.
-    """
+class Suffix(ChangedRows):
+    """Some rows whose edited tokens stand at about the same place."""
 
     def __init__(
         self,
@@ -81,34 +77,13 @@ class Suffix:
         own: Hooks = [(block_input(0), lambda _, *, hook: self.prefix.entering)]
         activations = record(model, self.prefix.rows(len(tokens)), own, {entering, site}, **self.prefix.arguments)
         self.states = activations[entering]
-        self.starts: torch.Tensor = at_positions(activations[site], self.edited)
+        self.starts = at_positions(activations[site], self.edited)
 
-    def logits(self, deltas: Float[torch.Tensor, "row d_model"]) -> Float[torch.Tensor, "row answer d_vocab"]:
-        """The logits at the read positions, with each row's change."""
-        return self._run(deltas, [])
-
-    def final_states(self, deltas: Float[torch.Tensor, "row d_model"]) -> Float[torch.Tensor, "row answer d_model"]:
-        """The same up to the unembedding's input."""
-        caught: list[torch.Tensor] = []
-
-        def catch(states: torch.Tensor, *, hook: object) -> None:
-            caught.append(states)
-            raise Reached
-
-        with suppress(Reached):
-            self._run(deltas, [(UNEMBED_IN, catch)])
-        return caught[0]
-
-    def _run(self, deltas: torch.Tensor, hooks: Hooks) -> torch.Tensor:
-        number = torch.arange(len(self.states), device=self.states.device)
-
-        def change(activation: torch.Tensor, *, hook: object) -> torch.Tensor:
-            changed = activation.clone()
-            changed[number, self.edited] = changed[number, self.edited] + deltas.to(changed.dtype)
-            return changed
-
-        states, site = (change(self.states, hook=None), []) if self.direct else (self.states, [(self.site, change)])
-        return run_on_prefix_from(self.model, self.prefix, self.first, states, site + keep_positions(self.read) + hooks)
+    def _run(self, change: Change, hooks: Hooks) -> torch.Tensor:
+        more = [*keep_positions(self.read), *hooks]
+        if self.direct:
+            return run_on_prefix_from(self.model, self.prefix, self.first, change(self.states, hook=None), more)
+        return run_on_prefix_from(self.model, self.prefix, self.first, self.states, [(self.site, change), *more])
 
 
 def adds_to_the_stream(model: HookedModel, layer: int, site: str, tokens: Tokens) -> bool:

@@ -32,6 +32,7 @@ from jaxtyping import Float
 from more_itertools import constrained_batches
 
 from tl_knowledge.door import public
+from tl_knowledge.editing.optimise.changed_rows import ChangedRows
 from tl_knowledge.editing.optimise.fact_rows import FactRows, corrupt_rows
 from tl_knowledge.editing.optimise.fresh_noise import FreshNoiseRows
 from tl_knowledge.editing.optimise.suffix import Suffix, similar_positions
@@ -191,7 +192,7 @@ class FactBatch:
         groups = list(similar_positions(edited) if fresh is None else rows.split([len(each.edited) for each in facts]))
         self.back = torch.cat(groups).argsort()
 
-        def part(g: torch.Tensor) -> Suffix | FreshNoiseRows:
+        def part(g: torch.Tensor) -> ChangedRows:
             if fresh is not None:
                 return FreshNoiseRows(model, tokens[g], edited[g], read[g], site, fresh, subjects[int(g[0])], len(g) - 1 if of_rome else 0)
             return Suffix(model, tokens[g], edited[g], read[g], layer, site, corrupt_rows([subjects[i] for i in g.tolist()], self.objective.noise))

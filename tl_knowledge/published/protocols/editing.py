@@ -92,7 +92,7 @@ class GrowthProtocol(Protocol):
         moments = bench.moments(methods.values())
         with bench.timed("edits"):
             grown = measure_growth(
-                bench.model,
+                bench.asked,
                 cases,
                 methods,
                 (*(size for size in self.sizes if size < len(cases)), len(cases)),
@@ -100,6 +100,8 @@ class GrowthProtocol(Protocol):
                 protocol=self.protocol,
                 batch_size=self.batch_size,
                 store=bench.part("growth"),
+                runner=bench.runner,
+                workers=bench.workers,
                 progress=bench.progress,
             )
         rows = [
@@ -239,8 +241,7 @@ class SymmetryProtocol(Protocol):
         reports, notes = reports_of(bench, self.editors, "single", 1, (measure,), cases=cases)
         rows: list[dict[str, Any]] = []
         for label, report in reports.items():
-            names = [name for name in report.metrics if "fact" in name or "inverse" in name]
-            rows += _score_rows(label, report.scores, tuple(names), len(report.table))
+            rows += _score_rows(label, report.scores, measure.columns, len(report.table))
         return Measured(rows, [score_table(*reports.values(), names=tuple(reports)).plot()], notes)
 
 
@@ -278,9 +279,10 @@ def reports_of(
     reports: dict[str, EditReport] = {}
     for editor in (editor for editor in editors if editor.label in methods):
         alone = editor.alone and protocol != "single"
+        shared = protocol == "single"  # else all edits are in one model
         with bench.timed(editor.label):
             reports[editor.label] = evaluate(
-                bench.model,
+                bench.asked if shared else bench.model,
                 cases,
                 methods[editor.label],
                 moments=moments,
@@ -288,6 +290,8 @@ def reports_of(
                 batch_size=1 if alone else batch_size,
                 measures=measures,
                 store=bench.part(editor.label),
+                runner=bench.runner if shared else "local",
+                workers=bench.workers,
                 progress=bench.progress,
             )
     return reports, notes

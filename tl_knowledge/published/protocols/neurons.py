@@ -81,7 +81,7 @@ class _Located(Protocol):
         """The groups' neurons."""
         with bench.timed("attribution"):
             return locate_neurons(
-                bench.model,
+                bench.asked,
                 groups,
                 threshold=self.threshold,
                 shared_by=self.shared_by,
@@ -89,6 +89,8 @@ class _Located(Protocol):
                 variant=self.variant,
                 steps=self.steps,
                 store=bench.part(step),
+                runner=bench.runner,
+                workers=bench.workers,
                 progress=bench.progress,
             )
 

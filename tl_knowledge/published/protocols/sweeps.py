@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import plotly.graph_objects as go
 from typing_extensions import override
 
-from tl_knowledge.editing import EditMethod, FineTune, method_class
+from tl_knowledge.editing import EditMethod, Objective
 from tl_knowledge.errors import DataError
-from tl_knowledge.localised import EditingProblem, LayerSweep, SweepVariant, compare_sweeps, layers_around, sweep_layers
+from tl_knowledge.localised import EditingProblem, LayerSweep, SweepVariant, compare_sweeps, move_method, sweep_layers
 from tl_knowledge.models.protocol import layer_count
 from tl_knowledge.published.protocol import Measured, Protocol, number
 from tl_knowledge.published.protocols.editing import methods_of
@@ -78,36 +77,22 @@ class SweepProtocol(Protocol):
 
     def _sweep(self, bench: Workbench, problem: EditingProblem, editor: Editor, settings: EditMethod) -> LayerSweep:
         cases, layers = bench.cases(), tuple(range(layer_count(bench.model) - 1))
-        word = method_class(editor.method).layer_word()
-
-        def method_at(layer: int, objective: Any) -> EditMethod:
-            place: dict[str, Any] = {"layers": self._around(bench, layer)} if word == "layers" else {"layer": layer}
-            if word == "layer" and editor.wide:
-                place = {"layer": self._around(bench, layer)}
-            held, aim = settings, objective
-            if issubclass(method_class(editor.method), FineTune):  # it has no objective of the program's
-                aim = replace(objective, variant="ours") if objective is not None else None
-            changed: Any = held
-            return replace(changed, **({} if aim is None else {"objective": aim}), **place)
-
-        plain: Any = getattr(settings, "objective", None)
-        moments = bench.moments([method_at(layer, plain) for layer in layers])
+        moved = move_method(bench.model, settings, window=5 if editor.wide else None, layers=layers)
+        moments = bench.moments([moved(layer, Objective()) for layer in layers])
         with bench.timed("edits"):
             return sweep_layers(
-                bench.model,
+                bench.asked,
                 cases,
-                method_at,
+                moved,
                 problem=problem,
                 moments=moments,
                 layers=layers,
                 noise=bench.noise(self.noise, [case.fact for case in cases]),
                 samples=self.samples,
-                window=bench.window(self.window),
+                window=self.window,
                 variant=self.variant,
                 store=bench.part(f"{problem} {editor.label}"),
+                runner=bench.runner,
+                workers=bench.workers,
                 progress=bench.progress,
             )
-
-    @staticmethod
-    def _around(bench: Workbench, layer: int) -> Sequence[int]:
-        return tuple(layers_around(bench.model, layer))

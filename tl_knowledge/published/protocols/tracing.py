@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from tl_knowledge.tracing import PerturbationVariant, TraceAverage, perturb_embe
 
 __all__ = ["OneTrace", "PerturbationProtocol", "TraceProtocol"]
 
+ROUNDING = 1e-4  # of a probability
 STATES_AND_MODULES = ("resid_post", "mlp_out", "attn_out")
 SPACE_NEEDLE = Fact("The Space Needle", "{} is in downtown", " Seattle")
 
@@ -48,7 +50,7 @@ class OneTrace(Protocol):
         figures: list[go.Figure] = []
         rows: list[dict[str, Any]] = []
         for component in STATES_AND_MODULES:
-            window = 1 if component == "resid_post" else bench.window(self.window)
+            window = 1 if component == "resid_post" else self.window
             noise = bench.noise(self.noise, [fact])
             traced = trace(
                 bench.model, prompt, noise, component=component, window=window, samples=self.samples, variant="meng2022_code", progress=bench.progress
@@ -58,7 +60,7 @@ class OneTrace(Protocol):
                 rows.append(number("one fact", "P clean", 100 * clean, n=1))
                 rows.append(number("one fact", "P corrupted", 100 * (clean - float(traced.total_effect.mean())), n=1))
             effect = traced.mean_effect.nan_to_num(nan=-1.0)
-            layer, position = divmod(int(effect.argmax()), effect.shape[1])
+            layer, position = divmod(_first_largest(effect.flatten().tolist()), effect.shape[1])
             rows.append(number(f"{component}, largest effect", "effect", 100 * float(effect.max()), n=1))
             rows.append(number(f"{component}, largest effect", "layer", traced.layers[layer], n=1))
             rows.append(number(f"{component}, largest effect", "token", position, n=1))
@@ -75,7 +77,7 @@ class TraceProtocol(Protocol):
         components: what is restored.
         sever: modules to sever while the state at the last corrupted token is restored.
         noise: its standard deviation, or a rule.
-        window: of modules; a model with fewer layers has them all restored together.
+        window: of modules.
         samples: noise draws.
         variant: whose noise stream and windows.
         roles: token roles whose largest average effect is a row of the table.
@@ -96,13 +98,13 @@ class TraceProtocol(Protocol):
         facts = bench.facts()
         noise = bench.noise(self.noise, facts)
         average = trace_facts(
-            bench.source if bench.runner == "ray" else bench.model,
+            bench.asked,
             facts,
             noise,
             corrupt=self.corrupt,  # pyright: ignore[reportArgumentType]
             components=self.components,  # pyright: ignore[reportArgumentType]
             sever=self.sever,
-            window=bench.window(self.window),
+            window=self.window,
             samples=self.samples,
             variant=self.variant,
             store=bench.part("traces"),
@@ -132,12 +134,18 @@ def _peaks(average: TraceAverage, roles: tuple[str, ...]) -> list[dict[str, Any]
         corrupt, component, severed, role = map(str, key)  # pyright: ignore[reportArgumentType]
         if severed == "none" and role not in roles:
             continue
-        best = group.loc[group["effect"].idxmax()]
+        best = group.iloc[_first_largest(group["effect"].tolist())]
         name = f"{component} at {role}" + ("" if severed == "none" else f", {severed} severed")
         name += "" if len(average.sides) == 1 else f" ({corrupt} corrupted)"
         rows.append(number(name, "effect", 100 * best["effect"], low=100 * best["low"], high=100 * best["high"], n=best["facts"]))
         rows.append(number(name, "layer", best["layer"], n=best["facts"]))
     return rows
+
+
+def _first_largest(effects: Sequence[float]) -> int:
+    """The first that is as large as any: windows that hold all layers of a small model have one effect, but for rounding."""
+    most = float(np.nanmax(effects))
+    return next(i for i, effect in enumerate(effects) if effect >= most - ROUNDING)
 
 
 def _left_out(average: TraceAverage) -> list[str]:

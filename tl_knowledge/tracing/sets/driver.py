@@ -116,7 +116,7 @@ def trace_facts(
     execution.check()
     parts = dict(enumerate(chunked(enumerate(given), facts_per_part)))
     with ExitStack() as stack:
-        folder = stack.enter_context(closing(TraceStore(store, survey, given, facts_per_part))) if store else None
+        folder = stack.enter_context(closing(TraceStore(store, survey, given, facts_per_part))) if store is not None else None
         run = _Run(model, survey, execution, folder, runner, workers, progress)
         return TraceAverage.from_part(join_parts(run.compute(parts)))
 
