@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from more_itertools import always_iterable, chunked
 
-from tl_knowledge.arrays import Hooks
+from tl_knowledge.arrays import Hooks, Tokens
 from tl_knowledge.door import public
 from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.engine.recording import run_until
@@ -30,7 +30,7 @@ from tl_knowledge.results.storage import read_result, write_result
 from tl_knowledge.results.writable import check_writable_folder
 from tl_knowledge.runs.key_moments import KeyMoments
 
-__all__ = ["collect_key_moments"]
+__all__ = ["collect_key_moments", "text_rows"]
 
 TOKENS_A_NEURON = 10  # arXiv 2506.04226: keeps 95% of the editing score
 TEXTS_AT_ONCE = 16
@@ -151,20 +151,26 @@ def _provenance(model: HookedModel, layers: Sequence[int]) -> Provenance:
     return provenance_of(model, engine="one pass", layers=list(layers))
 
 
+def text_rows(model: HookedModel, corpus: Iterable[str], longest: int) -> Iterator[Tokens]:
+    """Texts as token rows ``[1 pos]``, with BOS where the model has it; longer ones are cut, those without a token left out."""
+    bos = [model.tokenizer.bos_token_id] if prepends_bos(model) else []
+    for text in corpus:
+        ids = (bos + model.tokenizer(text, add_special_tokens=False)["input_ids"])[: min(context_length(model), longest)]
+        if ids:
+            yield torch.tensor([ids], device=model_device(model))
+
+
 def _token_rows(model: HookedModel, corpus: Iterable[str], wanted: int) -> list[torch.Tensor]:
-    """Texts as token rows ``[1 pos]`` until enough tokens are read.
+    """Texts as token rows until enough tokens are read.
 
     Raises:
         DataError: there is none.
     """
     rows: list[torch.Tensor] = []
     count = 0
-    bos = [model.tokenizer.bos_token_id] if prepends_bos(model) else []
-    for text in corpus:
-        ids = (bos + model.tokenizer(text, add_special_tokens=False)["input_ids"])[: min(context_length(model), wanted - count)]
-        if ids:
-            rows.append(torch.tensor([ids], device=model_device(model)))
-            count += len(ids)
+    for row in text_rows(model, corpus, wanted):
+        rows.append(row[:, : wanted - count])
+        count += rows[-1].shape[1]
         if count >= wanted:
             break
     if not rows:
