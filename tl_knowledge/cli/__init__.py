@@ -27,6 +27,7 @@ from tl_knowledge.cli.report import report_command
 from tl_knowledge.cli.reproduce import reproduce_command
 from tl_knowledge.cli.trace import trace_command
 from tl_knowledge.cli.trace_facts import trace_facts_command
+from tl_knowledge.cli.train import train_command
 from tl_knowledge.errors import InputError, TLKnowledgeError
 
 __all__ = ["app", "main"]
@@ -37,6 +38,7 @@ app.command("trace")(trace_command)
 app.command("trace-facts")(trace_facts_command)
 app.command("neurons")(neurons_command)
 app.command("moments")(moments_command)
+app.command("train")(train_command)
 app.command("edit")(edit_command)
 app.command("evaluate")(evaluate_command)
 app.command("report")(report_command)

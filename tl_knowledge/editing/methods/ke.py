@@ -32,14 +32,14 @@ KE_TRAINING = TrainingSettings(learning_rate=1e-5)
 class KE(TrainedMethod):
     """Settings of KE, and once trained what it has learnt: ``dW = most * sigmoid(e) * (g * a + b)`` (De Cao et al. 2021, section 4.2).
 
-    ``g`` is the gradient of a matrix ``[n m]``; ``a = softmax(r_a) c_a^T`` masks it and ``b = softmax(r_b) c_b^T`` shifts it. ``r [n]``, ``c [m]`` and ``e`` come
-    from two layers with normalised weights (tanh between them), one such net for each matrix, that read a condition: prompt and new target, as a
-    trained copy of the model's token embeddings, through a bidirectional LSTM whose last states go through a linear layer and tanh.
+    ``g`` is the gradient of a matrix ``[n m]``; ``a = softmax(r_a) c_a^T`` masks it and ``b = softmax(r_b) c_b^T`` shifts it. ``r [n]``, ``c [m]``
+    and ``e`` come from two layers with normalised weights (tanh between them), one such net for each matrix, that read a condition: prompt and new
+    target, as a trained copy of the model's token embeddings, through a bidirectional LSTM whose last states go through a linear layer and tanh.
 
-    Since ``a`` has rank one, ``g * a = sum_t (softmax(r_a) * x_t) (d_t * c_a)^T``: the change has one rank a token and one more, and is held so, exactly.
-    The sign is left to the training. This is the column "KE" ("EFK") of Mitchell et al. (2022a) and Meng et al. (2022): their matrices, sizes and outer
-    loss, in which De Cao et al.'s constraint on the drift is a term. The program takes GPT-2's matrices as ``[in out]``, as here, and those of other
-    models turned; here rows are inputs on every model.
+    Since ``a`` has rank one, ``g * a = sum_t (softmax(r_a) * x_t) (d_t * c_a)^T``: the change has one rank a token and one more, and is held so,
+    exactly. The sign is left to the training. This is the row "KE" ("EFK") of Mitchell et al. (2022a) and Meng et al. (2022): their matrices, sizes
+    and outer loss, in which De Cao et al.'s constraint on the drift is a term. The program takes GPT-2's matrices as ``[in out]``, as here, and those
+    of other models turned; here rows are inputs on every model.
 
     Attributes:
         layers, matrices, training, editor: as `TrainedMethod`.

@@ -28,16 +28,16 @@ TINY = 1e-7
 @public
 @dataclass(frozen=True)
 class MEND(TrainedMethod):
-    """Settings of MEND, and once trained what it has learnt: ``W <- W - scale rate_W sum_t x~_t d~_t^T`` (Mitchell et al. 2022a, equations 4 and 5).
+    """Settings of MEND, and once trained what it has learnt (Mitchell et al. 2022a, equations 4 and 5).
 
-    ``x_t`` is what the matrix reads at token ``t`` and ``d_t`` the gradient at its output. Tokens at which either is zero drop out. Each coordinate is
-    standardised by its mean and standard deviation over all tokens of the training, and ``z = [x^; d^]`` goes through residual blocks
-    ``z + max(0, s * (U V z + b) + o)``, one network for all matrices of one shape, with ``s`` and ``o`` of each matrix' own. ``U`` starts at 0, so that
-    an untrained MEND is the gradient of standardised factors.
+    ``W <- W - scale rate_W sum_t x~_t d~_t^T``, where ``x_t`` is what the matrix reads at token ``t`` and ``d_t`` the gradient at its output.
+    Tokens at which either is zero drop out. Each coordinate is standardised by its mean and standard deviation over all tokens of the training,
+    and ``z = [x^; d^]`` goes through residual blocks ``z + max(0, s * (U V z + b) + o)``: one network for all matrices of one shape, with ``s`` and
+    ``o`` of each matrix' own. ``U`` starts at 0, so that an untrained MEND is the gradient of standardised factors.
 
-    Mitchell et al.'s program *adds* the change and leaves its sign to the training; ours subtracts it, so that the untrained change descends. Files of
-    that program come with the sign of their rates turned (``training/convert_mend.py``). Published are ``W_in`` and ``W_out`` of the last three MLPs;
-    of a gated MLP the same two unless ``matrices`` has ``"W_gate"``.
+    Mitchell et al.'s program *adds* the change and leaves its sign to the training; ours subtracts it, so that the untrained change descends. Files
+    of that program come with the sign of their rates turned (``training/convert_mend.py``). Published are ``W_in`` and ``W_out`` of the last three
+    MLPs; of a gated MLP the same two, unless ``matrices`` has ``"W_gate"``.
 
     Attributes:
         layers, matrices, training, editor: as `TrainedMethod`.
@@ -176,13 +176,12 @@ class ShapeNetwork(torch.nn.Module):
             matrix: its number among those of this shape.
         """
         z = self.standardised(factors)
-        for V, U, b, s, o in zip(self.V, self.U, self.b, self.s, self.o, strict=True):
-            z = z + (s[matrix] * (z @ V.T @ U.T + b) + o[matrix]).clamp(min=0)  # whose gradient at 0 is 1; relu's is 0, and U would never move
+        for into, out, bias, gain, shift in zip(self.V, self.U, self.b, self.s, self.o, strict=True):
+            # The gradient of clamp at 0 is 1; that of relu is 0, and U would never move.
+            z = z + (gain[matrix] * (z @ into.T @ out.T + bias) + shift[matrix]).clamp(min=0)
         return z[:, : self._d_in], z[:, self._d_in :]
 
 
 def _kept(factors: GradientFactors) -> Float[torch.Tensor, "kept width"]:
     inside: Bool[torch.Tensor, " token"] = (factors.inputs != 0).any(-1) & (factors.gradients != 0).any(-1)
     return torch.cat([factors.inputs, factors.gradients], dim=-1)[inside]
-
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -37,18 +37,19 @@ class TrainingCurve(TableResult):
     provenance: Provenance
 
     @property
-    def best(self) -> pd.Series:
-        """The row of the smallest validation loss, whose networks are kept."""
-        own = self.table[self.table["split"] == "validation"]
-        return own.loc[own["loss"].idxmin()]
+    def best(self) -> dict[str, Any]:
+        """The row of the smallest validation loss, whose networks are kept; empty where no validation was."""
+        rows = [row for row in self.table.to_dict(orient="records") if row["split"] == "validation"]
+        return min(rows, key=lambda row: row["loss"], default={})
 
     @override
     def headline(self) -> str:
-        best = self.best
-        return (
-            f"{self.method} trained for {int(self.table['step'].max())} steps, best at {int(best['step'])}: success {best['success']:.0%}, "
-            f"KL {best['kl']:.3g}; {self.provenance.model}"
-        )
+        """The method, how long it was trained, and what the best validation was."""
+        best, where = self.best, f"; {self.provenance.model}"
+        if not best:
+            return f"{self.method}, trained elsewhere{where}"
+        trained = f"{self.method} trained for {int(self.table['step'].max())} steps, best at {best['step']}"
+        return f"{trained}: success {best['success']:.0%}, KL {best['kl']:.3g}{where}"
 
     def plot(self) -> go.Figure:
         """Lines: edit loss, KL and success by step, of the training and of the validation."""

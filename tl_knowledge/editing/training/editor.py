@@ -67,8 +67,8 @@ class TrainedEditor(Result):
         now = unedited_fingerprint(model)
         if now != self.fingerprint:
             raise ModelStateError(
-                f"this {self.method} was trained for other weights ({self.fingerprint}, of {self.provenance.model!r} in {self.provenance.dtype}) than "
-                f"this model's own ({now}); load the model it was trained for in the same way, or train another for this one."
+                f"this {self.method} was trained for other weights ({self.fingerprint}, of {self.provenance.model!r} in {self.provenance.dtype}) "
+                f"than this model's own ({now}); load the model it was trained for in the same way, or train another for this one."
             )
 
     def unseen(self, cases: Iterable[EditCase]) -> list[EditCase]:

@@ -62,7 +62,7 @@ class TrainedMethod(EditMethod):
         editor: digest of what was learnt; nothing before. It stands here so that settings with other networks are other settings.
 
     Raises:
-        InputError: no layer or matrix, one twice, or an ``editor`` that was not read from a file.
+        InputError: no layer or matrix, one twice, an ``editor`` that was not read from a file, or other settings than it was trained with.
         ComponentError: an unknown matrix.
     """
 
@@ -82,6 +82,11 @@ class TrainedMethod(EditMethod):
             check_choice("matrix", matrix, MATRICES)
         if self.editor != ("" if self._trained is None else self._trained.digest):
             raise InputError(f"editor={self.editor!r} names networks that are not here; read them with {type(self).__name__}.load(path).")
+        if self._trained is not None:
+            own, learnt = values_of(self), self._trained.settings
+            other = [name for name in learnt if name != "scale" and own[name] != learnt[name]]
+            if other:
+                raise InputError(f"the networks were trained with other {', '.join(other)} than these settings have; train anew with these.")
 
     @abstractmethod
     def network(self, model: HookedModel) -> EditNetwork:
@@ -175,7 +180,7 @@ class TrainedMethod(EditMethod):
             raise NumericalError(f"{name} saw fewer than two tokens with a gradient, so nothing was learnt; pass more steps or cases.")
         provenance = provenance_of(model, engine="outer training", seed=self.training.seed, settings=fresh, method=name)
         curve = TrainingCurve(pd.DataFrame(state.rows, columns=list(CURVE_COLUMNS)), name, provenance)
-        settings = {key: value for key, value in values_of(fresh).items() if key != "editor"}
+        settings = {key: value for key, value in values_of(fresh).items() if key != "editor"}  # a digest of what is not there yet
         return fresh.with_editor(TrainedEditor(name, settings, state.best, unedited_fingerprint(model), data.facts, curve, provenance))
 
     def with_editor(self: Method, editor: TrainedEditor) -> Method:
@@ -224,7 +229,8 @@ class TrainedMethod(EditMethod):
         with torch.no_grad():
             parts = [network.changes(prompt, gradient) for prompt, gradient in zip(prompts, gradients, strict=True)]
         changes = {
-            place: LowRank(torch.cat([part[place].left for part in parts], dim=1), torch.cat([part[place].right for part in parts])) for place in places
+            place: LowRank(torch.cat([part[place].left for part in parts], dim=1), torch.cat([part[place].right for part in parts]))
+            for place in places
         }
         notes = [{"subject": fact.subject, "loss": gradient.loss} for fact, gradient in zip(facts, gradients, strict=True)]
         return Edit.planned(model, self, changes, notes=notes)
@@ -237,4 +243,3 @@ class TrainedMethod(EditMethod):
             network.load_state_dict(editor.networks)
             _networks[editor] = network
         return _networks[editor].to(device)
-

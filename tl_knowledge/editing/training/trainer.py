@@ -80,7 +80,8 @@ class Trainer:
         self._since.append((float(outcome.edit_loss.detach()), float(outcome.kl.detach()), outcome.success))
         parameters = list(self.network.parameters())
         # Not backward(), which would leave gradients on weights of the model that want some.
-        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
+        gradients: list[torch.Tensor | None] = [*torch.autograd.grad(loss, parameters, allow_unused=True)]
+        for parameter, gradient in zip(parameters, gradients, strict=True):
             if gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
