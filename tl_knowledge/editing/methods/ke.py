@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -42,7 +42,7 @@ class KE(TrainedMethod):
     of other models turned; here rows are inputs on every model.
 
     Attributes:
-        layers, matrices, training, editor: as `TrainedMethod`.
+        layers, matrices, training, scale, editor: as `TrainedMethod`.
         condition: width of the condition.
         hidden: width of the LSTM and of the nets between.
         most: ``most`` above.
@@ -68,6 +68,11 @@ class KE(TrainedMethod):
         for name in ("condition", "hidden", "most"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise InputError(f"{name}={getattr(self, name)!r} makes no edit; pass a positive number.")
+
+    @classmethod
+    @override
+    def small(cls) -> KE:
+        return replace(super().small(), condition=8, hidden=8)
 
     @override
     def network(self, model: HookedModel) -> KENetwork:

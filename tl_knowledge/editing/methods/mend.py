@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -40,12 +40,11 @@ class MEND(TrainedMethod):
     MLPs; of a gated MLP the same two, unless ``matrices`` has ``"W_gate"``.
 
     Attributes:
-        layers, matrices, training, editor: as `TrainedMethod`.
+        layers, matrices, training, scale, editor: as `TrainedMethod`.
         rank: of ``U V``, at most.
         blocks: how many residual blocks.
         rate: where each matrix' learned ``rate_W`` starts.
         rate_learning_rate: of Adam, for these rates.
-        scale: what the whole change is multiplied by when it edits.
 
     Raises:
         InputError: a number that is not positive.
@@ -70,13 +69,17 @@ class MEND(TrainedMethod):
     blocks: int = 2
     rate: float = 1e-4
     rate_learning_rate: float = 1e-4
-    scale: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("rank", "blocks", "rate_learning_rate", "scale"):
+        for name in ("rank", "blocks", "rate_learning_rate"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise InputError(f"{name}={getattr(self, name)!r} makes no edit; pass a positive number.")
+
+    @classmethod
+    @override
+    def small(cls) -> MEND:
+        return replace(super().small(), rank=8)
 
     @override
     def network(self, model: HookedModel) -> MENDNetwork:
@@ -105,7 +108,7 @@ class MENDNetwork(EditNetwork):
         made: dict[BlockMatrix, LowRank] = {}
         for number, place in enumerate(self._places):
             x, d = self._of(number)(gradient.factors[place], self._shapes[:number].count(self._shapes[number]))
-            made[place] = LowRank(-self._settings.scale * self.rates[number] * x.T, d)
+            made[place] = LowRank(-self.rates[number] * x.T, d)
         return made
 
     @override

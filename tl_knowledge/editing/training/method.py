@@ -27,7 +27,7 @@ from tl_knowledge.editing.training.samples import TrainingData
 from tl_knowledge.editing.training.seen import refuse_seen
 from tl_knowledge.editing.training.settings import TrainingSettings
 from tl_knowledge.editing.training.trainer import Trainer
-from tl_knowledge.errors import DataError, InputError, ModelStateError, NumericalError, check_choice
+from tl_knowledge.errors import ComponentError, DataError, InputError, ModelStateError, NumericalError, check_choice
 from tl_knowledge.models.checks import check_layers
 from tl_knowledge.models.ledger import has_written_edits, unedited_fingerprint
 from tl_knowledge.models.loading import AnyModel, as_model
@@ -59,6 +59,7 @@ class TrainedMethod(EditMethod):
         layers: the blocks whose matrices are changed.
         matrices: which matrices of each.
         training: how it is trained.
+        scale: what the whole change is multiplied by when it edits; not while it is trained.
         editor: digest of what was learnt; nothing before. It stands here so that settings with other networks are other settings.
 
     Raises:
@@ -71,6 +72,7 @@ class TrainedMethod(EditMethod):
     layers: tuple[int, ...]
     matrices: tuple[Matrix, ...] = ("W_in", "W_out")
     training: TrainingSettings = field(default_factory=TrainingSettings)
+    scale: float = 1.0
     editor: str = ""
     _trained: TrainedEditor | None = field(default=None, repr=False, compare=False)
 
@@ -79,7 +81,9 @@ class TrainedMethod(EditMethod):
             if not values or len(set(values)) < len(values):
                 raise InputError(f"{name}={values} changes nothing, or something twice; pass each once.")
         for matrix in self.matrices:
-            check_choice("matrix", matrix, MATRICES)
+            check_choice("matrix", matrix, MATRICES, ComponentError)
+        if not 0 < self.scale < float("inf"):
+            raise InputError(f"scale={self.scale} leaves no edit; pass a positive number, such as 1.")
         if self.editor != ("" if self._trained is None else self._trained.digest):
             raise InputError(f"editor={self.editor!r} names networks that are not here; read them with {type(self).__name__}.load(path).")
         if self._trained is not None:
