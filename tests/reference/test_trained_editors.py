@@ -64,15 +64,17 @@ def raw(model, mend):
     """MEND with networks that leave the factors as they are."""
     network = mend.network(model)
     tensors = {name: each.detach().clone() for name, each in network.state_dict().items()}
-    for name in tensors:
+    for name, each in tensors.items():
         if name.endswith("count"):
-            tensors[name].fill_(2)
+            each.fill_(2)
         if name.endswith("squares"):
-            tensors[name].fill_((1 - 1e-7) ** 2)  # a standard deviation of one, with what is added to it
+            each.fill_((1 - 1e-7) ** 2)  # a standard deviation of one, with what is added to it
     provenance = tlk.Edit.planned(model, mend, {}).provenance
     settings = {name: value for name, value in values_of(mend).items() if name != "editor"}
     table = TrainingCurve(pd.DataFrame(columns=["step", "split", "edit_loss", "kl", "loss", "success"]), "MEND", provenance)
-    return mend.with_editor(TrainedEditor("MEND", settings, tensors, unedited_fingerprint(model), torch.zeros(0, dtype=torch.int64), table, provenance))
+    return mend.with_editor(
+        TrainedEditor("MEND", settings, tensors, unedited_fingerprint(model), torch.zeros(0, dtype=torch.int64), table, provenance)
+    )
 
 
 def test_with_raw_factors_one_edit_is_a_step_of_gradient_descent(three):
@@ -193,9 +195,9 @@ def slow_gradients(model, network, places, data):
                 for place, weights in originals.items():
                     held_matrix(model, place).copy_(weights)
         carried = sum((at_weights[place] * changes[place].dense).sum() for place in places)
-        for so_far, own in zip(total, torch.autograd.grad(carried, parameters, allow_unused=True), strict=True):
+        for number, own in enumerate(torch.autograd.grad(carried, parameters, allow_unused=True)):
             if own is not None:
-                so_far += own
+                total[number] += own
     return total
 
 

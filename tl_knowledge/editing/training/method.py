@@ -232,10 +232,10 @@ class TrainedMethod(EditMethod):
         gradients = target_gradients(model, prompts, places)
         with torch.no_grad():
             parts = [network.changes(prompt, gradient) for prompt, gradient in zip(prompts, gradients, strict=True)]
-        changes = {
-            place: LowRank(torch.cat([part[place].left for part in parts], dim=1), torch.cat([part[place].right for part in parts]))
-            for place in places
-        }
+        changes: dict[BlockMatrix, LowRank] = {}
+        for place in places:
+            own = [part[place] for part in parts]
+            changes[place] = LowRank(self.scale * torch.cat([each.left for each in own], dim=1), torch.cat([each.right for each in own]))
         notes = [{"subject": fact.subject, "loss": gradient.loss} for fact, gradient in zip(facts, gradients, strict=True)]
         return Edit.planned(model, self, changes, notes=notes)
 

@@ -53,12 +53,17 @@ class Trainer:
             state.read(self.folder)
         held = self.data.validations()
         with progress_bar(what=f"train {self.name}", unit="step", progress=self.progress, total=settings.steps, initial=state.step) as bar:
-            while state.step < settings.steps and state.step - state.best_step < settings.patience:
+            while state.step < settings.steps and not self._out_of_patience(state):
                 self._step(state)
                 bar.update(1)
                 if state.step % settings.validate_every == 0 or state.step == settings.steps:
                     self._validate(state, held)
         return state
+
+    def _out_of_patience(self, state: TrainingState) -> bool:
+        """Whether the validation just done was the last in too long a row without a better one."""
+        settings = self.data.settings
+        return state.step % settings.validate_every == 0 and state.step - state.best_step >= settings.patience
 
     def _step(self, state: TrainingState) -> None:
         """One sample's gradients, and after some samples an update."""
