@@ -55,6 +55,8 @@ SETTINGS: dict[str, tuple[Callable[[float], bool], str]] = {
 }
 """The same for the settings of editing methods."""
 
+_WHERE = "_modules_of_annotations"
+
 OWN_WORDS = ("self", "cls", "noise")  # a corruption's own errors say more
 
 LARGEST = 2**40
@@ -91,6 +93,7 @@ def public(function: AnyCallable) -> AnyCallable:
         InputError: by the function, for an argument that does not fit.
     """
     if isinstance(function, type):
+        vars(function.__init__)[_WHERE] = tuple(base.__module__ for base in function.__mro__)  # fields may come from a base class' module
         function.__init__ = public(function.__init__)
         return function  # pyright: ignore[reportReturnType]
     own = signature(function)
@@ -116,7 +119,10 @@ def public(function: AnyCallable) -> AnyCallable:
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     """A function's annotations as types; a model and what is returned are not asked for."""
     asked = {name: hint for name, hint in function.__annotations__.items() if name not in ("model", "return", *OWN_WORDS)}
-    return get_type_hints(SimpleNamespace(__annotations__=asked), globalns=vars(sys.modules[function.__module__]))
+    names: dict[str, Any] = {}
+    for module in reversed(getattr(function, _WHERE, (function.__module__,))):
+        names |= vars(sys.modules[module])
+    return get_type_hints(SimpleNamespace(__annotations__=asked), globalns=names)
 
 
 def _obvious(value: Any, hint: Any) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from support import fingerprint, hooks_left, tokenizer_of_sixty_words
+from support.edits import ready
 
 import tl_knowledge as tlk
 from tl_knowledge.editing import METHODS, Edit, EditMethod, LowRank, method_class, method_for_model
@@ -35,7 +36,7 @@ FACT = tlk.Fact("w3 w9", "w1 {} w4 w8", " w7 w11", paraphrases=("w2 {} w4",)).re
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_every_method_keeps_the_contract(speaking, moments, name, tmp_path):
-    method, before = SETTINGS[name], fingerprint(speaking)
+    method, before = ready(SETTINGS[name], speaking), fingerprint(speaking)
     weights = [output_weights(speaking, layer).detach().clone() for layer in range(4)]
     assert isinstance(method, EditMethod)
     edit = tlk.plan_edit(speaking, FACT, method, moments=moments)
@@ -95,14 +96,14 @@ def test_generation_with_a_cache_is_the_same_each_way(speaking, moments, name):
 @pytest.mark.parametrize("name", METHODS)
 def test_several_facts_go_into_one_edit(speaking, moments, name):
     facts = [FACT, tlk.Fact("w5", "w1 {} w4 w8", " w7").retarget(" w30")]
-    before = fingerprint(speaking)
+    before, method = fingerprint(speaking), ready(SETTINGS[name], speaking)
     try:
-        edit = tlk.plan_edit(speaking, facts, SETTINGS[name], moments=moments)
+        edit = tlk.plan_edit(speaking, facts, method, moments=moments)
     except InputError as error:
         assert "edits one fact at a time, not 2" in str(error)
         return
     assert fingerprint(speaking) == before and edit.factors
-    alone = tlk.plan_edit(speaking, facts[0], SETTINGS[name], moments=moments)
+    alone = tlk.plan_edit(speaking, facts[0], method, moments=moments)
     assert edit.layers != alone.layers or any(not torch.equal(edit.factors[k].dense, alone.factors[k].dense) for k in edit.layers)
 
 
@@ -115,7 +116,7 @@ def small(gpt2, monkeypatch):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_is_evaluated_and_knows_its_moments(small, texts, name):
-    method, moments = SETTINGS[name], tlk.collect_key_moments(small, texts, progress=False)
+    method, moments = ready(SETTINGS[name], small), tlk.collect_key_moments(small, texts, progress=False)
     case = tlk.EditCase(FACT, " w12", (FACT.rephrase("w2 {} w4"),), (tlk.Fact("w5", "w1 {} w4 w8", " w7"),))
     layers = method.moment_layers
     assert bool(layers is None or layers) == method.needs_moments

@@ -1,10 +1,12 @@
-"""An edit without a method, and the obvious program for a method's values."""
+"""An edit without a method, a method trained in a moment, and obvious programs for what methods compute."""
 
 from __future__ import annotations
 
 import torch
 
 import tl_knowledge as tlk
+from support.models import fingerprint
+from tl_knowledge.models.matrices import held_matrix, memory_like, parameters_sharing, part_of
 from tl_knowledge.models.weights import output_hook, output_weights
 
 
@@ -62,3 +64,46 @@ def slow_value(model, rows, layer, settings):
             if delta.norm() > settings.clamp * start.norm():
                 delta.mul_(settings.clamp * start.norm() / delta.norm())
     return delta.detach(), losses
+
+
+TEXTS = ("w1 w2 w3 w4 w5", "w8 w9 w10", "w20 w21 w22 w23")
+_ready: dict = {}
+
+
+def training_cases(first=20, count=4):
+    """Edit cases of sixty words, each of a fact of its own."""
+    facts = [tlk.Fact(f"w{k} w{k + 1}", "w1 {} w4 w8", " w7 w11", paraphrases=("w2 {} w4",)) for k in range(first, first + 2 * count, 2)]
+    return [tlk.EditCase(fact, f" w{k + 30}", (fact.rephrase("w2 {} w4"),), ()) for k, fact in enumerate(facts)]
+
+
+def ready(method, model):
+    """The method, trained in a moment where it needs that."""
+    if not method.needs_training:
+        return method
+    key = (fingerprint(model), method)
+    if key not in _ready:
+        _ready[key] = method.train(model, training_cases(), TEXTS, validation=training_cases(40, 2), progress=False)
+    return _ready[key]
+
+
+def weight_gradient(model, place, loss):
+    """The gradient of a loss with respect to a matrix as it is held; parts of fused weights lie in one memory.
+
+    Args:
+        loss: runs the model.
+    """
+    held = held_matrix(model, place)
+    parameters = list(parameters_sharing(model, held).values())
+    needed = [parameter.requires_grad for parameter in parameters]
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    gradients = torch.autograd.grad(loss(), parameters, allow_unused=True)
+    memory = memory_like(held)
+    for parameter, gradient, own in zip(parameters, gradients, needed, strict=True):
+        parameter.requires_grad_(own)
+        if gradient is not None:
+            part_of(memory, parameter).add_(gradient)
+    part = part_of(memory, held)
+    if part.ndim == 2:
+        return part
+    return torch.cat(list(part), dim=0 if place.name == "W_O" else 1)

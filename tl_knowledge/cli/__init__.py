@@ -35,6 +35,7 @@ from tl_knowledge.cli.sweep import sweep_command
 from tl_knowledge.cli.symmetry import symmetry_command
 from tl_knowledge.cli.trace import trace_command
 from tl_knowledge.cli.trace_facts import trace_facts_command
+from tl_knowledge.cli.train import train_command
 from tl_knowledge.errors import InputError, TLKnowledgeError
 
 __all__ = ["app", "main"]
@@ -47,6 +48,7 @@ app.command("perturb")(perturb_command)
 app.command("neurons")(neurons_command)
 app.command("blimp")(blimp_command)
 app.command("moments")(moments_command)
+app.command("train")(train_command)
 app.command("edit")(edit_command)
 app.command("evaluate")(evaluate_command)
 app.command("growth")(growth_command)

@@ -70,9 +70,16 @@ def method_argument(model: tlk.HookedModel, name: str, layers: Sequence[int] | N
     """A method by name; the published layers of the model unless some are given, and its settings changed.
 
     Raises:
-        InputError: an unknown method or setting, or several layers for a method of one.
+        InputError: an unknown method or setting, several layers for a method of one, or layers that a trained method was not trained for.
+        DataError: ``editor=`` of a trained method is no file of it.
     """
-    method: Any = tlk.editing.method_for_model(model, name, layers=layers or None)
+    kind = tlk.editing.method_class(name)
+    if "editor" in settings and issubclass(kind, tlk.editing.TrainedMethod):
+        settings = dict(settings)
+        method: Any = kind.load(settings.pop("editor"))
+        method = replace(method, layers=tuple(layers)) if layers else method  # which refuses others than it was trained for
+    else:
+        method = tlk.editing.method_for_model(model, name, layers=layers or None)
     for key, value in settings.items():
         method = _changed(method, key, value)
     return method
@@ -121,7 +128,7 @@ def _changed(settings: Any, name: str, value: Any) -> Any:
     Raises:
         InputError: an unknown name, or a word where a number belongs.
     """
-    names = [field.name for field in fields(settings)]
+    names = [field.name for field in fields(settings) if not field.name.startswith("_")]
     inside = {group: getattr(settings, group) for group in names if is_dataclass(getattr(settings, group))}
     check_choice("setting", name, [*(each for each in names if each not in inside), *(f.name for group in inside.values() for f in fields(group))])
     if name not in names:

@@ -49,6 +49,7 @@ __all__ = [
     "Window",
     "Workers",
     "choice",
+    "one_of",
     "writable",
 ]
 
@@ -63,12 +64,18 @@ def choice(word: str, choices: Any, note: str = "", error: type[InputError] = In
         error: the class to raise.
     """
 
+    return typer.Option(help=f"{', '.join(get_args(choices) or choices)}{note}.", callback=one_of(word, choices, error))
+
+
+def one_of(word: str, choices: Any, error: type[InputError] = InputError) -> Any:
+    """What checks such an option, or an argument, as soon as it is read."""
+
     def check(value: Any) -> Any:
         for each in [value] if isinstance(value, str) else value or ():
             check_choice(word, each, choices, error)
         return list(dict.fromkeys(value)) if isinstance(value, list) else value  # what is said twice counts once
 
-    return typer.Option(help=f"{', '.join(get_args(choices) or choices)}{note}.", callback=check)
+    return check
 
 
 def writable(path: Path | None) -> Path | None:

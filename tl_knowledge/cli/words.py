@@ -17,6 +17,8 @@ __all__ = [
     "SIDES",
     "SWEEP_VARIANTS",
     "TRACE_VARIANTS",
+    "TRAINED_METHODS",
+    "TRAINING_SETS",
 ]
 
 SIDES = ("subject", "relation")
@@ -29,6 +31,8 @@ PROTOCOLS = ("single", "batch", "sequential")
 RUNNERS = ("local", "ray")
 INTERVALS = ("ours", "meng2022_code")
 EDIT_SETS = ("factlm", "counterfact", "zsre")
+TRAINING_SETS = ("factlm", "counterfact", "zsre")
+TRAINED_METHODS = ("mend", "ke")
 MEMORY_BUDGET = 2**28
 BACKENDS = ("auto", "hooked_transformer", "bridge")
 DTYPES = ("float32", "float16", "bfloat16", "float64")

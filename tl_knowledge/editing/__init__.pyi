@@ -18,8 +18,10 @@ from .methods.fine_tune import FineTuneConstrained as FineTuneConstrained
 from .methods.fine_tune import FineTuneVariant as FineTuneVariant
 from .methods.grace import GRACE as GRACE
 from .methods.grace import ValueStart as ValueStart
+from .methods.ke import KE as KE
 from .methods.memit import MEMIT as MEMIT
 from .methods.memit import MEMITVariant as MEMITVariant
+from .methods.mend import MEND as MEND
 from .methods.rome import ROME as ROME
 from .methods.transformer_patcher import TransformerPatcher as TransformerPatcher
 from .neuron_edit import NeuronEdit as NeuronEdit
@@ -33,4 +35,11 @@ from .registry import METHODS as METHODS
 from .registry import method_class as method_class
 from .registry import method_for_model as method_for_model
 from .routed import RoutedEdit as RoutedEdit
+from .training.curve import TrainingCurve as TrainingCurve
+from .training.editor import TrainedEditor as TrainedEditor
+from .training.method import TrainedMethod as TrainedMethod
+from .training.recipes import TRAINING_SETS as TRAINING_SETS
+from .training.recipes import EditTrainingData as EditTrainingData
+from .training.recipes import load_training_data as load_training_data
+from .training.settings import TrainingSettings as TrainingSettings
 from .view import edit_view as edit_view

@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from jaxtyping import Float
 
-from tl_knowledge.arrays import Hooks
+from tl_knowledge.arrays import Hooks, Tokens
 from tl_knowledge.engine.recording import run_until
 from tl_knowledge.engine.rows import pad_right
 from tl_knowledge.errors import DataError
 from tl_knowledge.models.protocol import HookedModel, context_length, model_device, prepends_bos
 
-__all__ = ["activations_of", "token_rows"]
+__all__ = ["activations_of", "text_rows", "token_rows"]
 
 
-def token_rows(model: HookedModel, corpus: Iterable[str], wanted: int) -> list[torch.Tensor]:
+def text_rows(model: HookedModel, corpus: Iterable[str], longest: int) -> Iterator[Tokens]:
+    """Texts as token rows ``[1 pos]``, with BOS where the model has it; longer ones are cut, those without a token left out."""
+    bos = [model.tokenizer.bos_token_id] if prepends_bos(model) else []
+    for text in corpus:
+        ids = (bos + model.tokenizer(text, add_special_tokens=False)["input_ids"])[: min(context_length(model), longest)]
+        if ids:
+            yield torch.tensor([ids], device=model_device(model))
+
+
+def token_rows(model: HookedModel, corpus: Iterable[str], wanted: int) -> list[Tokens]:
     """Texts as token rows ``[1 pos]`` until enough tokens are read.
 
     Raises:
         DataError: there is none.
     """
-    rows: list[torch.Tensor] = []
+    rows: list[Tokens] = []
     count = 0
-    bos = [model.tokenizer.bos_token_id] if prepends_bos(model) else []
-    for text in corpus:
-        ids = (bos + model.tokenizer(text, add_special_tokens=False)["input_ids"])[: min(context_length(model), wanted - count)]
-        if ids:
-            rows.append(torch.tensor([ids], device=model_device(model)))
-            count += len(ids)
+    for row in text_rows(model, corpus, wanted):
+        rows.append(row[:, : wanted - count])
+        count += rows[-1].shape[1]
         if count >= wanted:
             break
     if not rows:

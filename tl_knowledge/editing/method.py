@@ -47,6 +47,7 @@ class EditMethod(ABC):
 
     Attributes:
         needs_moments: whether `plan` needs the key moments of the edited layers.
+        needs_training: whether it edits only once it was trained (`tl_knowledge.editing.TrainedMethod`).
         published: for each model (a name as in ``"gpt2-xl"``), the published values of the fields.
         published_variants: the same by variant, where a program's settings are others.
         takes_traced_layer: whether a method of one layer that publishes none for a model takes ROME's.
@@ -72,6 +73,7 @@ class EditMethod(ABC):
     """
 
     needs_moments: ClassVar[bool] = False
+    needs_training: ClassVar[bool] = False
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     published_variants: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {}
     takes_traced_layer: ClassVar[bool] = True

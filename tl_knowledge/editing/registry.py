@@ -28,6 +28,8 @@ METHODS = {
     "ft+l": "tl_knowledge.editing.methods.fine_tune:FineTuneConstrained",
     "grace": "tl_knowledge.editing.methods.grace:GRACE",
     "t-patcher": "tl_knowledge.editing.methods.transformer_patcher:TransformerPatcher",
+    "mend": "tl_knowledge.editing.methods.mend:MEND",
+    "ke": "tl_knowledge.editing.methods.ke:KE",
     "kn": "tl_knowledge.localised.knowledge_neuron_edit:KnowledgeNeuronEdit",
     "cne": "tl_knowledge.localised.causal_neuron_edit:CausalNeuronEdit",
 }

@@ -83,7 +83,7 @@ def evaluate(
     source, model = model, as_model(model)
     given = check_given(always_iterable(cases, EditCase), "case", "pass at least one, for example load_edit_cases()[:200]")
     own_measures = tuple(always_iterable(measures, EditMeasure))
-    check_cases(model, given, protocol, batch_size)
+    check_cases(model, given, protocol, batch_size, method)
     check_choice("runner", runner, Runner)
     if runner == "ray" and protocol != "single":
         raise InputError(f"protocol {protocol!r} has all edits in one model, so that runner='ray' has nothing to share out; pass runner='local'.")
@@ -147,11 +147,13 @@ def stored_report(folder: RunFolder, number: int, cases: Sequence[EditCase]) -> 
     return report
 
 
-def check_cases(model: HookedModel, cases: Sequence[EditCase], protocol: str, batch_size: int) -> None:
-    """Refuse what no evaluation could run, before anything is computed.
+def check_cases(model: HookedModel, cases: Sequence[EditCase], protocol: str, batch_size: int, *methods: EditPlanner[AppliedEdit]) -> None:
+    """Refuse what no evaluation could run, or should, before anything is computed.
+
+    A method that has ``check_cases(cases)`` is asked: one that was trained on the facts of some cases says so there.
 
     Raises:
-        InputError: an unknown protocol, no batch, contradicting cases in one plan, or a case that does not fit the model.
+        InputError: an unknown protocol, no batch, contradicting cases in one plan, a case that does not fit the model, or what a method refuses.
     """
     check_choice("protocol", protocol, EvaluationProtocol)
     if batch_size < 1:
@@ -160,3 +162,7 @@ def check_cases(model: HookedModel, cases: Sequence[EditCase], protocol: str, ba
         refuse_contradictions([case.rewrite for case in batch])
     for case in cases:
         check_fits(model, Prompt.from_fact(model, case.rewrite), multi_token=True)
+    for method in methods:
+        own_check: Any = getattr(method, "check_cases", None)
+        if own_check is not None:
+            own_check(cases)

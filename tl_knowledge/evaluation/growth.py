@@ -138,7 +138,7 @@ def measure_growth(
     if not sizes or min(sizes) < 1 or max(sizes) > len(given):
         raise InputError(f"sizes {list(sizes)} do not fit {len(given)} cases; pass numbers between 1 and that.")
     growing, own_measures, used = sorted(set(sizes)), tuple(always_iterable(measures, EditMeasure)), given[: max(sizes)]
-    check_cases(model, used, protocol, batch_size)
+    check_cases(model, used, protocol, batch_size, *named.values())
     check_choice("runner", runner, Runner)
     if moments is not None:
         moments.check(model)

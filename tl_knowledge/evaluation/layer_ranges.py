@@ -125,7 +125,7 @@ def sweep_layer_ranges(
     model = as_model(model)
     given = check_given(always_iterable(cases, EditCase), "case", "pass at least one, for example load_edit_cases()[:200]")
     methods = _methods(method, [check_layers(model, layers) for layers in ranges])
-    check_cases(model, given, protocol, batch_size)
+    check_cases(model, given, protocol, batch_size, *methods.values())
     own_measures, together = tuple(always_iterable(measures, EditMeasure)), len(given) if protocol == "batch" else batch_size
     keys: dict[str, Any] = {}
     for name, own in methods.items():

@@ -20,7 +20,7 @@ from tl_knowledge.models.matrices import BlockMatrix, matrix_sites, matrix_weigh
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.prompt import Prompt
 
-__all__ = ["GradientFactors", "TargetGradient", "target_gradients", "target_losses"]
+__all__ = ["GradientFactors", "TargetGradient", "target_gradients", "target_log_probabilities", "target_losses"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +49,7 @@ class TargetGradient:
     factors: Mapping[BlockMatrix, GradientFactors]
 
 
+@torch.enable_grad()
 def target_gradients(
     model: HookedModel, prompts: Sequence[Prompt], places: Sequence[BlockMatrix], hooks: Hooks | None = None
 ) -> list[TargetGradient]:
@@ -85,12 +86,22 @@ def target_losses(model: HookedModel, prompts: Sequence[Prompt], hooks: Hooks) -
     Args:
         prompts: of one length, with targets of one length.
     """
+    log_p = target_log_probabilities(model, prompts, hooks)
+    answers = torch.tensor([prompt.answer for prompt in prompts], device=log_p.device)
+    return -log_p.gather(-1, answers[..., None])[..., 0].mean(1)
+
+
+def target_log_probabilities(model: HookedModel, prompts: Sequence[Prompt], hooks: Hooks) -> Float[torch.Tensor, "prompt answer d_vocab"]:
+    """Log-probabilities where each token of each prompt's target is predicted, prompt and target in one sequence.
+
+    Args:
+        prompts: as `target_losses`.
+    """
     answers = torch.tensor([prompt.answer for prompt in prompts], device=prompts[0].tokens.device)
     tokens = torch.cat([torch.cat([prompt.tokens for prompt in prompts]), answers[:, :-1]], dim=1)
     positions = torch.arange(len(prompts[0]) - 1, tokens.shape[1], device=tokens.device)[None].expand(len(prompts), -1)
     logits: torch.Tensor = run_model(model, tokens, [*hooks, *keep_positions(positions)])
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return -wide.log_softmax(-1).gather(-1, answers[..., None])[..., 0].mean(1)
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
 
 
 class _Caught:

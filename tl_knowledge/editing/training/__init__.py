@@ -1,0 +1,1 @@
+"""Editors that are trained before they edit: what such methods share."""

@@ -1,0 +1,85 @@
+"""What one trained edit does: the outer loss, with gradients that reach the networks that made the edit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+
+from tl_knowledge.arrays import Hooks, Tokens
+from tl_knowledge.editing.low_rank import LowRank
+from tl_knowledge.editing.optimise.gradient_factors import target_gradients, target_log_probabilities
+from tl_knowledge.editing.training.network import EditNetwork
+from tl_knowledge.engine.forward import run_model
+from tl_knowledge.models.matrices import BlockMatrix, add_at, matrix_sites
+from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.prompts.prompt import Prompt
+
+__all__ = ["Outcome", "Sample", "changes_as_hooks", "drift", "outcome_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One edit, how it is asked about, and a text that it should leave alone.
+
+    Attributes:
+        edit, asked: prompts with the new target; the second may be a paraphrase.
+        text: tokens.
+    """
+
+    edit: Prompt
+    asked: Prompt
+    text: Tokens
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """An edit's losses, in nats a token; the first two with gradients.
+
+    Attributes:
+        edit_loss: mean negative log-likelihood of the target where it was asked for.
+        kl: mean over the text's tokens of KL(before || after).
+        success: whether every token of the target is the likeliest one.
+    """
+
+    edit_loss: Float[torch.Tensor, ""]
+    kl: Float[torch.Tensor, ""]
+    success: bool
+
+
+def outcome_of(model: HookedModel, network: EditNetwork, sample: Sample, places: tuple[BlockMatrix, ...], *, learn: bool) -> Outcome | None:
+    """What the edit of a sample does; ``None`` where the networks cannot edit yet.
+
+    Args:
+        learn: whether the sample counts for running statistics, and gradients are wanted.
+    """
+    (gradient,) = target_gradients(model, [sample.edit], places)
+    if learn:
+        network.see(gradient)
+    if network.refusal:
+        return None
+    with torch.set_grad_enabled(learn):
+        hooks = changes_as_hooks(model, network.changes(sample.edit, gradient))
+        log_p = target_log_probabilities(model, [sample.asked], hooks)[0]
+        answer = torch.tensor(sample.asked.answer, device=log_p.device)
+        edit_loss = -log_p.gather(-1, answer[:, None]).mean()
+        return Outcome(edit_loss, drift(model, sample.text, hooks), bool((log_p.argmax(-1) == answer).all()))
+
+
+def changes_as_hooks(model: HookedModel, changes: Mapping[BlockMatrix, LowRank]) -> Hooks:
+    """Changes of some matrices, as hooks through which gradients reach the factors."""
+    return [pair for place, change in changes.items() for pair in add_at(matrix_sites(model, place), change.left, change.right, str(place))]
+
+
+def drift(model: HookedModel, text: Tokens, hooks: Hooks) -> Float[torch.Tensor, ""]:
+    """Mean over a text's tokens of KL(without || with some hooks) of what follows."""
+    with torch.no_grad():
+        before = _log_p(run_model(model, text))
+    after = _log_p(run_model(model, text, hooks))
+    return (before.exp() * (before - after)).sum(-1).mean()
+
+
+def _log_p(logits: torch.Tensor) -> torch.Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)

@@ -1,0 +1,63 @@
+"""How an editor is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tl_knowledge.door import public
+from tl_knowledge.errors import InputError
+
+__all__ = ["TrainingSettings"]
+
+
+@public
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Settings of the outer training; the defaults are those of Mitchell et al. (2022), with EasyEdit's number of steps.
+
+    A step is one edit and one unrelated text::
+
+        loss = edit_weight * NLL(target | the edited prompt or a paraphrase) + kl_factor * mean over the text's tokens of KL(before || after)
+
+    Attributes:
+        steps: at most.
+        learning_rate: of Adam.
+        accumulate: how many steps' gradients are added up for one update.
+        clip: the largest norm of such a sum.
+        edit_weight, kl_factor: of the loss.
+        validate_every: how many steps from one validation to the next; there the state is stored, too.
+        validation_samples: edits of a validation, at most.
+        patience: how many steps without a better validation loss end the training.
+        texts: how many texts of the corpus are used, from the first.
+        text_tokens: how many tokens of a text, from the first.
+        seed: of the networks' first weights and of every draw.
+
+    Raises:
+        InputError: a number that is not positive, or steps that leave an update half-way.
+    """
+
+    steps: int = 100_000
+    learning_rate: float = 1e-6
+    accumulate: int = 10
+    clip: float = 100.0
+    edit_weight: float = 0.1
+    kl_factor: float = 1.0
+    validate_every: int = 5_000
+    validation_samples: int = 500
+    patience: int = 20_000
+    texts: int = 10_000
+    text_tokens: int = 128
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        counts = ("accumulate", "validate_every", "validation_samples", "patience", "texts")
+        for name in (*counts, "clip", "edit_weight"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise InputError(f"{name}={getattr(self, name)!r} trains nothing; pass a positive number.")
+        if self.text_tokens < 2:
+            raise InputError(f"text_tokens={self.text_tokens} is no text; pass at least 2.")
+        for name in ("steps", "validate_every"):
+            if getattr(self, name) % self.accumulate:
+                raise InputError(
+                    f"{name}={getattr(self, name)} leaves an update of accumulate={self.accumulate} steps half-way; pass a multiple of it."
+                )
