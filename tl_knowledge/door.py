@@ -59,7 +59,10 @@ OWN_WORDS = ("self", "cls", "noise")  # a corruption's own errors say more
 
 LARGEST = 2**40
 
-SETTINGS_OF = {"ROME", "MEMIT", "EMMET", "AlphaEdit", "FineTune", "FineTuneConstrained", "ValueSettings"}
+SETTINGS_OF = {
+    *("ROME", "MEMIT", "PMET", "EMMET", "AlphaEdit", "UltraEdit", "LoRA", "ValueSettings"),
+    *("FineTune", "FineTuneConstrained", "FineTuneAttention", "FineTuneDecayed"),
+}
 
 EXAMPLES = {
     "Prompt": "tlk.Prompt.from_fact(model, fact), or tlk.Prompt.from_text(model, 'Rome is in', subject='Rome')",
@@ -116,7 +119,15 @@ def public(function: AnyCallable) -> AnyCallable:
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     """A function's annotations as types; a model and what is returned are not asked for."""
     asked = {name: hint for name, hint in function.__annotations__.items() if name not in ("model", "return", *OWN_WORDS)}
-    return get_type_hints(SimpleNamespace(__annotations__=asked), globalns=vars(sys.modules[function.__module__]))
+    return get_type_hints(SimpleNamespace(__annotations__=asked), globalns=_names_known_to(function))
+
+
+def _names_known_to(function: Callable[..., Any]) -> dict[str, Any]:
+    """What an annotation may name: of a constructor also what the classes it inherits fields from know."""
+    module = vars(sys.modules[function.__module__])
+    owner = module.get(function.__qualname__.removesuffix(".__init__"))
+    inherited = reversed(owner.__mro__) if isinstance(owner, type) else ()
+    return {name: each for kind in inherited for name, each in vars(sys.modules[kind.__module__]).items()} | module
 
 
 def _obvious(value: Any, hint: Any) -> bool:

@@ -14,6 +14,8 @@ from .methods.emmet import EMMETVariant as EMMETVariant
 from .methods.fine_tune import FineTune as FineTune
 from .methods.fine_tune import FineTuneConstrained as FineTuneConstrained
 from .methods.fine_tune import FineTuneVariant as FineTuneVariant
+from .methods.fine_tune_matrices import FineTuneAttention as FineTuneAttention
+from .methods.fine_tune_matrices import FineTuneDecayed as FineTuneDecayed
 from .methods.memit import MEMIT as MEMIT
 from .methods.memit import MEMITVariant as MEMITVariant
 from .methods.rome import ROME as ROME

@@ -26,6 +26,8 @@ METHODS = {
     "alphaedit": "tl_knowledge.editing.methods.alphaedit:AlphaEdit",
     "ft": "tl_knowledge.editing.methods.fine_tune:FineTune",
     "ft+l": "tl_knowledge.editing.methods.fine_tune:FineTuneConstrained",
+    "ft-attn": "tl_knowledge.editing.methods.fine_tune_matrices:FineTuneAttention",
+    "ft-w": "tl_knowledge.editing.methods.fine_tune_matrices:FineTuneDecayed",
     "kn": "tl_knowledge.localised.knowledge_neuron_edit:KnowledgeNeuronEdit",
     "cne": "tl_knowledge.localised.causal_neuron_edit:CausalNeuronEdit",
 }
