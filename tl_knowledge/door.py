@@ -48,7 +48,8 @@ NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
 SETTINGS: dict[str, tuple[Callable[[float], bool], str]] = {
     "steps": (lambda n: n >= 1, "1 or more"),
     "seed": (lambda n: n >= 0, "0 or more"),
-    **dict.fromkeys(("learning_rate", "clamp"), (lambda n: 0 < n < math.inf, "above 0 and finite")),
+    "rank": (lambda n: n >= 1, "1 or more"),
+    **dict.fromkeys(("learning_rate", "clamp", "alpha"), (lambda n: 0 < n < math.inf, "above 0 and finite")),
     **dict.fromkeys(
         ("weight_decay", "kl_factor", "damping", "moment_weight", "ridge", "null_below"), (lambda n: 0 <= n < math.inf, "0 or more and finite")
     ),

@@ -16,9 +16,12 @@ from .methods.fine_tune import FineTuneConstrained as FineTuneConstrained
 from .methods.fine_tune import FineTuneVariant as FineTuneVariant
 from .methods.fine_tune_matrices import FineTuneAttention as FineTuneAttention
 from .methods.fine_tune_matrices import FineTuneDecayed as FineTuneDecayed
+from .methods.lora import LoRA as LoRA
 from .methods.memit import MEMIT as MEMIT
 from .methods.memit import MEMITVariant as MEMITVariant
 from .methods.rome import ROME as ROME
+from .methods.ultraedit import GradientTokens as GradientTokens
+from .methods.ultraedit import UltraEdit as UltraEdit
 from .optimise.fact_rows import EditedToken as EditedToken
 from .optimise.objective import Objective as Objective
 from .optimise.objective import ObjectiveVariant as ObjectiveVariant

@@ -24,10 +24,12 @@ METHODS = {
     "memit": "tl_knowledge.editing.methods.memit:MEMIT",
     "emmet": "tl_knowledge.editing.methods.emmet:EMMET",
     "alphaedit": "tl_knowledge.editing.methods.alphaedit:AlphaEdit",
+    "ultraedit": "tl_knowledge.editing.methods.ultraedit:UltraEdit",
     "ft": "tl_knowledge.editing.methods.fine_tune:FineTune",
     "ft+l": "tl_knowledge.editing.methods.fine_tune:FineTuneConstrained",
     "ft-attn": "tl_knowledge.editing.methods.fine_tune_matrices:FineTuneAttention",
     "ft-w": "tl_knowledge.editing.methods.fine_tune_matrices:FineTuneDecayed",
+    "lora": "tl_knowledge.editing.methods.lora:LoRA",
     "kn": "tl_knowledge.localised.knowledge_neuron_edit:KnowledgeNeuronEdit",
     "cne": "tl_knowledge.localised.causal_neuron_edit:CausalNeuronEdit",
 }

@@ -16,16 +16,16 @@ from tl_knowledge.door import public
 from tl_knowledge.editing.edit import Edit
 from tl_knowledge.editing.low_rank import LowRank
 from tl_knowledge.editing.method import EditMethod
+from tl_knowledge.editing.optimise.changes import change_hooks
 from tl_knowledge.editing.optimise.fact_rows import FactRows, rows_of
 from tl_knowledge.editing.optimise.objective import Objective
 from tl_knowledge.engine.forward import run_model
 from tl_knowledge.engine.progress import progress_bar, progress_shown
 from tl_knowledge.engine.rows import keep_positions
 from tl_knowledge.errors import InputError, NumericalError, check_choice
-from tl_knowledge.hooks import add_low_rank
 from tl_knowledge.metrics import unlikelihood
 from tl_knowledge.models.checks import check_layers
-from tl_knowledge.models.matrices import BlockMatrix, Matrix, add_at, check_matrices, matrix_sites, matrix_weights, places_in
+from tl_knowledge.models.matrices import BlockMatrix, Matrix, check_matrices, matrix_weights, places_in
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.models.weights import output_bias, output_hook
 from tl_knowledge.prompts.facts import Fact
@@ -220,7 +220,9 @@ class _Trained:
         self.starts = [each.detach().to(torch.promote_types(each.dtype, torch.float32)) for each in held]
         self.changes = [torch.zeros_like(start).requires_grad_(True) for start in self.starts]
         weights, own = self.changes[: len(places)], self.changes[len(places) :]
-        self.hooks: Hooks = [pair for place, change in zip(places, weights, strict=True) for pair in _changed(model, place, change)]
+        self.hooks: Hooks = [
+            pair for place, change in zip(places, weights, strict=True) for pair in change_hooks(model, place, change, _identity(change))
+        ]
         self.hooks += [(output_hook(model, layer), _plus(bias)) for layer, bias in zip(self._biased, own, strict=True)]
 
     @property
@@ -233,13 +235,6 @@ class _Trained:
     def bias_changes(self) -> dict[int, torch.Tensor]:
         """The biases' changes by layer."""
         return {layer: bias.detach().clone() for layer, bias in zip(self._biased, self.changes[len(self._places) :], strict=True)}
-
-
-def _changed(model: HookedModel, place: BlockMatrix, change: torch.Tensor) -> Hooks:
-    """The model with a change of one matrix."""
-    if place.name == "W_out":
-        return add_low_rank(place.layer, change, _identity(change), output_hook(model, place.layer))
-    return add_at(matrix_sites(model, place), change, _identity(change), str(place))
 
 
 def _plus(bias: torch.Tensor) -> Any:

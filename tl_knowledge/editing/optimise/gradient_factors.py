@@ -49,6 +49,7 @@ class TargetGradient:
     factors: Mapping[BlockMatrix, GradientFactors]
 
 
+@torch.enable_grad()
 def target_gradients(
     model: HookedModel, prompts: Sequence[Prompt], places: Sequence[BlockMatrix], hooks: Hooks | None = None
 ) -> list[TargetGradient]:
