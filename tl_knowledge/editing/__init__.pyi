@@ -19,6 +19,7 @@ from .methods.fine_tune_matrices import FineTuneDecayed as FineTuneDecayed
 from .methods.lora import LoRA as LoRA
 from .methods.memit import MEMIT as MEMIT
 from .methods.memit import MEMITVariant as MEMITVariant
+from .methods.pmet import PMET as PMET
 from .methods.rome import ROME as ROME
 from .methods.ultraedit import GradientTokens as GradientTokens
 from .methods.ultraedit import UltraEdit as UltraEdit

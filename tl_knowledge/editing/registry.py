@@ -22,6 +22,7 @@ __all__ = ["METHODS", "method_class", "method_for_model"]
 METHODS = {
     "rome": "tl_knowledge.editing.methods.rome:ROME",
     "memit": "tl_knowledge.editing.methods.memit:MEMIT",
+    "pmet": "tl_knowledge.editing.methods.pmet:PMET",
     "emmet": "tl_knowledge.editing.methods.emmet:EMMET",
     "alphaedit": "tl_knowledge.editing.methods.alphaedit:AlphaEdit",
     "ultraedit": "tl_knowledge.editing.methods.ultraedit:UltraEdit",

@@ -20,7 +20,7 @@ from weakref import WeakKeyDictionary
 import torch
 from jaxtyping import Float, Int
 
-from tl_knowledge.arrays import Hooks, Tokens
+from tl_knowledge.arrays import HookFn, Hooks, Tokens
 from tl_knowledge.editing.optimise.fact_rows import at_positions
 from tl_knowledge.engine.prefix import freeze_prefix, run_on_prefix_from, whole_sequences
 from tl_knowledge.engine.recording import Reached, record
@@ -56,7 +56,7 @@ class Suffix:
     """Some rows whose edited tokens stand at about the same place.
 
     Attributes:
-        starts: ``[row d_model]``: the site's output at the edited token, before the edit.
+        starts: ``[row site*d_model]``: the sites' outputs at the edited token, before the edit, one after the other.
     """
 
     def __init__(
@@ -66,28 +66,28 @@ class Suffix:
         edited: Int[torch.Tensor, " row"],
         read: Int[torch.Tensor, "row answer"],
         layer: int,
-        site: str,
+        sites: tuple[str, ...],
         noise: Hooks,
     ) -> None:
-        self.model, self.site = model, site
+        self.model, self.sites = model, sites
         tokens = tokens[:, : int(read.max()) + 1]
         kept = tokens.shape[1] - int(edited.min())
         self.prefix = whole_sequences(model, tokens, noise) if noise else freeze_prefix(model, tokens, kept)
         frozen = tokens.shape[1] - self.prefix.tokens.shape[1]
         self.edited, self.read = edited - frozen, read - frozen
-        self.direct = adds_to_the_stream(model, layer, site, tokens[:1])
+        self.direct = len(sites) == 1 and adds_to_the_stream(model, layer, sites[0], tokens[:1])
         self.first = layer + 1 if self.direct else layer
         entering = block_output(self.first - 1) if self.first else block_input(0)
         own: Hooks = [(block_input(0), lambda _, *, hook: self.prefix.entering)]
-        activations = record(model, self.prefix.rows(len(tokens)), own, {entering, site}, **self.prefix.arguments)
+        activations = record(model, self.prefix.rows(len(tokens)), own, {entering, *sites}, **self.prefix.arguments)
         self.states = activations[entering]
-        self.starts: torch.Tensor = at_positions(activations[site], self.edited)
+        self.starts: torch.Tensor = torch.cat([at_positions(activations[site], self.edited) for site in sites], dim=-1)
 
-    def logits(self, deltas: Float[torch.Tensor, "row d_model"]) -> Float[torch.Tensor, "row answer d_vocab"]:
+    def logits(self, deltas: Float[torch.Tensor, "row d"]) -> Float[torch.Tensor, "row answer d_vocab"]:
         """The logits at the read positions, with each row's change."""
         return self._run(deltas, [])
 
-    def final_states(self, deltas: Float[torch.Tensor, "row d_model"]) -> Float[torch.Tensor, "row answer d_model"]:
+    def final_states(self, deltas: Float[torch.Tensor, "row d"]) -> Float[torch.Tensor, "row answer d_model"]:
         """The same up to the unembedding's input."""
         caught: list[torch.Tensor] = []
 
@@ -100,15 +100,21 @@ class Suffix:
         return caught[0]
 
     def _run(self, deltas: torch.Tensor, hooks: Hooks) -> torch.Tensor:
-        number = torch.arange(len(self.states), device=self.states.device)
+        number, parts = torch.arange(len(self.states), device=self.states.device), deltas.chunk(len(self.sites), dim=-1)
 
-        def change(activation: torch.Tensor, *, hook: object) -> torch.Tensor:
+        def change(activation: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
             changed = activation.clone()
-            changed[number, self.edited] = changed[number, self.edited] + deltas.to(changed.dtype)
+            changed[number, self.edited] = changed[number, self.edited] + own.to(changed.dtype)
             return changed
 
-        states, site = (change(self.states, hook=None), []) if self.direct else (self.states, [(self.site, change)])
-        return run_on_prefix_from(self.model, self.prefix, self.first, states, site + keep_positions(self.read) + hooks)
+        def changing(own: torch.Tensor) -> HookFn:
+            return lambda activation, *, hook: change(activation, own)
+
+        if self.direct:
+            states, sites = change(self.states, deltas), []
+        else:
+            states, sites = self.states, [(site, changing(own)) for site, own in zip(self.sites, parts, strict=True)]
+        return run_on_prefix_from(self.model, self.prefix, self.first, states, sites + keep_positions(self.read) + hooks)
 
 
 def adds_to_the_stream(model: HookedModel, layer: int, site: str, tokens: Tokens) -> bool:
