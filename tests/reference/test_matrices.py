@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from support import build, fingerprint, hooks_left
+from support.edits import loss_of, slow_gradient
 from support.models import BUILDERS, HARD_BUILDERS
 
 import tl_knowledge as tlk
@@ -15,7 +16,7 @@ from tl_knowledge.editing import BlockMatrix, LowRank
 from tl_knowledge.editing.optimise.gradient_factors import target_gradients
 from tl_knowledge.errors import ComponentError, ModelStateError, NumericalError, UnsupportedModelError
 from tl_knowledge.models.ledger import ledger_of, unedited_fingerprint
-from tl_knowledge.models.matrices import MATRICES, add_at, held_matrix, matrix_sites, matrix_weights, memory_like, parameters_sharing, part_of
+from tl_knowledge.models.matrices import MATRICES, add_at, held_matrix, matrix_sites, matrix_weights
 
 
 def places_of(model, layers=(0, 2)):
@@ -97,29 +98,6 @@ def test_factors_multiply_to_the_gradient(speaking):
             factors = gradient.factors[place]
             torch.testing.assert_close(factors.dense, slow_gradient(speaking, prompt, place), rtol=1e-6, atol=1e-8)
             assert len(factors.inputs) == len(factors.gradients) == len(prompt) + len(prompt.answer) - 1
-
-
-def slow_gradient(model, prompt, place):
-    """Of the weights as they are held; parts of fused weights lie in one memory."""
-    held = held_matrix(model, place)
-    parameters = list(parameters_sharing(model, held).values())
-    for parameter in parameters:
-        parameter.requires_grad_(True)
-    gradients = torch.autograd.grad(loss_of(model, prompt), parameters, allow_unused=True)
-    memory = memory_like(held)
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        if gradient is not None:
-            part_of(memory, parameter).add_(gradient)
-    part = part_of(memory, held)
-    if part.ndim == 2:
-        return part
-    return torch.cat(list(part), dim=0 if place.name == "W_O" else 1)
-
-
-def loss_of(model, prompt):
-    tokens = torch.cat([prompt.tokens[0], torch.tensor(prompt.answer)])
-    log_p = model(tokens[None, :-1])[0].log_softmax(-1)
-    return -sum(log_p[len(prompt) - 1 + k, token] for k, token in enumerate(prompt.answer)) / len(prompt.answer)
 
 
 def test_gradients_reach_the_factors_of_a_change(gpt2, prompt):

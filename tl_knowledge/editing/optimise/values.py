@@ -167,7 +167,7 @@ class FactBatch:
             for i in active:
                 reasons[i] = self._why_stop(values[i], bool(found.likeliest[i]), float(found.drift[i]))
             active = [i for i in active if reasons[i] == "steps"]
-            weights = torch.where(found.likeliest, self.settings.likeliest_factor, 1.0).to(weights)
+            weights = torch.ones_like(weights).masked_fill(found.likeliest, self.settings.likeliest_factor)
             if not active or (step == self.settings.steps - 1 and not self.moves_last):
                 break
             with torch.enable_grad():
