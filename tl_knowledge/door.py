@@ -48,7 +48,8 @@ NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
 SETTINGS: dict[str, tuple[Callable[[float], bool], str]] = {
     "steps": (lambda n: n >= 1, "1 or more"),
     "seed": (lambda n: n >= 0, "0 or more"),
-    **dict.fromkeys(("learning_rate", "clamp"), (lambda n: 0 < n < math.inf, "above 0 and finite")),
+    "rank": (lambda n: n >= 1, "1 or more"),
+    **dict.fromkeys(("learning_rate", "clamp", "alpha"), (lambda n: 0 < n < math.inf, "above 0 and finite")),
     **dict.fromkeys(
         ("weight_decay", "kl_factor", "damping", "moment_weight", "ridge", "null_below"), (lambda n: 0 <= n < math.inf, "0 or more and finite")
     ),
@@ -61,7 +62,10 @@ OWN_WORDS = ("self", "cls", "noise")  # a corruption's own errors say more
 
 LARGEST = 2**40
 
-SETTINGS_OF = {"ROME", "MEMIT", "EMMET", "AlphaEdit", "FineTune", "FineTuneConstrained", "ValueSettings"}
+SETTINGS_OF = {
+    *("ROME", "MEMIT", "PMET", "EMMET", "AlphaEdit", "UltraEdit", "LoRA", "ValueSettings"),
+    *("FineTune", "FineTuneConstrained", "FineTuneAttention", "FineTuneDecayed"),
+}
 
 EXAMPLES = {
     "Prompt": "tlk.Prompt.from_fact(model, fact), or tlk.Prompt.from_text(model, 'Rome is in', subject='Rome')",

@@ -152,6 +152,38 @@ BAD_EDITS = {
         errors.InputError,
         "does not train towards",
     ),
+    "UltraEdit: tokens": (
+        lambda m, p: tlk.editing.UltraEdit(layers=(1,), tokens="subject"),  # pyright: ignore[reportArgumentType]
+        errors.InputError,
+        "tokens 'subject' is unknown",
+    ),
+    "UltraEdit: matrix": (
+        lambda m, p: tlk.editing.UltraEdit(layers=(1,), matrices=("W_U",)),  # pyright: ignore[reportArgumentType]
+        errors.ComponentError,
+        "matrix 'W_U' is unknown",
+    ),
+    "UltraEdit: ridge": (lambda m, p: tlk.editing.UltraEdit(layers=(1,), ridge=0.0), errors.InputError, "leaves the update singular"),
+    "UltraEdit: rate": (lambda m, p: tlk.editing.UltraEdit(layers=(1,), learning_rate=-1.0), errors.InputError, "must be above 0 and finite"),
+    "UltraEdit.for_model": (lambda m, p: tlk.editing.UltraEdit.for_model(m), errors.InputError, "nothing is published for"),
+    "PMET: moments": (lambda m, p: tlk.editing.PMET(layers=(1,)).plan(m, [], None), errors.InputError, "PMET needs the second moments"),
+    "PMET: variant": (lambda m, p: tlk.editing.PMET(layers=(1,), variant="wei2024"), errors.InputError, "PMET has no variant 'wei2024'"),
+    "LoRA: matrices": (lambda m, p: tlk.editing.LoRA(layers=(1,), matrices=()), errors.InputError, "names no matrix, or one twice"),
+    "LoRA: twice": (lambda m, p: tlk.editing.LoRA(layers=(1,), matrices=("W_Q", "W_Q")), errors.InputError, "names no matrix, or one twice"),
+    "LoRA: rank": (lambda m, p: tlk.editing.LoRA(layers=(1,), rank=0), errors.InputError, "rank must be 1 or more"),
+    "LoRA: alpha": (lambda m, p: tlk.editing.LoRA(layers=(1,), alpha=0.0), errors.InputError, "alpha must be above 0 and finite"),
+    "LoRA: layer": (lambda m, p: tlk.editing.LoRA(layers=(9,)).plan(m, [FACT], None), errors.ComponentError, "layer 9 is outside"),
+    "LoRA: no layer": (lambda m, p: tlk.editing.LoRA(layers=()).plan(m, [FACT], None), errors.ComponentError, "no layer was given"),
+    "LoRA.for_model": (lambda m, p: tlk.editing.LoRA.for_model(m), errors.InputError, "nothing is published for"),
+    "FineTuneAttention: bound": (
+        lambda m, p: tlk.editing.FineTuneAttention(layer=1, most_change=0.0),
+        errors.InputError,
+        "allows no change",
+    ),
+    "FineTuneDecayed: no such matrix": (
+        lambda m, p: tlk.editing.FineTuneDecayed(layer=1, matrices=("W_gate",)).plan(m, [], None),
+        errors.UnsupportedModelError,
+        "has no blocks.1.mlp.W_gate",
+    ),
     "GenerationScores: length": (lambda m, p: tlk.evaluation.GenerationScores(length=0), errors.InputError, "length"),
     "EssenceDrift: length": (lambda m, p: tlk.evaluation.EssenceDrift({}, length=1), errors.InputError, "predicts no token"),
     "AttributeSnippets.from_texts": (lambda m, p: tlk.datasets.AttributeSnippets.from_texts({}), errors.InputError, "no text in texts"),

@@ -41,7 +41,7 @@ def test_every_method_keeps_the_contract(speaking, moments, name, tmp_path):
     assert isinstance(method, EditMethod)
     edit = tlk.plan_edit(speaking, FACT, method, moments=moments)
     assert fingerprint(speaking) == before and hooks_left(speaking) == []
-    assert all(bool(edit.factors[layer].dense.isfinite().all()) for layer in edit.layers)
+    assert edit.changes and all(bool(change.dense.isfinite().all()) for change in edit.changes.values())
 
     prompt = tlk.Prompt.from_fact(speaking, FACT)
     plain, hooked = speaking(prompt.tokens), speaking.run_with_hooks(prompt.tokens, fwd_hooks=edit.hooks())
@@ -61,10 +61,10 @@ def test_every_method_keeps_the_contract(speaking, moments, name, tmp_path):
     with torch.no_grad():  # notebooks often switch gradients off at their top
         again = tlk.plan_edit(speaking, FACT, method, moments=moments)
     loaded = tlk.Edit.load(edit.save(tmp_path / "edit"))
-    for layer in edit.layers:  # the same draws give the same edit, and a file gives it back
-        assert torch.equal(again.factors[layer].dense, edit.factors[layer].dense)
-        assert torch.equal(loaded.factors[layer].dense, edit.factors[layer].dense)
-        assert layer not in edit.keys or torch.equal(loaded.keys[layer], edit.keys[layer])
+    for place, change in edit.changes.items():  # the same draws give the same edit, and a file gives it back
+        assert torch.equal(again.changes[place].dense, change.dense)
+        assert torch.equal(loaded.changes[place].dense, change.dense)
+    assert loaded.keys.keys() == edit.keys.keys() and all(torch.equal(loaded.keys[layer], keys) for layer, keys in edit.keys.items())
     assert (loaded.method, loaded.settings, loaded.fingerprint) == (type(method).__name__, edit.settings, edit.fingerprint)
     assert json.loads(json.dumps(edit.provenance.to_dict()))["settings"]["method"] == loaded.method
     assert edit.method in repr(edit) and len(edit.top(1)) == 1 and edit.plot().data
@@ -102,9 +102,9 @@ def test_several_facts_go_into_one_edit(speaking, moments, name):
     except InputError as error:
         assert "edits one fact at a time, not 2" in str(error)
         return
-    assert fingerprint(speaking) == before and edit.factors
+    assert fingerprint(speaking) == before and edit.changes
     alone = tlk.plan_edit(speaking, facts[0], method, moments=moments)
-    assert edit.layers != alone.layers or any(not torch.equal(edit.factors[k].dense, alone.factors[k].dense) for k in edit.layers)
+    assert edit.layers != alone.layers or any(not torch.equal(change.dense, alone.changes[place].dense) for place, change in edit.changes.items())
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 import torch
 from support import build, fingerprint, hooks_left
-from support.edits import weight_gradient
+from support.edits import loss_of, weight_gradient
 from support.models import BUILDERS, HARD_BUILDERS
 
 import tl_knowledge as tlk
@@ -100,12 +100,6 @@ def test_factors_multiply_to_the_gradient(speaking):
             slow = weight_gradient(speaking, place, partial(loss_of, speaking, prompt))
             torch.testing.assert_close(factors.dense, slow, rtol=1e-6, atol=1e-8)
             assert len(factors.inputs) == len(factors.gradients) == len(prompt) + len(prompt.answer) - 1
-
-
-def loss_of(model, prompt):
-    tokens = torch.cat([prompt.tokens[0], torch.tensor(prompt.answer)])
-    log_p = model(tokens[None, :-1])[0].log_softmax(-1)
-    return -sum(log_p[len(prompt) - 1 + k, token] for k, token in enumerate(prompt.answer)) / len(prompt.answer)
 
 
 def test_gradients_reach_the_factors_of_a_change(gpt2, prompt):

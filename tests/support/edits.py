@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 import tl_knowledge as tlk
 from support.models import fingerprint
-from tl_knowledge.models.matrices import held_matrix, memory_like, parameters_sharing, part_of
+from tl_knowledge.models.matrices import as_held, held_matrix, memory_like, parameters_sharing, part_of
 from tl_knowledge.models.weights import output_hook, output_weights
 
 
@@ -23,47 +25,61 @@ def random_edit(model, layers, seed):
     return tlk.Edit.planned(model, None, factors, notes=[{}])
 
 
-def slow_value(model, rows, layer, settings):
-    """The optimisation under the rows' objective, with whole forwards from the embedding, row by row."""
-    site, objective = output_hook(model, layer), rows.objective
+def slow_value(model, rows, layer, settings, sites=None):
+    """The optimisation under the rows' objective, with whole forwards from the embedding, row by row; several sites change together."""
+    sites, objective = sites or [output_hook(model, layer)], rows.objective
     lengths = [int(rows.scored[k, -1]) + 1 for k in range(len(rows.scored))] + [rows.essence + 1]
 
-    def run(k, delta):
-        def change(activation, *, hook):
-            changed = activation.clone()
-            changed[0, rows.edited[k]] = changed[0, rows.edited[k]] + delta
-            return changed
+    def run(k, deltas):
+        def changing(delta):
+            def change(activation, *, hook):
+                changed = activation.clone()
+                changed[0, rows.edited[k]] = changed[0, rows.edited[k]] + delta
+                return changed
 
-        return model.run_with_hooks(rows.tokens[k : k + 1, : lengths[k]], fwd_hooks=[*noise(k), (site, change)])[0].log_softmax(-1)
+            return change
+
+        changes = [(site, changing(delta)) for site, delta in zip(sites, deltas, strict=True)]
+        return model.run_with_hooks(rows.tokens[k : k + 1, : lengths[k]], fwd_hooks=[*noise(k), *changes])[0].log_softmax(-1)
 
     def noise(k):
         return tlk.corrupt(rows.subjects[k], objective.noise) if objective.noise is not None and rows.subjects[k] else []
 
-    found: list = []
-    model.run_with_hooks(rows.tokens[:1], fwd_hooks=[*noise(0), (site, lambda x, *, hook: found.append(x[0, rows.edited[0]].detach()))])
-    start = found[0]
-    delta = torch.zeros_like(start, requires_grad=True)
-    optimiser = torch.optim.Adam([delta], lr=settings.learning_rate)
-    reference = run(len(lengths) - 1, delta)[rows.essence].detach()
-    losses = []
+    found: dict = {}
+
+    def catch(site):
+        return site, lambda x, *, hook: found.__setitem__(site, x[0, rows.edited[0]].detach())
+
+    model.run_with_hooks(rows.tokens[:1], fwd_hooks=[*noise(0), *map(catch, sites)])
+    starts = [found[site] for site in sites]
+    deltas = [torch.zeros_like(start, requires_grad=True) for start in starts]
+    optimiser = torch.optim.Adam(deltas, lr=settings.learning_rate)
+    reference = run(len(lengths) - 1, deltas)[rows.essence].detach()
+    losses, weight = [], 1.0
     for step in range(settings.steps):
-        asked = 0.0
+        asked, likeliest = 0.0, True
         for k in range(len(rows.scored)):
-            log_p = run(k, delta)
+            log_p = run(k, deltas)
             each = torch.stack([log_p[position, token] for position, token in zip(rows.scored[k], rows.answer, strict=True)])
+            likeliest &= all(int(log_p[position].argmax()) == token for position, token in zip(rows.scored[k], rows.answer.tolist(), strict=True))
             asked = asked + (-torch.log(1 - each.sum().exp()) if objective.erase else -each.mean()) / len(rows.scored)
-        now = run(len(lengths) - 1, delta)[rows.essence]
-        drift = (now.exp() * (now - reference)).sum()
-        loss = asked + settings.kl_factor * drift + settings.weight_decay * delta.norm() / start.norm() ** 2
+        now = run(len(lengths) - 1, deltas)[rows.essence]
+        drift = settings.kl_factor * (now.exp() * (now - reference)).sum()
+        decay = sum(delta.norm() / start.norm() ** 2 for delta, start in zip(deltas, starts, strict=True))
+        loss = weight * asked + drift + settings.weight_decay * decay
         losses.append(float(loss.detach()))
-        if losses[-1] < settings.stop_below or step == settings.steps - 1:
+        weight = settings.likeliest_factor if likeliest else 1.0
+        settled = likeliest and settings.stop_drift is not None and float(drift.detach()) <= settings.stop_drift
+        if losses[-1] < settings.stop_below or settled or step == settings.steps - 1:
             break
-        (delta.grad,) = torch.autograd.grad(loss, [delta])
+        for delta, gradient in zip(deltas, torch.autograd.grad(loss, deltas), strict=True):
+            delta.grad = gradient
         optimiser.step()
         with torch.no_grad():
-            if delta.norm() > settings.clamp * start.norm():
-                delta.mul_(settings.clamp * start.norm() / delta.norm())
-    return delta.detach(), losses
+            for delta, start in zip(deltas, starts, strict=True):
+                if delta.norm() > settings.clamp * start.norm():
+                    delta.mul_(settings.clamp * start.norm() / delta.norm())
+    return torch.cat(deltas).detach(), losses
 
 
 TEXTS = ("w1 w2 w3 w4 w5", "w8 w9 w10", "w20 w21 w22 w23")
@@ -107,3 +123,36 @@ def weight_gradient(model, place, loss):
     if part.ndim == 2:
         return part
     return torch.cat(list(part), dim=0 if place.name == "W_O" else 1)
+
+
+def loss_of(model, prompt):
+    tokens = torch.cat([prompt.tokens[0], torch.tensor(prompt.answer)])
+    log_p = model(tokens[None, :-1])[0].log_softmax(-1)
+    return -sum(log_p[len(prompt) - 1 + k, token] for k, token in enumerate(prompt.answer)) / len(prompt.answer)
+
+
+def slow_training(model, prompts, places, factors, change_of, rate, steps, after=lambda: None):
+    """Adam on some factors whose changes are written into the weights at every step: the changes in the end, and the losses.
+
+    Args:
+        change_of: each place's change, made of the factors.
+        after: what is done to the factors after a step.
+    """
+    before = [held_matrix(model, place).detach().clone() for place in places]
+    optimiser, losses = torch.optim.Adam(factors, lr=rate), []
+    for _ in range(steps):
+        changes = [change_of(place) for place in places]
+        with torch.no_grad():
+            for place, change, start in zip(places, changes, before, strict=True):
+                held_matrix(model, place).copy_(start + as_held(change, start, place))
+        optimiser.zero_grad()
+        for prompt in prompts:
+            gradients = [weight_gradient(model, place, partial(loss_of, model, prompt)) for place in places]
+            sum((change * gradient).sum() for change, gradient in zip(changes, gradients, strict=True)).div(len(prompts)).backward(retain_graph=True)
+        losses.append(sum(float(loss_of(model, prompt).detach()) for prompt in prompts) / len(prompts))
+        optimiser.step()
+        after()
+    with torch.no_grad():
+        for place, start in zip(places, before, strict=True):
+            held_matrix(model, place).copy_(start)
+    return [change_of(place).detach() for place in places], losses

@@ -56,6 +56,7 @@ class Edit(PlannedEdit):
         biases: by layer, what is added to the bias of ``W_out``; of some of the same layers.
         matrices: of other matrices, by TransformerLens' name (``"blocks.3.mlp.W_in"``); those of attention have all heads side by side.
         sites: the hooks around these, by the same names.
+        records: what the method has later edits know of this one while it is written into the model, by name (`UltraEdit`).
 
     Example:
         >>> import tl_knowledge as tlk
@@ -81,6 +82,7 @@ class Edit(PlannedEdit):
     biases: dict[int, Float[torch.Tensor, " d_model"]] = field(default_factory=dict)
     matrices: dict[str, LowRank] = field(default_factory=dict)
     sites: dict[str, Sites] = field(default_factory=dict)
+    records: dict[str, Float[torch.Tensor, "..."]] = field(default_factory=dict)
     _key: object = field(default_factory=object, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -105,6 +107,7 @@ class Edit(PlannedEdit):
         notes: Iterable[Mapping[str, Any]] = (),
         keys: Mapping[int, torch.Tensor] | None = None,
         biases: Mapping[int, torch.Tensor] | None = None,
+        records: Mapping[str, torch.Tensor] | None = None,
         **more: Any,
     ) -> Edit:
         """The edit that a method has planned for a model: what every ``plan`` returns.
@@ -115,6 +118,7 @@ class Edit(PlannedEdit):
             notes: for each fact what is worth knowing of it, plain data.
             keys: by layer, the keys that the changes were planned for.
             biases: by layer, changes of the bias of ``W_out``.
+            records: what later edits should know of this one while it is written into the model, by name.
             more: what the provenance should have besides the settings, plain data.
         """
         named: list[tuple[int | BlockMatrix, LowRank]] = list(factors.items())
@@ -128,6 +132,7 @@ class Edit(PlannedEdit):
             biases=dict(biases or {}),
             matrices={str(place): change for place, change in others.items()},
             sites={str(place): matrix_sites(model, place) for place in others},
+            records=dict(records or {}),
         )
 
     @property
@@ -175,7 +180,7 @@ class Edit(PlannedEdit):
                 )
         with model_lock(model):
             self.check(model)
-            ledger_of(model).add(model, self._key, self._deltas(model), self.keys)
+            ledger_of(model).add(model, self._key, self._deltas(model), self.keys, self.records)
 
     def _deltas(self, model: HookedModel) -> dict[Place, torch.Tensor]:
         """What is added at every place, in the shape that the model holds."""

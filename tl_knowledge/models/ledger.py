@@ -29,7 +29,7 @@ from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.models.routed import has_routes
 from tl_knowledge.models.weights import OutputBias, output_bias, output_weights
 
-__all__ = ["WeightLedger", "forget_edits", "has_written_edits", "ledger_of", "unedited_fingerprint", "written_keys"]
+__all__ = ["WeightLedger", "forget_edits", "has_written_edits", "ledger_of", "unedited_fingerprint", "written_keys", "written_records"]
 
 _ledgers: WeakKeyDictionary[object, WeightLedger] = WeakKeyDictionary()
 
@@ -41,10 +41,11 @@ WAY_OUT = "undo that change first, or accept the weights as they are now with tl
 
 @dataclass(frozen=True, eq=False)
 class _Addition:
-    """What one edit adds, by place, and the keys it was planned for, by layer."""
+    """What one edit adds, by place, the keys it was planned for, by layer, and what its method has later edits know, by name."""
 
     deltas: Mapping[Place, torch.Tensor]
     keys: Mapping[int, torch.Tensor]
+    records: Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,11 +90,19 @@ class WeightLedger:
     def __len__(self) -> int:
         return len(self._state.additions)
 
-    def add(self, model: HookedModel, key: Hashable, deltas: Mapping[Place, torch.Tensor], keys: Mapping[int, torch.Tensor] | None = None) -> None:
+    def add(
+        self,
+        model: HookedModel,
+        key: Hashable,
+        deltas: Mapping[Place, torch.Tensor],
+        keys: Mapping[int, torch.Tensor] | None = None,
+        records: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
         """Add to the weights at some places.
 
         Args:
             keys: by layer, the keys that the addition was planned for.
+            records: what later edits should know of it, by name.
 
         Raises:
             ModelStateError: added already, or the weights were changed by someone else.
@@ -104,7 +113,8 @@ class WeightLedger:
         for place, delta in deltas.items():
             if not bool(delta.isfinite().all()):
                 raise NumericalError(f"the edit's change of {_called(place)} is not finite, so it is not written; plan the edit anew.")
-        self._move(model, dict(self._state.additions) | {key: _Addition(dict(deltas), dict(keys or {}))}, deltas)
+        addition = _Addition(dict(deltas), dict(keys or {}), dict(records or {}))
+        self._move(model, dict(self._state.additions) | {key: addition}, deltas)
 
     def remove(self, model: HookedModel, key: Hashable) -> None:
         """Take an addition back, whichever came after it.
@@ -120,6 +130,10 @@ class WeightLedger:
     def keys(self, layer: int) -> list[Float[torch.Tensor, "fact d_mlp"]]:
         """The keys that the present additions were planned for, an addition at a time."""
         return [addition.keys[layer] for addition in self._state.additions.values() if layer in addition.keys]
+
+    def records(self, name: str) -> list[Float[torch.Tensor, "..."]]:
+        """What the present additions have under a name, an addition at a time."""
+        return [addition.records[name] for addition in self._state.additions.values() if name in addition.records]
 
     def unedited(self, model: HookedModel) -> str:
         """Fingerprint of the weights as they were before any addition.
@@ -183,6 +197,11 @@ def forget_edits(model: AnyModel) -> None:
 def written_keys(model: HookedModel, layer: int) -> list[Float[torch.Tensor, "fact d_mlp"]]:
     """The keys of all edits that are written into a layer of the model, in the order they came."""
     return _ledgers[model].keys(layer) if model in _ledgers else []
+
+
+def written_records(model: HookedModel, name: str) -> list[Float[torch.Tensor, "..."]]:
+    """What all edits that are written into the model have under a name, in the order they came."""
+    return _ledgers[model].records(name) if model in _ledgers else []
 
 
 def has_written_edits(model: HookedModel) -> bool:

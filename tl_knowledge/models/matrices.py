@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal, TypeAlias, get_args
@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 
 from tl_knowledge.arrays import Hooks
-from tl_knowledge.errors import ComponentError, UnsupportedModelError, check_choice
+from tl_knowledge.errors import ComponentError, InputError, UnsupportedModelError, check_choice
 from tl_knowledge.models.protocol import HookedModel, model_device, model_name
 
 __all__ = [
@@ -26,12 +26,14 @@ __all__ = [
     "Sites",
     "add_at",
     "as_held",
+    "check_matrices",
     "held_matrix",
     "matrix_sites",
     "matrix_weights",
     "memory_like",
     "parameters_sharing",
     "part_of",
+    "places_in",
 ]
 
 Matrix: TypeAlias = Literal["W_Q", "W_K", "W_V", "W_O", "W_in", "W_gate", "W_out"]
@@ -119,13 +121,20 @@ def held_matrix(model: HookedModel, place: BlockMatrix) -> torch.Tensor:
     Raises:
         UnsupportedModelError: the model has no such matrix.
     """
+    held = _held(model, place)
+    if held is not None:
+        return held
+    raise UnsupportedModelError(f"{model_name(model)} has no {place}; a model without a gated MLP has no W_gate, for example.")
+
+
+def _held(model: HookedModel, place: BlockMatrix) -> torch.Tensor | None:
     block = model.blocks[place.layer]
     part = getattr(block, "attn" if place.name in ATTENTION else "mlp", None)
     for name in (f"_{place.name}", place.name):  # HookedTransformer holds the fewer keys and values of grouped heads under an underscore
         weights = getattr(part, name, None)
         if isinstance(weights, torch.Tensor):
             return weights
-    raise UnsupportedModelError(f"{model_name(model)} has no {place}; a model without a gated MLP has no W_gate, for example.")
+    return None
 
 
 def matrix_weights(model: HookedModel, place: BlockMatrix) -> Weights:
@@ -134,6 +143,38 @@ def matrix_weights(model: HookedModel, place: BlockMatrix) -> Weights:
     if held.ndim == 2:
         return held
     return held.flatten(0, 1) if place.name == "W_O" else held.transpose(0, 1).flatten(1)
+
+
+def check_matrices(matrices: Sequence[str]) -> None:
+    """Refuse names that are no matrices, none at all, or one twice.
+
+    Raises:
+        ComponentError: an unknown matrix.
+        InputError: none, or one twice.
+    """
+    for name in matrices:
+        check_choice("matrix", name, MATRICES, ComponentError)
+    if not matrices or len(set(matrices)) < len(matrices):
+        raise InputError(f"matrices={tuple(matrices)} names no matrix, or one twice; pass each once, such as ('W_out',).")
+
+
+def places_in(model: HookedModel, layers: Sequence[int], matrices: Sequence[Matrix] | None) -> list[BlockMatrix]:
+    """Some matrices of some blocks, in that order; ``None``: all that each block has.
+
+    Example:
+        >>> import tl_knowledge as tlk
+        >>> [str(place) for place in places_in(tlk.load_model("factlm"), (0,), None)][-2:]
+        ['blocks.0.mlp.W_in', 'blocks.0.mlp.W_out']
+
+    Raises:
+        UnsupportedModelError: a matrix that was named, and that the model does not have.
+    """
+    places = [BlockMatrix(layer, name) for layer in layers for name in (MATRICES if matrices is None else matrices)]
+    if matrices is None:
+        return [place for place in places if _held(model, place) is not None]
+    for place in places:
+        held_matrix(model, place)
+    return places
 
 
 def as_held(change: Weights, held: torch.Tensor, place: BlockMatrix) -> torch.Tensor:

@@ -1,7 +1,8 @@
-"""Fine-tuning: Adam on a few layers' ``W_out``; the baselines FT and, with every weight's change bounded, FT+L (Zhu et al. 2020)."""
+"""Fine-tuning: Adam on some matrices of a few layers; the baselines FT and, with every weight's change bounded, FT+L (Zhu et al. 2020)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -15,17 +16,18 @@ from tl_knowledge.door import public
 from tl_knowledge.editing.edit import Edit
 from tl_knowledge.editing.low_rank import LowRank
 from tl_knowledge.editing.method import EditMethod
+from tl_knowledge.editing.optimise.changes import change_hooks
 from tl_knowledge.editing.optimise.fact_rows import FactRows, rows_of
 from tl_knowledge.editing.optimise.objective import Objective
 from tl_knowledge.engine.forward import run_model
 from tl_knowledge.engine.progress import progress_bar, progress_shown
 from tl_knowledge.engine.rows import keep_positions
 from tl_knowledge.errors import InputError, NumericalError, check_choice
-from tl_knowledge.hooks import add_low_rank
 from tl_knowledge.metrics import unlikelihood
 from tl_knowledge.models.checks import check_layers
+from tl_knowledge.models.matrices import BlockMatrix, Matrix, check_matrices, matrix_weights, places_in
 from tl_knowledge.models.protocol import HookedModel
-from tl_knowledge.models.weights import output_bias, output_hook, output_weights
+from tl_knowledge.models.weights import output_bias, output_hook
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.runs.key_moments import KeyMoments
 
@@ -43,6 +45,8 @@ meng2022_code ``W_out`` and its bias       all at the prompt's last position    
 """
 
 FACTS_OF_A_STEP = 128  # of Meng et al.'s program
+DECAY_LAW = (0.1559, -0.8703)
+"""FT-W's weight decay for n facts is ``exp(0.1559) n^-0.8703`` (Meng et al. 2023, appendix B.1)."""
 
 
 @public
@@ -50,22 +54,22 @@ FACTS_OF_A_STEP = 128  # of Meng et al.'s program
 class FineTune(EditMethod):
     """Settings of FT, and with ``most_change`` of FT+L.
 
-    Published for GPT-2 XL (layer 1) and GPT-J (layer 21). FT-W, the baseline of Meng et al. (2023), trains *every* weight of GPT-J's block 21
-    under a decay that falls with the number of edits; an edit holds changes of ``W_out`` and its bias only, so ``weight_decay`` is offered for
-    those, and no setting carries that name.
+    Published for GPT-2 XL (layer 1) and GPT-J (layer 21). `FineTuneAttention` and `FineTuneDecayed` train other matrices.
 
     Attributes:
-        layer: which block's ``W_out`` to train, or several blocks'.
+        layer: which block to train, or several blocks.
         variant: what is trained, and at which positions.
         steps: of Adam, at most.
         learning_rate: of Adam.
         stop_below: the mean loss at which to stop.
-        weight_decay: of Adam: pulls the weights themselves (not their change) towards 0.
+        weight_decay: of Adam: pulls the weights themselves (not their change) towards 0; ``None``: as much as FT-W for so many facts.
         most_change: how far any weight may move; ``None``: as far as it likes (FT).
         objective: to write the target (default), to erase it, or to force it under noise.
+        matrices: which matrices of each block to train; ``None``: all that it has.
 
     Raises:
-        InputError: a bound that is not positive, no layer or one twice, or an unknown variant.
+        ComponentError: an unknown matrix.
+        InputError: no matrix or one twice, a bound that is not positive, no layer or one twice, or an unknown variant.
     """
 
     takes_traced_layer: ClassVar[bool] = False
@@ -81,15 +85,18 @@ class FineTune(EditMethod):
     steps: int = 25
     learning_rate: float = 5e-4
     stop_below: float = 0.01
-    weight_decay: float = 0.0
+    weight_decay: float | None = 0.0
     most_change: float | None = None
     objective: Objective = field(default_factory=Objective)
+    matrices: tuple[Matrix, ...] | None = ("W_out",)
 
     def __post_init__(self) -> None:
         check_choice("variant", self.variant, FineTuneVariant)
         layers = tuple(always_iterable(self.layer))
         if not layers or len(set(layers)) < len(layers):
             raise InputError(f"layer={self.layer} trains no layer, or one twice; pass one layer, or each of several once.")
+        if self.matrices is not None:
+            check_matrices(self.matrices)
         if self.most_change is not None and self.most_change <= 0:
             raise InputError(f"most_change={self.most_change} allows no change; pass a positive bound, or None for none.")
 
@@ -104,6 +111,7 @@ class FineTune(EditMethod):
 
         Raises:
             ComponentError: no such layer.
+            UnsupportedModelError: a matrix that the model does not have, or that cannot be changed by hooks.
             InputError: an objective of a program's, which this training does not follow.
             NumericalError: a loss that is not finite.
         """
@@ -113,7 +121,7 @@ class FineTune(EditMethod):
             )
         layers = check_layers(model, tuple(always_iterable(self.layer)))
         batch = [rows_of(model, fact, ("{}",), "subject", self.objective) for fact in facts]
-        trained = _Trained(model, layers, with_bias=self.variant == "meng2022_code")
+        trained = _Trained(model, places_in(model, layers, self.matrices), with_bias=self.variant == "meng2022_code")
         losses = self._train(model, trained, batch)
         note = {"losses": losses, "stopped": "loss" if losses[-1] < self.stop_below else "steps", "facts": len(batch)}
         return Edit.planned(model, self, trained.factors, notes=[note], biases=trained.bias_changes)
@@ -131,15 +139,25 @@ class FineTune(EditMethod):
                     raise NumericalError(f"the loss is {loss} at step {step}; lower learning_rate={self.learning_rate:g}.")
                 total += loss * len(facts) / len(batch)
                 if loss >= self.stop_below:
-                    self._step(optimiser, trained, gradients)
+                    self._step(optimiser, trained, gradients, self.decay(len(batch)))
             losses.append(total)
             if total < self.stop_below:
                 break
         return losses
 
-    def _step(self, optimiser: torch.optim.Optimizer, trained: _Trained, gradients: Sequence[torch.Tensor]) -> None:
+    def decay(self, facts: int) -> float:
+        """The weight decay of so many facts.
+
+        Example:
+            >>> FineTune(layer=21).decay(100), round(FineTune(layer=21, weight_decay=None).decay(100), 4)
+            (0.0, 0.0212)
+        """
+        scale, power = DECAY_LAW
+        return math.exp(scale) * facts**power if self.weight_decay is None else self.weight_decay
+
+    def _step(self, optimiser: torch.optim.Optimizer, trained: _Trained, gradients: Sequence[torch.Tensor], decay: float) -> None:
         for change, start, gradient in zip(trained.changes, trained.starts, gradients, strict=True):
-            change.grad = gradient + self.weight_decay * (start + change.detach())
+            change.grad = gradient + decay * (start + change.detach())
         optimiser.step()
         if self.most_change is not None:
             with torch.no_grad():
@@ -185,38 +203,38 @@ class FineTuneConstrained(FineTune):
 
 
 class _Trained:
-    """What is trained: changes of ``W_out`` in some layers, and of its bias where that is asked for and there is one.
+    """What is trained: changes of some matrices, and of the bias of ``W_out`` where that is asked for and there is one.
 
     Attributes:
-        changes: the tensors to optimise: the layers' weights, then their biases.
+        changes: the tensors to optimise: the matrices, then the biases.
         starts: what they are added to.
         hooks: the model with them.
     """
 
-    def __init__(self, model: HookedModel, layers: Sequence[int], *, with_bias: bool) -> None:
-        biases = {layer: output_bias(model, layer) for layer in layers} if with_bias else {}
-        self._layers, self._biased = tuple(layers), tuple(layer for layer, bias in biases.items() if bias is not None)
-        held = [output_weights(model, layer) for layer in layers] + [bias for bias in biases.values() if bias is not None]
+    def __init__(self, model: HookedModel, places: Sequence[BlockMatrix], *, with_bias: bool) -> None:
+        outputs = [place.layer for place in places if place.name == "W_out"]
+        biases = {layer: output_bias(model, layer) for layer in outputs} if with_bias else {}
+        self._places, self._biased = tuple(places), tuple(layer for layer, bias in biases.items() if bias is not None)
+        held = [matrix_weights(model, place) for place in places] + [bias for bias in biases.values() if bias is not None]
         # Adam divides by what float16 rounds to zero.
         self.starts = [each.detach().to(torch.promote_types(each.dtype, torch.float32)) for each in held]
         self.changes = [torch.zeros_like(start).requires_grad_(True) for start in self.starts]
-        sites = {layer: output_hook(model, layer) for layer in layers}
-        weights, own = self.changes[: len(layers)], self.changes[len(layers) :]
+        weights, own = self.changes[: len(places)], self.changes[len(places) :]
         self.hooks: Hooks = [
-            pair for layer, change in zip(layers, weights, strict=True) for pair in add_low_rank(layer, change, _identity(change), sites[layer])
+            pair for place, change in zip(places, weights, strict=True) for pair in change_hooks(model, place, change, _identity(change))
         ]
-        self.hooks += [(sites[layer], _plus(bias)) for layer, bias in zip(self._biased, own, strict=True)]
+        self.hooks += [(output_hook(model, layer), _plus(bias)) for layer, bias in zip(self._biased, own, strict=True)]
 
     @property
-    def factors(self) -> dict[int, LowRank]:
-        """The weights' changes by layer."""
-        ended = [change.detach().clone() for change in self.changes[: len(self._layers)]]
-        return {layer: LowRank(change, _identity(change)) for layer, change in zip(self._layers, ended, strict=True)}
+    def factors(self) -> dict[BlockMatrix, LowRank]:
+        """The matrices' changes."""
+        ended = [change.detach().clone() for change in self.changes[: len(self._places)]]
+        return {place: LowRank(change, _identity(change)) for place, change in zip(self._places, ended, strict=True)}
 
     @property
     def bias_changes(self) -> dict[int, torch.Tensor]:
         """The biases' changes by layer."""
-        return {layer: bias.detach().clone() for layer, bias in zip(self._biased, self.changes[len(self._layers) :], strict=True)}
+        return {layer: bias.detach().clone() for layer, bias in zip(self._biased, self.changes[len(self._places) :], strict=True)}
 
 
 def _plus(bias: torch.Tensor) -> Any:

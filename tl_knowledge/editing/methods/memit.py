@@ -15,7 +15,7 @@ from tl_knowledge.editing.low_rank import LowRank
 from tl_knowledge.editing.method import EditMethod
 from tl_knowledge.editing.optimise.fact_rows import EditedToken
 from tl_knowledge.editing.optimise.objective import Objective
-from tl_knowledge.editing.optimise.spread import Keys, spread_over_layers
+from tl_knowledge.editing.optimise.spread import Keys, Placement, spread_over_layers
 from tl_knowledge.editing.optimise.values import ValueSettings
 from tl_knowledge.errors import InputError, check_choice
 from tl_knowledge.models.checks import check_layers
@@ -83,7 +83,7 @@ class MEMIT(EditMethod):
             ComponentError: no such layer.
         """
         check_layers(model, self.layers)
-        moments = needed_moments(moments, "MEMIT")
+        moments = needed_moments(moments, type(self).__name__)
         if self.moment_weight <= 0:
             raise InputError(f"moment_weight={self.moment_weight} keeps nothing of other text; pass a positive number, such as 15000.")
 
@@ -91,4 +91,9 @@ class MEMIT(EditMethod):
             kept = self.moment_weight * moments.of_layer(layer).to(keys)
             return LowRank(torch.linalg.solve(kept + keys.T @ keys, keys.T), change)
 
-        return spread_over_layers(model, facts, self, solve, with_removed=self.variant == "wei2024", tokens=moments.tokens)
+        removed, placement = self.variant == "wei2024", self.placement(model)
+        return spread_over_layers(model, facts, self, solve, with_removed=removed, placement=placement, tokens=moments.tokens)
+
+    def placement(self, model: HookedModel) -> Placement | None:
+        """Where the values are optimised, and how they are shared out among the layers; ``None``: at the block's output, in even parts."""
+        return None

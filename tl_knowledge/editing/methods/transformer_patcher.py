@@ -138,7 +138,7 @@ class TransformerPatcher(EditMethod):
                 f"{len(wrong)} tokens of {fact.target!r} are wrong, and most_neurons={self.most_neurons}; allow more, or pass a shorter target."
             )
         at, targets = rows.scored[0][wrong], rows.answer[wrong]
-        suffix = Suffix(model, rows.tokens[:1].repeat(len(wrong), 1), at, at[:, None], place.layer, place.output, [])
+        suffix = Suffix(model, rows.tokens[:1].repeat(len(wrong), 1), at, at[:, None], place.layer, (place.output,), [])
         settings = PatchSettings(**{field.name: getattr(self, field.name) for field in fields(PatchSettings)})
         trained = train_patches(suffix, queries[wrong], targets, torch.cat([memory, made.queries]), made, settings, draw)
         note |= {"losses": list(trained.losses), "stopped": trained.stopped, "target_probability": trained.probability}

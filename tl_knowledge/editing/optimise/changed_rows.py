@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TypeAlias
 
@@ -24,18 +24,20 @@ class ChangedRows(ABC):
     """Rows that run once a step of the optimisation, each with its own change.
 
     Attributes:
-        edited: ``[row]``: where the value is changed, in the rows as they are run.
-        starts: ``[row d_model]``: the site's output at the edited token, before the edit.
+        sites: the hooks where values are changed.
+        edited: ``[row]``: where they are, in the rows as they are run.
+        starts: ``[row site*d_model]``: the sites' outputs at the edited token, before the edit, one after the other.
     """
 
+    sites: tuple[str, ...]
     edited: Int[torch.Tensor, " row"]
-    starts: Float[torch.Tensor, "row d_model"]
+    starts: Float[torch.Tensor, "row d"]
 
-    def logits(self, deltas: Float[torch.Tensor, "row d_model"]) -> Float[torch.Tensor, "row answer d_vocab"]:
+    def logits(self, deltas: Float[torch.Tensor, "row d"]) -> Float[torch.Tensor, "row answer d_vocab"]:
         """The logits at the read positions, with each row's change."""
-        return self._run(_changing(self.edited, deltas), [])
+        return self._run(self._changes(deltas), [])
 
-    def final_states(self, deltas: Float[torch.Tensor, "row d_model"]) -> Float[torch.Tensor, "row answer d_model"]:
+    def final_states(self, deltas: Float[torch.Tensor, "row d"]) -> Float[torch.Tensor, "row answer d_model"]:
         """The same up to the unembedding's input."""
         caught: list[torch.Tensor] = []
 
@@ -44,15 +46,19 @@ class ChangedRows(ABC):
             raise Reached
 
         with suppress(Reached):
-            self._run(_changing(self.edited, deltas), [(UNEMBED_IN, catch)])
+            self._run(self._changes(deltas), [(UNEMBED_IN, catch)])
         return caught[0]
 
+    def _changes(self, deltas: Float[torch.Tensor, "row d"]) -> list[Change]:
+        """One hook a site."""
+        return [_changing(self.edited, own) for own in deltas.chunk(len(self.sites), dim=-1)]
+
     @abstractmethod
-    def _run(self, change: Change, hooks: Hooks) -> torch.Tensor:
-        """One run, the value changed by a hook, with further hooks at the end."""
+    def _run(self, changes: Sequence[Change], hooks: Hooks) -> torch.Tensor:
+        """One run, the value at every site changed by its hook, with further hooks at the end."""
 
 
-def _changing(edited: Int[torch.Tensor, " row"], deltas: Float[torch.Tensor, "row d_model"]) -> Change:
+def _changing(edited: Int[torch.Tensor, " row"], deltas: Float[torch.Tensor, "row d"]) -> Change:
     """A hook that adds each row's change at its edited token."""
     number = torch.arange(len(edited), device=edited.device)
 

@@ -39,6 +39,7 @@ __all__ = [
     "removed_rows",
     "rows_beside",
     "rows_of",
+    "to_width",
 ]
 
 EditedToken: TypeAlias = Literal["subject", "subject_first", "after_subject", "relation"]
@@ -141,8 +142,8 @@ def rows_beside(rows: FactRows, other: FactRows, contexts: int) -> FactRows:
     edited = torch.cat([rows.edited[:-1], other.edited[:contexts], rows.edited[-1:]])
     width = max(len(rows.answer), len(other.answer))
     both = [(rows, len(rows.scored)), (other, contexts)]
-    scored = torch.cat([_to_width(each.scored[:count], width) for each, count in both])
-    answers = torch.cat([_to_width(each.answer[None].expand(count, -1), width) for each, count in both])
+    scored = torch.cat([to_width(each.scored[:count], width) for each, count in both])
+    answers = torch.cat([to_width(each.answer[None].expand(count, -1), width) for each, count in both])
     weights = torch.zeros(len(scored), width, dtype=torch.float64, device=scored.device)
     weights[: len(rows.scored), : len(rows.answer)] = 1 / (len(scored) * len(rows.answer))
     weights[len(rows.scored) :, : len(other.answer)] = 1 / (len(scored) * len(rows.answer))
@@ -151,7 +152,7 @@ def rows_beside(rows: FactRows, other: FactRows, contexts: int) -> FactRows:
     return replace(rows, tokens=tokens, edited=edited, scored=scored, answer=answer, subjects=subjects, answers=answers, weights=weights)
 
 
-def _to_width(values: torch.Tensor, width: int) -> torch.Tensor:
+def to_width(values: torch.Tensor, width: int) -> torch.Tensor:
     """Repeat the last column up to a width."""
     return torch.cat([values, values[:, -1:].expand(-1, width - values.shape[1])], dim=1)
 

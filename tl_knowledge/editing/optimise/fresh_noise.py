@@ -50,12 +50,12 @@ class FreshNoiseRows(ChangedRows):
             positions: the subject's in the bare prompt.
             drawn: how many rows of the stream were drawn before.
         """
-        self.model, self.tokens, self.edited, self.read, self.site = model, tokens, edited, read, site
+        self.model, self.tokens, self.edited, self.read, self.sites = model, tokens, edited, read, (site,)
         self.noise, self.positions, self.drawn = noise, tuple(positions), drawn
         activations = record(model, tokens, drawn_from(noise, self.positions, self.drawn), {site})
         self.starts = at_positions(activations[site], edited)
 
-    def _run(self, change: Change, hooks: Hooks) -> torch.Tensor:
+    def _run(self, changes: Sequence[Change], hooks: Hooks) -> torch.Tensor:
         """One run; the next draw's rows are used up."""
         noise, self.drawn = drawn_from(self.noise, self.positions, self.drawn), self.drawn + len(self.tokens)
-        return run_model(self.model, self.tokens, [*noise, (self.site, change), *keep_positions(self.read), *hooks])
+        return run_model(self.model, self.tokens, [*noise, *zip(self.sites, changes, strict=True), *keep_positions(self.read), *hooks])

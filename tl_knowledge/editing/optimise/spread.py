@@ -11,6 +11,7 @@ Every fact's state at the output of the last layer is optimised; each layer in t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
@@ -32,7 +33,7 @@ from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.models.weights import output_hook
 from tl_knowledge.prompts.facts import Fact
 
-__all__ = ["BARE_WEIGHT", "Keys", "Solve", "SpreadsValues", "spread_over_layers"]
+__all__ = ["BARE_WEIGHT", "Keys", "Placement", "Solve", "SpreadsValues", "spread_over_layers"]
 
 Keys: TypeAlias = Float[torch.Tensor, "fact d_mlp"]
 Solve: TypeAlias = Callable[[int, Keys, Float[torch.Tensor, "fact d_model"]], LowRank]
@@ -76,12 +77,33 @@ class SpreadsValues(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Placement:
+    """Where values are optimised at the last layer, and how they are shared out.
+
+    Attributes:
+        sites: the hooks that are changed together; the facts' keys are to give the last one's value.
+        share: what a layer divides by of what is missing, from how many layers are left with it.
+    """
+
+    sites: tuple[str, ...]
+    share: Callable[[int], float] = float
+
+
 def spread_over_layers(
-    model: HookedModel, facts: Sequence[Fact], method: SpreadsValues, solve: Solve, *, with_removed: bool = False, **more: Any
+    model: HookedModel,
+    facts: Sequence[Fact],
+    method: SpreadsValues,
+    solve: Solve,
+    *,
+    with_removed: bool = False,
+    placement: Placement | None = None,
+    **more: Any,
 ) -> Edit:
     """Optimise all facts' values and let each layer take its part of them.
 
     Args:
+        placement: ``None``: at the block's output, in even parts.
         with_removed: let the values make the old object's prompt say "None", too (`RelationFact`).
         more: what the edit's provenance should have besides the method's settings.
 
@@ -99,22 +121,23 @@ def spread_over_layers(
     if with_removed:
         removed = [removed_rows(model, fact, templates, method.at, method.objective) for fact in facts]
         wanted_rows = [rows_beside(rows, other, len(templates)) for rows, other in zip(batch, removed, strict=True)]
-    values = optimise_values(model, wanted_rows, last, block_output(last), method.value)
-    wanted = torch.stack([value.wanted for value in values])
+    placed = placement or Placement((block_output(last),))
+    values = optimise_values(model, wanted_rows, last, placed.sites, method.value)
+    wanted = torch.stack([value.wanted.chunk(len(placed.sites))[-1] for value in values])
     factors: dict[int, LowRank] = {}
     keys: dict[int, Keys] = {}
     for number, layer in enumerate(layers):
         so_far = [pair for k, change in factors.items() for pair in add_low_rank(k, change.left, change.right, output_hook(model, k))]
-        keys[layer], states = _keys_and_states(model, batch, layer, last, so_far)
-        factors[layer] = solve(layer, keys[layer], (wanted - states) / (len(layers) - number))
+        keys[layer], states = _keys_and_states(model, batch, layer, placed.sites[-1], so_far)
+        factors[layer] = solve(layer, keys[layer], (wanted - states) / placed.share(len(layers) - number))
     notes = [value.notes(fact) for value, fact in zip(values, facts, strict=True)]
     return Edit.planned(model, method, factors, notes=notes, keys=keys, **more)
 
 
 def _keys_and_states(
-    model: HookedModel, batch: Sequence[FactRows], layer: int, last: int, hooks: Hooks
+    model: HookedModel, batch: Sequence[FactRows], layer: int, site: str, hooks: Hooks
 ) -> tuple[Keys, Float[torch.Tensor, "fact d_model"]]:
-    """Every fact's key in a layer and its state at the last edited layer, under some hooks."""
-    pairs = [keys_and_outputs(model, rows, layer, block_output(last), hooks) for rows in batch]
+    """Every fact's key in a layer and its state at a site, under some hooks."""
+    pairs = [keys_and_outputs(model, rows, layer, site, hooks) for rows in batch]
     keys = [context_weights(own, BARE_WEIGHT) @ own for own, _ in pairs]
     return torch.stack(keys), torch.stack([states[0] for _, states in pairs])

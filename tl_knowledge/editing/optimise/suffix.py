@@ -13,7 +13,7 @@ single dummy row runs there, and the cached states are swapped in where the edit
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from weakref import WeakKeyDictionary
 
 import torch
@@ -62,28 +62,28 @@ class Suffix(ChangedRows):
         edited: Int[torch.Tensor, " row"],
         read: Int[torch.Tensor, "row answer"],
         layer: int,
-        site: str,
+        sites: tuple[str, ...],
         noise: Hooks,
     ) -> None:
-        self.model, self.site = model, site
+        self.model, self.sites = model, sites
         tokens = tokens[:, : int(read.max()) + 1]
         kept = tokens.shape[1] - int(edited.min())
         self.prefix = whole_sequences(model, tokens, noise) if noise else freeze_prefix(model, tokens, kept)
         frozen = tokens.shape[1] - self.prefix.tokens.shape[1]
         self.edited, self.read = edited - frozen, read - frozen
-        self.direct = adds_to_the_stream(model, layer, site, tokens[:1])
+        self.direct = len(sites) == 1 and adds_to_the_stream(model, layer, sites[0], tokens[:1])
         self.first = layer + 1 if self.direct else layer
         entering = block_output(self.first - 1) if self.first else block_input(0)
         own: Hooks = [(block_input(0), lambda _, *, hook: self.prefix.entering)]
-        activations = record(model, self.prefix.rows(len(tokens)), own, {entering, site}, **self.prefix.arguments)
+        activations = record(model, self.prefix.rows(len(tokens)), own, {entering, *sites}, **self.prefix.arguments)
         self.states = activations[entering]
-        self.starts = at_positions(activations[site], self.edited)
+        self.starts = torch.cat([at_positions(activations[site], self.edited) for site in sites], dim=-1)
 
-    def _run(self, change: Change, hooks: Hooks) -> torch.Tensor:
+    def _run(self, changes: Sequence[Change], hooks: Hooks) -> torch.Tensor:
         more = [*keep_positions(self.read), *hooks]
         if self.direct:
-            return run_on_prefix_from(self.model, self.prefix, self.first, change(self.states, hook=None), more)
-        return run_on_prefix_from(self.model, self.prefix, self.first, self.states, [(self.site, change), *more])
+            return run_on_prefix_from(self.model, self.prefix, self.first, changes[0](self.states, hook=None), more)
+        return run_on_prefix_from(self.model, self.prefix, self.first, self.states, [*zip(self.sites, changes, strict=True), *more])
 
 
 def adds_to_the_stream(model: HookedModel, layer: int, site: str, tokens: Tokens) -> bool:

@@ -23,27 +23,24 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
-from jaxtyping import Float
-from more_itertools import constrained_batches
+from more_itertools import always_iterable, constrained_batches
 
-from tl_knowledge.door import public
 from tl_knowledge.editing.optimise.changed_rows import ChangedRows
-from tl_knowledge.editing.optimise.fact_rows import FactRows, corrupt_rows
+from tl_knowledge.editing.optimise.fact_rows import FactRows, corrupt_rows, to_width
 from tl_knowledge.editing.optimise.fresh_noise import FreshNoiseRows
 from tl_knowledge.editing.optimise.suffix import Suffix, similar_positions
+from tl_knowledge.editing.optimise.value_parts import Losses, Optimised, ValueSettings
 from tl_knowledge.engine.progress import progress_bar, progress_shown
 from tl_knowledge.engine.rows import pad_right
-from tl_knowledge.errors import NumericalError
+from tl_knowledge.errors import InputError, NumericalError
 from tl_knowledge.metrics import unlikelihood
 from tl_knowledge.models.hook_names import block_output
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.models.unembedding import Unembedding
-from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.results.kept import kept
 
 __all__ = ["Optimised", "ValueSettings", "optimise_values"]
@@ -51,86 +48,28 @@ __all__ = ["Optimised", "ValueSettings", "optimise_values"]
 ROWS_AT_ONCE = 256
 
 
-@public
-@dataclass(frozen=True)
-class ValueSettings:
-    """How a value is optimised; the defaults are ROME's.
-
-    Attributes:
-        steps: evaluations of the loss, at most.
-        learning_rate: of Adam.
-        kl_factor: weight of the drift of "{subject} is a".
-        weight_decay: of the change's length over the squared length of the value it starts from (sic).
-        clamp: the change is kept within this many lengths of that value.
-        stop_below: the loss at which to stop; an objective of ``"hase2023"`` never does.
-    """
-
-    steps: int = 20
-    learning_rate: float = 0.5
-    kl_factor: float = 0.0625
-    weight_decay: float = 0.5
-    clamp: float = 4.0
-    stop_below: float = 0.05
-
-
-@dataclass(frozen=True, eq=False)
-class Optimised:
-    """A fact's value after the optimisation.
-
-    Attributes:
-        start: the value before, on the bare prompt.
-        delta: the change.
-        losses: at every step.
-        reason: why it stopped: ``"loss"`` or ``"steps"``.
-        clamped: whether the change was ever cut to the clamp.
-        probability: mean probability of the target over the contexts at the last step.
-    """
-
-    start: Float[torch.Tensor, " d_model"]
-    delta: Float[torch.Tensor, " d_model"]
-    losses: tuple[float, ...]
-    reason: str
-    clamped: bool
-    probability: float
-
-    @property
-    def wanted(self) -> Float[torch.Tensor, " d_model"]:
-        """The value to write, in float64."""
-        return self.start.double() + self.delta.double()
-
-    def on(self, device: torch.device) -> Optimised:
-        """The same on a device."""
-        return replace(self, start=self.start.to(device), delta=self.delta.to(device))
-
-    def notes(self, fact: Fact) -> dict[str, Any]:
-        """As plain data, with the fact it is for."""
-        return {
-            "losses": list(self.losses),
-            "stopped": self.reason,
-            "clamped": self.clamped,
-            "target_probability": self.probability,
-            "start_norm": float(self.start.norm()),
-            "delta_norm": float(self.delta.norm()),
-            "subject": fact.subject,
-            "target": fact.target,
-        }
-
-
 def optimise_values(
-    model: HookedModel, facts: Sequence[FactRows], layer: int, site: str, settings: ValueSettings, *, rows_at_once: int = ROWS_AT_ONCE
+    model: HookedModel,
+    facts: Sequence[FactRows],
+    layer: int,
+    site: str | tuple[str, ...],
+    settings: ValueSettings,
+    *,
+    rows_at_once: int = ROWS_AT_ONCE,
 ) -> list[Optimised]:
-    """Find, for each of some facts, the change of one site's output at its edited positions; as many facts together as fit.
+    """Find, for each of some facts, the change of a site's output at its edited positions; as many facts together as fit.
 
     Facts do not touch each other: each has its own rows, loss and stop, and gets what it would get alone.
 
     Args:
         facts: in their contexts.
         layer: the edited layer.
-        site: the hook to change: ``W_out``'s output (ROME) or the block's (MEMIT).
+        site: the hook to change: ``W_out``'s output (ROME) or the block's (MEMIT), or several hooks of the layer that change together (PMET).
         settings: of the optimisation.
         rows_at_once: contexts of all facts that run together.
 
     Raises:
+        InputError: several sites, and noise that is drawn anew at each forward.
         NumericalError: a loss that is not finite.
     """
     batches = constrained_batches(facts, rows_at_once, get_len=lambda rows: len(rows.edited), strict=False)
@@ -150,11 +89,11 @@ class OptimisedBatch:
     values: tuple[Optimised, ...]
 
 
-def _optimised(model: HookedModel, facts: Sequence[FactRows], layer: int, site: str, settings: ValueSettings) -> OptimisedBatch:
+def _optimised(model: HookedModel, facts: Sequence[FactRows], layer: int, site: str | tuple[str, ...], settings: ValueSettings) -> OptimisedBatch:
     return OptimisedBatch(tuple(FactBatch(model, facts, layer, site, settings).run()))
 
 
-def _fingerprint(facts: Sequence[FactRows], layer: int, site: str, settings: ValueSettings) -> str:
+def _fingerprint(facts: Sequence[FactRows], layer: int, site: str | tuple[str, ...], settings: ValueSettings) -> str:
     """Of the rows and the settings; the model and the method are the run's."""
     rows = [[row.tolist() for row in fact.tokens] + [fact.edited.tolist(), fact.answer.tolist()] for fact in facts]
     return hashlib.sha256(repr((rows, layer, site, settings)).encode()).hexdigest()[:16]
@@ -169,10 +108,12 @@ class FactBatch:
         answers, weights, unembedded: ``[row answer]``: target tokens, their weights in the loss, and which positions are unembedded.
         parts: rows with similar edited positions, each with the part of the model that has to run.
         moves_last: whether the value moves after the last loss, too.
-        starts, lengths: ``[fact d_model]``, ``[fact]``: the site's output before the edit, on the bare prompt, and how long it is.
+        sites: the hooks that are changed.
+        starts, lengths: ``[fact site*d_model]``, ``[fact site]``: the sites' outputs before the edit, on the bare prompt, and how long they are.
     """
 
-    def __init__(self, model: HookedModel, facts: Sequence[FactRows], layer: int, site: str, settings: ValueSettings) -> None:
+    def __init__(self, model: HookedModel, facts: Sequence[FactRows], layer: int, site: str | tuple[str, ...], settings: ValueSettings) -> None:
+        self.sites = tuple(always_iterable(site))
         self.settings, self.objective, self.unembedding = settings, facts[0].objective, Unembedding.of(model)
         tokens = pad_right([row[None] for rows in facts for row in rows.tokens])
         edited = torch.cat([rows.edited for rows in facts])
@@ -180,27 +121,30 @@ class FactBatch:
         self.owner = torch.tensor([i for i, rows in enumerate(facts) for _ in rows.edited], device=tokens.device)
         self.essence_rows = (torch.tensor([len(rows.edited) for rows in facts]).cumsum(0) - 1).to(tokens.device)
         widest = max(rows.scored.shape[1] for rows in facts)
-        read = torch.cat([_widened(_read(rows), widest) for rows in facts])
-        self.answers = torch.cat([_widened(rows.asked, widest) for rows in facts])
+        read = torch.cat([to_width(_read(rows), widest) for rows in facts])
+        self.answers = torch.cat([to_width(rows.asked, widest) for rows in facts])
         self.weights = torch.cat([_weights(rows, widest) for rows in facts])
         self.unembedded = self.weights > 0
         self.unembedded[self.essence_rows, 0] = True
         first = torch.cat([self.essence_rows.new_zeros(1), self.essence_rows[:-1] + 1])
-        of_rome = site != block_output(layer)  # MEMIT's values are the block's
+        of_rome = self.sites != (block_output(layer),)  # MEMIT's values are the block's
         self.moves_last = self.objective.erase and self.objective.variant == "hase2023" and of_rome
+        if self.objective.fresh_noise is not None and len(self.sites) > 1:
+            raise InputError("noise that is drawn anew at each forward is for values of one site; pass an objective of variant 'ours'.")
         fresh, rows = self.objective.fresh_noise, torch.arange(len(edited), device=edited.device)
         groups = list(similar_positions(edited) if fresh is None else rows.split([len(each.edited) for each in facts]))
         self.back = torch.cat(groups).argsort()
 
         def part(g: torch.Tensor) -> ChangedRows:
             if fresh is not None:
-                return FreshNoiseRows(model, tokens[g], edited[g], read[g], site, fresh, subjects[int(g[0])], len(g) - 1 if of_rome else 0)
-            return Suffix(model, tokens[g], edited[g], read[g], layer, site, corrupt_rows([subjects[i] for i in g.tolist()], self.objective.noise))
+                return FreshNoiseRows(model, tokens[g], edited[g], read[g], self.sites[0], fresh, subjects[int(g[0])], len(g) - 1 if of_rome else 0)
+            noise = corrupt_rows([subjects[i] for i in g.tolist()], self.objective.noise)
+            return Suffix(model, tokens[g], edited[g], read[g], layer, self.sites, noise)
 
         self.parts = [(g, part(g)) for g in groups]
         starts = self._in_order([part.starts for _, part in self.parts])[first]
         self.starts = starts.to(torch.promote_types(starts.dtype, torch.float32))  # Adam divides by what float16 rounds to zero
-        self.lengths = self.starts.norm(dim=-1)
+        self.lengths = torch.stack([own.norm(dim=-1) for own in self._by_site(self.starts)], dim=-1)
 
     def run(self) -> list[Optimised]:
         """Optimise until every fact has stopped."""
@@ -208,39 +152,56 @@ class FactBatch:
         optimiser = torch.optim.Adam(deltas, lr=self.settings.learning_rate)
         losses: list[list[float]] = [[] for _ in deltas]
         clamped, probability = [False] * len(deltas), [float("nan")] * len(deltas)
+        reasons = ["steps"] * len(deltas)
         reference: torch.Tensor | None = None
+        weights = torch.ones_like(self.lengths[:, 0])
         active = list(range(len(deltas)))
         for step in range(self.settings.steps):
             with torch.enable_grad():
-                loss, essence, likely = self._losses(deltas, reference)
-            reference = essence if reference is None else reference
-            values = loss.detach().tolist()
+                found = self._losses(deltas, reference, weights)
+            reference = found.essence if reference is None else reference
+            values = found.total.detach().tolist()
             for i in active:
                 losses[i].append(values[i])
-                probability[i] = float(likely[i])
+                probability[i] = float(found.probability[i])
             self._check([values[i] for i in active], step)
-            active = [i for i in active if not self.objective.stops or values[i] >= self.settings.stop_below]
+            for i in active:
+                reasons[i] = self._why_stop(values[i], bool(found.likeliest[i]), float(found.drift[i]))
+            active = [i for i in active if reasons[i] == "steps"]
+            weights = torch.ones_like(weights).masked_fill(found.likeliest, self.settings.likeliest_factor)
             if not active or (step == self.settings.steps - 1 and not self.moves_last):
                 break
             with torch.enable_grad():
-                total = loss[active].sum()
+                total = found.total[active].sum()
             gradients = torch.autograd.grad(total, [deltas[i] for i in active])
             optimiser.zero_grad(set_to_none=True)
             for i, gradient in zip(active, gradients, strict=True):
                 deltas[i].grad = gradient
             optimiser.step()
             for i in active:
-                clamped[i] |= _shorten(deltas[i], self.settings.clamp * float(self.lengths[i]))
+                for own, length in zip(self._by_site(deltas[i].detach()), self.lengths[i].tolist(), strict=True):
+                    clamped[i] |= _shorten(own, self.settings.clamp * length)
         return [
-            Optimised(self.starts[i].detach(), delta.detach(), tuple(losses[i]), "steps" if i in active else "loss", clamped[i], probability[i])
+            Optimised(self.starts[i].detach(), delta.detach(), tuple(losses[i]), reasons[i], clamped[i], probability[i])
             for i, delta in enumerate(deltas)
         ]
 
-    def _losses(self, deltas: Sequence[torch.Tensor], reference: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Each fact's loss, its essence row's log probabilities, and its target's mean probability over the contexts.
+    def _by_site(self, values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Views of what belongs to each site."""
+        return values.split(values.shape[-1] // len(self.sites), dim=-1)
+
+    def _why_stop(self, loss: float, likeliest: bool, drift: float) -> str:
+        """Why a fact stops here, or ``"steps"`` where it does not."""
+        if self.objective.stops and not loss >= self.settings.stop_below:
+            return "loss"
+        return "drift" if likeliest and self.settings.stop_drift is not None and drift <= self.settings.stop_drift else "steps"
+
+    def _losses(self, deltas: Sequence[torch.Tensor], reference: torch.Tensor | None, weights: torch.Tensor) -> Losses:
+        """Each fact's loss and what else is read off its rows.
 
         Args:
             reference: the essence rows' log probabilities before any change; ``None`` at the first step.
+            weights: of each fact's target.
         """
         stacked = torch.stack(list(deltas))
         logits = self._logits([stacked[self.owner[group]] for group, _ in self.parts])  # [unembedded d_vocab]
@@ -248,10 +209,20 @@ class FactBatch:
         number = self.unembedded.flatten().cumsum(0).view_as(self.unembedded) - 1
         essence = log_p[number[self.essence_rows, 0]]
         target, probability = self._target_losses(log_p, len(deltas))
+        likeliest = self._likeliest(log_p.detach(), len(deltas))
         before = essence.detach() if reference is None else reference
-        drift = torch.nn.functional.kl_div(before, essence, log_target=True, reduction="none").sum(-1)
-        decay = torch.stack([delta.norm() for delta in deltas]) / self.lengths**2
-        return target + self.settings.kl_factor * drift + self.settings.weight_decay * decay, essence.detach(), probability
+        drift = self.settings.kl_factor * torch.nn.functional.kl_div(before, essence, log_target=True, reduction="none").sum(-1)
+        decay = (torch.stack([torch.stack([own.norm() for own in self._by_site(delta)]) for delta in deltas]) / self.lengths**2).sum(-1)
+        total = weights * target + drift + self.settings.weight_decay * decay
+        return Losses(total, probability, drift.detach(), likeliest, essence.detach())
+
+    def _likeliest(self, log_p: torch.Tensor, facts: int) -> torch.Tensor:
+        """Whether each fact's target tokens are all the likeliest, in every context."""
+        if not self.settings.asks_for_likeliest:
+            return torch.zeros(facts, dtype=torch.bool, device=log_p.device)
+        missed = torch.zeros(self.answers.shape, dtype=torch.bool, device=log_p.device)
+        missed = missed.masked_scatter(self.unembedded, log_p.argmax(-1) != self.answers[self.unembedded]) & (self.weights > 0)
+        return torch.zeros(facts, device=log_p.device).index_add(0, self.owner, missed.sum(1).float()) == 0
 
     def _target_losses(self, log_p: torch.Tensor, facts: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Each fact's loss of its target, and the target's mean probability, from the log probabilities where rows are unembedded."""
@@ -298,11 +269,6 @@ def _weights(rows: FactRows, width: int) -> torch.Tensor:
     weights = torch.zeros(contexts + 1, width, dtype=torch.float64, device=rows.scored.device)
     weights[:contexts, :length] = 1 / (contexts * length) if rows.weights is None else rows.weights
     return weights
-
-
-def _widened(values: torch.Tensor, width: int) -> torch.Tensor:
-    """Repeat the last column up to a width."""
-    return torch.cat([values, values[:, -1:].expand(-1, width - values.shape[1])], dim=1)
 
 
 def _shorten(delta: torch.Tensor, longest: float) -> bool:
