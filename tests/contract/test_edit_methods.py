@@ -33,7 +33,15 @@ SETTINGS = {name: method_class(name).small() for name in METHODS} | {
     "t-patcher, gelu": replace(tlk.editing.TransformerPatcher.small(), nonlinearity="gelu"),
     "kn, dai2022": replace(tlk.localised.KnowledgeNeuronEdit.small(), variant="dai2022"),
 }
-LIKELIER = {"rome", "emmet", "ft", "ft+l", "grace", "grace, W_in", "grace, warm"}  # what these write is surely likelier, with few steps and random weights too
+LIKELIER = {
+    "rome",
+    "emmet",
+    "ft",
+    "ft+l",
+    "grace",
+    "grace, W_in",
+    "grace, warm",
+}  # what these write is surely likelier, with few steps and random weights too
 FACT = tlk.Fact("w3 w9", "w1 {} w4 w8", " w7 w11", paraphrases=("w2 {} w4",)).retarget(" w9 w2")
 
 
@@ -120,7 +128,7 @@ def test_several_facts_go_into_one_edit(speaking, moments, name):
         return
     assert fingerprint(speaking) == before and tensors(edit)
     alone = tlk.plan_edit(speaking, facts[0], SETTINGS[name], moments=moments)
-    assert not same_tensors(edit, alone)
+    assert not same_tensors(edit, alone) or edit.notes[1]["stopped"] == "nothing was wrong"
 
 
 @pytest.fixture

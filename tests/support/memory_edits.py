@@ -62,6 +62,5 @@ def slow_codebook_hooks(place, book):
 
 def entries_of(edit):
     """An edit's own keys and values, as `plain_codebook` takes them."""
-    return [
-        (key.tolist(), value.tolist(), label, edit.radius) for key, value, label in zip(edit.keys.double(), edit.values.double(), edit.labels, strict=True)
-    ]
+    entries = zip(edit.keys.double(), edit.values.double(), edit.labels, strict=True)
+    return [(key.tolist(), value.tolist(), label, edit.radius) for key, value, label in entries]
