@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import threading
-from pathlib import Path
 
 import pytest
 import torch
 from support import build, fingerprint, hooks_left, tokenizer_of_sixty_words
 from support.edits import random_edit
+from support.interrupts import InterruptAt
 from support.models import BUILDERS
 
 import tl_knowledge as tlk
@@ -21,8 +20,6 @@ from tl_knowledge.models.weights import output_weights
 
 pytestmark = pytest.mark.touches_model
 
-PACKAGE = str(Path(tlk.__file__).parent)
-
 
 @pytest.fixture
 def own():
@@ -30,32 +27,6 @@ def own():
     model = BUILDERS["bridge-gpt2"]()
     model.tokenizer = tokenizer_of_sixty_words()
     return model
-
-
-class InterruptAt:
-    """Raise KeyboardInterrupt at the n-th line that runs inside the package."""
-
-    def __init__(self, line: int) -> None:
-        self.left = line
-        self.raised = False
-
-    def __call__(self, frame, event, _):
-        name = frame.f_code.co_filename
-        if not name.startswith(PACKAGE) or name.endswith("description.py"):  # which only reads
-            return None
-        if event == "line" and not self.raised:
-            self.left -= 1
-            if self.left == 0:
-                self.raised = True
-                raise KeyboardInterrupt
-        return self
-
-    def __enter__(self):
-        sys.settrace(self)
-        return self
-
-    def __exit__(self, *_):
-        sys.settrace(None)
 
 
 def consistent(model, edits, before) -> None:

@@ -95,9 +95,11 @@ def take_off(model: HookedModel, key: Hashable) -> None:
     handles = _on[model][key].handles
     try:
         _remove(key, handles)
-    finally:
+        del _on[model][key]
+    except BaseException:
         _remove(key, handles)
         _on[model].pop(key, None)
+        raise
 
 
 def is_on(model: HookedModel, key: Hashable) -> bool:

@@ -62,7 +62,7 @@ class GRACE(EditMethod):
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "gpt2-xl": {"layer": 35, "matrix": "W_in", "steps": 200},
         "gpt-j-6b": {"layer": 25, "matrix": "W_out", "steps": 200},
-        "factlm": {"layer": 4, "matrix": "W_in"},
+        "factlm": {"layer": 6, "matrix": "W_in", "radius": 6.0, "stop_below": 0.02},
     }
 
     layer: int

@@ -94,7 +94,7 @@ class TransformerPatcher(EditMethod):
     @classmethod
     @override
     def small(cls) -> TransformerPatcher:
-        return cls(corpus=("w1 w2 w3 w4 w5", "w6 w7 w8 w9"), tokens=40, steps=20, gain=1.0)
+        return cls(corpus=("w1 w2 w3 w4 w5", "w6 w7 w8 w9"), tokens=40, steps=15, memory_weight=0.01, gain=1.0)
 
     @override
     def plan(self, model: HookedModel, facts: Sequence[Fact], moments: KeyMoments | None) -> NeuronEdit:
