@@ -81,6 +81,11 @@ class Reproduction(TableResult):
         """The rows that both have."""
         return self.table.dropna(subset=["theirs", "ours"])
 
+    @property
+    def whose(self) -> str:
+        """What stands beside ours, in a table's header."""
+        return "FactLM's rows" if self.settings.compared_with.startswith("FactLM") else "theirs"
+
     @override
     def summary(self) -> pd.DataFrame:
         """All rows, theirs first where there are some."""
@@ -88,7 +93,6 @@ class Reproduction(TableResult):
 
     def as_text(self) -> Table:
         """Theirs, ours and the difference, as text."""
-        theirs = "FactLM's rows" if self.settings.compared_with.startswith("FactLM") else "theirs"
         rows = [
             (
                 str(row["row"]),
@@ -100,7 +104,7 @@ class Reproduction(TableResult):
             )
             for row in self.table.to_dict(orient="records")
         ]
-        return Table(("", "number", theirs, "ours [95%]", "difference", "n"), rows)
+        return Table(("", "number", self.whose, "ours [95%]", "difference", "n"), rows)
 
     def plot(self) -> go.Figure:
         """A point a number, theirs against ours; on the diagonal both agree."""
@@ -112,7 +116,7 @@ class Reproduction(TableResult):
         groups = groups or {"nothing to compare with": Points([0.0], [0.0], ["no published number"])}
         figure = scatter(
             groups,
-            title=f"{self.settings.source}: theirs and ours",
+            title=f"{self.settings.source}: {self.whose} and ours",
             subtitle=f"{len(both)} numbers; {self.settings.cases} cases; {self.provenance.model}",
             x_axis=self.settings.compared_with,
             y_axis="this run",
