@@ -73,7 +73,7 @@ class Reproduction(TableResult):
     def headline(self) -> str:
         """What was made again, on how many cases, and how far it lies from the paper."""
         both = self.compared
-        words = f"{len(both)} numbers beside {self.settings.compared_with}'s" if len(both) else "no published number to stand beside"
+        words = f"{len(both)} numbers beside those of {self.settings.compared_with}" if len(both) else "no published number to stand beside"
         return f"{self.settings.source}: {self.settings.cases} of {self.settings.published_cases} cases; {words}; {self.provenance.model}"
 
     @property
