@@ -103,7 +103,7 @@ class CircuitFindings(Result):
     @override
     def headline(self) -> str:
         """How many nodes and edges, what they carry, and how much of it."""
-        kept = f"kept alone they keep {self.faithfulness:.0%}, held out they take {self.completeness:.0%}"
+        kept = f"kept alone they keep {self.faithfulness:.0%} of the effect, held out they take {self.completeness:.0%}"
         size = f"{len(self.nodes)} nodes and {len(self.edges)} edges carry P({self.target.strip()!r})"
         return f"{size}, {self.contrast}; {kept}; {self.provenance.model}"
 

@@ -19,6 +19,9 @@ from tl_knowledge.errors import InputError
 
 __all__ = ["sweep_command"]
 
+R2 = {name: f"R2 of {name}" for name in ("layer", "tracing", "both")}
+READING = "R2: of the editing score on the layer, on the tracing effect, and on both; gain: what tracing adds; p: of the F-test that it adds nothing"
+
 
 @loads_model
 def sweep_command(
@@ -81,14 +84,11 @@ def sweep_command(
 
 def _show(sweeps: dict[tuple[str, str], tlk.localised.LayerSweep], variant: Any, out: Path | None, table: Path | None, as_json: bool) -> None:
     gain = tlk.localised.compare_sweeps(*sweeps.values(), names=tuple(name for _, name in sweeps), variant=variant)
-    notes = [
-        f"{problem}, {name}: {len(each.skipped)} cases left out ({next(iter(each.skipped.values()))})"
-        for (problem, name), each in sweeps.items()
-        if each.skipped
-    ]
+    some = {key: each.skipped for key, each in sweeps.items() if each.skipped}
+    left = [f"{problem}, {name}: {len(out_of)} cases left out ({next(iter(out_of.values()))})" for (problem, name), out_of in some.items()]
 
     def figures() -> list[Any]:
         return [gain.plot(), *(figure for each in sweeps.values() for figure in (each.plot(), each.plot_scatter(variant=variant)))]
 
     title, shown = "Localisation against editing", dict[str, Any](out=out, table=table, as_json=as_json)
-    show_result(gain, gain.summary().drop(columns=["outcome", "f"]), title=title, figures=figures, notes=notes, **shown)
+    show_result(gain, gain.summary().drop(columns=["outcome", "f"]).rename(columns=R2), title=title, figures=figures, notes=[READING, *left], **shown)

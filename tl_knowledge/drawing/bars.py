@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from tl_knowledge.drawing.look import MUTED, PALETTE, RED, label_text, layout
+from tl_knowledge.drawing.look import MUTED, PALETTE, RED, label_text, layout, legend_above
 
 __all__ = ["bar_chart", "grouped_bars", "labelled_points"]
 
@@ -49,12 +49,7 @@ def grouped_bars(
     angle = -60 if 7 * max(map(len, groups), default=0) > (width - 180) / max(len(groups), 1) else 0
     figure.update_xaxes(title_text=label_text(group_axis), tickvals=list(range(len(groups))), ticktext=labels, tickangle=angle)
     figure.update_yaxes(title_text=label_text(value_axis), tickformat=".1%", zeroline=True, zerolinecolor=MUTED, gridcolor="white")
-    legend_lines = -(-sum(60 + 7 * len(name) for name in bars) // (width - 220))
-    height, settings = 520 + 24 * legend_lines, layout(title, subtitle)
-    settings["margin"] = settings["margin"] | {"t": 84 + 24 * legend_lines}
-    settings["title"] = settings["title"] | {"y": 1 - 16 / height, "yanchor": "top"}
-    legend = {"orientation": "h", "y": 1.01, "yanchor": "bottom", "x": 0}
-    figure.update_layout(**settings, height=height, width=width, barmode="group", legend=legend)
+    figure.update_layout(**legend_above(title, subtitle, bars, width=width, height=544), barmode="group")
     return figure
 
 

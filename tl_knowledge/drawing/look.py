@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import plotly.graph_objects as go
@@ -9,7 +10,7 @@ from markupsafe import escape
 
 from tl_knowledge.results.plain_text import printable
 
-__all__ = ["DASHES", "FONT", "INK", "MUTED", "PALETTE", "RED", "dark", "label_text", "layout"]
+__all__ = ["DASHES", "FONT", "INK", "MUTED", "PALETTE", "RED", "dark", "label_text", "layout", "legend_above"]
 
 FONT = "Inter, 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"
 INK, MUTED, RED = "#1f2430", "#667085", "#c1121f"
@@ -36,6 +37,19 @@ def layout(title: str, subtitle: str) -> dict[str, Any]:
         "paper_bgcolor": "white",
         "margin": {"l": 130, "r": 90, "t": 120, "b": 60},
     }
+
+
+def legend_above(title: str, subtitle: str, names: Iterable[str], *, width: int, height: int) -> dict[str, Any]:
+    """`layout` with a legend between the subtitle and what is drawn, which makes room for as many lines as its names take.
+
+    Args:
+        height: of a figure whose legend takes one line.
+    """
+    lines = max(1, -(-sum(60 + 7 * len(name) for name in names) // (width - 220)))
+    settings, height = layout(title, subtitle), height + 24 * (lines - 1)
+    settings["margin"] |= {"t": 84 + 24 * lines}
+    settings["title"] |= {"y": 1 - 16 / height, "yanchor": "top"}
+    return settings | {"height": height, "width": width, "legend": {"orientation": "h", "y": 1.01, "yanchor": "bottom", "x": 0}}
 
 
 _NIGHT = {

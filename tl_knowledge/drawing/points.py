@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
-from tl_knowledge.drawing.look import MUTED, PALETTE, label_text, layout
+from tl_knowledge.drawing.look import MUTED, PALETTE, label_text, legend_above
 
 __all__ = ["Points", "scatter"]
 
@@ -54,7 +54,7 @@ def scatter(groups: Mapping[str, Points], *, title: str, subtitle: str, x_axis: 
         )
     figure.update_xaxes(title_text=x_axis, gridcolor="white", zeroline=True, zerolinecolor=MUTED)
     figure.update_yaxes(title_text=y_axis, gridcolor="white", zeroline=True, zerolinecolor=MUTED)
-    settings = layout(title, subtitle)
-    settings["margin"] = settings["margin"] | {"l": 80, "r": 40}
-    figure.update_layout(**settings, height=520, width=760, legend={"orientation": "h", "y": 1.01, "yanchor": "bottom", "x": 0})
+    settings = legend_above(title, subtitle, groups, width=760, height=520)
+    settings["margin"] |= {"l": 80, "r": 40}
+    figure.update_layout(**settings)
     return figure

@@ -66,7 +66,8 @@ class EditGrowth(TableResult):
     @override
     def summary(self) -> pd.DataFrame:
         """One row a method and number of edits, one column a score: the means."""
-        return self.table.pivot(index=["method", "edits"], columns="score", values="mean").reset_index().rename_axis(columns=None)
+        wide = self.table.pivot(index=["method", "edits"], columns="score", values="mean")[list(dict.fromkeys(self.table["score"]))]
+        return wide.reset_index().rename_axis(columns=None)
 
     def plot(self) -> go.Figure:
         """Lines against the number of edits, on a logarithmic axis: S, ES, PS and NS, with GE and RS where they were measured; one a method."""
@@ -130,7 +131,7 @@ def measure_growth(
         >>> methods = {"FT": tlk.FineTune(layer=0, steps=2)}
         >>> growth = tlk.evaluation.measure_growth("factlm", tlk.load_edit_cases()[:2], methods, [1, 2], progress=False)
         >>> list(growth.summary().columns)
-        ['method', 'edits', 'ES', 'NS', 'PS', 'S']
+        ['method', 'edits', 'S', 'ES', 'PS', 'NS']
     """
     source, model = model, as_model(model)
     given = check_given(cases, "case", "pass at least one, for example load_edit_cases()[:200]")

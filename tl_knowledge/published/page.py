@@ -29,7 +29,7 @@ def reproduction_page(made: Reproduction, figures: Sequence[go.Figure] = ()) -> 
     ]
     if settings.rehearsal:
         parts.append(note("A rehearsal: the weights are random, and no number on this page means anything."))
-    parts += [heading("Theirs and ours"), made.as_text(), note(_reading(made))]
+    parts += [heading(f"{made.whose[0].upper()}{made.whose[1:]} and ours"), made.as_text(), note(_reading(made))]
     parts += [made.plot()] if len(made.compared) else []
     parts += _listed("What is known to differ", settings.differs)
     parts += _listed("Rows of the paper that cannot be had here", [f"{row}: {why}" for row, why in settings.without.items()])

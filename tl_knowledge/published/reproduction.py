@@ -73,13 +73,18 @@ class Reproduction(TableResult):
     def headline(self) -> str:
         """What was made again, on how many cases, and how far it lies from the paper."""
         both = self.compared
-        words = f"{len(both)} numbers beside {self.settings.compared_with}'s" if len(both) else "no published number to stand beside"
+        words = f"{len(both)} numbers beside those of {self.settings.compared_with}" if len(both) else "no published number to stand beside"
         return f"{self.settings.source}: {self.settings.cases} of {self.settings.published_cases} cases; {words}; {self.provenance.model}"
 
     @property
     def compared(self) -> pd.DataFrame:
         """The rows that both have."""
         return self.table.dropna(subset=["theirs", "ours"])
+
+    @property
+    def whose(self) -> str:
+        """What stands beside ours, in a table's header."""
+        return "FactLM's rows" if self.settings.compared_with.startswith("FactLM") else "theirs"
 
     @override
     def summary(self) -> pd.DataFrame:
@@ -88,7 +93,6 @@ class Reproduction(TableResult):
 
     def as_text(self) -> Table:
         """Theirs, ours and the difference, as text."""
-        theirs = "FactLM's rows" if self.settings.compared_with.startswith("FactLM") else "theirs"
         rows = [
             (
                 str(row["row"]),
@@ -100,7 +104,7 @@ class Reproduction(TableResult):
             )
             for row in self.table.to_dict(orient="records")
         ]
-        return Table(("", "number", theirs, "ours [95%]", "difference", "n"), rows)
+        return Table(("", "number", self.whose, "ours [95%]", "difference", "n"), rows)
 
     def plot(self) -> go.Figure:
         """A point a number, theirs against ours; on the diagonal both agree."""
@@ -112,7 +116,7 @@ class Reproduction(TableResult):
         groups = groups or {"nothing to compare with": Points([0.0], [0.0], ["no published number"])}
         figure = scatter(
             groups,
-            title=f"{self.settings.source}: theirs and ours",
+            title=f"{self.settings.source}: {self.whose} and ours",
             subtitle=f"{len(both)} numbers; {self.settings.cases} cases; {self.provenance.model}",
             x_axis=self.settings.compared_with,
             y_axis="this run",

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from tl_knowledge.circuits.figures import KINDS, LOOKS, place_of
 from tl_knowledge.circuits.sets.findings import FactSetFindings
 from tl_knowledge.circuits.sets.settings import RoleNode
+from tl_knowledge.circuits.settings import Rank
 from tl_knowledge.drawing import GraphPoint, Line, LinePanel, graph, label_text, line_panels
 from tl_knowledge.results.statistics import interval_text
 from tl_knowledge.runs.nodes import Node
@@ -19,6 +20,7 @@ from tl_knowledge.runs.roles import ROLES, roles_of_side
 __all__ = ["comparison_figure", "nodes_figure", "shares_figure"]
 
 SHARE_NAMES = {"faithfulness": "kept alone (faithfulness)", "completeness": "lost without it (completeness)", "restored": "restored together"}
+RANK_WORDS: dict[Rank, str] = {"need": "what is lost without it", "effect": "what it restores alone", "either": "the larger of need and effect"}
 FIRST, SECOND, BOTH = "#d55e00", "#0072b2", "#667085"
 LEGEND_ROW = 32
 MOSTLY = 0.5  # of a role's tokens that must be a circuit's sites for the role to be drawn as its
@@ -30,7 +32,8 @@ def nodes_figure(circuit: FactSetFindings) -> go.Figure:
     largest = float(table["score"].max())
     points = [_point(row, roles, circuit.n_layers, row["score"] / largest, KINDS[row["component"]], _hover(row)) for row in table.to_dict("records")]
     title = f"What carries {len(circuit.facts)} facts: {len(circuit.nodes)} nodes"
-    return _grid(points, roles, circuit.n_layers, title, circuit.headline().partition("; ")[2], dict(LOOKS))
+    subtitle = f"{circuit.headline().partition('; ')[2]}; size: {RANK_WORDS[circuit.settings.rank]}"
+    return _grid(points, roles, circuit.n_layers, title, subtitle, dict(LOOKS))
 
 
 def shares_figure(circuit: FactSetFindings) -> go.Figure:

@@ -275,24 +275,20 @@ def reports_of(
     """Each editor's report on the bench's cases, and what is published for other models only."""
     cases = bench.cases() if cases is None else cases
     methods, notes = methods_of(bench, editors)
-    moments = bench.moments(methods.values())
-    reports: dict[str, EditReport] = {}
+    shared, reports = protocol == "single", dict[str, EditReport]()  # otherwise all edits are in one model
+    who = bench.runner if shared else "local"
+    running = dict[str, Any](runner=who, workers=bench.workers, progress=bench.progress, moments=bench.moments(methods.values()), measures=measures)
     for editor in (editor for editor in editors if editor.label in methods):
         alone = editor.alone and protocol != "single"
-        shared = protocol == "single"  # else all edits are in one model
         with bench.timed(editor.label):
             reports[editor.label] = evaluate(
                 bench.asked if shared else bench.model,
                 cases,
                 methods[editor.label],
-                moments=moments,
                 protocol="sequential" if alone else protocol,
                 batch_size=1 if alone else batch_size,
-                measures=measures,
                 store=bench.part(editor.label),
-                runner=bench.runner if shared else "local",
-                workers=bench.workers,
-                progress=bench.progress,
+                **running,
             )
     return reports, notes
 
