@@ -37,6 +37,41 @@ BAD_EDITS = {
     ),
     "EMMET: moments": (lambda m, p: tlk.EMMET(layer=1).plan(m, [], None), errors.InputError, "needs the second moments"),
     "FineTune: bound": (lambda m, p: tlk.FineTune(layer=1, most_change=0.0).plan(m, [], None), errors.InputError, "allows no change"),
+    "GRACE: radius": (lambda m, p: tlk.editing.GRACE(layer=1, radius=0.0), errors.InputError, "radius=0.0 reaches nothing"),
+    "GRACE: keys": (lambda m, p: tlk.editing.GRACE(layer=1, most_keys=0), errors.InputError, "has no room for a key"),
+    "GRACE: layer": (lambda m, p: tlk.editing.GRACE(layer=99).plan(m, [FACT], None), errors.ComponentError, "layer 99 is outside"),
+    "GRACE.for_model": (lambda m, p: tlk.editing.GRACE.for_model(m), errors.InputError, "nothing is published for"),
+    "GRACE: matrix": (
+        lambda m, p: tlk.editing.GRACE(layer=1, matrix="W_up"),  # pyright: ignore[reportArgumentType]
+        errors.InputError,
+        "matrix 'W_up' is unknown",
+    ),
+    "GRACE: start": (
+        lambda m, p: tlk.editing.GRACE(layer=1, start="hot"),  # pyright: ignore[reportArgumentType]
+        errors.InputError,
+        "start 'hot' is unknown",
+    ),
+    "TransformerPatcher: corpus": (
+        lambda m, p: tlk.editing.TransformerPatcher(corpus="no such file").plan(m, [FACT], None),
+        errors.DataError,
+        "neither a file nor one of",
+    ),
+    "TransformerPatcher: neurons": (
+        lambda m, p: tlk.editing.TransformerPatcher(corpus="factlm", most_neurons=0),
+        errors.InputError,
+        "most_neurons=0 makes no sense",
+    ),
+    "TransformerPatcher: smoothing": (
+        lambda m, p: tlk.editing.TransformerPatcher(corpus="factlm", label_smoothing=1.0),
+        errors.InputError,
+        "label_smoothing=1.0 is no share",
+    ),
+    "TransformerPatcher.for_model": (
+        lambda m, p: tlk.editing.TransformerPatcher.for_model(m),
+        errors.InputError,
+        r"pass TransformerPatcher\(corpus=...\)\. Known: factlm",
+    ),
+    "load_edit: file": (lambda m, p: tlk.editing.load_edit("no such file"), errors.DataError, "pass a file written by save"),
     "MEMIT: order": (lambda m, p: tlk.MEMIT(layers=(2, 1)).plan(m, [], MOMENTS), errors.InputError, "do not ascend"),
     "MEMIT: moments": (lambda m, p: tlk.MEMIT(layers=(1,)).plan(m, [], None), errors.InputError, "needs the second moments"),
     "ROME: layer": (lambda m, p: tlk.ROME(layer=99).plan(m, [FACT], None), errors.ComponentError, "layer 99 is outside"),

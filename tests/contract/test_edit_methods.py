@@ -206,6 +206,8 @@ def test_published_settings_are_the_papers(monkeypatch, factlm):
     assert tlk.MEMIT.for_model(factlm, layers=[20, 21]).moment_weight == 20_000
     assert tlk.editing.FineTuneConstrained.for_model(factlm) == tlk.editing.FineTuneConstrained(layer=0, most_change=5e-4)
     assert tlk.FineTune.for_model(factlm, layers=[3, 4]) == tlk.FineTune(layer=(3, 4))
+    grace = tlk.editing.GRACE.for_model(factlm)
+    assert (grace.layer, grace.matrix, grace.radius, grace.start, grace.steps, grace.learning_rate) == (35, "W_in", 1.0, "cold", 200, 1.0)
     emmet = tlk.EMMET.for_model(factlm, variant="gupta2024")
     assert (emmet.layer, emmet.damping, emmet.contexts, emmet.value) == (17, 100.0, ((10, 5),), memit.value)
     assert tlk.EMMET.for_model(factlm) == tlk.EMMET(layer=17)  # ours stays the default

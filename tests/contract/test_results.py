@@ -114,6 +114,8 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "ContextGain": lambda: tlk.neurons.measure_context_gain(model(), FACTS, pool=tlk.load_facts(), **QUIET),
     "KeyMoments": lambda: tlk.collect_key_moments(model(), tlk.load_corpus()[:5], layers=[0], **QUIET),
     "Edit": edit,
+    "CodebookEdit": lambda: tlk.plan_edit(model(), [case.rewrite for case in CASES[:2]], tlk.editing.GRACE(layer=6, steps=2), **QUIET),
+    "NeuronEdit": lambda: tlk.plan_edit(model(), CASES[0].rewrite, tlk.editing.TransformerPatcher(corpus="factlm", tokens=50, steps=2), **QUIET),
     "EditHealth": lambda: edit().health(model(), tlk.load_corpus()[:3]),
     "EditReport": report,
     "ReportComparison": lambda: report().compare(report(1)),

@@ -10,12 +10,14 @@ import torch
 from support import build, fingerprint, hooks_left, tokenizer_of_sixty_words
 from support.interrupts import InterruptAt
 from support.memory_edits import entries_of, plain_codebook, slow_codebook_hooks
-from support.models import BUILDERS
+from support.models import BUILDERS, HARD_BUILDERS
+from support.whole_forwards import attributed, restored_effect
 
 import tl_knowledge as tlk
 from tl_knowledge.editing import GRACE, CodebookEdit, NeuronEdit, TransformerPatcher, load_edit
 from tl_knowledge.editing.codebook import Codebook
 from tl_knowledge.editing.codebook_edit import codebook_of
+from tl_knowledge.editing.planned import planned_fields
 from tl_knowledge.engine.recording import record
 from tl_knowledge.errors import ComponentError, DataError, InputError, ModelStateError
 from tl_knowledge.evaluation.scores import case_scores, read_candidates
@@ -445,3 +447,41 @@ def test_an_interrupt_at_any_line_leaves_an_edit_on_or_off(action):
             edit.revert(fresh)
     resident.revert(fresh)
     assert interrupted > 20 and torch.equal(fresh(tokens), plain) and fingerprint(fresh) == before and hooks_left(fresh) == []
+
+
+WHOLE = [name for name in ("bridge-gpt2", "bridge-llama", "bridge-gptneox", "bridge-opt", "ht-parallel") if name in BUILDERS | HARD_BUILDERS]
+
+
+@pytest.mark.parametrize("kind", ["W_in", "W_out", "neurons"])
+@pytest.mark.parametrize("name", WHOLE)
+def test_traces_and_attributions_under_an_edit_equal_whole_forwards(name, kind, prompt):
+    """Engines whose probes were made before the edit came, against whole forwards with the model's own hooks."""
+    model, noise = build(name), tlk.GaussianNoise(1.0)
+    before = tlk.trace(model, prompt, noise, component="mlp_out", samples=2, progress=False)
+    plain = tlk.attribute_neurons(model, prompt, steps=2, progress=False)
+    with edit_near(model, prompt, kind).applied(model):
+        for component in ("resid_post", "mlp_out", "attn_out"):
+            trace = tlk.trace(model, prompt, noise, component=component, samples=2, progress=False)
+            for layer, pos in ((0, 2), (1, 2), (3, 6)):
+                effect = restored_effect(model, prompt, noise, component, layer, pos)
+                assert float(trace.indirect_effect[:, layer, pos].mean()) == pytest.approx(effect, abs=1e-12), (component, layer)
+        scores = tlk.attribute_neurons(model, prompt, steps=2, progress=False)
+        for layer in (0, 2, 3):
+            expected = attributed(model, prompt.tokens, 5, layer, 2)
+            assert float((scores.scores[0, layer] - expected).abs().max()) < 1e-9 * float(expected.abs().max())
+    assert abs(trace.clean_probability - before.clean_probability) > 1e-4
+    again = tlk.attribute_neurons(model, prompt, steps=2, progress=False)
+    assert torch.equal(again.scores, plain.scores) and not torch.equal(scores.scores, plain.scores)
+
+
+def edit_near(model, prompt, kind):
+    """An edit in layer 1 that acts at two positions of a prompt (neurons: in the last layer)."""
+    place, draw = mlp_map(model, "MLP" if kind == "neurons" else kind, 3 if kind == "neurons" else 1), torch.Generator().manual_seed(2)
+    queries, outputs = (record(model, prompt.tokens, [], [site])[site].flatten(0, -2)[[2, 6]] for site in (place.query, place.output))
+    values = outputs + torch.randn(outputs.shape, generator=draw, dtype=outputs.dtype)
+    fields = planned_fields(model, None, [{}])
+    if kind == "neurons":
+        keys = queries / queries.norm(dim=-1, keepdim=True) ** 2
+        return NeuronEdit(place, keys, torch.full((2,), -0.5, dtype=keys.dtype), values, queries, "relu", ("a", "b"), **fields)
+    radius = 0.3 * float(queries.norm(dim=-1).mean())
+    return CodebookEdit(place, queries, values, ("a", "b"), radius, None, **fields)

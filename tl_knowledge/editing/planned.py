@@ -135,12 +135,15 @@ class PlannedEdit(Result):
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
-def planned_fields(model: HookedModel, method: object, notes: Iterable[Mapping[str, Any]], **more: Any) -> dict[str, Any]:
+def planned_fields(
+    model: HookedModel, method: object, notes: Iterable[Mapping[str, Any]], *, engine: str | None = None, **more: Any
+) -> dict[str, Any]:
     """The fields that every planned edit has, for one that a method has planned for a model.
 
     Args:
         method: the method's settings, a dataclass.
         notes: for each fact what is worth knowing of it, plain data.
+        engine: how it was computed; as values are optimised, when ``None``.
         more: what the provenance should have besides the settings, plain data.
     """
     name, seed = type(method).__name__, int(getattr(method, "seed", 0))
@@ -150,7 +153,7 @@ def planned_fields(model: HookedModel, method: object, notes: Iterable[Mapping[s
         "settings": {} if settings is None else plain(settings),
         "fingerprint": unedited_fingerprint(model),
         "notes": tuple(dict(note) for note in notes),
-        "provenance": provenance_of(model, engine=prefix_engine(model), seed=seed, settings=settings, method=name, **more),
+        "provenance": provenance_of(model, engine=engine or prefix_engine(model), seed=seed, settings=settings, method=name, **more),
     }
 
 

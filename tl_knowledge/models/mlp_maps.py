@@ -14,10 +14,13 @@ from tl_knowledge.models.hook_names import component_hook
 from tl_knowledge.models.protocol import HookedModel, mlp_input, model_device, model_name
 from tl_knowledge.models.weights import output_hook
 
-__all__ = ["MLPMap", "MapName", "mlp_map"]
+__all__ = ["MLPMap", "MapName", "Matrix", "mlp_map"]
+
+Matrix: TypeAlias = Literal["W_in", "W_out"]
+"""A block's up-projection (of a gated MLP: the gate), or its down-projection."""
 
 MapName: TypeAlias = Literal["W_in", "W_out", "MLP"]
-"""A block's up-projection (of a gated MLP: the gate), its down-projection, or the whole MLP, from what the first reads to what the last makes."""
+"""One of them, or the whole MLP, from what the first reads to what the last makes."""
 
 
 @dataclass(frozen=True)

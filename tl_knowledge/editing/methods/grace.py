@@ -18,7 +18,7 @@ from tl_knowledge.editing.optimise.fact_rows import rows_of
 from tl_knowledge.editing.planned import planned_fields
 from tl_knowledge.errors import InputError, check_choice
 from tl_knowledge.models.checks import check_layers
-from tl_knowledge.models.mlp_maps import MapName, MLPMap, mlp_map
+from tl_knowledge.models.mlp_maps import Matrix, MLPMap, mlp_map
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.models.routed import routed_on
 from tl_knowledge.prompts.facts import Fact
@@ -66,7 +66,7 @@ class GRACE(EditMethod):
     }
 
     layer: int
-    matrix: MapName = "W_in"
+    matrix: Matrix = "W_in"
     radius: float = 1.0
     start: ValueStart = "cold"
     steps: int = 100
@@ -76,7 +76,7 @@ class GRACE(EditMethod):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_choice("matrix", self.matrix, MapName)
+        check_choice("matrix", self.matrix, Matrix)
         check_choice("start", self.start, ValueStart)
         if not 0 < self.radius < float("inf"):
             raise InputError(f"radius={self.radius} reaches nothing, or everything; pass a positive number, such as 1.0.")
@@ -117,7 +117,7 @@ class GRACE(EditMethod):
             labels=tuple(fact.target for fact in facts),
             radius=self.radius,
             most_keys=self.most_keys,
-            **planned_fields(model, self, notes),
+            **planned_fields(model, self, notes, engine="whole forwards"),
         )
 
     def _entry(
