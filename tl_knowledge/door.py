@@ -61,7 +61,7 @@ OWN_WORDS = ("self", "cls", "noise")  # a corruption's own errors say more
 
 LARGEST = 2**40
 
-SETTINGS_OF = {"ROME", "MEMIT", "EMMET", "AlphaEdit", "FineTune", "FineTuneConstrained", "ValueSettings"}
+SETTINGS_OF = {"ROME", "MEMIT", "EMMET", "AlphaEdit", "FineTune", "FineTuneConstrained", "TrainingSettings", "ValueSettings"}
 
 EXAMPLES = {
     "Prompt": "tlk.Prompt.from_fact(model, fact), or tlk.Prompt.from_text(model, 'Rome is in', subject='Rome')",

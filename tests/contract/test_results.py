@@ -92,6 +92,12 @@ def pairs() -> list[tlk.datasets.MinimalPair]:
     return tlk.datasets.load_blimp(tlk.datasets.BLIMP_SAMPLE, limit=4)
 
 
+@cache
+def trained() -> tlk.editing.MEND:
+    data = tlk.editing.load_training_data("factlm")
+    return tlk.editing.MEND.small().train(model(), data.cases[:5], data.corpus[:5], validation=data.validation[:2], **QUIET)
+
+
 RESULTS: dict[str, Callable[[], Result]] = {
     "CausalTrace": trace,
     "TraceComparison": lambda: tlk.compare(trace(), trace("relation")),
@@ -113,6 +119,8 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "ContextGain": lambda: tlk.neurons.measure_context_gain(model(), FACTS, pool=tlk.load_facts(), **QUIET),
     "KeyMoments": lambda: tlk.collect_key_moments(model(), tlk.load_corpus()[:5], layers=[0], **QUIET),
     "Edit": edit,
+    "TrainedEditor": lambda: trained().trained,
+    "TrainingCurve": lambda: trained().trained.curve,
     "EditHealth": lambda: edit().health(model(), tlk.load_corpus()[:3]),
     "EditReport": report,
     "ReportComparison": lambda: report().compare(report(1)),
