@@ -93,7 +93,11 @@ BAD_EDITS = {
     "MEND.load": (lambda m, p: MEND.load("/no/such/file"), errors.DataError, "as a saved TrainedEditor"),
     "KE: hidden": (lambda m, p: KE(layers=(1,), hidden=0), errors.InputError, "hidden=0 makes no edit"),
     "KE: untrained": (lambda m, p: tlk.evaluate(m, CASES[:1], KE(layers=(1,))), errors.TLKnowledgeError, "trained networks|tokenizer"),
-    "TrainingSettings: steps": (lambda m, p: TrainingSettings(steps=25), errors.InputError, "steps=25 leaves an update of accumulate=10"),
+    "TrainingSettings: steps": (
+        lambda m, p: MEND(layers=(1,), training=TrainingSettings(steps=25)).train(m, CASES[:1], ["a"], validation=CASES[1:2]),
+        errors.InputError,
+        "steps=25 leaves an update of accumulate=10",
+    ),
     "TrainingSettings: rate": (lambda m, p: TrainingSettings(learning_rate=-1.0), errors.InputError, "learning_rate must be above 0"),
     "TrainingSettings: clip": (lambda m, p: TrainingSettings(clip=0.0), errors.InputError, "clip=0.0 trains nothing"),
     "TrainingSettings: text": (lambda m, p: TrainingSettings(text_tokens=1), errors.InputError, "text_tokens=1 is no text"),
