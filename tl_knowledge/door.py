@@ -63,7 +63,7 @@ OWN_WORDS = ("self", "cls", "noise")  # a corruption's own errors say more
 LARGEST = 2**40
 
 SETTINGS_OF = {
-    *("ROME", "MEMIT", "PMET", "EMMET", "AlphaEdit", "UltraEdit", "LoRA", "ValueSettings"),
+    *("ROME", "MEMIT", "PMET", "EMMET", "AlphaEdit", "UltraEdit", "LoRA", "ValueSettings", "TrainingSettings"),
     *("FineTune", "FineTuneConstrained", "FineTuneAttention", "FineTuneDecayed"),
 }
 

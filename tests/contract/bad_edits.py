@@ -8,6 +8,7 @@ import torch
 
 import tl_knowledge as tlk
 from tl_knowledge import errors
+from tl_knowledge.editing import KE, MEND, TrainingSettings, load_training_data
 from tl_knowledge.editing.optimise.fact_rows import edited_position
 from tl_knowledge.results.provenance import Provenance
 
@@ -118,6 +119,46 @@ BAD_EDITS = {
         errors.InputError,
         "bare_weight=-1.0 is no weight",
     ),
+    "MEND: untrained": (
+        lambda m, p: MEND(layers=(1,)).plan(m, [FACT], None),
+        errors.InputError,
+        "edits with trained networks, and these settings have",
+    ),
+    "MEND: layers": (lambda m, p: MEND(layers=(1, 1)), errors.InputError, "changes nothing, or something twice"),
+    "MEND: matrix": (
+        lambda m, p: MEND(layers=(1,), matrices=("W_up",)),  # pyright: ignore[reportArgumentType]
+        errors.ComponentError,
+        "matrix 'W_up' is unknown",
+    ),
+    "MEND: rank": (lambda m, p: MEND(layers=(1,), rank=0), errors.InputError, "rank=0 makes no edit"),
+    "MEND: scale": (lambda m, p: MEND(layers=(1,), scale=float("nan")), errors.InputError, "scale=nan leaves no edit"),
+    "MEND: layer": (lambda m, p: MEND(layers=(9,)).train(m, CASES[:1], ["a"], validation=CASES[1:2]), errors.ComponentError, "layer 9 is outside"),
+    "MEND: no matrix": (
+        lambda m, p: MEND(layers=(1,), matrices=("W_gate",)).train(m, CASES[:1], ["a"], validation=CASES[1:2]),
+        errors.UnsupportedModelError,
+        "has no blocks.1.mlp.W_gate",
+    ),
+    "MEND: nothing to learn": (lambda m, p: MEND(layers=(1,)).train(m, [], ["a"], validation=CASES[:1]), errors.DataError, "no training case"),
+    "MEND: no validation": (lambda m, p: MEND(layers=(1,)).train(m, CASES[:1], ["a"], validation=[]), errors.DataError, "no validation case"),
+    "MEND: overlap": (
+        lambda m, p: MEND(layers=(1,)).train(m, CASES[:3], ["a"], validation=CASES[2:4]),
+        errors.InputError,
+        "1 of 2 validation cases are of facts that are trained on",
+    ),
+    "MEND.for_model": (lambda m, p: MEND.for_model(m), errors.InputError, r"nothing is published for .*pass MEND\(layers="),
+    "MEND.load": (lambda m, p: MEND.load("/no/such/file"), errors.DataError, "as a saved TrainedEditor"),
+    "KE: hidden": (lambda m, p: KE(layers=(1,), hidden=0), errors.InputError, "hidden=0 makes no edit"),
+    "KE: untrained": (lambda m, p: tlk.evaluate(m, CASES[:1], KE(layers=(1,))), errors.TLKnowledgeError, "trained networks|tokenizer"),
+    "TrainingSettings: steps": (
+        lambda m, p: MEND(layers=(1,), training=TrainingSettings(steps=25)).train(m, CASES[:1], ["a"], validation=CASES[1:2]),
+        errors.InputError,
+        "steps=25 leaves an update of accumulate=10",
+    ),
+    "TrainingSettings: rate": (lambda m, p: TrainingSettings(learning_rate=-1.0), errors.InputError, "learning_rate must be above 0"),
+    "TrainingSettings: clip": (lambda m, p: TrainingSettings(clip=0.0), errors.InputError, "clip=0.0 trains nothing"),
+    "TrainingSettings: text": (lambda m, p: TrainingSettings(text_tokens=1), errors.InputError, "text_tokens=1 is no text"),
+    "load_training_data: name": (lambda m, p: load_training_data("wikidata"), errors.DataError, "training data 'wikidata' is unknown"),
+    "load_training_data: source": (lambda m, p: load_training_data("zsre"), errors.DataError, "has no default source"),
     "AlphaEdit: moments": (lambda m, p: tlk.AlphaEdit(layers=(1,)).plan(m, [], None), errors.InputError, "needs the second moments"),
     "AlphaEdit: ridge": (lambda m, p: tlk.AlphaEdit(layers=(1,), ridge=0.0).plan(m, [], MOMENTS), errors.InputError, "leaves the update singular"),
     "AlphaEdit.for_model": (lambda m, p: tlk.AlphaEdit.for_model(m), errors.InputError, "nothing is published for"),

@@ -93,6 +93,12 @@ def pairs() -> list[tlk.datasets.MinimalPair]:
     return tlk.datasets.load_blimp(tlk.datasets.BLIMP_SAMPLE, limit=4)
 
 
+@cache
+def trained() -> tlk.editing.MEND:
+    data = tlk.editing.load_training_data("factlm")
+    return tlk.editing.MEND.small().train(model(), data.cases[:5], data.corpus[:5], validation=data.validation[:2], **QUIET)
+
+
 RESULTS: dict[str, Callable[[], Result]] = {
     "CausalTrace": trace,
     "TraceComparison": lambda: tlk.compare(trace(), trace("relation")),
@@ -116,6 +122,8 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "Edit": edit,
     "CodebookEdit": lambda: tlk.plan_edit(model(), [case.rewrite for case in CASES[:2]], tlk.editing.GRACE(layer=6, steps=2), **QUIET),
     "NeuronEdit": lambda: tlk.plan_edit(model(), CASES[0].rewrite, tlk.editing.TransformerPatcher(corpus="factlm", tokens=50, steps=2), **QUIET),
+    "TrainedEditor": lambda: trained().trained,
+    "TrainingCurve": lambda: trained().trained.curve,
     "EditHealth": lambda: edit().health(model(), tlk.load_corpus()[:3]),
     "EditReport": report,
     "ReportComparison": lambda: report().compare(report(1)),

@@ -28,6 +28,8 @@ from tl_knowledge.cli.words import (
     SIDES,
     SWEEP_VARIANTS,
     TRACE_VARIANTS,
+    TRAINED_METHODS,
+    TRAINING_SETS,
 )
 from tl_knowledge.editing import METHODS
 from tl_knowledge.errors import InputError, TLKnowledgeError
@@ -35,7 +37,7 @@ from tl_knowledge.errors import InputError, TLKnowledgeError
 PROMPT = ["The capital of France is", "--subject", "France"]
 EDIT = ["edit", PROMPT[0], "--subject", "France", "--target", " London"]
 SCORING = ("growth", "categories", "symmetry", "layer-ranges", "perspectives", "sweep", "blimp", "perturb")
-COMMANDS = ("trace", "trace-facts", "neurons", "moments", "edit", "evaluate", "report", "info", *SCORING)
+COMMANDS = ("trace", "trace-facts", "neurons", "moments", "train", "edit", "evaluate", "report", "info", *SCORING)
 QUICK = ["--setting", "contexts=[[3, 2]]", "--setting", "steps=8"]
 runner = CliRunner()
 
@@ -370,6 +372,8 @@ def test_words_of_the_command_line_are_the_librarys():
     assert tuple(VARIANTS) == RELATION_SIDE_METHODS
     assert get_args(TraceVariant) == TRACE_VARIANTS and MEMORY_BUDGET == LIBRARY_BUDGET
     assert set(EDIT_SETS) <= set(tlk.datasets.FACT_SETS)
+    assert tlk.editing.TRAINING_SETS == TRAINING_SETS
+    assert tuple(name for name in METHODS if tlk.editing.method_class(name).needs_training) == TRAINED_METHODS
 
 
 @pytest.mark.parametrize("command", ["edit", "evaluate", "report", "growth", "categories", "symmetry", "sweep", "layer-ranges"])
@@ -395,3 +399,32 @@ def test_the_command_line_has_the_defaults_of_the_grammar():
         for option in command.params:
             if option.name in defaults and option.default is not None and defaults[option.name] is not None:
                 assert option.default == defaults[option.name] or option.name == "noise", f"{name} --{option.name}"
+
+
+TRAIN = ["--limit", "6", "--setting", "validate_every=4", "--setting", "steps=8", "--setting", "accumulate=2", "--setting", "validation_samples=2"]
+
+
+def test_an_editor_is_trained_kept_and_evaluated(tmp_path, corpus):
+    file, page = tmp_path / "mend.safetensors", tmp_path / "curve.html"
+    options = [*TRAIN, "--setting", "rank=8", "--layer", "6", "--layer", "7", "--corpus", corpus]
+    result = run("train", "mend", *options, "--store", str(tmp_path / "run"), "--save", str(file), "--out", str(page), "--json")
+    data = json.loads(result.stdout)
+    assert [row["step"] for row in data["curve"] if row["split"] == "validation"] == [4, 8] and Path(data["path"]) == file
+    assert "Plotly.newPlot" in page.read_text(encoding="utf-8")
+    scores = json.loads(run("evaluate", "--method", f"mend:editor={file}", "--limit", "2", "--json").stdout)
+    assert scores["cases"] == 2 and scores["provenance"][0]["settings"]["method_settings"]["editor"] == data["editor"]
+    assert "MEND" in run(*EDIT, "--method", "mend", "--setting", f"editor={file}", "--setting", "scale=0.5", "--corpus", corpus).stdout.upper()
+    for arguments, words in [
+        (["evaluate", "--method", "mend"], "edits with trained networks, and these settings have none"),
+        (["evaluate", "--method", f"ke:editor={file}"], "holds a trained MEND, not a KE"),
+        (["evaluate", "--method", f"mend:editor={file},layers=[0,1]"], "trained with other layers"),
+        (["evaluate", "--method", f"rome:editor={file}"], "setting 'editor' is unknown"),
+        (["train", "rome", "--save", str(file)], "method 'rome' is unknown"),
+    ]:
+        with pytest.raises(InputError, match=re.escape(words)):
+            run(*arguments)
+
+
+def test_train_prints_the_curve(tmp_path, corpus):
+    out = run("train", "ke", *TRAIN, "--setting", "hidden=8", "--layer", "7", "--corpus", corpus, "--save", str(tmp_path / "ke")).stdout
+    assert "KE trained for 8 steps" in out and "validation" in out and "editor written to" in out and (tmp_path / "ke.safetensors").is_file()

@@ -156,7 +156,7 @@ class TrainedMethod(EditMethod):
 
         Raises:
             DataError: no case, no validation case, no text, or a folder of another run.
-            InputError: a fact that is in both sets, or a case that does not fit the model.
+            InputError: a fact that is in both sets, a case that does not fit the model, or steps that leave an update half-way.
             ModelStateError: edits are written into the model.
             NumericalError: a loss that is not finite; it says where the last good state is kept.
 
@@ -169,6 +169,7 @@ class TrainedMethod(EditMethod):
             <Edit: MEND, W_in, W_out of layers 0, 2, 1 fact; factlm>
         """
         model = as_model(model)
+        self.training.check_whole_updates()
         if has_written_edits(model):
             raise ModelStateError("edits are written into this model, so what is learnt would be for them; revert them first.")
         places, fresh = self.places(model), replace(self, editor="", _trained=None)

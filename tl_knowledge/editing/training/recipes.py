@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -10,7 +10,7 @@ from tl_knowledge.datasets import Source, corpus_texts, load_counterfact, load_e
 from tl_knowledge.door import public
 from tl_knowledge.editing.training.seen import fact_digest, fact_digests, unseen
 from tl_knowledge.errors import DataError, check_choice
-from tl_knowledge.prompts.facts import EditCase
+from tl_knowledge.prompts.facts import EditCase, Fact
 
 __all__ = ["TRAINING_SETS", "EditTrainingData", "load_training_data"]
 
@@ -42,8 +42,9 @@ class EditTrainingData:
 def load_training_data(name: str = "factlm", source: Source | None = None, *, corpus: Iterable[str] | None = None) -> EditTrainingData:
     """Cases, validation and unrelated texts of one of the published trainings, or for FactLM; no fact is in two parts.
 
-    - ``"factlm"``: facts of the neighbour split with another object of their relation; validated on the edit cases from the 201st; FactLM's corpus.
-      None is of a fact of ``load_edit_cases()[:200]``.
+    - ``"factlm"``: facts of the neighbour split with another object of their relation; validated on the edit cases from the 201st; FactLM's corpus,
+      and statements of trained facts, since it is other facts that an edit should leave alone. No case is of a fact of ``load_edit_cases()[:200]``,
+      and no statement of a neighbour of an edit case.
     - ``"counterfact"`` (MEND-CF, KE-CF): papers evaluate on the first 10,000 records, so these are left alone; the next 1,919 are the validation and
       the other 10,000 are trained on (the sizes of EasyEdit's split); WikiText-103.
     - ``"zsre"`` (MEND-zsRE, KE-zsRE): the training file of Mitchell et al. (pass it as ``source``), whose last 1,000 are the validation; its
@@ -61,7 +62,7 @@ def load_training_data(name: str = "factlm", source: Source | None = None, *, co
     Example:
         >>> data = load_training_data("factlm")
         >>> len(data.cases), len(data.validation), len(data.corpus)
-        (1329, 120, 1000)
+        (1329, 120, 2734)
     """
     check_choice("training data", name, TRAINING_SETS, DataError)
     cases, validation, evaluated = {"factlm": _factlm, "counterfact": _counterfact, "zsre": _zsre}[name](source)
@@ -69,8 +70,16 @@ def load_training_data(name: str = "factlm", source: Source | None = None, *, co
     own = unseen(cases, fact_digests([*evaluated, *validation]))
     if not own or not held:
         raise DataError(f"{name!r} has too few records for a training and a validation beside what is evaluated; pass the whole file.")
-    texts = islice(corpus_texts("factlm" if name == "factlm" else "wikitext"), TEXTS) if corpus is None else corpus
-    return EditTrainingData(tuple(own), tuple(held), tuple(texts))
+    return EditTrainingData(tuple(own), tuple(held), tuple(_texts(name, own) if corpus is None else corpus))
+
+
+def _texts(name: str, cases: Sequence[EditCase]) -> Iterable[str]:
+    """The unrelated texts of a training."""
+    if name != "factlm":
+        return islice(corpus_texts("wikitext"), TEXTS)
+    neighbours = {fact_digest(fact) for case in load_edit_cases() for fact in case.neighbourhood if isinstance(fact, Fact)}
+    stated = (fact for case in cases if fact_digest(case.fact) not in neighbours for fact in (case.fact, *case.paraphrases))
+    return [*corpus_texts("factlm"), *(f"{fact.text}{fact.target}." for fact in stated)]
 
 
 def _factlm(source: Source | None) -> tuple[list[EditCase], list[EditCase], list[EditCase]]:

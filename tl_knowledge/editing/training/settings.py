@@ -33,7 +33,7 @@ class TrainingSettings:
         seed: of the networks' first weights and of every draw.
 
     Raises:
-        InputError: a number that is not positive, or steps that leave an update half-way.
+        InputError: a number that is not positive.
     """
 
     steps: int = 100_000
@@ -56,6 +56,13 @@ class TrainingSettings:
                 raise InputError(f"{name}={getattr(self, name)!r} trains nothing; pass a positive number.")
         if self.text_tokens < 2:
             raise InputError(f"text_tokens={self.text_tokens} is no text; pass at least 2.")
+
+    def check_whole_updates(self) -> None:
+        """Refuse steps that leave an update half-way; not before a training, so that one may set them one after the other.
+
+        Raises:
+            InputError: ``steps`` or ``validate_every`` is no multiple of ``accumulate``.
+        """
         for name in ("steps", "validate_every"):
             if getattr(self, name) % self.accumulate:
                 raise InputError(

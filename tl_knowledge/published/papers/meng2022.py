@@ -8,11 +8,12 @@ from tl_knowledge.published.protocols.editing import ZSRE_COLUMNS, EditProtocol
 from tl_knowledge.published.protocols.tracing import OneTrace, TraceProtocol
 from tl_knowledge.published.workbench import Editor
 
-__all__ = ["CONTEXTS", "EXPERIMENTS", "HALF_WIDTHS", "HYPERNETWORKS", "MOMENTS", "ROME_CODE"]
+__all__ = ["CONTEXTS", "EXPERIMENTS", "HALF_WIDTHS", "HYPERNETWORKS", "MOMENTS", "NO_EDITOR", "ROME_CODE"]
 
 ROME_CODE = Editor("ROME", "rome", (("variant", "meng2022_code"),), alone=True)
 FT, FT_L = (Editor(label, name, (("variant", "meng2022_code"),)) for label, name in (("FT", "ft"), ("FT+L", "ft+l")))
-HYPERNETWORKS: dict[str, str] = dict.fromkeys(("KE", "KE-CF", "MEND", "MEND-CF"), "a trained editor, which this package does not have yet")
+NO_EDITOR = "a trained editor: no file of one comes with the package; tl-knowledge train makes one, and evaluate --method mend:editor=FILE scores it"
+HYPERNETWORKS: dict[str, str] = dict.fromkeys(("KE", "KE-CF", "MEND", "MEND-CF"), NO_EDITOR)
 HALF_WIDTHS = "1.96 sd / sqrt(n) over records"
 CONTEXTS = "our contexts are drawn with a seed, the program's without one"
 MOMENTS = "key moments over 10 tokens for each neuron of a layer; the program reads 100,000 Wikipedia articles"

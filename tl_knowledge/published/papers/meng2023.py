@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tl_knowledge.published.data import MULTI_COUNTERFACT, ZSRE
 from tl_knowledge.published.experiment import Experiment, printed
-from tl_knowledge.published.papers.meng2022 import CONTEXTS, HALF_WIDTHS, MOMENTS, ROME_CODE
+from tl_knowledge.published.papers.meng2022 import CONTEXTS, HALF_WIDTHS, MOMENTS, NO_EDITOR, ROME_CODE
 from tl_knowledge.published.protocols.editing import ZSRE_COLUMNS, CategoryProtocol, EditProtocol, GrowthProtocol, LayerRangeProtocol
 from tl_knowledge.published.workbench import Editor
 
@@ -12,7 +12,7 @@ __all__ = ["EXPERIMENTS", "MEMIT"]
 
 MEMIT = Editor("MEMIT", "memit")
 WITHOUT = {
-    "MEND": "a trained editor, which this package does not have yet",
+    "MEND": NO_EDITOR,
     "FT-W": "trains every weight of a block, which an edit of W_out does not hold",
 }
 

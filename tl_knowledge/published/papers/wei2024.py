@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tl_knowledge.published.data import COUNTERFACT, KNOWN_1000
 from tl_knowledge.published.experiment import Experiment, printed
-from tl_knowledge.published.papers.meng2022 import CONTEXTS, MOMENTS
+from tl_knowledge.published.papers.meng2022 import CONTEXTS, MOMENTS, NO_EDITOR
 from tl_knowledge.published.protocols.editing import RelationSideProtocol
 from tl_knowledge.published.protocols.tracing import TraceProtocol
 
@@ -59,7 +59,7 @@ EXPERIMENTS = (
         {"gpt2-xl": 7500, "gpt-j-6b": 7500},
         RelationSideProtocol(),
         {"gpt2-xl": _TABLE_1},
-        without={"MEND": "a trained editor, which this package does not have yet"},
+        without={"MEND": NO_EDITOR},
         differs=SIDES,
         factlm_cases=10,
     ),
