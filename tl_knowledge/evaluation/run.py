@@ -28,6 +28,9 @@ __all__ = ["EvaluationRun", "Measured"]
 Measured: TypeAlias = tuple[int, list[dict[str, Any]]]
 """A number of edits, and the rows of their cases."""
 
+Same: TypeAlias = dict[int, Any]
+"""Readings by the place of their measure, of measures that read the same of every case."""
+
 _base: WeakKeyDictionary[object, dict[tuple[str, bool, EditCase], Reading]] = WeakKeyDictionary()
 
 
@@ -82,11 +85,13 @@ class EvaluationRun:
                     if size in wanted:
                         if size > done:
                             write_rest(cases[done:size], done)
-                        after = [self._read(case) for case in self._bar(cases[:size], "measure")]
+                        same: Same = {}
+                        after = [self._read(case, same) for case in self._bar(cases[:size], "measure")]
                         yield size, self._rows(cases[:size], 0, base[:size], after)
 
     def _unedited(self, cases: Sequence[EditCase]) -> list[list[Any]]:
-        return [self._read(case, base=True) for case in self._bar(cases, "unedited model")]
+        same: Same = {}
+        return [self._read(case, same, base=True) for case in self._bar(cases, "unedited model")]
 
     def _rows(self, cases: Sequence[EditCase], first: int, base: Sequence[Sequence[Any]], after: Sequence[Sequence[Any]]) -> list[dict[str, Any]]:
         return [
@@ -104,12 +109,14 @@ class EvaluationRun:
             readings: list[list[Any]] = []
             for batch in self._bar(batches, "edit and measure"):
                 with self._plan(batch).applied(self.model):
-                    readings += [self._read(case) for case in batch]
+                    same: Same = {}
+                    readings += [self._read(case, same) for case in batch]
             return readings
         with self._taken_back() as write:
             for number, batch in enumerate(self._bar(batches, "edit")):
                 write(batch, number * self.settings.batch_size)
-            return [self._read(case) for case in self._bar(cases, "measure")]
+            same = {}
+            return [self._read(case, same) for case in self._bar(cases, "measure")]
 
     @contextmanager
     def _taken_back(self) -> Generator[Callable[[Sequence[EditCase], int], None]]:
@@ -137,12 +144,19 @@ class EvaluationRun:
             first: the number of the first of them, where what is optimised for them is kept.
         """
         with kept_in(None if first is None else self.keep, f"{self.keep_as}{first}-{len(cases)}"):
-            return self.method.plan(self.model, [case.rewrite for case in cases], self.moments)
+            return self.method.plan(self.model, [fact for case in cases for fact in case.writes], self.moments)
 
-    def _read(self, case: EditCase, *, base: bool = False) -> list[Any]:
-        """What every measure reads now, the candidates first."""
+    def _read(self, case: EditCase, same: Same, *, base: bool = False) -> list[Any]:
+        """What every measure reads now, the candidates first.
+
+        Args:
+            same: what has been read of the model as it is now that is the same of every case; it grows.
+        """
+        for number, measure in enumerate(self.measures):
+            if getattr(measure, "same_of_every_case", False) and number not in same:
+                same[number] = measure.read(self.model, case)
         candidates = _base_reading(self.model, case) if base else read_candidates(self.model, case)
-        return [candidates, *(measure.read(self.model, case) for measure in self.measures)]
+        return [candidates, *(same[n] if n in same else measure.read(self.model, case) for n, measure in enumerate(self.measures))]
 
     def _scores(self, before: Sequence[Any], after: Sequence[Any]) -> dict[str, float]:
         scores = case_scores(before[0], after[0])
