@@ -6,7 +6,6 @@ from .driver import evaluate as evaluate
 from .edit_tests import EditTestScores as EditTestScores
 from .edit_tests import multi_hop_scores as multi_hop_scores
 from .edit_tests import portability_scores as portability_scores
-from .edit_tests import read_queries as read_queries
 from .edit_tests import ripple_scores as ripple_scores
 from .edit_tests import subject_facts as subject_facts
 from .essence import EssenceDrift as EssenceDrift

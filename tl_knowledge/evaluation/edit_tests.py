@@ -12,7 +12,6 @@ from tl_knowledge.door import public
 from tl_knowledge.errors import InputError, check_given
 from tl_knowledge.evaluation.generation import continued
 from tl_knowledge.evaluation.scores import read_answers
-from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.edit_tests import EditTest, Query
 from tl_knowledge.prompts.facts import EditCase, Fact
@@ -100,8 +99,7 @@ class EditTestScores:
         return {name: 100 * float(np.mean(each)) if each else float("nan") for name, each in (every | passed).items()}
 
 
-@public
-def read_queries(model: AnyModel, queries: Iterable[Query], *, length: int | None = None) -> list[bool]:
+def read_queries(model: HookedModel, queries: Iterable[Query], *, length: int | None = None) -> list[bool]:
     """Whether the model answers each query.
 
     Args:
@@ -113,11 +111,12 @@ def read_queries(model: AnyModel, queries: Iterable[Query], *, length: int | Non
         TargetError: an answer that the tokenizer does not know.
 
     Example:
-        >>> queries = [Query("The capital of France is", ((answer,),)) for answer in (" Paris", " Oslo")]
-        >>> read_queries("factlm", queries), read_queries("factlm", queries, length=3)
+        >>> import tl_knowledge as tlk
+        >>> model, queries = tlk.load_model("factlm"), [Query("The capital of France is", ((answer,),)) for answer in (" Paris", " Oslo")]
+        >>> read_queries(model, queries), read_queries(model, queries, length=3)
         ([True, False], [True, False])
     """
-    model, given = as_model(model), list(queries)
+    given = list(queries)
     prompts = [Prompt.from_text(model, query.text) for query in given]
     for prompt in prompts:
         check_fits(model, prompt)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
@@ -56,8 +57,8 @@ class ExtractionAttacks:
       likeliest answers to one of the paraphrases. NaN without paraphrases.
     - ``extracted``: one of these.
 
-    Besides, ``old_rank``: its rank in what the model answers, and ``old_lens_rank``: the best at one of the layers (0: the most probable; no percent);
-    and ``lens_0``, ``lens_1``, ...: ``extracted_lens`` by layer. All are NaN where the old and the new object begin with the same token.
+    Besides, ``old_rank``: its rank in what the model answers, and ``old_lens_rank``: the best at one of the layers (0: the most probable; no
+    percent); and ``lens_0``, ``lens_1``, ...: ``extracted_lens`` by layer. All are NaN where the old and the new object begin with the same token.
 
     Attributes:
         k: how many tokens an attacker may try at each layer; the published program's default.
@@ -110,7 +111,7 @@ class ExtractionAttacks:
         }
         ranks = {"old_rank": float(after.answered[0]), "old_lens_rank": float(after.ranks.min())}
         by_layer = {f"lens_{layer}": _percent(found[i]) for i, layer in enumerate(after.layers)}
-        every = {"extracted": max((value for value in attacks.values() if value == value), default=0.0)} | attacks | ranks | by_layer
+        every = {"extracted": float(np.nanmax(list(attacks.values())))} | attacks | ranks | by_layer
         return every if after.tells else dict.fromkeys(every, float("nan"))
 
 
