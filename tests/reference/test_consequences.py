@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -105,7 +106,7 @@ def test_extraction_reads_the_states_by_layer(speaking):
     assert scores["extracted_lens"] == 100 * (min(ranks) < 6) and scores["old_lens_rank"] == min(ranks) and scores["old_rank"] == ranks[-1]
     if "gemma" not in str(getattr(speaking.cfg, "original_architecture", "")).lower():  # whose probabilities have a soft cap on the way
         chances = [each.softmax(-1) for each in logits]
-        for step, (first, second) in enumerate(zip(chances, chances[1:], strict=False)):
+        for step, (first, second) in enumerate(pairwise(chances)):
             rises = (second - first).tolist()
             at = rises[old]
             assert bool(reading.moved[step]) == (min(sum(r > at for r in rises), sum(r < at for r in rises)) < 6)

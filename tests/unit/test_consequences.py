@@ -38,8 +38,9 @@ class Knows:
             changed = logits.clone()
             for tokens, answer in self.rows:
                 for row, embedded in enumerate(seen["rows"]):
-                    if len(embedded) == tokens.shape[1] and torch.equal(embedded, model.W_E[tokens[0]]):
-                        changed[row, -1, answer[0]] += 100
+                    more = len(embedded) - tokens.shape[1]  # of an answer's tokens, which follow the prompt
+                    if 0 <= more < logits.shape[1] and torch.equal(embedded[: tokens.shape[1]], model.W_E[tokens[0]]):
+                        changed[row, -1 - more, answer[0]] += 1000
             return changed
 
         with model.hooks(fwd_hooks=[("hook_embed", see), ("unembed.hook_out", say)]):
@@ -96,7 +97,7 @@ def test_what_is_forgotten_is_counted(factlm, chained):
     facts = tlk.load_facts()
     case = next(each for each in tlk.load_edit_cases() if len(tlk.evaluation.subject_facts(facts).of_case(each)) == 3)
     lost = tlk.evaluation.subject_facts(facts).of_case(case)[1].queries[0]
-    edit = Knows(factlm, [(case.fact.text, case.target_new), (lost.text, case.target_new)])
+    edit = Knows(factlm, [(case.fact.text, case.target_new), (lost.text, " jazz")])
     row = tlk.evaluate(factlm, case, edit, measures=measures()[0], progress=False).table.iloc[0]
     assert row["subject_kept"] == pytest.approx(200 / 3) and row["base_subject_kept"] == 100
 
@@ -210,7 +211,7 @@ def test_what_is_asked_makes_the_run(factlm, chained):
         return str(run_key(factlm, chained, tlk.FineTune(layer=0), None, settings, (measure,))["measures"])
 
     facts, e = tlk.load_facts(), tlk.evaluation
-    asked = [e.subject_facts(facts), e.subject_facts(facts[:-400]), e.ripple_scores(), e.ripple_scores(length=9), e.multi_hop_scores()]
-    asked += [e.ExtractionAttacks(), e.ExtractionAttacks(k=2), e.GeneralAbility(texts=("a",)), e.GeneralAbility(texts=("b",))]
+    asked = [e.subject_facts(facts), e.subject_facts(facts[400:]), e.ripple_scores(), e.ripple_scores(length=9), e.multi_hop_scores()]
+    asked += [e.ExtractionAttacks(), e.ExtractionAttacks(k=2), e.GeneralAbility(corpus=("a",)), e.GeneralAbility(corpus=("b",))]
     assert len({key(measure) for measure in asked}) == len(asked)
     assert key(e.subject_facts(facts)) == key(e.subject_facts(list(facts)))

@@ -49,7 +49,7 @@ class GeneralAbility:
 
     Attributes:
         pairs: for example ``load_blimp(BLIMP_SAMPLE)``.
-        texts: for example ``load_corpus(limit=20)``.
+        corpus: ordinary texts, for example ``load_corpus(limit=20)``.
         prompts: beginnings that have nothing to do with the edits.
 
     Raises:
@@ -58,7 +58,7 @@ class GeneralAbility:
     Example:
         >>> import tl_knowledge as tlk
         >>> model, case = tlk.load_model("factlm"), tlk.load_edit_cases()[0]
-        >>> measure = tlk.evaluation.GeneralAbility(texts=tuple(tlk.load_corpus(limit=3)), prompts=("The child near the houses",))
+        >>> measure = tlk.evaluation.GeneralAbility(corpus=tuple(tlk.load_corpus(limit=3)), prompts=("The child near the houses",))
         >>> read = measure.read(model, case)
         >>> measure.scores(read, read)["perplexity_rise"], measure.scores(read, read)["next_token_KL"]
         (0.0, 0.0)
@@ -67,12 +67,12 @@ class GeneralAbility:
     same_of_every_case: ClassVar[bool] = True
     name: ClassVar[str] = "general_ability"
     pairs: Sequence[MinimalPair] = ()
-    texts: Sequence[str] = ()
+    corpus: Sequence[str] = ()
     prompts: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        if not (self.pairs or self.texts or self.prompts):
-            raise InputError("there is nothing to read; pass pairs=, texts= or prompts=.")
+        if not (self.pairs or self.corpus or self.prompts):
+            raise InputError("there is nothing to read; pass pairs=, corpus= or prompts=.")
 
     def read(self, model: HookedModel, case: EditCase) -> AbilityReading:
         """The model's ability now, whatever the case.
@@ -82,7 +82,7 @@ class GeneralAbility:
         """
         good, bad, texts, prompts = (
             [_fitting(model, text) for text in some]
-            for some in ([pair.good for pair in self.pairs], [pair.bad for pair in self.pairs], self.texts, self.prompts)
+            for some in ([pair.good for pair in self.pairs], [pair.bad for pair in self.pairs], self.corpus, self.prompts)
         )
         likelier = text_log_probabilities(model, good, []) > text_log_probabilities(model, bad, [])
         rows = {
