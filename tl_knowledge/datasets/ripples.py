@@ -140,7 +140,7 @@ def with_ripples(
 def _ripples(case: EditCase, index: FactIndex, reverse: Mapping[str, str], names: Mapping[str, Sequence[str]]) -> list[EditTest]:
     subject, relation, new = case.fact.subject, case.fact.relation, case.target_new
     tests: list[EditTest] = []
-    if relation in reverse:
+    if relation is not None and relation in reverse:
         back = Query(reverse[relation].replace("{}", new.strip()), ((f" {subject}",),))
         tests.append(EditTest(f"{RIPPLE}logical_generalization", (back,)))
     onward = [after for after in index.by_subject.get(new.strip(), ()) if index.leads_on(case.fact, after, reverse)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tl_knowledge.door import public
@@ -67,10 +68,10 @@ class EditTest:
         if not self.queries:
             raise InputError(f"a test of {self.axis!r} asks nothing; pass at least one Query.")
 
-    def passed(self, said: dict[Query, bool]) -> bool:
+    def passed(self, said: Mapping[Query, bool]) -> bool:
         """Whether the test is passed by a model that answers these queries so."""
         return (all if self.every else any)(said[query] for query in self.queries)
 
-    def counts(self, said: dict[Query, bool]) -> bool:
+    def counts(self, said: Mapping[Query, bool]) -> bool:
         """Whether the unedited model meets the conditions."""
         return all(said[query] for query in self.conditions)
