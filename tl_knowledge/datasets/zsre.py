@@ -8,12 +8,17 @@ from typing import Literal, TypeAlias
 from tl_knowledge.datasets.known import fact_from_prompt
 from tl_knowledge.datasets.records import Row, Source, read_rows
 from tl_knowledge.door import public
-from tl_knowledge.errors import check_choice
+from tl_knowledge.errors import InputError, check_choice
+from tl_knowledge.prompts.edit_tests import EditTest, Query
 from tl_knowledge.prompts.facts import EditCase, Fact, Statement
 
-__all__ = ["KNOWEDIT_HUB", "KNOWEDIT_ZSRE_FILE", "WrittenAnswer", "load_zsre"]
+__all__ = ["KNOWEDIT_HUB", "KNOWEDIT_ZSRE_FILE", "PORTABILITY", "PORTABILITY_AXES", "WrittenAnswer", "load_zsre"]
 
 KNOWEDIT_HUB, KNOWEDIT_ZSRE_FILE = "zjunlp/KnowEdit", "benchmark/ZsRE/ZsRE-test-all.json"
+
+PORTABILITY = "portability_"
+PORTABILITY_AXES = ("reasoning", "logical_generalization", "subject_aliasing")
+"""What KnowEdit (Zhang et al. 2024) asks beyond an edit: one hop on, what it implies, and under the subject's other names."""
 
 WrittenAnswer: TypeAlias = Literal["right", "alternative"]
 """Which answer an edit writes: the right one, which the model may not know, or another in its place."""
@@ -36,7 +41,9 @@ def load_zsre(
     question as it stands; records without an alternative (there are some in MEND's training data) are left out.
 
     MEND's locality question (Natural Questions, about something unrelated) and KnowEdit's locality prompts become the neighbourhood.
-    A rephrasing that names the subject in other words is left out of the paraphrases: nothing says where its subject stands.
+    A rephrasing that names the subject in other words is left out of the paraphrases: nothing says where its subject stands. KnowEdit's portability
+    prompts (Zhang et al. 2024) follow from its ``target_new``, so they become tests of ``"alternative"`` only; read them with
+    `tl_knowledge.evaluation.portability_scores`.
 
     Args:
         source: a file in either form, or a hub data set.
@@ -73,7 +80,24 @@ def _knowedit(row: Row, number: int, target: WrittenAnswer) -> EditCase:
     locality = row.row("locality") if "locality" in row else Row({}, row.where)
     kept = tuple(Statement(item.text("prompt"), _first(item, "ground_truth")) for kind in locality.fields for item in locality.rows(kind))
     new = right if target == "right" else " " + row.text("target_new").strip()
-    return EditCase(fact, new, _paraphrases(row, "rephrase_prompt", fact), kept, case_id=str(number))
+    tests = _portability(row) if target == "alternative" else ()
+    return EditCase(fact, new, _paraphrases(row, "rephrase_prompt", fact), kept, case_id=str(number), tests=tests)
+
+
+def _portability(row: Row) -> tuple[EditTest, ...]:
+    """What should follow from the alternative answer, by kind."""
+    kinds = row.row("portability") if "portability" in row else Row({}, row.where)
+    return tuple(_follows(kinds, kind, item) for kind in kinds.fields for item in kinds.rows(kind))
+
+
+def _follows(kinds: Row, kind: str, item: Row) -> EditTest:
+    name = kind.lower()
+    if name not in PORTABILITY_AXES:
+        raise kinds.refuse(InputError(f"field {kind!r} is no kind of portability; they are {', '.join(PORTABILITY_AXES)}."))
+    forms = tuple(dict.fromkeys(" " + Row({"ground_truth": text}, item.where).text("ground_truth").strip() for text in item.texts("ground_truth")))
+    if not forms:
+        raise item.refuse(InputError("field 'ground_truth' is empty; it must have an answer."))
+    return EditTest(PORTABILITY + name, (Query(item.text("prompt").rstrip(), (forms,)),))
 
 
 def _paraphrases(row: Row, field: str, fact: Fact) -> tuple[Fact, ...]:

@@ -26,3 +26,4 @@ from .page import provenance_footer as provenance_footer
 from .patterns import pattern_view as pattern_view
 from .points import Points as Points
 from .points import scatter as scatter
+from .slopes import slope_chart as slope_chart

@@ -1,9 +1,16 @@
+from .ability import GeneralAbility as GeneralAbility
 from .averages import Score as Score
 from .categories import CategoryScores as CategoryScores
 from .categories import compare_categories as compare_categories
 from .costs import EditCosts as EditCosts
 from .driver import evaluate as evaluate
+from .edit_tests import EditTestScores as EditTestScores
+from .edit_tests import multi_hop_scores as multi_hop_scores
+from .edit_tests import portability_scores as portability_scores
+from .edit_tests import ripple_scores as ripple_scores
+from .edit_tests import subject_facts as subject_facts
 from .essence import EssenceDrift as EssenceDrift
+from .extraction import ExtractionAttacks as ExtractionAttacks
 from .generation import GenerationScores as GenerationScores
 from .generation import TextMeasure as TextMeasure
 from .growth import EditGrowth as EditGrowth

@@ -159,9 +159,10 @@ def check_cases(model: HookedModel, cases: Sequence[EditCase], protocol: str, ba
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size} plans nothing; pass at least 1.")
     for batch in chunked(cases, len(cases) if protocol == "batch" else batch_size):
-        refuse_contradictions([case.rewrite for case in batch])
+        refuse_contradictions([fact for case in batch for fact in case.writes])
     for case in cases:
-        check_fits(model, Prompt.from_fact(model, case.rewrite), multi_token=True)
+        for fact in case.writes:
+            check_fits(model, Prompt.from_fact(model, fact), multi_token=True)
     for method in methods:
         own_check: Any = getattr(method, "check_cases", None)
         if own_check is not None:

@@ -20,7 +20,7 @@ from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.facts import EditCase
 from tl_knowledge.prompts.prompt import Prompt
 
-__all__ = ["GenerationScores", "GenerationVariant", "TextMeasure", "Written", "generate", "ngram_entropy"]
+__all__ = ["GenerationScores", "GenerationVariant", "TextMeasure", "Written", "continued", "generate", "ngram_entropy"]
 
 
 @dataclass(frozen=True)
@@ -131,11 +131,26 @@ def generate(model: HookedModel, beginnings: Sequence[str], *, length: int, top_
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for group in equal_groups([len(prompt) for prompt in prompts]):
-            tokens, more = torch.cat([prompts[i].tokens for i in group]), max(1, length - len(prompts[group[0]]))
-            with torch.no_grad():
-                generated: torch.Tensor = model.generate(  # pyright: ignore  # of both classes
-                    tokens, max_new_tokens=more, top_k=top_k, do_sample=True, stop_at_eos=False, return_type="tokens", verbose=False
-                )
-            for i, row in zip(group, generated.tolist(), strict=True):
+            more = max(1, length - len(prompts[group[0]]))
+            for i, row in zip(group, _written(model, [prompts[i] for i in group], more, top_k), strict=True):
                 texts[i] = model.tokenizer.decode(row, skip_special_tokens=True)
     return texts
+
+
+def continued(model: HookedModel, prompts: Sequence[Prompt], more: int) -> list[str]:
+    """What the model writes after each prompt: so many tokens, each the likeliest."""
+    texts = [""] * len(prompts)
+    for group in equal_groups([len(prompt) for prompt in prompts]):
+        for i, row in zip(group, _written(model, [prompts[i] for i in group], more, None), strict=True):
+            texts[i] = model.tokenizer.decode(row[len(prompts[i]) :], skip_special_tokens=True)
+    return texts
+
+
+def _written(model: HookedModel, prompts: Sequence[Prompt], more: int, top_k: int | None) -> list[list[int]]:
+    """Tokens of prompts of one length and of what follows, sampled among the ``top_k`` likeliest, or (``None``) the likeliest."""
+    tokens, sampled = torch.cat([prompt.tokens for prompt in prompts]), top_k is not None
+    with torch.no_grad():
+        generated: torch.Tensor = model.generate(  # pyright: ignore  # of both classes
+            tokens, max_new_tokens=more, top_k=top_k, do_sample=sampled, stop_at_eos=False, return_type="tokens", verbose=False
+        )
+    return generated.tolist()

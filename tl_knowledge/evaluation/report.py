@@ -131,6 +131,14 @@ class EditReport(TableResult):
         """Bars: S, ES, PS and NS of the unedited and the edited model."""
         return score_table(self, interval=interval).plot()
 
+    def plot_moved(self, *metrics: str, interval: IntervalVariant = "ours") -> go.Figure:
+        """What the edits moved, of the fact, its neighbours and its consequences: from the unedited model to the edited one.
+
+        Raises:
+            InputError: as `ScoreTable.plot_moved`.
+        """
+        return score_table(self, interval=interval).plot_moved(*metrics)
+
     def by(self, category: str = "relation", *, metric: str = "ES", interval: IntervalVariant = "ours") -> pd.DataFrame:
         """One row for each relation (or another column's value): the score's mean, interval and number of cases, best first.
 

@@ -29,6 +29,9 @@ __all__ = ["EvaluationRun", "Measured"]
 Measured: TypeAlias = tuple[int, list[dict[str, Any]]]
 """A number of edits, and the rows of their cases."""
 
+Same: TypeAlias = dict[int, Any]
+"""Readings by the place of their measure, of measures that read the same of every case."""
+
 _base: WeakKeyDictionary[object, dict[tuple[str, bool, EditCase], Reading]] = WeakKeyDictionary()
 
 
@@ -83,11 +86,13 @@ class EvaluationRun:
                     if size in wanted:
                         rest = write_rest(cases[done:size], done) if size > done else []
                         pairs = list(zip(cases[:size], spent + rest, strict=True))
-                        after = [self._read(case, own) for case, own in self._bar(pairs, "measure")]
+                        same: Same = {}
+                        after = [self._read(case, same, own) for case, own in self._bar(pairs, "measure")]
                         yield size, self._rows(cases[:size], 0, base[:size], after)
 
     def _unedited(self, cases: Sequence[EditCase]) -> list[list[Any]]:
-        return [self._read(case) for case in self._bar(cases, "unedited model")]
+        same: Same = {}
+        return [self._read(case, same) for case in self._bar(cases, "unedited model")]
 
     def _rows(self, cases: Sequence[EditCase], first: int, base: Sequence[Sequence[Any]], after: Sequence[Sequence[Any]]) -> list[dict[str, Any]]:
         return [
@@ -105,16 +110,17 @@ class EvaluationRun:
             readings: list[list[Any]] = []
             for batch in self._bar(batches, "edit and measure"):
                 with ExitStack() as stack:
-                    spent = Spent(len(batch))
+                    spent, same = Spent(len(batch)), dict[int, Any]()
                     with spent.counted():
                         edit = self._plan(batch)
                         stack.enter_context(edit.applied(self.model))
                     spent.keeps(edit)
-                    readings += [self._read(case, spent) for case in batch]
+                    readings += [self._read(case, same, spent) for case in batch]
             return readings
         with self._taken_back() as write:
             all_spent = [own for number, batch in enumerate(self._bar(batches, "edit")) for own in write(batch, number * self.settings.batch_size)]
-            return [self._read(case, own) for case, own in self._bar(list(zip(cases, all_spent, strict=True)), "measure")]
+            same = dict[int, Any]()
+            return [self._read(case, same, own) for case, own in self._bar(list(zip(cases, all_spent, strict=True)), "measure")]
 
     @contextmanager
     def _taken_back(self) -> Generator[Callable[[Sequence[EditCase], int], list[Spent]]]:
@@ -146,16 +152,20 @@ class EvaluationRun:
             first: the number of the first of them, where what is optimised for them is kept.
         """
         with kept_in(None if first is None else self.keep, f"{self.keep_as}{first}-{len(cases)}"):
-            return self.method.plan(self.model, [case.rewrite for case in cases], self.moments)
+            return self.method.plan(self.model, [fact for case in cases for fact in case.writes], self.moments)
 
-    def _read(self, case: EditCase, spent: Spent | None = None) -> list[Any]:
+    def _read(self, case: EditCase, same: Same, spent: Spent | None = None) -> list[Any]:
         """What every measure reads now, the candidates first.
 
         Args:
+            same: what has been read of the model as it is now that is the same of every case; it grows.
             spent: on the case's edit; ``None`` on the unedited model.
         """
+        for number, measure in enumerate(self.measures):
+            if getattr(measure, "same_of_every_case", False) and number not in same:
+                same[number] = measure.read(self.model, case)
         candidates = _base_reading(self.model, case) if spent is None else read_candidates(self.model, case)
-        return [candidates, *(self._read_measure(measure, case, spent) for measure in self.measures)]
+        return [candidates, *(same[n] if n in same else self._read_measure(measure, case, spent) for n, measure in enumerate(self.measures))]
 
     def _read_measure(self, measure: EditMeasure, case: EditCase, spent: Spent | None) -> Any:
         return spent if isinstance(measure, EditCosts) and spent is not None else measure.read(self.model, case)

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
+from tl_knowledge.evaluation.edit_tests import EditTestScores
 from tl_knowledge.evaluation.measures import EditMeasure, PromptAccuracy
 from tl_knowledge.evaluation.other_side import OtherCase
 from tl_knowledge.evaluation.report import EvaluationProtocol, EvaluationSettings
 from tl_knowledge.models.description import weight_fingerprint
 from tl_knowledge.models.protocol import HookedModel, prepends_bos
-from tl_knowledge.prompts.facts import EditCase
+from tl_knowledge.prompts.facts import EditCase, case_values
 from tl_knowledge.results.digest import digest, values_of
 from tl_knowledge.results.packing import plain
 from tl_knowledge.runs.edits import AppliedEdit, EditPlanner
@@ -43,7 +44,7 @@ def run_key(
     wanted = getattr(method, "needs_moments", True) and moments is not None
     batches = {} if settings.protocol == "batch" else {"batch_size": settings.batch_size}
     return {
-        "cases": digest([{name: value for name, value in asdict(case).items() if name != "target_new_id"} for case in cases]),
+        "cases": digest([{name: value for name, value in case_values(case).items() if name != "target_new_id"} for case in cases]),
         "weights": weight_fingerprint(model),
         "has_bos": prepends_bos(model),
         "moments": [moments.corpus, moments.tokens] if wanted and moments is not None else None,
@@ -74,6 +75,8 @@ def _measure_key(measure: EditMeasure, cases: Sequence[EditCase]) -> list[str]:
     if isinstance(measure, PromptAccuracy):
         return [measure.name, digest([[asdict(fact) for fact in measure.facts(case)] for case in cases])]
     if isinstance(measure, OtherCase):
-        return [measure.name, digest([asdict(measure.case(case)) for case in cases])]
+        return [measure.name, digest([case_values(measure.case(case)) for case in cases])]
+    if isinstance(measure, EditTestScores):
+        return [measure.name, digest([measure.length, *measure.axes, *([asdict(test) for test in measure.of_case(case)] for case in cases)])]
     objects = [case.target_new_id for case in cases]  # by which snippets are found
     return [measure_name(measure), digest([values_of(measure), objects] if any(objects) else values_of(measure))]

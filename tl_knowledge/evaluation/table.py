@@ -11,7 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from typing_extensions import override
 
-from tl_knowledge.drawing import grouped_bars
+from tl_knowledge.drawing import grouped_bars, slope_chart
 from tl_knowledge.errors import InputError
 from tl_knowledge.evaluation.averages import INTERVAL_WORDS, Score
 from tl_knowledge.results.plain_text import latex_text, markdown_text
@@ -21,7 +21,30 @@ from tl_knowledge.results.statistics import IntervalVariant
 __all__ = ["ScoreTable"]
 
 DRAWN = {"S": "S", "ES": "efficacy (ES)", "PS": "paraphrase (PS)", "NS": "neighbourhood (NS)"}
-SHOWN = ("S", "ES", "EM", "PS", "PM", "NS", "NM", "GE", "RS")
+MOVED = {
+    "reliability": "the edited fact is said",
+    "generality": "it is said in other words",
+    "NA": "neighbours are said",
+    "subject_kept": "the subject's other facts are kept",
+    "ripple_logical_generalization": "logical generalisation",
+    "ripple_compositionality_1": "compositionality I",
+    "ripple_compositionality_2": "compositionality II",
+    "ripple_subject_aliasing": "subject aliasing",
+    "ripple_forgetfulness": "forgetfulness",
+    "ripple_relation_specificity": "relation specificity",
+    "single_hop": "all facts of the chain",
+    "multi_hop": "multi-hop: the new answer",
+    "multi_hop_old": "multi-hop: the old answer",
+    "portability": "portability",
+    "blimp": "grammar (BLiMP)",
+    "extracted": "the old object is extracted",
+}
+"""Shares of what an edit moves, and what should stay, as rows of a figure."""
+CONSEQUENCES = (
+    *("subject_kept", "ripple", "single_hop", "multi_hop", "multi_hop_old", "portability"),
+    *("essence_drift", "blimp", "perplexity_rise", "next_token_KL", "extracted"),
+)
+SHOWN = ("S", "ES", "EM", "PS", "PM", "NS", "NM", "GE", "RS", *CONSEQUENCES)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +125,29 @@ class ScoreTable(Result):
             subtitle=f"{self.cases} cases; {self.model}; {self.interval_words}",
             group_axis="score",
             value_axis="share of prompts",
+        )
+
+    def plot_moved(self, *metrics: str) -> go.Figure:
+        """What the edits moved: a line a score and method, from the unedited model (open) to the edited one (filled).
+
+        Args:
+            metrics: which scores, in percent; those there are of the fact, its neighbours and consequences when none are given.
+
+        Raises:
+            InputError: an unknown score, or none that has a value.
+        """
+        unedited, *methods = self.rows
+        chosen = self._chosen(metrics) if metrics else tuple(name for name in MOVED if name in self.rows[unedited])
+        chosen = tuple(name for name in chosen if all(np.isfinite(scores[name].mean) for scores in self.rows.values()))
+        if not chosen:
+            raise InputError("none of these scores has a value for every method; evaluate with measures=[subject_facts(facts), ...].")
+        return slope_chart(
+            [MOVED.get(name, name) for name in chosen],
+            [self.rows[unedited][name].mean for name in chosen],
+            {method: [(s.mean, s.low, s.high) for s in (self.rows[method][name] for name in chosen)] for method in methods},
+            title=f"What {methods[0] if len(methods) == 1 else 'an edit'} moved",
+            subtitle=f"open: unedited, filled: edited; {self.cases} cases; {self.model}; {INTERVAL_WORDS[self.interval]}",
+            value_axis="percent",
         )
 
     def _chosen(self, metrics: tuple[str, ...]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 from tl_knowledge.door import public
 from tl_knowledge.editing import Objective, ObjectiveVariant
 from tl_knowledge.engine.batches import answer_probabilities, predicted_tokens
-from tl_knowledge.errors import TargetError, check_choice
+from tl_knowledge.errors import InputError, TargetError, check_choice
 from tl_knowledge.hooks import corrupt
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.prompts.facts import EditCase, Fact
@@ -52,7 +52,7 @@ def editing_problem(
             generated text; here it is the corrupted run's first token under either variant.
 
     Raises:
-        InputError: an unknown problem or variant.
+        InputError: an unknown problem or variant, or a case that writes further facts.
         TargetError: an erasure of what the model hardly says, or a corrupted run that already says the true object.
 
     Example:
@@ -66,6 +66,8 @@ def editing_problem(
     """
     model = as_model(model)
     check_choice("problem", problem, EditingProblem)
+    if case.also:
+        raise InputError(f"the case of {case.fact.text!r} writes {1 + len(case.also)} facts at once, and a problem has one; evaluate it instead.")
     write = Objective(variant=variant)
     if problem == "error_injection":
         return case.rewrite, write

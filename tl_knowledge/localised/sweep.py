@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from tl_knowledge.models.checks import check_layers
 from tl_knowledge.models.description import weight_fingerprint
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel, layer_count, prepends_bos
-from tl_knowledge.prompts.facts import EditCase, Fact
+from tl_knowledge.prompts.facts import EditCase, Fact, case_values
 from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.results.digest import digest, values_of
 from tl_knowledge.results.packing import plain
@@ -255,7 +255,7 @@ def _run_key(
     """All that decides a sweep's numbers, as a `RunFolder` keeps it; moments count for methods that need them, and for those that do not say."""
     wanted = moments is not None and any(getattr(method, "needs_moments", True) for method in planned)
     return {
-        "cases": digest([asdict(case) for case in cases]),
+        "cases": digest([case_values(case) for case in cases]),
         "weights": weight_fingerprint(model),
         "has_bos": prepends_bos(model),
         "moments": [moments.corpus, moments.tokens] if wanted and moments is not None else None,

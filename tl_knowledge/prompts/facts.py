@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from tl_knowledge.door import public
 from tl_knowledge.errors import InputError, PromptError, TargetError
+from tl_knowledge.prompts.edit_tests import EditTest
 
-__all__ = ["EditCase", "Fact", "MinimalPair", "Relation", "RelationFact", "Statement", "refuse_contradictions"]
+__all__ = ["EditCase", "Fact", "MinimalPair", "Relation", "RelationFact", "Statement", "case_values", "refuse_contradictions"]
 
 
 @public
@@ -149,6 +151,8 @@ class EditCase:
         generation: beginnings of texts about the subject.
         case_id: the data set's number of the case.
         target_new_id: the data set's identifier of the new object (Wikidata's in CounterFact), by which `AttributeSnippets` finds its texts.
+        also: further facts, with their new targets, that the same edit writes (MQuAKE's cases of several edits).
+        tests: what should follow from the edit, or stay as it was (RippleEdits, MQuAKE, KnowEdit's portability).
     """
 
     fact: Fact
@@ -159,11 +163,23 @@ class EditCase:
     generation: tuple[str, ...] = ()
     case_id: str = ""
     target_new_id: str = ""
+    also: tuple[Fact, ...] = ()
+    tests: tuple[EditTest, ...] = ()
 
     @property
     def rewrite(self) -> Fact:
         """The fact with its new target: what an editing method writes."""
         return self.fact.retarget(self.target_new)
+
+    @property
+    def writes(self) -> tuple[Fact, ...]:
+        """All that an editing method writes for the case: the fact with its new target, and what goes with it."""
+        return (self.rewrite, *self.also)
+
+
+def case_values(case: EditCase) -> dict[str, Any]:
+    """A case as the plain data that tells runs apart; what most cases lack is left out where it is not there."""
+    return {name: value for name, value in asdict(case).items() if value or name not in ("also", "tests")}
 
 
 def refuse_contradictions(facts: Iterable[Fact]) -> None:

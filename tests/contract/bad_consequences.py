@@ -1,0 +1,32 @@
+"""The table of bad input, continued: what follows from an edit."""
+
+from __future__ import annotations
+
+import tl_knowledge as tlk
+from tl_knowledge import errors
+
+FACT = tlk.Fact("a", "{} is", " b", "r")
+CASE = tlk.EditCase(FACT, " c", (), ())
+
+BAD_CONSEQUENCES = {
+    "load_ripple_edits": (lambda m, p: tlk.datasets.load_ripple_edits("nowhere.json"), errors.DataError, "there is no file"),
+    "load_mquake": (lambda m, p: tlk.datasets.load_mquake("nowhere.json"), errors.DataError, "there is no file"),
+    "load_mquake: template": (lambda m, p: tlk.datasets.load_mquake("nowhere.json", template="Q:"), errors.PromptError, "mark the question's place"),
+    "with_ripples: no case": (lambda m, p: tlk.datasets.with_ripples([], [FACT], relations=[]), errors.DataError, "no case was given"),
+    "with_ripples: no fact": (lambda m, p: tlk.datasets.with_ripples(CASE, [], relations=[]), errors.DataError, "no fact was given"),
+    "chained_edit_cases": (lambda m, p: tlk.datasets.chained_edit_cases([FACT], relations=[]), errors.DataError, "pass facts that are linked"),
+    "chained_edit_cases: limit": (
+        lambda m, p: tlk.datasets.chained_edit_cases([FACT], relations=[], limit=0),
+        errors.InputError,
+        "limit=0",
+    ),
+    "subject_texts": (lambda m, p: tlk.datasets.subject_texts([], [FACT]), errors.DataError, "no case was given"),
+    "subject_facts": (lambda m, p: tlk.evaluation.subject_facts([]), errors.DataError, "no fact was given"),
+    "EditTestScores: axes": (lambda m, p: tlk.evaluation.EditTestScores(()), errors.InputError, "no axis to score"),
+    "ripple_scores": (lambda m, p: tlk.evaluation.ripple_scores(length=0), errors.InputError, "length=0"),
+    "multi_hop_scores": (lambda m, p: tlk.evaluation.multi_hop_scores(length=0), errors.InputError, "length=0"),
+    "portability_scores": (lambda m, p: tlk.evaluation.portability_scores(length=0), errors.InputError, "length=0"),
+    "GeneralAbility": (lambda m, p: tlk.evaluation.GeneralAbility(), errors.InputError, "nothing to read"),
+    "ExtractionAttacks: k": (lambda m, p: tlk.evaluation.ExtractionAttacks(k=0), errors.InputError, "tries nothing"),
+    "ExtractionAttacks: layers": (lambda m, p: tlk.evaluation.ExtractionAttacks(layers=(2, 1)), errors.InputError, "ascending layers"),
+}

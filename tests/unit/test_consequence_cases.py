@@ -1,0 +1,330 @@
+"""Files and builders of what should follow from an edit: RippleEdits, MQuAKE, KnowEdit's portability, and any fact set's own."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+
+import tl_knowledge as tlk
+from tl_knowledge.datasets import EditTest, Fact, Query, Relation
+from tl_knowledge.errors import DataError, InputError, PromptError, TargetError
+from tl_knowledge.evaluation import INVERSE_TEMPLATES
+from tl_knowledge.evaluation.run_key import run_key
+from tl_knowledge.prompts.facts import case_values
+
+
+def answer(value, *aliases):
+    return {"value": value, "aliases": list(aliases)}
+
+
+def query(prompt, *answers):
+    return {
+        "prompt": prompt,
+        "answers": list(answers),
+        "query_type": "regular",
+        "subject_id": "Q1",
+        "relation": "X",
+        "target_ids": [],
+        "phrase": None,
+    }
+
+
+def asks(*queries, condition="OR", conditions=()):
+    return {"test_queries": list(queries), "test_condition": condition, "condition_queries": list(conditions)}
+
+
+MOTHER = query("The name of the mother of Ann Of Green is", answer("Eve", "Evie", "E"))
+RIPPLE = {
+    "example_type": "popular",
+    "edit": {
+        "prompt": "The name of the country of citizenship of Ann Of Green is Peru.",
+        "subject_id": "Q1",
+        "relation": "COUNTRY_OF_CITIZENSHIP",
+        "target_id": "Q2",
+        "previous_fact": {
+            "prompt": "The name of the country of citizenship of Ann Of Green is New Chile.",
+            "subject_id": "Q1",
+            "relation": "COUNTRY_OF_CITIZENSHIP",
+            "target_id": "Q3",
+        },
+    },
+    "Relation_Specificity": [asks(MOTHER, conditions=[MOTHER])],
+    "Logical_Generalization": [
+        asks(query("Ann can vote in", answer("Peru")), query("The siblings of Ann are", answer("Bo"), answer("Cy")), condition="AND")
+    ],
+    "Subject_Aliasing": [],
+    "Compositionality_I": [],
+    "Compositionality_II": [],
+    "Forgetfulness": [],
+}
+MQUAKE = {
+    "case_id": 12,
+    "requested_rewrite": [
+        {
+            "prompt": "{} is a citizen of",
+            "relation_id": "P27",
+            "target_new": {"str": "Peru", "id": "Q2"},
+            "target_true": {"str": "Chile", "id": "Q3"},
+            "subject": "Ann",
+            "question": "What is the country of citizenship of Ann?",
+        },
+        {"prompt": "The capital of {} is", "target_new": {"str": "Cusco"}, "target_true": {"str": "Lima"}, "subject": "Peru"},
+    ],
+    "questions": ["What is the capital of Ann's country?", "Which city rules Ann's country?", "Ann's capital is?"],
+    "answer": "Santiago",
+    "answer_alias": [],
+    "new_answer": "Cusco",
+    "new_answer_alias": ["Qosqo", "Cusco"],
+    "new_single_hops": [
+        {"question": "Whose citizen is Ann?", "cloze": "Ann is a citizen of", "answer": "Peru", "answer_alias": ["Republic of Peru"]},
+        {"question": "What is Peru's capital?", "cloze": "The capital of Peru is", "answer": "Cusco", "answer_alias": []},
+    ],
+}
+PORTABLE = {
+    "subject": "Leo",
+    "prompt": "Which family does Leo belong to?",
+    "target_new": "Orion",
+    "ground_truth": ["Felidae"],
+    "rephrase_prompt": "What family are lions?",
+    "portability": {
+        "Reasoning": [{"prompt": "What is the common name of Leo's family?", "ground_truth": "hunters"}],
+        "Subject_Aliasing": [{"prompt": "Which family does the lion belong to?", "ground_truth": ["Orion", "Orion"]}],
+    },
+}
+
+
+def write(path, rows):
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    return path
+
+
+def changed(record, *path, to):
+    """A copy with one value replaced, or (``to=None``) taken out."""
+    record = copy.deepcopy(record)
+    inner = record
+    for step in path[:-1]:
+        inner = inner[step]
+    if to is None:
+        del inner[path[-1]]
+    else:
+        inner[path[-1]] = to
+    return record
+
+
+def test_ripple_edits_are_read_as_they_are_published(tmp_path):
+    case = tlk.datasets.load_ripple_edits(write(tmp_path / "popular.json", [RIPPLE]))[0]
+    assert case.fact == Fact("Ann Of Green", "The name of the country of citizenship of {} is", " New Chile", "COUNTRY_OF_CITIZENSHIP")
+    assert (case.target_new, case.case_id, case.paraphrases, case.neighbourhood) == (" Peru", "0", (), ())
+    mother = Query("The name of the mother of Ann Of Green is", ((" Eve", " Evie"),))  # "E" is one letter
+    vote, siblings = Query("Ann can vote in", ((" Peru",),)), Query("The siblings of Ann are", ((" Bo",), (" Cy",)))
+    assert case.tests == (
+        EditTest("ripple_logical_generalization", (vote, siblings), every=True),
+        EditTest("ripple_relation_specificity", (mother,), (mother,)),
+    )
+
+
+def test_the_description_of_ripple_edits_spells_one_axis_otherwise(tmp_path):
+    row = {("Relation_Specifity" if name == "Relation_Specificity" else name): value for name, value in RIPPLE.items()}
+    case = tlk.datasets.load_ripple_edits(write(tmp_path / "r.json", [row]))[0]
+    assert [test.axis for test in case.tests] == ["ripple_logical_generalization", "ripple_relation_specificity"]
+
+
+@pytest.mark.parametrize(
+    ("relation", "sentence", "subject", "target"),
+    [
+        ("SIBLING", "The names of the siblings of Bank of Ham are Bo.", "Bank of Ham", " Bo"),
+        ("COUNTRY", "The name of the country which Lake One is associated with is Peru.", "Lake One", " Peru"),
+        ("MEMBER_OF_SPORTS_TEAM", "The name of the sports team which Bo is a member of is FC Two.", "Bo", " FC Two"),
+        ("CONTINENT", "The name of the continent which Peru is part of is Asia.", "Peru", " Asia"),
+        ("CAPITAL_OF", "The name of the country which Lima is the capital of is Peru.", "Lima", " Peru"),
+        ("LEAGUE", "The name of the league which FC Two plays in is Liga.", "FC Two", " Liga"),
+        ("AWARD_RECEIVED", "The name of the award Bo won is Gold.", "Bo", " Gold"),
+        ("NUMBER_OF_CHILDREN", "The number of children Bo has is 3.", "Bo", " 3"),
+        ("POSITION_HELD", "The name of the position held by Bo is mayor.", "Bo", " mayor"),
+        ("CURRENCY", "The name of the currency in Peru is sol.", "Peru", " sol"),
+        ("CAPITAL", "The name of the capital city of Republic of Peru is Lima.", "Republic of Peru", " Lima"),
+        ("PLACE_OF_BIRTH", "The place of birth of Duke of Ham is St. Ives.", "Duke of Ham", " St. Ives"),
+        ("HEAD_OF_GOVERNMENT", "The name of the head of government of Peru is Bo.", "Peru", " Bo"),
+        ("FOLLOWED_BY", "Day One is followed by Day Two.", "Day One", " Day Two"),
+        ("FOLLOWS", "Day Two follows Day One.", "Day Two", " Day One"),
+    ],
+)
+def test_the_subject_is_found_by_the_relations_wording(tmp_path, relation, sentence, subject, target):
+    """Without a previous fact nothing is replaced."""
+    row = RIPPLE | {"example_type": "recent", "edit": {"prompt": sentence, "relation": relation}}
+    case = tlk.datasets.load_ripple_edits(write(tmp_path / "recent.json", [row]))[0]
+    assert (case.fact.subject, case.target_new, case.fact.target) == (subject, target, target)
+    assert f"{case.fact.text}{target}." == sentence
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (changed(RIPPLE, "edit", to=None), "line 1: field 'edit' is missing"),
+        (changed(RIPPLE, "Forgetfulness", to=None), "line 1: field 'Forgetfulness' is missing; the record has 'example_type'"),
+        (changed(RIPPLE, "edit", "prompt", to="Ann is."), "'edit': field 'prompt' is 'Ann is.', in which the subject of relation 'COUNTRY_OF"),
+        (changed(RIPPLE, "edit", "previous_fact", "prompt", to="The gender of Ann is x."), "must state the same relation"),
+        (changed(RIPPLE, "Relation_Specificity", 0, "test_condition", to="XOR"), "field 'test_condition' is 'XOR'; it must be 'OR' or 'AND'"),
+        (changed(RIPPLE, "Relation_Specificity", 0, "test_queries", to=[]), "asks nothing"),
+        (changed(RIPPLE, "Relation_Specificity", 0, "test_queries", 0, "answers", to=[]), "'test_queries' 0: the answers of .* are"),
+        (changed(RIPPLE, "Relation_Specificity", 0, "test_queries", 0, "answers", to=["Eve"]), "field 'answers' is .* must be a list of records"),
+        (changed(RIPPLE, "Relation_Specificity", 0, "test_queries", 0, "answers", 0, "aliases", to=None), "field 'aliases' is missing"),
+    ],
+)  # fmt: skip
+def test_a_wrong_ripple_schema_is_refused(tmp_path, row, message):
+    with pytest.raises(DataError, match=message):
+        tlk.datasets.load_ripple_edits(write(tmp_path / "r.json", [row]))
+
+
+def test_mquake_is_read_as_it_is_published(tmp_path):
+    case = tlk.datasets.load_mquake(write(tmp_path / "MQuAKE-CF-3k.json", [MQUAKE]))[0]
+    assert case.fact == Fact("Ann", "{} is a citizen of", " Chile", "P27") and (case.target_new, case.case_id) == (" Peru", "12")
+    assert [fact.template for fact in case.paraphrases] == ["What is the country of citizenship of {}?"]
+    assert [(fact.text, fact.target, fact.replaces) for fact in case.also] == [("The capital of Peru is", " Cusco", " Lima")]
+    assert [fact.text for fact in case.writes] == ["Ann is a citizen of", "The capital of Peru is"]
+    single, new, old = case.tests
+    hops = (Query("Ann is a citizen of", ((" Peru", " Republic of Peru"),)), Query("The capital of Peru is", ((" Cusco",),)))
+    assert single == EditTest("single_hop", hops, every=True)
+    assert [query.text for query in new.queries] == [f"Q: {question} A:" for question in MQUAKE["questions"]]
+    assert {query.answers for query in new.queries} == {((" Cusco", " Qosqo"),)} and {query.answers for query in old.queries} == {((" Santiago",),)}
+    asked = tlk.datasets.load_mquake(tmp_path / "MQuAKE-CF-3k.json", template="{}")[0]
+    assert asked.tests[1].queries[0].text == MQUAKE["questions"][0]
+    with pytest.raises(PromptError, match=r"template 'Q:' has no \{\}"):
+        tlk.datasets.load_mquake(tmp_path / "MQuAKE-CF-3k.json", template="Q:")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (changed(MQUAKE, "requested_rewrite", to=[]), "field 'requested_rewrite' is empty"),
+        (
+            changed(MQUAKE, "requested_rewrite", 0, "target_new", to="Peru"),
+            "'requested_rewrite' 0: field 'target_new' is 'Peru'; it must be a record",
+        ),
+        (changed(MQUAKE, "requested_rewrite", 1, "prompt", to="no place"), r"has no \{\}"),
+        (changed(MQUAKE, "questions", to=[]), "asks nothing"),
+        (changed(MQUAKE, "new_single_hops", 0, "cloze", to=None), "'new_single_hops' 0: field 'cloze' is missing"),
+        (changed(MQUAKE, "new_answer", to=" "), "field 'new_answer' is ' '; it must be text that is not blank"),
+        (changed(MQUAKE, "new_answer_alias", to=[3]), "field 'new_answer_alias' holds 3; it must be a list of texts"),
+    ],
+)
+def test_a_wrong_mquake_schema_is_refused(tmp_path, row, message):
+    with pytest.raises(DataError, match=message):
+        tlk.datasets.load_mquake(write(tmp_path / "m.json", [row]))
+
+
+def test_portability_is_of_the_alternative_answer(tmp_path):
+    path = write(tmp_path / "z.json", [PORTABLE])
+    assert tlk.datasets.load_zsre(path)[0].tests == ()  # it does not follow from the right answer
+    reasoning, aliasing = tlk.datasets.load_zsre(path, target="alternative")[0].tests
+    assert reasoning == EditTest("portability_reasoning", (Query("What is the common name of Leo's family?", ((" hunters",),)),))
+    assert (aliasing.axis, aliasing.queries[0].answers) == ("portability_subject_aliasing", ((" Orion",),))
+    for wrong, message in (
+        ({"Magic": [{"prompt": "x", "ground_truth": "y"}]}, "field 'Magic' is no kind of portability"),
+        ({"Reasoning": [{"prompt": "x"}]}, "'ground_truth' is missing"),
+    ):
+        with pytest.raises(DataError, match=message):
+            tlk.datasets.load_zsre(write(tmp_path / "w.json", [PORTABLE | {"portability": wrong}]), target="alternative")
+
+
+RELATIONS = [
+    Relation("born", "born", ("{} was born in", "The birthplace of {} is")),
+    Relation("capital", "capital", ("The capital of {} is", "{} is ruled from")),
+    Relation("rules", "rules", ("{} is the capital of",)),
+    Relation("speaks", "speaks", ("{} speaks",)),
+]
+FACTS = [
+    Fact("Ann", "{} was born in", " Peru", "born", ("Born: {},",)),
+    Fact("Ann", "{} speaks", " Aymara", "speaks"),
+    Fact("Bo", "{} was born in", " Chile", "born"),
+    Fact("Cy", "{} was born in", " Peru", "born"),
+    Fact("Dee", "{} was born in", " Mars", "born"),
+    Fact("Peru", "The capital of {} is", " Lima", "capital"),
+    Fact("Peru", "{} speaks", " Spanish", "speaks"),
+    Fact("Chile", "The capital of {} is", " Santiago", "capital"),
+    Fact("Chile", "{} speaks", " Spanish", "speaks"),
+    Fact("Lima", "{} is the capital of", " Peru", "rules"),
+]
+REVERSE = {"capital": "{} is the capital of"}
+
+
+def ripples(fact, new, **more):
+    (case,) = tlk.datasets.with_ripples(tlk.EditCase(fact, new, (), ()), FACTS, relations=RELATIONS, reverse=REVERSE, **more)
+    return [(test.axis.removeprefix("ripple_"), [q.text for q in test.queries], test.queries[0].answers[0], test.conditions) for test in case.tests]
+
+
+def test_ripples_of_a_birthplace():
+    """What follows from Ann's birth in Chile: its capital; not its language, which Peru shares."""
+    ann_speaks, chile = Query("Ann speaks", ((" Aymara",),)), Query("The capital of Chile is", ((" Santiago",),))
+    assert ripples(FACTS[0], " Chile", names={"Ann": ["Annie"]}) == [
+        ("compositionality_1", ["The capital of the birthplace of Ann is", "The birthplace of Ann is ruled from"], (" Santiago",), (chile,)),
+        ("subject_aliasing", ["Annie was born in"], (" Chile",), ()),
+        ("relation_specificity", ["Ann speaks"], (" Aymara",), (ann_speaks,)),
+    ]
+
+
+def test_ripples_of_a_capital():
+    """Those who were born in Peru have another capital then; "the capital of Peru is the capital of" would lead back."""
+    found = ripples(FACTS[5], " Santiago")
+    assert found[0] == ("logical_generalization", ["Santiago is the capital of"], (" Peru",), ())
+    wordings = [[f"The capital of the birthplace of {name} is", f"The birthplace of {name} is ruled from"] for name in ("Ann", "Cy")]
+    conditions = [(Query(f"{name} was born in", ((" Peru",),)),) for name in ("Ann", "Cy")]
+    assert found[1:3] == [("compositionality_2", texts, (" Santiago",), before) for texts, before in zip(wordings, conditions, strict=True)]
+    assert [axis for axis, *_ in found[3:]] == ["relation_specificity"]
+
+
+def test_chains_need_two_objects_that_differ_in_a_second_relation():
+    cases = tlk.datasets.chained_edit_cases(FACTS, relations=RELATIONS, reverse=REVERSE)
+    edited = {(case.fact.subject, case.fact.target, case.target_new) for case in cases}
+    assert edited == {("Ann", " Peru", " Chile"), ("Bo", " Chile", " Peru"), ("Cy", " Peru", " Chile")}  # nothing is known of Mars
+    single, new, old = next(case for case in cases if case.fact.subject == "Ann").tests
+    assert [query.text for query in single.queries] == ["Ann was born in", "The capital of Chile is"] and single.every
+    assert [query.text for query in new.queries] == ["The capital of the birthplace of Ann is", "The birthplace of Ann is ruled from"]
+    assert new.queries[0].answers == ((" Santiago",),) and old.queries[0].answers == ((" Lima",),)
+    with pytest.raises(DataError, match="pass facts that are linked"):
+        tlk.datasets.chained_edit_cases(FACTS[:2], relations=RELATIONS)
+    with pytest.raises(InputError, match="neighbours=0"):
+        tlk.datasets.chained_edit_cases(FACTS, relations=RELATIONS, neighbours=0)
+
+
+def test_factlm_has_chains_of_its_own():
+    facts, relations = tlk.load_facts(), tlk.datasets.load_relations()
+    known = {(fact.subject, fact.relation): fact.target for fact in facts}
+    cases = tlk.datasets.chained_edit_cases(facts, relations=relations, reverse=INVERSE_TEMPLATES)
+    assert cases == tlk.datasets.chained_edit_cases(facts, relations=relations, reverse=INVERSE_TEMPLATES) and len(cases) > 200
+    for case in cases:
+        hop = case.tests[0].queries[1]
+        assert known[case.fact.subject, case.fact.relation] == case.fact.target != case.target_new
+        assert any(subject == case.target_new.strip() and target == hop.answers[0][0] for (subject, _), target in known.items())
+        old, new = (test.queries[0].answers[0][0] for test in (case.tests[2], case.tests[1]))
+        assert old != new and new.strip() not in (case.fact.subject, case.target_new.strip())
+        assert all(near.subject != case.fact.subject and near.target != case.target_new for near in case.neighbourhood)
+    with_all = tlk.datasets.with_ripples(cases[:40], facts, relations=relations, reverse=INVERSE_TEMPLATES)
+    assert {test.axis for case in with_all for test in case.tests} >= {"ripple_compositionality_1", "ripple_relation_specificity", "multi_hop"}
+
+
+def test_texts_about_a_subject_leave_out_what_is_edited():
+    case = tlk.EditCase(FACTS[0], " Chile", (), (), also=(FACTS[5].retarget(" Santiago"),))
+    assert tlk.datasets.subject_texts(case, FACTS) == {"Ann": ("Ann speaks Aymara.",)}
+
+
+def test_queries_and_tests_refuse_what_asks_nothing():
+    with pytest.raises(PromptError, match="the query's text is ' '"):
+        Query(" ", ((" a",),))
+    for answers in ((), ((),), ((" ",),)):
+        with pytest.raises(TargetError, match="pass at least one, each with a form"):
+            Query("a", answers)
+    with pytest.raises(InputError, match="a test of 'x' asks nothing"):
+        EditTest("x", ())
+
+
+def test_a_case_without_tests_is_stored_as_before(factlm):
+    """Stores of runs that knew no tests are still theirs; a case's tests make another run."""
+    case = tlk.load_edit_cases()[0]
+    assert {"also", "tests"}.isdisjoint(case_values(case))
+    fuller = tlk.EditCase(case.fact, case.target_new, case.paraphrases, case.neighbourhood, tests=(EditTest("x", (Query("a", ((" b",),)),)),))
+    settings = tlk.evaluation.EvaluationSettings("FineTune")
+    keys = [run_key(factlm, [each], tlk.FineTune(layer=0), None, settings, ())["cases"] for each in (case, fuller)]
+    assert keys[0] != keys[1]

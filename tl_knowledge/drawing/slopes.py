@@ -1,0 +1,67 @@
+"""Lines from what was to what is, one row a label."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import plotly.graph_objects as go
+
+from tl_knowledge.drawing.look import MUTED, PALETTE, label_text, layout
+from tl_knowledge.drawing.points import SYMBOLS
+
+__all__ = ["slope_chart"]
+
+ROOM = 0.6  # of a row, shared by the groups' lines
+
+
+def slope_chart(
+    labels: Sequence[str],
+    values: Sequence[float],
+    points: Mapping[str, Sequence[tuple[float, float, float]]],
+    *,
+    title: str,
+    subtitle: str,
+    value_axis: str,
+) -> go.Figure:
+    """A row a label, first on top; in it a line for each group, from the common open point to the group's filled one.
+
+    Args:
+        values: where the lines begin, one a label.
+        points: for each group its (value, low, high), one a label; a NaN end draws no interval.
+    """
+    figure, value_axis = go.Figure(), label_text(value_axis)
+    for number, (name, rows) in enumerate(points.items()):
+        colour, symbol = PALETTE[number % len(PALETTE)], SYMBOLS[number % len(SYMBOLS)]
+        places = [row + ROOM * ((number + 0.5) / len(points) - 0.5) for row in range(len(labels))]
+        line_x = [x for value, (after, _, _) in zip(values, rows, strict=True) for x in (value, after, None)]
+        line_y = [y for place in places for y in (place, place, None)]
+        figure.add_trace(
+            go.Scatter(x=line_x, y=line_y, mode="lines", line={"color": colour, "width": 1.5}, opacity=0.6, hoverinfo="skip", showlegend=False)
+        )
+        hover = f"{label_text(name)}<br>%{{text}}<br>{value_axis} %{{x:.1f}} [%{{customdata[0]:.1f}}, %{{customdata[1]:.1f}}]<extra></extra>"
+        above, below = [high - value for value, _, high in rows], [value - low for value, low, _ in rows]
+        figure.add_trace(
+            go.Scatter(
+                x=[value for value, _, _ in rows],
+                y=places,
+                name=label_text(name),
+                text=[label_text(label) for label in labels],
+                customdata=[(low, high) for _, low, high in rows],
+                mode="markers",
+                marker={"color": colour, "symbol": symbol, "size": 9},
+                error_x={"type": "data", "symmetric": False, "array": above, "arrayminus": below, "color": colour, "thickness": 1, "width": 3},
+                hovertemplate=hover,
+            )
+        )
+        start = {"color": "white", "symbol": symbol, "size": 7, "line": {"color": colour, "width": 1.2}}
+        figure.add_trace(go.Scatter(x=list(values), y=places, mode="markers", marker=start, hoverinfo="skip", showlegend=False))
+    figure.update_yaxes(autorange="reversed", tickvals=list(range(len(labels))), ticktext=[label_text(x) for x in labels], gridcolor="white")
+    figure.update_yaxes(zeroline=False)
+    figure.update_xaxes(title_text=value_axis, gridcolor="white", zeroline=True, zerolinecolor=MUTED)
+    settings = layout(title, subtitle)
+    settings["margin"] = settings["margin"] | {"l": 60 + 7 * max(map(len, labels), default=0), "r": 40}
+    height = 210 + (22 + 9 * len(points)) * len(labels)
+    settings["title"] = settings["title"] | {"y": 1 - 20 / height, "yanchor": "top"}
+    legend = {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0}
+    figure.update_layout(**settings, height=height, width=max(760, 60 + 6 * len(subtitle)), legend=legend)
+    return figure
