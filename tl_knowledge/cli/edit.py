@@ -57,14 +57,15 @@ def edit_command(
     print_written(save, "edit")
 
 
-def _continuations(model: tlk.HookedModel, edit: tlk.Edit, texts: Sequence[str]) -> list[dict[str, Any]]:
+def _continuations(model: tlk.HookedModel, edit: tlk.editing.PlannedEdit, texts: Sequence[str]) -> list[dict[str, Any]]:
     """The likeliest next tokens of every text, before and after the edit."""
     from tl_knowledge.engine.batches import likeliest_next
 
     prompts = [tlk.Prompt.from_text(model, text) for text in texts]
-    return [
-        {"text": prompt.text, "before": likeliest_next(model, prompt, []), "after": likeliest_next(model, prompt, edit.hooks())} for prompt in prompts
-    ]
+    before = [likeliest_next(model, prompt, []) for prompt in prompts]
+    with edit.applied(model):
+        after = [likeliest_next(model, prompt, []) for prompt in prompts]
+    return [{"text": prompt.text, "before": old, "after": new} for prompt, old, new in zip(prompts, before, after, strict=True)]
 
 
 def _health_data(health: tlk.editing.EditHealth) -> dict[str, Any]:

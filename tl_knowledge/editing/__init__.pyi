@@ -1,4 +1,5 @@
 from .collect import collect_key_moments as collect_key_moments
+from .demonstrations import Demonstrations as Demonstrations
 from .edit import Edit as Edit
 from .edit import LowRank as LowRank
 from .health import EditHealth as EditHealth
@@ -13,6 +14,8 @@ from .methods.emmet import EMMETVariant as EMMETVariant
 from .methods.fine_tune import FineTune as FineTune
 from .methods.fine_tune import FineTuneConstrained as FineTuneConstrained
 from .methods.fine_tune import FineTuneVariant as FineTuneVariant
+from .methods.ike import IKE as IKE
+from .methods.ike import ContextEdit as ContextEdit
 from .methods.memit import MEMIT as MEMIT
 from .methods.memit import MEMITVariant as MEMITVariant
 from .methods.rome import ROME as ROME
@@ -24,5 +27,6 @@ from .planned import PlannedEdit as PlannedEdit
 from .registry import METHODS as METHODS
 from .registry import method_class as method_class
 from .registry import method_for_model as method_for_model
+from .reread import RereadEdit as RereadEdit
 from .routed import RoutedEdit as RoutedEdit
 from .view import edit_view as edit_view

@@ -199,6 +199,7 @@ class Edit(PlannedEdit):
         """
         add_to_hugging_face(module, {layer: self.factors[layer].dense for layer in self.layers}, self.biases)
 
+    @override
     def health(self, model: HookedModel, corpus: Iterable[str] = (), *, limit: int = 100) -> EditHealth:
         """How large the change is, whether the clamp was bound, and what it does to ordinary text; the model is left as it is.
 

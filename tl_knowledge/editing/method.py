@@ -10,8 +10,8 @@ from typing import Any, ClassVar, TypeVar
 from more_itertools import always_iterable
 
 from tl_knowledge.door import public
-from tl_knowledge.editing.edit import Edit
 from tl_knowledge.editing.optimise.values import ValueSettings
+from tl_knowledge.editing.planned import PlannedEdit
 from tl_knowledge.engine.progress import show_progress
 from tl_knowledge.errors import InputError, check_given
 from tl_knowledge.models.checks import check_layers
@@ -78,7 +78,7 @@ class EditMethod(ABC):
     takes_several_layers: ClassVar[bool] = False
 
     @abstractmethod
-    def plan(self, model: HookedModel, facts: Sequence[Fact], moments: KeyMoments | None) -> Edit:
+    def plan(self, model: HookedModel, facts: Sequence[Fact], moments: KeyMoments | None) -> PlannedEdit:
         """The edit that makes the model say each fact's target; the model is left as it was."""
 
     @classmethod

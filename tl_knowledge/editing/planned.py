@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from typing import Any
 
+from tl_knowledge.editing.health import EditHealth
 from tl_knowledge.errors import ModelStateError
 from tl_knowledge.lock import model_lock
 from tl_knowledge.models.ledger import unedited_fingerprint
@@ -55,6 +56,19 @@ class PlannedEdit(Result):
     @abstractmethod
     def is_written_into(self, model: HookedModel) -> bool:
         """Whether the edit is in the model now."""
+
+    @abstractmethod
+    def health(self, model: HookedModel, corpus: Iterable[str] = (), *, limit: int = 100) -> EditHealth:
+        """How large the change is, and what it does to ordinary text; the model is left as it is.
+
+        Args:
+            model: the model without this edit.
+            corpus: ordinary text for the perplexity; none is measured without.
+            limit: how many of them, at most.
+
+        Raises:
+            ModelStateError: the edit is in the model, or was planned for other weights.
+        """
 
     @contextmanager
     def applied(self, model: HookedModel) -> Generator[HookedModel]:

@@ -26,6 +26,7 @@ METHODS = {
     "alphaedit": "tl_knowledge.editing.methods.alphaedit:AlphaEdit",
     "ft": "tl_knowledge.editing.methods.fine_tune:FineTune",
     "ft+l": "tl_knowledge.editing.methods.fine_tune:FineTuneConstrained",
+    "ike": "tl_knowledge.editing.methods.ike:IKE",
     "kn": "tl_knowledge.localised.knowledge_neuron_edit:KnowledgeNeuronEdit",
     "cne": "tl_knowledge.localised.causal_neuron_edit:CausalNeuronEdit",
 }

@@ -15,7 +15,7 @@ from tl_knowledge.arrays import HookFn
 from tl_knowledge.errors import ModelStateError
 from tl_knowledge.models.protocol import HookedModel
 
-__all__ = ["Routed", "has_routes", "is_on", "put_on", "route_digests", "routed_on", "take_off"]
+__all__ = ["Routed", "has_routes", "is_on", "own_handles", "put_on", "route_digests", "routed_on", "take_off"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +82,11 @@ def is_on(model: HookedModel, key: Hashable) -> bool:
 def routed_on(model: HookedModel) -> list[Any]:
     """The edits that are on a model, in the order they came."""
     return [routed.edit for routed in _on.get(model, {}).values()]
+
+
+def own_handles(model: HookedModel) -> set[int]:
+    """Which handles on the model's hook points are ours: their ``id``."""
+    return {id(handle) for routed in _on.get(model, {}).values() for _, handle in routed.handles}
 
 
 def has_routes(model: HookedModel) -> bool:

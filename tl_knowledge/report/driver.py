@@ -12,7 +12,7 @@ from tl_knowledge.door import public
 from tl_knowledge.editing import ROME, Edit, EditMethod, KeyMoments, edit_view, plan_edit
 from tl_knowledge.engine.batches import answer_probabilities, likeliest_next
 from tl_knowledge.engine.progress import progress_bar
-from tl_knowledge.errors import UnsupportedModelError
+from tl_knowledge.errors import InputError, UnsupportedModelError
 from tl_knowledge.models.hook_names import Component, Module
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel
@@ -150,7 +150,10 @@ def _probability(model: HookedModel, prompt: Prompt, hooks: Hooks) -> float:
 
 
 def _plan(model: HookedModel, rewrite: Fact, method: EditMethod | None, moments: KeyMoments | None) -> Edit:
-    return plan_edit(model, rewrite, method or ROME.for_model(model), moments=moments, progress=False)
+    edit = plan_edit(model, rewrite, method or ROME.for_model(model), moments=moments, progress=False)
+    if not isinstance(edit, Edit):
+        raise InputError(f"a report looks inside the edited model, and {edit.method} changes no weight; pass a method that does.")
+    return edit
 
 
 def _edited(model: HookedModel, fact: Fact, edit: Edit, edit_to: str, settings: ReportSettings) -> EditedFact:

@@ -80,7 +80,7 @@ class SweepProtocol(Protocol):
         cases, layers = bench.cases(), tuple(range(layer_count(bench.model) - 1))
         word = method_class(editor.method).layer_word()
 
-        def method_at(layer: int, objective: Any) -> EditMethod:
+        def method_at(layer: int, objective: Any) -> Any:
             place: dict[str, Any] = {"layers": self._around(bench, layer)} if word == "layers" else {"layer": layer}
             if word == "layer" and editor.wide:
                 place = {"layer": self._around(bench, layer)}
