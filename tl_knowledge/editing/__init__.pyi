@@ -19,6 +19,8 @@ from .methods.ike import ContextEdit as ContextEdit
 from .methods.memit import MEMIT as MEMIT
 from .methods.memit import MEMITVariant as MEMITVariant
 from .methods.rome import ROME as ROME
+from .methods.serac import SERAC as SERAC
+from .methods.serac import SeracEdit as SeracEdit
 from .optimise.fact_rows import EditedToken as EditedToken
 from .optimise.objective import Objective as Objective
 from .optimise.objective import ObjectiveVariant as ObjectiveVariant
@@ -29,4 +31,7 @@ from .registry import method_class as method_class
 from .registry import method_for_model as method_for_model
 from .reread import RereadEdit as RereadEdit
 from .routed import RoutedEdit as RoutedEdit
+from .serac_training import train_serac as train_serac
+from .serac_weights import SeracSettings as SeracSettings
+from .serac_weights import TrainedSerac as TrainedSerac
 from .view import edit_view as edit_view

@@ -41,11 +41,13 @@ class Read:
         model: which answers: the model itself, or another one with its vocabulary.
         context: what stands before the row, behind its BOS token where it has one.
         first: what stands in the place of the row's first own token (the same word with a space before it); ``None`` leaves it.
+        strength: how much it wants to be the one, where several edits have other models answer.
     """
 
     model: HookedModel
     context: Row
     first: int | None = None
+    strength: float = 0.0
 
 
 @runtime_checkable
@@ -80,13 +82,13 @@ def reading_of(model: HookedModel, tokens: Row) -> Read:
     """How a row is read under all edits on the model.
 
     Each decides by the row alone. Their contexts follow one another in the order the edits came; another model answers with its own edit's context
-    alone, that of the latest edit where there are several.
+    alone, that of the greatest strength (the latest among equals) where there are several.
     """
     with as_it_is(model):
         reads = [edit.reads(model, tokens) for edit in routed_on(model) if isinstance(edit, Reader)]
     others = [read for read in reads if read.model is not model]
     if others:
-        return others[-1]
+        return max(reversed(others), key=lambda read: read.strength)
     first = next((read.first for read in reversed(reads) if read.first is not None), None)
     return Read(model, torch.cat([tokens[:0], *(read.context.to(tokens) for read in reads)]), first)
 
