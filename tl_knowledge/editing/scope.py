@@ -21,11 +21,13 @@ FROM_TOKENS = "tokens"
 class ScopeEncoder(Protocol):
     """A module that turns rows of tokens into vectors."""
 
-    def __call__(self, rows: Sequence[Int[torch.Tensor, " pos"]]) -> Float[torch.Tensor, "row size"]: ...
+    def __call__(self, rows: Sequence[Int[torch.Tensor, " pos"]]) -> Float[torch.Tensor, "row size"]:
+        """The rows' vectors."""
+        ...
 
-    def named_parameters(self) -> Any: ...
-
-    def requires_grad_(self, requires_grad: bool = True) -> Any: ...
+    def named_parameters(self) -> Any:
+        """What is trained, by name."""
+        ...
 
 
 class _FromTokens(torch.nn.Module):
@@ -40,10 +42,7 @@ class _FromTokens(torch.nn.Module):
 
     def forward(self, rows: Sequence[Int[torch.Tensor, " pos"]]) -> Float[torch.Tensor, "row size"]:
         vectors = self.of_token(self.embeddings[torch.cat([*rows])])
-        place = torch.repeat_interleave(
-            torch.arange(len(rows), device=vectors.device), torch.tensor([len(row) for row in rows], device=vectors.device)
-        )
-        return vectors.new_zeros(len(rows), WIDTH).index_add(0, place, vectors)
+        return torch.stack([part.sum(0) for part in vectors.split([len(row) for row in rows])])
 
 
 class _FromText(torch.nn.Module):
@@ -54,9 +53,7 @@ class _FromText(torch.nn.Module):
         try:
             encoder, self.words = AutoModel.from_pretrained(name), AutoTokenizer.from_pretrained(name)
         except (OSError, ValueError) as error:
-            raise InputError(
-                f"there is no text encoder {name!r} ({error}); pass a directory or name of Hugging Face's, or scope='tokens'."
-            ) from error
+            raise InputError(f"there is no text encoder {name!r} ({error}); pass a directory or name, or scope='tokens'.") from error
         self.encoder: Any = encoder.to(device).eval()
         self.tokenizer = tokenizer
 

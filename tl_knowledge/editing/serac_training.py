@@ -32,7 +32,7 @@ from tl_knowledge.results.storage import read_result, write_result
 
 __all__ = ["edit_context", "own_tokens", "train_serac"]
 
-STATE = "part-of-training"
+STATE = "training"
 ADAM = ("exp_avg", "exp_avg_sq", "step")
 LEAST = 1e-6  # of ``1 - sim``, whose logarithm is taken
 
@@ -127,7 +127,7 @@ class _Training:
                 if not bool(loss.isfinite()):
                     raise NumericalError(f"SERAC's loss is {float(loss)} at step {self.step}; lower the learning rate.")
                 loss.backward()
-                self.since += float(loss)
+                self.since += loss.item()
             torch.nn.utils.clip_grad_norm_(self.parameters.values(), settings.clip)
             self.optimiser.step()
             self.step += 1
@@ -197,7 +197,7 @@ class _Training:
     def _keep(self, path: Path) -> None:
         tensors = {f"now.{name}": p.detach() for name, p in self.parameters.items()} | {f"best.{name}": each for name, each in self.best.items()}
         for name, parameter in self.parameters.items():
-            tensors |= {f"{word}.{name}": self.optimiser.state[parameter][word] for word in ADAM}
+            tensors |= {f"{word}.{name}": value for word, value in self.optimiser.state[parameter].items()}  # none where nothing reads it
         write_result(path, "SeracTraining", tensors, {"step": self.step, "losses": [list(row) for row in self.losses]})
 
     @torch.no_grad()
@@ -207,7 +207,8 @@ class _Training:
         self.best = {name: tensors[f"best.{name}"].to(model_device(self.model)) for name in self.best}
         for name, parameter in self.parameters.items():
             parameter.copy_(tensors[f"now.{name}"])
-            self.optimiser.state[parameter] = {word: tensors[f"{word}.{name}"].to("cpu" if word == "step" else parameter.device) for word in ADAM}
+            there = {word: tensors[f"{word}.{name}"] for word in ADAM if f"{word}.{name}" in tensors}
+            self.optimiser.state[parameter] = {word: value if word == "step" else value.to(parameter) for word, value in there.items()}
 
 
 def edit_context(model: HookedModel, fact: Fact, separator: str) -> Int[torch.Tensor, " pos"]:

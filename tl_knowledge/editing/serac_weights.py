@@ -172,13 +172,19 @@ def new_modules(model: HookedModel, settings: SeracSettings) -> tuple[ScopeEncod
     if settings.counterfactual == "copy":
         if has_routes(model):
             raise ModelStateError("an edit is kept on the model, and a copy would keep it, too; revert(model) it, and write it again afterwards.")
-        other: HookedModel = copy.deepcopy(model)
+        other = _copy(model)
     else:
         other = load_model(settings.counterfactual)
     words = [each.tokenizer.get_vocab() if each.tokenizer is not None else None for each in (model, other)]
     if words[0] != words[1] or other.cfg.d_vocab != model.cfg.d_vocab:
         raise InputError(f"{settings.counterfactual!r} has other tokens than {model_name(model)}; pass a model of its family.")
     return make_encoder(model, settings.scope, settings.seed), other
+
+
+def _copy(model: HookedModel) -> HookedModel:
+    """A copy of a model; a bridge keeps activations of its last run, which may still have a graph that cannot be copied."""
+    kept = [value for module in model.modules() for value in vars(module).values() if isinstance(value, torch.Tensor) and not value.is_leaf]
+    return copy.deepcopy(model, {id(value): value.detach().clone() for value in kept})
 
 
 def weights_of(modules: tuple[ScopeEncoder, HookedModel]) -> Weights:

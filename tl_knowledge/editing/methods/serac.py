@@ -150,9 +150,7 @@ class SERAC(EditMethod):
 
     def __post_init__(self) -> None:
         if not 0 <= self.least < 1 or self.most_edits < 1:
-            raise InputError(
-                f"SERAC(least={self.least}, most_edits={self.most_edits}) is no memory; pass a similarity from 0 to 1, and 1 edit or more."
-            )
+            raise InputError(f"SERAC(least={self.least}, most_edits={self.most_edits}) is no memory; pass a similarity below 1, and 1 edit or more.")
 
     @override
     def plan(self, model: HookedModel, facts: Sequence[Fact], moments: KeyMoments | None) -> SeracEdit:
