@@ -17,7 +17,7 @@ from more_itertools import always_iterable
 from tl_knowledge.door import public
 from tl_knowledge.editing.demonstrations import fact_key
 from tl_knowledge.editing.scope import ScopeEncoder, similarities
-from tl_knowledge.editing.serac_weights import SeracSettings, TrainedSerac, Weights, new_modules, weights_of
+from tl_knowledge.editing.serac_weights import SeracSettings, TrainedSerac, Weights, new_modules, trained_serac, weights_of
 from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.errors import DataError, ModelStateError, NumericalError, check_given
 from tl_knowledge.models.ledger import has_written_edits, unedited_fingerprint
@@ -93,7 +93,7 @@ def train_serac(
         training = _Training(model, settings, shuffled[count:], shuffled[:count], None if folder is None else folder.directory / STATE)
         bar = stack.enter_context(progress_bar(what="train SERAC", unit="step", total=settings.steps, progress=progress))
         training.run(bar)
-    return TrainedSerac.of(model, settings, training.best, [fact_key(case.fact) for case in given], training.losses)
+    return trained_serac(model, settings, training.best, [fact_key(case.fact) for case in given], training.losses)
 
 
 class _Training:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import pandas as pd
@@ -27,7 +26,7 @@ from tl_knowledge.results.digest import digest
 from tl_knowledge.results.packing import packed_fields, unpack_file
 from tl_knowledge.results.storage import read_result, write_result
 
-__all__ = ["SeracSettings", "TrainedSerac", "Weights", "modules_of", "new_modules", "weights_of"]
+__all__ = ["SeracSettings", "TrainedSerac", "Weights", "modules_of", "new_modules", "trained_serac", "weights_of"]
 
 Weights = dict[str, torch.Tensor]
 PARTS = ("scope", "counterfactual")
@@ -100,12 +99,6 @@ class TrainedSerac:
     _facts: tuple[tuple[str, str], ...] = field(default=(), compare=False, repr=False)
     _losses: tuple[tuple[int, float, float], ...] = field(default=(), compare=False, repr=False)
 
-    @classmethod
-    def of(cls, model: HookedModel, settings: SeracSettings, weights: Weights, facts: Any, losses: Any) -> TrainedSerac:
-        """What a training has come to."""
-        content = digest({name: weights_digest(each) for name, each in weights.items()})
-        return cls(settings, unedited_fingerprint(model), content, weights, tuple(sorted(set(facts))), tuple(losses))
-
     @property
     def weights(self) -> Weights:
         """Both modules' parameters.
@@ -160,6 +153,19 @@ class TrainedSerac:
         plain = unpack_file(cls, fields, {}, path)
         rows = tuple((int(step), float(loss), float(held_out)) for step, loss, held_out in losses)
         return cls(plain.settings, plain.fingerprint, plain.content, weights, tuple((one, other) for one, other in facts), rows)
+
+
+def trained_serac(
+    model: HookedModel, settings: SeracSettings, weights: Weights, facts: Iterable[tuple[str, str]], losses: Iterable[tuple[int, float, float]]
+) -> TrainedSerac:
+    """What a training has come to.
+
+    Args:
+        facts: that it was trained on, as `fact_key` has them.
+        losses: the rows of `TrainedSerac.losses`.
+    """
+    content = digest({name: weights_digest(each) for name, each in weights.items()})
+    return TrainedSerac(settings, unedited_fingerprint(model), content, weights, tuple(sorted(set(facts))), tuple(losses))
 
 
 def new_modules(model: HookedModel, settings: SeracSettings) -> tuple[ScopeEncoder, HookedModel]:
