@@ -1,4 +1,4 @@
-"""zsRE (Levy et al. 2017) as used for editing: MEND's form (De Cao et al. 2021; Mitchell et al. 2022) and KnowEdit's."""
+"""zsRE (Levy et al. 2017) as used for editing: MEND's form (De Cao et al. 2021; Mitchell et al. 2022a) and KnowEdit's."""
 
 from __future__ import annotations
 

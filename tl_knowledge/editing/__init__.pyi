@@ -1,5 +1,6 @@
 from .codebook_edit import CodebookEdit as CodebookEdit
 from .collect import collect_key_moments as collect_key_moments
+from .demonstrations import Demonstrations as Demonstrations
 from .edit import Edit as Edit
 from .files import load_edit as load_edit
 from .health import EditHealth as EditHealth
@@ -20,6 +21,8 @@ from .methods.fine_tune_matrices import FineTuneAttention as FineTuneAttention
 from .methods.fine_tune_matrices import FineTuneDecayed as FineTuneDecayed
 from .methods.grace import GRACE as GRACE
 from .methods.grace import ValueStart as ValueStart
+from .methods.ike import IKE as IKE
+from .methods.ike import ContextEdit as ContextEdit
 from .methods.ke import KE as KE
 from .methods.lora import LoRA as LoRA
 from .methods.memit import MEMIT as MEMIT
@@ -27,6 +30,8 @@ from .methods.memit import MEMITVariant as MEMITVariant
 from .methods.mend import MEND as MEND
 from .methods.pmet import PMET as PMET
 from .methods.rome import ROME as ROME
+from .methods.serac import SERAC as SERAC
+from .methods.serac import SeracEdit as SeracEdit
 from .methods.transformer_patcher import TransformerPatcher as TransformerPatcher
 from .methods.ultraedit import GradientTokens as GradientTokens
 from .methods.ultraedit import UltraEdit as UltraEdit
@@ -40,7 +45,11 @@ from .planned import PlannedEdit as PlannedEdit
 from .registry import METHODS as METHODS
 from .registry import method_class as method_class
 from .registry import method_for_model as method_for_model
+from .reread import RereadEdit as RereadEdit
 from .routed import RoutedEdit as RoutedEdit
+from .serac_training import train_serac as train_serac
+from .serac_weights import SeracSettings as SeracSettings
+from .serac_weights import TrainedSerac as TrainedSerac
 from .training.curve import TrainingCurve as TrainingCurve
 from .training.editor import TrainedEditor as TrainedEditor
 from .training.method import TrainedMethod as TrainedMethod

@@ -35,6 +35,7 @@ METHODS = {
     "ke": "tl_knowledge.editing.methods.ke:KE",
     "grace": "tl_knowledge.editing.methods.grace:GRACE",
     "t-patcher": "tl_knowledge.editing.methods.transformer_patcher:TransformerPatcher",
+    "ike": "tl_knowledge.editing.methods.ike:IKE",
     "kn": "tl_knowledge.localised.knowledge_neuron_edit:KnowledgeNeuronEdit",
     "cne": "tl_knowledge.localised.causal_neuron_edit:CausalNeuronEdit",
 }

@@ -13,8 +13,7 @@ from jaxtyping import Float
 from more_itertools import chunked, map_reduce
 
 from tl_knowledge.arrays import Hooks
-from tl_knowledge.engine.forward import run_model
-from tl_knowledge.engine.rows import keep_positions
+from tl_knowledge.engine.reading import logits_at, logits_of_texts
 from tl_knowledge.errors import NumericalError
 from tl_knowledge.metrics import answer_probability
 from tl_knowledge.models.protocol import HookedModel
@@ -70,10 +69,7 @@ def answer_logits(
         position = prompts[group[0]].last.last
         hooks = hooks_at(prompts[group[0]].span(at).last)
         tokens = torch.cat([prompts[i].tokens for i in group])
-        kept = keep_positions(torch.full((len(group), 1), position, device=tokens.device))
-        with torch.no_grad():
-            logits: torch.Tensor = run_model(model, tokens, hooks + kept)
-        yield group, logits[:, 0]
+        yield group, logits_at(model, tokens, range(position, position + 1), hooks)[:, 0]
         if bar is not None:
             bar.update(len(group))
 
@@ -112,8 +108,7 @@ def text_log_probabilities(model: HookedModel, prompts: Sequence[Prompt], hooks:
     log_probability = torch.zeros(len(prompts), dtype=torch.float64)
     for group in equal_groups([len(prompt) for prompt in prompts]):
         tokens = torch.cat([prompts[i].tokens for i in group])
-        with torch.no_grad():
-            logits: torch.Tensor = run_model(model, tokens, hooks)
+        logits = logits_of_texts(model, tokens, hooks)
         each = logits[:, :-1].log_softmax(-1).gather(-1, tokens[:, 1:, None])
         log_probability[group] = each.double().sum((1, 2)).cpu()
     return log_probability
@@ -127,9 +122,8 @@ def perplexity(model: HookedModel, prompts: Sequence[Prompt], hooks: Hooks) -> f
 
 def likeliest_next(model: HookedModel, prompt: Prompt, hooks: Hooks) -> tuple[tuple[str, float], ...]:
     """The likeliest next tokens with their probabilities, under some hooks."""
-    with torch.no_grad():
-        logits: torch.Tensor = run_model(model, prompt.tokens, hooks)
-    best = logits[0, -1].softmax(-1).topk(SHOWN)
+    last = len(prompt) - 1
+    best = logits_at(model, prompt.tokens, range(last, last + 1), hooks)[0, 0].softmax(-1).topk(SHOWN)
     return tuple((str(model.tokenizer.decode([token])), value) for token, value in zip(best.indices.tolist(), best.values.tolist(), strict=True))
 
 

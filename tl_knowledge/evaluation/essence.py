@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from tl_knowledge.datasets import AttributeSnippets
 from tl_knowledge.door import public
-from tl_knowledge.engine.forward import run_model
+from tl_knowledge.engine.reading import logits_of_texts
 from tl_knowledge.errors import InputError, check_choice
 from tl_knowledge.evaluation.words import GenerationVariant
 from tl_knowledge.models.protocol import HookedModel
@@ -62,8 +60,7 @@ class EssenceDrift:
         tokens = prompt.tokens[:, : self.length + (0 if theirs else int(prompt.has_bos))]
         if tokens.shape[1] < 2:
             return float("nan")
-        with torch.no_grad():
-            logits: torch.Tensor = run_model(model, tokens)
+        logits = logits_of_texts(model, tokens, [])
         log_probabilities = logits[0, :-1].double().log_softmax(-1).gather(-1, tokens[0, 1:, None])
         return float((-log_probabilities.sum() / (tokens.shape[1] - (0 if theirs else 1))).exp())
 

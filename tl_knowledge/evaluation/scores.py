@@ -16,8 +16,7 @@ import torch
 from tl_knowledge.arrays import Hooks
 from tl_knowledge.door import public
 from tl_knowledge.engine.batches import equal_groups
-from tl_knowledge.engine.forward import run_model
-from tl_knowledge.engine.rows import keep_positions
+from tl_knowledge.engine.reading import logits_at
 from tl_knowledge.errors import check_choice
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel
@@ -243,9 +242,7 @@ def read_answers(model: AnyModel, pairs: Sequence[tuple[Prompt, tuple[int, ...]]
         targets = torch.tensor([pairs[i][1] for i in group], device=pairs[group[0]][0].tokens.device)
         tokens = torch.cat([torch.cat([pairs[i][0].tokens for i in group]), targets[:, :-1]], dim=1)
         first = len(pairs[group[0]][0]) - 1
-        positions = torch.arange(first, first + targets.shape[1], device=tokens.device)[None].expand(len(group), -1)
-        with torch.no_grad():
-            logits: torch.Tensor = run_model(model, tokens, [*(hooks or []), *keep_positions(positions)])
+        logits = logits_at(model, tokens, range(first, first + targets.shape[1]), hooks or [])
         nll = -logits.double().log_softmax(-1).gather(-1, targets[..., None])[..., 0].mean(1)
         for i, value, predicted in zip(group, nll.tolist(), logits.argmax(-1).tolist(), strict=True):
             answers[i] = Answer(value, tuple(pairs[i][1]), tuple(predicted))

@@ -17,7 +17,7 @@ from tl_knowledge.arrays import HookFn
 from tl_knowledge.errors import ModelStateError
 from tl_knowledge.models.protocol import HookedModel
 
-__all__ = ["Routed", "has_routes", "is_on", "late_hooks", "put_on", "route_digests", "routed_at", "routed_on", "take_off"]
+__all__ = ["Routed", "has_routes", "is_on", "late_hooks", "own_handles", "put_on", "route_digests", "routed_at", "routed_on", "take_off"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +132,11 @@ def _each_reads(hooks: Sequence[HookFn]) -> HookFn:
             each(activation, hook=hook)
 
     return read
+
+
+def own_handles(model: HookedModel) -> set[int]:
+    """Which handles on the model's hook points are ours: their ``id``."""
+    return {id(handle) for routed in _on.get(model, {}).values() for _, handle in routed.handles}
 
 
 def has_routes(model: HookedModel) -> bool:

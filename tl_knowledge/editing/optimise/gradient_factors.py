@@ -1,7 +1,7 @@
 """A weight's gradient as the factors it is made of: the inputs of the matrix, token by token, and the loss' gradients at its output.
 
 The gradient of a loss with respect to ``W [d_in d_out]`` is ``sum_t x_t d_t^T``, with ``x_t`` what the matrix reads at token ``t`` and ``d_t`` the
-gradient at what it writes there (Mitchell et al. 2022, section 3.1). So one edit's gradient has at most as many ranks as tokens.
+gradient at what it writes there (Mitchell et al. 2022a, section 3.1). So one edit's gradient has at most as many ranks as tokens.
 """
 
 from __future__ import annotations
