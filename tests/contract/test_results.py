@@ -23,6 +23,7 @@ pytestmark = pytest.mark.touches_model
 
 FACTS = [fact for fact in tlk.load_facts("factlm") if fact.relation == "P36"][:2]
 CASES = [case for case in tlk.load_edit_cases("factlm") if case.fact.relation == "P36"][:6]  # a paired test needs six
+PATCHER = tlk.editing.TransformerPatcher(corpus="factlm", stored_queries=50, steps=2)
 QUIET: dict[str, Any] = {"progress": False}
 
 
@@ -121,7 +122,9 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "KeyMoments": lambda: tlk.collect_key_moments(model(), tlk.load_corpus()[:5], layers=[0], **QUIET),
     "Edit": edit,
     "CodebookEdit": lambda: tlk.plan_edit(model(), [case.rewrite for case in CASES[:2]], tlk.editing.GRACE(layer=6, steps=2), **QUIET),
-    "NeuronEdit": lambda: tlk.plan_edit(model(), CASES[0].rewrite, tlk.editing.TransformerPatcher(corpus="factlm", tokens=50, steps=2), **QUIET),
+    "NeuronEdit": lambda: tlk.plan_edit(
+        model(), CASES[0].rewrite, tlk.editing.TransformerPatcher(corpus="factlm", stored_queries=50, steps=2), **QUIET
+    ),
     "TrainedEditor": lambda: trained().trained,
     "TrainingCurve": lambda: trained().trained.curve,
     "EditHealth": lambda: edit().health(model(), tlk.load_corpus()[:3]),

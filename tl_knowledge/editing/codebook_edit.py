@@ -80,7 +80,7 @@ class CodebookEdit(MapEdit):
         return codebook_of([self])
 
     @override
-    def acted(self, queries: torch.Tensor, outputs: torch.Tensor, point: object) -> torch.Tensor | None:
+    def _acted(self, queries: torch.Tensor, outputs: torch.Tensor, point: object) -> torch.Tensor | None:
         on = routed_at(point)
         if self._key in on and next(edits_at((on[key] for key in reversed(on)), self.place)) is not self:
             return None  # the last one acts for all

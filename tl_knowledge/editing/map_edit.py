@@ -27,7 +27,7 @@ class MapEdit(RoutedEdit):
     place: MLPMap
 
     @abstractmethod
-    def acted(self, queries: torch.Tensor, outputs: torch.Tensor, point: object) -> torch.Tensor | None:
+    def _acted(self, queries: torch.Tensor, outputs: torch.Tensor, point: object) -> torch.Tensor | None:
         """What the map's outputs become; ``None``: they stay.
 
         Args:
@@ -42,7 +42,7 @@ class MapEdit(RoutedEdit):
 
     @override
     def hooks(self) -> Hooks:
-        return at_map(self.place, self.acted)
+        return at_map(self.place, self._acted)
 
     @override
     def reading(self, hooks: Hooks) -> Hooks:

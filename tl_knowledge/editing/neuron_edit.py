@@ -71,7 +71,7 @@ class NeuronEdit(MapEdit):
         return NONLINEARITIES[self.nonlinearity]((self.keys * self.queries).sum(-1) + self.biases)
 
     @override
-    def acted(self, queries: torch.Tensor, outputs: torch.Tensor, point: object) -> torch.Tensor | None:
+    def _acted(self, queries: torch.Tensor, outputs: torch.Tensor, point: object) -> torch.Tensor | None:
         activations, written = neuron_sum(queries, self.keys, self.biases, self.values, self.nonlinearity)
         active = (activations != 0).any(-1, keepdim=True)
         return torch.where(active, outputs + written.to(outputs), outputs) if bool(active.any()) else None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 from weakref import WeakKeyDictionary
 
 import torch
 
-from tl_knowledge.arrays import HookFn
+from tl_knowledge.arrays import HookFn, Hooks
 from tl_knowledge.errors import UnsupportedModelError, check_choice
 from tl_knowledge.models.hook_names import component_hook
 from tl_knowledge.models.protocol import HookedModel, mlp_input, model_device, model_name
@@ -61,22 +62,31 @@ def mlp_map(model: HookedModel, matrix: MapName, layer: int) -> MLPMap:
 
 def _up_projection(model: HookedModel, layer: int) -> MLPMap:
     """``W_in`` of a block, proved by a probe: where other values are written at its output, the neurons are others."""
-    query, output, neurons = mlp_input(model, layer), f"blocks.{layer}.mlp.hook_pre", component_hook("neuron", layer)
-    remedy = "pass matrix='W_out'"
-    if query is None or output not in model.hook_dict:
-        raise UnsupportedModelError(f"{model_name(model)} does not show what W_in of layer {layer} reads and makes of it; {remedy}.")
+    output, neurons = f"blocks.{layer}.mlp.hook_pre", component_hook("neuron", layer)
+    inputs = [name for name in (mlp_input(model, layer), f"blocks.{layer}.mlp.in.hook_in") if name is not None and name in model.hook_dict]
+    remedy = "GRACE can act at matrix='W_out' there"
+    if output not in model.hook_dict:
+        raise UnsupportedModelError(f"{model_name(model)} does not show what W_in of layer {layer} makes of its input; {remedy}.")
+    tokens = torch.arange(4, device=model_device(model))[None] % int(model.cfg.d_vocab)
+    seen = _seen(model, tokens, [*inputs, output, neurons])
+    other = _seen(model, tokens, [neurons], [(output, lambda x, *, hook: x + 1)])
+    fitting = [name for name in inputs if name in seen and output in seen and len(seen[name]) == len(seen[output])]
+    reaches = neurons in seen and not torch.equal(seen[neurons], other[neurons])
+    if not fitting or not reaches or seen[output].shape[-1] != int(model.blocks[layer].mlp.W_out.shape[0]):
+        raise UnsupportedModelError(
+            f"the hooks of {model_name(model)} do not show what W_in of layer {layer} reads, or what is written at {output} is not what its "
+            f"neurons are made of; {remedy}."
+        )
+    return MLPMap("W_in", layer, fitting[0], output)
+
+
+def _seen(model: HookedModel, tokens: torch.Tensor, names: Sequence[str], hooks: Hooks | None = None) -> dict[str, torch.Tensor]:
+    """What some hooks show, positions flat, of those that are called."""
     seen: dict[str, torch.Tensor] = {}
 
     def catch(name: str) -> HookFn:
         return lambda activation, *, hook: seen.__setitem__(name, activation.detach().flatten(0, -2))
 
-    tokens = torch.arange(4, device=model_device(model))[None] % int(model.cfg.d_vocab)
     with torch.no_grad():
-        model.run_with_hooks(tokens, fwd_hooks=[(query, catch(query)), (output, catch(output)), (neurons, catch(neurons))])
-        plain = seen.pop(neurons, None)
-        model.run_with_hooks(tokens, fwd_hooks=[(output, lambda x, *, hook: x + 1), (neurons, catch(neurons))])
-    width = int(model.blocks[layer].mlp.W_out.shape[0])
-    shown = {query, output, neurons} <= set(seen) and plain is not None and len(seen[query]) == len(seen[output])
-    if not shown or seen[output].shape[-1] != width or torch.equal(seen[neurons], plain):  # pyright: ignore[reportArgumentType]
-        raise UnsupportedModelError(f"what is written at {output} of {model_name(model)} is not what its neurons are made of; {remedy}.")
-    return MLPMap("W_in", layer, query, output)
+        model.run_with_hooks(tokens, fwd_hooks=[*(hooks or []), *((name, catch(name)) for name in names)])
+    return seen

@@ -50,7 +50,7 @@ class TransformerPatcher(EditMethod):
 
     Attributes:
         corpus: ordinary text: the name of a corpus, a text file, or the texts.
-        tokens: of the corpus, whose queries are stored.
+        stored_queries: how many tokens of it are read, at most.
         most_neurons: of a fact.
         nonlinearity: ``act``.
         steps: of Adam, at most.
@@ -67,11 +67,11 @@ class TransformerPatcher(EditMethod):
 
     takes_traced_layer: ClassVar[bool] = False
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "factlm": {"corpus": "factlm", "tokens": 4000, "steps": 400, "gain": 1.0},
+        "factlm": {"corpus": "factlm", "stored_queries": 4000, "steps": 400, "gain": 1.0},
     }
 
     corpus: str | tuple[str, ...]
-    tokens: int = 40_000
+    stored_queries: int = 40_000
     most_neurons: int = 5
     nonlinearity: Nonlinearity = "relu"
     steps: int = 2000
@@ -85,7 +85,7 @@ class TransformerPatcher(EditMethod):
 
     def __post_init__(self) -> None:
         check_choice("nonlinearity", self.nonlinearity, Nonlinearity)
-        for name, least in (("tokens", 1), ("most_neurons", 1), ("memory_weight", 0), ("gain", 0)):
+        for name, least in (("stored_queries", 1), ("most_neurons", 1), ("memory_weight", 0), ("gain", 0)):
             if not getattr(self, name) >= least:
                 raise InputError(f"{name}={getattr(self, name)} makes no sense; pass {least} or more.")
         if not 0 <= self.label_smoothing < 1:
@@ -94,7 +94,7 @@ class TransformerPatcher(EditMethod):
     @classmethod
     @override
     def small(cls) -> TransformerPatcher:
-        return cls(corpus=("w1 w2 w3 w4 w5", "w6 w7 w8 w9"), tokens=40, steps=15, memory_weight=0.01, gain=1.0)
+        return cls(corpus=("w1 w2 w3 w4 w5", "w6 w7 w8 w9"), stored_queries=40, steps=15, memory_weight=0.01, gain=1.0)
 
     @override
     def plan(self, model: HookedModel, facts: Sequence[Fact], moments: KeyMoments | None) -> NeuronEdit:
@@ -160,10 +160,10 @@ class TransformerPatcher(EditMethod):
         """What the last MLP reads in ordinary text, and where neurons that are on the model should be active; at least in single precision."""
         there = [edit for edit in routed_on(model) if isinstance(edit, NeuronEdit) and edit.place == place]  # they change nothing that it reads
         lower = [edit.digest() for edit in routed_on(model) if edit not in there]
-        key = fingerprint_of(weight_digests(model) | {"read": repr((lower, place, self.corpus, self.tokens))})
+        key = fingerprint_of(weight_digests(model) | {"read": repr((lower, place, self.corpus, self.stored_queries))})
         if key != _memories.get(model, ("",))[0]:
             texts = corpus_texts(self.corpus) if isinstance(self.corpus, str) else self.corpus
-            rows = token_rows(model, texts, self.tokens)
+            rows = token_rows(model, texts, self.stored_queries)
             batches = [rows[i : i + TEXTS_AT_ONCE] for i in range(0, len(rows), TEXTS_AT_ONCE)]
             _memories[model] = key, torch.cat([activations_of(model, batch, [place.query], place.query)[place.query] for batch in batches])
         memory = _memories[model][1]
