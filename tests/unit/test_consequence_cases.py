@@ -251,7 +251,7 @@ REVERSE = {"capital": "{} is the capital of"}
 
 
 def ripples(fact, new, **more):
-    (case,) = tlk.datasets.with_ripples(tlk.EditCase(fact, new, (), ()), FACTS, relations=RELATIONS, reverse=REVERSE, **more)
+    (case,) = tlk.datasets.with_ripples(tlk.EditCase(fact, new, (), ()), facts=FACTS, relations=RELATIONS, reverse=REVERSE, **more)
     return [(test.axis.removeprefix("ripple_"), [q.text for q in test.queries], test.queries[0].answers[0], test.conditions) for test in case.tests]
 
 
@@ -301,13 +301,13 @@ def test_factlm_has_chains_of_its_own():
         old, new = (test.queries[0].answers[0][0] for test in (case.tests[2], case.tests[1]))
         assert old != new and new.strip() not in (case.fact.subject, case.target_new.strip())
         assert all(near.subject != case.fact.subject and near.target != case.target_new for near in case.neighbourhood)
-    with_all = tlk.datasets.with_ripples(cases[:40], facts, relations=relations, reverse=INVERSE_TEMPLATES)
+    with_all = tlk.datasets.with_ripples(cases[:40], facts=facts, relations=relations, reverse=INVERSE_TEMPLATES)
     assert {test.axis for case in with_all for test in case.tests} >= {"ripple_compositionality_1", "ripple_relation_specificity", "multi_hop"}
 
 
 def test_texts_about_a_subject_leave_out_what_is_edited():
     case = tlk.EditCase(FACTS[0], " Chile", (), (), also=(FACTS[5].retarget(" Santiago"),))
-    assert tlk.datasets.subject_texts(case, FACTS) == {"Ann": ("Ann speaks Aymara.",)}
+    assert tlk.datasets.subject_texts(case, facts=FACTS) == {"Ann": ("Ann speaks Aymara.",)}
 
 
 def test_queries_and_tests_refuse_what_asks_nothing():

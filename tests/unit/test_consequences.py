@@ -58,7 +58,7 @@ def chained():
     """Cases with tests of every kind that FactLM has."""
     facts, relations, reverse = tlk.load_facts(), tlk.datasets.load_relations(), tlk.evaluation.INVERSE_TEMPLATES
     cases = tlk.datasets.chained_edit_cases(facts, relations=relations, reverse=reverse, limit=6)
-    return tlk.datasets.with_ripples(cases, facts, relations=relations, reverse=reverse)
+    return tlk.datasets.with_ripples(cases, facts=facts, relations=relations, reverse=reverse)
 
 
 def measures():

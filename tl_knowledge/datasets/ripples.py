@@ -92,8 +92,8 @@ def joined_texts(first: Fact, second: Fact, index: FactIndex) -> list[str]:
 @public
 def with_ripples(
     cases: EditCase | Iterable[EditCase],
-    facts: Iterable[Fact],
     *,
+    facts: Iterable[Fact],
     relations: Iterable[Relation],
     reverse: Mapping[str, str] | None = None,
     names: Mapping[str, Sequence[str]] | None = None,
@@ -128,7 +128,7 @@ def with_ripples(
 
     Example:
         >>> from tl_knowledge.datasets import load_edit_cases, load_facts, load_relations
-        >>> case = with_ripples(load_edit_cases(limit=39), load_facts(), relations=load_relations())[38]
+        >>> case = with_ripples(load_edit_cases(limit=39), facts=load_facts(), relations=load_relations())[38]
         >>> [(test.axis, test.queries[0].text) for test in case.tests]
         [('ripple_relation_specificity', 'Bing Maps is owned by')]
     """
@@ -165,7 +165,7 @@ def _onward(case: EditCase, after: Fact, index: FactIndex) -> EditTest | None:
 
 
 @public
-def subject_texts(cases: EditCase | Iterable[EditCase], facts: Iterable[Fact]) -> dict[str, tuple[str, ...]]:
+def subject_texts(cases: EditCase | Iterable[EditCase], *, facts: Iterable[Fact]) -> dict[str, tuple[str, ...]]:
     """For each case's subject its facts as sentences, without those that a case edits: texts for `tl_knowledge.evaluation.EssenceDrift`.
 
     An edited fact would raise the perplexity of a text that has it by being written, which is no drift.
@@ -175,7 +175,7 @@ def subject_texts(cases: EditCase | Iterable[EditCase], facts: Iterable[Fact]) -
 
     Example:
         >>> france = [Fact("France", "The capital of {} is", " Paris", "P36"), Fact("France", "{} belongs to", " NATO", "P463")]
-        >>> subject_texts(EditCase(france[0], " Rome", (), ()), france)
+        >>> subject_texts(EditCase(france[0], " Rome", (), ()), facts=france)
         {'France': ('France belongs to NATO.',)}
     """
     given = check_given(always_iterable(cases, EditCase), "case", "pass at least one, for example load_edit_cases()[:200]")

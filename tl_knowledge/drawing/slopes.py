@@ -36,7 +36,7 @@ def slope_chart(
         line_x = [x for value, (after, _, _) in zip(values, rows, strict=True) for x in (value, after, None)]
         line_y = [y for place in places for y in (place, place, None)]
         figure.add_trace(
-            go.Scatter(x=line_x, y=line_y, mode="lines", line={"color": colour, "width": 1.5}, opacity=0.6, hoverinfo="skip", showlegend=False)
+            go.Scatter(x=line_x, y=line_y, mode="lines", line={"color": colour, "width": 4}, opacity=0.25, hoverinfo="skip", showlegend=False)
         )
         hover = f"{label_text(name)}<br>%{{text}}<br>{value_axis} %{{x:.1f}} [%{{customdata[0]:.1f}}, %{{customdata[1]:.1f}}]<extra></extra>"
         above, below = [high - value for value, _, high in rows], [value - low for value, low, _ in rows]

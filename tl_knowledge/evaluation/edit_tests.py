@@ -55,8 +55,8 @@ class EditTestScores:
 
     Example:
         >>> import tl_knowledge as tlk
-        >>> facts, relations = tlk.load_facts(), tlk.datasets.load_relations()
-        >>> case = tlk.datasets.with_ripples(tlk.load_edit_cases(limit=39), facts, relations=relations)[38]
+        >>> known = {"facts": tlk.load_facts(), "relations": tlk.datasets.load_relations()}
+        >>> case = tlk.datasets.with_ripples(tlk.load_edit_cases(limit=39), **known)[38]
         >>> measure = tlk.evaluation.ripple_scores()
         >>> reading = measure.read(tlk.load_model("factlm"), case)
         >>> measure.scores(reading, reading)["ripple_relation_specificity"]
