@@ -32,7 +32,7 @@ class FineTuneAttention(FineTune):
 
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "gpt2-xl": {"layer": 33},
-        "factlm": {"layer": 0},
+        "factlm": {"layer": 0, "learning_rate": 5e-3, "most_change": 5e-3},
     }
 
     learning_rate: float = 1e-3
