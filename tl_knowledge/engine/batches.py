@@ -15,9 +15,9 @@ from more_itertools import chunked, map_reduce
 from tl_knowledge.arrays import Hooks
 from tl_knowledge.engine.forward import run_model
 from tl_knowledge.engine.rows import keep_positions
-from tl_knowledge.errors import NumericalError
+from tl_knowledge.errors import NumericalError, UnsupportedModelError
 from tl_knowledge.metrics import answer_probability
-from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.models.protocol import HookedModel, answered_from, is_encoder_decoder, is_masked, model_name
 from tl_knowledge.prompts.prompt import Prompt
 
 __all__ = [
@@ -66,7 +66,7 @@ def answer_logits(
         at: the span; ``"last"`` is the position that predicts the answer.
         bar: a progress bar to move on by every prompt.
     """
-    for group in equal_groups([(len(prompt), prompt.last.last, prompt.span(at).last) for prompt in prompts]):
+    for group in equal_groups([(len(each), each.last.last, each.span(at).last, answered_from(model, each.tokens)) for each in prompts]):
         position = prompts[group[0]].last.last
         hooks = hooks_at(prompts[group[0]].span(at).last)
         tokens = torch.cat([prompts[i].tokens for i in group])
@@ -108,7 +108,13 @@ def predicted_tokens(model: HookedModel, prompts: Sequence[Prompt], hooks_at: Ho
 
 
 def text_log_probabilities(model: HookedModel, prompts: Sequence[Prompt], hooks: Hooks) -> Float[torch.Tensor, " prompt"]:
-    """Log probability of each whole prompt: of every token after the first, given those before it."""
+    """Log probability of each whole prompt: of every token after the first, given those before it.
+
+    Raises:
+        UnsupportedModelError: a model that does not read a text from left to right.
+    """
+    if is_masked(model) or is_encoder_decoder(model):
+        raise UnsupportedModelError(f"{model_name(model)} gives a text no probability token by token; pass an autoregressive model for a perplexity.")
     log_probability = torch.zeros(len(prompts), dtype=torch.float64)
     for group in equal_groups([len(prompt) for prompt in prompts]):
         tokens = torch.cat([prompts[i].tokens for i in group])

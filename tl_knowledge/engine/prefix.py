@@ -35,7 +35,7 @@ from tl_knowledge.engine.proof import Proof, probe_tokens, same
 from tl_knowledge.engine.recording import capture, record, run_until
 from tl_knowledge.engine.rows import growing_rows_refusal
 from tl_knowledge.models.hook_names import UNEMBED_IN, block_input, block_output
-from tl_knowledge.models.protocol import HookedModel, is_masked, layer_count
+from tl_knowledge.models.protocol import HookedModel, is_encoder_decoder, is_masked, layer_count
 
 __all__ = ["FrozenPrefix", "freeze_prefix", "prefix_engine", "prefix_refusal", "run_on_prefix", "run_on_prefix_from", "whole_sequences"]
 
@@ -134,6 +134,8 @@ def prefix_refusal(model: HookedModel) -> str | None:
     model on; their last states and logits must be those of a plain forward. A masked model reads in both directions: a change anywhere changes
     every position, so nothing is frozen there, and no warning given.
     """
+    if is_encoder_decoder(model):
+        return growing_rows_refusal(model)
     return "it reads in both directions" if is_masked(model) else _FREEZING.refusal(model)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from typing_extensions import override
@@ -44,6 +44,8 @@ class KnowledgeNeuronEdit(EditMethod):
     Raises:
         InputError: unknown variant or place.
     """
+
+    edits_any_model: ClassVar[bool] = True
 
     variant: NeuronEditVariant = "ours"
     erase: bool = False

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -16,7 +17,7 @@ from jaxtyping import Float
 from tl_knowledge.arrays import HookFn
 from tl_knowledge.errors import UnsupportedModelError
 from tl_knowledge.models.hook_names import component_hook
-from tl_knowledge.models.protocol import HookedModel, model_device, model_name
+from tl_knowledge.models.protocol import HookedModel, as_rows, model_device, model_name
 
 __all__ = [
     "OutputBias",
@@ -74,7 +75,7 @@ def _find_output_hook(model: HookedModel, layer: int) -> str:
     def catch(name: str) -> HookFn:
         return lambda activation, *, hook: seen.__setitem__(name, activation.detach().flatten(0, -2))
 
-    tokens = torch.arange(4, device=model_device(model))[None] % int(model.cfg.d_vocab)
+    tokens = as_rows(model, torch.arange(4, device=model_device(model))[None] % int(model.cfg.d_vocab))
     with torch.no_grad():
         model.run_with_hooks(tokens, fwd_hooks=[(name, catch(name)) for name in (key_site, *candidates)])
     weights = output_weights(model, layer).detach()
@@ -125,7 +126,11 @@ def add_to_hugging_face(
 
 
 def _output_projection(module: torch.nn.Module, layer: int) -> torch.nn.Module | None:
-    """A layer's only output projection, if there is just one."""
+    """A layer's only output projection, if there is just one; of an encoder with a decoder (T5), whose blocks are counted one after the other."""
+    stacks = [getattr(getattr(module, side, None), "block", None) for side in ("encoder", "decoder")]
+    if all(stack is not None for stack in stacks):
+        blocks: list[Any] = [block for stack in stacks if stack is not None for block in stack]
+        return getattr(blocks[layer].layer[-1].DenseReluDense, "wo", None) if layer < len(blocks) else None
     pattern = re.compile(rf"(^|\.){layer}\.(.*\.)?({'|'.join(OUTPUT_PROJECTIONS)})$")
     parts = [part for name, part in module.named_modules() if pattern.search(name) and "attn" not in name and "attention" not in name]
     return parts[0] if len(parts) == 1 else None
