@@ -27,7 +27,7 @@ __all__ = [
     "output_weights",
 ]
 
-OUTPUT_PROJECTIONS = ("c_proj", "down_proj", "dense_4h_to_h", "fc_out", "fc2", "Wo")  # of MLPs, as Hugging Face calls them
+OUTPUT_PROJECTIONS = ("c_proj", "down_proj", "dense_4h_to_h", "fc_out", "fc2", "Wo", "output.dense")  # of MLPs, as Hugging Face calls them
 
 _output_hooks: WeakKeyDictionary[object, dict[int, str]] = WeakKeyDictionary()
 
