@@ -33,7 +33,9 @@ def test_a_row_is_the_text_and_then_the_decoders_part(t5):
     assert isinstance(t5, HookedModel) and isinstance(t5, EncoderDecoder) and is_encoder_decoder(t5) and not is_masked(t5)
     assert t5.cfg.n_layers == 6 and t5.cfg.d_mlp == 24 and t5.held.cfg.n_layers == 3
     prompt = tlk.Prompt.from_fact(t5, FACTS[0])
-    assert prompt.labels == ("the", "capital", "of", "france", "is", "</s>", "<pad>") and prompt.answer == (t5.tokenizer.convert_tokens_to_ids("▁paris"),)
+    assert prompt.labels == ("the", "capital", "of", "france", "is", "</s>", "<pad>") and prompt.answer == (
+        t5.tokenizer.convert_tokens_to_ids("▁paris"),
+    )
     assert prompt.last.last == 6 and prompt.subject.positions == (3,) and prompt.relation.positions == (0, 1, 2, 4) and not prompt.has_bos
     blank = tlk.Prompt.from_fact(t5, FACTS[0].rephrase(TEMPLATES[1]))
     assert blank.labels[-3:] == ("</s>", "<pad>", "<extra_id_0>") and blank.last.last == len(blank) - 1
@@ -107,8 +109,7 @@ def test_several_edits_stack_and_leave_in_any_order(t5, tmp_path):
     loaded.write_into(t5)
     second.write_into(t5)
     loaded.revert(t5)
-    with second.applied(t5):
-        assert second.is_written_into(t5)
+    assert second.is_written_into(t5) and not loaded.is_written_into(t5)
     both = t5(prompt.tokens)
     second.revert(t5)
     assert fingerprint(t5) == before and hooks_left(t5) == [] and not torch.equal(both[:, -1], t5(prompt.tokens)[:, -1])
@@ -118,7 +119,9 @@ def test_several_edits_stack_and_leave_in_any_order(t5, tmp_path):
 def test_cases_are_scored_under_every_protocol(t5, protocol, tmp_path):
     before = fingerprint(t5)
     cases = [tlk.EditCase(fact, " new york", (fact.rephrase(TEMPLATES[2]),), (other,)) for fact, other in zip(FACTS, FACTS[::-1], strict=True)]
-    cases += [tlk.EditCase(FACTS[1].rephrase(TEMPLATES[2]), " lima", (), (tlk.datasets.Statement("rome is a city in", " rome"),))]  # zsRE's right answer
+    cases += [
+        tlk.EditCase(tlk.Fact("rome", "{} is a city in", " peru"), " peru", (), (tlk.datasets.Statement("a city in peru is", " lima"),))
+    ]  # zsRE's right answer
     report = tlk.evaluate(t5, cases, KN, protocol=protocol, store=tmp_path / "run", progress=False)
     assert fingerprint(t5) == before and len(report.table) == 3
     assert report.table["ES"][:2].notna().all() and report.table["token_reliability"].notna().all() and report.table["locality"].notna().all()
@@ -126,7 +129,7 @@ def test_cases_are_scored_under_every_protocol(t5, protocol, tmp_path):
 
 
 REFUSED = {
-    "trace": lambda m, p: tlk.trace(m, p),
+    "trace": tlk.trace,
     "trace_facts": lambda m, p: tlk.trace_facts(m, FACTS, progress=False),
     "rome": lambda m, p: tlk.plan_edit(m, FACTS[0], tlk.ROME(layer=1)),
     "memit": lambda m, p: tlk.plan_edit(m, FACTS[0], tlk.MEMIT(layers=(1,))),
@@ -134,15 +137,15 @@ REFUSED = {
     "cne": lambda m, p: tlk.plan_edit(m, FACTS[0], tlk.localised.CausalNeuronEdit()),
     "evaluate rome": lambda m, p: tlk.evaluate(m, tlk.EditCase(FACTS[0], " rome", (), ()), tlk.ROME(layer=1)),
     "moments": lambda m, p: tlk.collect_key_moments(m, ["the city"]),
-    "attention": lambda m, p: tlk.analyse_attention(m, p),
-    "direct": lambda m, p: tlk.direct_logit_attribution(m, p),
-    "lens": lambda m, p: tlk.logit_lens(m, p),
+    "attention": tlk.analyse_attention,
+    "direct": tlk.direct_logit_attribution,
+    "lens": tlk.logit_lens,
     "knockout": lambda m, p: tlk.measure_attention_knockout(m, FACTS),
     "perturb": lambda m, p: tlk.tracing.perturb_embeddings(m, FACTS),
     "agreement": lambda m, p: tlk.neurons.agreement_groups(m, MinimalPair("the city is", "the city s", "", prefix="the city", word_good="is")),
     "punctuation": lambda m, p: tlk.neurons.punctuation_groups(m, ["the city ."]),
     "report": lambda m, p: tlk.report_fact(m, FACTS[0]),
-    "growth": lambda m, p: tlk.evaluation.measure_growth(m, [tlk.EditCase(FACTS[0], " rome", (), ())], KN, sizes=[1]),
+    "growth": lambda m, p: tlk.evaluation.measure_growth(m, [tlk.EditCase(FACTS[0], " rome", (), ())], {"kn": KN}, [1]),
 }
 
 
@@ -156,9 +159,9 @@ def test_everything_else_says_what_works(t5, name):
 def test_measures_that_read_on_refuse_it(t5):
     case = tlk.EditCase(FACTS[0], " rome", (), (), generation=("france is",))
     for measure in (tlk.evaluation.GenerationScores(), tlk.evaluation.EssenceDrift({"france": ["france is in a city"]})):
-        with pytest.raises(UnsupportedModelError, match="does not go on with a text|gives a text no probability"):
+        with pytest.raises(UnsupportedModelError, match="does not read a text from left to right"):
             tlk.evaluate(t5, case, KN, measures=measure, progress=False)
-    with pytest.raises(UnsupportedModelError, match="gives a text no probability token by token"):
+    with pytest.raises(UnsupportedModelError, match="does not read a text from left to right"):
         tlk.plan_edit(t5, FACTS[0].retarget(" rome"), KN).health(t5, ["the city of paris"])
 
 

@@ -207,7 +207,7 @@ def bert_directory(folder: Path) -> Path:
     return folder
 
 
-_T5_WORDS = "\u2581 \u2581the \u2581capital \u2581of \u2581france \u2581peru \u2581is \u2581paris \u2581lima \u2581rome \u2581a \u2581city \u2581in \u2581new \u2581york . s ?".split()
+_T5_WORDS = ["\u2581", *(f"\u2581{word}" for word in "the capital of france peru is paris lima rome a city in new york".split()), ".", "s", "?"]
 T5_SHAPES: dict[str, dict[str, Any]] = {
     "t5": {},
     "t5-v1_1": {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},

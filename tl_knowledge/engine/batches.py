@@ -15,9 +15,10 @@ from more_itertools import chunked, map_reduce
 from tl_knowledge.arrays import Hooks
 from tl_knowledge.engine.forward import run_model
 from tl_knowledge.engine.rows import keep_positions
-from tl_knowledge.errors import NumericalError, UnsupportedModelError
+from tl_knowledge.errors import NumericalError
 from tl_knowledge.metrics import answer_probability
-from tl_knowledge.models.protocol import HookedModel, answered_from, is_encoder_decoder, is_masked, model_name
+from tl_knowledge.models.checks import check_reads_on
+from tl_knowledge.models.protocol import HookedModel, answered_from
 from tl_knowledge.prompts.prompt import Prompt
 
 __all__ = [
@@ -113,8 +114,7 @@ def text_log_probabilities(model: HookedModel, prompts: Sequence[Prompt], hooks:
     Raises:
         UnsupportedModelError: a model that does not read a text from left to right.
     """
-    if is_masked(model) or is_encoder_decoder(model):
-        raise UnsupportedModelError(f"{model_name(model)} gives a text no probability token by token; pass an autoregressive model for a perplexity.")
+    check_reads_on(model)
     log_probability = torch.zeros(len(prompts), dtype=torch.float64)
     for group in equal_groups([len(prompt) for prompt in prompts]):
         tokens = torch.cat([prompts[i].tokens for i in group])

@@ -14,9 +14,10 @@ import torch
 from tl_knowledge.datasets import AttributeSnippets, Snippet
 from tl_knowledge.door import public
 from tl_knowledge.engine.batches import equal_groups
-from tl_knowledge.errors import InputError, UnsupportedModelError
+from tl_knowledge.errors import InputError
 from tl_knowledge.evaluation.words import GenerationVariant, check_splitting, ngram_entropy
-from tl_knowledge.models.protocol import HookedModel, is_encoder_decoder, is_masked, model_name
+from tl_knowledge.models.checks import check_reads_on
+from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.facts import EditCase
 from tl_knowledge.prompts.prompt import Prompt
 
@@ -130,10 +131,7 @@ def generate(model: HookedModel, beginnings: Sequence[str], *, length: int, top_
     Raises:
         UnsupportedModelError: a model that does not go on with a text.
     """
-    if is_masked(model) or is_encoder_decoder(model):
-        raise UnsupportedModelError(
-            f"{model_name(model)} does not go on with a text; generate with an autoregressive model, or leave this measure out."
-        )
+    check_reads_on(model)
     prompts = [Prompt.from_text(model, beginning, prepend_bos=prepend_bos) for beginning in beginnings]
     texts = [""] * len(prompts)
     with torch.random.fork_rng():

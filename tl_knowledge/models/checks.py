@@ -10,7 +10,7 @@ import torch
 from tl_knowledge.errors import ComponentError, ModelStateError, UnsupportedModelError
 from tl_knowledge.models.protocol import HookedModel, has_mlps, is_encoder_decoder, is_masked, layer_count, model_name
 
-__all__ = ["check_has", "check_layers", "check_model", "has_encoder_and_decoder"]
+__all__ = ["check_has", "check_layers", "check_model", "check_reads_on", "has_encoder_and_decoder"]
 
 
 ENCODER_DECODER = (
@@ -52,6 +52,19 @@ def has_encoder_and_decoder(model: Any) -> bool:
     config = getattr(getattr(model, "original_model", None), "config", None) or getattr(model, "cfg", None)
     flagged = bool(getattr(config, "is_encoder_decoder", False)) or type(model).__name__ == "HookedEncoderDecoder"
     return flagged or is_encoder_decoder(model)
+
+
+def check_reads_on(model: HookedModel) -> None:
+    """Refuse a model that does not read a text from left to right, and so gives it no probability and does not go on with it.
+
+    Raises:
+        UnsupportedModelError: a masked model, or an encoder with a decoder.
+    """
+    if is_masked(model) or is_encoder_decoder(model):
+        raise UnsupportedModelError(
+            f"{model_name(model)} does not read a text from left to right, so that it gives none a perplexity and goes on with none; "
+            "pass an autoregressive model, or leave this measure out."
+        )
 
 
 def check_has(model: HookedModel, *wanted: str | Sequence[str]) -> None:

@@ -282,7 +282,7 @@ def _hooked_encoder_decoder(source: str, device: str | torch.device, dtype: torc
     from transformer_lens import HookedEncoderDecoder, HookedTransformerConfig
 
     module: Any = T5ForConditionalGeneration.from_pretrained(source, dtype=dtype).eval()
-    named: dict[str, Any] = {"model_name": source.rstrip("/").split("/")[-1], "tokenizer_name": source, "device": str(device), "dtype": dtype}
+    named: dict[str, Any] = {"model_name": source.rstrip("/").split("/")[-1], "tokenizer_name": source, "device": "cpu", "dtype": dtype}
     settings = HookedTransformerConfig(**t5_settings(module.config), **named)
     model: Any = HookedEncoderDecoder(settings, tokenizer=AutoTokenizer.from_pretrained(source), move_to_device=False)
     biases = {name: torch.zeros_like(held) for name, held in model.named_parameters() if name.split(".")[-1].startswith("b_")}
@@ -293,7 +293,6 @@ def _hooked_encoder_decoder(source: str, device: str | torch.device, dtype: torc
         ours, theirs = row(tokens)[:, 12:], module(input_ids=tokens[:, :12], decoder_input_ids=tokens[:, 12:]).logits
     rounding = max(torch.finfo(dtype).eps ** 0.5, 1e-5)  # Hugging Face takes T5's norms in float32 whatever the weights are
     if not torch.allclose(ours, theirs, rtol=0, atol=rounding * float(theirs.abs().max())):
-        raise UnsupportedModelError(
-            f"TransformerLens' HookedEncoderDecoder gives other logits than Hugging Face's {source!r}; pass backend='bridge'."
-        )
+        raise UnsupportedModelError(f"HookedEncoderDecoder gives other logits than Hugging Face's {source!r}; pass backend='bridge'.")
+    row.cfg.device = model.cfg.device = str(device)  # both run on the processor until here
     return model.to(device)

@@ -101,7 +101,7 @@ def _of_encoder_decoder(model: HookedModel, text: str) -> Asked:
     if start in ids:
         raise PromptError(f"the prompt {text!r} has the token in it with which the decoder begins; write it in another way.")
     answering = [start, *(tokenizer.convert_tokens_to_ids(blank) for blank in blanks)]
-    if len(answering) == 2 and ids.count(answering[1]) != 1:
+    if blanks and (answering[1] in (None, tokenizer.unk_token_id) or ids.count(answering[1]) != 1):
         raise PromptError(f"{blanks[0]} is no token of this model, so it is no blank to fill; leave it out of {text!r}.")
     before = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
     added = [*before, *answering]
