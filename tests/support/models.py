@@ -207,7 +207,8 @@ def bert_directory(folder: Path) -> Path:
     return folder
 
 
-_T5_WORDS = ["\u2581", *(f"\u2581{word}" for word in "the capital of france peru is paris lima rome a city in new york".split()), ".", "s", "?"]
+_T5_VOCABULARY = "the capital of france peru is paris lima rome a city in new york"
+_T5_WORDS = ["\u2581", *(f"\u2581{word}" for word in _T5_VOCABULARY.split()), ".", "s", "?"]
 T5_SHAPES: dict[str, dict[str, Any]] = {
     "t5": {},
     "t5-v1_1": {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
