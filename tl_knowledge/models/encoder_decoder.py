@@ -80,12 +80,14 @@ class EncoderDecoder:
         decoder_start: the token that the decoder's part of a row begins with.
         cfg: the model's settings, with all blocks counted.
         blocks: the encoder's blocks, then the decoder's.
+        encoder_depth: how many are the encoder's.
     """
 
     held: Any
     decoder_start: int = field(init=False)
     cfg: Any = field(init=False)
     blocks: list[Any] = field(init=False)
+    encoder_depth: int = field(init=False)
 
     def __post_init__(self) -> None:
         self._encoder, self._decoder = ("encoder_blocks", "decoder_blocks") if hasattr(self.held, "encoder_blocks") else ("encoder", "decoder")
@@ -97,6 +99,7 @@ class EncoderDecoder:
             raise UnsupportedModelError("the model's config names no decoder_start_token_id; set it, which is the padding token's for T5.")
         self.decoder_start = int(start)
         self.blocks = [*getattr(self.held, self._encoder), *getattr(self.held, self._decoder)]
+        self.encoder_depth = len(getattr(self.held, self._encoder))
         self._runs: list[_Run] = []
         self.cfg = copy.copy(self.held.cfg)
         self.cfg.n_layers, self.cfg.d_mlp = len(self.blocks), int(self.blocks[0].mlp.W_out.shape[0])
@@ -225,19 +228,34 @@ class EncoderDecoder:
             yield self
 
     def _forward(self, encoder: torch.Tensor, decoder: torch.Tensor) -> torch.Tensor:
-        everything = torch.ones_like(encoder)  # without a mask TransformerLens warns at every run
+        """The decoder's logits; texts that several rows share are read once, unless a hook could tell these rows apart."""
+        texts, rows = encoder.unique(dim=0, return_inverse=True)
+        if len(texts) == len(encoder) or self._encoder_is_hooked():
+            return self._run_held(encoder, decoder)
+        end = "encoder_final_ln.hook_normalized" if self._encoder == "encoder" else "encoder_ln_final.hook_out"
+        with self.held.hooks(fwd_hooks=[(end, lambda states, *, hook: states[rows])]):
+            return self._run_held(texts, decoder)
+
+    def _encoder_is_hooked(self) -> bool:
+        """Whether anything is hooked before the encoder's end."""
+        return any(
+            point.fwd_hooks or point.bwd_hooks for name, point in self.held.hook_dict.items() if name.startswith("encoder") or "embed" in name
+        )
+
+    def _run_held(self, encoder: torch.Tensor, decoder: torch.Tensor) -> torch.Tensor:
         if self._encoder == "encoder":
-            # In the model's own type: the mask of whole numbers is NaN in float64.
-            return self.held(encoder, decoder, one_zero_attention_mask=everything.to(self.held.cfg.dtype))
-        return self.held(encoder, decoder_input=decoder, attention_mask=everything)
+            # One row for all, in the model's own type: without a mask TransformerLens warns at every run; one of whole numbers is NaN in float64.
+            everything = torch.ones_like(encoder[:1], dtype=self.held.cfg.dtype)
+            return self.held(encoder, decoder, one_zero_attention_mask=everything)
+        return self.held(encoder, decoder_input=decoder)
 
     def _inner(self, name: str) -> str:
         """A hook's name in the model itself."""
         room, layer, *rest = name.split(".", 2)
         if room != "blocks":
             return name
-        before = len(getattr(self.held, self._encoder))
-        side, number = (self._encoder, int(layer)) if int(layer) < before else (self._decoder, int(layer) - before)
+        of_encoder = int(layer) < self.encoder_depth
+        side, number = (self._encoder, int(layer)) if of_encoder else (self._decoder, int(layer) - self.encoder_depth)
         return ".".join([side, str(number), *rest])
 
     def _placed(self, name: str, fn: HookFn) -> HookFn:

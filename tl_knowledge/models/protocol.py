@@ -20,8 +20,10 @@ __all__ = [
     "answered_from",
     "as_rows",
     "attention_input",
+    "block_is_at",
     "context_length",
     "embedding_matrix",
+    "encoder_depth",
     "has_mlps",
     "is_encoder_decoder",
     "is_masked",
@@ -146,6 +148,20 @@ def answered_from(model: HookedModel, tokens: Tokens) -> int:
             "make prompts with Prompt.from_fact(model, ...) or Prompt.from_text(model, ...)."
         )
     return int(places[0])
+
+
+def encoder_depth(model: HookedModel) -> int:
+    """How many of the blocks are an encoder's, which come first; none where the model has no decoder beside it."""
+    return int(getattr(model, "encoder_depth", 0))
+
+
+def block_is_at(model: HookedModel, layer: int, position: int, first: int) -> bool:
+    """Whether a block has activations at a position: in an encoder with a decoder, each side on its own.
+
+    Args:
+        first: where the decoder begins (`answered_from`).
+    """
+    return not is_encoder_decoder(model) or (layer < encoder_depth(model)) == (position < first)
 
 
 def as_rows(model: HookedModel, tokens: Tokens) -> Tokens:
