@@ -238,9 +238,8 @@ class EncoderDecoder:
 
     def _encoder_is_hooked(self) -> bool:
         """Whether anything is hooked before the encoder's end."""
-        return any(
-            point.fwd_hooks or point.bwd_hooks for name, point in self.held.hook_dict.items() if name.startswith("encoder") or "embed" in name
-        )
+        before = ("encoder", "embed.", "hook_embed", "pos_embed.", "hook_pos_embed")
+        return any(point.fwd_hooks or point.bwd_hooks for name, point in self.held.hook_dict.items() if name.startswith(before))
 
     def _run_held(self, encoder: torch.Tensor, decoder: torch.Tensor) -> torch.Tensor:
         if self._encoder == "encoder":
