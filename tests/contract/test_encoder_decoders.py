@@ -16,7 +16,7 @@ from tl_knowledge.models.encoder_decoder import EncoderDecoder
 from tl_knowledge.models.loading import hooked_transformer_available
 from tl_knowledge.models.protocol import HookedModel, is_encoder_decoder, is_masked
 
-pytestmark = pytest.mark.touches_model
+pytestmark = [pytest.mark.touches_model, pytest.mark.typed]
 
 TEMPLATES = ("the capital of {} is", "{} is a city <extra_id_0> . ?", "a capital in {} is")
 FACTS = [tlk.Fact(s, TEMPLATES[0], o, r, TEMPLATES[1:]) for s, o, r in (("france", " paris", "x"), ("peru", " lima", "y"))]
@@ -81,6 +81,29 @@ def test_hooks_are_those_of_the_blocks_streams_and_mlps(t5):
     with pytest.raises(ComponentError, match=r"takes no bwd_hooks here; use model\.held\.hooks"), t5.hooks(bwd_hooks=[]):
         pass
     assert hooks_left(t5) == []
+
+
+def test_a_shared_text_is_read_once_but_where_a_hook_tells_rows_apart(t5):
+    """Rows of one text, in any order, are what each is alone; and a change of one row's encoder reaches this row alone."""
+    first, second = (tlk.Prompt.from_fact(t5, fact).tokens for fact in FACTS)
+    more = torch.tensor([[7], [9], [8], [7]])
+    rows, texts = torch.cat([torch.cat([first, second, first, first]), more], dim=1), list[int]()
+    together = t5(rows)
+    module = t5.blocks[0] if hooked_transformer_available() else t5.held.original_model.encoder.block[0].layer[1]
+    handle = module.register_forward_hook(lambda _, given, out: texts.append(len(out)))
+    t5(rows)
+    for k in range(4):
+        torch.testing.assert_close(together[k, 6:], t5(rows[k : k + 1])[0, 6:], rtol=0, atol=1e-12)
+    assert texts == [2, 1, 1, 1, 1] and hooks_left(t5) == []
+
+    def change(activation, *, hook):
+        assert len(activation) == 4
+        return torch.cat([activation[:2], activation[2:3] * 1.5, activation[3:]])
+
+    changed = t5.run_with_hooks(rows, fwd_hooks=[("blocks.1.mlp.hook_post", change)])
+    handle.remove()
+    assert texts[-1] == 4 and not torch.allclose(changed[2, 6:], together[2, 6:])
+    torch.testing.assert_close(changed[[0, 1, 3], 6:], together[[0, 1, 3], 6:], rtol=0, atol=1e-12)
 
 
 def test_facts_are_located_scaled_and_known(t5):

@@ -11,6 +11,7 @@ from support.models import BERT_WORDS as WORDS
 from transformers import BertForMaskedLM
 
 import tl_knowledge as tlk
+from tl_knowledge.engine.batches import likeliest_next
 from tl_knowledge.errors import ComponentError, NumericalError, PromptError, TargetError, UnsupportedModelError
 from tl_knowledge.models.loading import hooked_transformer_available
 from tl_knowledge.models.weights import output_weights
@@ -110,6 +111,13 @@ def test_edits_are_scored_at_the_mask(speaking_bert, facts):
         margin = float(p[WORDS.index("lima")] - p[WORDS.index("paris")])
         assert table[f"{name}M"][0] == pytest.approx(100 * margin, abs=1e-9) and table[f"{name}S"][0] == 100 * (margin > 0)
         assert table[f"{name}A"][0] == 100 * (int(p.argmax()) == WORDS.index("lima"))
+
+
+def test_the_likeliest_answers_are_those_at_the_mask(bert, facts):
+    prompt = tlk.Prompt.from_fact(bert, facts[0])
+    p = bert(prompt.tokens)[0, prompt.last.last].softmax(-1)
+    ((token, probability), *_) = likeliest_next(bert, prompt, [])
+    assert WORDS.index(token) == int(p.argmax()) and probability == pytest.approx(float(p.max()), rel=1e-5)
 
 
 def test_a_relations_neurons_are_erased_together(speaking_bert, facts):

@@ -132,10 +132,10 @@ def perplexity(model: HookedModel, prompts: Sequence[Prompt], hooks: Hooks) -> f
 
 
 def likeliest_next(model: HookedModel, prompt: Prompt, hooks: Hooks) -> tuple[tuple[str, float], ...]:
-    """The likeliest next tokens with their probabilities, under some hooks."""
+    """The likeliest tokens where the prompt is answered, with their probabilities, under some hooks."""
     with torch.no_grad():
         logits: torch.Tensor = run_model(model, prompt.tokens, hooks)
-    best = logits[0, -1].softmax(-1).topk(SHOWN)
+    best = logits[0, prompt.last.last].softmax(-1).topk(SHOWN)
     return tuple((str(model.tokenizer.decode([token])), value) for token, value in zip(best.indices.tolist(), best.values.tolist(), strict=True))
 
 
