@@ -16,7 +16,7 @@ from tl_knowledge.models.encoder_decoder import EncoderDecoder
 from tl_knowledge.models.loading import hooked_transformer_available
 from tl_knowledge.models.protocol import HookedModel, is_encoder_decoder, is_masked
 
-pytestmark = [pytest.mark.touches_model, pytest.mark.typed]
+pytestmark = pytest.mark.touches_model
 
 TEMPLATES = ("the capital of {} is", "{} is a city <extra_id_0> . ?", "a capital in {} is")
 FACTS = [tlk.Fact(s, TEMPLATES[0], o, r, TEMPLATES[1:]) for s, o, r in (("france", " paris", "x"), ("peru", " lima", "y"))]
@@ -29,6 +29,7 @@ def t5(tmp_path_factory):
     return tlk.load_model(t5_directory(tmp_path_factory.mktemp("t5"), "t5"), dtype=torch.float64)
 
 
+@pytest.mark.typed
 def test_a_row_is_the_text_and_then_the_decoders_part(t5):
     assert isinstance(t5, HookedModel) and isinstance(t5, EncoderDecoder) and is_encoder_decoder(t5) and not is_masked(t5)
     assert t5.cfg.n_layers == 6 and t5.cfg.d_mlp == 24 and t5.held.cfg.n_layers == 3
@@ -83,6 +84,7 @@ def test_hooks_are_those_of_the_blocks_streams_and_mlps(t5):
     assert hooks_left(t5) == []
 
 
+@pytest.mark.typed
 def test_a_shared_text_is_read_once_but_where_a_hook_tells_rows_apart(t5):
     """Rows of one text, in any order, are what each is alone; and a change of one row's encoder reaches this row alone."""
     first, second = (tlk.Prompt.from_fact(t5, fact).tokens for fact in FACTS)
@@ -106,6 +108,7 @@ def test_a_shared_text_is_read_once_but_where_a_hook_tells_rows_apart(t5):
     torch.testing.assert_close(changed[[0, 1, 3], 6:], together[[0, 1, 3], 6:], rtol=0, atol=1e-12)
 
 
+@pytest.mark.typed
 def test_facts_are_located_scaled_and_known(t5):
     located = tlk.locate_neurons(t5, FACTS, shared_by=0.3, steps=4, progress=False)
     assert all(len(neurons) and {layer for layer, _ in neurons} <= {3, 4, 5} for neurons in located.sets)
@@ -125,6 +128,7 @@ def test_facts_are_located_scaled_and_known(t5):
     ]
 
 
+@pytest.mark.typed
 def test_several_edits_stack_and_leave_in_any_order(t5, tmp_path):
     before, prompt = fingerprint(t5), tlk.Prompt.from_fact(t5, FACTS[0])
     first, second = (tlk.plan_edit(t5, fact.retarget(" rome"), KN) for fact in FACTS)
@@ -138,6 +142,7 @@ def test_several_edits_stack_and_leave_in_any_order(t5, tmp_path):
     assert fingerprint(t5) == before and hooks_left(t5) == [] and not torch.equal(both[:, -1], t5(prompt.tokens)[:, -1])
 
 
+@pytest.mark.typed
 @pytest.mark.parametrize("protocol", ["single", "batch", "sequential"])
 def test_cases_are_scored_under_every_protocol(t5, protocol, tmp_path):
     before = fingerprint(t5)

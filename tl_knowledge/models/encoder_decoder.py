@@ -24,8 +24,8 @@ from weakref import WeakValueDictionary
 import torch
 from jaxtyping import Float
 
-from tl_knowledge.arrays import HookFn, Hooks, Tokens
-from tl_knowledge.errors import ComponentError, ModelStateError, PromptError, UnsupportedModelError
+from tl_knowledge.arrays import HookFn, Hooks
+from tl_knowledge.errors import ComponentError, ModelStateError, PromptError, TLKnowledgeError, UnsupportedModelError
 from tl_knowledge.models.hook_names import UNEMBED_IN
 from tl_knowledge.models.protocol import answered_from, as_rows
 from tl_knowledge.models.t5 import CONTEXT
@@ -163,13 +163,16 @@ class EncoderDecoder:
         try:
             with torch.no_grad():
                 self(as_rows(self, tokens))
+        except TLKnowledgeError:
+            raise
         except Exception as error:
+            reason = str(error).splitlines()[0] if str(error) else "no message"
             raise UnsupportedModelError(
-                f"TransformerLens' {type(self.held).__name__} cannot run this encoder with a decoder ({type(error).__name__}: {error}); "
+                f"TransformerLens' {type(self.held).__name__} cannot run this encoder with a decoder ({type(error).__name__}: {reason}); "
                 "load it by name without backend='bridge', or with TransformerLens 4."
             ) from error
 
-    def __call__(self, input: Tokens, /, **kwargs: Any) -> Float[torch.Tensor, "batch _ d_vocab"]:
+    def __call__(self, input: Any, /, **kwargs: Any) -> Float[torch.Tensor, "batch _ d_vocab"]:
         """Logits of some rows: NaN before the decoder begins; of the kept positions alone where a hook keeps some.
 
         Raises:
@@ -178,7 +181,7 @@ class EncoderDecoder:
         """
         if kwargs:
             raise ComponentError(f"an encoder with a decoder takes no {', '.join(kwargs)} here; run model.held, which is TransformerLens' own.")
-        if not isinstance(input, torch.Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]  # as the other classes take text
+        if not isinstance(input, torch.Tensor):  # TransformerLens' other classes take text, too
             raise PromptError("an encoder with a decoder runs on tokens here; pass Prompt.from_text(model, ...).tokens.")
         cut = answered_from(self, input)
         run = _Run(cut, input.shape[1] - cut)
@@ -189,12 +192,12 @@ class EncoderDecoder:
             self._runs.pop()
         return logits if run.kept else _before(logits, cut, float("nan"))
 
-    def run_with_hooks(self, input: Tokens, /, *, fwd_hooks: Hooks | None = None, **kwargs: Any) -> Float[torch.Tensor, "batch _ d_vocab"]:
+    def run_with_hooks(self, input: Any, /, *, fwd_hooks: Hooks | None = None, **kwargs: Any) -> Float[torch.Tensor, "batch _ d_vocab"]:
         """The same under some hooks."""
         with self.hooks(fwd_hooks or []):
             return self(input, **kwargs)
 
-    def run_with_cache(self, input: Tokens, /, *, names_filter: str | Iterable[str] | Callable[[str], bool] | None = None, **kwargs: Any) -> Any:
+    def run_with_cache(self, input: Any, /, *, names_filter: str | Iterable[str] | Callable[[str], bool] | None = None, **kwargs: Any) -> Any:
         """Logits, and activations by hook name: all of `hook_dict`, or those that are asked for."""
         if names_filter is None or callable(names_filter):
             names = [name for name in self.hook_dict if names_filter is None or names_filter(name)]

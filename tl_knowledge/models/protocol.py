@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from tl_knowledge.arrays import Hooks, Tokens
 from tl_knowledge.errors import PromptError
@@ -164,7 +164,7 @@ def block_is_at(model: HookedModel, layer: int, position: int, first: int) -> bo
     return not is_encoder_decoder(model) or (layer < encoder_depth(model)) == (position < first)
 
 
-def as_rows(model: HookedModel, tokens: Tokens) -> Tokens:
+def as_rows(model: HookedModel, tokens: Tokens) -> Int[torch.Tensor, "batch _"]:
     """Any tokens as rows that the model can be run on: themselves; for an encoder with a decoder, which reads them twice, with its start between."""
     start = _decoder_start(model)
     if start is None:
