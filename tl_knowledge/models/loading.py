@@ -35,7 +35,7 @@ FACTLM_DIRECTORY = Path(__file__).parents[1] / "factlm"
 
 
 def load_model(
-    model: AnyModel | torch.nn.Module,
+    model: AnyModel,
     *,
     backend: Backend = "auto",
     process_weights: bool = False,
