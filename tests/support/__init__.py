@@ -8,7 +8,18 @@ from support.models import (
     build,
     fingerprint,
     hooks_left,
+    t5_directory,
     tokenizer_of_sixty_words,
 )
 
-__all__ = ["BUILDERS", "MASKED_BUILDERS", "VOCABULARY", "bert_directory", "build", "fingerprint", "hooks_left", "tokenizer_of_sixty_words"]
+__all__ = [
+    "BUILDERS",
+    "MASKED_BUILDERS",
+    "VOCABULARY",
+    "bert_directory",
+    "build",
+    "fingerprint",
+    "hooks_left",
+    "t5_directory",
+    "tokenizer_of_sixty_words",
+]

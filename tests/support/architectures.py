@@ -105,7 +105,6 @@ ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "Mixtral": ("MixtralConfig", "MixtralForCausalLM", SIZES | KV | {"num_local_experts": 2}),
     "OLMoE": ("OlmoeConfig", "OlmoeForCausalLM", SIZES | KV | {"num_experts": 2, "num_experts_per_tok": 1}),
     "Mamba": ("MambaConfig", "MambaForCausalLM", {"num_hidden_layers": 3, "hidden_size": 16, "state_size": 4}),
-    "T5": ("T5Config", "T5ForConditionalGeneration", {"num_layers": 3, "num_heads": 4, "d_model": 16, "d_kv": 4, "d_ff": 24}),
 }
 
 HOOKED_TRANSFORMERS = {name: builder for name, builder in HARD_BUILDERS.items() if name.startswith("ht-")}
@@ -134,7 +133,7 @@ def build_architecture(name: str) -> Any:
         for parameter in module.parameters():  # larger weights than a fresh model's: effects well above rounding
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=0.25)
-    if hasattr(module, "set_attn_implementation") and name not in ("Mamba", "T5"):
+    if hasattr(module, "set_attn_implementation") and name != "Mamba":
         module.set_attn_implementation("eager")
     try:
         return build_bridge_from_module(module.double(), class_name, hf_config=module.config, dtype=torch.float64)

@@ -156,8 +156,8 @@ Every method is run on tiny random models of these architectures, in float64, an
 - **n/a**: the installed TransformerLens or transformers has no such model.
 
 Two marks in a cell are TransformerLens {first} and {second}; one mark, both the same. Names that begin with `ht-` are `HookedTransformer` in
-unusual configurations, which only TransformerLens 3 has; everything else is a `TransformerBridge`. BERT works for everything about neurons and for
-nothing else; how its neurons are found is held by other tests.
+unusual configurations, which only TransformerLens 3 has; everything else is a `TransformerBridge`. BERT and T5 work for
+knowledge neurons and their edits, and for nothing else; other tests hold that.
 
 | model | {methods} |
 |---|{dashes}|

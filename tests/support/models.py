@@ -40,6 +40,9 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3ForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+    T5Tokenizer,
 )
 
 from tl_knowledge.models.description import weight_fingerprint
@@ -201,6 +204,31 @@ def bert_directory(folder: Path) -> Path:
     sizes = {"num_hidden_layers": 3, "num_attention_heads": 4, "hidden_size": 16, "intermediate_size": 24, "max_position_embeddings": 32}
     model = BertForMaskedLM(BertConfig(**sizes, vocab_size=len(BERT_WORDS), initializer_range=0.3))
     model.save_pretrained(folder)
+    return folder
+
+
+_T5_VOCABULARY = "the capital of france peru is paris lima rome a city in new york"
+_T5_WORDS = ["\u2581", *(f"\u2581{word}" for word in _T5_VOCABULARY.split()), ".", "s", "?"]
+T5_SHAPES: dict[str, dict[str, Any]] = {
+    "t5": {},
+    "t5-v1_1": {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+}
+"""The first T5, whose unembedding is its embedding, scaled; and T5 1.1, with gated MLPs and an unembedding of its own."""
+
+
+def t5_directory(folder: Path, shape: str, **settings: Any) -> Path:
+    """A tiny T5 with random weights and a sentence-piece tokenizer of a few words and two blanks."""
+    pieces = [*(("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)), *((word, -2.0) for word in _T5_WORDS), ("<extra_id_1>", 0.0), ("<extra_id_0>", 0.0)]
+    T5Tokenizer(vocab=pieces, extra_ids=2).save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"num_layers": 3, "num_heads": 4, "d_model": 16, "d_kv": 8, "d_ff": 24, "decoder_start_token_id": 0, "vocab_size": len(pieces)}
+    module = T5ForConditionalGeneration(T5Config(**{**sizes, **T5_SHAPES[shape], **settings}))
+    for parameter in module.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.4)
+    if shape == "t5-v1_1":
+        module.lm_head.weight = torch.nn.Parameter(torch.randn_like(module.shared.weight))
+    module.save_pretrained(folder)
     return folder
 
 

@@ -33,7 +33,7 @@ def known_facts(model: AnyModel, facts: Fact | Iterable[Fact], *, progress: bool
         >>> [fact.target for fact in known_facts(model, facts)]
         [' Paris']
     """
-    model = as_model(model, masked=True, without_mlps=True)
+    model = as_model(model, masked=True, without_mlps=True, encoder_decoder=True)
     pairs: list[tuple[Fact, Prompt]] = []
     for fact in always_iterable(facts, Fact):
         try:
@@ -48,7 +48,7 @@ def known_facts(model: AnyModel, facts: Fact | Iterable[Fact], *, progress: bool
 @public
 def single_token_facts(model: AnyModel, facts: Fact | Iterable[Fact]) -> list[Fact]:
     """Facts whose target is one token of this model."""
-    model = as_model(model, masked=True, without_mlps=True)
+    model = as_model(model, masked=True, without_mlps=True, encoder_decoder=True)
     return [fact for fact in always_iterable(facts, Fact) if is_one_token(model, fact.target)]
 
 
@@ -59,7 +59,7 @@ def paraphrases(model: AnyModel, fact: Fact) -> list[Prompt]:
     Raises:
         DataError: the fact has none.
     """
-    model = as_model(model, masked=True, without_mlps=True)
+    model = as_model(model, masked=True, without_mlps=True, encoder_decoder=True)
     if not fact.paraphrases:
         raise DataError(f"fact {fact.text!r} has no paraphrases; make it with Fact(..., paraphrases=('... {{}} ...',)).")
     return [Prompt.from_fact(model, fact.rephrase(template)) for template in fact.paraphrases]

@@ -20,7 +20,7 @@ from tl_knowledge.models.protocol import HookedModel, model_name
 from tl_knowledge.models.published_settings import TRACED_LAYERS, published_for
 from tl_knowledge.prompts.facts import Fact, refuse_contradictions
 from tl_knowledge.prompts.prompt import Prompt, check_fits
-from tl_knowledge.runs.edits import EditPlanner
+from tl_knowledge.runs.edits import EditPlanner, models_of
 from tl_knowledge.runs.key_moments import KeyMoments
 
 __all__ = ["EditMethod", "plan_edit"]
@@ -52,6 +52,7 @@ class EditMethod(ABC):
         published_variants: the same by variant, where a program's settings are others.
         takes_traced_layer: whether a method of one layer that publishes none for a model takes ROME's.
         takes_several_layers: whether its ``layer`` may be several.
+        edits_any_model: whether masked models (BERT), and encoders with decoders (T5), can be edited like autoregressive ones.
 
     Example:
         >>> from dataclasses import dataclass
@@ -78,6 +79,7 @@ class EditMethod(ABC):
     published_variants: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {}
     takes_traced_layer: ClassVar[bool] = True
     takes_several_layers: ClassVar[bool] = False
+    edits_any_model: ClassVar[bool] = False
 
     @abstractmethod
     def plan(self, model: HookedModel, facts: Sequence[Fact], moments: KeyMoments | None) -> PlannedEdit:
@@ -97,7 +99,7 @@ class EditMethod(ABC):
             InputError: nothing is published, an unknown variant, or layers for a method that takes none or only one.
             ComponentError: a layer outside the model.
         """
-        model = as_model(model)
+        model = as_model(model, **models_of(cls))
         word = cls.layer_word()
         settings = dict(published_for(model, cls.published) or {}) | _of_variant(cls, model, variant)
         if layers is not None:
@@ -156,7 +158,7 @@ def plan_edit(
         >>> tlk.plan_edit(model, fact, tlk.FineTune(layer=0, steps=2))
         <Edit: FineTune, W_out of layer 0, 1 fact; factlm>
     """
-    model = as_model(model)
+    model = as_model(model, **models_of(method))
     wanted = check_given(always_iterable(facts, Fact), "fact", "pass at least one to edit")
     refuse_contradictions(wanted)
     for fact in wanted:

@@ -16,7 +16,8 @@ from tl_knowledge.arrays import Hooks
 from tl_knowledge.engine.reading import logits_at, logits_of_texts
 from tl_knowledge.errors import NumericalError
 from tl_knowledge.metrics import answer_probability
-from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.models.checks import check_reads_on
+from tl_knowledge.models.protocol import HookedModel, answered_from
 from tl_knowledge.prompts.prompt import Prompt
 
 __all__ = [
@@ -65,7 +66,7 @@ def answer_logits(
         at: the span; ``"last"`` is the position that predicts the answer.
         bar: a progress bar to move on by every prompt.
     """
-    for group in equal_groups([(len(prompt), prompt.last.last, prompt.span(at).last) for prompt in prompts]):
+    for group in equal_groups([(len(each), each.last.last, each.span(at).last, answered_from(model, each.tokens)) for each in prompts]):
         position = prompts[group[0]].last.last
         hooks = hooks_at(prompts[group[0]].span(at).last)
         tokens = torch.cat([prompts[i].tokens for i in group])
@@ -104,7 +105,12 @@ def predicted_tokens(model: HookedModel, prompts: Sequence[Prompt], hooks_at: Ho
 
 
 def text_log_probabilities(model: HookedModel, prompts: Sequence[Prompt], hooks: Hooks) -> Float[torch.Tensor, " prompt"]:
-    """Log probability of each whole prompt: of every token after the first, given those before it."""
+    """Log probability of each whole prompt: of every token after the first, given those before it.
+
+    Raises:
+        UnsupportedModelError: a model that does not read a text from left to right.
+    """
+    check_reads_on(model)
     log_probability = torch.zeros(len(prompts), dtype=torch.float64)
     for group in equal_groups([len(prompt) for prompt in prompts]):
         tokens = torch.cat([prompts[i].tokens for i in group])
@@ -121,8 +127,8 @@ def perplexity(model: HookedModel, prompts: Sequence[Prompt], hooks: Hooks) -> f
 
 
 def likeliest_next(model: HookedModel, prompt: Prompt, hooks: Hooks) -> tuple[tuple[str, float], ...]:
-    """The likeliest next tokens with their probabilities, under some hooks."""
-    last = len(prompt) - 1
+    """The likeliest tokens where the prompt is answered, with their probabilities, under some hooks."""
+    last = prompt.last.last
     best = logits_at(model, prompt.tokens, range(last, last + 1), hooks)[0, 0].softmax(-1).topk(SHOWN)
     return tuple((str(model.tokenizer.decode([token])), value) for token, value in zip(best.indices.tolist(), best.values.tolist(), strict=True))
 

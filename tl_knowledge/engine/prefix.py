@@ -35,7 +35,7 @@ from tl_knowledge.engine.proof import Proof, probe_tokens, same
 from tl_knowledge.engine.recording import capture, record, run_until
 from tl_knowledge.engine.rows import growing_rows_refusal
 from tl_knowledge.models.hook_names import UNEMBED_IN, block_input, block_output
-from tl_knowledge.models.protocol import HookedModel, is_masked, layer_count
+from tl_knowledge.models.protocol import HookedModel, answered_from, encoder_depth, is_encoder_decoder, is_masked, layer_count
 
 __all__ = ["FrozenPrefix", "freeze_prefix", "prefix_engine", "prefix_refusal", "run_on_prefix", "run_on_prefix_from", "whole_sequences"]
 
@@ -50,6 +50,7 @@ class FrozenPrefix:
         tokens: ``[1 pos]``: what the model is run on; one row, so that masks and rotary tables broadcast. All prompts where rows cannot grow.
         entering: ``[prompt pos d_model]``: what each prompt's own tokens enter block 0 with.
         arguments: the keys and values of the tokens before, as the model takes them.
+        block: where they enter: block 0, or an encoder's with a decoder the decoder's first where nothing else is run anew.
         grows: whether hooks may add rows; where not, all rows run from the start.
         starts_anywhere: whether the model can be started at any block.
     """
@@ -57,6 +58,7 @@ class FrozenPrefix:
     tokens: Tokens
     entering: Float[torch.Tensor, "prompt _ d_model"]
     arguments: dict[str, Any]
+    block: int = 0
     grows: bool = True
     starts_anywhere: bool = False
 
@@ -73,21 +75,23 @@ def freeze_prefix(model: HookedModel, tokens: Tokens, kept: int = 1) -> FrozenPr
         kept: how many tokens at the end are run anew in every row.
     """
     if growing_rows_refusal(model):
-        return whole_sequences(model, tokens)
+        in_decoder = is_encoder_decoder(model) and kept <= tokens.shape[1] - answered_from(model, tokens)
+        return whole_sequences(model, tokens, block=encoder_depth(model) if in_decoder else 0)
     if tokens.shape[1] <= kept or prefix_refusal(model) or tokens.shape[1] > _exact_up_to(model):
         return whole_sequences(model, tokens)
     return _freeze(model, tokens, kept)
 
 
-def whole_sequences(model: HookedModel, tokens: Tokens, hooks: Hooks | None = None) -> FrozenPrefix:
+def whole_sequences(model: HookedModel, tokens: Tokens, hooks: Hooks | None = None, *, block: int = 0) -> FrozenPrefix:
     """Nothing frozen: every row runs all of its tokens.
 
     Args:
-        hooks: in force while it is read what the tokens enter block 0 with.
+        hooks: in force while it is read what the tokens enter with.
+        block: where they enter.
     """
-    entering = record(model, tokens, hooks or [], [block_input(0)])[block_input(0)]
+    entering = record(model, tokens, hooks or [], [block_input(block)])[block_input(block)]
     if growing_rows_refusal(model):
-        return FrozenPrefix(tokens, entering, {}, grows=False)
+        return FrozenPrefix(tokens, entering, {}, block=block, grows=False)
     return FrozenPrefix(tokens[:1], entering, {}, starts_anywhere=_is_hooked_transformer(model) and not prefix_refusal(model))
 
 
@@ -105,7 +109,7 @@ def run_on_prefix(model: HookedModel, prefix: FrozenPrefix, hooks: Hooks, rows: 
         rows: how many that will be, each prompt's turn after the other's.
     """
     entering = prefix.entering if prefix.grows else prefix.entering.repeat(rows // len(prefix.entering), 1, 1)
-    swap_in: Hooks = [(block_input(0), lambda _, *, hook: entering)]
+    swap_in: Hooks = [(block_input(prefix.block), lambda _, *, hook: entering)]
     logits: torch.Tensor = run_model(model, prefix.rows(rows), swap_in + hooks, **prefix.arguments)
     return logits
 
@@ -134,6 +138,8 @@ def prefix_refusal(model: HookedModel) -> str | None:
     model on; their last states and logits must be those of a plain forward. A masked model reads in both directions: a change anywhere changes
     every position, so nothing is frozen there, and no warning given.
     """
+    if is_encoder_decoder(model):
+        return growing_rows_refusal(model)
     return "it reads in both directions" if is_masked(model) else _FREEZING.refusal(model)
 
 

@@ -33,7 +33,7 @@ from tl_knowledge.engine.forward import run_model
 from tl_knowledge.engine.proof import Proof, probe_tokens, same
 from tl_knowledge.engine.recording import capture_base
 from tl_knowledge.models.hook_names import UNEMBED_IN, block_input, block_output, component_hook
-from tl_knowledge.models.protocol import HookedModel, attention_input, layer_count, mlp_input
+from tl_knowledge.models.protocol import HookedModel, attention_input, is_encoder_decoder, layer_count, mlp_input
 
 __all__ = [
     "MEMORY_BUDGET",
@@ -181,11 +181,11 @@ def row_bytes(model: HookedModel, length: int, answer_positions: int) -> int:
 
 
 def growing_rows_refusal(model: HookedModel) -> str | None:
-    """Why this model cannot run growing rows, or ``None`` where it can.
+    """Why this model cannot run growing rows, or ``None`` where it can; an encoder with a decoder is two runs, and cannot.
 
     The probe: two prompts, and a copy of each born in each block; every born row must equal its parent, and the parents one plain forward.
     """
-    return _GROWING.refusal(model)
+    return "its decoder runs after its encoder" if is_encoder_decoder(model) else _GROWING.refusal(model)
 
 
 def rows_engine(model: HookedModel) -> str:

@@ -26,7 +26,7 @@ from tl_knowledge.prompts.prompt import Prompt, check_fits
 from tl_knowledge.results.kept import forget_kept
 from tl_knowledge.results.provenance import provenance_of
 from tl_knowledge.results.run_folder import RunFolder
-from tl_knowledge.runs.edits import AppliedEdit, EditPlanner
+from tl_knowledge.runs.edits import AppliedEdit, EditPlanner, models_of
 from tl_knowledge.runs.key_moments import KeyMoments
 from tl_knowledge.runs.parts import Runner, run_parts
 
@@ -80,7 +80,7 @@ def evaluate(
         >>> report
         <EditReport: ROME on 3 cases, single; factlm>
     """
-    source, model = model, as_model(model)
+    source, model = model, as_model(model, **models_of(method))
     given = check_given(always_iterable(cases, EditCase), "case", "pass at least one, for example load_edit_cases()[:200]")
     own_measures = tuple(always_iterable(measures, EditMeasure))
     check_cases(model, given, protocol, batch_size, method)
@@ -109,7 +109,7 @@ def evaluate(
                 EditReport(tables[number], settings, provenance).save(folder.part(number))
                 forget_kept(folder.directory, "")
 
-        job = _EvaluationJob(method, moments, settings, own_measures, progress and runner == "local", keep)
+        job = _EvaluationJob(method, moments, settings, own_measures, progress and runner == "local", keep, models_of(method))
         missing = {number: part for number, part in parts.items() if number not in tables}
         run_parts(source if runner == "ray" else model, job, missing, finished, runner=runner, workers=workers)
     return EditReport(pd.concat([tables[number] for number in parts], ignore_index=True), settings, provenance)

@@ -10,6 +10,7 @@ from tl_knowledge.door import public
 from tl_knowledge.engine.reading import logits_of_texts
 from tl_knowledge.errors import InputError, check_choice
 from tl_knowledge.evaluation.words import GenerationVariant
+from tl_knowledge.models.checks import check_reads_on
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.facts import EditCase
 from tl_knowledge.prompts.prompt import Prompt
@@ -51,7 +52,12 @@ class EssenceDrift:
             raise InputError(f"EssenceDrift(length={self.length}) predicts no token; pass at least 2.")
 
     def read(self, model: HookedModel, case: EditCase) -> float:
-        """The perplexity of the texts about the case's subject; NaN without any."""
+        """The perplexity of the texts about the case's subject; NaN without any.
+
+        Raises:
+            UnsupportedModelError: a model that does not read a text from left to right.
+        """
+        check_reads_on(model)
         texts = self._texts(case)
         if not texts:
             return float("nan")

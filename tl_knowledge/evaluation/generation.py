@@ -16,6 +16,7 @@ from tl_knowledge.door import public
 from tl_knowledge.engine.batches import equal_groups
 from tl_knowledge.errors import InputError
 from tl_knowledge.evaluation.words import GenerationVariant, check_splitting, ngram_entropy
+from tl_knowledge.models.checks import check_reads_on
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.facts import EditCase
 from tl_knowledge.prompts.prompt import Prompt
@@ -125,7 +126,12 @@ def _cleaned(text: str) -> str:
 
 
 def generate(model: HookedModel, beginnings: Sequence[str], *, length: int, top_k: int, seed: int, prepend_bos: bool | None = None) -> list[str]:
-    """Texts of so many tokens, beginning included, sampled by the model's own ``generate`` with its cache."""
+    """Texts of so many tokens, beginning included, sampled by the model's own ``generate`` with its cache.
+
+    Raises:
+        UnsupportedModelError: a model that does not go on with a text.
+    """
+    check_reads_on(model)
     prompts = [Prompt.from_text(model, beginning, prepend_bos=prepend_bos) for beginning in beginnings]
     texts = [""] * len(prompts)
     with torch.random.fork_rng():

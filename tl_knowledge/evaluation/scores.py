@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -19,9 +19,9 @@ from tl_knowledge.engine.batches import equal_groups
 from tl_knowledge.engine.reading import logits_at
 from tl_knowledge.errors import check_choice
 from tl_knowledge.models.loading import AnyModel, as_model
-from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.models.protocol import HookedModel, answered_from
 from tl_knowledge.prompts.facts import EditCase, Fact, Statement
-from tl_knowledge.prompts.prompt import Prompt, target_tokens
+from tl_knowledge.prompts.prompt import Prompt, check_fits, target_tokens
 
 __all__ = ["COUNTERFACT", "Answer", "Candidates", "HaseVariant", "Reading", "case_scores", "hase_scores", "read_answers", "read_candidates"]
 
@@ -225,9 +225,14 @@ def _prompt_of(model: HookedModel, neighbour: Fact | Statement) -> Prompt:
 def read_answers(model: AnyModel, pairs: Sequence[tuple[Prompt, tuple[int, ...]]], *, hooks: Hooks | None = None) -> list[Answer]:
     """Answers after prompts, teacher-forced; those of equal lengths run together.
 
+    A masked model answers at its mask, with one token; an encoder with a decoder in its decoder, after the start token (and without ``</s>``).
+
     Args:
         pairs: each prompt with the tokens of an answer.
         hooks: of the runs; they see the rows of a group.
+
+    Raises:
+        TargetError, PromptError: an answer of several tokens at a mask, or what does not fit the model.
 
     Example:
         >>> import tl_knowledge as tlk
@@ -236,12 +241,15 @@ def read_answers(model: AnyModel, pairs: Sequence[tuple[Prompt, tuple[int, ...]]
         >>> tlk.evaluation.read_answers(model, [(prompt, prompt.answer)])[0].exact
         True
     """
-    model = as_model(model)
+    model = as_model(model, masked=True, encoder_decoder=True)
+    for prompt, answer in pairs:
+        check_fits(model, replace(prompt, answer=answer), multi_token=True)
     answers: dict[int, Answer] = {}
-    for group in equal_groups([(len(prompt), len(answer)) for prompt, answer in pairs]):
+    keys = [(len(prompt), prompt.last.last, len(answer), answered_from(model, prompt.tokens)) for prompt, answer in pairs]
+    for group in equal_groups(keys):
         targets = torch.tensor([pairs[i][1] for i in group], device=pairs[group[0]][0].tokens.device)
         tokens = torch.cat([torch.cat([pairs[i][0].tokens for i in group]), targets[:, :-1]], dim=1)
-        first = len(pairs[group[0]][0]) - 1
+        first = pairs[group[0]][0].last.last
         logits = logits_at(model, tokens, range(first, first + targets.shape[1]), hooks or [])
         nll = -logits.double().log_softmax(-1).gather(-1, targets[..., None])[..., 0].mean(1)
         for i, value, predicted in zip(group, nll.tolist(), logits.argmax(-1).tolist(), strict=True):

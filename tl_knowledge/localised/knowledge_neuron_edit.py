@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from typing_extensions import override
 
 from tl_knowledge.door import public
 from tl_knowledge.editing import Edit, EditMethod, KeyMoments, LowRank
-from tl_knowledge.errors import NumericalError, check_choice
+from tl_knowledge.errors import ComponentError, NumericalError, check_choice
 from tl_knowledge.localised.objects import NeuronEditVariant, object_embeddings
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.models.weights import output_weights
@@ -39,11 +39,15 @@ class KnowledgeNeuronEdit(EditMethod):
         threshold: of the attribution, as a share of the prompt's largest; 0.2, and 0.3 under ``"wen_bai"``, when ``None``.
         shared_by: in more than what share of the paraphrases a neuron must be; facts without paraphrases are not refined.
         spare: neurons that are never edited, such as those that many of a relation's facts share.
+        neurons: edit these instead of those that are attributed; with ``erase`` and ``located.relation_neurons("P36")`` a whole relation is
+            taken away (Dai et al. 2022, section 5.2).
         attribution_variant, steps, at: of the attribution; ``at`` is ``"last"`` or ``"subject"``.
 
     Raises:
         InputError: unknown variant or place.
     """
+
+    edits_any_model: ClassVar[bool] = True
 
     variant: NeuronEditVariant = "ours"
     erase: bool = False
@@ -53,6 +57,7 @@ class KnowledgeNeuronEdit(EditMethod):
     attribution_variant: AttributionVariant = "ours"
     steps: int = 20
     at: str = "last"
+    neurons: NeuronSet | None = None
 
     def __post_init__(self) -> None:
         check_choice("variant", self.variant, NeuronEditVariant)
@@ -69,12 +74,14 @@ class KnowledgeNeuronEdit(EditMethod):
 
         Raises:
             NumericalError: no neuron is left for a fact.
+            ComponentError: ``neurons`` of a model of another shape.
+            TargetError: an object of several tokens, for a masked model.
         """
         rows: dict[int, dict[int, torch.Tensor]] = {}
         notes: list[dict[str, Any]] = []
         for fact in facts:
             objects = object_embeddings(model, fact, self.variant)
-            neurons = self._neurons(model, fact, objects.attributed)
+            neurons = self._given(model) if self.neurons is not None else self._neurons(model, fact, objects.attributed)
             for layer, neuron in neurons:
                 row = output_weights(model, layer)[neuron].detach()[None]
                 change = -row if self.erase else objects.shift(row, self.variant)
@@ -93,6 +100,17 @@ class KnowledgeNeuronEdit(EditMethod):
         left = neurons if self.spare is None else neurons - self.spare
         if not len(left):
             raise NumericalError(f"no neuron is left to edit for {fact.text!r}; lower threshold={threshold:g} or shared_by={self.shared_by:g}.")
+        return left
+
+    def _given(self, model: HookedModel) -> NeuronSet:
+        """The neurons that were given instead."""
+        assert self.neurons is not None
+        none = NeuronSet.of(model, [])
+        if self.neurons.shape != none.shape:
+            raise ComponentError(f"neurons= are of a model of {self.neurons.shape}, layers and neurons a layer; this one has {none.shape}.")
+        left = self.neurons - (none if self.spare is None else self.spare)
+        if not len(left):
+            raise NumericalError("no neuron is left to edit of those that neurons= gives; pass others, or spare fewer.")
         return left
 
     def _scores(self, model: HookedModel, fact: Fact, attributed: tuple[int, ...]) -> NeuronAttribution:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import torch
@@ -11,7 +11,7 @@ from jaxtyping import Float
 from tl_knowledge.engine.batches import predicted_tokens
 from tl_knowledge.models.protocol import HookedModel, embedding_matrix
 from tl_knowledge.prompts.facts import Fact
-from tl_knowledge.prompts.prompt import Prompt, target_tokens
+from tl_knowledge.prompts.prompt import Prompt, check_fits, target_tokens
 
 __all__ = ["NeuronEditVariant", "ObjectEmbeddings", "object_embeddings"]
 
@@ -65,10 +65,16 @@ class ObjectEmbeddings:
 
 
 def object_embeddings(model: HookedModel, fact: Fact, variant: NeuronEditVariant) -> ObjectEmbeddings:
-    """The embeddings of the old object, and of the fact's target."""
+    """The embeddings of the old object, and of the fact's target.
+
+    Raises:
+        TargetError: an old object of several tokens, for a masked model.
+    """
     prompt, embeddings = Prompt.from_fact(model, fact), embedding_matrix(model)
     if fact.replaces is not None and variant not in ("eleutherai2022", "meng2022_code"):
-        old = target_tokens(model, fact.replaces)[0]
+        replaced = replace(prompt, answer=target_tokens(model, fact.replaces), target=fact.replaces)
+        check_fits(model, replaced)
+        old = replaced.target_token
     else:
         (old,) = predicted_tokens(model, [prompt])
     if variant != "meng2022_code":

@@ -8,25 +8,31 @@ from typing import Any
 import torch
 
 from tl_knowledge.errors import ComponentError, ModelStateError, UnsupportedModelError
-from tl_knowledge.models.protocol import HookedModel, has_mlps, is_masked, layer_count, model_name
+from tl_knowledge.models.protocol import HookedModel, has_mlps, is_encoder_decoder, is_masked, layer_count, model_name
 
-__all__ = ["check_has", "check_layers", "check_model"]
+__all__ = ["check_has", "check_layers", "check_model", "check_reads_on", "has_encoder_and_decoder"]
 
 
-def check_model(model: Any, *, masked: bool = False, without_mlps: bool = False) -> HookedModel:
+ENCODER_DECODER = (
+    "load_model(model) gives it as knowledge neurons (attribute_neurons, locate_neurons), their edits "
+    "(localised.KnowledgeNeuronEdit) and evaluate() take it; for everything else pass a model that only decodes"
+)
+
+
+def check_model(model: Any, *, masked: bool = False, without_mlps: bool = False, encoder_decoder: bool = False) -> HookedModel:
     """Return the model if the methods of this package can work on it; it is not changed.
 
     Args:
         masked: whether a masked model will do, which only knowledge neurons can work on.
         without_mlps: whether a model that has attention alone will do, which can be traced.
+        encoder_decoder: whether an encoder with a decoder will do, as `load_model` gives it.
 
     Raises:
         UnsupportedModelError: not a TransformerLens model, not autoregressive, or a mixture of experts.
         ModelStateError: training mode with dropout, which would make every run random.
     """
-    config = getattr(getattr(model, "original_model", None), "config", None) or getattr(model, "cfg", None)
-    if getattr(config, "is_encoder_decoder", False) or type(model).__name__ == "HookedEncoderDecoder":
-        raise UnsupportedModelError(f"{model_name(model)} is an encoder with a decoder (T5); pass a model that only decodes.")
+    if has_encoder_and_decoder(model) and not (encoder_decoder and is_encoder_decoder(model)):
+        raise UnsupportedModelError(f"{model_name(model)} is an encoder with a decoder (T5): {ENCODER_DECODER}.")
     if not isinstance(model, HookedModel):
         raise UnsupportedModelError(
             f"{type(model).__name__} is not a TransformerLens model; pass a HookedTransformer, a TransformerBridge, or a name to load_model()."
@@ -39,6 +45,26 @@ def check_model(model: Any, *, masked: bool = False, without_mlps: bool = False)
     if model.training and _dropout(model) > 0:
         raise ModelStateError(f"{model_name(model)} is in training mode with dropout {_dropout(model):g}; call model.eval() first.")
     return model
+
+
+def has_encoder_and_decoder(model: Any) -> bool:
+    """Whether a model of any class is an encoder with a decoder, as one row of tokens or as TransformerLens has it."""
+    config = getattr(getattr(model, "original_model", None), "config", None) or getattr(model, "cfg", None)
+    flagged = bool(getattr(config, "is_encoder_decoder", False)) or type(model).__name__ == "HookedEncoderDecoder"
+    return flagged or is_encoder_decoder(model)
+
+
+def check_reads_on(model: HookedModel) -> None:
+    """Refuse a model that does not read a text from left to right, and so gives it no probability and does not go on with it.
+
+    Raises:
+        UnsupportedModelError: a masked model, or an encoder with a decoder.
+    """
+    if is_masked(model) or is_encoder_decoder(model):
+        raise UnsupportedModelError(
+            f"{model_name(model)} does not read a text from left to right, so that it gives none a perplexity and goes on with none; "
+            "pass an autoregressive model, or leave this measure out."
+        )
 
 
 def check_has(model: HookedModel, *wanted: str | Sequence[str]) -> None:

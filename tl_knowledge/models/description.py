@@ -39,7 +39,7 @@ def describe_model(model: HookedModel) -> dict[str, Any]:
     parameter = next(iter(model.parameters()))
     return {
         "model": model_name(model),
-        "backend": type(model).__name__,
+        "backend": type(getattr(model, "held", model)).__name__,
         "weight_processing": weight_processing(model),
         "dtype": str(parameter.dtype).removeprefix("torch."),
         "device": str(parameter.device),

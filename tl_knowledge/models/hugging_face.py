@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -20,7 +21,7 @@ PROJECTIONS: dict[Matrix, tuple[str, ...]] = {
     "W_O": ("c_proj", "o_proj", "out_proj", "dense"),
     "W_in": ("c_fc", "up_proj", "dense_h_to_4h", "fc_in", "fc1"),
     "W_gate": ("gate_proj",),
-    "W_out": ("c_proj", "down_proj", "dense_4h_to_h", "fc_out", "fc2", "Wo"),
+    "W_out": ("c_proj", "down_proj", "dense_4h_to_h", "fc_out", "fc2", "Wo", "output.dense"),
 }
 """What Hugging Face calls each matrix, in one architecture or another."""
 
@@ -77,7 +78,11 @@ def _held_beside(module: torch.nn.Module, place: BlockMatrix, change: torch.Tens
 
 
 def _projection(module: torch.nn.Module, place: BlockMatrix) -> torch.nn.Module | None:
-    """A layer's only projection of a kind, if there is just one."""
+    """A layer's only projection of a kind, if there is just one; of an encoder with a decoder (T5), whose blocks are counted one after the other."""
+    stacks = [getattr(getattr(module, side, None), "block", None) for side in ("encoder", "decoder")]
+    if place.name == "W_out" and all(stack is not None for stack in stacks):
+        blocks: list[Any] = [block for stack in stacks if stack is not None for block in stack]
+        return getattr(blocks[place.layer].layer[-1].DenseReluDense, "wo", None) if place.layer < len(blocks) else None
     return _only(module, place.layer, PROJECTIONS[place.name], attention=place.name in ATTENTION)
 
 

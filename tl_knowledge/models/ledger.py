@@ -191,7 +191,7 @@ def forget_edits(model: AnyModel) -> None:
         >>> import tl_knowledge as tlk
         >>> tlk.editing.forget_edits(tlk.load_model("factlm"))
     """
-    _ledgers.pop(as_model(model, masked=True), None)
+    _ledgers.pop(as_model(model, masked=True, encoder_decoder=True), None)
 
 
 def written_keys(model: HookedModel, layer: int) -> list[Float[torch.Tensor, "fact d_mlp"]]:

@@ -13,13 +13,15 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 import transformer_lens
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, T5ForConditionalGeneration
 
 from tl_knowledge.errors import DataError, TLKnowledgeError, UnsupportedModelError, check_choice
-from tl_knowledge.models.checks import check_model
+from tl_knowledge.models.checks import check_model, has_encoder_and_decoder
 from tl_knowledge.models.complete import every_tensor_loaded, randomness_kept
-from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.models.encoder_decoder import EncoderDecoder, encoder_decoder
+from tl_knowledge.models.protocol import HookedModel, as_rows
 from tl_knowledge.models.quiet import loading_quietly
+from tl_knowledge.models.t5 import t5_settings, t5_weights
 
 __all__ = ["FACTLM_DIRECTORY", "AnyModel", "Backend", "as_model", "bridge_of", "hooked_transformer_available", "load_model", "load_tokenizer"]
 
@@ -46,8 +48,9 @@ def load_model(
 
     Args:
         model: ``"factlm"`` (bundled), a Hugging Face id, a local directory in Hugging Face format, or a
-            ``HookedTransformer`` / ``TransformerBridge``. A model object is checked and returned as it is; the other
-            arguments apply to names and directories only.
+            ``HookedTransformer`` / ``TransformerBridge``. A model object is checked and returned as it is, but an encoder with a decoder
+            (T5), which comes back as one row of tokens (`EncoderDecoder`), the same object every time; the other arguments apply to
+            names and directories only.
         backend: ``"auto"`` takes ``HookedTransformer`` where the installed TransformerLens has the model, the bridge
             otherwise (TransformerLens 4 has the bridge only).
         process_weights: fold the LayerNorms and centre the writing weights, as TransformerLens does by default. Off
@@ -70,7 +73,7 @@ def load_model(
     """
     check_choice("backend", backend, Backend)
     if not isinstance(model, str | os.PathLike):
-        return check_model(model, masked=True)
+        return _checked(model)
     name = os.fspath(model)
     load = _load_bridge if _resolve_backend(name, backend) == "bridge" else _load_hooked_transformer
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -91,14 +94,21 @@ def load_model(
         loaded.cfg.default_prepend_bos = prepend_bos
     if name == "factlm":
         loaded.cfg.model_name = "factlm"
-    return check_model(loaded, masked=True)
+    return _checked(loaded)
 
 
-def as_model(model: AnyModel, *, masked: bool = False, without_mlps: bool = False) -> HookedModel:
+def _checked(model: Any) -> HookedModel:
+    """A model that some method here can work on; an encoder with a decoder as one row of tokens."""
+    if has_encoder_and_decoder(model) and not isinstance(model, EncoderDecoder):
+        model = encoder_decoder(model)
+    return check_model(model, masked=True, encoder_decoder=True)
+
+
+def as_model(model: AnyModel, *, masked: bool = False, without_mlps: bool = False, encoder_decoder: bool = False) -> HookedModel:
     """A model that the methods can work on, from a model, a name or a directory; the last model that was loaded by name is kept.
 
     Args:
-        masked, without_mlps: whether a masked model, or one of attention alone, will do.
+        masked, without_mlps, encoder_decoder: whether a masked model, one of attention alone, or an encoder with a decoder will do.
 
     Raises:
         DataError, ModelError: as `load_model`.
@@ -108,7 +118,7 @@ def as_model(model: AnyModel, *, masked: bool = False, without_mlps: bool = Fals
         True
     """
     loaded = _loaded(os.fspath(model)) if isinstance(model, str | os.PathLike) else model
-    return check_model(loaded, masked=masked, without_mlps=without_mlps)
+    return check_model(loaded, masked=masked, without_mlps=without_mlps, encoder_decoder=encoder_decoder)
 
 
 @lru_cache(maxsize=1)
@@ -128,7 +138,7 @@ def bridge_of(module: torch.nn.Module, architecture: str, tokenizer: Any, dtype:
     held.set_attn_implementation("eager")  # as TransformerLens loads them
     with loading_quietly(), randomness_kept():
         bridge: Any = build_bridge_from_module(module, architecture, hf_config=held.config, tokenizer=tokenizer, dtype=dtype)
-    return check_model(bridge.eval(), masked=True)
+    return _checked(bridge.eval())
 
 
 def load_tokenizer(directory: Path) -> Any:
@@ -172,16 +182,32 @@ def _local_directory(name: str) -> Path | None:
 
 
 def _known_to_hooked_transformer(name: str) -> bool:
+    """Whether one of TransformerLens' own classes takes it: ``HookedTransformer``, BERT's, or T5's."""
     directory = _local_directory(name)
     if directory is not None:
-        return AutoConfig.from_pretrained(directory).model_type == "gpt2"
+        return AutoConfig.from_pretrained(directory).model_type in ("gpt2", "t5")
+    return _official_name(name) is not None or _t5_source(name) is not None
+
+
+def _official_name(name: str) -> str | None:
+    """The hub's name of a model that ``HookedTransformer`` knows, also by a short name of TransformerLens' own."""
     from transformer_lens.loading_from_pretrained import get_official_model_name
 
     try:
-        get_official_model_name(name)
+        return get_official_model_name(name)
     except ValueError:
-        return False
-    return True
+        return None
+
+
+def _t5_source(name: str) -> str | None:
+    """Where a T5's weights are: a directory or a hub's name; ``None`` for another model."""
+    source, official = _local_directory(name), _official_name(name)
+    if source is None and official is not None:
+        return official if "/t5-" in official else None
+    try:
+        return str(source or name) if AutoConfig.from_pretrained(source or name).model_type == "t5" else None
+    except (OSError, ValueError):  # no such model, which loading it will say
+        return None
 
 
 def _load_bridge(name: str, *, process_weights: bool, device: str | torch.device, dtype: torch.dtype) -> Any:
@@ -197,12 +223,12 @@ def _load_bridge(name: str, *, process_weights: bool, device: str | torch.device
 def _load_hooked_transformer(name: str, *, process_weights: bool, device: str | torch.device, dtype: torch.dtype) -> Any:
     hooked_transformer = _hooked_transformer_class()
     assert hooked_transformer is not None
-    directory = _local_directory(name)
+    directory, t5 = _local_directory(name), _t5_source(name)
+    if t5 is not None:
+        return _hooked_encoder_decoder(t5, device, dtype)
     if directory is not None:
         return _hooked_transformer_from_gpt2(hooked_transformer, directory, process_weights, device, dtype)
-    from transformer_lens.loading_from_pretrained import get_official_model_name
-
-    if "/bert-" in get_official_model_name(name):  # TransformerLens' own short names, which no hub knows, are resolved here too
+    if "/bert-" in (_official_name(name) or ""):  # TransformerLens' own short names, which no hub knows, are resolved here too
         return transformer_lens.HookedEncoder.from_pretrained(name, device=str(device), dtype=dtype)
     load = hooked_transformer.from_pretrained if process_weights else hooked_transformer.from_pretrained_no_processing
     return load(name, device=device, dtype=dtype)
@@ -245,3 +271,28 @@ def _hooked_transformer_from_gpt2(
         fold_value_biases=process_weights,
     )
     return model
+
+
+def _hooked_encoder_decoder(source: str, device: str | torch.device, dtype: torch.dtype) -> Any:
+    """A ``HookedEncoderDecoder`` of any T5, whose logits are held against Hugging Face's.
+
+    Raises:
+        UnsupportedModelError: they differ.
+    """
+    from transformer_lens import HookedEncoderDecoder, HookedTransformerConfig
+
+    module: Any = T5ForConditionalGeneration.from_pretrained(source, dtype=dtype).eval()
+    named: dict[str, Any] = {"model_name": source.rstrip("/").split("/")[-1], "tokenizer_name": source, "device": "cpu", "dtype": dtype}
+    settings = HookedTransformerConfig(**t5_settings(module.config), **named)
+    model: Any = HookedEncoderDecoder(settings, tokenizer=AutoTokenizer.from_pretrained(source), move_to_device=False)
+    biases = {name: torch.zeros_like(held) for name, held in model.named_parameters() if name.split(".")[-1].startswith("b_")}
+    model.load_state_dict({**dict(model.named_buffers()), **biases, **t5_weights(module)}, strict=True)
+    row = encoder_decoder(model)
+    tokens = as_rows(row, torch.arange(12)[None] * 7 % settings.d_vocab)
+    with torch.no_grad():
+        ours, theirs = row(tokens)[:, 12:], module(input_ids=tokens[:, :12], decoder_input_ids=tokens[:, 12:]).logits
+    rounding = max(torch.finfo(dtype).eps ** 0.5, 1e-5)  # Hugging Face takes T5's norms in float32 whatever the weights are
+    if not torch.allclose(ours, theirs, rtol=0, atol=rounding * float(theirs.abs().max())):
+        raise UnsupportedModelError(f"HookedEncoderDecoder gives other logits than Hugging Face's {source!r}; pass backend='bridge'.")
+    row.cfg.device = model.cfg.device = str(device)  # both run on the processor until here
+    return model.to(device)

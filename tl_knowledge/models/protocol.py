@@ -10,16 +10,22 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from tl_knowledge.arrays import Hooks
+from tl_knowledge.arrays import Hooks, Tokens
+from tl_knowledge.errors import PromptError
 
 __all__ = [
     "HookedModel",
+    "answered_from",
+    "as_rows",
     "attention_input",
+    "block_is_at",
     "context_length",
     "embedding_matrix",
+    "encoder_depth",
     "has_mlps",
+    "is_encoder_decoder",
     "is_masked",
     "layer_count",
     "mlp_input",
@@ -36,7 +42,9 @@ class HookedModel(Protocol):
     cfg: Any
     tokenizer: Any
     blocks: Any
-    training: bool
+
+    @property
+    def training(self) -> bool: ...
 
     @property
     def hook_dict(self) -> dict[str, Any]: ...
@@ -108,9 +116,66 @@ def embedding_matrix(model: HookedModel) -> Float[torch.Tensor, "d_vocab d_model
 
 def is_masked(model: HookedModel) -> bool:
     """Whether the model reads in both directions and fills masks (BERT)."""
+    if is_encoder_decoder(model):  # its decoder answers, from left to right
+        return False
     # Bridges call BERT's attention causal, so the architecture's name counts too.
     names = [str(getattr(model.cfg, name, "")) for name in ("architecture", "original_architecture")]
     return getattr(model.cfg, "attention_dir", "causal") != "causal" or any(name.endswith("MaskedLM") for name in names)
+
+
+def is_encoder_decoder(model: HookedModel) -> bool:
+    """Whether one part of the model reads a text and another answers it (T5); see `tl_knowledge.models.encoder_decoder`."""
+    return _decoder_start(model) is not None
+
+
+def answered_from(model: HookedModel, tokens: Tokens) -> int:
+    """The first position whose logits say something: 0, and where the decoder begins in an encoder with a decoder.
+
+    Args:
+        tokens: ``[batch pos]``.
+
+    Raises:
+        PromptError: nothing for the encoder to read, no decoder's start token, or in other places in other rows.
+    """
+    start = _decoder_start(model)
+    if start is None:
+        return 0
+    begins = tokens == start
+    places = begins.int().argmax(1)
+    if not bool(begins.any(1).all()) or not bool((places == places[0]).all()) or int(places[0]) == 0:
+        raise PromptError(
+            f"the rows of an encoder with a decoder are a text, then token {start}, with which the decoder begins, in the same place in every row; "
+            "make prompts with Prompt.from_fact(model, ...) or Prompt.from_text(model, ...)."
+        )
+    return int(places[0])
+
+
+def encoder_depth(model: HookedModel) -> int:
+    """How many of the blocks are an encoder's, which come first; none where the model has no decoder beside it."""
+    return int(getattr(model, "encoder_depth", 0))
+
+
+def block_is_at(model: HookedModel, layer: int, position: int, first: int) -> bool:
+    """Whether a block has activations at a position: in an encoder with a decoder, each side on its own.
+
+    Args:
+        first: where the decoder begins (`answered_from`).
+    """
+    return not is_encoder_decoder(model) or (layer < encoder_depth(model)) == (position < first)
+
+
+def as_rows(model: HookedModel, tokens: Tokens) -> Int[torch.Tensor, "batch _"]:
+    """Any tokens as rows that the model can be run on: themselves; for an encoder with a decoder, which reads them twice, with its start between."""
+    start = _decoder_start(model)
+    if start is None:
+        return tokens
+    read = torch.where(tokens == start, (start + 1) % int(model.cfg.d_vocab), tokens)
+    return torch.cat([read, torch.full_like(tokens[:, :1], start), read], dim=1)
+
+
+def _decoder_start(model: HookedModel) -> int | None:
+    start: int | None = getattr(model, "decoder_start", None)
+    return start
 
 
 def model_name(model: HookedModel) -> str:

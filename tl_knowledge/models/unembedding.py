@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 
 from tl_knowledge.arrays import Hooks
 from tl_knowledge.models.hook_names import UNEMBED_IN
-from tl_knowledge.models.protocol import HookedModel, context_length
+from tl_knowledge.models.protocol import HookedModel, answered_from, as_rows, context_length
 
 __all__ = ["Unembedding"]
 
@@ -74,7 +74,9 @@ class Unembedding:
         recorder: Hooks = [(UNEMBED_IN, lambda x, *, hook: states.append(x.detach()))]
         with torch.no_grad():
             logits: torch.Tensor = model.run_with_hooks(tokens, fwd_hooks=recorder)
-        ours, rounding = self.logits(states[0]), torch.finfo(self.weights.dtype).eps ** 0.5
+        first = answered_from(model, tokens)
+        logits = logits[:, first:]
+        ours, rounding = self.logits(states[0][:, first:]), torch.finfo(self.weights.dtype).eps ** 0.5
         logits = logits.to(ours)
         if not bool(ours.any()):
             return None
@@ -84,9 +86,9 @@ class Unembedding:
                 return scale
         return None
 
-    def _probe_tokens(self, model: HookedModel) -> Int[torch.Tensor, "1 pos"]:
+    def _probe_tokens(self, model: HookedModel) -> Int[torch.Tensor, "1 _"]:
         last, length = int(model.cfg.d_vocab) - 1, min(PROBE_LENGTH, context_length(model))
-        return torch.linspace(last // 3, last, length, device=self.weights.device).long()[None]
+        return as_rows(model, torch.linspace(last // 3, last, length, device=self.weights.device).long()[None])
 
     def logits(self, states: Float[torch.Tensor, "*row d_model"]) -> Float[torch.Tensor, "*row d_vocab"]:
         """Logits of some states, differentiable in them."""

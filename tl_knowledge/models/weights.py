@@ -14,7 +14,7 @@ from jaxtyping import Float
 from tl_knowledge.arrays import HookFn
 from tl_knowledge.errors import UnsupportedModelError
 from tl_knowledge.models.hook_names import component_hook
-from tl_knowledge.models.protocol import HookedModel, model_device, model_name
+from tl_knowledge.models.protocol import HookedModel, as_rows, model_device, model_name
 from tl_knowledge.models.reread import as_it_is
 
 __all__ = [
@@ -70,7 +70,7 @@ def _find_output_hook(model: HookedModel, layer: int) -> str:
     def catch(name: str) -> HookFn:
         return lambda activation, *, hook: seen.__setitem__(name, activation.detach().flatten(0, -2))
 
-    tokens = torch.arange(4, device=model_device(model))[None] % int(model.cfg.d_vocab)
+    tokens = as_rows(model, torch.arange(4, device=model_device(model))[None] % int(model.cfg.d_vocab))
     with torch.no_grad(), as_it_is(model):
         model.run_with_hooks(tokens, fwd_hooks=[(name, catch(name)) for name in (key_site, *candidates)])
     weights = output_weights(model, layer).detach()

@@ -6,7 +6,8 @@ Integrated gradients of the answer's probability along a path from a baseline to
 
 for all layers and steps at once. Only one position changes, so the keys and values of every position before it are frozen
 (`tl_knowledge.engine.prefix`), every scaled activation is *one token* of a growing batch, and one backward gives all gradients. A masked model (BERT)
-predicts at its mask, and every row is a full sequence.
+predicts at its mask, and every row is a full sequence. An encoder with a decoder (T5) predicts with its decoder, whose MLPs have neurons at the last
+position; its encoder's have theirs at positions of the text, such as the subject. Elsewhere a block's scores are zero.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from tl_knowledge.engine.rows import MEMORY_BUDGET
 from tl_knowledge.errors import InputError, NumericalError, UnsupportedModelError, check_choice, check_given
 from tl_knowledge.models.checks import check_layers
 from tl_knowledge.models.loading import AnyModel, as_model
-from tl_knowledge.models.protocol import HookedModel, is_masked, layer_count, model_device, model_name
+from tl_knowledge.models.protocol import HookedModel, answered_from, as_rows, block_is_at, is_masked, layer_count, model_device, model_name
 from tl_knowledge.neurons.continuations import own_continuations
 from tl_knowledge.neurons.engine import PathGradients, Questions, questions_at_once
 from tl_knowledge.neurons.result import NeuronAttribution
@@ -85,7 +86,7 @@ def attribute_neurons(
         >>> tuple(scores.scores.shape)
         (2, 8, 512)
     """
-    model = as_model(model, masked=True)
+    model = as_model(model, masked=True, encoder_decoder=True)
     batch = check_given(always_iterable(prompts, Prompt), "prompt")
     settings = AttributionSettings(method, variant, at, steps, multi_token, _baseline_name(baseline))
     for prompt in batch:
@@ -122,14 +123,14 @@ def mean_activation(
         DataError: no prompt.
         InputError: an unknown variant.
     """
-    model = as_model(model, masked=True)
+    model = as_model(model, masked=True, encoder_decoder=True)
     batch = check_given(always_iterable(prompts, Prompt), "prompt")
     check_choice("variant", variant, AttributionVariant)
     layers = tuple(range(layer_count(model)))
     start = _baseline_rows(model, "zero", layers)
     total, site = torch.zeros_like(start, dtype=torch.float64), activation_site(model, variant)
     with progress_bar(what="mean activation", unit="prompt", total=len(batch), progress=progress) as bar:
-        for group in equal_groups([len(prompt) for prompt in batch]):
+        for group in equal_groups([(len(prompt), answered_from(model, prompt.tokens)) for prompt in batch]):
             questions = Questions.stack([Questions(batch[i].tokens, (batch[i].last.last,), (0,), (batch[i].span(at).last,)) for i in group])
             total += PathGradients(model, questions, layers, site, start).activations()[0].double().sum(0)
             bar.update(len(group))
@@ -148,22 +149,32 @@ def _attributed(
     """Scores ``[prompt layer d_mlp]``, gaps ``[prompt layer]`` and clean probabilities ``[prompt]``, over each prompt's questions."""
     alphas, site = _alphas(settings), activation_site(model, settings.variant)
     scores = start.new_zeros(len(prompts), *start.shape, device="cpu")
-    gaps, probability = scores.new_zeros(len(prompts), len(layers)), scores.new_ones(len(prompts))
+    gaps, probability = scores.new_full((len(prompts), len(layers)), 0.0 if alphas else float("nan")), scores.new_ones(len(prompts))
     appended = own_continuations(model, prompts)[0] if _appends_its_own(settings) else [prompt.answer for prompt in prompts]
     rows, questions = zip(*((i, each) for i, prompt in enumerate(prompts) for each in _questions(prompt, appended[i], settings)), strict=True)
     at_once = questions_at_once(model, questions, layers, len(alphas), memory_budget)
     with progress_bar(what="attribute neurons", unit="prompt", total=len(questions), progress=progress) as bar:
-        for group in equal_groups([(question.length, question.kept) for question in questions], at_once):
-            task = PathGradients(model, Questions.stack([questions[k] for k in group]), layers, site, start)
+        sides = [_own_layers(model, each, layers) for each in questions]
+        keys = [(each.length, each.kept, answered_from(model, each.tokens), side) for each, side in zip(questions, sides, strict=True)]
+        for group in equal_groups(keys, at_once):
+            own = sides[group[0]]
+            task = PathGradients(model, Questions.stack([questions[k] for k in group]), tuple(layers[i] for i in own), site, start[list(own)])
             parts = task.scores(alphas, memory_budget) if alphas else task.activations()
             for k, score, gap, p in zip(group, *(part.cpu() for part in parts), strict=True):
-                row = rows[k]
-                scores[row], gaps[row], probability[row] = scores[row] + score, gaps[row] + gap, probability[row] * p
+                row, probability[rows[k]] = rows[k], probability[rows[k]] * p
+                scores[row, list(own)] += score
+                gaps[row, list(own)] += gap
             bar.update(len(group))
     if settings.multi_token and settings.variant in BEFORE_NONLINEARITY:
         tokens = scores.new_tensor([len(prompt.answer) for prompt in prompts])
         scores, gaps = scores / tokens[:, None, None], gaps / tokens[:, None]
     return scores, gaps, probability
+
+
+def _own_layers(model: HookedModel, question: Questions, layers: Sequence[int]) -> tuple[int, ...]:
+    """Indices of the layers that have neurons at the question's position; of all where none has, whose scores are zero then."""
+    first = answered_from(model, question.tokens)
+    return tuple(i for i, layer in enumerate(layers) if block_is_at(model, layer, question.at[0], first)) or tuple(range(len(layers)))
 
 
 def _appends_its_own(settings: AttributionSettings) -> bool:
@@ -179,7 +190,8 @@ def activation_site(model: HookedModel, variant: AttributionVariant) -> str:
     if variant not in BEFORE_NONLINEARITY or is_masked(model):
         return "hook_post"
     name, width = "blocks.0.mlp.hook_pre", int(model.blocks[0].mlp.W_out.shape[0])
-    shown = record(model, torch.zeros(1, 1, dtype=torch.long, device=model_device(model)), [], [name])[name]
+    tokens = as_rows(model, torch.zeros(1, 1, dtype=torch.long, device=model_device(model)))
+    shown = record(model, tokens, [], [name])[name]
     if shown.shape[-1] != width:
         raise UnsupportedModelError(
             f"{name} of {model_name(model)} shows {shown.shape[-1]} numbers for {width} neurons (gates in the same projection); pass variant='ours'."

@@ -80,7 +80,7 @@ def measure_neuron_effects(
         >>> len(effects.table) == len(facts)
         True
     """
-    model = as_model(model, masked=True)
+    model = as_model(model, masked=True, encoder_decoder=True)
     program = variant == "wen_bai"
     given = _comparable(facts, unrelated, controls)
     given = tuple(replace(fact, target=fact.target.lower()) for fact in given) if program else given

@@ -32,7 +32,7 @@ from tl_knowledge.engine.recording import Reached, capture
 from tl_knowledge.engine.rows import growing_rows_refusal, keep_positions
 from tl_knowledge.metrics import answer_probability
 from tl_knowledge.models.hook_names import UNEMBED_IN, block_input, block_output
-from tl_knowledge.models.protocol import HookedModel, layer_count
+from tl_knowledge.models.protocol import HookedModel, answered_from, encoder_depth, layer_count
 from tl_knowledge.models.unembedding import Unembedding
 
 __all__ = ["PathGradients", "Questions", "questions_at_once"]
@@ -117,7 +117,7 @@ class PathGradients:
     def _chunks(self, points: int, memory_budget: float, *, holds_logits: bool) -> Iterator[tuple[int, ...]]:
         """Indices of layers whose rows fit the budget together; at least one at a time."""
         rows = len(self.questions.answers) * points
-        a_block = _bytes_a_layer_row(self.model, self.questions.length, self.questions.kept)
+        a_block = _bytes_a_layer_row(self.model, self.questions.length, _tokens_a_row(self.model, self.questions))
         logits = 3 * int(self.model.cfg.d_vocab) * self.start.element_size() if holds_logits else 0
 
         def needed(i: int) -> int:
@@ -128,19 +128,28 @@ class PathGradients:
 
 def questions_at_once(model: HookedModel, questions: Sequence[Questions], layers: Sequence[int], points: int, memory_budget: float) -> int:
     """How many questions' rows fit the budget with all layers together; at least one."""
-    a_block = _bytes_a_layer_row(model, max(q.length for q in questions), max(q.kept for q in questions))
+    a_block = _bytes_a_layer_row(model, max(q.length for q in questions), max(_tokens_a_row(model, q) for q in questions))
     needed = sum(_blocks_kept(model, layer) for layer in layers) * max(1, points) * a_block
     return max(1, int(memory_budget // needed))
 
 
 def _blocks_kept(model: HookedModel, layer: int) -> int:
     """How many blocks keep a layer's rows for the backward: those from its own on, or all where rows cannot grow."""
-    return layer_count(model) + 1 - (0 if growing_rows_refusal(model) else layer)
+    first = encoder_depth(model) if layer >= encoder_depth(model) else 0  # of an encoder and its decoder, the side that has the layer
+    return layer_count(model) + 1 - (first if growing_rows_refusal(model) else layer)
+
+
+def _tokens_a_row(model: HookedModel, questions: Questions) -> int:
+    """How many tokens of every row are run anew."""
+    if not (growing_rows_refusal(model) or prefix_refusal(model)):
+        return questions.kept
+    first = answered_from(model, questions.tokens)
+    return questions.length - (first if min(questions.at) >= first else 0)
 
 
 def _bytes_a_layer_row(model: HookedModel, length: int, kept: int) -> int:
-    """What one row keeps of one block for the backward, from above."""
-    config, kept = model.cfg, length if growing_rows_refusal(model) or prefix_refusal(model) else kept
+    """What one row keeps of one block for the backward, from above, where it runs so many tokens."""
+    config = model.cfg
     hidden = 12 * int(config.d_model) + 6 * int(model.blocks[0].mlp.W_out.shape[0]) + 4 * int(config.n_heads) * length
     return (kept * hidden + 2 * length * int(config.d_model)) * model.blocks[0].mlp.W_out.element_size()
 

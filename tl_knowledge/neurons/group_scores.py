@@ -101,7 +101,7 @@ def measure_group_scores(
         >>> tlk.neurons.measure_group_scores(model, facts, located, progress=False).matrix().shape[1]
         3
     """
-    model = as_model(model, masked=True)
+    model = as_model(model, masked=True, encoder_decoder=True)
     check_same_weights(model, located.provenance.weights, "located")
     members = as_groups(model, groups)
     neurons = sorted({neuron for some in located.sets for neuron in some})

@@ -48,7 +48,7 @@ def fact_groups(model: AnyModel, facts: Fact | Iterable[Fact], *, own_wording: b
     Raises:
         DataError: no fact, or one without paraphrases.
     """
-    model = as_model(model, masked=True)
+    model = as_model(model, masked=True, encoder_decoder=True)
     groups: list[PromptGroup] = []
     for fact in check_given(always_iterable(facts, Fact), "fact"):
         others = paraphrases(model, fact)

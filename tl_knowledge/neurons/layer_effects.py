@@ -109,7 +109,7 @@ def measure_layer_effects(
         >>> int(effects.table["neurons"].sum()) == int(located.table["neurons"].sum())
         True
     """
-    model = as_model(model, masked=True)
+    model = as_model(model, masked=True, encoder_decoder=True)
     given = check_given(always_iterable(facts, Fact), "fact")
     check_same_weights(model, located.provenance.weights, "located")
     if list(located.table["name"]) != [fact.subject for fact in given]:

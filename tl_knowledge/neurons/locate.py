@@ -81,7 +81,7 @@ def locate_neurons(
         >>> len(located.sets), list(located.statistics().columns[:4])
         (4, ['relation', 'groups', 'prompts', 'KN'])
     """
-    source, model = model, as_model(model, masked=True)
+    source, model = model, as_model(model, masked=True, encoder_decoder=True)
     scoring = AttributionSettings(variant=variant, at=at, steps=steps, multi_token=multi_token)
     settings = LocationSettings(scoring, threshold, kind, shared_by, adapt, (mean_count[0], mean_count[1]))
     members = as_groups(model, groups)
@@ -122,7 +122,7 @@ class _LocationJob:
     provenance: Provenance
     memory_budget: float
     advance: Callable[[int], object]
-    accepts: Mapping[str, bool] = field(default_factory=lambda: {"masked": True})
+    accepts: Mapping[str, bool] = field(default_factory=lambda: {"masked": True, "encoder_decoder": True})
 
     def on(self, model: HookedModel) -> Callable[[Sequence[PromptGroup]], LocatedNeurons]:
         """What locates the neurons of some groups."""

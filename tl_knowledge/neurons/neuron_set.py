@@ -62,7 +62,7 @@ class NeuronSet:
     @classmethod
     def of(cls, model: AnyModel, neurons: Iterable[Neuron]) -> NeuronSet:
         """Neurons of a model."""
-        model = as_model(model, masked=True)
+        model = as_model(model, masked=True, encoder_decoder=True)
         return cls(frozenset(neurons), layer_count(model), int(model.blocks[0].mlp.W_out.shape[0]))
 
     @property

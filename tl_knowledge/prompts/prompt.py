@@ -1,7 +1,6 @@
 """Prompts as tokens with named spans, and the target that should follow.
 
-A masked model (BERT) answers at its mask: the prompt ends in ``[MASK].`` where the text has no mask of its own, and stands between the
-tokenizer's special tokens.
+A masked model (BERT) answers at its mask, an encoder with a decoder (T5) with its decoder: see `tl_knowledge.prompts.asked`.
 """
 
 from __future__ import annotations
@@ -17,11 +16,12 @@ from einops import repeat
 
 from tl_knowledge.arrays import Tokens
 from tl_knowledge.door import converts, public
-from tl_knowledge.errors import MissingSpaceWarning, PromptError, SubjectNotFoundError, TargetError, UnsupportedModelError
+from tl_knowledge.errors import MissingSpaceWarning, PromptError, SubjectNotFoundError, TargetError
 from tl_knowledge.models.loading import AnyModel, as_model
-from tl_knowledge.models.protocol import HookedModel, context_length, is_masked, model_device, model_name, prepends_bos
+from tl_knowledge.models.protocol import HookedModel, answered_from, context_length, is_encoder_decoder, is_masked, model_device
+from tl_knowledge.prompts.asked import ask, mask_token
 from tl_knowledge.prompts.facts import Fact
-from tl_knowledge.prompts.spans import CharRange, Occurrence, Span, covering_tokens, encode, occurrences, relation_span
+from tl_knowledge.prompts.spans import CharRange, Occurrence, Span, covering_tokens, occurrences, relation_span
 
 __all__ = ["Occurrence", "Prompt", "Span", "check_fits", "is_one_token", "mask_token", "target_tokens", "warn_of_missing_space"]
 
@@ -36,7 +36,8 @@ class Prompt:
         tokens: ``[1 pos]``.
         labels: each token as text, for axes and tables.
         spans: ``subject``, ``relation`` (every prompt token outside the subject, without BOS and other special tokens), ``last`` (the position
-            that predicts the answer: the last one, or a masked model's mask), and any more.
+            that predicts the answer: the last one, or a masked model's mask), and any more. An encoder with a decoder has both one after the
+            other in one row of tokens.
         answer: the target's tokens; empty when no target is known.
         target: the target's text, ``""`` when unknown.
         text: what was tokenised, ``""`` for prompts made from tokens.
@@ -226,27 +227,20 @@ class Prompt:
         if not text.strip():
             raise PromptError(f"the prompt is {text!r}; pass a prompt with at least one character.")
         model = _loaded(model)
-        masked = is_masked(model)
-        shown = _with_mask(model, text) if masked else text
-        ids, offsets, labels = encode(model.tokenizer, shown, special=masked)
-        has_bos = not masked and (prepends_bos(model) if prepend_bos is None else prepend_bos)
-        if has_bos:
-            ids, offsets, labels = [model.tokenizer.bos_token_id, *ids], [(0, 0), *offsets], ["BOS", *labels]
-        special = (0,) if has_bos else ()
-        last = len(ids) - 1
-        if masked:
-            last = ids.index(model.tokenizer.mask_token_id)
-            special = tuple(i for i, (a, b) in enumerate(offsets) if a == b or i == last)
-        spans = {"last": Span("last", (last,))} | ({"special": Span("special", special)} if masked else {})
+        asked = ask(model, text, prepend_bos)
+        labels = tuple(asked.labels)
+        spans = {"last": Span("last", (asked.last,))}
+        if asked.special and not asked.has_bos:
+            spans["special"] = Span("special", asked.special)
         for name, ranges in places.items():
-            spans[name] = Span(name, covering_tokens(shown, texts[name], ranges, offsets, tuple(labels)))
+            spans[name] = Span(name, covering_tokens(asked.text, texts[name], ranges, asked.offsets, labels))
         if "subject" in spans:
-            spans |= relation_span(spans["subject"].positions, len(ids), special)
+            spans |= relation_span(spans["subject"].positions, len(asked.ids), asked.special)
         answer = () if target is None else target_tokens(model, target)
-        if target is not None and not masked:
+        if target is not None and not is_masked(model) and not is_encoder_decoder(model):
             warn_of_missing_space(model, text, target)
-        tokens = torch.tensor([ids], device=model_device(model))
-        prompt = cls(tokens, tuple(labels), spans, answer, target or "", text=shown, has_bos=has_bos)
+        tokens = torch.tensor([asked.ids], device=model_device(model))
+        prompt = cls(tokens, labels, spans, answer, target or "", text=asked.text, has_bos=asked.has_bos)
         check_fits(model, prompt)
         return prompt
 
@@ -256,7 +250,7 @@ converts(Fact, Prompt, Prompt.from_fact)
 
 def _loaded(model: AnyModel) -> HookedModel:
     """A model by its name; one that is there already is not checked again for every prompt."""
-    return as_model(model, masked=True) if isinstance(model, str | os.PathLike) else model
+    return as_model(model, masked=True, encoder_decoder=True) if isinstance(model, str | os.PathLike) else model
 
 
 def check_fits(model: HookedModel, prompt: Prompt, *, multi_token: bool = False) -> None:
@@ -266,7 +260,7 @@ def check_fits(model: HookedModel, prompt: Prompt, *, multi_token: bool = False)
         multi_token: whether the target's tokens before its last are appended to the prompt.
 
     Raises:
-        PromptError: longer than the context, or a token outside the vocabulary.
+        PromptError: longer than the context, a token outside the vocabulary, or tokens without a decoder's part for an encoder with a decoder.
         TargetError: a target token outside the vocabulary, or several for a masked model.
     """
     vocabulary, appended = int(model.cfg.d_vocab), max(0, len(prompt.answer) - 1) if multi_token else 0
@@ -278,6 +272,7 @@ def check_fits(model: HookedModel, prompt: Prompt, *, multi_token: bool = False)
     outside = [token for token in prompt.tokens[0].tolist() if not 0 <= token < vocabulary]
     if outside:
         raise PromptError(f"token {outside[0]} is outside the model's vocabulary of {vocabulary}; was the prompt made with another tokenizer?")
+    answered_from(model, prompt.tokens)
     unknown = [token for token in prompt.answer if not 0 <= token < vocabulary]
     if unknown:
         raise TargetError(f"target token {unknown[0]} is outside the model's vocabulary of {vocabulary}; pass a token id of this model.")
@@ -319,23 +314,3 @@ def is_one_token(model: HookedModel, target: str) -> bool:
         return len(target_tokens(model, target)) == 1
     except TargetError:
         return False
-
-
-def mask_token(model: HookedModel) -> str:
-    """The text of a masked model's mask.
-
-    Raises:
-        UnsupportedModelError: its tokenizer has none.
-    """
-    mask: str | None = model.tokenizer.mask_token
-    if mask is None:
-        raise UnsupportedModelError(f"{model_name(model)} answers at its mask, but its tokenizer has no mask token; set model.tokenizer.mask_token.")
-    return mask
-
-
-def _with_mask(model: HookedModel, text: str) -> str:
-    """The text with one mask: its own, or one at the end."""
-    mask = mask_token(model)
-    if text.count(mask) > 1:
-        raise PromptError(f"the prompt {text!r} has {text.count(mask)} masks; leave one.")
-    return text if mask in text else f"{text.rstrip()} {mask}."

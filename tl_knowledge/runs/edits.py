@@ -10,7 +10,7 @@ from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.runs.key_moments import KeyMoments
 
-__all__ = ["AppliedEdit", "EditPlanner"]
+__all__ = ["AppliedEdit", "EditPlanner", "models_of"]
 
 
 @runtime_checkable
@@ -40,3 +40,8 @@ class EditPlanner(Protocol[PlannedEdit_co]):
     def plan(self, model: HookedModel, facts: Sequence[Fact], moments: KeyMoments | None) -> PlannedEdit_co:
         """The edit that makes the model say each fact's target; the model is left as it was."""
         ...
+
+
+def models_of(method: object) -> dict[str, bool]:
+    """Which kinds of models a method edits, in the words of `as_model`: where it says ``edits_any_model``, those with masks or a decoder, too."""
+    return dict.fromkeys(("masked", "encoder_decoder"), bool(getattr(method, "edits_any_model", False)))

@@ -78,7 +78,10 @@ dna_w_adj_2     | 97.1     | 94.4
 dna_w_adj_irr_2 | 97.4     | 95.4
 """)
         },
-        without={"T5-XL": "T5 is not supported yet", "GPT-J, zsRE and CounterFact": "refined over EasyEdit's prompts, which are not public"},
+        without={
+            "T5-XL": "EasyEdit shows its decoder the answer before it scores it",
+            "GPT-J, zsRE and CounterFact": "refined over EasyEdit's prompts, which are not public",
+        },
         factlm_cases=25,
     ),
     Experiment(
