@@ -155,7 +155,8 @@ def test_every_function(name, tiny, good):
     assert fingerprint(tiny) == before and hooks_left(tiny) == [] and surroundings() == around
 
 
-SETTINGS = [tlk.ROME, tlk.MEMIT, tlk.EMMET, tlk.AlphaEdit, tlk.FineTune, tlk.GaussianNoise, tlk.PromptSwap, tlk.Fact, tlk.EditCase]
+EDITORS = [tlk.editing.UltraEdit, tlk.editing.PMET, tlk.editing.LoRA, tlk.editing.FineTuneAttention, tlk.editing.FineTuneDecayed]
+SETTINGS = [tlk.ROME, tlk.MEMIT, tlk.EMMET, tlk.AlphaEdit, tlk.FineTune, *EDITORS, tlk.GaussianNoise, tlk.PromptSwap, tlk.Fact, tlk.EditCase]
 
 
 @pytest.mark.parametrize("kind", SETTINGS, ids=lambda kind: kind.__name__)

@@ -23,6 +23,7 @@ from tl_knowledge.models.weights import output_hook
 FACTS = [tlk.Fact("w3 w9", "w1 {} w4 w8", " w7 w11"), tlk.Fact("w5", "w1 {} w4 w8", " w7"), tlk.Fact("w30 w31", "w2 {} w8", " w9")]
 SHORT = ((3, 2),)
 LAYERS = (0, 2)
+NEAR = {"rtol": 2e-4, "atol": 5e-7}  # some bridges take norms in float32, so that rows of a batch differ in the last of its digits
 
 
 @pytest.fixture
@@ -86,14 +87,14 @@ def test_ultraedit_is_its_least_squares_problem_edit_after_edit(speaking, tokens
     seen = [slow_factors(speaking, FACTS[:2], tokens)]
     expected = slow_ultraedit(seen[0], seen, 1e-2, 0.5)
     for layer in LAYERS:
-        torch.testing.assert_close(first.factors[layer].dense, expected[layer], rtol=1e-5, atol=1e-9)
+        torch.testing.assert_close(first.factors[layer].dense, expected[layer], **NEAR)
     loaded = tlk.Edit.load(first.save(tmp_path / "edit"))
     with loaded.applied(speaking):  # what is written into the model counts, and only that
         second = tlk.plan_edit(speaking, FACTS[2:], method)
         seen.append(slow_factors(speaking, FACTS[2:], tokens))
     expected = slow_ultraedit(seen[1], seen, 1e-2, 0.5)
     for layer in LAYERS:
-        torch.testing.assert_close(second.factors[layer].dense, expected[layer], rtol=1e-5, atol=1e-9)
+        torch.testing.assert_close(second.factors[layer].dense, expected[layer], **NEAR)
     assert second.notes[0]["tokens_standardised_over"] == sum(len(x) for each in seen for x, _ in each.values())
     again = tlk.plan_edit(speaking, FACTS[2:], replace(method, tokens="all"))
     assert all(torch.equal(again.factors[layer].dense, alone.factors[layer].dense) for layer in LAYERS)
