@@ -56,6 +56,17 @@ class GRACE(EditMethod):
 
     Raises:
         InputError: an unknown word, or a radius or number of keys that is not positive.
+
+    Example:
+        >>> import tl_knowledge as tlk
+        >>> model = tlk.load_model("factlm")
+        >>> fact = tlk.Fact("France", "The capital of {} is", " London")
+        >>> edit = tlk.plan_edit(model, fact, tlk.editing.GRACE.for_model(model), progress=False)
+        >>> prompt, other = tlk.Prompt.from_fact(model, fact), tlk.Prompt.from_text(model, "Paul McCartney plays the")
+        >>> before = model(other.tokens)
+        >>> with edit.applied(model):
+        ...     int(model(prompt.tokens)[0, -1].argmax()) == prompt.target_token, bool((model(other.tokens) == before).all())
+        (True, True)
     """
 
     takes_traced_layer: ClassVar[bool] = False

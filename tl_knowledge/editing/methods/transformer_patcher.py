@@ -63,6 +63,18 @@ class TransformerPatcher(EditMethod):
 
     Raises:
         InputError: an unknown word, or a number that makes no sense.
+
+    Example:
+        >>> import tl_knowledge as tlk
+        >>> model = tlk.load_model("factlm")
+        >>> fact = tlk.Fact("France", "The capital of {} is", " London")
+        >>> edit = tlk.plan_edit(model, fact, tlk.editing.TransformerPatcher.for_model(model), progress=False)
+        >>> edit.to_dataframe()["target"].tolist(), edit.notes[0]["loudest_elsewhere"]
+        ([' London'], 0.0)
+        >>> prompt = tlk.Prompt.from_fact(model, fact)
+        >>> with edit.applied(model):
+        ...     int(model(prompt.tokens)[0, -1].argmax()) == prompt.target_token
+        True
     """
 
     takes_traced_layer: ClassVar[bool] = False
