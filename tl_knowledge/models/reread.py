@@ -23,7 +23,7 @@ from tl_knowledge.models.routed import own_handles, routed_on
 
 __all__ = ["Read", "Reader", "as_it_is", "check_readable", "has_readers", "match_readers", "own_start", "read_rows", "reading_of"]
 
-Row: TypeAlias = Int[torch.Tensor, " pos"]
+Row: TypeAlias = Int[torch.Tensor, " _"]
 Rows: TypeAlias = Int[torch.Tensor, "batch pos"]
 Run: TypeAlias = Callable[[HookedModel, torch.Tensor, int], torch.Tensor]
 """What runs a model on tokens whose first so many are no row's own, and gives a row of results for each of theirs."""
