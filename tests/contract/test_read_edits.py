@@ -175,6 +175,15 @@ def test_nothing_stays_after_an_interrupt(speaking, edit, monkeypatch):
     def stops(*args):
         raise KeyboardInterrupt
 
+    edit.write_into(speaking)
+    ours = vars(speaking)["forward"]
+    vars(speaking)["forward"] = stops
+    with pytest.raises(ModelStateError, match=r"forward\(\) was replaced by something else since"):
+        edit.revert(speaking)
+    vars(speaking)["forward"] = ours
+    edit.revert(speaking)
+    assert set(vars(speaking)) == attributes
+
     with edit.applied(speaking), monkeypatch.context() as patch:
         patch.setattr(reread, "_check_length", stops)  # in the middle of a call, after rows have been read
         with pytest.raises(KeyboardInterrupt):

@@ -17,7 +17,7 @@ from tl_knowledge.engine.batches import perplexity
 from tl_knowledge.errors import InputError, UnsupportedModelError
 from tl_knowledge.lock import model_lock
 from tl_knowledge.models.protocol import HookedModel, context_length, is_masked, model_name
-from tl_knowledge.models.reread import Read, as_it_is, match_readers
+from tl_knowledge.models.reread import Read, as_it_is, check_calls, match_readers
 from tl_knowledge.models.routed import is_on, put_on, take_off
 from tl_knowledge.prompts.prompt import Prompt
 
@@ -104,7 +104,7 @@ class RereadEdit(PlannedEdit):
             try:
                 match_readers(model)
             except BaseException:
-                self.revert(model)
+                self._take_off(model)
                 raise
 
     @override
@@ -112,13 +112,22 @@ class RereadEdit(PlannedEdit):
         """Have the model read as before.
 
         Raises:
-            ModelStateError: the edit is not on it.
+            ModelStateError: the edit is not on it, or somebody else has replaced the model's ``forward`` since.
         """
         with model_lock(model):
-            take_off(model, self._key)
-            match_readers(model)
+            if is_on(model, self._key):
+                check_calls(model)
+            self._take_off(model)
 
     @override
     def is_written_into(self, model: HookedModel) -> bool:
         """Whether the model reads as the edit says now."""
         return is_on(model, self._key)
+
+    def _take_off(self, model: HookedModel) -> None:
+        """All of it; an interrupt does not stop it half-way."""
+        take_off(model, self._key)
+        try:
+            match_readers(model)
+        finally:
+            match_readers(model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -18,10 +18,11 @@ HIDDEN, WIDTH = 256, 64
 FROM_TOKENS = "tokens"
 
 
+@runtime_checkable
 class ScopeEncoder(Protocol):
     """A module that turns rows of tokens into vectors."""
 
-    def __call__(self, rows: Sequence[Int[torch.Tensor, " pos"]]) -> Float[torch.Tensor, "row size"]:
+    def __call__(self, rows: Sequence[Int[torch.Tensor, " _"]]) -> Float[torch.Tensor, "row size"]:
         """The rows' vectors."""
         ...
 
@@ -40,7 +41,7 @@ class _FromTokens(torch.nn.Module):
         self.of_token = torch.nn.Sequential(torch.nn.Linear(size, HIDDEN), torch.nn.GELU(), torch.nn.Linear(HIDDEN, WIDTH, bias=False))
         self.to(embeddings)
 
-    def forward(self, rows: Sequence[Int[torch.Tensor, " pos"]]) -> Float[torch.Tensor, "row size"]:
+    def forward(self, rows: Sequence[Int[torch.Tensor, " _"]]) -> Float[torch.Tensor, "row size"]:
         vectors = self.of_token(self.embeddings[torch.cat([*rows])])
         return torch.stack([part.sum(0) for part in vectors.split([len(row) for row in rows])])
 
@@ -57,7 +58,7 @@ class _FromText(torch.nn.Module):
         self.encoder: Any = encoder.to(device).eval()
         self.tokenizer = tokenizer
 
-    def forward(self, rows: Sequence[Int[torch.Tensor, " pos"]]) -> Float[torch.Tensor, "row size"]:
+    def forward(self, rows: Sequence[Int[torch.Tensor, " _"]]) -> Float[torch.Tensor, "row size"]:
         texts = [self.tokenizer.decode(row.tolist()).strip() for row in rows]
         read = self.words(texts, return_tensors="pt", padding=True, truncation=True).to(self.encoder.device)
         return self.encoder(**read).last_hidden_state[:, 0]

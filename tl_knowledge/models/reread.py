@@ -21,9 +21,9 @@ from tl_knowledge.errors import InputError, ModelStateError, PromptError
 from tl_knowledge.models.protocol import HookedModel, context_length, model_name
 from tl_knowledge.models.routed import own_handles, routed_on
 
-__all__ = ["Read", "Reader", "as_it_is", "check_readable", "has_readers", "match_readers", "own_start", "read_rows", "reading_of"]
+__all__ = ["Read", "Reader", "as_it_is", "check_calls", "check_readable", "has_readers", "match_readers", "own_start", "read_rows", "reading_of"]
 
-Row: TypeAlias = Int[torch.Tensor, " pos"]
+Row: TypeAlias = Int[torch.Tensor, " _"]
 Rows: TypeAlias = Int[torch.Tensor, "batch pos"]
 Run: TypeAlias = Callable[[HookedModel, torch.Tensor, int], torch.Tensor]
 """What runs a model on tokens whose first so many are no row's own, and gives a row of results for each of theirs."""
@@ -163,28 +163,29 @@ def check_readable(model: HookedModel) -> None:
 
 
 def match_readers(model: HookedModel) -> None:
-    """Have the model's calls go through here while edits that change what is read are on it, and only then.
+    """Have the model's calls go through here while edits that change what is read are on it, and only then; it may be called again."""
+    own = vars(model)
+    if any(isinstance(edit, Reader) for edit in routed_on(model)):
+        for name, call in _calls(model).items():
+            if not isinstance(own.get(name), _Call):
+                own[name] = call
+        return
+    for name, call in [(name, call) for name, call in own.items() if isinstance(call, _Call)]:
+        if call.before is None:
+            del own[name]
+        else:
+            own[name] = call.before
+
+
+def check_calls(model: HookedModel) -> None:
+    """Refuse to take an edit off while somebody else has replaced a call of the model that goes through here.
 
     Raises:
-        ModelStateError: somebody else has replaced the model's ``forward`` since.
+        ModelStateError: somebody has.
     """
-    own = vars(model)
-    wanted = any(isinstance(edit, Reader) for edit in routed_on(model))
-    if wanted == isinstance(own.get("forward"), _Call):
-        return
-    if wanted:
-        for name, call in _calls(model).items():
-            own[name] = call
-    else:
-        foreign = [name for name, call in own.items() if name == "forward" and not isinstance(call, _Call)]
-        if foreign:
-            raise ModelStateError(f"the model's {foreign[0]!r} was replaced by something else since; put it back first.")
-        for name in [name for name, call in own.items() if isinstance(call, _Call)]:
-            before = own[name].before
-            if before is None:
-                del own[name]
-            else:
-                own[name] = before
+    for name in _calls(model):
+        if not isinstance(vars(model).get(name), _Call):
+            raise ModelStateError(f"the model's {name}() was replaced by something else since the edit was put on it; put it back first.")
 
 
 def _calls(model: HookedModel) -> dict[str, _Call]:
@@ -242,7 +243,7 @@ def _forward(model: HookedModel, own: Callable[..., Any], args: tuple[Any, ...],
 
 def _tokens(model: Any, given: Mapping[str, Any]) -> Rows:
     """The input as tokens."""
-    text: Any = given["input"]
+    text: Any = given.get("input", "")
     if isinstance(text, torch.Tensor) and not text.is_floating_point() and text.ndim <= 2:
         return text.reshape(-1, text.shape[-1])
     texts = [text] if isinstance(text, str) else list(text) if isinstance(text, list) else []
@@ -265,7 +266,7 @@ def _generate(model: Any, own: Callable[..., Any], args: tuple[Any, ...], kwargs
         with as_it_is(model):
             return own(*args, **kwargs)
     asked = given.get("return_type", "input")
-    as_text = asked == "str" or (asked == "input" and not isinstance(given["input"], torch.Tensor))
+    as_text = asked == "str" or (asked == "input" and not isinstance(given.get("input"), torch.Tensor))
     if asked not in ("input", "str", "tokens"):
         raise InputError(f"return_type {asked!r} is not there while an edit that changes what is read is on the model; pass 'tokens' or 'str'.")
     settings = {name: value for name, value in given.items() if name not in ("input", "return_type", "prepend_bos", "padding_side")}

@@ -81,7 +81,9 @@ class ContextEdit(RereadEdit):
         """Bars: how long each statement is."""
         frame = self.to_dataframe()
         labels = [f"{i}: {kind}" for i, kind in enumerate(frame["kind"], start=1)]
-        return bar_chart(labels, frame["tokens"].tolist(), title="What stands before the prompt", subtitle=self.headline(), value_axis="tokens")
+        return bar_chart(
+            labels, frame["tokens"].astype(float).tolist(), title="What stands before the prompt", subtitle=self.headline(), value_axis="tokens"
+        )
 
 
 @public

@@ -116,7 +116,11 @@ class SeracEdit(RereadEdit):
         """Bars: how long each edit is before a prompt."""
         frame = self.to_dataframe()
         return bar_chart(
-            frame["prompt"].tolist(), frame["tokens"].tolist(), title="What is in the memory", subtitle=self.headline(), value_axis="tokens"
+            frame["prompt"].tolist(),
+            frame["tokens"].astype(float).tolist(),
+            title="What is in the memory",
+            subtitle=self.headline(),
+            value_axis="tokens",
         )
 
 
