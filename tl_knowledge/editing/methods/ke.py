@@ -25,6 +25,9 @@ from tl_knowledge.prompts.prompt import Prompt
 __all__ = ["KE", "KENetwork"]
 
 KE_TRAINING = TrainingSettings(learning_rate=1e-5)
+FACTLM_TRAINING = TrainingSettings(
+    steps=800, learning_rate=1e-3, accumulate=5, validate_every=200, validation_samples=60, patience=800, text_tokens=32
+)
 
 
 @public
@@ -49,13 +52,23 @@ class KE(TrainedMethod):
 
     Raises:
         InputError: a number that is not positive.
+
+    Example:
+        >>> import tl_knowledge as tlk
+        >>> from tl_knowledge.editing import load_training_data
+        >>> model, data = tlk.load_model("factlm"), load_training_data("factlm")
+        >>> ke = KE.small().train(model, data.cases[:9], data.corpus[:9], validation=data.validation[:2], progress=False)
+        >>> case = tlk.load_edit_cases()[0]
+        >>> edit, tokens = tlk.plan_edit(model, case.rewrite, ke), len(tlk.Prompt.from_fact(model, case.rewrite))
+        >>> {change.rank - tokens for change in edit.changes.values()}  # its target has one token
+        {1}
     """
 
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "gpt2": {"layers": (9, 10, 11)},
         "gpt2-xl": {"layers": (45, 46, 47)},
         "gpt-j-6b": {"layers": (25, 26, 27)},
-        "factlm": {"layers": (5, 6, 7)},
+        "factlm": {"layers": (5, 6, 7), "condition": 128, "hidden": 128, "training": FACTLM_TRAINING},
     }
 
     training: TrainingSettings = field(default_factory=lambda: KE_TRAINING)

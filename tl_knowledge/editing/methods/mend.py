@@ -15,6 +15,7 @@ from tl_knowledge.editing.low_rank import LowRank
 from tl_knowledge.editing.optimise.gradient_factors import GradientFactors, TargetGradient
 from tl_knowledge.editing.training.method import TrainedMethod
 from tl_knowledge.editing.training.network import EditNetwork
+from tl_knowledge.editing.training.settings import TrainingSettings
 from tl_knowledge.errors import InputError
 from tl_knowledge.models.matrices import BlockMatrix, matrix_weights
 from tl_knowledge.models.protocol import HookedModel, model_device
@@ -23,6 +24,9 @@ from tl_knowledge.prompts.prompt import Prompt
 __all__ = ["MEND", "MENDNetwork", "ShapeNetwork"]
 
 TINY = 1e-7
+FACTLM_TRAINING = TrainingSettings(
+    steps=1_000, learning_rate=3e-5, accumulate=5, kl_factor=3.0, validate_every=200, validation_samples=60, patience=1_000, text_tokens=32
+)
 
 
 @public
@@ -51,18 +55,21 @@ class MEND(TrainedMethod):
 
     Example:
         >>> import tl_knowledge as tlk
-        >>> mend = MEND.for_model("factlm")
-        >>> tlk.plan_edit("factlm", tlk.load_edit_cases()[0].rewrite, mend)
-        Traceback (most recent call last):
-            ...
-        tl_knowledge.errors.InputError: MEND edits with trained networks, and these settings have none; train them with ...
+        >>> from tl_knowledge.editing import load_training_data
+        >>> MEND.for_model("factlm").layers  # its training takes minutes; this one a moment
+        (0, 1, 2)
+        >>> model, data = tlk.load_model("factlm"), load_training_data("factlm")
+        >>> mend = MEND.small().train(model, data.cases[:9], data.corpus[:9], validation=data.validation[:2], progress=False)
+        >>> edit = tlk.plan_edit(model, tlk.load_edit_cases()[0].rewrite, mend)
+        >>> sorted(edit.changes)
+        ['blocks.0.mlp.W_in', 'blocks.0.mlp.W_out', 'blocks.2.mlp.W_in', 'blocks.2.mlp.W_out']
     """
 
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "gpt2": {"layers": (9, 10, 11)},
         "gpt2-xl": {"layers": (45, 46, 47)},
         "gpt-j-6b": {"layers": (25, 26, 27)},
-        "factlm": {"layers": (5, 6, 7)},
+        "factlm": {"layers": (0, 1, 2), "rate_learning_rate": 1e-3, "training": FACTLM_TRAINING},
     }
 
     rank: int = 1920

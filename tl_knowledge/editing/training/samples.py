@@ -9,7 +9,6 @@ from itertools import islice
 
 import torch
 
-from tl_knowledge.arrays import Tokens
 from tl_knowledge.editing.corpus_tokens import text_rows
 from tl_knowledge.editing.training.outcome import Sample
 from tl_knowledge.editing.training.seen import fact_digests, refuse_seen
@@ -31,13 +30,13 @@ class TrainingData:
     Attributes:
         cases: to learn from.
         validation: to choose the best networks by, and when to stop; of other facts.
-        texts: tokens of each text.
+        texts: tokens of each text, ``[1 pos]``.
     """
 
     model: HookedModel
     cases: tuple[EditCase, ...]
     validation: tuple[EditCase, ...]
-    texts: tuple[Tokens, ...]
+    texts: tuple[torch.Tensor, ...]
     settings: TrainingSettings
 
     @classmethod
