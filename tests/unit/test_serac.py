@@ -63,7 +63,7 @@ def test_the_loss_is_the_obvious_one(speaking):
         near.append(-torch.tensor(alike[0], dtype=torch.float64).log())
         apart.append(-(1 - torch.tensor(alike[1], dtype=torch.float64)).log())
         said.append(likeliest and alike[0] > 0.5)
-    outcome = UNTRAINED.outcome(speaking, network, [sample_of(speaking, *example) for example in examples], learn=False)
+    outcome = UNTRAINED._outcome(speaking, network, [sample_of(speaking, *example) for example in examples], learn=False)
     assert float(outcome.edit_loss) == pytest.approx(sum(sum(each) / len(each) for each in answer) / 2, abs=1e-7)  # GPT-J turns positions in float32
     assert float(outcome.kl) == pytest.approx(float(sum(near) / 2 + sum(apart) / 2), abs=1e-8)
     assert outcome.success == sum(said) / 2 and outcome.count == 2 and not outcome.edit_loss.requires_grad
@@ -112,7 +112,7 @@ def test_nothing_is_learnt_from_a_validation(small):
     assert [len(batch) for batch in data.validations()] == [2, 1]
     before = {name: each.clone() for name, each in network.state_dict().items()}
     for batch in data.validations():
-        assert UNTRAINED.outcome(small, network, batch, learn=False).count == len(batch)
+        assert UNTRAINED._outcome(small, network, batch, learn=False).count == len(batch)
     assert all(torch.equal(each, before[name]) for name, each in network.state_dict().items())
 
 

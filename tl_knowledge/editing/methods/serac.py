@@ -193,7 +193,7 @@ class SERAC(TrainedMethod):
         return SeracNetwork(model, self.scope, self.counterfactual, self.training.seed).wants_gradients(True)
 
     @override
-    def outcome(self, model: HookedModel, network: Trainable, samples: Sequence[Sample], *, learn: bool) -> Outcome:
+    def _outcome(self, model: HookedModel, network: Trainable, samples: Sequence[Sample], learn: bool) -> Outcome:
         assert isinstance(network, SeracNetwork)
         with torch.set_grad_enabled(learn):
             return serac_outcome(model, network.scope, network.counterfactual, samples, self.separator, self.least)

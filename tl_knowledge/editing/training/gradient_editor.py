@@ -83,7 +83,7 @@ class GradientEditor(TrainedMethod):
         return found
 
     @override
-    def outcome(self, model: HookedModel, network: Trainable, samples: Sequence[Sample], *, learn: bool) -> Outcome | None:
+    def _outcome(self, model: HookedModel, network: Trainable, samples: Sequence[Sample], learn: bool) -> Outcome | None:
         assert isinstance(network, EditNetwork)
         places = self.places(model)
         outcomes = [outcome_of(model, network, sample, places, learn=learn) for sample in samples]

@@ -45,7 +45,7 @@ SMALL_TRAINING = TrainingSettings(steps=8, learning_rate=1e-3, accumulate=2, val
 class TrainedMethod(EditMethod):
     """Settings of a method that is trained, and once it is (`train`, `load`) what it has learnt.
 
-    A subclass has `network`, what is trained, and `outcome`, what its edits do.
+    A subclass has `network`, what is trained, and ``_outcome``, what its edits do.
 
     Attributes:
         training: how it is trained.
@@ -79,7 +79,7 @@ class TrainedMethod(EditMethod):
         """What is trained before it is, the same for the same ``training.seed``."""
 
     @abstractmethod
-    def outcome(self, model: HookedModel, network: Trainable, samples: Sequence[Sample], *, learn: bool) -> Outcome | None:
+    def _outcome(self, model: HookedModel, network: Trainable, samples: Sequence[Sample], learn: bool) -> Outcome | None:
         """What edits do; ``None`` where none can be made yet.
 
         Args:
@@ -166,9 +166,6 @@ class TrainedMethod(EditMethod):
         curve = TrainingCurve(pd.DataFrame(state.rows, columns=list(CURVE_COLUMNS)), name, provenance)
         settings = {key: value for key, value in values_of(fresh).items() if key != "editor"}  # a digest of what is not there yet
         return fresh.with_editor(TrainedEditor(name, settings, state.best, unedited_fingerprint(model), data.facts, curve, provenance))
-
-    def _outcome(self, model: HookedModel, network: Trainable, samples: Sequence[Sample], learn: bool) -> Outcome | None:
-        return self.outcome(model, network, samples, learn=learn)
 
     def with_editor(self: Method, editor: TrainedEditor) -> Method:
         """The same settings with what was learnt."""
