@@ -123,7 +123,7 @@ def test_a_trained_file_comes_back(small, tmp_path):
     fact = tlk.Fact("w12", "w1 {} w4", " w9")
     edits = [tlk.plan_edit(small, fact, each) for each in (trained, loaded)]
     assert edits[0].digest() == edits[1].digest() and torch.equal(edits[0].vectors, edits[1].vectors)
-    with pytest.raises(InputError, match="1 of 1 cases are of facts .* that this SERAC was trained or validated on"):
+    with pytest.raises(InputError, match=r"1 of 1 cases are of facts .* that this SERAC was trained or validated on"):
         tlk.evaluate(small, CASES[4:5], loaded, progress=False)
     with pytest.raises(InputError, match="trained with other separator than these settings have"):
         replace(loaded, separator=" w42")
@@ -162,11 +162,11 @@ def test_what_does_not_fit_is_refused(small, tmp_path):
     first, second = (tlk.plan_edit(small, fact, replace(trained, most_edits=1)) for fact in facts)
     with first.applied(small), pytest.raises(ModelStateError, match="the memory is full: 1 edits are in it"):
         second.write_into(small)
-    with first.applied(small), pytest.raises(ModelStateError, match="edits are written into this model|a copy would keep it, too"):
+    with first.applied(small), pytest.raises(ModelStateError, match=r"edits are written into this model|a copy would keep it, too"):
         train(small)
     with pytest.raises(InputError, match="there is no text encoder"):
         train(small, replace(UNTRAINED, scope=str(tmp_path / "nothing")))
-    with pytest.raises(PromptError, match="an edit, a question about it and its answer have .* tokens"):
+    with pytest.raises(PromptError, match=r"an edit, a question about it and its answer have .* tokens"):
         train(small, replace(UNTRAINED, separator=" w41" * 200))
 
 

@@ -61,5 +61,6 @@ def _first_map(model: HookedModel, layer: int) -> Sites:
         return matrix_sites(model, place)
     except UnsupportedModelError as error:
         raise UnsupportedModelError(
-            f"the hooks of {model_name(model)} do not show what W_in of layer {layer} reads and makes of it ({error}) GRACE can act at matrix='W_out' there."
+            f"the hooks of {model_name(model)} do not show what W_in of layer {layer} reads, and what it makes of that ({error}) "
+            "GRACE can act at matrix='W_out' there."
         ) from error

@@ -39,7 +39,7 @@ __all__ = ["SERAC", "SeracEdit"]
 
 SERAC_TRAINING = TrainingSettings(steps=200_000, learning_rate=1e-5, batch_size=10, validate_every=1_000, patience=40_000)
 FACTLM_TRAINING = TrainingSettings(
-    steps=800, learning_rate=1e-3, batch_size=16, accumulate=1, validate_every=50, validation_samples=60, patience=200, text_tokens=16
+    steps=500, learning_rate=1e-3, batch_size=16, accumulate=1, validate_every=50, validation_samples=60, patience=200, text_tokens=16
 )
 
 
