@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -70,6 +71,11 @@ def edit() -> tlk.Edit:
     return tlk.plan_edit(model(), CASES[0].rewrite, tlk.FineTune(layer=0, steps=2), **QUIET)
 
 
+def trained_serac() -> tlk.editing.TrainedSerac:
+    settings = tlk.editing.SeracSettings(steps=1, check_every=1, accumulate=1, batch_size=2)
+    return tlk.editing.train_serac(model(), CASES[2:], settings, **QUIET)
+
+
 @cache
 def report(layer: int = 0) -> tlk.EditReport:
     return tlk.evaluate(model(), CASES, tlk.FineTune(layer=layer, steps=2), **QUIET)
@@ -113,6 +119,8 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "ContextGain": lambda: tlk.neurons.measure_context_gain(model(), FACTS, pool=tlk.load_facts(), **QUIET),
     "KeyMoments": lambda: tlk.collect_key_moments(model(), tlk.load_corpus()[:5], layers=[0], **QUIET),
     "Edit": edit,
+    "ContextEdit": lambda: tlk.plan_edit(model(), CASES[0].rewrite, tlk.editing.IKE(k=0), **QUIET),
+    "SeracEdit": lambda: tlk.plan_edit(model(), [case.rewrite for case in CASES[:2]], tlk.editing.SERAC(trained_serac()), **QUIET),
     "EditHealth": lambda: edit().health(model(), tlk.load_corpus()[:3]),
     "EditReport": report,
     "ReportComparison": lambda: report().compare(report(1)),
@@ -189,7 +197,7 @@ def assert_same(one: Any, other: Any, path: str) -> None:
         assert one == other or (np.isnan(one) and np.isnan(other)), path
 
 
-PUBLIC = [public.name for public in public_classes() if issubclass(public.thing, Result)]
+PUBLIC = [public.name for public in public_classes() if issubclass(public.thing, Result) and not inspect.isabstract(public.thing)]
 
 
 def test_every_result_is_here():
