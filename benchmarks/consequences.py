@@ -1,6 +1,6 @@
 """What single edits break on FactLM, by method, in one table beside the unedited model; no timing, only scores.
 
-    python benchmarks/consequences.py [--chained 24] [--further 16] [--store build/consequences] [--figure moved.html]
+    python benchmarks/consequences.py [--chained 24] [--further 16] [--method ROME FT] [--store build/consequences] [--figure moved.html]
 
 With one core it takes about ten minutes; ``--store`` lets a killed run go on.
 """
@@ -12,14 +12,10 @@ from pathlib import Path
 
 import tl_knowledge as tlk
 from tl_knowledge.datasets import EditCase, Fact
+from tl_knowledge.editing import method_for_model
 
 RARE = {"ripple_logical_generalization", "ripple_compositionality_2"}  # which chained cases hardly have
-METHODS = {
-    "ROME": tlk.ROME(layer=0),
-    "MEMIT": tlk.MEMIT(layers=(0,)),
-    "FT": tlk.FineTune(layer=0),
-    "AlphaEdit": tlk.AlphaEdit(layers=(0,)),
-}
+METHODS = {"ROME": "rome", "MEMIT": "memit", "FT": "ft", "AlphaEdit": "alphaedit"}
 SCORES = (
     *("reliability", "generality", "NA", "subject_kept", "ripple_logical_generalization", "ripple_compositionality_1", "ripple_compositionality_2"),
     *("single_hop", "multi_hop", "multi_hop_old", "essence_drift", "blimp", "perplexity_rise", "next_token_KL"),
@@ -40,6 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--chained", type=int, default=24)
     parser.add_argument("--further", type=int, default=16)
+    parser.add_argument("--method", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--store", type=Path)
     parser.add_argument("--figure", type=Path)
     args = parser.parse_args()
@@ -57,13 +54,14 @@ def main() -> None:
         tlk.evaluation.ExtractionAttacks(),
     ]
     reports: dict[str, tlk.EditReport] = {}
-    for name, method in METHODS.items():
+    for name in args.method:
+        method = method_for_model(model, METHODS[name])
         store = None if args.store is None else args.store / name
         reports[name] = tlk.evaluate(model, cases, method, moments=moments, measures=measures, store=store)
         print(reports[name].headline(), flush=True)
     table = tlk.score_table(*reports.values(), names=tuple(reports))
     rows = table.summary(*SCORES).set_index("model").T.rename_axis("score").reset_index()
-    rows["cases"] = [int(reports["ROME"].table[name].notna().sum()) for name in rows["score"]]
+    rows["cases"] = [int(next(iter(reports.values())).table[name].notna().sum()) for name in rows["score"]]
     print(f"\n{len(cases)} single edits, 95% bootstrap over cases\n\n{rows.to_markdown(index=False)}")
     if args.figure is not None:
         table.plot_moved().write_html(args.figure)

@@ -15,14 +15,14 @@ from support import fingerprint, hooks_left, tokenizer_of_sixty_words
 from support.edits import ready
 
 import tl_knowledge as tlk
-from tl_knowledge.editing import METHODS, Edit, EditMethod, LowRank, load_edit, method_class, method_for_model
+from tl_knowledge.editing import METHODS, Edit, EditMethod, LowRank, RereadEdit, load_edit, method_class, method_for_model
 from tl_knowledge.errors import ComponentError, InputError
 from tl_knowledge.models.weights import output_weights
 from tl_knowledge.results.packing import packed_fields
 
 ROME = tlk.ROME.small()
-OF_WEIGHTS = [name for name in METHODS if get_type_hints(method_class(name).plan)["return"] is Edit]  # others have contracts of their own
-SETTINGS = {name: method_class(name).small() for name in OF_WEIGHTS} | {
+HOOKED = [name for name in METHODS if not issubclass(get_type_hints(method_class(name).plan)["return"], RereadEdit)]  # those: test_read_edits.py
+SETTINGS = {name: method_class(name).small() for name in HOOKED} | {
     "rome, relation": replace(ROME, layer=2, at="relation"),
     "rome, meng2022_code": replace(ROME, variant="meng2022_code", at="subject_first"),
     "emmet, gupta2024": replace(tlk.EMMET.small(), variant="gupta2024"),
@@ -120,7 +120,7 @@ def test_generation_with_a_cache_is_the_same_each_way(speaking, moments, name):
     assert torch.equal(hooked, applied) and torch.equal(applied, slow)
 
 
-@pytest.mark.parametrize("name", OF_WEIGHTS)
+@pytest.mark.parametrize("name", HOOKED)
 def test_several_facts_go_into_one_edit(speaking, moments, name):
     facts = [FACT, tlk.Fact("w5", "w1 {} w4 w8", " w7").retarget(" w30")]
     before, method = fingerprint(speaking), ready(SETTINGS[name], speaking)
@@ -207,6 +207,8 @@ def test_published_settings_are_the_papers(monkeypatch, factlm):
     assert (tlk.ROME.for_model(factlm).layer, tlk.EMMET.for_model(factlm).layer, tlk.FineTune.for_model(factlm).layer) == (17, 17, 1)
     assert tlk.MEMIT.for_model(factlm, layers=[20, 21]).moment_weight == 20_000
     assert tlk.editing.FineTuneConstrained.for_model(factlm) == tlk.editing.FineTuneConstrained(layer=0, most_change=5e-4)
+    attention = tlk.editing.FineTuneAttention.for_model(factlm)
+    assert (attention.layer, attention.matrices, attention.most_change, attention.learning_rate) == (33, ("W_Q", "W_K", "W_V"), 1e-3, 1e-3)
     assert tlk.FineTune.for_model(factlm, layers=[3, 4]) == tlk.FineTune(layer=(3, 4))
     grace = tlk.editing.GRACE.for_model(factlm)
     assert (grace.layer, grace.matrix, grace.radius, grace.start, grace.steps, grace.learning_rate) == (35, "W_in", 1.0, "cold", 200, 1.0)
@@ -217,6 +219,10 @@ def test_published_settings_are_the_papers(monkeypatch, factlm):
     assert tlk.editing.FineTuneConstrained.for_model(factlm).most_change == 1e-3
     monkeypatch.setattr(factlm.cfg, "model_name", "EleutherAI/gpt-j-6B")
     assert (tlk.FineTune.for_model(factlm).layer, tlk.editing.FineTuneConstrained.for_model(factlm).most_change) == (21, 5e-5)
+    assert tlk.editing.UltraEdit.for_model(factlm) == tlk.editing.UltraEdit(layers=tuple(range(18, 27)), learning_rate=1e-6)
+    pmet, decayed = tlk.editing.PMET.for_model(factlm), tlk.editing.FineTuneDecayed.for_model(factlm, variant="meng2022_code")
+    assert (pmet.layers, pmet.moment_weight, pmet.value.steps, pmet.value.learning_rate) == ((3, 4, 5, 6, 7, 8), 6_000, 30, 0.2)
+    assert (decayed.layer, decayed.matrices, decayed.weight_decay, decayed.learning_rate) == (21, None, 0.0, 5e-4)
     monkeypatch.setattr(factlm.cfg, "model_name", "gpt2-medium")
     assert tlk.editing.FineTuneConstrained.for_model(factlm) == tlk.editing.FineTuneConstrained(layer=0, most_change=2e-3)
     with pytest.raises(InputError, match=r"nothing is published for 'gpt2-medium'; pass FineTune\(layer=\.\.\.\)"):

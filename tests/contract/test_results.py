@@ -72,6 +72,11 @@ def edit() -> tlk.Edit:
     return tlk.plan_edit(model(), CASES[0].rewrite, tlk.FineTune(layer=0, steps=2), **QUIET)
 
 
+def trained_serac() -> tlk.editing.TrainedSerac:
+    settings = tlk.editing.SeracSettings(steps=1, check_every=1, accumulate=1, batch_size=2)
+    return tlk.editing.train_serac(model(), CASES[2:], settings, **QUIET)
+
+
 @cache
 def report(layer: int = 0) -> tlk.EditReport:
     return tlk.evaluate(model(), CASES, tlk.FineTune(layer=layer, steps=2), **QUIET)
@@ -127,6 +132,8 @@ RESULTS: dict[str, Callable[[], Result]] = {
     ),
     "TrainedEditor": lambda: trained().trained,
     "TrainingCurve": lambda: trained().trained.curve,
+    "ContextEdit": lambda: tlk.plan_edit(model(), CASES[0].rewrite, tlk.editing.IKE(k=0), **QUIET),
+    "SeracEdit": lambda: tlk.plan_edit(model(), [case.rewrite for case in CASES[:2]], tlk.editing.SERAC(trained_serac()), **QUIET),
     "EditHealth": lambda: edit().health(model(), tlk.load_corpus()[:3]),
     "EditReport": report,
     "ReportComparison": lambda: report().compare(report(1)),

@@ -212,15 +212,15 @@ def test_moments_are_cached_and_a_killed_pass_goes_on(speaking, texts, tmp_path,
     monkeypatch.setattr(collect, "TEXTS_AT_ONCE", 4)
     monkeypatch.setattr(collect, "BATCHES_A_CHECKPOINT", 2)
     whole = tlk.collect_key_moments(speaking, texts, layers=[0, 2], tokens=400, progress=False)
-    run, calls = collect.run_until, []
+    run, calls = collect.activations_of, []
 
     def kill(*args, **kwargs):
         calls.append(1)
         if len(calls) == 6:
             raise Killed
-        run(*args, **kwargs)
+        return run(*args, **kwargs)
 
-    monkeypatch.setattr(collect, "run_until", kill)
+    monkeypatch.setattr(collect, "activations_of", kill)
     with pytest.raises(Killed):
         tlk.collect_key_moments(speaking, texts, layers=[0, 2], tokens=400, store=tmp_path, progress=False)
     done, calls[:] = 4, [1] * 100  # five batches ran, four were kept
@@ -235,6 +235,6 @@ def test_moments_are_cached_and_a_killed_pass_goes_on(speaking, texts, tmp_path,
 
 
 def _rows(model, texts, tokens):
-    from tl_knowledge.editing.collect import _token_rows
+    from tl_knowledge.editing.corpus_tokens import token_rows
 
-    return _token_rows(model, texts, tokens)
+    return token_rows(model, texts, tokens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -30,33 +31,13 @@ def slope_chart(
         points: for each group its (value, low, high), one a label; a NaN end draws no interval.
     """
     figure, value_axis = go.Figure(), label_text(value_axis)
+    texts = [label_text(label) for label in labels]
     for number, (name, rows) in enumerate(points.items()):
-        colour, symbol = PALETTE[number % len(PALETTE)], SYMBOLS[number % len(SYMBOLS)]
         places = [row + ROOM * ((number + 0.5) / len(points) - 0.5) for row in range(len(labels))]
-        line_x = [x for value, (after, _, _) in zip(values, rows, strict=True) for x in (value, after, None)]
-        line_y = [y for place in places for y in (place, place, None)]
-        figure.add_trace(
-            go.Scatter(x=line_x, y=line_y, mode="lines", line={"color": colour, "width": 4}, opacity=0.25, hoverinfo="skip", showlegend=False)
-        )
+        look = PALETTE[number % len(PALETTE)], SYMBOLS[number % len(SYMBOLS)]
         hover = f"{label_text(name)}<br>%{{text}}<br>{value_axis} %{{x:.1f}} [%{{customdata[0]:.1f}}, %{{customdata[1]:.1f}}]<extra></extra>"
-        above, below = [high - value for value, _, high in rows], [value - low for value, low, _ in rows]
-        figure.add_trace(
-            go.Scatter(
-                x=[value for value, _, _ in rows],
-                y=places,
-                name=label_text(name),
-                text=[label_text(label) for label in labels],
-                customdata=[(low, high) for _, low, high in rows],
-                mode="markers",
-                marker={"color": colour, "symbol": symbol, "size": 9},
-                error_x={"type": "data", "symmetric": False, "array": above, "arrayminus": below, "color": colour, "thickness": 1, "width": 3},
-                hovertemplate=hover,
-            )
-        )
-        start = {"color": "white", "symbol": symbol, "size": 7, "line": {"color": colour, "width": 1.2}}
-        figure.add_trace(go.Scatter(x=list(values), y=places, mode="markers", marker=start, hoverinfo="skip", showlegend=False))
-    figure.update_yaxes(autorange="reversed", tickvals=list(range(len(labels))), ticktext=[label_text(x) for x in labels], gridcolor="white")
-    figure.update_yaxes(zeroline=False)
+        figure.add_traces(_lines(values, rows, places, look, name=label_text(name), text=texts, hovertemplate=hover))
+    figure.update_yaxes(autorange="reversed", tickvals=list(range(len(labels))), ticktext=texts, gridcolor="white", zeroline=False)
     figure.update_xaxes(title_text=value_axis, gridcolor="white", zeroline=True, zerolinecolor=MUTED)
     settings = layout(title, subtitle)
     settings["margin"] = settings["margin"] | {"l": 60 + 7 * max(map(len, labels), default=0), "r": 40}
@@ -65,3 +46,28 @@ def slope_chart(
     legend = {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0}
     figure.update_layout(**settings, height=height, width=max(760, 60 + 6 * len(subtitle)), legend=legend)
     return figure
+
+
+def _lines(
+    values: Sequence[float], rows: Sequence[tuple[float, float, float]], places: Sequence[float], look: tuple[str, str], **words: Any
+) -> list[go.Scatter]:
+    """One group's lines, its filled points with their intervals, and the open ones where the lines begin."""
+    colour, symbol = look
+    line_x = [x for value, (after, _, _) in zip(values, rows, strict=True) for x in (value, after, None)]
+    line_y = [y for place in places for y in (place, place, None)]
+    above, below = [high - value for value, _, high in rows], [value - low for value, low, _ in rows]
+    error = {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "color": colour, "thickness": 1, "width": 3}
+    start = {"color": "white", "symbol": symbol, "size": 7, "line": {"color": colour, "width": 1.2}}
+    return [
+        go.Scatter(x=line_x, y=line_y, mode="lines", line={"color": colour, "width": 4}, opacity=0.25, hoverinfo="skip", showlegend=False),
+        go.Scatter(
+            x=[value for value, _, _ in rows],
+            y=list(places),
+            customdata=[(low, high) for _, low, high in rows],
+            mode="markers",
+            marker={"color": colour, "symbol": symbol, "size": 9},
+            error_x=error,
+            **words,
+        ),
+        go.Scatter(x=list(values), y=list(places), mode="markers", marker=start, hoverinfo="skip", showlegend=False),
+    ]

@@ -25,7 +25,7 @@ __all__ = ["MEND", "MENDNetwork", "ShapeNetwork"]
 
 TINY = 1e-7
 FACTLM_TRAINING = TrainingSettings(
-    steps=1_000, learning_rate=3e-5, accumulate=5, kl_factor=3.0, validate_every=200, validation_samples=60, patience=1_000, text_tokens=32
+    steps=800, learning_rate=1e-5, accumulate=5, kl_factor=3.0, validate_every=200, validation_samples=60, patience=800, text_tokens=32
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from typing_extensions import override
@@ -21,9 +21,7 @@ from tl_knowledge.models.weights import output_hook
 __all__ = ["PMET"]
 
 
-def _value(**others: float) -> ValueSettings:
-    settings = ValueSettings(steps=30, learning_rate=0.2, kl_factor=1.0, clamp=0.75, likeliest_factor=0.1, stop_drift=0.01)
-    return replace(settings, **others)  # pyright: ignore[reportArgumentType]
+VALUE = ValueSettings(steps=30, learning_rate=0.2, kl_factor=1.0, clamp=0.75, likeliest_factor=0.1, stop_drift=0.01)
 
 
 @public
@@ -50,12 +48,12 @@ class PMET(MEMIT):
 
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "gpt-j-6b": {"layers": (3, 4, 5, 6, 7, 8)},
-        "gpt-neox-20b": {"layers": (6, 7, 8, 9, 10), "moment_weight": 15_000.0, "value": _value(learning_rate=0.5, kl_factor=0.8, clamp=0.8)},
+        "gpt-neox-20b": {"layers": (6, 7, 8, 9, 10), "moment_weight": 15_000.0, "value": replace(VALUE, learning_rate=0.5, kl_factor=0.8, clamp=0.8)},
         "factlm": {"layers": (0,), "moment_weight": 30.0},
     }
 
     moment_weight: float = 6_000.0
-    value: ValueSettings = field(default_factory=_value)
+    value: ValueSettings = VALUE
 
     @override
     def __post_init__(self) -> None:
@@ -66,7 +64,7 @@ class PMET(MEMIT):
     @classmethod
     @override
     def small(cls) -> PMET:
-        return replace(super().small(), value=_value(steps=4))  # pyright: ignore[reportReturnType]
+        return replace(super().small(), value=replace(VALUE, steps=4))  # pyright: ignore[reportReturnType]
 
     @override
     def placement(self, model: HookedModel) -> Placement:
