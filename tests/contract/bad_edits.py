@@ -53,6 +53,11 @@ BAD_EDITS = {
         errors.InputError,
         "there is no text encoder",
     ),
+    "SERAC: store": (
+        lambda m, p: tlk.editing.SERAC.small().train("factlm", tlk.load_edit_cases()[:1], ["a b"], validation=tlk.load_edit_cases()[1:2], store=""),
+        errors.DataError,
+        "'': the path is empty",
+    ),
     "TrainingSettings: batch": (lambda m, p: TrainingSettings(batch_size=0), errors.InputError, "batch_size=0 trains nothing"),
     "EMMET: moments": (lambda m, p: tlk.EMMET(layer=1).plan(m, [], None), errors.InputError, "needs the second moments"),
     "FineTune: bound": (lambda m, p: tlk.FineTune(layer=1, most_change=0.0).plan(m, [], None), errors.InputError, "allows no change"),

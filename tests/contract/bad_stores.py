@@ -22,7 +22,6 @@ CALLS: dict[str, Callable[[Any, Any], Any]] = {
     "measure_growth": lambda m, p: tlk.evaluation.measure_growth("factlm", CASES, {"FT": FT}, [1], **EMPTY),
     "measure_relation_side": lambda m, p: tlk.localised.measure_relation_side("factlm", CASES, relations=tlk.datasets.load_relations(), **EMPTY),
     "reproduce": lambda m, p: tlk.published.reproduce("factlm", "meng2022-figure1", **EMPTY),
-    "train_serac": lambda m, p: tlk.editing.train_serac("factlm", tlk.load_edit_cases()[:2], **EMPTY),
     "sweep_layer_ranges": lambda m, p: tlk.evaluation.sweep_layer_ranges("factlm", CASES, tlk.MEMIT(layers=(0,)), [(0,)], **EMPTY),
     "sweep_layers": lambda m, p: tlk.localised.sweep_layers("factlm", CASES, lambda layer, objective: FT, **EMPTY),
     "trace_facts": lambda m, p: tlk.trace_facts("factlm", FACTS, **EMPTY),

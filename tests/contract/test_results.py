@@ -72,11 +72,6 @@ def edit() -> tlk.Edit:
     return tlk.plan_edit(model(), CASES[0].rewrite, tlk.FineTune(layer=0, steps=2), **QUIET)
 
 
-def trained_serac() -> tlk.editing.TrainedSerac:
-    settings = tlk.editing.SeracSettings(steps=1, check_every=1, accumulate=1, batch_size=2)
-    return tlk.editing.train_serac(model(), CASES[2:], settings, **QUIET)
-
-
 @cache
 def report(layer: int = 0) -> tlk.EditReport:
     return tlk.evaluate(model(), CASES, tlk.FineTune(layer=layer, steps=2), **QUIET)
@@ -100,9 +95,10 @@ def pairs() -> list[tlk.datasets.MinimalPair]:
 
 
 @cache
-def trained() -> tlk.editing.MEND:
+def trained(name: str = "mend") -> Any:
     data = tlk.editing.load_training_data("factlm")
-    return tlk.editing.MEND.small().train(model(), data.cases[:5], data.corpus[:5], validation=data.validation[:2], **QUIET)
+    method: Any = tlk.editing.method_class(name).small()
+    return method.train(model(), data.cases[:5], data.corpus[:5], validation=data.validation[:2], **QUIET)
 
 
 RESULTS: dict[str, Callable[[], Result]] = {
@@ -133,7 +129,7 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "TrainedEditor": lambda: trained().trained,
     "TrainingCurve": lambda: trained().trained.curve,
     "ContextEdit": lambda: tlk.plan_edit(model(), CASES[0].rewrite, tlk.editing.IKE(k=0), **QUIET),
-    "SeracEdit": lambda: tlk.plan_edit(model(), [case.rewrite for case in CASES[:2]], tlk.editing.SERAC(trained_serac()), **QUIET),
+    "SeracEdit": lambda: tlk.plan_edit(model(), [case.rewrite for case in CASES[:2]], trained("serac"), **QUIET),
     "EditHealth": lambda: edit().health(model(), tlk.load_corpus()[:3]),
     "EditReport": report,
     "ReportComparison": lambda: report().compare(report(1)),

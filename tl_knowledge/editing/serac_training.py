@@ -22,7 +22,7 @@ from tl_knowledge.prompts.prompt import Prompt
 
 __all__ = ["ScopeData", "answer_losses", "edit_context", "own_tokens", "scope_loss", "serac_outcome"]
 
-TEXT_SHARE = 0.25  # of what is out of scope
+TEXT_SHARE = 0.05  # of what is out of scope; more of it leaves fewer of the questions that are hard to tell apart
 LEAST = 1e-6  # of ``1 - sim``, whose logarithm is taken
 
 

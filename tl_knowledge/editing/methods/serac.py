@@ -39,7 +39,7 @@ __all__ = ["SERAC", "SeracEdit"]
 
 SERAC_TRAINING = TrainingSettings(steps=200_000, learning_rate=1e-5, batch_size=10, validate_every=1_000, patience=40_000)
 FACTLM_TRAINING = TrainingSettings(
-    steps=500, learning_rate=1e-3, batch_size=16, accumulate=1, validate_every=50, validation_samples=60, patience=200, text_tokens=16
+    steps=600, learning_rate=1e-3, batch_size=16, accumulate=1, validate_every=50, validation_samples=60, patience=200, text_tokens=16
 )
 
 
@@ -147,8 +147,8 @@ class SERAC(TrainedMethod):
     Mitchell et al.'s mixture of both models' probabilities is not here.
 
     The loss is ``edit_weight * NLL(target | edit, question) + kl_factor * (BCE(sim(edit, question), 1) + BCE(sim(edit, other), 0))``; the question
-    is the edit's prompt or a paraphrase, the other one a neighbour, another case's prompt (half of them of the same relation) or, one in four, a
-    text of the corpus. The defaults are the paper's constants, for modules that are trained already; small encoders from scratch want a larger
+    is the edit's prompt or a paraphrase, the other one a neighbour, another case's prompt (half of them of the same relation) or, one in twenty,
+    a text of the corpus. The defaults are the paper's constants, for modules that are trained already; small encoders from scratch want a larger
     ``learning_rate``.
 
     Attributes:
@@ -172,7 +172,7 @@ class SERAC(TrainedMethod):
         <SeracEdit: SERAC, a memory of 1 edit, in scope above 0.5; factlm>
     """
 
-    published: ClassVar[Mapping[str, Mapping[str, Any]]] = {"factlm": {"training": FACTLM_TRAINING}}
+    published: ClassVar[Mapping[str, Mapping[str, Any]]] = {"factlm": {"least": 0.7, "training": FACTLM_TRAINING}}
     untrained: ClassVar[tuple[str, ...]] = ("least", "most_edits")
     data: ClassVar[type[TrainingData]] = ScopeData
 
