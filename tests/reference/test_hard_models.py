@@ -24,6 +24,7 @@ from tl_knowledge.engine.prefix import prefix_engine
 from tl_knowledge.engine.rows import rows_engine
 from tl_knowledge.errors import SlowEngineWarning, UnsupportedModelError
 from tl_knowledge.models.loading import hooked_transformer_available
+from tl_knowledge.models.mlp_maps import mlp_map
 from tl_knowledge.models.weights import output_hook
 
 pytestmark = pytest.mark.touches_model
@@ -69,6 +70,19 @@ def test_a_trace_equals_restored_runs(hard, prompt, component):
         frame = trace.to_dataframe().query("layer == @layer and pos == @pos")
         frame = frame.query("neuron == 3") if component == "neuron" else frame
         assert frame["effect"].item() == pytest.approx(effect, abs=1e-12)
+
+
+def test_a_map_is_seen_where_its_weights_read_and_write(hard, prompt):
+    name, model = hard
+    if name == "ht-olmo2":  # the norm with the name of the MLP's own comes after the MLP
+        with pytest.raises(UnsupportedModelError, match=r"do not show what W_in of layer 1 reads.*GRACE can act at matrix='W_out'"):
+            mlp_map(model, "W_in", 1)
+        return
+    place, mlp = mlp_map(model, "W_in", 1), model.blocks[1].mlp
+    weights, bias = (mlp.W_gate, None) if getattr(mlp, "W_gate", None) is not None else (mlp.W_in, getattr(mlp, "b_in", None))
+    expected = recorded(model, prompt.tokens, place.query) @ weights.detach() + (0 if bias is None else bias.detach())
+    torch.testing.assert_close(recorded(model, prompt.tokens, place.output), expected, rtol=EXACT, atol=EXACT)
+    assert mlp_map(model, "MLP", 1).query == place.query
 
 
 @pytest.mark.parametrize("site", ["W_out", "block"])

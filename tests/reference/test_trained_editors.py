@@ -204,3 +204,18 @@ def slow_gradients(model, network, places, data):
 def test_a_change_reaches_no_other_matrix(three):
     mend = METHODS["mend"]
     assert mend.places(three) == tuple(BlockMatrix(layer, name) for layer in (1, 2) for name in ("W_in", "W_out"))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_step_of_several_edits_is_their_mean(three, name):
+    method = METHODS[name]
+    network, data = method.network(three), TrainingData.checked(three, CASES, HELD, TEXTS, replace(SETTINGS, batch_size=3))
+    samples, single = data.step(1), TrainingData.checked(three, CASES, HELD, TEXTS, SETTINGS).step(1)
+    assert len(samples) == 3 and torch.equal(samples[0].edit.tokens, single[0].edit.tokens) and torch.equal(samples[0].text, single[0].text)
+    for sample in samples:
+        method._outcome(three, network, [sample], True)  # for running statistics
+    together, apart = method._outcome(three, network, samples, False), [method._outcome(three, network, [each], False) for each in samples]
+    for part in ("edit_loss", "kl", "success"):
+        mean = sum(float(getattr(each, part)) for each in apart) / 3
+        assert float(getattr(together, part)) == pytest.approx(mean, rel=1e-12)
+    assert together.count == 3 and len({float(each.edit_loss) for each in apart}) > 1
