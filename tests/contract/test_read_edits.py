@@ -10,6 +10,7 @@ from typing import get_type_hints
 import pytest
 import torch
 from support import fingerprint, hooks_left, tokenizer_of_sixty_words
+from support.edits import ready
 
 import tl_knowledge as tlk
 from tl_knowledge.editing import METHODS, Demonstrations, RereadEdit, method_class
@@ -44,15 +45,11 @@ def slow_logits(model, edit, row):
         return reader(tokens)[0, -len(row) :]
 
 
-SETTINGS = tlk.editing.SeracSettings(steps=2, check_every=1, accumulate=1, batch_size=2, learning_rate=0.01, separator=" w41")
-
-
 def method_of(model, name):
     """A method that plans in a moment on a random model."""
     if name != "serac":
         return method_class(name).small()
-    trained = tlk.editing.train_serac(model, POOL[:4], SETTINGS, progress=False)
-    return tlk.editing.SERAC(trained, least=0.999)
+    return ready(replace(tlk.editing.SERAC.small(), separator=" w41", least=0.999), model)
 
 
 @pytest.fixture
@@ -60,7 +57,7 @@ def edit(speaking, request):
     return tlk.plan_edit(speaking, FACT, method_of(speaking, request.param))
 
 
-each = pytest.mark.parametrize("edit", [*READ, "serac"], indirect=True)
+each = pytest.mark.parametrize("edit", READ, indirect=True)
 
 
 @each

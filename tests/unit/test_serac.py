@@ -1,17 +1,21 @@
-"""SERAC's training: its loss, what it goes on from, what it refuses; and its memory."""
+"""SERAC's training: its loss, and what is drawn for it; what the file refuses; and its memory."""
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import pytest
 import torch
-from support import bert_directory, tokenizer_of_sixty_words
+from support import bert_directory, fingerprint, tokenizer_of_sixty_words
+from support.edits import TEXTS
 
 import tl_knowledge as tlk
-from tl_knowledge.editing import SERAC, SeracEdit, SeracSettings, TrainedSerac, train_serac
-from tl_knowledge.editing.serac_training import Example, _Training
-from tl_knowledge.errors import DataError, InputError, ModelStateError
+from tl_knowledge.editing import SERAC, SeracEdit, TrainingSettings
+from tl_knowledge.editing.serac_network import network_of
+from tl_knowledge.editing.serac_training import ScopeData, serac_outcome
+from tl_knowledge.editing.training.outcome import Sample
+from tl_knowledge.errors import DataError, InputError, ModelStateError, PromptError
 
 CASES = [
     tlk.EditCase(
@@ -19,7 +23,8 @@ CASES = [
     )
     for i in range(30, 40)
 ]
-SETTINGS = SeracSettings(steps=6, check_every=2, accumulate=1, batch_size=3, learning_rate=0.01, held_out=0.3, separator=" w41")
+SETTINGS = TrainingSettings(steps=6, learning_rate=0.01, batch_size=3, accumulate=1, validate_every=2, validation_samples=3)
+UNTRAINED = SERAC(training=SETTINGS, separator=" w41")
 
 
 @pytest.fixture
@@ -28,95 +33,117 @@ def small(gpt2, monkeypatch):
     return gpt2
 
 
+def train(model, method=UNTRAINED, **training):
+    method = replace(method, training=replace(method.training, **training))
+    return method.train(model, CASES[3:], TEXTS, validation=CASES[:3], progress=False)
+
+
+def sample_of(model, edit, asked, text):
+    return Sample(tlk.Prompt.from_fact(model, edit), tlk.Prompt.from_fact(model, asked), tlk.Prompt.from_text(model, text).tokens)
+
+
 def test_the_loss_is_the_obvious_one(speaking):
-    training = _Training(speaking, SETTINGS, CASES[3:], CASES[:3], None)
-    encoder, other = training.modules
+    network = UNTRAINED.network(speaking)
+    encoder, other = network.scope, network.counterfactual
     edits = [CASES[0].rewrite, CASES[1].rewrite]
-    examples = [Example(edits[0], edits[0].rephrase("w2 {}"), "w1 w7"), Example(edits[1], edits[1], "w1 w39 w4")]
-    answer, near, apart = [], [], []
-    for example in examples:
-        statement = f"{example.edit.text}{example.edit.target} w41 {example.inside.text}"
+    examples = [(edits[0], edits[0].rephrase("w2 {}"), "w1 w7"), (edits[1], edits[1], "w1 w39 w4")]
+    answer, near, apart, said = [], [], [], []
+    for edit, inside, outside in examples:
+        statement = f"{edit.text}{edit.target} w41 {inside.text}"
         answer.append([])
-        for word in example.inside.target.split():
+        likeliest = True
+        for word in inside.target.split():
             tokens = torch.tensor([[int(each[1:]) for each in statement.split()]])
-            answer[-1].append(-float(other(tokens)[0, -1].detach().log_softmax(-1)[int(word[1:])]))
+            log_p = other(tokens)[0, -1].detach().log_softmax(-1)
+            answer[-1].append(-float(log_p[int(word[1:])]))
+            likeliest &= int(log_p.argmax()) == int(word[1:])
             statement += f" {word}"
-        texts = (example.edit.text, example.inside.text, example.outside)
-        vectors = [encoder([torch.tensor([int(each[1:]) for each in text.split()])])[0].detach() for text in texts]
+        vectors = [encoder([torch.tensor([int(each[1:]) for each in text.split()])])[0].detach() for text in (edit.text, inside.text, outside)]
         alike = [float((-((vectors[0] - vector) ** 2).sum()).exp()) for vector in vectors[1:]]
         near.append(-torch.tensor(alike[0], dtype=torch.float64).log())
         apart.append(-(1 - torch.tensor(alike[1], dtype=torch.float64)).log())
-    expected = 0.1 * sum(sum(each) / len(each) for each in answer) / 2 + float(sum(near) / 2 + sum(apart) / 2)
-    assert float(training._loss(examples).detach()) == pytest.approx(expected, abs=1e-8)  # transformers' GPT-J turns positions in float32
+        said.append(likeliest and alike[0] > 0.5)
+    outcome = UNTRAINED._outcome(speaking, network, [sample_of(speaking, *example) for example in examples], learn=False)
+    assert float(outcome.edit_loss) == pytest.approx(sum(sum(each) / len(each) for each in answer) / 2, abs=1e-7)  # GPT-J turns positions in float32
+    assert float(outcome.kl) == pytest.approx(float(sum(near) / 2 + sum(apart) / 2), abs=1e-8)
+    assert outcome.success == sum(said) / 2 and outcome.count == 2 and not outcome.edit_loss.requires_grad
+
+
+def test_a_success_is_in_scope_and_said(small):
+    network = UNTRAINED.network(small)
+    fact = CASES[0].rewrite
+    statement = torch.tensor([[int(each[1:]) for each in f"{fact.text} w9 w41 {fact.text}".split()]])
+    edit = fact.retarget(" w9")
+    said = int(network.counterfactual(statement)[0, -1].argmax())
+    asked = fact.retarget(f" w{said}")
+    first = Sample(tlk.Prompt.from_fact(small, edit), tlk.Prompt.from_fact(small, asked), small.W_E.new_tensor([[1, 2]]).long())
+    far = replace(first, asked=tlk.Prompt.from_fact(small, asked.rephrase("w2 w44 w45 {} w46 w47 w48")))
+    scope = lambda least, *samples: serac_outcome(small, network.scope, network.counterfactual, samples, " w41", least).success  # noqa: E731
+    assert scope(0.5, first) == 1.0
+    far_said = int(network.counterfactual(torch.cat([statement[:, :5], far.asked.tokens], dim=1))[0, -1].argmax())
+    far = replace(far, asked=replace(far.asked, answer=(far_said,)))
+    assert scope(0.0, far) == 1.0 and scope(0.999999, far) == 0.0 and scope(0.999999, first, far) == 0.5
+
+
+def test_what_is_out_of_scope_is_drawn_of_all_kinds(small):
+    data = ScopeData.checked(small, CASES[3:], CASES[:3], TEXTS, SETTINGS)
+    drawn = [small.tokenizer.decode(data.apart_from(CASES[4], random.Random(i))[0]) for i in range(400)]
+    texts, near = {text: drawn.count(text) for text in TEXTS}, drawn.count("w1 w5")
+    assert 60 < sum(texts.values()) < 140 and all(texts.values()) and 100 < near < 200
+    others = {text for text in drawn if text not in texts} - {"w1 w5"}
+    assert others == {f"w1 w{i} w4" for i in range(33, 40) if i != 34}  # never of its own fact
+    alone = ScopeData.checked(small, [replace(CASES[4], neighbourhood=())], CASES[:3], TEXTS, SETTINGS)
+    assert {small.tokenizer.decode(alone.apart_from(alone.cases[0], random.Random(i))[0]) for i in range(40)} == set(TEXTS)
 
 
 def test_training_learns_and_leaves_the_model_alone(small):
-    before = tlk.models.description.weight_fingerprint(small)
-    trained = train_serac(small, CASES, replace(SETTINGS, steps=40, check_every=10), progress=False)
-    assert trained.losses["step"].tolist() == [10, 20, 30, 40] and trained.losses["held_out"].min() < 0.8 * trained.losses["held_out"].iloc[0]
-    assert tlk.models.description.weight_fingerprint(small) == before and trained.fingerprint == before
+    before = fingerprint(small)
+    trained = train(small, steps=40, validate_every=10).trained
+    losses = trained.curve.table[trained.curve.table["split"] == "validation"]["loss"].tolist()
+    assert len(losses) == 4 and min(losses) < 0.8 * losses[0] and trained.curve.best["loss"] == min(losses)
+    assert fingerprint(small) == before and trained.fingerprint == before
 
 
-def test_a_training_that_was_killed_goes_on(small, tmp_path, monkeypatch):
-    whole = train_serac(small, CASES, SETTINGS, progress=False)
-    looks, kept = [], _Training._look
-
-    def killed(self):
-        kept(self)
-        looks.append(self.step)
-        if len(looks) == 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(_Training, "_look", killed)
-        train_serac(small, CASES, SETTINGS, store=tmp_path / "run", progress=False)
-    again = train_serac(small, CASES, SETTINGS, store=tmp_path / "run", progress=False)
-    assert looks == [2, 4] and again == whole and again.losses.equals(whole.losses)
-    assert train_serac(small, CASES, SETTINGS, store=tmp_path / "run", progress=False) == whole  # finished: read, not trained
-    assert train_serac(small, CASES, replace(SETTINGS, seed=1), progress=False) != whole
-    with pytest.raises(DataError, match="holds a run with other seed"):
-        train_serac(small, CASES, replace(SETTINGS, seed=1), store=tmp_path / "run", progress=False)
-
-
-def test_the_best_weights_are_kept_and_patience_ends(small):
-    wild = replace(SETTINGS, steps=40, check_every=1, patience=3, learning_rate=3.0)
-    trained = train_serac(small, CASES, wild, progress=False)
-    losses = trained.losses["held_out"]
-    best = int(losses.argmin())
-    assert len(losses) < 40 and best == len(losses) - 1 - wild.patience
-    training = _Training(small, replace(wild, steps=best + 1), CASES, CASES, None)
-    assert set(training.best) == set(trained.weights)
-    short = train_serac(small, CASES, replace(wild, steps=best + 1), progress=False)
-    assert short.content == trained.content
+def test_nothing_is_learnt_from_a_validation(small):
+    """A batch that is cut off at the validation's end counts for as many cases as it has."""
+    held = [row for row in train(small, batch_size=2).trained.curve.table.to_dict("records") if row["split"] == "validation"]
+    assert all(row["success"] in (0.0, 1 / 3, 2 / 3, 1.0) for row in held)
+    data, network = ScopeData.checked(small, CASES[3:], CASES[:3], TEXTS, replace(SETTINGS, batch_size=2)), UNTRAINED.network(small)
+    assert [len(batch) for batch in data.validations()] == [2, 1]
+    before = {name: each.clone() for name, each in network.state_dict().items()}
+    for batch in data.validations():
+        assert UNTRAINED._outcome(small, network, batch, learn=False).count == len(batch)
+    assert all(torch.equal(each, before[name]) for name, each in network.state_dict().items())
 
 
 def test_a_trained_file_comes_back(small, tmp_path):
-    trained = train_serac(small, CASES, SETTINGS, progress=False)
-    loaded = TrainedSerac.load(trained.save(tmp_path / "serac"))
-    assert loaded == trained and loaded.losses.equals(trained.losses)
+    trained = train(small)
+    loaded = SERAC.load(trained.save(tmp_path / "serac"))
+    assert loaded == trained and loaded.trained.curve.table.equals(trained.trained.curve.table)
     fact = tlk.Fact("w12", "w1 {} w4", " w9")
-    edits = [tlk.plan_edit(small, fact, SERAC(each)) for each in (trained, loaded)]
+    edits = [tlk.plan_edit(small, fact, each) for each in (trained, loaded)]
     assert edits[0].digest() == edits[1].digest() and torch.equal(edits[0].vectors, edits[1].vectors)
-    with pytest.raises(InputError, match=r"was trained on the fact 'w31 w4'|SERAC was trained on the fact 'w1 w31 w4'"):
-        tlk.plan_edit(small, CASES[1].rewrite, SERAC(loaded))
-    with pytest.raises(InputError, match="SERAC was trained on the fact 'w1 w30 w4'"):
-        tlk.evaluate(small, CASES[:1], SERAC(loaded), progress=False)
-    only_settings = TrainedSerac(trained.settings, trained.fingerprint, trained.content)
-    with pytest.raises(InputError, match=r"load them with TrainedSerac.load\(path\)"):
-        tlk.plan_edit(small, fact, SERAC(only_settings))
+    with pytest.raises(InputError, match=r"1 of 1 cases are of facts .* that this SERAC was trained or validated on"):
+        tlk.evaluate(small, CASES[4:5], loaded, progress=False)
+    with pytest.raises(InputError, match="trained with other separator than these settings have"):
+        replace(loaded, separator=" w42")
+    assert replace(loaded, least=0.25, most_edits=3).trained is loaded.trained  # these two are not trained
+    with pytest.raises(DataError, match="holds a trained SERAC, not a MEND"):
+        tlk.editing.MEND.load(tmp_path / "serac.safetensors")
 
 
 def test_the_most_similar_edit_answers(small):
-    trained = train_serac(small, CASES, SETTINGS, progress=False)
+    trained = replace(train(small), least=0.0)
     facts = [tlk.Fact(f"w{i}", "w1 {} w4", f" w{i + 1}") for i in (10, 13, 16)]
-    together = tlk.plan_edit(small, facts, SERAC(trained, least=0.0))
-    apart = [tlk.plan_edit(small, fact, SERAC(trained, least=0.0)) for fact in facts]
+    together = tlk.plan_edit(small, facts, trained)
+    apart = [tlk.plan_edit(small, fact, trained) for fact in facts]
     prompts = [tlk.Prompt.from_text(small, text) for text in ("w1 w10 w4", "w1 w16 w4", "w2 w13", "w1 w13 w4")]
     vectors = [together.vectors @ together.vectors.T]
     assert vectors[0].shape == (3, 3)
     for prompt in prompts:
         read = together.reads(small, prompt.tokens[0])
-        distances = ((together.vectors - _encode(small, together, prompt.tokens[0])) ** 2).sum(-1)
+        network = network_of(small, together.scope, together.counterfactual, together.content, together.weights)
+        distances = ((together.vectors - network.scope([prompt.tokens[0]])[0]) ** 2).sum(-1)
         assert tuple(read.context.tolist()) == together.contexts[int(distances.argmin())]
         with together.applied(small):
             expected = small(prompt.tokens)
@@ -127,46 +154,36 @@ def test_the_most_similar_edit_answers(small):
             edit.revert(small)
 
 
-def _encode(model, edit, row):
-    from tl_knowledge.editing.serac_weights import modules_of
-
-    return modules_of(model, edit.training, edit.content, edit.weights)[0]([row])[0]
-
-
 def test_what_does_not_fit_is_refused(small, tmp_path):
-    trained = train_serac(small, CASES, SETTINGS, progress=False)
+    trained = train(small)
     facts = [tlk.Fact(f"w{i}", "w1 {} w4", " w9") for i in (10, 13)]
     with pytest.raises(InputError, match="2 facts are more than the memory of most_edits=1"):
-        tlk.plan_edit(small, facts, SERAC(trained, most_edits=1))
-    first, second = (tlk.plan_edit(small, fact, SERAC(trained, most_edits=1)) for fact in facts)
+        tlk.plan_edit(small, facts, replace(trained, most_edits=1))
+    first, second = (tlk.plan_edit(small, fact, replace(trained, most_edits=1)) for fact in facts)
     with first.applied(small), pytest.raises(ModelStateError, match="the memory is full: 1 edits are in it"):
         second.write_into(small)
-    with first.applied(small), pytest.raises(ModelStateError, match="edits are in the model"):
-        train_serac(small, CASES, SETTINGS, progress=False)
-    with pytest.raises(DataError, match="one case cannot be both trained on and held out"):
-        train_serac(small, CASES[:1], SETTINGS, progress=False)
+    with first.applied(small), pytest.raises(ModelStateError, match=r"edits are written into this model|a copy would keep it, too"):
+        train(small)
     with pytest.raises(InputError, match="there is no text encoder"):
-        train_serac(small, CASES, replace(SETTINGS, scope=str(tmp_path / "nothing")), progress=False)
-    for wrong in ({"steps": 0}, {"learning_rate": 0.0}, {"held_out": 1.0}):
-        with pytest.raises(InputError, match=r"SeracSettings\("):
-            replace(SETTINGS, **wrong)
-    with pytest.raises(InputError, match="is no memory"):
-        SERAC(trained, least=1.0)
+        train(small, replace(UNTRAINED, scope=str(tmp_path / "nothing")))
+    with pytest.raises(PromptError, match=r"an edit, a question about it and its answer have .* tokens"):
+        train(small, replace(UNTRAINED, separator=" w41" * 200))
 
 
 def test_another_model_is_refused(small, factlm):
-    trained = train_serac(small, CASES, SETTINGS, progress=False)
+    trained = train(small)
     with pytest.raises(ModelStateError, match="this SERAC was trained for other weights"):
-        tlk.plan_edit(factlm, tlk.load_edit_cases()[0].rewrite, SERAC(trained))
+        tlk.plan_edit(factlm, tlk.load_edit_cases()[0].rewrite, trained)
     with pytest.raises(InputError, match="'factlm' has other tokens than"):
-        train_serac(small, CASES, replace(SETTINGS, counterfactual="factlm"), progress=False)
+        train(small, replace(UNTRAINED, counterfactual="factlm"))
 
 
 def test_a_text_encoder_can_be_the_scope(factlm, tmp_path):
     cases = tlk.load_edit_cases()
-    settings = replace(SETTINGS, scope=str(bert_directory(tmp_path)), counterfactual="factlm", separator=".\n", steps=2, learning_rate=1e-4)
-    trained = train_serac(factlm, cases[10:14], settings, progress=False)
-    edit = tlk.plan_edit(factlm, cases[0].rewrite, SERAC(trained))
+    training = replace(SETTINGS, steps=2, learning_rate=1e-4)
+    serac = SERAC(scope=str(bert_directory(tmp_path)), counterfactual="factlm", training=training)
+    trained = serac.train(factlm, cases[10:14], tlk.load_corpus()[:3], validation=cases[14:16], progress=False)
+    edit = tlk.plan_edit(factlm, cases[0].rewrite, trained)
     assert isinstance(edit, SeracEdit) and edit.vectors.shape == (1, 16)
     prompt = tlk.Prompt.from_fact(factlm, cases[0].rewrite)
     read = edit.reads(factlm, prompt.tokens[0])

@@ -20,8 +20,8 @@ from support.edits import TEXTS, training_cases
 from transformers import GPT2Config
 
 import tl_knowledge as tlk
-from tl_knowledge.editing import KE, MEND, TrainingSettings, load_training_data
-from tl_knowledge.editing.training import trainer
+from tl_knowledge.editing import KE, MEND, SERAC, TrainingSettings, load_training_data
+from tl_knowledge.editing.training import gradient_editor, trainer
 from tl_knowledge.editing.training.checkpoint import TrainingState
 from tl_knowledge.errors import DataError, InputError, ModelStateError, NumericalError
 
@@ -29,7 +29,11 @@ pytestmark = pytest.mark.touches_model
 
 CASES, HELD = training_cases(), training_cases(40, 2)
 SETTINGS = TrainingSettings(steps=12, learning_rate=1e-3, accumulate=2, validate_every=4, validation_samples=2)
-METHODS = {"mend": replace(MEND.small(), training=SETTINGS), "ke": replace(KE.small(), training=SETTINGS)}
+METHODS = {
+    "mend": replace(MEND.small(), training=SETTINGS),
+    "ke": replace(KE.small(), training=SETTINGS),
+    "serac": SERAC(training=replace(SETTINGS, batch_size=3), separator=" w41"),
+}
 
 
 @pytest.fixture
@@ -50,7 +54,7 @@ def same_weights(one, other):
 def test_a_training_that_was_stopped_goes_on_to_the_same_weights(small, tmp_path, monkeypatch, name):
     method, before = METHODS[name], fingerprint(small)
     whole, again = train(small, method), train(small, method)
-    assert whole == again and same_weights(whole.trained.networks, again.trained.networks)
+    assert whole == again and whole.editor and same_weights(whole.trained.networks, again.trained.networks)
     steps, step = [], trainer.Trainer._step
 
     def stopped(self, state):
@@ -125,14 +129,14 @@ def test_the_best_networks_are_kept_and_no_progress_ends_the_training(small, mon
 
 
 def test_what_is_not_finite_stops_and_says_where_the_last_state_is(small, tmp_path, monkeypatch):
-    outcome_of, calls, before = trainer.outcome_of, [], fingerprint(small)
+    outcome_of, calls, before = gradient_editor.outcome_of, [], fingerprint(small)
 
     def broken(*args, learn):
         outcome = outcome_of(*args, learn=learn)
         calls.append(learn)
         return replace(outcome, kl=outcome.kl * float("nan")) if learn and sum(calls) == 7 else outcome
 
-    monkeypatch.setattr(trainer, "outcome_of", broken)
+    monkeypatch.setattr(gradient_editor, "outcome_of", broken)
     with pytest.raises(
         NumericalError, match=r"the loss of MEND is nan after step 6; the state of step 4 is kept in .*run.*learning_rate below 0\.001"
     ):

@@ -77,7 +77,9 @@ def method_argument(model: tlk.HookedModel, name: str, layers: Sequence[int] | N
     if "editor" in settings and issubclass(kind, tlk.editing.TrainedMethod):
         settings = dict(settings)
         method: Any = kind.load(settings.pop("editor"))
-        method = replace(method, layers=tuple(layers)) if layers else method  # which refuses others than it was trained for
+        if layers:
+            kind.for_model(model, layers=layers)  # which refuses them where a method has none
+            method = replace(method, layers=tuple(layers))  # which refuses others than it was trained for
     else:
         method = tlk.editing.method_for_model(model, name, layers=layers or None)
     for key, value in settings.items():

@@ -1,4 +1,4 @@
-"""``tl-knowledge train``: train an editor, MEND or KE, and keep it as a file."""
+"""``tl-knowledge train``: train an editor, and keep it as a file."""
 
 from __future__ import annotations
 

@@ -47,11 +47,9 @@ from .registry import method_class as method_class
 from .registry import method_for_model as method_for_model
 from .reread import RereadEdit as RereadEdit
 from .routed import RoutedEdit as RoutedEdit
-from .serac_training import train_serac as train_serac
-from .serac_weights import SeracSettings as SeracSettings
-from .serac_weights import TrainedSerac as TrainedSerac
 from .training.curve import TrainingCurve as TrainingCurve
 from .training.editor import TrainedEditor as TrainedEditor
+from .training.gradient_editor import GradientEditor as GradientEditor
 from .training.method import TrainedMethod as TrainedMethod
 from .training.recipes import TRAINING_SETS as TRAINING_SETS
 from .training.recipes import EditTrainingData as EditTrainingData

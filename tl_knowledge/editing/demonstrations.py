@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from more_itertools import always_iterable
 
+from tl_knowledge.editing.training.seen import fact_digest
 from tl_knowledge.engine.recording import record
 from tl_knowledge.errors import InputError, check_given
 from tl_knowledge.models.hook_names import block_output
@@ -23,7 +24,7 @@ from tl_knowledge.prompts.facts import EditCase, Fact
 from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.results.digest import digest
 
-__all__ = ["Demonstrations", "check_embedding", "fact_key", "fact_text", "nearest"]
+__all__ = ["Demonstrations", "check_embedding", "fact_text", "nearest"]
 
 _embedded: WeakKeyDictionary[object, dict[tuple[str, str, str], torch.Tensor]] = WeakKeyDictionary()
 
@@ -73,15 +74,10 @@ class Demonstrations:
         Raises:
             InputError: it is.
         """
-        if any(fact_key(case.fact) == fact_key(fact) for case in self.cases):
+        if fact_digest(fact) in {fact_digest(case.fact) for case in self.cases}:
             raise InputError(
                 f"the demonstrations hold the edited fact {fact.text!r} itself; leave it out: [case for case in cases if case.fact != fact]."
             )
-
-
-def fact_key(fact: Fact) -> tuple[str, str]:
-    """What makes two facts the same, whatever their objects."""
-    return fact.subject, fact.relation or fact.template
 
 
 def fact_text(fact: Fact) -> str:

@@ -33,6 +33,7 @@ METHODS = {
     "lora": "tl_knowledge.editing.methods.lora:LoRA",
     "mend": "tl_knowledge.editing.methods.mend:MEND",
     "ke": "tl_knowledge.editing.methods.ke:KE",
+    "serac": "tl_knowledge.editing.methods.serac:SERAC",
     "grace": "tl_knowledge.editing.methods.grace:GRACE",
     "t-patcher": "tl_knowledge.editing.methods.transformer_patcher:TransformerPatcher",
     "ike": "tl_knowledge.editing.methods.ike:IKE",

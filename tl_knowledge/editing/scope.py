@@ -47,7 +47,7 @@ class _FromTokens(torch.nn.Module):
 
 
 class _FromText(torch.nn.Module):
-    """The first token's last state in a text encoder of Hugging Face's."""
+    """The first token's last state in a text encoder of Hugging Face's, which reads as much of a text's beginning as it has positions for."""
 
     def __init__(self, name: str, tokenizer: Any, device: torch.device) -> None:
         super().__init__()
@@ -60,7 +60,8 @@ class _FromText(torch.nn.Module):
 
     def forward(self, rows: Sequence[Int[torch.Tensor, " _"]]) -> Float[torch.Tensor, "row size"]:
         texts = [self.tokenizer.decode(row.tolist()).strip() for row in rows]
-        read = self.words(texts, return_tensors="pt", padding=True, truncation=True).to(self.encoder.device)
+        longest = min(self.words.model_max_length, getattr(self.encoder.config, "max_position_embeddings", self.words.model_max_length))
+        read = self.words(texts, return_tensors="pt", padding=True, truncation=True, max_length=longest).to(self.encoder.device)
         return self.encoder(**read).last_hidden_state[:, 0]
 
 

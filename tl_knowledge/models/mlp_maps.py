@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
-from weakref import WeakKeyDictionary
 
-import torch
-
-from tl_knowledge.arrays import HookFn, Hooks
 from tl_knowledge.errors import UnsupportedModelError, check_choice
 from tl_knowledge.models.hook_names import component_hook
-from tl_knowledge.models.protocol import HookedModel, mlp_input, model_device, model_name
+from tl_knowledge.models.matrices import BlockMatrix, Sites, matrix_sites, places_in
+from tl_knowledge.models.protocol import HookedModel, model_name
 from tl_knowledge.models.weights import output_hook
 
 __all__ = ["MLPMap", "MapName", "Matrix", "mlp_map"]
@@ -41,11 +37,10 @@ class MLPMap:
     output: str
 
 
-_probed: WeakKeyDictionary[object, dict[int, MLPMap]] = WeakKeyDictionary()
-
-
 def mlp_map(model: HookedModel, matrix: MapName, layer: int) -> MLPMap:
     """Where a map's input and output are shown, so that what is written at the output reaches the rest of the model.
+
+    On a ``HookedTransformer`` whose norms keep their gain the input is shown before it.
 
     Raises:
         InputError: no such map.
@@ -54,39 +49,18 @@ def mlp_map(model: HookedModel, matrix: MapName, layer: int) -> MLPMap:
     check_choice("matrix", matrix, MapName)
     if matrix == "W_out":
         return MLPMap(matrix, layer, component_hook("neuron", layer), output_hook(model, layer))
-    known = _probed.setdefault(model, {})
-    if layer not in known:
-        known[layer] = _up_projection(model, layer)
-    return known[layer] if matrix == "W_in" else MLPMap(matrix, layer, known[layer].query, output_hook(model, layer))
+    sites = _first_map(model, layer)
+    return MLPMap(matrix, layer, sites.reads, sites.writes if matrix == "W_in" else output_hook(model, layer))
 
 
-def _up_projection(model: HookedModel, layer: int) -> MLPMap:
-    """``W_in`` of a block, proved by a probe: where other values are written at its output, the neurons are others."""
-    output, neurons = f"blocks.{layer}.mlp.hook_pre", component_hook("neuron", layer)
-    inputs = [name for name in (mlp_input(model, layer), f"blocks.{layer}.mlp.in.hook_in") if name is not None and name in model.hook_dict]
-    remedy = "GRACE can act at matrix='W_out' there"
-    if output not in model.hook_dict:
-        raise UnsupportedModelError(f"{model_name(model)} does not show what W_in of layer {layer} makes of its input; {remedy}.")
-    tokens = torch.arange(4, device=model_device(model))[None] % int(model.cfg.d_vocab)
-    seen = _seen(model, tokens, [*inputs, output, neurons])
-    other = _seen(model, tokens, [neurons], [(output, lambda x, *, hook: x + 1)])
-    fitting = [name for name in inputs if name in seen and output in seen and len(seen[name]) == len(seen[output])]
-    reaches = neurons in seen and not torch.equal(seen[neurons], other[neurons])
-    if not fitting or not reaches or seen[output].shape[-1] != int(model.blocks[layer].mlp.W_out.shape[0]):
+def _first_map(model: HookedModel, layer: int) -> Sites:
+    """The hooks around ``W_in``, or around the gate of a gated MLP."""
+    gate = BlockMatrix(layer, "W_gate")
+    place = gate if places_in(model, (layer,), None).count(gate) else BlockMatrix(layer, "W_in")
+    try:
+        return matrix_sites(model, place)
+    except UnsupportedModelError as error:
         raise UnsupportedModelError(
-            f"the hooks of {model_name(model)} do not show what W_in of layer {layer} reads, or what is written at {output} is not what its "
-            f"neurons are made of; {remedy}."
-        )
-    return MLPMap("W_in", layer, fitting[0], output)
-
-
-def _seen(model: HookedModel, tokens: torch.Tensor, names: Sequence[str], hooks: Hooks | None = None) -> dict[str, torch.Tensor]:
-    """What some hooks show, positions flat, of those that are called."""
-    seen: dict[str, torch.Tensor] = {}
-
-    def catch(name: str) -> HookFn:
-        return lambda activation, *, hook: seen.__setitem__(name, activation.detach().flatten(0, -2))
-
-    with torch.no_grad():
-        model.run_with_hooks(tokens, fwd_hooks=[*(hooks or []), *((name, catch(name)) for name in names)])
-    return seen
+            f"the hooks of {model_name(model)} do not show what W_in of layer {layer} reads, and what it makes of that ({error}) "
+            "GRACE can act at matrix='W_out' there."
+        ) from error

@@ -14,7 +14,7 @@ from typing_extensions import override
 from tl_knowledge.door import public
 from tl_knowledge.editing.low_rank import LowRank
 from tl_knowledge.editing.optimise.gradient_factors import GradientFactors, TargetGradient
-from tl_knowledge.editing.training.method import TrainedMethod
+from tl_knowledge.editing.training.gradient_editor import GradientEditor
 from tl_knowledge.editing.training.network import EditNetwork
 from tl_knowledge.editing.training.settings import TrainingSettings
 from tl_knowledge.errors import InputError
@@ -32,7 +32,7 @@ FACTLM_TRAINING = TrainingSettings(
 
 @public
 @dataclass(frozen=True)
-class KE(TrainedMethod):
+class KE(GradientEditor):
     """Settings of KE, and once trained what it has learnt: ``dW = most * sigmoid(e) * (g * a + b)`` (De Cao et al. 2021, section 4.2).
 
     ``g`` is the gradient of a matrix ``[n m]``; ``a = softmax(r_a) c_a^T`` masks it and ``b = softmax(r_b) c_b^T`` shifts it. ``r [n]``, ``c [m]``
@@ -45,7 +45,7 @@ class KE(TrainedMethod):
     of other models turned; here rows are inputs on every model.
 
     Attributes:
-        layers, matrices, training, scale, editor: as `TrainedMethod`.
+        layers, matrices, training, scale, editor: as `GradientEditor`.
         condition: width of the condition.
         hidden: width of the LSTM and of the nets between.
         most: ``most`` above.
@@ -71,7 +71,7 @@ class KE(TrainedMethod):
         "factlm": {"layers": (5, 6, 7), "condition": 128, "hidden": 128, "training": FACTLM_TRAINING},
     }
 
-    training: TrainingSettings = field(default_factory=lambda: KE_TRAINING)
+    training: TrainingSettings = field(default_factory=lambda: KE_TRAINING, kw_only=True)
     condition: int = 768
     hidden: int = 512
     most: float = 1.0

@@ -13,7 +13,7 @@ from typing_extensions import override
 from tl_knowledge.door import public
 from tl_knowledge.editing.low_rank import LowRank
 from tl_knowledge.editing.optimise.gradient_factors import GradientFactors, TargetGradient
-from tl_knowledge.editing.training.method import TrainedMethod
+from tl_knowledge.editing.training.gradient_editor import GradientEditor
 from tl_knowledge.editing.training.network import EditNetwork
 from tl_knowledge.editing.training.settings import TrainingSettings
 from tl_knowledge.errors import InputError
@@ -31,7 +31,7 @@ FACTLM_TRAINING = TrainingSettings(
 
 @public
 @dataclass(frozen=True)
-class MEND(TrainedMethod):
+class MEND(GradientEditor):
     """Settings of MEND, and once trained what it has learnt (Mitchell et al. 2022a, equations 4 and 5).
 
     ``W <- W - scale rate_W sum_t x~_t d~_t^T``, where ``x_t`` is what the matrix reads at token ``t`` and ``d_t`` the gradient at its output.
@@ -44,7 +44,7 @@ class MEND(TrainedMethod):
     MLPs; of a gated MLP the same two, unless ``matrices`` has ``"W_gate"``.
 
     Attributes:
-        layers, matrices, training, scale, editor: as `TrainedMethod`.
+        layers, matrices, training, scale, editor: as `GradientEditor`.
         rank: of ``U V``, at most.
         blocks: how many residual blocks.
         rate: where each matrix' learned ``rate_W`` starts.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -14,15 +14,19 @@ from typing_extensions import override
 
 from tl_knowledge.door import public
 from tl_knowledge.drawing import bar_chart
-from tl_knowledge.editing.method import EditMethod
 from tl_knowledge.editing.reread import RereadEdit
 from tl_knowledge.editing.scope import similarities
-from tl_knowledge.editing.serac_training import edit_context, own_tokens
-from tl_knowledge.editing.serac_weights import SeracSettings, TrainedSerac, modules_of
+from tl_knowledge.editing.serac_network import SeracNetwork, network_of
+from tl_knowledge.editing.serac_training import ScopeData, edit_context, own_tokens, serac_outcome
+from tl_knowledge.editing.training.method import TrainedMethod
+from tl_knowledge.editing.training.network import Trainable
+from tl_knowledge.editing.training.outcome import Outcome, Sample
+from tl_knowledge.editing.training.samples import TrainingData
+from tl_knowledge.editing.training.settings import TrainingSettings
 from tl_knowledge.errors import InputError, ModelStateError
 from tl_knowledge.models.ledger import unedited_fingerprint
 from tl_knowledge.models.protocol import HookedModel
-from tl_knowledge.models.reread import Read, own_start
+from tl_knowledge.models.reread import Read
 from tl_knowledge.models.routed import routed_on
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.prompts.prompt import Prompt
@@ -32,6 +36,11 @@ from tl_knowledge.results.provenance import Provenance, provenance_of
 from tl_knowledge.runs.key_moments import KeyMoments
 
 __all__ = ["SERAC", "SeracEdit"]
+
+SERAC_TRAINING = TrainingSettings(steps=200_000, learning_rate=1e-5, batch_size=10, validate_every=1_000, patience=40_000)
+FACTLM_TRAINING = TrainingSettings(
+    steps=500, learning_rate=1e-3, batch_size=16, accumulate=1, validate_every=50, validation_samples=60, patience=200, text_tokens=16
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +54,7 @@ class SeracEdit(RereadEdit):
         contexts: the edits' tokens, as the counterfactual model reads them.
         least: a prompt is in scope where its similarity to an edit is greater.
         most_edits: how many the memory may hold.
-        training: how the modules were trained.
+        scope, counterfactual: what the modules are made of.
         content: their digest.
         weights: theirs.
     """
@@ -55,7 +64,8 @@ class SeracEdit(RereadEdit):
     contexts: tuple[tuple[int, ...], ...]
     least: float
     most_edits: int
-    training: SeracSettings
+    scope: str
+    counterfactual: str
     content: str
     weights: dict[str, torch.Tensor]
     method: str
@@ -68,17 +78,17 @@ class SeracEdit(RereadEdit):
     @override
     def reads(self, model: HookedModel, tokens: Int[torch.Tensor, " pos"]) -> Read:
         """The counterfactual model behind the most similar edit, or the model itself out of scope."""
-        own = tokens[own_start(model, tokens) :]
+        own = own_tokens(model, tokens)
         nothing = Read(model, tokens[:0])
         if not len(own):
             return nothing
-        encoder, other = modules_of(model, self.training, self.content, self.weights)
+        network = self._network(model)
         with torch.no_grad():
-            alike = similarities(self.vectors.to(own.device), encoder([own]))[0]
+            alike = similarities(self.vectors.to(own.device), network.scope([own]))[0]
         best = int(alike.argmax())
         if not float(alike[best]) > self.least:
             return nothing
-        return Read(other, tokens.new_tensor(self.contexts[best]), strength=float(alike[best]))
+        return Read(network.counterfactual, tokens.new_tensor(self.contexts[best]), strength=float(alike[best]))
 
     @override
     def write_into(self, model: HookedModel) -> None:
@@ -95,8 +105,11 @@ class SeracEdit(RereadEdit):
                 "or plan with SERAC(most_edits=...) of more."
             )
         self.check(model)
-        modules_of(model, self.training, self.content, self.weights)
+        self._network(model)  # a copy of a model that has no edit on it yet
         super().write_into(model)
+
+    def _network(self, model: HookedModel) -> SeracNetwork:
+        return network_of(model, self.scope, self.counterfactual, self.content, self.weights)
 
     @override
     def digest(self) -> str:
@@ -126,64 +139,93 @@ class SeracEdit(RereadEdit):
 
 @public
 @dataclass(frozen=True)
-class SERAC(EditMethod):
-    """Settings of SERAC: ``exp(-||e_i - e_q||^2)`` to the most similar edit decides whether the counterfactual model answers (Mitchell et al. 2022b).
+class SERAC(TrainedMethod):
+    """Settings of SERAC, and once trained what it has learnt (Mitchell et al. 2022b, section 3 and equation 6).
 
-    No weight changes. In scope the counterfactual model reads the edit and the prompt; out of scope the answer is the model's own, bit for bit.
-    The encoder reads the edit's prompt without its target. Mitchell et al.'s mixture of both models' probabilities is not here.
+    No weight changes. ``sim = exp(-||e_i - e_q||^2)`` to the most similar edit decides whether the counterfactual model answers: in scope it reads
+    the edit and the prompt; out of scope the answer is the model's own, bit for bit. The encoder reads the edit's prompt without its target.
+    Mitchell et al.'s mixture of both models' probabilities is not here.
+
+    The loss is ``edit_weight * NLL(target | edit, question) + kl_factor * (BCE(sim(edit, question), 1) + BCE(sim(edit, other), 0))``; the question
+    is the edit's prompt or a paraphrase, the other one a neighbour, another case's prompt (half of them of the same relation) or, one in four, a
+    text of the corpus. The defaults are the paper's constants, for modules that are trained already; small encoders from scratch want a larger
+    ``learning_rate``.
 
     Attributes:
-        trained: what `train_serac` gave, on other cases than the edited ones.
+        scope: the scope's encoder: ``"tokens"``, a small one on the model's own token embeddings, or a text encoder of Hugging Face's
+            (in the paper distilbert-base-cased).
+        counterfactual: the model that answers in scope: ``"copy"`` of the edited one, or a smaller one of its family by name.
+        separator: between the edit and the prompt.
         least: a prompt is in scope where its similarity to an edit is greater.
         most_edits: how many the memory may hold.
+        training, editor: as `TrainedMethod`.
 
     Raises:
         InputError: a similarity outside 0 to 1, or no memory.
 
     Example:
         >>> import tl_knowledge as tlk
-        >>> cases, settings = tlk.load_edit_cases(), tlk.editing.SeracSettings(steps=1, check_every=1, accumulate=1, batch_size=2)
-        >>> trained = tlk.editing.train_serac("factlm", cases[10:14], settings, progress=False)
-        >>> tlk.plan_edit("factlm", cases[0].rewrite, tlk.editing.SERAC(trained))
+        >>> from tl_knowledge.editing import SERAC, load_training_data
+        >>> model, data = tlk.load_model("factlm"), load_training_data("factlm")
+        >>> serac = SERAC.small().train(model, data.cases[:9], data.corpus[:9], validation=data.validation[:2], progress=False)
+        >>> tlk.plan_edit(model, tlk.load_edit_cases()[0].rewrite, serac)
         <SeracEdit: SERAC, a memory of 1 edit, in scope above 0.5; factlm>
     """
 
-    trained: TrainedSerac
+    published: ClassVar[Mapping[str, Mapping[str, Any]]] = {"factlm": {"training": FACTLM_TRAINING}}
+    untrained: ClassVar[tuple[str, ...]] = ("least", "most_edits")
+    data: ClassVar[type[TrainingData]] = ScopeData
+
+    training: TrainingSettings = field(default_factory=lambda: SERAC_TRAINING, kw_only=True)
+    scope: str = "tokens"
+    counterfactual: str = "copy"
+    separator: str = ".\n"
     least: float = 0.5
     most_edits: int = 1000
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.least < 1 or self.most_edits < 1:
             raise InputError(f"SERAC(least={self.least}, most_edits={self.most_edits}) is no memory; pass a similarity below 1, and 1 edit or more.")
+
+    @override
+    def network(self, model: HookedModel) -> SeracNetwork:
+        return SeracNetwork(model, self.scope, self.counterfactual, self.training.seed).wants_gradients(True)
+
+    @override
+    def _outcome(self, model: HookedModel, network: Trainable, samples: Sequence[Sample], learn: bool) -> Outcome:
+        assert isinstance(network, SeracNetwork)
+        with torch.set_grad_enabled(learn):
+            return serac_outcome(model, network.scope, network.counterfactual, samples, self.separator, self.least)
 
     @override
     def plan(self, model: HookedModel, facts: Sequence[Fact], moments: KeyMoments | None) -> SeracEdit:
         """A memory of some facts; moments are not needed.
 
         Raises:
-            InputError: a fact that SERAC was trained on, or more than the memory holds.
-            ModelStateError: a model that it was not trained for.
+            InputError: nothing was learnt yet, or more facts than the memory holds.
+            ModelStateError: it was trained for other weights.
         """
         trained = self.trained
         trained.check(model)
         if len(facts) > self.most_edits:
             raise InputError(f"{len(facts)} facts are more than the memory of most_edits={self.most_edits} holds; pass fewer, or a larger one.")
-        for fact in facts:
-            trained.check_apart(fact)
-        encoder, _ = modules_of(model, trained.settings, trained.content, trained.weights)
+        network = network_of(model, self.scope, self.counterfactual, self.editor, trained.networks)
+        prompts = [Prompt.from_fact(model, fact) for fact in facts]
         with torch.no_grad():
-            vectors = encoder([own_tokens(model, Prompt.from_fact(model, fact)) for fact in facts])
+            vectors = network.scope([own_tokens(model, prompt.tokens[0]) for prompt in prompts])
         return SeracEdit(
             vectors,
-            tuple(tuple(edit_context(model, fact, trained.settings.separator).tolist()) for fact in facts),
+            tuple(tuple(edit_context(model, prompt, self.separator).tolist()) for prompt in prompts),
             self.least,
             self.most_edits,
-            trained.settings,
-            trained.content,
-            trained.weights,
+            self.scope,
+            self.counterfactual,
+            self.editor,
+            trained.networks,
             type(self).__name__,
             plain(self),
             unedited_fingerprint(model),
             tuple({"subject": fact.subject, "prompt": fact.text, "target": fact.target} for fact in facts),
-            provenance_of(model, engine="counterfactual model", seed=trained.settings.seed, settings=self, method=type(self).__name__),
+            provenance_of(model, engine="counterfactual model", seed=self.training.seed, settings=self, method=type(self).__name__),
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tl_knowledge.editing.training.network import EditNetwork
+from tl_knowledge.editing.training.network import Trainable
 from tl_knowledge.errors import DataError
 from tl_knowledge.results.storage import read_result, write_result
 
@@ -28,7 +28,7 @@ class TrainingState:
         rows: of the curve.
     """
 
-    network: EditNetwork
+    network: Trainable
     optimiser: torch.optim.Optimizer
     step: int = 0
     best_step: int = 0

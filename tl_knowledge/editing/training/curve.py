@@ -16,8 +16,8 @@ from tl_knowledge.results.result import TableResult
 __all__ = ["CURVE_COLUMNS", "TrainingCurve"]
 
 CURVE_COLUMNS = ("step", "split", "edit_loss", "kl", "loss", "success")
-_DRAWN = {"edit_loss": "edit loss", "kl": "KL on unrelated text", "success": "success"}
-_UNITS = {"edit_loss": "nats a token", "kl": "nats a token", "success": "share of edits"}
+_DRAWN = {"edit_loss": "edit loss", "kl": "KL", "success": "success"}
+_UNITS = {"edit_loss": "nats a token", "kl": "nats", "success": "share of edits"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,8 +25,9 @@ class TrainingCurve(TableResult):
     """Losses by step: of the training since the last validation (mean over its steps), and of the validation.
 
     Attributes:
-        table: ``step split edit_loss kl loss success``; ``split`` is ``"training"`` or ``"validation"``. Losses are in nats a token, ``loss`` is the
-            weighted sum that is trained on, and ``success`` the share of edits after which every token of the target is the likeliest one.
+        table: ``step split edit_loss kl loss success``; ``split`` is ``"training"`` or ``"validation"``. ``edit_loss`` is in nats a token, ``kl``
+            (drift on unrelated text; of SERAC the error of what is in scope) in nats, ``loss`` the weighted sum that is trained on, and
+            ``success`` the share of edits after which every token of the target is the likeliest one.
         method: what was trained.
         provenance: the model, the versions.
     """

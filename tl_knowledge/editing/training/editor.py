@@ -28,7 +28,7 @@ __all__ = ["TrainedEditor"]
 
 @dataclass(frozen=True, eq=False)
 class TrainedEditor(Result):
-    """What `MEND` and `KE` have learnt: networks for the weights of one model.
+    """What `MEND`, `KE` and `SERAC` have learnt: networks for the weights of one model.
 
     Attributes:
         method: the method's name.

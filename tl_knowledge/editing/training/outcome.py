@@ -1,8 +1,8 @@
-"""What one trained edit does: the outer loss, with gradients that reach the networks that made the edit."""
+"""What a step of a training reads, and what the edits that it makes do: the outer loss, with gradients that reach what made them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,7 @@ from tl_knowledge.models.matrices import BlockMatrix, add_at, matrix_sites
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.prompt import Prompt
 
-__all__ = ["Outcome", "Sample", "changes_as_hooks", "drift", "outcome_of"]
+__all__ = ["Outcome", "Sample", "changes_as_hooks", "drift", "mean_outcome", "outcome_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,17 +36,19 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """An edit's losses, in nats a token; the first two with gradients.
+    """Some edits' mean losses; the first two with gradients.
 
     Attributes:
-        edit_loss: mean negative log-likelihood of the target where it was asked for.
-        kl: mean over the text's tokens of KL(before || after).
-        success: whether every token of the target is the likeliest one.
+        edit_loss: mean negative log-likelihood of the target where it was asked for, in nats a token.
+        kl: mean over the text's tokens of KL(before || after), in nats; of SERAC the KL of what is in scope to what it takes for it.
+        success: in what share every token of the target is the likeliest one.
+        count: of how many edits.
     """
 
     edit_loss: Float[torch.Tensor, ""]
     kl: Float[torch.Tensor, ""]
-    success: bool
+    success: float
+    count: int = 1
 
 
 def outcome_of(model: HookedModel, network: EditNetwork, sample: Sample, places: tuple[BlockMatrix, ...], *, learn: bool) -> Outcome | None:
@@ -65,7 +67,15 @@ def outcome_of(model: HookedModel, network: EditNetwork, sample: Sample, places:
         log_p = target_log_probabilities(model, [sample.asked], hooks)[0]
         answer = torch.tensor(sample.asked.answer, device=log_p.device)
         edit_loss = -log_p.gather(-1, answer[:, None]).mean()
-        return Outcome(edit_loss, drift(model, sample.text, hooks), bool((log_p.argmax(-1) == answer).all()))
+        return Outcome(edit_loss, drift(model, sample.text, hooks), float((log_p.argmax(-1) == answer).all()))
+
+
+def mean_outcome(outcomes: Sequence[Outcome]) -> Outcome | None:
+    """The mean of single edits' outcomes; ``None`` of none."""
+    if len(outcomes) < 2:
+        return next(iter(outcomes), None)
+    losses, drifts = (torch.stack([getattr(each, name) for each in outcomes]).mean() for name in ("edit_loss", "kl"))
+    return Outcome(losses, drifts, sum(each.success for each in outcomes) / len(outcomes), len(outcomes))
 
 
 def changes_as_hooks(model: HookedModel, changes: Mapping[BlockMatrix, LowRank]) -> Hooks:

@@ -9,6 +9,7 @@ from itertools import islice
 
 import torch
 
+from tl_knowledge.arrays import Tokens
 from tl_knowledge.editing.corpus_tokens import text_rows
 from tl_knowledge.editing.training.outcome import Sample
 from tl_knowledge.editing.training.seen import fact_digests, refuse_seen
@@ -73,20 +74,25 @@ class TrainingData:
         """Digests of all facts, of the training and the validation."""
         return fact_digests((*self.cases, *self.validation))
 
-    def step(self, number: int) -> Sample:
+    def step(self, number: int) -> list[Sample]:
         """What a step of the training reads."""
-        return self._drawn(self.cases, f"{self.settings.seed}/{number}")
+        draw = random.Random(f"{self.settings.seed}/{number}")
+        return [self._drawn(self.cases, draw) for _ in range(self.settings.batch_size)]
 
-    def validations(self) -> list[Sample]:
-        """What every validation reads: the first cases, each with a wording and a text of its own."""
-        held = self.validation[: self.settings.validation_samples]
-        return [self._drawn((case,), f"{self.settings.seed}/validation/{i}") for i, case in enumerate(held)]
+    def validations(self) -> list[list[Sample]]:
+        """What every validation reads, in batches: the first cases, each with a wording and a text of its own."""
+        held, size = self.validation[: self.settings.validation_samples], self.settings.batch_size
+        samples = [self._drawn((case,), random.Random(f"{self.settings.seed}/validation/{i}")) for i, case in enumerate(held)]
+        return [samples[i : i + size] for i in range(0, len(samples), size)]
 
-    def _drawn(self, cases: Sequence[EditCase], seed: str) -> Sample:
-        draw = random.Random(seed)
+    def _drawn(self, cases: Sequence[EditCase], draw: random.Random) -> Sample:
         case = draw.choice(cases)
         asked = draw.choice((case.rewrite, *(each.retarget(case.target_new) for each in case.paraphrases)))
-        return Sample(Prompt.from_fact(self.model, case.rewrite), Prompt.from_fact(self.model, asked), draw.choice(self.texts))
+        return Sample(Prompt.from_fact(self.model, case.rewrite), Prompt.from_fact(self.model, asked), self.apart_from(case, draw))
+
+    def apart_from(self, case: EditCase, draw: random.Random) -> Tokens:
+        """A text that a case's edit should leave alone."""
+        return draw.choice(self.texts)
 
 
 def _digest(cases: Sequence[EditCase]) -> str:

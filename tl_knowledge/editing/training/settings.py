@@ -15,13 +15,16 @@ __all__ = ["TrainingSettings"]
 class TrainingSettings:
     """Settings of the outer training; the defaults are those of Mitchell et al. (2022), with EasyEdit's number of steps.
 
-    A step is one edit and one unrelated text::
+    A step is ``batch_size`` times one edit and one unrelated text, and the mean of::
 
         loss = edit_weight * NLL(target | the edited prompt or a paraphrase) + kl_factor * mean over the text's tokens of KL(before || after)
+
+    `SERAC` has another second term: the KL of what is in an edit's scope to what it takes for it.
 
     Attributes:
         steps: at most.
         learning_rate: of Adam.
+        batch_size: how many edits a step.
         accumulate: how many steps' gradients are added up for one update.
         clip: the largest norm of such a sum.
         edit_weight, kl_factor: of the loss.
@@ -38,6 +41,7 @@ class TrainingSettings:
 
     steps: int = 100_000
     learning_rate: float = 1e-6
+    batch_size: int = 1
     accumulate: int = 10
     clip: float = 100.0
     edit_weight: float = 0.1
@@ -50,7 +54,7 @@ class TrainingSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        counts = ("accumulate", "validate_every", "validation_samples", "patience", "texts")
+        counts = ("batch_size", "accumulate", "validate_every", "validation_samples", "patience", "texts")
         for name in (*counts, "clip", "edit_weight"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise InputError(f"{name}={getattr(self, name)!r} trains nothing; pass a positive number.")

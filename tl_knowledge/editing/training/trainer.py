@@ -1,24 +1,26 @@
-"""The outer training that MEND and KE share."""
+"""The outer training that all trained editors share."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
 from tl_knowledge.editing.training.checkpoint import TrainingState
-from tl_knowledge.editing.training.network import EditNetwork
-from tl_knowledge.editing.training.outcome import Outcome, Sample, outcome_of
+from tl_knowledge.editing.training.network import Trainable
+from tl_knowledge.editing.training.outcome import Outcome, Sample
 from tl_knowledge.editing.training.samples import TrainingData
 from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.errors import NumericalError
-from tl_knowledge.models.matrices import BlockMatrix
 
-__all__ = ["Trainer"]
+__all__ = ["OutcomeOf", "Trainer"]
+
+OutcomeOf: TypeAlias = Callable[[Sequence[Sample], bool], Outcome | None]
+"""From samples, and whether they are learnt from, to what their edits do; ``None`` where none can be made yet."""
 
 
 @dataclass
@@ -27,18 +29,18 @@ class Trainer:
 
     Attributes:
         name: of the method, for messages.
-        places: the matrices that the networks change.
+        outcome_of: what the networks' edits of some samples do.
         folder: where the state is kept; nowhere when ``None``.
         progress: whether a bar is shown.
     """
 
     name: str
-    network: EditNetwork
-    places: tuple[BlockMatrix, ...]
+    network: Trainable
+    outcome_of: OutcomeOf
     data: TrainingData
     folder: Path | None
     progress: bool
-    _since: list[tuple[float, float, bool]] = field(default_factory=list[tuple[float, float, bool]])
+    _since: list[Outcome] = field(default_factory=list[Outcome])
 
     def run(self) -> TrainingState:
         """Train to the last step, or until no validation has been better for long; the networks end as the best.
@@ -68,7 +70,7 @@ class Trainer:
     def _step(self, state: TrainingState) -> None:
         """One sample's gradients, and after some samples an update."""
         settings, number = self.data.settings, state.step + 1
-        outcome = outcome_of(self.data.model, self.network, self.data.step(number), self.places, learn=True)
+        outcome = self.outcome_of(self.data.step(number), True)
         if outcome is not None:
             self._add_gradients(state, outcome)
         if number % settings.accumulate == 0:
@@ -82,7 +84,7 @@ class Trainer:
         settings = self.data.settings
         loss = settings.edit_weight * outcome.edit_loss + settings.kl_factor * outcome.kl
         self._check(float(loss.detach()), "loss", state)
-        self._since.append((float(outcome.edit_loss.detach()), float(outcome.kl.detach()), outcome.success))
+        self._since.append(_without_graph(outcome))
         parameters = list(self.network.parameters())
         # Not backward(), which would leave gradients on weights of the model that want some.
         gradients: list[torch.Tensor | None] = [*torch.autograd.grad(loss, parameters, allow_unused=True)]
@@ -90,10 +92,10 @@ class Trainer:
             if gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
-    def _validate(self, state: TrainingState, held: Sequence[Sample]) -> None:
+    def _validate(self, state: TrainingState, held: Sequence[Sequence[Sample]]) -> None:
         """Measure, remember the best, and keep the state."""
-        outcomes = [outcome_of(self.data.model, self.network, sample, self.places, learn=False) for sample in held]
-        there = [(float(each.edit_loss), float(each.kl), each.success) for each in outcomes if each is not None]
+        outcomes = [self.outcome_of(batch, False) for batch in held]
+        there = [_without_graph(each) for each in outcomes if each is not None]
         if self._since:
             state.rows.append(self._row(state.step, "training", self._since))
         self._since = []
@@ -106,8 +108,9 @@ class Trainer:
         if self.folder is not None:
             state.write(self.folder)
 
-    def _row(self, step: int, split: str, found: Sequence[tuple[float, float, bool]]) -> dict[str, Any]:
-        edit_loss, kl, success = (sum(values) / len(found) for values in zip(*found, strict=True))
+    def _row(self, step: int, split: str, found: Sequence[Outcome]) -> dict[str, Any]:
+        count = sum(each.count for each in found)
+        edit_loss, kl, success = (sum(float(getattr(each, name)) * each.count for each in found) / count for name in ("edit_loss", "kl", "success"))
         loss = self.data.settings.edit_weight * edit_loss + self.data.settings.kl_factor * kl
         return {"step": step, "split": split, "edit_loss": edit_loss, "kl": kl, "loss": loss, "success": success}
 
@@ -125,3 +128,7 @@ class Trainer:
             f"the {what} of {self.name} is {value} after step {state.step}; {kept}. Train anew with a learning_rate below "
             f"{self.data.settings.learning_rate:g} (in another folder), or check the model's weights for NaN."
         )
+
+
+def _without_graph(outcome: Outcome) -> Outcome:
+    return Outcome(outcome.edit_loss.detach(), outcome.kl.detach(), outcome.success, outcome.count)
