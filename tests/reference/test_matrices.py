@@ -17,7 +17,8 @@ from tl_knowledge.editing import BlockMatrix, LowRank
 from tl_knowledge.editing.optimise.gradient_factors import target_gradients
 from tl_knowledge.errors import ComponentError, ModelStateError, NumericalError, UnsupportedModelError
 from tl_knowledge.models.ledger import ledger_of, unedited_fingerprint
-from tl_knowledge.models.matrices import MATRICES, add_at, held_matrix, matrix_sites, matrix_weights
+from tl_knowledge.models.matrices import MATRICES, held_matrix, matrix_weights
+from tl_knowledge.models.matrix_sites import add_at, matrix_sites
 
 
 def places_of(model, layers=(0, 2)):

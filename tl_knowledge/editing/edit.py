@@ -23,16 +23,8 @@ from tl_knowledge.lock import model_lock
 from tl_knowledge.models.checks import check_layers
 from tl_knowledge.models.hugging_face import add_to_hugging_face
 from tl_knowledge.models.ledger import Place, ledger_of
-from tl_knowledge.models.matrices import (
-    MATRICES,
-    BlockMatrix,
-    Sites,
-    add_at,
-    as_held,
-    held_matrix,
-    matrix_sites,
-    matrix_weights,
-)
+from tl_knowledge.models.matrices import MATRICES, BlockMatrix, as_held, held_matrix, matrix_weights
+from tl_knowledge.models.matrix_sites import Sites, add_at, matrix_sites
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.models.weights import OutputBias, output_bias, output_hook
 from tl_knowledge.results.provenance import Provenance

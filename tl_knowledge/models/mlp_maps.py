@@ -7,7 +7,8 @@ from typing import Literal, TypeAlias
 
 from tl_knowledge.errors import UnsupportedModelError, check_choice
 from tl_knowledge.models.hook_names import component_hook
-from tl_knowledge.models.matrices import BlockMatrix, Sites, matrix_sites, places_in
+from tl_knowledge.models.matrices import BlockMatrix, places_in
+from tl_knowledge.models.matrix_sites import Sites, matrix_sites
 from tl_knowledge.models.protocol import HookedModel, model_name
 from tl_knowledge.models.weights import output_hook
 

@@ -7,7 +7,8 @@ from jaxtyping import Float
 
 from tl_knowledge.arrays import Hooks
 from tl_knowledge.hooks import add_low_rank
-from tl_knowledge.models.matrices import BlockMatrix, add_at, matrix_sites
+from tl_knowledge.models.matrices import BlockMatrix
+from tl_knowledge.models.matrix_sites import add_at, matrix_sites
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.models.weights import output_hook
 

@@ -16,7 +16,8 @@ from tl_knowledge.arrays import HookFn, Hooks
 from tl_knowledge.engine.batches import equal_groups
 from tl_knowledge.engine.forward import run_model
 from tl_knowledge.engine.rows import keep_positions
-from tl_knowledge.models.matrices import BlockMatrix, matrix_sites, matrix_weights
+from tl_knowledge.models.matrices import BlockMatrix, matrix_weights
+from tl_knowledge.models.matrix_sites import matrix_sites
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.prompt import Prompt
 

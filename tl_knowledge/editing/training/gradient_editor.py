@@ -21,7 +21,8 @@ from tl_knowledge.editing.training.network import EditNetwork, Trainable
 from tl_knowledge.editing.training.outcome import Outcome, Sample, mean_outcome, outcome_of
 from tl_knowledge.errors import InputError
 from tl_knowledge.models.checks import check_layers
-from tl_knowledge.models.matrices import BlockMatrix, Matrix, check_matrices, matrix_sites
+from tl_knowledge.models.matrices import BlockMatrix, Matrix, check_matrices
+from tl_knowledge.models.matrix_sites import matrix_sites
 from tl_knowledge.models.protocol import HookedModel, model_device
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.prompts.prompt import Prompt

@@ -13,7 +13,8 @@ from tl_knowledge.editing.low_rank import LowRank
 from tl_knowledge.editing.optimise.gradient_factors import target_gradients, target_log_probabilities
 from tl_knowledge.editing.training.network import EditNetwork
 from tl_knowledge.engine.forward import run_model
-from tl_knowledge.models.matrices import BlockMatrix, add_at, matrix_sites
+from tl_knowledge.models.matrices import BlockMatrix
+from tl_knowledge.models.matrix_sites import add_at, matrix_sites
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.prompt import Prompt
 
