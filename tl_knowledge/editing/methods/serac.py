@@ -172,7 +172,7 @@ class SERAC(TrainedMethod):
         <SeracEdit: SERAC, a memory of 1 edit, in scope above 0.5; factlm>
     """
 
-    published: ClassVar[Mapping[str, Mapping[str, Any]]] = {"factlm": {"least": 0.7, "training": FACTLM_TRAINING}}
+    published: ClassVar[Mapping[str, Mapping[str, Any]]] = {"factlm": {"training": FACTLM_TRAINING}}
     untrained: ClassVar[tuple[str, ...]] = ("least", "most_edits")
     data: ClassVar[type[TrainingData]] = ScopeData
 
