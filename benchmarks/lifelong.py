@@ -1,0 +1,48 @@
+"""Edits that stay, batch after batch: scores, perplexity, time and memory against the number of edits in FactLM.
+
+    python benchmarks/lifelong.py [--sizes 100 500 1000] [--method memit --method alphaedit] [--store build/lifelong] [--figure growth.html]
+
+The first 320 edits are FactLM's edit cases, the rest its other facts with another object of their relation, which have no neighbours of their own: NS
+is over the first 320.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import tl_knowledge as tlk
+from tl_knowledge.editing import METHODS, method_for_model
+
+SCORES = ("S", "ES", "PS", "NS", "perplexity", "milliseconds", "stored_kib")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[100, 500, 1000])
+    parser.add_argument("--method", action="append", choices=METHODS)
+    parser.add_argument("--batch-size", type=int, default=100)
+    parser.add_argument("--store", type=Path)
+    parser.add_argument("--figure", type=Path)
+    args = parser.parse_args()
+    model = tlk.load_model("factlm")
+    methods = {name: method_for_model(model, name) for name in args.method or ("memit", "alphaedit", "ultraedit", "grace")}
+    cases = [*tlk.load_edit_cases(), *tlk.editing.load_training_data("factlm").cases][: max(args.sizes)]
+    growth = tlk.evaluation.measure_growth(
+        model,
+        cases,
+        methods,
+        args.sizes,
+        moments=tlk.collect_key_moments(model, tlk.load_corpus(), layers=[0]),
+        batch_size=args.batch_size,
+        measures=[tlk.evaluation.GeneralAbility(corpus=tuple(tlk.load_corpus(limit=20))), tlk.evaluation.EditCosts()],
+        store=args.store,
+    )
+    table = growth.summary()
+    print(table[["method", "edits", *(score for score in SCORES if score in table)]].round(1).to_markdown(index=False))
+    if args.figure is not None:
+        growth.plot().write_html(args.figure)
+
+
+if __name__ == "__main__":
+    main()
