@@ -16,10 +16,10 @@ from more_itertools import always_iterable, chunked
 from tl_knowledge.door import public
 from tl_knowledge.editing.corpus_tokens import activations_of, token_rows
 from tl_knowledge.engine.progress import progress_bar
-from tl_knowledge.errors import DataError, InputError, NumericalError
+from tl_knowledge.errors import DataError, InputError, ModelStateError, NumericalError
 from tl_knowledge.models.checks import check_layers
 from tl_knowledge.models.hook_names import component_hook
-from tl_knowledge.models.ledger import unedited_fingerprint
+from tl_knowledge.models.ledger import has_written_edits, unedited_fingerprint
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel, model_device
 from tl_knowledge.results.provenance import Provenance, provenance_of
@@ -74,6 +74,8 @@ def collect_key_moments(
     if store is not None:
         check_writable_folder(store)
     model = as_model(model)
+    if has_written_edits(model):
+        raise ModelStateError("edits are in the model, so the moments would be theirs and kept as the model's own; revert(model) the edits first.")
     collected = check_layers(model, None if layers is None else tuple(always_iterable(layers)))
     d_mlp = int(model.blocks[collected[0]].mlp.W_out.shape[0])
     wanted = TOKENS_A_NEURON * d_mlp if tokens is None else tokens

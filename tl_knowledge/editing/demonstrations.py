@@ -16,8 +16,8 @@ from more_itertools import always_iterable
 from tl_knowledge.editing.training.seen import fact_digest
 from tl_knowledge.engine.recording import record
 from tl_knowledge.errors import InputError, check_given
+from tl_knowledge.models.description import weight_fingerprint
 from tl_knowledge.models.hook_names import block_output
-from tl_knowledge.models.ledger import unedited_fingerprint
 from tl_knowledge.models.protocol import HookedModel, context_length, layer_count
 from tl_knowledge.models.reread import as_it_is
 from tl_knowledge.prompts.facts import EditCase, Fact
@@ -102,7 +102,7 @@ def nearest(model: HookedModel, fact: Fact, pool: Demonstrations, k: int, embedd
         embedding: ``"model"`` for the mean of the model's own states after its last layer, or a sentence-transformers model's name.
     """
     pool.check_apart(fact)
-    key = (unedited_fingerprint(model), pool.content, embedding)
+    key = (weight_fingerprint(model), pool.content, embedding)
     kept = _embedded.setdefault(model, {})
     if key not in kept:
         kept[key] = _embed(model, [fact_text(case.rewrite) for case in pool.cases], embedding)

@@ -17,6 +17,8 @@ OWN = {
     "Edit": "tl_knowledge.editing.edit",
     "CodebookEdit": "tl_knowledge.editing.codebook_edit",
     "NeuronEdit": "tl_knowledge.editing.neuron_edit",
+    "ContextEdit": "tl_knowledge.editing.methods.ike",
+    "SeracEdit": "tl_knowledge.editing.methods.serac",
 }
 """The classes of this package's methods, and where they are."""
 

@@ -14,7 +14,7 @@ from tl_knowledge.arrays import Hooks
 from tl_knowledge.editing.health import EditHealth
 from tl_knowledge.editing.planned import PlannedEdit
 from tl_knowledge.engine.batches import perplexity
-from tl_knowledge.errors import InputError, UnsupportedModelError
+from tl_knowledge.errors import InputError, ModelStateError, UnsupportedModelError
 from tl_knowledge.lock import model_lock
 from tl_knowledge.models.protocol import HookedModel, context_length, is_masked, model_name
 from tl_knowledge.models.reread import Read, as_it_is, check_calls, match_readers
@@ -100,11 +100,14 @@ class RereadEdit(PlannedEdit):
             raise UnsupportedModelError(f"{self.method} puts a context before the prompt, and {model_name(model)} fills masks; edit its weights.")
         with model_lock(model):
             self.check(model)
-            put_on(model, self._key, self, self.digest())
+            if self.is_written_into(model):
+                raise ModelStateError("this edit is already on the model; revert(model) takes it off first.")
             try:
+                put_on(model, self._key, self, self.digest())
                 match_readers(model)
             except BaseException:
-                self._take_off(model)
+                if self.is_written_into(model):
+                    self._take_off(model)
                 raise
 
     @override
@@ -116,6 +119,7 @@ class RereadEdit(PlannedEdit):
         """
         with model_lock(model):
             if is_on(model, self._key):
+                match_readers(model)  # an interrupt may have come before
                 check_calls(model)
             self._take_off(model)
 
@@ -126,8 +130,9 @@ class RereadEdit(PlannedEdit):
 
     def _take_off(self, model: HookedModel) -> None:
         """All of it; an interrupt does not stop it half-way."""
-        take_off(model, self._key)
         try:
-            match_readers(model)
+            take_off(model, self._key)
         finally:
+            if self.is_written_into(model):
+                take_off(model, self._key)
             match_readers(model)

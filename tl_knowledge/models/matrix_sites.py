@@ -101,7 +101,7 @@ def add_at(sites: Sites, left: Float[torch.Tensor, "d_in rank"], right: Float[to
         inputs[:] = [sites.input_of(activation, left.shape[0])]
 
     def add(activation: torch.Tensor, *, hook: object) -> torch.Tensor:
-        return activation + ((inputs.pop() @ left.to(activation)) @ right.to(activation)).reshape(activation.shape)
+        return activation + ((inputs.pop().to(activation) @ left.to(activation)) @ right.to(activation)).reshape(activation.shape)
 
     return [(sites.reads, read), (sites.writes, add)]
 
@@ -157,6 +157,8 @@ def _is_changed_at(model: HookedModel, place: BlockMatrix, sites: Sites) -> bool
         logits: torch.Tensor = model.run_with_hooks(tokens, fwd_hooks=add_at(sites, change, identity, str(place)))
         seen = (logits.float() * _directions(logits)).sum()
         gradients: list[torch.Tensor | None] = [*torch.autograd.grad(seen, [change, *parameters], allow_unused=True)]
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, IndexError, ComponentError):  # shapes that do not fit: not the place
         return False
     finally:

@@ -8,6 +8,7 @@ another token), a start or stop in the middle, caches from outside, masks.
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,23 +60,30 @@ class Reader(Protocol):
         ...
 
 
-_as_it_is: WeakKeyDictionary[object, int] = WeakKeyDictionary()
+class _AsItIs(threading.local):
+    """How often each model is asked, by this thread, to read its input as it stands."""
+
+    def __init__(self) -> None:
+        self.times: WeakKeyDictionary[object, int] = WeakKeyDictionary()
+
+
+_as_it_is = _AsItIs()
 
 
 @contextmanager
 def as_it_is(model: HookedModel) -> Generator[None]:
     """For the length of a ``with``, the model reads its input as it stands."""
-    before = _as_it_is.get(model, 0)
+    before = _as_it_is.times.get(model, 0)
     try:
-        _as_it_is[model] = before + 1
+        _as_it_is.times[model] = before + 1
         yield
     finally:
-        _as_it_is[model] = before
+        _as_it_is.times[model] = before
 
 
 def has_readers(model: HookedModel) -> bool:
     """Whether edits that change what is read are on the model, and count now."""
-    return not _as_it_is.get(model) and any(isinstance(edit, Reader) for edit in routed_on(model))
+    return not _as_it_is.times.get(model) and any(isinstance(edit, Reader) for edit in routed_on(model))
 
 
 def reading_of(model: HookedModel, tokens: Row) -> Read:
@@ -206,7 +214,7 @@ class _Call:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         model = self.model()
         own: Callable[..., Any] = self.before or getattr(type(model), self.name).__get__(model)
-        return own(*args, **kwargs) if _as_it_is.get(model) else self.way(model, own, args, kwargs)
+        return own(*args, **kwargs) if _as_it_is.times.get(model) else self.way(model, own, args, kwargs)
 
     def __reduce_ex__(self, _: Any) -> Any:
         raise ModelStateError(f"a model cannot be copied or pickled while an edit that changes what is read is on it; {REMEDY}.")

@@ -103,13 +103,19 @@ def take_off(model: HookedModel, key: Hashable) -> None:
 
 
 def is_on(model: HookedModel, key: Hashable) -> bool:
-    """Whether something is on a model under this key."""
-    return key in _on.get(model, {})
+    """Whether something is on a model under this key, with all of its hooks."""
+    routed = _on.get(model, {}).get(key)
+    return routed is not None and _acts(routed)
+
+
+def _acts(routed: Routed) -> bool:
+    """Whether its hooks are still there; ``reset_hooks(including_permanent=True)`` takes them off."""
+    return all(any(own is handle for own in point.fwd_hooks) for point, handle in routed.handles)
 
 
 def routed_on(model: HookedModel) -> list[Any]:
     """The edits that are on a model, in the order they came."""
-    return [routed.edit for routed in _on.get(model, {}).values()]
+    return [routed.edit for routed in _on.get(model, {}).values() if _acts(routed)]
 
 
 def routed_at(point: object) -> dict[Hashable, Any]:
@@ -141,12 +147,12 @@ def own_handles(model: HookedModel) -> set[int]:
 
 def has_routes(model: HookedModel) -> bool:
     """Whether anything is on a model."""
-    return bool(_on.get(model))
+    return any(_acts(routed) for routed in _on.get(model, {}).values())
 
 
 def route_digests(model: HookedModel) -> dict[str, str]:
     """Digests of what is on a model, by place in the order they came."""
-    return {f"edit {number} on the model": routed.digest for number, routed in enumerate(_on.get(model, {}).values())}
+    return {f"edit {number} on the model": routed.digest for number, routed in enumerate(_on.get(model, {}).values()) if _acts(routed)}
 
 
 def _remove(key: Hashable, handles: Sequence[tuple[Any, Any]]) -> None:

@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from tl_knowledge.errors import InputError
+from tl_knowledge.models.description import weight_fingerprint
 from tl_knowledge.models.ledger import unedited_fingerprint
 from tl_knowledge.models.protocol import HookedModel, model_device, model_name, prepends_bos
 
@@ -45,7 +46,9 @@ def context_templates(model: HookedModel, lengths: tuple[tuple[int, int], ...], 
         >>> templates[0], len(templates), templates[1].endswith(". {}")
         ('{}', 3, True)
     """
-    drawn, key = _drawn.setdefault(model, {}), (unedited_fingerprint(model), lengths, seed, beginning)
+    drawn, settings = _drawn.setdefault(model, {}), (lengths, seed, beginning)
+    own, now = (unedited_fingerprint(model), *settings), (weight_fingerprint(model), *settings)
+    key = own if own in drawn else now  # what an edited model writes is not kept as the model's own
     if key not in drawn:
         generator = torch.Generator().manual_seed(seed)
         write = _continuations if beginning == "words" else _from_end_of_text

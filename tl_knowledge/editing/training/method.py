@@ -173,7 +173,8 @@ class TrainedMethod(EditMethod):
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write what was learnt, with these settings, to one ``.safetensors`` file; returns the path."""
-        return self.trained.save(path)
+        settings = {key: value for key, value in values_of(self).items() if key != "editor"}
+        return replace(self.trained, settings=settings).save(path)
 
     @classmethod
     def load(cls: type[Method], path: str | os.PathLike[str]) -> Method:
