@@ -119,7 +119,6 @@ class RereadEdit(PlannedEdit):
         """
         with model_lock(model):
             if is_on(model, self._key):
-                match_readers(model)  # an interrupt may have come before
                 check_calls(model)
             self._take_off(model)
 
