@@ -318,7 +318,7 @@ def test_a_killed_growth_goes_on_and_ends_the_same(factlm, moments, tmp_path, mo
     with pytest.raises(DataError, match=r"other method 'FT\+L'"):
         other = methods | {"FT+L": tlk.FineTune(layer=0, steps=4)}
         tlk.evaluation.measure_growth(factlm, cases, other, [1, 3], store=tmp_path / "run", **more)
-    assert list(whole.summary().columns) == ["method", "edits", "ES", "GE", "NS", "PS", "RS", "S"]
+    assert list(whole.summary().columns) == ["method", "edits", "S", "ES", "PS", "NS", "GE", "RS"]
     figure = whole.plot()
     titles = [annotation.text for annotation in figure.layout.annotations]
     assert [title.split("(")[1] for title in titles] == ["S)", "ES)", "PS)", "NS)", "RS)", "GE)"]
