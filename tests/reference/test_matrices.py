@@ -134,7 +134,7 @@ def test_edits_of_another_shape_or_of_no_such_matrix_are_refused(gpt2):
     with pytest.raises(ComponentError, match="W_K of 16 x 8; this model's has 16 x 16"):
         edit.write_into(gpt2)
     with pytest.raises(ComponentError, match="matrix 'W_U' is unknown"):
-        BlockMatrix(0, "W_U")
+        BlockMatrix.named("blocks.0.mlp.W_U")
     with pytest.raises(UnsupportedModelError, match=r"has no blocks\.1\.mlp\.W_gate"):
         edit_of(gpt2, [BlockMatrix(1, "W_gate")])
     with pytest.raises(NumericalError, match="edit of W_in of layer 1 is not finite"):
