@@ -20,7 +20,7 @@ from support.payloads import BETWEEN, HALVES, PAYLOADS, tokenizer_of_payloads
 
 import tl_knowledge as tlk
 from tl_knowledge import drawing
-from tl_knowledge.cli.evaluate import _page as evaluation_parts
+from tl_knowledge.cli.scoring import page_parts
 from tl_knowledge.evaluation.report import EvaluationSettings
 from tl_knowledge.results.plain_text import printable
 from tl_knowledge.results.provenance import Provenance
@@ -147,7 +147,10 @@ def test_the_scores_of_an_evaluation(chromium, tmp_path):
     provenance = Provenance(PAYLOADS[1], "b", {}, False, "float32", "cpu", 0, "rows")
     reports = [tlk.EditReport(pd.DataFrame({**about, **rows}), EvaluationSettings(name), provenance) for name in PAYLOADS]
     scores = tlk.score_table(*reports)
-    parts = [*evaluation_parts(scores, reports[:2], ()), drawing.provenance_footer(provenance)]
+    parts = [
+        *page_parts(scores, (), [scores.plot(), *(report.plot_by(metric="NS") for report in reports[:2])]),
+        drawing.provenance_footer(provenance),
+    ]
     assert missing(seen(chromium, drawing.html_page(PAYLOADS[2], parts), tmp_path), PAYLOADS) == []
 
 

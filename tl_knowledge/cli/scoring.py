@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from tl_knowledge.cli.methods import moments_argument, named_methods
 from tl_knowledge.cli.printing import frame_table, print_json, print_line, print_table, print_written, write_file
 from tl_knowledge.errors import InputError
 
-__all__ = ["Editors", "editors_argument", "method_names", "show_scores"]
+__all__ = ["Editors", "editors_argument", "method_names", "page_parts", "show_scores"]
 
 WIDEST = 5
 
@@ -105,8 +105,7 @@ def show_scores(
     if table is not None:
         write_file(table, _written(scores, table.suffix, columns))
     if out is not None:
-        intro = f"{scores.cases} cases, {scores.model}: means in percent; intervals: {scores.interval_words}."
-        write_file(out, tlk.drawing.html_page(title, [intro, _as_text(scores, columns), *figures()]))
+        write_file(out, tlk.drawing.html_page(title, page_parts(scores, columns, figures())))
     if as_json:
         print_json(_as_data(scores, reports))
         return
@@ -114,6 +113,12 @@ def show_scores(
     print_table(_as_text(scores, columns or in_terminal))
     print_written(table, "table")
     print_written(out)
+
+
+def page_parts(scores: tlk.evaluation.ScoreTable, columns: Sequence[str], figures: Iterable[Any]) -> list[Any]:
+    """What stands on a page of scores: how many cases, the table, the figures."""
+    intro = f"{scores.cases} cases, {scores.model}: means in percent; intervals: {scores.interval_words}."
+    return [intro, _as_text(scores, columns), *figures]
 
 
 def _as_text(scores: tlk.evaluation.ScoreTable, columns: Sequence[str]) -> tlk.drawing.Table:
