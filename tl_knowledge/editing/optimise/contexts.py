@@ -47,8 +47,9 @@ def context_templates(model: HookedModel, lengths: tuple[tuple[int, int], ...], 
         ('{}', 3, True)
     """
     drawn, settings = _drawn.setdefault(model, {}), (lengths, seed, beginning)
-    own, now = (unedited_fingerprint(model), *settings), (weight_fingerprint(model), *settings)
-    key = own if own in drawn else now  # what an edited model writes is not kept as the model's own
+    key = (unedited_fingerprint(model), *settings)
+    if key not in drawn:
+        key = (weight_fingerprint(model), *settings)  # what an edited model writes is not kept as the model's own
     if key not in drawn:
         generator = torch.Generator().manual_seed(seed)
         write = _continuations if beginning == "words" else _from_end_of_text
