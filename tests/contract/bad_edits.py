@@ -153,7 +153,7 @@ BAD_EDITS = {
         errors.ComponentError,
         "matrix 'W_up' is unknown",
     ),
-    "MEND: rank": (lambda m, p: MEND(layers=(1,), rank=0), errors.InputError, "rank=0 makes no edit"),
+    "MEND: rank": (lambda m, p: MEND(layers=(1,), rank=0), errors.InputError, "rank must be 1 or more"),
     "MEND: scale": (lambda m, p: MEND(layers=(1,), scale=float("nan")), errors.InputError, "scale=nan leaves no edit"),
     "MEND: layer": (lambda m, p: MEND(layers=(9,)).train(m, CASES[:1], ["a"], validation=CASES[1:2]), errors.ComponentError, "layer 9 is outside"),
     "MEND: no matrix": (
