@@ -2,7 +2,7 @@
 
     python benchmarks/edit_memory.py [--model factlm]
 
-Methods that need a training are planned with one of two steps: what the networks are does not change what they take.
+Methods that need a training are planned after one update: what the networks are does not change what they take.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def peak_mib(name: str, method_name: str) -> float:
         method = method_for_model(model, method_name)
         if method.needs_training:
             data = tlk.editing.load_training_data("factlm")
-            method = replace(method, training=replace(method.training, steps=2, validate_every=2))
+            one = method.training.accumulate
+            method = replace(method, training=replace(method.training, steps=one, validate_every=one))
             method = method.train(model, data.cases[:8], data.corpus[:8], validation=data.validation[:4], progress=False)
         layers = method.moment_layers
         moments = tlk.collect_key_moments(model, tlk.load_corpus(), layers=layers, progress=False) if layers else None

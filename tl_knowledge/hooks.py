@@ -36,6 +36,7 @@ from tl_knowledge.arrays import Embeddings, Hooks, as_positions
 from tl_knowledge.door import public
 from tl_knowledge.errors import ComponentError, CorruptionError
 from tl_knowledge.models.hook_names import EMBED, Component, Module, attention_scores, block_input, component_hook, has_units, severable
+from tl_knowledge.models.routed import check_not_replaced
 
 __all__ = ["Activations", "Corruption", "Positions", "add_low_rank", "corrupt", "knock_out_attention", "restore", "scale_neurons", "sever"]
 
@@ -255,6 +256,7 @@ def add_low_rank(layer: int, left: Float[torch.Tensor, "d_mlp rank"], right: Flo
 
     Raises:
         ComponentError: on running, when the factors do not fit the model.
+        ModelStateError: on running, when an edit that is kept on the model has replaced that output.
     """
     keys: list[torch.Tensor] = []
 
@@ -264,6 +266,7 @@ def add_low_rank(layer: int, left: Float[torch.Tensor, "d_mlp rank"], right: Flo
         keys[:] = [activation]
 
     def add(activation: torch.Tensor, *, hook: object) -> torch.Tensor:
+        check_not_replaced(activation, output)
         return activation + (keys.pop() @ left.to(activation)) @ right.to(activation)
 
     return [(component_hook("neuron", layer), read), (output, add)]

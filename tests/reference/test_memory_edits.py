@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from dataclasses import replace
 
@@ -23,11 +24,12 @@ from support.memory_edits import (
 )
 
 import tl_knowledge as tlk
-from tl_knowledge.editing import NeuronEdit
+from tl_knowledge.editing import FineTuneDecayed, NeuronEdit
 from tl_knowledge.editing.codebook import Codebook
 from tl_knowledge.editing.codebook_edit import codebook_of
+from tl_knowledge.editing.serac_network import copy_of
 from tl_knowledge.engine.recording import record
-from tl_knowledge.errors import InputError
+from tl_knowledge.errors import InputError, ModelStateError
 from tl_knowledge.models.routed import routed_on
 
 
@@ -260,3 +262,42 @@ def test_the_neurons_losses_are_the_papers(speaking):
     smoothed = -0.9 * log_p[prompt.target_token] - 0.1 * log_p.mean()
     expected = smoothed + torch.tensor(-1.0).exp() + 3.0 * ((memory - 1 + 3).exp().mean() + (memory + 3).exp().mean())
     assert edit.notes[0]["losses"][0] == pytest.approx(float(expected.detach()), rel=1e-6)
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+def test_hooks_of_a_weight_change_do_not_alter_what_an_edit_on_the_model_has_replaced(speaking, matrix):
+    """Written, the change lies before the replacement; as hooks it would come after it. Where nothing was replaced both are the same."""
+    codebook = random_edits(speaking, matrix, count=1)[0]
+    same = "W_gate" if matrix == "W_in" and getattr(speaking.blocks[1].mlp, "W_gate", None) is not None else matrix  # of a gated MLP: the gate
+    change = tlk.plan_edit(speaking, FACTS[1], FineTuneDecayed(layer=1, matrices=(same,), steps=2))
+    with codebook.applied(speaking):
+        with pytest.raises(ModelStateError, match="has replaced what"):
+            speaking.run_with_hooks(TOKENS, fwd_hooks=change.hooks())
+        with change.applied(speaking):
+            assert bool(torch.isfinite(speaking(TOKENS)).all())
+    far = replace(codebook, keys=codebook.keys + 1e6)
+    with far.applied(speaking), torch.no_grad():
+        hooked = speaking.run_with_hooks(TOKENS, fwd_hooks=change.hooks())
+        with change.applied(speaking):
+            torch.testing.assert_close(hooked, speaking(TOKENS), rtol=1e-9, atol=1e-12)
+
+
+def test_a_change_in_place_between_two_codebooks_is_noticed(speaking):
+    first, second = random_edits(speaking, "W_out", count=2)
+
+    def halve(activation, *, hook):
+        activation.mul_(0.5)
+
+    with first.applied(speaking), torch.no_grad():
+        speaking.run_with_hooks(TOKENS, fwd_hooks=second.hooks())
+        with pytest.raises(ModelStateError, match="another hook lies between"):
+            speaking.run_with_hooks(TOKENS, fwd_hooks=[(first.place.output, halve), *second.hooks()])
+
+
+def test_a_model_is_not_copied_with_an_edit_that_nobody_would_know_of(speaking):
+    edit = random_edits(speaking, "W_out", count=1)[0]
+    with edit.applied(speaking), torch.no_grad():
+        speaking(TOKENS)  # a bridge keeps what its last run read, which is not copied where it has a graph
+        with pytest.raises(ModelStateError, match="cannot be copied or pickled"):
+            copy.deepcopy(speaking)
+    assert torch.equal(copy_of(speaking)(TOKENS), speaking(TOKENS))

@@ -189,3 +189,12 @@ def test_a_text_encoder_can_be_the_scope(factlm, tmp_path):
     read = edit.reads(factlm, prompt.tokens[0])
     assert read.model is not factlm and read.strength == pytest.approx(1, abs=1e-5)
     assert edit.text_read(factlm, prompt).endswith(" Germany.\nA Very Private Affair was created in the country of")
+
+
+def test_the_counterfactual_model_is_no_copy_of_somebodys_hooks(small):
+    with (
+        small.hooks(fwd_hooks=[("blocks.0.hook_attn_out", lambda activation, *, hook: activation * 0)]),
+        pytest.raises(ModelStateError, match="a copy would keep it"),
+    ):
+        UNTRAINED.network(small)
+    assert UNTRAINED.network(small).counterfactual is not small

@@ -26,6 +26,7 @@ from tl_knowledge.models.ledger import Place, ledger_of
 from tl_knowledge.models.matrices import MATRICES, BlockMatrix, as_held, held_matrix, matrix_weights
 from tl_knowledge.models.matrix_sites import Sites, add_at, matrix_sites
 from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.models.routed import check_not_replaced
 from tl_knowledge.models.weights import OutputBias, output_bias, output_hook
 from tl_knowledge.results.provenance import Provenance
 
@@ -146,7 +147,7 @@ class Edit(PlannedEdit):
             for pair in add_low_rank(layer, self.factors[layer].left, self.factors[layer].right, self.outputs[layer])
         ]
         pairs += [pair for name, change in self.matrices.items() for pair in add_at(self.sites[name], change.left, change.right, name)]
-        return pairs + [(self.outputs[layer], _add(bias)) for layer, bias in sorted(self.biases.items())]
+        return pairs + [(self.outputs[layer], _add(bias, self.outputs[layer])) for layer, bias in sorted(self.biases.items())]
 
     @override
     def write_into(self, model: HookedModel) -> None:
@@ -261,5 +262,9 @@ def _is_output(place: int | BlockMatrix) -> bool:
     return isinstance(place, int) or place.name == "W_out"
 
 
-def _add(bias: torch.Tensor) -> HookFn:
-    return lambda activation, *, hook: activation + bias.to(activation)
+def _add(bias: torch.Tensor, output: str) -> HookFn:
+    def add(activation: torch.Tensor, *, hook: object) -> torch.Tensor:
+        check_not_replaced(activation, output)
+        return activation + bias.to(activation)
+
+    return add

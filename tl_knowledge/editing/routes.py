@@ -11,6 +11,7 @@ import torch
 from tl_knowledge.arrays import Hooks
 from tl_knowledge.errors import ModelStateError
 from tl_knowledge.models.mlp_maps import MLPMap
+from tl_knowledge.models.routed import BETWEEN, mark_replaced, replaced_from
 
 __all__ = ["Acting", "Apply", "Trail", "at_map", "trail_of"]
 
@@ -19,8 +20,6 @@ Apply: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 Acting: TypeAlias = Callable[[torch.Tensor, torch.Tensor, object], torch.Tensor | None]
 """From a map's inputs and outputs (and the hook point of the outputs) to its new outputs; ``None``: they stay."""
-
-_MARK = "_tl_knowledge_trail"
 
 
 def at_map(place: MLPMap, acting: Acting) -> Hooks:
@@ -61,7 +60,7 @@ class Trail:
     def followed(self, edits: Sequence[Any], apply: Apply) -> torch.Tensor:
         """The output that some edits together make of the first one."""
         changed = apply(self.queries, self.base)
-        setattr(changed, _MARK, (None if changed is self.base else self.base, tuple(edits)))
+        mark_replaced(changed, None if changed is self.base else self.base, edits)
         return changed
 
 
@@ -75,13 +74,10 @@ def trail_of(queries: torch.Tensor, outputs: torch.Tensor, there: Sequence[Any],
     Raises:
         ModelStateError: they changed it, and something else changed it since.
     """
-    mark = getattr(outputs, _MARK, None)
-    if mark is not None:
-        base, edits = mark
+    noted = replaced_from(outputs)
+    if noted is not None:
+        base, edits = noted
         return Trail(queries, outputs if base is None else base, edits)
     if there and apply(queries, outputs) is not outputs:
-        raise ModelStateError(
-            "another hook lies between the edits that are on the model and this one's, so it cannot start from the same place; "
-            "keep this edit on the model, too: write_into(model) or applied(model)."
-        )
+        raise ModelStateError(BETWEEN)
     return Trail(queries, outputs, tuple(there))

@@ -12,9 +12,9 @@ from tl_knowledge.editing.scope import ScopeEncoder, make_encoder
 from tl_knowledge.errors import InputError, ModelStateError
 from tl_knowledge.models.loading import load_model
 from tl_knowledge.models.protocol import HookedModel, model_name
-from tl_knowledge.models.routed import has_routes
+from tl_knowledge.models.routed import foreign_hook, has_routes
 
-__all__ = ["SeracNetwork", "network_of"]
+__all__ = ["SeracNetwork", "copy_of", "network_of"]
 
 _built: WeakKeyDictionary[object, dict[str, SeracNetwork]] = WeakKeyDictionary()
 
@@ -28,7 +28,7 @@ class SeracNetwork:
         seed: of a small encoder's first weights.
 
     Raises:
-        ModelStateError: an edit is kept on the model, which a copy would keep.
+        ModelStateError: an edit is kept on the model, or somebody's hook is, which a copy would keep.
         InputError: a counterfactual model with other tokens, or no such encoder.
     """
 
@@ -40,8 +40,10 @@ class SeracNetwork:
             self.counterfactual = load_model(counterfactual)
         elif has_routes(model):
             raise ModelStateError("an edit is kept on the model, and a copy would keep it, too; revert(model) it, and write it again afterwards.")
+        elif (hooked := foreign_hook(model)) is not None:
+            raise ModelStateError(f"a hook is on {hooked!r}, and a copy would keep it, too; call this outside of model.hooks(...), or reset_hooks().")
         else:
-            self.counterfactual = _copy(model)
+            self.counterfactual = copy_of(model)
         other = self.counterfactual
         words = [each.tokenizer.get_vocab() if each.tokenizer is not None else None for each in (model, other)]
         if words[0] != words[1] or other.cfg.d_vocab != model.cfg.d_vocab:
@@ -87,7 +89,7 @@ class SeracNetwork:
         return self
 
 
-def _copy(model: HookedModel) -> HookedModel:
+def copy_of(model: HookedModel) -> HookedModel:
     """A copy of a model; a bridge keeps activations of its last run, which may still have a graph that cannot be copied."""
     kept = [value for module in model.modules() for value in vars(module).values() if isinstance(value, torch.Tensor) and not value.is_leaf]
     return copy.deepcopy(model, {id(value): value.detach().clone() for value in kept})

@@ -15,6 +15,7 @@ from tl_knowledge.arrays import Hooks
 from tl_knowledge.errors import ComponentError, UnsupportedModelError
 from tl_knowledge.models.matrices import BlockMatrix, Matrix, as_held, held_matrix, matrix_weights, memory_like, parameters_sharing, part_of
 from tl_knowledge.models.protocol import HookedModel, model_device, model_name
+from tl_knowledge.models.routed import check_not_replaced
 
 __all__ = ["Sites", "add_at", "matrix_sites"]
 
@@ -101,6 +102,7 @@ def add_at(sites: Sites, left: Float[torch.Tensor, "d_in rank"], right: Float[to
         inputs[:] = [sites.input_of(activation, left.shape[0])]
 
     def add(activation: torch.Tensor, *, hook: object) -> torch.Tensor:
+        check_not_replaced(activation, sites.writes)
         return activation + ((inputs.pop().to(activation) @ left.to(activation)) @ right.to(activation)).reshape(activation.shape)
 
     return [(sites.reads, read), (sites.writes, add)]

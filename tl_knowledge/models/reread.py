@@ -20,7 +20,7 @@ from jaxtyping import Int
 
 from tl_knowledge.errors import InputError, ModelStateError, PromptError
 from tl_knowledge.models.protocol import HookedModel, context_length, model_name
-from tl_knowledge.models.routed import own_handles, routed_on
+from tl_knowledge.models.routed import foreign_hook, routed_on
 
 __all__ = ["Read", "Reader", "as_it_is", "check_calls", "check_readable", "has_readers", "match_readers", "own_start", "read_rows", "reading_of"]
 
@@ -161,13 +161,12 @@ def check_readable(model: HookedModel) -> None:
     Raises:
         ModelStateError: there is one.
     """
-    own = own_handles(model)
-    for name, point in model.hook_dict.items():
-        if any(id(handle) not in own for handle in (*point.fwd_hooks, *point.bwd_hooks)):
-            raise ModelStateError(
-                f"a hook is on {name!r} while an edit that changes what is read is on {model_name(model)}: its positions would be other tokens. "
-                f"Take the hook off (run_with_cache puts some on, too), or {REMEDY}."
-            )
+    name = foreign_hook(model)
+    if name is not None:
+        raise ModelStateError(
+            f"a hook is on {name!r} while an edit that changes what is read is on {model_name(model)}: its positions would be other tokens. "
+            f"Take the hook off (run_with_cache puts some on, too), or {REMEDY}."
+        )
 
 
 def match_readers(model: HookedModel) -> None:

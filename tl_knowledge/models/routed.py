@@ -17,7 +17,23 @@ from tl_knowledge.arrays import HookFn
 from tl_knowledge.errors import ModelStateError
 from tl_knowledge.models.protocol import HookedModel
 
-__all__ = ["Routed", "has_routes", "is_on", "late_hooks", "own_handles", "put_on", "route_digests", "routed_at", "routed_on", "take_off"]
+__all__ = [
+    "BETWEEN",
+    "Routed",
+    "check_not_replaced",
+    "foreign_hook",
+    "has_routes",
+    "is_on",
+    "late_hooks",
+    "mark_replaced",
+    "own_handles",
+    "put_on",
+    "replaced_from",
+    "route_digests",
+    "routed_at",
+    "routed_on",
+    "take_off",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +54,13 @@ class Routed:
 
 
 _on: WeakKeyDictionary[object, dict[Hashable, Routed]] = WeakKeyDictionary()
+
+_GUARD, _MARK = "_tl_knowledge_guard", "_tl_knowledge_trail"
+
+BETWEEN = (
+    "another hook lies between the edits that are on the model and this one's, so it cannot start from the same place; "
+    "keep this edit on the model, too: write_into(model) or applied(model)."
+)
 
 _at: WeakKeyDictionary[object, dict[Hashable, Any]] = WeakKeyDictionary()
 """The edits by hook point: the same as ``_on``, for hooks."""
@@ -66,12 +89,13 @@ def put_on(
     """
     if is_on(model, key):
         raise ModelStateError("this edit is already on the model; revert(model) takes it off first.")
-    points = [(model.hook_dict[name], hook) for name, hook in hooks]
+    points: list[tuple[Any, HookFn]] = [(model.hook_dict[name], hook) for name, hook in hooks]
     before = [(point, list(point.fwd_hooks), set(point._forward_hooks)) for point, _ in points]
     try:
         for point, hook in points:
             point.add_hook(hook, is_permanent=True)
             _at.setdefault(point, {})[key] = edit
+            setattr(point, _GUARD, _NotCopied())
         handles = tuple((point, point.fwd_hooks[-1]) for point, _ in points)
         _on.setdefault(model, {})[key] = Routed(edit, digest, handles, tuple(again))
     except BaseException:
@@ -80,7 +104,7 @@ def put_on(
             point.fwd_hooks = own
             for number in set(point._forward_hooks) - registered:
                 del point._forward_hooks[number]
-            _at.get(point, {}).pop(key, None)
+            _forget(point, key)
         raise
 
 
@@ -145,6 +169,13 @@ def own_handles(model: HookedModel) -> set[int]:
     return {id(handle) for routed in _on.get(model, {}).values() for _, handle in routed.handles}
 
 
+def foreign_hook(model: HookedModel) -> str | None:
+    """The first hook point of the model that has somebody else's hook."""
+    own = own_handles(model)
+    points = model.hook_dict.items()
+    return next((name for name, point in points if any(id(handle) not in own for handle in (*point.fwd_hooks, *point.bwd_hooks))), None)
+
+
 def has_routes(model: HookedModel) -> bool:
     """Whether anything is on a model."""
     return any(_acts(routed) for routed in _on.get(model, {}).values())
@@ -159,4 +190,57 @@ def _remove(key: Hashable, handles: Sequence[tuple[Any, Any]]) -> None:
     for point, handle in handles:
         handle.hook.remove()
         point.fwd_hooks = [other for other in point.fwd_hooks if other is not handle]
-        _at.get(point, {}).pop(key, None)
+        _forget(point, key)
+
+
+def _forget(point: Any, key: Hashable) -> None:
+    there = _at.get(point, {})
+    there.pop(key, None)
+    if not there:
+        vars(point).pop(_GUARD, None)
+
+
+class _NotCopied:
+    """Stands in a hook point with an edit: a copy would have the hooks, and nobody would know of them."""
+
+    def __reduce_ex__(self, _: Any) -> Any:
+        raise ModelStateError(
+            "a model cannot be copied or pickled while an edit that keeps hooks on it is there; revert(model) takes it off, and it can be written "
+            "into the copy as well."
+        )
+
+
+def mark_replaced(output: torch.Tensor, before: torch.Tensor | None, edits: Sequence[Any]) -> None:
+    """Note on an output what it was before any edit (``None``: the same), and which edits have acted on it."""
+    setattr(output, _MARK, (before, tuple(edits), _version(output)))
+
+
+def replaced_from(output: torch.Tensor) -> tuple[torch.Tensor | None, tuple[Any, ...]] | None:
+    """What `mark_replaced` noted on an output.
+
+    Raises:
+        ModelStateError: somebody has changed it in place since.
+    """
+    before, edits, version = getattr(output, _MARK, (None, None, None))
+    if before is not None and version != _version(output):
+        raise ModelStateError(BETWEEN)
+    return None if edits is None else (before, edits)
+
+
+def check_not_replaced(output: torch.Tensor, name: str) -> None:
+    """Refuse to add a change of weights to an output that an edit on the model has replaced: the weights would not reach it.
+
+    Raises:
+        ModelStateError: it was replaced.
+    """
+    noted = replaced_from(output)
+    if noted is not None and noted[0] is not None:
+        raise ModelStateError(
+            f"an edit on the model has replaced what {name!r} is at some positions, which a change of weights added here would alter; "
+            "write_into(model) or applied(model) does it in the right order, or revert(model) takes the other edit off."
+        )
+
+
+def _version(output: torch.Tensor) -> int | None:
+    """How often it was changed in place; nobody counts that in inference mode."""
+    return None if output.is_inference() else output._version
