@@ -238,3 +238,10 @@ def _rows(model, texts, tokens):
     from tl_knowledge.editing.corpus_tokens import token_rows
 
     return token_rows(model, texts, tokens)
+
+
+def test_moments_in_which_a_neuron_never_fires_are_refused_by_name(speaking, moments):
+    silent = replace(moments, moments={layer: torch.zeros_like(moment) for layer, moment in moments.moments.items()})
+    for method in (tlk.MEMIT.small(), tlk.editing.PMET.small()):
+        with pytest.raises(NumericalError, match="the keys and moments of layer 1 give a singular system"):
+            tlk.plan_edit(speaking, FACTS[0], method, moments=silent)

@@ -15,6 +15,7 @@ from tl_knowledge.editing.edit import Edit
 from tl_knowledge.editing.low_rank import LowRank
 from tl_knowledge.editing.method import EditMethod
 from tl_knowledge.editing.optimise.fact_rows import EditedToken
+from tl_knowledge.editing.optimise.linear_system import solved
 from tl_knowledge.editing.optimise.objective import Objective
 from tl_knowledge.editing.optimise.spread import Keys, spread_over_layers
 from tl_knowledge.editing.optimise.values import ValueSettings
@@ -89,7 +90,7 @@ class AlphaEdit(EditMethod):
             basis = free[layer].to(keys)
             inside = torch.cat([keys, *(previous.to(keys) for previous in written_keys(model, layer))]) @ basis
             ridge = self.ridge * torch.eye(basis.shape[1], dtype=keys.dtype, device=keys.device)
-            return LowRank(basis @ torch.linalg.solve(inside.T @ inside + ridge, (keys @ basis).T), change)
+            return LowRank(basis @ solved(inside.T @ inside + ridge, (keys @ basis).T, f"the keys of layer {layer}"), change)
 
         return spread_over_layers(model, facts, self, solve, tokens=moments.tokens, free_directions=[free[layer].shape[1] for layer in self.layers])
 

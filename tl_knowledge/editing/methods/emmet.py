@@ -16,6 +16,7 @@ from tl_knowledge.editing.method import EditMethod
 from tl_knowledge.editing.optimise.contexts import context_templates
 from tl_knowledge.editing.optimise.fact_rows import EditedToken, rows_of
 from tl_knowledge.editing.optimise.keys import check_bare_weight, context_weights, keys_and_outputs
+from tl_knowledge.editing.optimise.linear_system import solved
 from tl_knowledge.editing.optimise.objective import Objective
 from tl_knowledge.editing.optimise.spread import BARE_WEIGHT
 from tl_knowledge.editing.optimise.values import ValueSettings, optimise_values
@@ -99,6 +100,7 @@ class EMMET(EditMethod):
         Raises:
             InputError: no moments.
             ComponentError: no such layer.
+            NumericalError: moments or keys that make the update singular.
         """
         check_layers(model, [self.layer])
         moments = needed_moments(moments, "EMMET")
@@ -116,6 +118,6 @@ class EMMET(EditMethod):
         directions = moments.solve(self.layer, keys.cpu()).to(keys)
         damping = 0.0 if as_program and len(facts) == 1 else self.damping
         overlap = keys @ directions.T + damping * torch.eye(len(keys), dtype=keys.dtype, device=keys.device)
-        factors = LowRank(torch.linalg.solve(overlap, directions).T, wanted - outputs)
+        factors = LowRank(solved(overlap, directions, f"the facts' keys in layer {self.layer}").T, wanted - outputs)
         notes = [value.notes(fact) for value, fact in zip(values, facts, strict=True)]
         return Edit.planned(model, self, {self.layer: factors}, notes=notes, keys={self.layer: keys}, tokens=moments.tokens)

@@ -14,6 +14,7 @@ from tl_knowledge.editing.edit import Edit
 from tl_knowledge.editing.low_rank import LowRank
 from tl_knowledge.editing.method import EditMethod
 from tl_knowledge.editing.optimise.fact_rows import EditedToken
+from tl_knowledge.editing.optimise.linear_system import solved
 from tl_knowledge.editing.optimise.objective import Objective
 from tl_knowledge.editing.optimise.spread import Keys, Placement, spread_over_layers
 from tl_knowledge.editing.optimise.values import ValueSettings
@@ -81,6 +82,7 @@ class MEMIT(EditMethod):
         Raises:
             InputError: no moments, a weight that is not positive, layers that do not ascend, or facts that do not fit the variant.
             ComponentError: no such layer.
+            NumericalError: moments or keys that make the update singular.
         """
         check_layers(model, self.layers)
         moments = needed_moments(moments, type(self).__name__)
@@ -89,7 +91,7 @@ class MEMIT(EditMethod):
 
         def solve(layer: int, keys: Keys, change: torch.Tensor) -> LowRank:
             kept = self.moment_weight * moments.of_layer(layer).to(keys)
-            return LowRank(torch.linalg.solve(kept + keys.T @ keys, keys.T), change)
+            return LowRank(solved(kept + keys.T @ keys, keys.T, f"the keys and moments of layer {layer}"), change)
 
         removed, placement = self.variant == "wei2024", self.placement(model)
         return spread_over_layers(model, facts, self, solve, with_removed=removed, placement=placement, tokens=moments.tokens)

@@ -16,6 +16,7 @@ from tl_knowledge.editing.edit import Edit
 from tl_knowledge.editing.low_rank import LowRank
 from tl_knowledge.editing.method import EditMethod
 from tl_knowledge.editing.optimise.gradient_factors import GradientFactors, TargetGradient, target_gradients
+from tl_knowledge.editing.optimise.linear_system import solved
 from tl_knowledge.editing.optimise.running import Spread, pooled
 from tl_knowledge.errors import InputError, NumericalError, check_choice
 from tl_knowledge.models.checks import check_layers
@@ -156,7 +157,7 @@ class UltraEdit(EditMethod):
         standard = spread.standardised(_row(factors))
         wanted = -self.learning_rate * standard[:, :width].square().sum(1, keepdim=True) * standard[:, width:]
         ridge = self.ridge * torch.eye(len(inputs), dtype=inputs.dtype, device=inputs.device)
-        return LowRank(torch.linalg.solve(inputs @ inputs.T + ridge, inputs).T, wanted)
+        return LowRank(solved(inputs @ inputs.T + ridge, inputs, "the gradients' inputs").T, wanted)
 
     def _record(self, shape: tuple[int, int]) -> str:
         """What the spread of matrices of a shape is kept under; edits by other tokens have other ones."""
