@@ -29,7 +29,7 @@ MORE = {
     "CNE (dai2022)": ("cne", {"variant": "dai2022"}),
 }
 SCORES = ("S", "ES", "PS", "NS", "EM", "NM", "locality", "subject_kept", "milliseconds", "stored_kib")
-SHOWN = ("ROME", "MEMIT", "MEND", "SERAC", "GRACE", "FT", "KN (dai2022)")
+SHOWN = ("SERAC", "ROME", "FT-Attn", "GRACE", "MEMIT", "MEND", "FT", "KN (dai2022)")
 
 
 def main() -> None:
@@ -58,7 +58,9 @@ def main() -> None:
     print(f"\n{len(cases)} cases, percent, 95% bootstrap over cases\n\n{table.to_markdown(*SCORES)}")
     if args.figure is not None:
         shown = [label for label in SHOWN if label in reports]
-        tlk.score_table(*(reports[label] for label in shown), names=tuple(names[label] for label in shown)).plot().write_html(args.figure)
+        tlk.score_table(*(reports[label] for label in shown), names=tuple(names[label] for label in shown)).plot().write_html(
+            args.figure, config={"displayModeBar": False}
+        )
 
 
 def all_runs() -> dict[str, tuple[str, dict[str, Any]]]:
