@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import pandas as pd
@@ -81,12 +82,12 @@ class EditReport(TableResult):
         """The scores' names."""
         return tuple(name for name in map(str, self.table.columns) if BASE + name in self.table)
 
-    @property
+    @cached_property
     def scores(self) -> dict[str, Score]:
         """Every score's mean over cases, in percent, and ``S``, the harmonic mean of ES, PS and NS; bootstrap intervals."""
         return table_scores(self.table, self.metrics, "", "ours")
 
-    @property
+    @cached_property
     def base(self) -> dict[str, Score]:
         """The same of the unedited model."""
         return table_scores(self.table, self.metrics, BASE, "ours")
