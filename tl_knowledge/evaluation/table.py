@@ -87,7 +87,11 @@ class ScoreTable(Result):
         return pd.DataFrame(
             [
                 {"model": name}
-                | {metric + end: value for metric in chosen for end, value in zip(("", "_low", "_high"), vars(scores[metric]).values(), strict=True)}
+                | {
+                    metric + end: value
+                    for metric in chosen
+                    for end, value in zip(("", "_low", "_high"), scores[metric].numbers.values(), strict=True)
+                }
                 for name, scores in self.rows.items()
             ]
         )
@@ -142,13 +146,18 @@ class ScoreTable(Result):
         if not chosen:
             raise InputError("none of these scores has a value for every method; evaluate with measures=[subject_facts(facts), ...].")
         return slope_chart(
-            [MOVED.get(name, name) for name in chosen],
+            [self.labelled(name, MOVED.get(name, name)) for name in chosen],
             [self.rows[unedited][name].mean for name in chosen],
             {method: [(s.mean, s.low, s.high) for s in (self.rows[method][name] for name in chosen)] for method in methods},
             title=f"What {methods[0] if len(methods) == 1 else 'an edit'} moved",
             subtitle=f"open: unedited, filled: edited; {self.cases} cases; {self.model}; {INTERVAL_WORDS[self.interval]}",
             value_axis="percent",
         )
+
+    def labelled(self, metric: str, label: str) -> str:
+        """A score's label with the number of cases that have it, where that is not all of them."""
+        cases = next(iter(self.rows.values()))[metric].cases
+        return label if cases in (None, self.cases) else f"{label} (n = {cases})"
 
     def _chosen(self, metrics: tuple[str, ...]) -> tuple[str, ...]:
         first = next(iter(self.rows.values()))
