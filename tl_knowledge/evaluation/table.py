@@ -154,6 +154,18 @@ class ScoreTable(Result):
             value_axis="percent",
         )
 
+    def measured(self, *metrics: str) -> tuple[str, ...]:
+        """Those scores of these that some case has.
+
+        Raises:
+            InputError: an unknown score, or none that has a value.
+        """
+        unedited = next(iter(self.rows.values()))
+        there = tuple(name for name in self._chosen(metrics) if np.isfinite(unedited[name].mean))
+        if not there:
+            raise InputError(f"none of the scores {', '.join(metrics)} has a value; they are NaN in all of the {self.cases} cases.")
+        return there
+
     def labelled(self, metric: str, label: str) -> str:
         """A score's label with the number of cases that have it, where that is not all of them."""
         cases = next(iter(self.rows.values()))[metric].cases
