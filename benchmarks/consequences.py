@@ -18,7 +18,7 @@ from tl_knowledge.editing import METHODS, method_class, method_for_model
 
 RARE = {"ripple_logical_generalization", "ripple_compositionality_2"}  # which chained cases hardly have
 EDITORS = tuple(name for name in METHODS if not issubclass(method_class(name), tlk.editing.TrainedMethod))
-DRAWN = ("rome", "memit", "alphaedit", "ft", "lora", "grace")
+DRAWN = ("rome", "memit", "alphaedit", "ft")
 TABLES = {
     "The fact, its subject and its neighbours": ("reliability", "generality", "NA", "subject_kept", "essence_drift"),
     "What follows": (

@@ -145,12 +145,14 @@ class ScoreTable(Result):
         chosen = tuple(name for name in chosen if all(np.isfinite(scores[name].mean) for scores in self.rows.values()))
         if not chosen:
             raise InputError("none of these scores has a value for every method; evaluate with measures=[subject_facts(facts), ...].")
+        fewer = any(self.rows[unedited][name].cases not in (None, self.cases) for name in chosen)
+        sample = f"{self.cases} cases{', n where fewer have the score' * fewer}"
         return slope_chart(
             [self.labelled(name, MOVED.get(name, name)) for name in chosen],
             [self.rows[unedited][name].mean for name in chosen],
             {method: [(s.mean, s.low, s.high) for s in (self.rows[method][name] for name in chosen)] for method in methods},
             title=f"What {methods[0] if len(methods) == 1 else 'an edit'} moved",
-            subtitle=f"open: unedited, filled: edited; {self.cases} cases; {self.model}; {INTERVAL_WORDS[self.interval]}",
+            subtitle=f"open: unedited, filled: edited; {sample}; {self.model}; {INTERVAL_WORDS[self.interval]}",
             value_axis="percent",
         )
 
