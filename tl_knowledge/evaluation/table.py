@@ -148,7 +148,7 @@ class ScoreTable(Result):
         fewer = any(self.rows[unedited][name].cases not in (None, self.cases) for name in chosen)
         sample = f"{self.cases} cases{', n where fewer have the score' * fewer}"
         return slope_chart(
-            [self.labelled(name, MOVED.get(name, name)) for name in chosen],
+            [MOVED.get(name, name) + self.sample_words(name) for name in chosen],
             [self.rows[unedited][name].mean for name in chosen],
             {method: [(s.mean, s.low, s.high) for s in (self.rows[method][name] for name in chosen)] for method in methods},
             title=f"What {methods[0] if len(methods) == 1 else 'an edit'} moved",
@@ -168,10 +168,14 @@ class ScoreTable(Result):
             raise InputError(f"none of the scores {', '.join(metrics)} has a value; they are NaN in all of the {self.cases} cases.")
         return there
 
-    def labelled(self, metric: str, label: str) -> str:
-        """A score's label with the number of cases that have it, where that is not all of them."""
-        cases = next(iter(self.rows.values()))[metric].cases
-        return label if cases in (None, self.cases) else f"{label} (n = {cases})"
+    def sample_words(self, metric: str) -> str:
+        """How many cases have a score, as `` (n = 14)`` behind its name; nothing where all have.
+
+        Raises:
+            InputError: an unknown score.
+        """
+        cases = next(iter(self.rows.values()))[self._chosen((metric,))[0]].cases
+        return "" if cases in (None, self.cases) else f" (n = {cases})"
 
     def _chosen(self, metrics: tuple[str, ...]) -> tuple[str, ...]:
         first = next(iter(self.rows.values()))
