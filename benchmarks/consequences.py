@@ -70,7 +70,7 @@ def main() -> None:
     table = tlk.score_table(*reports.values(), names=tuple(reports))
     print(f"\n{len(cases)} single edits, {table.interval_words}; n: cases that have the score, where not all have")
     for title, scores in TABLES.items():
-        rows = table.summary(*scores).rename(columns={name: f"`{name}`{table.sample_words(name)}" for name in scores})
+        rows = table.summary(*scores).rename(columns={name: table.column_words(name) for name in scores})
         print(f"\n**{title}**\n\n{rows.to_markdown(index=False, disable_numparse=True)}")
     if args.figure is not None:
         drawn = [name for name in DRAWN if name in reports] or list(reports)
