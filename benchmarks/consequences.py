@@ -74,7 +74,7 @@ def main() -> None:
         print(f"\n**{title}**\n\n{rows.to_markdown(index=False, disable_numparse=True)}")
     if args.figure is not None:
         drawn = [name for name in DRAWN if name in reports] or list(reports)
-        tlk.score_table(*(reports[name] for name in drawn), names=tuple(drawn)).plot_moved().write_html(args.figure)
+        tlk.score_table(*(reports[name] for name in drawn), names=tuple(drawn)).plot_moved().write_html(args.figure, config={"displayModeBar": False})
 
 
 if __name__ == "__main__":
