@@ -19,7 +19,7 @@ import nbformat
 import plotly.graph_objects as go
 import plotly.io
 
-SHOWN = ("08", "09", "10")
+SHOWN = ("08", "09", "10", "11")
 VIEW_SIZE = (900, 760)
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--proxy-server=127.0.0.1:9", "--virtual-time-budget=15000"]
 
@@ -30,7 +30,7 @@ def main() -> None:
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
         sys.exit("Chromium is not installed, so nothing can be drawn (Debian: apt-get install chromium).")
-    lines = ["# Gallery", "", "Every figure and view of three demos, drawn from their notebooks by `make gallery`.", ""]
+    lines = ["# Gallery", "", "Every figure and view of four demos, drawn from their notebooks by `make gallery`.", ""]
     for path in sorted(notebooks.glob("[0-9]*.ipynb")):
         if not path.name.startswith(SHOWN):
             continue

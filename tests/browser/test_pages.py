@@ -79,11 +79,11 @@ def test_the_neurons_page_draws_its_figures_offline(chromium, factlm, tmp_path):
 
 def test_the_page_of_an_evaluation_draws_its_figures_offline(chromium, tmp_path):
     page = tmp_path / "scores.html"
-    arguments = ["evaluate", "--method", "ft", "--method", "cne", "--limit", "4", "--out", str(page), "--json"]
+    arguments = ["evaluate", "--method", "ft", "--method", "cne", "--limit", "4", "--measures", "subject-facts", "--out", str(page), "--json"]
     assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
     dom = browse(chromium, page, tmp_path / "profile", "--dump-dom")
-    assert dom.count('class="main-svg"') >= 3 and len(re.findall(r'class="point"', dom)) >= 12
-    for word in ("neighbourhood (NS)", "unedited", "4 cases", "ours", "NS by relation"):
+    assert dom.count('class="main-svg"') >= 4 and len(re.findall(r'class="point"', dom)) >= 12
+    for word in ("neighbourhood (NS)", "unedited", "4 cases", "95% bootstrap", "NS by relation", "What an edit moved", "other facts are kept"):
         assert word in dom, word
 
 

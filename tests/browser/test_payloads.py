@@ -93,13 +93,16 @@ def fact(number: int) -> tlk.Fact:
 
 @pytest.fixture(scope="module")
 def report(hostile) -> Any:
-    method = tlk.FineTune(layer=1, steps=2)
-    return tlk.report_fact(hostile, fact(0), edit_to=PAYLOADS[SHOWN + 2], method=method, samples=1, limit=6, progress=False)
+    method, query = tlk.FineTune(layer=1, steps=2), tlk.datasets.Query(fact(1).text, ((PAYLOADS[1],),))
+    paraphrases, tests = (fact(0).rephrase(fact(0).paraphrases[0]),), (tlk.datasets.EditTest(PAYLOADS[2], (query, query)),)
+    case = tlk.EditCase(fact(0), PAYLOADS[SHOWN + 2], paraphrases, (fact(2),), tests=tests)
+    return tlk.report_fact(hostile, case, method=method, samples=1, limit=6, progress=False)
 
 
 def test_a_report(chromium, report, tmp_path):
-    """Traces, all circuitsvis views, circuits, attention, an edit, and the footer."""
+    """Traces, all circuitsvis views, circuits, attention, an edit, what it moved, and the footer."""
     text = seen(chromium, report.to_html(), tmp_path)
+    assert "What this edit moved" in text
     assert missing(text, PAYLOADS[: SHOWN + 1]) == [] and missing(text, [PAYLOADS[SHOWN + 2]]) == []
 
 

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import torch
+
 import tl_knowledge as tlk
 from tl_knowledge import errors
 
 FACT = tlk.Fact("a", "{} is", " b", "r")
 CASE = tlk.EditCase(FACT, " c", (), ())
+FRANCE = tlk.EditCase(tlk.Fact("France", "The capital of {} is", " Paris", "P36"), " Rome", (), ())
+
+
+def edit_of(model):
+    return tlk.plan_edit(model, FRANCE.rewrite, tlk.FineTune(layer=0, steps=1), progress=False)
+
+
+def written(model, prompt):
+    """Asked while the edit is in the model."""
+    factlm = tlk.load_model("factlm")
+    edit = edit_of(factlm)
+    with edit.applied(factlm):
+        tlk.evaluation.measure_consequences(factlm, FRANCE, edit)
+
 
 BAD_CONSEQUENCES = {
     "load_ripple_edits": (lambda m, p: tlk.datasets.load_ripple_edits("nowhere.json"), errors.DataError, "there is no file"),
@@ -27,6 +43,27 @@ BAD_CONSEQUENCES = {
     "multi_hop_scores": (lambda m, p: tlk.evaluation.multi_hop_scores(length=0), errors.InputError, "length=0"),
     "portability_scores": (lambda m, p: tlk.evaluation.portability_scores(length=0), errors.InputError, "length=0"),
     "GeneralAbility": (lambda m, p: tlk.evaluation.GeneralAbility(), errors.InputError, "nothing to read"),
+    "measure_consequences: costs": (
+        lambda m, p: tlk.evaluation.measure_consequences("factlm", FRANCE, edit_of("factlm"), measures=tlk.evaluation.EditCosts()),
+        errors.InputError,
+        "counts what planning an edit costs",
+    ),
+    "measure_consequences: written": (written, errors.ModelStateError, "so there is no unedited run"),
+    "measure_consequences: another model": (
+        lambda m, p: tlk.evaluation.measure_consequences(tlk.load_model("factlm", dtype=torch.float64), FRANCE, edit_of("factlm")),
+        errors.ModelStateError,
+        "planned for other weights",
+    ),
+    "report_fact: measures": (
+        lambda m, p: tlk.report_fact("factlm", FACT, measures=tlk.evaluation.ExtractionAttacks()),
+        errors.InputError,
+        "there is no edit; pass edit_to=",
+    ),
+    "report_fact: case": (
+        lambda m, p: tlk.report_fact("factlm", CASE, edit_to=" d"),
+        errors.InputError,
+        "is not the case's new object ' c'; drop it",
+    ),
     "ExtractionAttacks: k": (lambda m, p: tlk.evaluation.ExtractionAttacks(k=0), errors.InputError, "tries nothing"),
     "ExtractionAttacks: layers": (lambda m, p: tlk.evaluation.ExtractionAttacks(layers=(2, 1)), errors.InputError, "ascending layers"),
 }

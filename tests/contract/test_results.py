@@ -132,6 +132,9 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "SeracEdit": lambda: tlk.plan_edit(model(), [case.rewrite for case in CASES[:2]], trained("serac"), **QUIET),
     "EditHealth": lambda: edit().health(model(), tlk.load_corpus()[:3]),
     "EditReport": report,
+    "Consequences": lambda: tlk.evaluation.measure_consequences(
+        model(), CASES[0], edit(), measures=[tlk.evaluation.subject_facts(tlk.load_facts()), tlk.evaluation.ExtractionAttacks()]
+    ),
     "ReportComparison": lambda: report().compare(report(1)),
     "EditGrowth": lambda: tlk.evaluation.measure_growth(model(), CASES[:2], {"FT": tlk.FineTune(layer=0, steps=2)}, [1, 2], **QUIET),
     "ScoreTable": lambda: tlk.score_table(report()),

@@ -11,7 +11,7 @@ from support import fingerprint, hooks_left
 from support.edits import random_edit
 
 import tl_knowledge as tlk
-from tl_knowledge.datasets import MinimalPair, Query
+from tl_knowledge.datasets import EditTest, MinimalPair, Query
 from tl_knowledge.evaluation.edit_tests import read_queries
 from tl_knowledge.evaluation.generation import continued
 
@@ -60,6 +60,33 @@ def test_queries_are_answered_in_what_is_written(speaking):
     absent = next(f" w{i}" for i in range(57) if f"w{i}" not in written)
     queries = [Query(text, answers) for answers in (((word,),), ((absent, word),), ((word,), (absent,)), ((absent,),))]
     assert read_queries(speaking, queries, length=4) == [True, True, False, False]
+
+
+def test_every_question_is_asked_before_and_after_one_edit(speaking):
+    """An answer is said where plain forwards write it, token by token; conditions are of the unedited model; the model is left as it was."""
+    edit, texts = random_edit(speaking, [1], seed=3), (SUBJECT.text, *PROMPTS)
+
+    def written(text):
+        return tuple(greedy(speaking, tokens_of(speaking, text), 2))
+
+    unedited = {text: written(text) for text in texts}
+    with edit.applied(speaking):
+        edited = {text: written(text) for text in texts}
+    answers = {text: {" ".join(["", *(f"w{token}" for token in tokens)]) for tokens in (unedited[text], edited[text])} for text in texts}
+    speakable = [text for text in texts if max(*unedited[text], *edited[text]) < 57]
+    queries = [Query(text, ((answer,),)) for text in speakable for answer in sorted(answers[text])]
+    wrong = Query(PROMPTS[0], ((f" w{(unedited[PROMPTS[0]][0] + 1) % 57}",),))
+    tests = (*(EditTest(f"axis {i}", (query,), (wrong,) if i == 0 else ()) for i, query in enumerate(queries)), EditTest("wrong", (wrong,)))
+    before = fingerprint(speaking)
+    moved = tlk.evaluation.measure_consequences(speaking, tlk.EditCase(SUBJECT, " w9", (), (), tests=tests), edit)
+    table = moved.table.set_index("axis")
+    for i, query in enumerate(queries):
+        said = [query.answers[0][0] == " " + " ".join(f"w{token}" for token in each[query.text]) for each in (unedited, edited)]
+        row = table.loc[f"axis {i}"]
+        assert ([row["said_before"], row["said_after"]], row["moved"]) == (said, said[1] - said[0]) and row["counts"] == (i > 0)
+    assert not table.loc["wrong", ["said_before", "said_after"]].any()
+    assert len(queries) > 2 and len(moved.questions()) == len(table) - 1
+    assert fingerprint(speaking) == before and hooks_left(speaking) == []
 
 
 def sentence_log_probability(model, text):

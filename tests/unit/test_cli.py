@@ -204,7 +204,7 @@ def test_evaluate_gives_the_programs_intervals(tmp_path):
     column = report.table["NS"]
     half = 1.96 * column.std(ddof=0) / 2
     assert data["interval"] == "meng2022_code" and half > 0
-    assert data["scores"]["ft"]["NS"] == pytest.approx({"mean": column.mean(), "low": column.mean() - half, "high": column.mean() + half})
+    assert data["scores"]["ft"]["NS"] == pytest.approx({"mean": column.mean(), "low": column.mean() - half, "high": column.mean() + half, "cases": 4})
 
 
 def test_info():

@@ -140,3 +140,60 @@ def test_layer_ranges(corpus):
     assert [row["layers"] for row in data["summary"]] == ["0", "0-1"] and set(data["summary"][0]) == {"layers", "S", "ES", "PS", "NS"}
     with pytest.raises(InputError, match="edits no range of layers"):
         run("layer-ranges", "--range", "0", "--method", "rome", "--limit", "1")
+
+
+def test_evaluate_with_measures(factlm, method, tmp_path):
+    """The options are the calls: the same questions, the same numbers, and a figure more on the page."""
+    page, table = tmp_path / "page.html", tmp_path / "scores.csv"
+    measures = ["--measures", "extraction", "--measures", "subject-facts", "--measures", "multi-hop", "--measures", "ripples"]
+    options = ["evaluate", *FT, "--dataset", "factlm_chains", "--limit", "2", *measures]
+    data = data_of(*options, "--out", str(page), "--table", str(table))
+    e, known = tlk.evaluation, {"facts": tlk.load_facts(), "relations": tlk.datasets.load_relations(), "reverse": tlk.evaluation.INVERSE_TEMPLATES}
+    cases = tlk.datasets.with_ripples(tlk.datasets.chained_edit_cases(**known, limit=2), **known)
+    asked = [e.subject_facts(known["facts"]), e.ripple_scores(), e.multi_hop_scores(), e.ExtractionAttacks()]
+    scores = tlk.evaluate(factlm, cases, method, measures=asked, progress=False).scores
+    for name in ("subject_kept", "ripple", "ripple_compositionality_1", "single_hop", "multi_hop", "extracted", "old_rank"):
+        assert data["scores"]["ft:steps=2"][name] == pytest.approx(vars(scores[name]), nan_ok=True), name
+        assert name in table.read_text() and name in page.read_text(encoding="utf-8")
+    assert data["scores"]["ft:steps=2"]["ripple_forgetfulness"]["cases"] == 0 and "ripple_forgetfulness" not in table.read_text()
+    text = page.read_text(encoding="utf-8")
+    assert "2 cases" in text and "95% bootstrap over cases" in text and text.count("Plotly.newPlot") == 3
+
+
+def test_measures_of_the_public_files(tmp_path):
+    source = tmp_path / "MQuAKE-CF-3k.json"
+    rewrite = {"prompt": "The capital of {} is", "target_new": {"str": "Rome"}, "target_true": {"str": "Paris"}, "subject": "France"}
+    hops = [{"cloze": "The capital of France is", "answer": "Rome"}, {"cloze": "Rome is in the country of", "answer": "Italy"}]
+    row = {"requested_rewrite": [rewrite], "questions": ["Where is the capital of France?"], "answer": "France", "new_answer": "Italy"}
+    source.write_text(json.dumps([row | {"new_single_hops": hops}]))
+    data = data_of("evaluate", "--method", "ft", "--dataset", "mquake", "--source", str(source), "--measures", "multi-hop", "--measures", "ability")
+    assert data["cases"] == 1 and {"single_hop", "multi_hop", "blimp"} <= set(data["scores"]["ft"]) and data["scores"]["ft"]["ES"]["mean"] == 100
+    assert data["scores"]["ft"]["next_token_KL"]["cases"] == 0  # no facts about anybody else
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--measures", "multi-hop"], "multi-hop has nothing to ask of these 3 cases of 'factlm'; pass --dataset factlm_chains"),
+        (["--measures", "portability", "--dataset", "factlm_chains"], "portability has nothing to ask"),
+        (["--measures", "ripple"], "measures 'ripple' is unknown, did you mean 'ripples'"),
+        (["--dataset", "mquake"], "data set 'mquake' has no default source; pass its file as --source"),
+        (["--dataset", "factlm_chains", "--source", "x.json"], "is bundled and takes no source"),
+    ],
+)
+def test_measures_that_do_not_fit(options, message):
+    with pytest.raises(InputError, match=message):
+        run("evaluate", "--limit", "3", *options)
+
+
+def test_report_with_measures(tmp_path):
+    page = tmp_path / "report.html"
+    prompt = ["report", "The capital of France is", "--subject", "France", "--target", " Paris"]
+    edited = ["--edit-to", " London", "--method", "ft", "--samples", "1", "--limit", "4", "--out", str(page)]
+    run(*prompt, *edited, "--measures", "subject-facts", "--measures", "ripples", "--measures", "extraction", "--no-progress")
+    text = page.read_text(encoding="utf-8")
+    assert "What this edit moved" in text and "France has the official language" in text and "old_rank" in text
+    with pytest.raises(InputError, match="--measures belong to an edit"):
+        run(*prompt, "--measures", "subject-facts")
+    with pytest.raises(InputError, match="which have it in 0 relations"):
+        run("report", "The capital of Atlantis is", "--subject", "Atlantis", "--target", " Paris", *edited, "--measures", "ripples")

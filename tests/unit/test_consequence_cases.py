@@ -159,6 +159,76 @@ def test_the_subject_is_found_by_the_relations_wording(tmp_path, relation, sente
     assert f"{case.fact.text}{target}." == sentence
 
 
+def stated(relation, sentence, before=None, tests=(), **more):
+    """A record whose edit is a sentence, with tests of its subject."""
+    edit = {"prompt": sentence, "relation": relation}
+    previous = {} if before is None else {"previous_fact": {"prompt": before, "relation": relation}}
+    asked = [asks(query(text, answer("x1"))) for text in tests]
+    return RIPPLE | {"edit": edit | previous, "Relation_Specificity": asked, "Logical_Generalization": []} | more
+
+
+STRANGE, HOME = "The name of the director of Life is Strange is", "The name of the author of Home is"
+
+
+@pytest.mark.parametrize(
+    ("row", "subject", "old", "new"),
+    [
+        (stated("DIRECTOR", f"{STRANGE} Bo.", f"{STRANGE} Cy."), "Life is Strange", " Cy", " Bo"),
+        (stated("AUTHOR", f"{HOME} Home is Here.", f"{HOME} Bo."), "Home", " Bo", " Home is Here"),
+        (stated("AUTHOR", f"{HOME} This is Us.", tests=("The genre of Home is",)), "Home", " This is Us", " This is Us"),
+        (stated("DIRECTOR", f"{STRANGE} Bo.", tests=("The genre of Life is Strange is",)), "Life is Strange", " Bo", " Bo"),
+    ],
+)
+def test_a_subject_with_a_verb_of_its_own_is_read_whole(tmp_path, row, subject, old, new):
+    (case,) = tlk.datasets.load_ripple_edits(write(tmp_path / "r.json", [row]))
+    assert (case.fact.subject, case.fact.target, case.target_new) == (subject, old, new)
+
+
+def test_a_subject_that_may_end_in_two_places_is_left_out(tmp_path):
+    """Does Day One follow "What", or "What follows"? Nothing says."""
+    assert tlk.datasets.load_ripple_edits(write(tmp_path / "r.json", [stated("FOLLOWS", "What follows follows Day One.")])) == []
+
+
+def test_blank_names_are_left_out_as_the_program_does(tmp_path):
+    """Wikidata has no label for some entities: such an edit states nothing, and a query for one cannot be answered."""
+    nameless = [
+        stated("MOTHER", "The name of the mother of  is Eve."),
+        stated("COUNTRY", "The name of the country which Ann is associated with is ."),
+        stated("MOTHER", "The name of the mother of Ann is Eve.", "The name of the mother of Ann is ."),
+    ]
+    blank, known = query("The aunt of Ann is", answer("")), query("The uncle of Ann is", answer("", "Bo"))
+    tests = [
+        asks(known),
+        asks(blank),
+        asks(blank, known),
+        asks(blank, known, condition="AND"),
+        asks(known, conditions=[blank]),
+    ]
+    whole = stated("MOTHER", "The name of the mother of Ann is Eve.") | {"Forgetfulness": tests}
+    (case,) = tlk.datasets.load_ripple_edits(write(tmp_path / "r.json", [*nameless, whole]))
+    assert case.case_id == "3" and [(test.axis, [each.text for each in test.queries]) for test in case.tests] == [
+        ("ripple_forgetfulness", ["The uncle of Ann is"]),
+        ("ripple_forgetfulness", ["The uncle of Ann is"]),
+    ]
+    assert case.tests[0].queries[0].answers == ((" Bo",),)
+
+
+@pytest.mark.parametrize(
+    ("load", "rows", "message"),
+    [
+        (tlk.datasets.load_ripple_edits, [MQUAKE], "line 1: field 'edit' is missing; the record has 'case_id', 'requested_rewrite'"),
+        (tlk.datasets.load_mquake, [RIPPLE], "line 1: field 'requested_rewrite' is missing; the record has 'example_type', 'edit'"),
+        (tlk.datasets.load_zsre, [MQUAKE], "line 1: field 'ground_truth' is missing; the record has 'case_id'"),
+        (tlk.datasets.load_ripple_edits, {"data": [RIPPLE]}, "line 1: field 'edit' is missing; the record has 'data'"),
+        (tlk.datasets.load_mquake, [[MQUAKE]], "is no record; every line or array element must be a JSON object"),
+        (tlk.datasets.load_counterfact, [MQUAKE], "field 'requested_rewrite' is .* it must be a record"),
+    ],
+)
+def test_the_file_of_another_data_set_is_refused(tmp_path, load, rows, message):
+    with pytest.raises(DataError, match=message):
+        load(write(tmp_path / "other.json", rows))
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [

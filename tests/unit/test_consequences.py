@@ -12,7 +12,7 @@ from support import fingerprint, hooks_left
 
 import tl_knowledge as tlk
 from tl_knowledge.datasets import EditTest, Query
-from tl_knowledge.errors import InputError
+from tl_knowledge.errors import InputError, ModelStateError
 from tl_knowledge.evaluation.run_key import run_key
 
 
@@ -90,6 +90,104 @@ def test_a_ripple_that_is_planted_follows(factlm, chained):
         assert np.isnan(row["ripple_forgetfulness"]) and np.isnan(row["ripple_subject_aliasing"])
         assert (row["base_single_hop"], row["base_subject_kept"]) == (0, 100)
     assert fingerprint(factlm) == before and hooks_left(factlm) == []
+
+
+FOLLOWS, STAYS = ("logical_generalization", "compositionality_1", "compositionality_2", "subject_aliasing"), ("forgetfulness", "relation_specificity")
+
+
+@pytest.mark.parametrize("axis", [*FOLLOWS, *STAYS])
+def test_every_axis_of_ripple_edits_has_a_planted_truth(factlm, axis):
+    """What should follow is missed by the edit alone and found where it is planted; what should stay is found until it is planted away.
+
+    A test whose condition the unedited model does not meet is asked of neither.
+    """
+    case, said, unsaid = tlk.load_edit_cases()[0], Query("The capital of Italy is", ((" Rome",),)), Query("The capital of Italy is", ((" Oslo",),))
+    asked = Query("The capital of France is", (((" Oslo", " Berlin"),) if axis in FOLLOWS else ((" Paris",),)))
+    name = f"ripple_{axis}"
+    tests = (EditTest(name, (asked,), (said,)), EditTest(name, (unsaid,), (unsaid,)))
+    planted = [(case.fact.text, case.target_new), (asked.text, " Berlin")]
+    for answers, passed in ((planted[:1], axis in STAYS), (planted, axis in FOLLOWS)):
+        row = tlk.evaluate(factlm, replace(case, tests=tests), Knows(factlm, answers), measures=measures()[1], progress=False).table.iloc[0]
+        assert (row["reliability"], row[name], row["ripple"]) == (100, 100 * passed, 100 * passed)
+        assert row[f"base_{name}"] == 100 * (axis in STAYS)
+        assert all(np.isnan(row[f"ripple_{other}"]) for other in (*FOLLOWS, *STAYS) if other != axis)
+
+
+def test_multi_hop_asks_for_any_wording_and_single_hop_for_every_fact(factlm):
+    """MQuAKE: one of three questions is enough; of the chain's facts all are needed."""
+    texts = ("The capital of Spain is", "The capital of Poland is", "The capital of Norway is")
+    hops = tuple(Query(text, ((" Berlin",),)) for text in texts[:2])
+    tests = (EditTest("single_hop", hops, every=True), EditTest("multi_hop", tuple(Query(text, ((" Berlin", " Vienna"),)) for text in texts)))
+    case = replace(tlk.load_edit_cases()[0], tests=tests)
+    for said, single, multi in (((), 0, 0), (texts[:1], 0, 100), (texts[2:], 0, 100), (texts[:2], 100, 100)):
+        edit = Knows(factlm, [(case.fact.text, case.target_new), *((text, " Berlin") for text in said)])
+        row = tlk.evaluate(factlm, case, edit, measures=measures()[2], progress=False).table.iloc[0]
+        assert (row["single_hop"], row["multi_hop"]) == (single, multi) and np.isnan(row["multi_hop_old"])
+
+
+def test_consequences_of_one_edit_are_those_of_its_evaluation(factlm, chained):
+    """Question by question, they add up to the scores of `evaluate`; the model is left as it was, also after an error."""
+    case = chained[0]
+    others = tlk.evaluation.ExtractionAttacks()
+    every = [*measures(), others]
+    method = Knows(
+        factlm, [(case.fact.text, case.target_new), *((query.text, query.answers[0][0]) for query in of_axis(case, "multi_hop")[0].queries[1:2])]
+    )
+    before = fingerprint(factlm)
+    moved = tlk.evaluation.measure_consequences(factlm, case, method, measures=every)
+    row = tlk.evaluate(factlm, case, method, measures=every, progress=False).table.iloc[0]
+    summary = moved.summary().set_index("moved")
+    asked = summary[summary["questions"] > 0]
+    assert {"reliability", "generality", "NA", "subject_kept", "multi_hop", "ripple_compositionality_1"} <= set(asked.index)
+    for name in asked.index:
+        assert asked.loc[name, "edited"] == pytest.approx(row[name]) and asked.loc[name, "unedited"] == pytest.approx(row[f"base_{name}"]), name
+        low, high = asked.loc[name, ["low", "high"]]
+        assert 0 <= low <= asked.loc[name, "edited"] <= high <= 100 and high - low > 10  # few questions say little
+    for name in ("extracted", "old_rank"):
+        assert tuple(moved.scores[name]) == (row[f"base_{name}"], row[name])
+    table = moved.table
+    planted = table[table["axis"] == "multi_hop"].iloc[0]
+    assert planted["question"] == of_axis(case, "multi_hop")[0].queries[1].text and planted["moved"] == 1  # the wording that is answered
+    assert planted["after"].startswith(planted["answer"]) and not planted["before"].startswith(planted["answer"])
+    assert len(moved.questions()) == table["counts"].sum() and len(table.drop_duplicates(["axis", "question", "answer"])) == len(table)
+    assert f"{len(moved.questions())} questions" in moved.headline() and "n questions of one edit" in moved.plot().layout.title.subtitle.text
+    assert fingerprint(factlm) == before and hooks_left(factlm) == []
+
+
+def test_consequences_are_of_an_edit_that_is_not_in_the_model(factlm):
+    case = tlk.load_edit_cases()[0]
+    edit = tlk.plan_edit(factlm, case.rewrite, tlk.FineTune(layer=0, steps=2), progress=False)
+    with pytest.raises(InputError, match="EditCosts counts what planning"):
+        tlk.evaluation.measure_consequences(factlm, case, edit, measures=tlk.evaluation.EditCosts())
+    before = fingerprint(factlm)
+    with edit.applied(factlm), pytest.raises(ModelStateError, match="written into this model"):
+        tlk.evaluation.measure_consequences(factlm, case, edit)
+
+    class Interrupted(tlk.evaluation.GeneralAbility):
+        """Stops when the edit is in the model."""
+
+        def read(self, model, case):
+            if fingerprint(model) != before:
+                raise KeyboardInterrupt
+            return super().read(model, case)
+
+    with pytest.raises(KeyboardInterrupt):
+        tlk.evaluation.measure_consequences(factlm, case, edit, measures=Interrupted(corpus=("a",)))
+    assert fingerprint(factlm) == before and hooks_left(factlm) == []
+
+
+def test_what_was_not_measured_of_a_method_is_a_dash(factlm):
+    """Not a KeyError, and not a number."""
+    case = tlk.load_edit_cases()[0]
+    methods = [tlk.FineTune(layer=layer, steps=1) for layer in (0, 1)]
+    plain, fuller = (tlk.evaluate(factlm, case, m, measures=e, progress=False) for m, e in zip(methods, ((), measures()[0]), strict=True))
+    for reports in ((plain, fuller), (fuller, plain)):
+        table = tlk.score_table(*reports, names=("a", "b"))
+        shown = table.summary("subject_kept").set_index("model")["subject_kept"]
+        without = "a" if reports[0] is plain else "b"
+        assert shown[without] == "-" and shown["unedited"] == "100.0" and table.rows[without]["subject_kept"].cases == 0
+    with pytest.raises(InputError, match="none of these scores has a value for every method"):
+        table.plot_moved("subject_kept")
 
 
 def test_what_is_forgotten_is_counted(factlm, chained):

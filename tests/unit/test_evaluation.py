@@ -108,7 +108,8 @@ def test_half_widths_of_meng_2022_code_by_hand():
 
 
 def test_the_harmonic_mean_with_a_zero_is_zero():
-    assert vars(report([0.0] * 8).scores["S"]) == {"mean": 0, "low": 0, "high": 0}
+    score = report([0.0] * 8).scores["S"]
+    assert score.numbers == {"mean": 0, "low": 0, "high": 0} and score.cases == 8
 
 
 def test_the_report_averages_with_intervals_and_a_harmonic_mean(tmp_path):

@@ -288,7 +288,7 @@ def test_sizes_that_go_on_from_each_other_are_what_each_is_alone(factlm, moments
     for size in sizes:
         alone = tlk.evaluate(factlm, cases[:size], method, **more)
         for row in growth.table[growth.table["edits"] == size].to_dict("records"):
-            np.testing.assert_array_equal([row[name] for name in ("mean", "low", "high")], list(vars(alone.scores[row["score"]]).values()))
+            np.testing.assert_array_equal([row[name] for name in ("mean", "low", "high")], list(alone.scores[row["score"]].numbers.values()))
     assert fingerprint(factlm) == before
 
 

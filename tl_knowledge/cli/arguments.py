@@ -47,18 +47,31 @@ def facts_argument(dataset: str, source: str | None, relations: list[str] | None
     return tlk.datasets.of_relation(facts, *relations) if relations else facts
 
 
-def cases_argument(dataset: str, source: str | None, limit: int | None) -> list[tlk.EditCase]:
+def cases_argument(dataset: str, source: str | None, limit: int | None, *, alternative: bool = False) -> list[tlk.EditCase]:
     """The first edit cases of a data set; ``None`` takes them all.
 
+    Args:
+        alternative: of zsRE, write another answer than the right one, so that what follows from it can be asked.
+
     Raises:
-        DataError: a source for the bundled data set, or a data set that cannot be read.
+        DataError: a source for a bundled data set or none for one that has no default, or a data set that cannot be read.
     """
-    if dataset == "factlm":
+    if dataset.startswith("factlm"):
         if source is not None:
-            raise DataError(f"data set 'factlm' is bundled and takes no source, but got {source!r}; drop it.")
-        return tlk.load_edit_cases()[:limit]
-    load = {"counterfact": tlk.datasets.load_counterfact, "zsre": tlk.datasets.load_zsre}[dataset]
-    return load(limit=limit) if source is None else load(source, limit=limit)
+            raise DataError(f"data set {dataset!r} is bundled and takes no source, but got {source!r}; drop it.")
+        return _chained_cases(limit) if dataset == "factlm_chains" else tlk.load_edit_cases()[:limit]
+    sets, more = tlk.datasets, {"target": "alternative"} if alternative and dataset == "zsre" else {}
+    loaders = {"counterfact": sets.load_counterfact, "zsre": sets.load_zsre, "ripple_edits": sets.load_ripple_edits, "mquake": sets.load_mquake}
+    load: Any = loaders[dataset]
+    if source is None and dataset in ("ripple_edits", "mquake"):
+        raise DataError(f"data set {dataset!r} has no default source; pass its file as --source.")
+    return load(limit=limit, **more) if source is None else load(source, limit=limit, **more)
+
+
+def _chained_cases(limit: int | None) -> list[tlk.EditCase]:
+    """FactLM's edits whose new object has facts of its own, with their multi-hop questions."""
+    known: dict[str, Any] = {"relations": tlk.datasets.load_relations(), "reverse": tlk.evaluation.INVERSE_TEMPLATES}
+    return tlk.datasets.chained_edit_cases(tlk.load_facts(), **known, limit=limit)
 
 
 def store_of(store: Path | None, name: str) -> Path | None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeAlias, get_args
 
 import typer
 
-from tl_knowledge.cli.words import EDIT_SETS, INTERVALS, RUNNERS, SIDES, TRACE_VARIANTS
+from tl_knowledge.cli.words import EDIT_SETS, EVALUATED_SETS, INTERVALS, MEASURES, RUNNERS, SIDES, TRACE_VARIANTS
 from tl_knowledge.datasets import FACT_SETS
 from tl_knowledge.editing import METHODS
 from tl_knowledge.errors import ComponentError, DataError, InputError, check_choice
@@ -24,9 +24,11 @@ __all__ = [
     "EditLayers",
     "EditSet",
     "EditedPrompt",
+    "EvaluatedSet",
     "FactSet",
     "Interval",
     "Layers",
+    "Measures",
     "MemoryBudget",
     "Method",
     "Methods",
@@ -113,6 +115,8 @@ EditedPrompt: TypeAlias = Annotated[str, typer.Argument(help="The fact's text up
 
 FactSet: TypeAlias = Annotated[str, choice("dataset", FACT_SETS, error=DataError)]
 EditSet: TypeAlias = Annotated[str, choice("dataset", EDIT_SETS, error=DataError)]
+EvaluatedSet: TypeAlias = Annotated[str, choice("dataset", EVALUATED_SETS, error=DataError)]
+Measures: TypeAlias = Annotated[list[str] | None, choice("measures", MEASURES, ": what else the edits moved; repeatable")]
 Source: TypeAlias = Annotated[str | None, typer.Option(help="The data set's file, folder, URL or hub id; default the data set's own.")]
 Relations: TypeAlias = Annotated[list[str] | None, typer.Option(help="Only facts of this relation; repeatable.")]
 

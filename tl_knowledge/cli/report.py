@@ -12,6 +12,7 @@ from tl_knowledge import report as reports
 from tl_knowledge.cli import options
 from tl_knowledge.cli.arguments import corpus_argument, template_argument
 from tl_knowledge.cli.loading import loads_model, model_argument
+from tl_knowledge.cli.measures import measures_argument, with_relation
 from tl_knowledge.cli.methods import method_argument, moments_argument, settings_argument
 from tl_knowledge.cli.printing import print_json, print_line, print_table, print_written
 from tl_knowledge.errors import InputError
@@ -34,6 +35,7 @@ def report_command(
     setting: options.Settings = None,
     moments: options.Moments = None,
     corpus: options.Corpus = None,
+    measures: options.Measures = None,
     limit: Annotated[int, typer.Option(min=1, help="Sites of a circuit, at most.")] = 20,
     samples: options.Samples = 10,
     seed: options.Seed = 0,
@@ -46,12 +48,16 @@ def report_command(
     It has traces, neurons, circuits, attention, and what an edit changes.
     """
     template, values, corpus_name = template_argument(prompt, subject), settings_argument(setting), corpus_argument(corpus, model)
-    if edit_to is None and (layer or setting or moments or corpus):
-        raise InputError("--layer, --setting, --moments and --corpus belong to an edit; pass --edit-to with the new object, or drop them.")
+    if edit_to is None and (layer or setting or moments or corpus or measures):
+        raise InputError(
+            "--layer, --setting, --moments, --corpus and --measures belong to an edit; pass --edit-to with the new object, or drop them."
+        )
     shared: dict[str, Any] = {"limit": limit, "samples": samples, "seed": seed, "progress": progress and not as_json}
     loaded = model_argument(model)
-    fact = tlk.Fact(subject, template, target or _predicted(loaded, prompt), paraphrases=tuple(paraphrase or ()))
+    fact: Any = tlk.Fact(subject, template, target or _predicted(loaded, prompt), paraphrases=tuple(paraphrase or ()))
     if edit_to is not None:
+        if measures:
+            fact, shared["measures"] = _case(fact, edit_to, measures)
         settings = method_argument(loaded, method, layer, values)
         shared |= {"edit_to": edit_to, "method": settings}
         shared["moments"] = moments_argument(loaded, [settings], moments, corpus_name, progress=shared["progress"])
@@ -60,11 +66,19 @@ def report_command(
     if as_json:
         print_json(_as_data(report, out))
         return
-    print_line((prompt, "bold"), (fact.target, "green"))
+    print_line((prompt, "bold"), (report.fact.target, "green"))
     circuits = _circuits(report).items()
     rows = [(n, str(len(c.nodes)), f"{c.total_effect:.3f}", f"{c.faithfulness:.0%}", f"{c.completeness:.0%}") for n, c in circuits]
     print_table(tlk.drawing.Table(HEADER, rows))
     print_written(out)
+
+
+def _case(fact: tlk.Fact, edit_to: str, measures: list[str]) -> tuple[tlk.EditCase, list[Any]]:
+    """The edit with the questions that FactLM's facts have for it, and what else is read."""
+    known = with_relation(fact)
+    paraphrases = tuple(known.rephrase(template) for template in known.paraphrases)
+    asked = measures_argument(measures, [tlk.EditCase(known, edit_to, paraphrases, ())], "factlm", None)
+    return asked.cases[0], asked.measures
 
 
 def _predicted(model: tlk.HookedModel, text: str) -> str:

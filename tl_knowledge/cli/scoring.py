@@ -124,6 +124,7 @@ def page_parts(scores: tlk.evaluation.ScoreTable, columns: Sequence[str], figure
 def _as_text(scores: tlk.evaluation.ScoreTable, columns: Sequence[str]) -> tlk.drawing.Table:
     """One row a method; one row a score where they would not stand beside each other."""
     frame = scores.summary(*columns)
+    frame = frame.rename(columns={name: scores.column_words(name) for name in map(str, frame.columns[1:])})
     return frame_table(frame.set_index("model").T.rename_axis("score").reset_index() if len(columns) > WIDEST else frame)
 
 

@@ -7,7 +7,9 @@ __all__ = [
     "CORPORA",
     "DTYPES",
     "EDIT_SETS",
+    "EVALUATED_SETS",
     "INTERVALS",
+    "MEASURES",
     "MEMORY_BUDGET",
     "PERTURBATION_VARIANTS",
     "PROBLEMS",
@@ -31,6 +33,8 @@ PROTOCOLS = ("single", "batch", "sequential")
 RUNNERS = ("local", "ray")
 INTERVALS = ("ours", "meng2022_code")
 EDIT_SETS = ("factlm", "counterfact", "zsre")
+EVALUATED_SETS = (*EDIT_SETS, "factlm_chains", "ripple_edits", "mquake")
+MEASURES = ("subject-facts", "ripples", "multi-hop", "portability", "essence", "ability", "extraction")
 TRAINING_SETS = ("factlm", "counterfact", "zsre")
 TRAINED_METHODS = ("mend", "ke", "serac")
 MEMORY_BUDGET = 2**28

@@ -2,6 +2,8 @@ from .ability import GeneralAbility as GeneralAbility
 from .averages import Score as Score
 from .categories import CategoryScores as CategoryScores
 from .categories import compare_categories as compare_categories
+from .consequences import Consequences as Consequences
+from .consequences import measure_consequences as measure_consequences
 from .costs import EditCosts as EditCosts
 from .driver import evaluate as evaluate
 from .edit_tests import EditTestScores as EditTestScores

@@ -125,7 +125,7 @@ def compare_categories(
         for value, group in report.table.fillna({category: NONE}).groupby(category, sort=True):
             scores = table_scores(group, report.metrics, "", interval)
             rows += [
-                {"method": name, "category": str(value), "score": metric} | vars(scores[metric]) | {"cases": len(group)}
+                {"method": name, "category": str(value), "score": metric} | scores[metric].numbers | {"cases": len(group)}
                 for metric in dict.fromkeys((*COUNTED, *metrics))
             ]
     table = pd.DataFrame(rows).astype({"mean": np.float64, "low": np.float64, "high": np.float64})

@@ -164,10 +164,12 @@ def ripple_scores(*, length: int | None = None) -> EditTestScores:
     """Logical neighbours of an edit along the six axes of RippleEdits (Cohen et al. 2024), and ``ripple``, all of their tests together.
 
     The cases bring the tests: `tl_knowledge.datasets.load_ripple_edits`, or `tl_knowledge.datasets.with_ripples` for any fact set. Tests are averaged
-    within a case first; the published program averages over all tests of an axis, and leaves out edits that failed.
+    within a case first, then over the cases that have one that counts, as in the published program. It leaves out edits that failed, which count
+    here; ``report.table`` has them as rows with a ``reliability`` below 100.
 
     Args:
-        length: as in `EditTestScores`; the published program reads about 30 more tokens.
+        length: as in `EditTestScores`. The published program looks in a text of as many tokens as the prompt has *characters* and 30 more, prompt
+            included.
 
     Example:
         >>> ripple_scores().axes[0]

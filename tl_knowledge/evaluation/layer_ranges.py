@@ -140,7 +140,7 @@ def sweep_layer_ranges(
     for layers, report in zip((tuple(layers) for layers in ranges), reports, strict=True):
         where = {"layers": layer_words(layers), "first": min(layers), "last": max(layers), "count": len(layers)}
         scores = report.scores
-        rows += [where | {"score": metric} | vars(scores[metric]) for metric in scores]
+        rows += [where | {"score": metric} | scores[metric].numbers for metric in scores]
     return LayerRangeScores(pd.DataFrame(rows), reports[0].settings, len(given), reports[0].provenance)
 
 

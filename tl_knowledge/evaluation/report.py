@@ -14,7 +14,7 @@ from typing_extensions import override
 from tl_knowledge.door import public
 from tl_knowledge.drawing import bar_chart
 from tl_knowledge.errors import InputError, check_choice, check_given
-from tl_knowledge.evaluation.averages import INTERVAL_WORDS, Score, table_scores
+from tl_knowledge.evaluation.averages import INTERVAL_WORDS, NO_SCORE, Score, table_scores
 from tl_knowledge.evaluation.scores import COUNTERFACT
 from tl_knowledge.evaluation.table import ScoreTable
 from tl_knowledge.results.provenance import Provenance
@@ -236,6 +236,8 @@ class ReportComparison(TableResult):
 def score_table(*reports: EditReport, names: tuple[str, ...] = (), interval: IntervalVariant = "ours") -> ScoreTable:
     """Several methods on the same cases in one table, below the unedited model.
 
+    A score that was not measured of a method is a dash in its row.
+
     Args:
         names: the methods' names in the table; their own when none are given.
         interval: ``"ours"``: 95% bootstrap over cases. ``"meng2022_code"``: ``1.96 sd / sqrt(n)``, the half width beside each mean, none
@@ -248,8 +250,13 @@ def score_table(*reports: EditReport, names: tuple[str, ...] = (), interval: Int
     check_choice("interval", interval, IntervalVariant)
     named = named_reports(reports, names)
     first = next(iter(named.values()))
-    rows = {"unedited": table_scores(first.table, first.metrics, BASE, interval)}
-    rows |= {name: table_scores(report.table, report.metrics, "", interval) for name, report in named.items()}
+    unedited: dict[str, Score] = {}
+    for report in named.values():
+        unedited |= table_scores(report.table, [metric for metric in report.metrics if metric not in unedited], BASE, interval)
+    rows = {"unedited": unedited}
+    for name, report in named.items():
+        scores = table_scores(report.table, report.metrics, "", interval)
+        rows[name] = {metric: scores.get(metric, NO_SCORE) for metric in unedited}
     return ScoreTable(rows, len(first.table), first.provenance.model, interval)
 
 

@@ -44,6 +44,15 @@ CONSEQUENCES = (
     *("subject_kept", "ripple", "single_hop", "multi_hop", "multi_hop_old", "portability"),
     *("essence_drift", "blimp", "perplexity_rise", "next_token_KL", "extracted"),
 )
+UNITS = {
+    "GE": "0.01 bit",
+    **dict.fromkeys(("essence", "perplexity"), "perplexity"),
+    "next_token_KL": "0.01 nat",
+    **dict.fromkeys(("old_rank", "old_lens_rank"), "rank"),
+    "milliseconds": "ms",
+    "stored_kib": "KiB",
+}
+"""Of scores that are no percent."""
 SHOWN = ("S", "ES", "EM", "PS", "PM", "NS", "NM", "GE", "RS", *CONSEQUENCES)
 
 
@@ -87,7 +96,11 @@ class ScoreTable(Result):
         return pd.DataFrame(
             [
                 {"model": name}
-                | {metric + end: value for metric in chosen for end, value in zip(("", "_low", "_high"), vars(scores[metric]).values(), strict=True)}
+                | {
+                    metric + end: value
+                    for metric in chosen
+                    for end, value in zip(("", "_low", "_high"), scores[metric].numbers.values(), strict=True)
+                }
                 for name, scores in self.rows.items()
             ]
         )
@@ -106,13 +119,13 @@ class ScoreTable(Result):
 
     def to_markdown(self, *metrics: str) -> str:
         """`summary` as a Markdown table; names are shown as they are, whatever stands in them."""
-        frame = _escaped(self.summary(*metrics), markdown_text)
+        frame = _escaped(self._headed(metrics), markdown_text)
         return frame.to_markdown(index=False, disable_numparse=True)
 
     def to_latex(self, *metrics: str) -> str:
         """`summary` as a LaTeX table (booktabs); names are escaped."""
         caption = latex_text(f"{self.cases} cases, {self.model}: means in percent; intervals: {self.interval_words}.")
-        frame = _escaped(self.summary(*metrics), latex_text)
+        frame = _escaped(self._headed(metrics), latex_text)
         return frame.to_latex(index=False, escape=False, caption=caption, column_format="l" + "r" * (len(frame.columns) - 1))
 
     def plot(self) -> go.Figure:
@@ -141,14 +154,47 @@ class ScoreTable(Result):
         chosen = tuple(name for name in chosen if all(np.isfinite(scores[name].mean) for scores in self.rows.values()))
         if not chosen:
             raise InputError("none of these scores has a value for every method; evaluate with measures=[subject_facts(facts), ...].")
+        fewer = any(self.rows[unedited][name].cases not in (None, self.cases) for name in chosen)
+        sample = f"{self.cases} cases{', n where fewer have the score' * fewer}"
         return slope_chart(
-            [MOVED.get(name, name) for name in chosen],
+            [f"{MOVED.get(name, name)}{''.join(f' ({words})' for words in self._sample(name))}" for name in chosen],
             [self.rows[unedited][name].mean for name in chosen],
             {method: [(s.mean, s.low, s.high) for s in (self.rows[method][name] for name in chosen)] for method in methods},
             title=f"What {methods[0] if len(methods) == 1 else 'an edit'} moved",
-            subtitle=f"open: unedited, filled: edited; {self.cases} cases; {self.model}; {INTERVAL_WORDS[self.interval]}",
+            subtitle=f"open: unedited, filled: edited; {sample}; {self.model}; {INTERVAL_WORDS[self.interval]}",
             value_axis="percent",
         )
+
+    def measured(self, *metrics: str) -> tuple[str, ...]:
+        """Those scores of these that some case has.
+
+        Raises:
+            InputError: an unknown score, or none that has a value.
+        """
+        unedited = next(iter(self.rows.values()))
+        there = tuple(name for name in self._chosen(metrics) if np.isfinite(unedited[name].mean))
+        if not there:
+            raise InputError(f"none of the scores {', '.join(metrics)} has a value; they are NaN in all of the {self.cases} cases.")
+        return there
+
+    def column_words(self, metric: str) -> str:
+        """A score's name, with its unit where that is not percent, and with the number of cases where not all have it: ``old_rank (rank, n = 14)``.
+
+        Raises:
+            InputError: an unknown score.
+        """
+        self._chosen((metric,))
+        more = [*([UNITS[metric]] if metric in UNITS else []), *self._sample(metric)]
+        return f"{metric} ({', '.join(more)})" if more else metric
+
+    def _sample(self, metric: str) -> list[str]:
+        """How many cases have a score; nothing where all have, or where an older file does not say."""
+        cases = next(iter(self.rows.values()))[metric].cases
+        return [] if cases in (None, self.cases) else [f"n = {cases}"]
+
+    def _headed(self, metrics: tuple[str, ...]) -> pd.DataFrame:
+        frame = self.summary(*metrics)
+        return frame.rename(columns={name: self.column_words(name) for name in map(str, frame.columns[1:])})
 
     def _chosen(self, metrics: tuple[str, ...]) -> tuple[str, ...]:
         first = next(iter(self.rows.values()))

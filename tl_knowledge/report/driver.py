@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from more_itertools import one
+from collections.abc import Sequence
+
+from more_itertools import always_iterable, one
 
 from tl_knowledge.arrays import Hooks
 from tl_knowledge.attention import AttentionAnalysis, DirectLogitAttribution, analyse_attention, direct_logit_attribution, logit_lens
@@ -13,11 +15,12 @@ from tl_knowledge.editing import ROME, Edit, EditMethod, KeyMoments, edit_view, 
 from tl_knowledge.engine.batches import answer_probabilities, likeliest_next
 from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.errors import InputError, UnsupportedModelError
+from tl_knowledge.evaluation import EditMeasure, measure_consequences
 from tl_knowledge.models.hook_names import Component, Module
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.neurons import attribute_neurons, neuron_view, select_neurons
-from tl_knowledge.prompts.facts import Fact
+from tl_knowledge.prompts.facts import EditCase, Fact
 from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.report.findings import Continuations, EditedFact, NeuronFindings
 from tl_knowledge.report.result import FactReport
@@ -42,11 +45,12 @@ EVERYTHING: tuple[tuple[Component, tuple[Module, ...]], ...] = (
 @public
 def report_fact(
     model: AnyModel,
-    fact: Fact,
+    fact: Fact | EditCase,
     *,
     edit_to: str | None = None,
     method: EditMethod | None = None,
     moments: KeyMoments | None = None,
+    measures: EditMeasure | Sequence[EditMeasure] = (),
     limit: int = 20,
     samples: int = 10,
     seed: int = 0,
@@ -57,14 +61,17 @@ def report_fact(
     The model is left as it was.
 
     Args:
+        fact: itself; or an edit case, which brings its new object, its neighbours and its tests: the page then says what the edit moved.
         edit_to: the new object, with its leading space.
         method: how to edit; ROME at the model's published layer, which needs ``moments``.
         moments: of the model's keys, for methods that need them.
+        measures: what else to ask for that section, as `tl_knowledge.evaluation.measure_consequences`.
         limit: sites of a circuit, at most.
         samples, seed: of the noise.
         progress: show a progress bar once the work has lasted two seconds.
 
     Raises:
+        InputError: another new object than the case's, or measures without an edit.
         TLKnowledgeError: as the functions it calls.
 
     Example:
@@ -74,10 +81,12 @@ def report_fact(
         >>> report.to_html().startswith("<!doctype html>")
         True
     """
-    model = as_model(model)
+    model, asked = as_model(model), tuple(always_iterable(measures, EditMeasure))
+    case = _case(fact, edit_to, asked)
+    fact = fact.fact if isinstance(fact, EditCase) else fact
     prompt, settings = Prompt.from_fact(model, fact), ReportSettings(limit, samples, seed)
     with progress_bar(what="report", unit="part", progress=progress, total=PARTS) as bar:
-        edit = None if edit_to is None else _plan(model, fact.retarget(edit_to), method, moments)
+        edit = None if case is None else _plan(model, case, method, moments)
         bar.update()
         traces = {side: _traces(model, prompt, side, EVERYTHING, settings) for side in SIDES}
         bar.update(2)
@@ -89,9 +98,26 @@ def report_fact(
         bar.update()
         (direct, no_direct), lens = _direct(model, prompt), logit_lens(model, prompt)
         bar.update()
-        edited = None if edit is None or edit_to is None else _edited(model, fact, edit, edit_to, settings)
+        edited = None if edit is None or case is None else _edited(model, case, edit, settings, asked)
         bar.update()
     return FactReport(fact, prompt, traces, neurons, circuits, attention, missing, direct, no_direct, lens, edited, settings)
+
+
+def _case(fact: Fact | EditCase, edit_to: str | None, measures: Sequence[EditMeasure]) -> EditCase | None:
+    """The edit that is wanted; ``None`` where none is.
+
+    Raises:
+        InputError: another new object than the case's, or measures without an edit.
+    """
+    if isinstance(fact, EditCase):
+        if edit_to not in (None, fact.target_new):
+            raise InputError(f"edit_to={edit_to!r} is not the case's new object {fact.target_new!r}; drop it, or pass case.fact.")
+        return fact
+    if edit_to is None:
+        if measures:
+            raise InputError("measures= are read of an edited model, and there is no edit; pass edit_to= with the new object, or an EditCase.")
+        return None
+    return EditCase(fact, edit_to, tuple(fact.rephrase(template) for template in fact.paraphrases), ())
 
 
 def _traces(
@@ -149,23 +175,24 @@ def _probability(model: HookedModel, prompt: Prompt, hooks: Hooks) -> float:
     return float(one(answer_probabilities(model, [prompt], lambda _: hooks)))
 
 
-def _plan(model: HookedModel, rewrite: Fact, method: EditMethod | None, moments: KeyMoments | None) -> Edit:
+def _plan(model: HookedModel, case: EditCase, method: EditMethod | None, moments: KeyMoments | None) -> Edit:
     """The edit that a report draws.
 
     Raises:
         InputError: one that changes no weights, and so has no circuit of them.
     """
-    edit = plan_edit(model, rewrite, method or ROME.for_model(model), moments=moments, progress=False)
+    edit = plan_edit(model, case.writes, method or ROME.for_model(model), moments=moments, progress=False)
     if not isinstance(edit, Edit):
         raise InputError(f"a report draws the circuit of an edit of weights, and {type(method).__name__} changes none; pass another, such as ROME.")
     return edit
 
 
-def _edited(model: HookedModel, fact: Fact, edit: Edit, edit_to: str, settings: ReportSettings) -> EditedFact:
-    """What the edit does: to the wordings' continuations, to the fact's circuit, and through which sites."""
-    rewrite = fact.retarget(edit_to)
+def _edited(model: HookedModel, case: EditCase, edit: Edit, settings: ReportSettings, measures: Sequence[EditMeasure]) -> EditedFact:
+    """What the edit does: to the wordings' continuations, to the fact's circuit, through which sites, and to what else there is to ask."""
+    rewrite = case.rewrite
     prompt = Prompt.from_fact(model, rewrite)
-    wordings = [prompt, *(Prompt.from_fact(model, rewrite.rephrase(template)) for template in fact.paraphrases[:WORDINGS_CONTINUED])]
+    wordings = [prompt, *(Prompt.from_fact(model, rewrite.rephrase(fact.template)) for fact in case.paraphrases[:WORDINGS_CONTINUED])]
+    more = measures or case.neighbourhood or case.tests
     with edit.applied(model):
         after = _circuit(model, prompt, _traces(model, prompt, "subject", MODULES, settings), settings)
     return EditedFact(
@@ -175,4 +202,5 @@ def _edited(model: HookedModel, fact: Fact, edit: Edit, edit_to: str, settings: 
         from_edit(model, prompt, edit, limit=settings.limit, progress=False),
         after,
         tuple(edit_view(model, prompt, edit).views),
+        measure_consequences(model, case, edit, measures=measures) if more else None,
     )

@@ -12,6 +12,7 @@ from tl_knowledge.attention import AttentionAnalysis, DirectLogitAttribution, Lo
 from tl_knowledge.circuits import Circuit
 from tl_knowledge.drawing import HtmlView
 from tl_knowledge.editing import Edit, EditHealth
+from tl_knowledge.evaluation import Consequences
 from tl_knowledge.neurons import NeuronSet
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.prompts.prompt import Prompt
@@ -62,6 +63,7 @@ class EditedFact:
         circuit: through what it acts.
         after: the subject's circuit of the new answer in the edited model.
         views: the tokens' log-probabilities before and after.
+        moved: what else was asked before and after; ``None`` where there was nothing to ask.
     """
 
     edit: Edit
@@ -70,6 +72,7 @@ class EditedFact:
     circuit: Circuit
     after: Circuit
     views: tuple[HtmlView, ...]
+    moved: Consequences | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ from tl_knowledge.attention import AttentionAnalysis
 from tl_knowledge.circuits import Circuit, compare
 from tl_knowledge.drawing import PagePart, SideBySide, Table, heading, html_page, marked_prompt, markup, note, provenance_footer
 from tl_knowledge.engine.batches import in_words
+from tl_knowledge.evaluation import Consequences
 from tl_knowledge.report.findings import EditedFact, FactFindings, NeuronFindings
 from tl_knowledge.report.settings import ReportSettings
 from tl_knowledge.tracing import SUMMARY_HEADER, CausalTrace, effect_view, summary_rows
@@ -212,4 +213,27 @@ def _edit(report: FactFindings, edited: EditedFact) -> list[PagePart]:
         heading("The fact's circuit before and after", 3),
         "Both from the subject's corruption: the old answer in the unedited model, the new answer in the edited one.",
         compare(report.circuits["subject"], edited.after, names=("before the edit", "after the edit")).plot(),
+        *([] if edited.moved is None else _moved(edited.moved)),
     ]
+
+
+def _moved(moved: Consequences) -> list[PagePart]:
+    """What else was asked before and after the edit."""
+    questions, values = moved.questions(), moved.summary()
+    left_out = len(moved.table) - len(questions)
+    read = values[values["questions"] == 0]
+    parts: list[PagePart] = [
+        heading("What this edit moved", 3),
+        f"{len(questions)} questions with a known answer, asked of the unedited and of the edited model; {left_out} more are left out, because the "
+        "unedited model does not say what they rest on. This is one edit: an interval (Wilson, 95%) is over the questions of a row, which share a "
+        "model and a subject, and says nothing of other edits.",
+        moved.plot(),
+        Table(("kind", "question", "answer asked for", "before", "after", ""), [tuple(row) for row in questions.itertuples(index=False)]),
+    ]
+    if len(read):
+        rows = [(str(name), f"{old:.3g}", f"{new:.3g}") for name, old, new in zip(read["moved"], read["unedited"], read["edited"], strict=True)]
+        parts += [
+            "Measures that ask no question: shares in percent, perplexities, ranks (0: the likeliest).",
+            Table(("measure", "before", "after"), rows),
+        ]
+    return parts

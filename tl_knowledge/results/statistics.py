@@ -32,6 +32,7 @@ __all__ = [
     "paired_t_p_values",
     "rank_correlation",
     "scalar_interval",
+    "share_interval",
     "unpaired_t_p_values",
 ]
 
@@ -108,6 +109,17 @@ def scalar_interval(values: Iterable[SupportsFloat], *, variant: IntervalVariant
     """`mean_interval` of one number a fact, as plain numbers."""
     mean, low, high = mean_interval([np.array([float(value)]) for value in values], variant=variant)
     return float(mean), float(low), float(high)
+
+
+def share_interval(successes: int, trials: int) -> tuple[float, float]:
+    """Wilson's (1927) 95% interval of a share of independent trials, as parts of 1.
+
+    Example:
+        >>> [round(end, 3) for end in share_interval(3, 4)], [round(end, 3) for end in share_interval(4, 4)]
+        ([0.301, 0.954], [0.51, 1.0])
+    """
+    interval: Any = stats.binomtest(successes, trials).proportion_ci(0.95, "wilson")
+    return float(interval.low), float(interval.high)
 
 
 def interval_text(low: float, high: float, form: str = ".3f") -> str:
