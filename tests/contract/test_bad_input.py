@@ -131,8 +131,7 @@ def test_non_finite_activations(engine, prompt):
 
 @pytest.mark.parametrize("engine", ["rows", "loop"])
 def test_an_exception_in_mid_run_leaves_no_hook(gpt2, prompt, engine, monkeypatch):
-    from tl_knowledge.runs import experiment
-    from tl_knowledge.tracing import engines
+    from tl_knowledge.runs import experiment, metric
 
     calls = iter(range(100))
 
@@ -142,7 +141,7 @@ def test_an_exception_in_mid_run_leaves_no_hook(gpt2, prompt, engine, monkeypatc
         return logits.softmax(-1)[:, 0, 5]
 
     before = fingerprint(gpt2)
-    for module in (engines, experiment):
+    for module in (metric, experiment):
         monkeypatch.setattr(module, "answer_probability", fail)
     with pytest.raises(KeyboardInterrupt):
         tlk.trace(gpt2, prompt, 0.5, engine=engine)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tl_knowledge.circuits.assemble import SMALLEST_TOTAL
+from tl_knowledge.circuits.assemble import SMALLEST_TOTAL, nothing_in
 from tl_knowledge.circuits.paths import measure_needs, measure_shares
 from tl_knowledge.circuits.sets.settings import FactSetSettings, RoleNode
 from tl_knowledge.models.protocol import HookedModel, layer_count
@@ -64,7 +64,7 @@ def measure_fact(model: HookedModel, question: Question, settings: FactSetSettin
     contrast, fact = contrast_of(model, question, settings), question.fact
     total, corrupted = float(contrast.total_effect.mean()), float(contrast.corrupted_probability.mean())
     if abs(total) < SMALLEST_TOTAL:
-        return f"P({fact.target!r}) is {contrast.clean_probability:.2g} in both runs, so there is nothing to explain"
+        return f"{nothing_in(contrast, fact.target)}, so there is nothing to explain"
     first = min(node.pos for node in contrast.sources)
     shape = (len(settings.components), layer_count(model), len(question.prompt))
     last = shape[1] - 1  # of whose sites the answer hears those only that stand where it is predicted

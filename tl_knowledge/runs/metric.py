@@ -1,0 +1,306 @@
+"""What effects are measured in: one object that traces, knockouts, attributions, circuits and sweeps share."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+import torch
+from jaxtyping import Float, Int
+from more_itertools import always_iterable
+from typing_extensions import Self
+
+from tl_knowledge.errors import ComponentError, InputError, NumericalError, TargetError, check_choice
+from tl_knowledge.metrics import answer_log_probability, answer_logit, answer_probability, answer_rank, divergence_from, next_log_probabilities
+from tl_knowledge.models.loading import AnyModel, as_model
+from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.prompts.prompt import target_tokens
+from tl_knowledge.results.digest import function_digest
+
+__all__ = ["PROBABILITY", "Against", "AnyMetric", "Metric", "MetricWord", "check_gradient", "check_not_among", "other_tokens", "resolve_metric"]
+
+MetricWord: TypeAlias = Literal["probability", "log_probability", "logit", "logit_difference", "kl", "rank"]
+"""What effects are measured in where the answer is predicted. Of every metric more is better, so that an effect above 0 always is one towards the
+clean answer:
+
+==================== ============================================================================================ ===========
+word                 is                                                                                           unit
+==================== ============================================================================================ ===========
+``probability``      the answer's probability (Meng et al. 2022)                                                  1
+``log_probability``  its logarithm                                                                                nats
+``logit``            the answer's logit, which may be shifted by what no probability shows                        logits
+``logit_difference`` the answer's logit less another token's (Wang et al. 2022), or less the mean of several      logits
+``kl``               *minus* ``KL(clean || run)`` of the whole next-token distribution (Conmy et al. 2023)        nats
+``rank``             *minus* the number of tokens of a larger logit: 0 where the answer is the prediction         ranks
+==================== ============================================================================================ ===========
+"""
+
+AnyMetric: TypeAlias = MetricWord | Callable[..., torch.Tensor]
+"""A word, or a function of ``logits [row d_vocab]``, where the answer is predicted, that gives ``[row]``: each number from its own row alone."""
+
+Against: TypeAlias = str | int | Sequence[str | int] | None
+"""Other answers, each text by its first token."""
+
+MEASURED_IN = {
+    "probability": "probability",
+    "log_probability": "log-probability, nats",
+    "logit": "logit",
+    "kl": "fall of KL from the clean run, nats",
+    "rank": "ranks gained",
+}
+OF_ANSWER = {
+    "probability": "P({!r})",
+    "log_probability": "log P({!r})",
+    "logit": "logit of {!r}",
+    "kl": "minus KL from the clean run",
+    "rank": "minus the rank of {!r}",
+}
+UNITS = {"log_probability": " nats", "logit": " logits", "logit_difference": " logits", "kl": " nats", "rank": " ranks"}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What effects are measured in: one number a row, from the logits where the answer is predicted; the larger, the better.
+
+    Its name says all of it, but what a caller's function computes: files and keys hold the name alone, and two functions have two names.
+
+    Attributes:
+        name: a `MetricWord`; ``logit_difference`` with its other tokens; ``function`` with its own name and a digest of it.
+        against: the tokens whose mean logit is taken off.
+
+    Example:
+        >>> Metric("log_probability").score(torch.zeros(2, 1, 4), torch.tensor([[3]])).exp()
+        tensor([0.2500, 0.2500])
+    """
+
+    name: str
+    against: tuple[int, ...] = ()
+    _function: Callable[..., torch.Tensor] | None = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def of_function(cls, function: Callable[..., torch.Tensor]) -> Self:
+        """A caller's own, ``logits [row d_vocab] -> [row]``."""
+        name = str(getattr(function, "__qualname__", type(function).__qualname__)).rpartition("<locals>.")[2]
+        return cls(f"function {name} [{function_digest(function)}]", (), function)
+
+    @classmethod
+    def from_word(cls, word: str) -> Self:
+        """From its name, as a file has it; a function's scores nothing then."""
+        tokens = re.search(r"\[([\d, ]+)\]$", word) if word.startswith("logit_difference ") else None
+        return cls(word, tuple(map(int, tokens[1].split(", "))) if tokens else ())
+
+    def to_word(self) -> str:
+        """What files and keys hold."""
+        return self.name
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def kind(self) -> str:
+        """The `MetricWord`, or ``"function"``."""
+        return self.name.partition(" ")[0]
+
+    @property
+    def measured_in(self) -> str:
+        """What an effect is counted in, for an axis."""
+        return MEASURED_IN.get(self.kind, f"logit difference to {self._words}" if self.against else f"{self._words}, the caller's metric")
+
+    @property
+    def unit(self) -> str:
+        """What stands behind a number."""
+        return UNITS.get(self.kind, "")
+
+    @property
+    def _words(self) -> str:
+        """The other answers, or the function's name."""
+        return self.name.rpartition(" [")[0].partition(" ")[2].removeprefix("against ")
+
+    def of_answer(self, target: str) -> str:
+        """What is measured of an answer, for a title.
+
+        Example:
+            >>> Metric("log_probability").of_answer(" Paris")
+            "log P('Paris')"
+        """
+        if self.against:
+            return f"the logit of {target.strip()!r} less that of {self._words}"
+        return OF_ANSWER[self.kind].format(target.strip()) if self.kind in OF_ANSWER else f"{self._words}(logits)"
+
+    @property
+    def remark(self) -> str:
+        """``", in "`` and the metric, for a title or an axis of shares; nothing for the probability, which goes without saying."""
+        return "" if self == PROBABILITY else f", in {self.measured_in}"
+
+    def number(self, value: float) -> str:
+        """A value of it as text.
+
+        Example:
+            >>> Metric("probability").number(0.25), Metric("rank").number(-3.0)
+            ('25.0%', '-3 ranks')
+        """
+        return f"{value:.1%}" if self.kind == "probability" else f"{value + 0.0:.4g}{self.unit}"  # + 0.0: no minus before a zero
+
+    def check_differentiable(self, what: str) -> None:
+        """Refuse a rank where gradients are taken.
+
+        Raises:
+            InputError: a metric without a gradient.
+        """
+        if self.kind == "rank":
+            raise InputError(f"{what} takes gradients, and metric='rank' counts tokens and has none; pass 'logit' or 'log_probability'.")
+
+    def check_storable(self, store: str | os.PathLike[str] | None) -> None:
+        """Refuse a folder for a function's run: it would have to know the function again when it goes on.
+
+        Raises:
+            InputError: a store, for a function.
+        """
+        if store is not None and self.kind == "function":
+            raise InputError(f"metric={self._words} is a function, which a stored run cannot know again; pass a word as metric, or leave out store=.")
+
+    def reference(self, logits: Float[torch.Tensor, "row answer d_vocab"]) -> Float[torch.Tensor, "row d_vocab"] | None:
+        """What `score` needs of clean runs, from their logits: ``kl`` their log-probabilities, all others nothing."""
+        return next_log_probabilities(logits).detach() if self.kind == "kl" else None
+
+    def score(
+        self,
+        logits: Float[torch.Tensor, "row answer d_vocab"],
+        answer: Int[torch.Tensor, "#row answer"],
+        reference: Float[torch.Tensor, "#row d_vocab"] | None = None,
+    ) -> Float[torch.Tensor, " row"]:
+        """The metric in every row; NaN where its logits are.
+
+        Args:
+            logits: at the positions that predict the answer's tokens, in order.
+            answer: each row's answer, or one for all.
+            reference: what `reference` gave for each row's clean run, or one for all.
+
+        Raises:
+            InputError: a function that does not give one number a row, each from its own row.
+            NumericalError: a function whose numbers are not finite.
+        """
+        match self.kind:
+            case "probability":
+                return answer_probability(logits, answer)
+            case "log_probability":
+                return answer_log_probability(logits, answer)
+            case "logit" | "logit_difference":
+                return answer_logit(logits, answer, self.against)
+            case "rank":
+                return 0 - answer_rank(logits, answer)
+            case "kl":
+                assert reference is not None
+                return 0 - divergence_from(reference, logits)
+            case _:
+                return self._called(logits[:, 0])
+
+    def _called(self, logits: Float[torch.Tensor, "row d_vocab"]) -> Float[torch.Tensor, " row"]:
+        """What the caller's function gives; it has a copy of the logits, which it may write on."""
+        if self._function is None:
+            raise InputError(f"metric {self.name!r} comes from a file, which holds no function; pass the function again.")
+        values = _numbers(self._words, self._function(logits.clone()), logits)
+        alone = _numbers(self._words, self._function(logits[-1:].detach().clone()), logits[-1:]).detach()
+        rounding = torch.finfo(values.dtype).eps ** 0.5
+        if not torch.allclose(values[-1:].detach(), alone, rtol=rounding, atol=rounding * float(alone.abs()), equal_nan=True):
+            raise InputError(
+                f"metric={self._words} gave {values[-1].item():.6g} for a row among {len(values)}, and {alone.item():.6g} for it alone; rows are "
+                "different runs: compute each number from its own row."
+            )
+        return values
+
+
+PROBABILITY = Metric("probability")
+"""What is measured when nothing is said."""
+
+
+def _numbers(name: str, given: object, logits: Float[torch.Tensor, "row d_vocab"]) -> Float[torch.Tensor, " row"]:
+    """What a function gave, in at least single precision; NaN where the row's logits are.
+
+    Raises:
+        InputError, NumericalError: no number a row, or none that is finite.
+    """
+    if not isinstance(given, torch.Tensor) or tuple(given.shape) != (len(logits),):
+        what = f"shape {tuple(given.shape)}" if isinstance(given, torch.Tensor) else type(given).__name__
+        raise InputError(f"metric={name} gave {what} for logits {list(logits.shape)}; return one number a row, a tensor of shape [{len(logits)}].")
+    values, sound = given.to(torch.promote_types(logits.dtype, torch.float32)), logits.detach().amax(-1).isfinite()
+    wrong = values.detach()[sound & ~values.detach().isfinite()]
+    if len(wrong):
+        raise NumericalError(f"metric={name} gave {wrong[0].item()} for finite logits; return finite numbers.")
+    return values.masked_fill(~sound, torch.nan)
+
+
+def other_tokens(model: HookedModel, against: Against) -> tuple[int, ...]:
+    """The first tokens of other answers, each once.
+
+    Raises:
+        TargetError: none, a text without tokens, or a token outside the vocabulary.
+    """
+    given = () if against is None else tuple(always_iterable(against))
+    tokens = tuple(dict.fromkeys(target_tokens(model, each)[0] if isinstance(each, str) else int(each) for each in given))
+    vocabulary = int(model.cfg.d_vocab)
+    outside = [token for token in tokens if not 0 <= token < vocabulary]
+    if outside:
+        raise TargetError(f"against: token {outside[0]} is outside the model's vocabulary of {vocabulary}; pass a token id of this model, or text.")
+    return tokens
+
+
+def resolve_metric(model: AnyModel, metric: AnyMetric, against: Against, *, answer: Sequence[int] = (), multi_token: bool = False) -> Metric:
+    """The metric that a call asks for.
+
+    Args:
+        model: for the tokens of other answers.
+        answer: the tokens that are scored, where there is one prompt.
+        multi_token: whether all tokens of an answer are scored.
+
+    Raises:
+        ComponentError: an unknown word.
+        InputError: ``against`` for another metric, or several tokens for one that reads one place.
+        TargetError: no other answer, or the answer itself.
+    """
+    if isinstance(metric, str):
+        check_choice("metric", metric, MetricWord, ComponentError)
+    elif not callable(metric):  # pyright: ignore[reportUnnecessaryComparison]
+        raise InputError(f"metric {metric!r} is neither a word nor a function; pass for example 'logit', or lambda logits: logits[:, 17].")
+    if against is not None and metric != "logit_difference":
+        raise InputError(f"against={against!r} is what a logit difference takes off; pass metric='logit_difference' with it, or leave it out.")
+    if multi_token and metric not in ("probability", "log_probability"):
+        raise InputError(f"metric {_short(metric)} reads one position, and multi_token=True scores several; pass 'probability' or 'log_probability'.")
+    if not isinstance(metric, str):
+        return Metric.of_function(metric)
+    if metric != "logit_difference":
+        return Metric(metric)
+    held = as_model(model, masked=True, without_mlps=True, encoder_decoder=True)
+    tokens = other_tokens(held, against)
+    if not tokens:
+        raise TargetError("metric='logit_difference' has no other answer; pass against=' Rome', token ids, or a list of them.")
+    check_not_among(tokens, answer)
+    texts = ", ".join(repr(str(held.tokenizer.decode([token])) if held.tokenizer else token) for token in tokens)
+    return Metric(f"logit_difference against {texts} [{', '.join(map(str, tokens))}]", tokens)
+
+
+def check_not_among(against: Sequence[int], answer: Sequence[int]) -> None:
+    """Refuse an answer that is measured against itself.
+
+    Raises:
+        TargetError: its first token is one of the others.
+    """
+    if answer and answer[0] in against:
+        raise TargetError(f"the answer's token {answer[0]} is among those of against=, so that it would be measured against itself; pass others.")
+
+
+def check_gradient(scores: Float[torch.Tensor, " row"], metric: Metric) -> None:
+    """Refuse a function whose numbers have no gradient in the logits.
+
+    Raises:
+        InputError: such a function.
+    """
+    if not scores.requires_grad:
+        raise InputError(f"metric={metric} has no gradient in the logits, which is what is taken here; compute it with differentiable functions.")
+
+
+def _short(metric: object) -> str:
+    return repr(metric) if isinstance(metric, str) else f"{getattr(metric, '__name__', type(metric).__name__)}()"
