@@ -30,7 +30,7 @@ from tl_knowledge.prompts.prompt import Prompt, check_fits
 from tl_knowledge.results.provenance import Provenance, provenance_of
 from tl_knowledge.results.result import TableResult
 from tl_knowledge.runs.arguments import answer_label, choose_answer
-from tl_knowledge.runs.metric import other_tokens
+from tl_knowledge.runs.metric_arguments import other_tokens
 
 __all__ = ["DirectLogitAttribution", "direct_logit_attribution"]
 

@@ -35,7 +35,8 @@ from tl_knowledge.results.provenance import Provenance, provenance_of
 from tl_knowledge.results.result import Result
 from tl_knowledge.results.statistics import mean_interval
 from tl_knowledge.runs.experiment import Experiment, answered
-from tl_knowledge.runs.metric import PROBABILITY, Against, AnyMetric, Metric, check_not_among, resolve_metric
+from tl_knowledge.runs.metric import PROBABILITY, Against, AnyMetric, Metric
+from tl_knowledge.runs.metric_arguments import check_not_among, resolve_metric
 from tl_knowledge.runs.windows import window_layers
 
 __all__ = ["AttentionKnockout", "Blocked", "measure_attention_knockout"]

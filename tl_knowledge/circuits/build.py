@@ -26,7 +26,8 @@ from tl_knowledge.prompts.spans import Span
 from tl_knowledge.runs.arguments import answer_label, choose_answer, corrupted_span, resolve_noise, sample_count, traced_positions
 from tl_knowledge.runs.contrast import edit_contrast, node_hooks, noise_contrast
 from tl_knowledge.runs.corruption import Noise, PromptSwap
-from tl_knowledge.runs.metric import Against, AnyMetric, resolve_metric
+from tl_knowledge.runs.metric import Against, AnyMetric
+from tl_knowledge.runs.metric_arguments import resolve_metric
 from tl_knowledge.runs.nodes import Node
 from tl_knowledge.tracing import CausalTrace, TraceSettings
 
@@ -88,13 +89,12 @@ def from_trace(
     traced = _one_corruption(prompt, given)
     noise = traced.noise.resolve(model)
     check_fits(model, replace(prompt, answer=traced.answer), multi_token=len(traced.answer) > 1)
-    measured = resolve_metric(model, metric, against, answer=traced.answer, multi_token=len(traced.answer) > 1)
     settings = CircuitSettings(
         components=tuple(trace.component for trace in given),
         limit=limit,
         rank=rank,
         threshold=threshold,
-        metric=measured,
+        metric=resolve_metric(model, metric, against, answer=traced.answer, multi_token=len(traced.answer) > 1),
         corrupted=traced.corrupted,
         noise=noise,
         samples=traced.samples,
@@ -103,7 +103,7 @@ def from_trace(
     )
     hooks, answer = node_hooks(model, settings.components), torch.tensor(traced.answer, device=model_device(model))
     with show_progress(progress):
-        contrast = noise_contrast(model, prompt, answer, traced.corrupted.positions, noise, traced.samples, hooks, measured)
+        contrast = noise_contrast(model, prompt, answer, traced.corrupted.positions, noise, traced.samples, hooks, settings.metric)
         candidates = dict.fromkeys(node for trace in given for node in _sites(trace))
         words = f"{traced.corrupted.name} corrupted"
         return assemble(contrast, list(candidates), prompt, settings, words=words, target=given[0].target, memory_budget=memory_budget)
@@ -161,13 +161,12 @@ def from_neurons(
     span, corruption = corrupted_span(prompt, corrupt), resolve_noise(model, prompt, noise, seed, "ours")
     answer = choose_answer(model, prompt, target, False)
     places = traced_positions(prompt, span, "mlp_out", {prompt.subject.last, prompt.last.last} if positions is None else positions)
-    measured = resolve_metric(model, metric, against, answer=answer.tolist())
     settings = CircuitSettings(
         components=("neuron", "attn_out"),
         limit=limit,
         rank="either",
         threshold=threshold,
-        metric=measured,
+        metric=resolve_metric(model, metric, against, answer=answer.tolist()),
         corrupted=span,
         noise=corruption,
         samples=sample_count(samples, corruption),
@@ -177,7 +176,7 @@ def from_neurons(
     layers = range(layer_count(model)) if limit else range(0)
     with show_progress(progress):
         contrast = noise_contrast(
-            model, prompt, answer, span.positions, corruption, settings.samples, node_hooks(model, settings.components), measured
+            model, prompt, answer, span.positions, corruption, settings.samples, node_hooks(model, settings.components), settings.metric
         )
         return assemble(
             contrast,
@@ -230,13 +229,12 @@ def from_edit(
     edit.check_not_written(model)
     check_fits(model, prompt)
     parts, answer = _modules(components), torch.tensor([prompt.target_token], device=model_device(model))
-    measured = resolve_metric(model, metric, against, answer=[prompt.target_token])
     settings = CircuitSettings(
         components=parts,
         limit=limit,
         rank=rank,
         threshold=threshold,
-        metric=measured,
+        metric=resolve_metric(model, metric, against, answer=[prompt.target_token]),
         corrupted=Span("edited", prompt.subject.positions[-1:]) if "subject" in prompt.spans else prompt.last,
         noise=None,
         samples=1,
@@ -247,7 +245,7 @@ def from_edit(
     nodes = [Node(part, layer, pos) for part in parts for layer in range(min(edit.layers), last + 1) for pos in range(len(prompt))]
     with show_progress(progress):
         return assemble(
-            edit_contrast(model, prompt, answer, edit.hooks(), edit.layers, node_hooks(model, parts), measured),
+            edit_contrast(model, prompt, answer, edit.hooks(), edit.layers, node_hooks(model, parts), settings.metric),
             [node for node in nodes if node.layer < last or node.pos == prompt.last.last],
             prompt,
             settings,

@@ -9,7 +9,6 @@ import plotly.graph_objects as go
 from tl_knowledge.circuits.edges import Edge
 from tl_knowledge.circuits.findings import CircuitFindings
 from tl_knowledge.drawing import Arrow, GraphPoint, Line, LinePanel, graph, label_text, line_panels
-from tl_knowledge.runs.metric import PROBABILITY
 from tl_knowledge.runs.nodes import Node
 
 __all__ = ["KINDS", "LOOKS", "circuit_figure", "edge_hover", "growth_figure", "on_tokens", "place_of", "points_of", "shares_text"]
@@ -75,9 +74,7 @@ def on_tokens(circuits: Sequence[CircuitFindings], points: Sequence[GraphPoint],
 def shares_text(circuit: CircuitFindings) -> str:
     """What the circuit explains, in words."""
     low = float(circuit.corrupted_probability.mean())
-    metric = circuit.settings.metric
-    unit = "" if metric == PROBABILITY else f" in {metric.of_answer(circuit.target)}"
-    kept = f"kept alone it keeps {circuit.faithfulness:.0%} of that{unit} ({circuit.wired:.0%} by these arrows)"
+    kept = f"kept alone it keeps {circuit.faithfulness:.0%} of that{circuit.settings.metric.remark} ({circuit.wired:.0%} by these arrows)"
     alone = f"{kept}, held out it takes {circuit.completeness:.0%}"
     samples = len(circuit.corrupted_probability)
     drawn = f"; {samples} noise samples" if samples > 1 else ""

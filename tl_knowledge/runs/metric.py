@@ -10,17 +10,13 @@ from typing import Literal, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
-from more_itertools import always_iterable
 from typing_extensions import Self
 
-from tl_knowledge.errors import ComponentError, InputError, NumericalError, TargetError, check_choice
+from tl_knowledge.errors import InputError, NumericalError
 from tl_knowledge.metrics import answer_log_probability, answer_logit, answer_probability, answer_rank, divergence_from, next_log_probabilities
-from tl_knowledge.models.loading import AnyModel, as_model
-from tl_knowledge.models.protocol import HookedModel
-from tl_knowledge.prompts.prompt import target_tokens
 from tl_knowledge.results.digest import function_digest
 
-__all__ = ["PROBABILITY", "Against", "AnyMetric", "Metric", "MetricWord", "check_gradient", "check_not_among", "other_tokens", "resolve_metric"]
+__all__ = ["PROBABILITY", "Against", "AnyMetric", "Metric", "MetricWord", "check_gradient"]
 
 MetricWord: TypeAlias = Literal["probability", "log_probability", "logit", "logit_difference", "kl", "rank"]
 """What effects are measured in where the answer is predicted. Of every metric more is better, so that an effect above 0 always is one towards the
@@ -38,9 +34,6 @@ word                 is                                                         
 ==================== ============================================================================================ ===========
 """
 
-AnyMetric: TypeAlias = MetricWord | Callable[..., torch.Tensor]
-"""A word, or a function of ``logits [row d_vocab]``, where the answer is predicted, that gives ``[row]``: each number from its own row alone."""
-
 Against: TypeAlias = str | int | Sequence[str | int] | None
 """Other answers, each text by its first token."""
 
@@ -54,7 +47,7 @@ MEASURED_IN = {
 OF_ANSWER = {
     "probability": "P({!r})",
     "log_probability": "log P({!r})",
-    "logit": "logit of {!r}",
+    "logit": "the logit of {!r}",
     "kl": "minus KL from the clean run",
     "rank": "minus the rank of {!r}",
 }
@@ -132,8 +125,8 @@ class Metric:
 
     @property
     def remark(self) -> str:
-        """``", in "`` and the metric, for a title or an axis of shares; nothing for the probability, which goes without saying."""
-        return "" if self == PROBABILITY else f", in {self.measured_in}"
+        """What effects are counted in, in brackets, for a title or an axis of shares; nothing for the probability, which goes without saying."""
+        return "" if self == PROBABILITY else f" ({self.measured_in})"
 
     def number(self, value: float) -> str:
         """A value of it as text.
@@ -216,6 +209,10 @@ class Metric:
 PROBABILITY = Metric("probability")
 """What is measured when nothing is said."""
 
+AnyMetric: TypeAlias = MetricWord | Callable[..., torch.Tensor] | Metric
+"""A word; a function of ``logits [row d_vocab]``, where the answer is predicted, that gives ``[row]``, each number from its own row alone; or what a
+result's settings have."""
+
 
 def _numbers(name: str, given: object, logits: Float[torch.Tensor, "row d_vocab"]) -> Float[torch.Tensor, " row"]:
     """What a function gave, in at least single precision; NaN where the row's logits are.
@@ -233,65 +230,6 @@ def _numbers(name: str, given: object, logits: Float[torch.Tensor, "row d_vocab"
     return values.masked_fill(~sound, torch.nan)
 
 
-def other_tokens(model: HookedModel, against: Against) -> tuple[int, ...]:
-    """The first tokens of other answers, each once.
-
-    Raises:
-        TargetError: none, a text without tokens, or a token outside the vocabulary.
-    """
-    given = () if against is None else tuple(always_iterable(against))
-    tokens = tuple(dict.fromkeys(target_tokens(model, each)[0] if isinstance(each, str) else int(each) for each in given))
-    vocabulary = int(model.cfg.d_vocab)
-    outside = [token for token in tokens if not 0 <= token < vocabulary]
-    if outside:
-        raise TargetError(f"against: token {outside[0]} is outside the model's vocabulary of {vocabulary}; pass a token id of this model, or text.")
-    return tokens
-
-
-def resolve_metric(model: AnyModel, metric: AnyMetric, against: Against, *, answer: Sequence[int] = (), multi_token: bool = False) -> Metric:
-    """The metric that a call asks for.
-
-    Args:
-        model: for the tokens of other answers.
-        answer: the tokens that are scored, where there is one prompt.
-        multi_token: whether all tokens of an answer are scored.
-
-    Raises:
-        ComponentError: an unknown word.
-        InputError: ``against`` for another metric, or several tokens for one that reads one place.
-        TargetError: no other answer, or the answer itself.
-    """
-    if isinstance(metric, str):
-        check_choice("metric", metric, MetricWord, ComponentError)
-    elif not callable(metric):  # pyright: ignore[reportUnnecessaryComparison]
-        raise InputError(f"metric {metric!r} is neither a word nor a function; pass for example 'logit', or lambda logits: logits[:, 17].")
-    if against is not None and metric != "logit_difference":
-        raise InputError(f"against={against!r} is what a logit difference takes off; pass metric='logit_difference' with it, or leave it out.")
-    if multi_token and metric not in ("probability", "log_probability"):
-        raise InputError(f"metric {_short(metric)} reads one position, and multi_token=True scores several; pass 'probability' or 'log_probability'.")
-    if not isinstance(metric, str):
-        return Metric.of_function(metric)
-    if metric != "logit_difference":
-        return Metric(metric)
-    held = as_model(model, masked=True, without_mlps=True, encoder_decoder=True)
-    tokens = other_tokens(held, against)
-    if not tokens:
-        raise TargetError("metric='logit_difference' has no other answer; pass against=' Rome', token ids, or a list of them.")
-    check_not_among(tokens, answer)
-    texts = ", ".join(repr(str(held.tokenizer.decode([token])) if held.tokenizer else token) for token in tokens)
-    return Metric(f"logit_difference against {texts} [{', '.join(map(str, tokens))}]", tokens)
-
-
-def check_not_among(against: Sequence[int], answer: Sequence[int]) -> None:
-    """Refuse an answer that is measured against itself.
-
-    Raises:
-        TargetError: its first token is one of the others.
-    """
-    if answer and answer[0] in against:
-        raise TargetError(f"the answer's token {answer[0]} is among those of against=, so that it would be measured against itself; pass others.")
-
-
 def check_gradient(scores: Float[torch.Tensor, " row"], metric: Metric) -> None:
     """Refuse a function whose numbers have no gradient in the logits.
 
@@ -300,7 +238,3 @@ def check_gradient(scores: Float[torch.Tensor, " row"], metric: Metric) -> None:
     """
     if not scores.requires_grad:
         raise InputError(f"metric={metric} has no gradient in the logits, which is what is taken here; compute it with differentiable functions.")
-
-
-def _short(metric: object) -> str:
-    return repr(metric) if isinstance(metric, str) else f"{getattr(metric, '__name__', type(metric).__name__)}()"

@@ -13,7 +13,7 @@ from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.prompts.prompt import Prompt, check_fits
 from tl_knowledge.runs.arguments import choose_answer
-from tl_knowledge.runs.metric import check_not_among
+from tl_knowledge.runs.metric_arguments import check_not_among
 from tl_knowledge.runs.roles import SIDES
 
 __all__ = ["Question", "ask_facts"]

@@ -38,7 +38,8 @@ from tl_knowledge.runs.arguments import (
 )
 from tl_knowledge.runs.corruption import Noise, PromptSwap
 from tl_knowledge.runs.experiment import CorruptedRun, Experiment, answered
-from tl_knowledge.runs.metric import Against, AnyMetric, resolve_metric
+from tl_knowledge.runs.metric import Against, AnyMetric
+from tl_knowledge.runs.metric_arguments import resolve_metric
 from tl_knowledge.runs.windows import TraceVariant, Window, resolve_window
 from tl_knowledge.tracing.engines import exact_scores
 from tl_knowledge.tracing.result import CausalTrace

@@ -34,7 +34,8 @@ from tl_knowledge.results.provenance import provenance_of
 from tl_knowledge.results.run_folder import RunFolder
 from tl_knowledge.runs.arguments import drawn_noise
 from tl_knowledge.runs.corruption import Noise
-from tl_knowledge.runs.metric import Against, AnyMetric, resolve_metric
+from tl_knowledge.runs.metric import Against, AnyMetric
+from tl_knowledge.runs.metric_arguments import resolve_metric
 from tl_knowledge.runs.parts import PartJob, Runner, run_parts
 from tl_knowledge.runs.roles import Side
 

@@ -20,7 +20,8 @@ from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.runs.arguments import drawn_noise
 from tl_knowledge.runs.corruption import Noise
-from tl_knowledge.runs.metric import Against, AnyMetric, resolve_metric
+from tl_knowledge.runs.metric import Against, AnyMetric
+from tl_knowledge.runs.metric_arguments import resolve_metric
 from tl_knowledge.runs.parts import Runner, run_parts
 from tl_knowledge.runs.roles import SIDES, Side
 from tl_knowledge.runs.windows import TraceVariant, Window
