@@ -103,14 +103,14 @@ class AttentionKnockout(Result):
             if len(rows):
                 x, y, low, high = (rows[column].tolist() for column in ("layer", "change", "low", "high"))
                 lines.append(Line(f"{blocked} tokens" if blocked != "last" else "last token", x, y, low, high, style))
-        unit = f",{self.metric.unit}" if self.metric.unit else ""
+        unit = ", relative" if self.metric == PROBABILITY else f",{self.metric.unit}" * bool(self.metric.unit)
         together = f"centre of {self.window} layers" if self.window > 1 else "layer"
         return line_panels(
             [LinePanel("", lines)],
             title="What the last position must read",
             subtitle=f"attention from the last position blocked; {len(self.facts)} facts; {self.provenance.model}; bands: 95% bootstrap",
             x_axis=together,
-            y_axis="change of P(answer), relative" if self.metric == PROBABILITY else f"change of {self.metric.of_answer('answer')}{unit}",
+            y_axis=f"change of {self.metric.of_answer()}{unit}",
             percent=self.metric == PROBABILITY,
         )
 

@@ -95,7 +95,7 @@ class NeuronAttribution(Result):
         chart = HeatMap(ranked.numpy(), rows, columns, "", "layer", "rank of the neuron in its layer", colours="Blues")
         subtitle = f"mean over {len(self.prompts)} prompts for {self._answers()!r}; {self.settings.method}; {self.provenance.model}"
         metric, what = self.settings.metric, "activation" if self.settings.method == "activation" else f"score ({self.settings.metric.measured_in})"
-        answer = "the answer's probability" if metric == PROBABILITY else metric.of_answer("answer")
+        answer = "the answer's probability" if metric == PROBABILITY else metric.of_answer()
         return heat_maps([chart], title=f"Attribution of {answer} to neurons", subtitle=subtitle, colour_axis=what)
 
     def _answers(self) -> str:

@@ -45,11 +45,11 @@ MEASURED_IN = {
     "rank": "ranks gained",
 }
 OF_ANSWER = {
-    "probability": "P({!r})",
-    "log_probability": "log P({!r})",
-    "logit": "the logit of {!r}",
+    "probability": "P({})",
+    "log_probability": "log P({})",
+    "logit": "the logit of {}",
     "kl": "minus KL from the clean run",
-    "rank": "minus the rank of {!r}",
+    "rank": "minus the rank of {}",
 }
 UNITS = {"log_probability": " nats", "logit": " logits", "logit_difference": " logits", "kl": " nats", "rank": " ranks"}
 
@@ -98,6 +98,11 @@ class Metric:
         return self.name.partition(" ")[0]
 
     @property
+    def whole_answer(self) -> bool:
+        """Whether an answer of several tokens has a value: all others read one position."""
+        return self.kind in ("probability", "log_probability")
+
+    @property
     def measured_in(self) -> str:
         """What an effect is counted in, for an axis."""
         return MEASURED_IN.get(self.kind, f"logit difference to {self._words}" if self.against else f"{self._words}, the caller's metric")
@@ -112,16 +117,17 @@ class Metric:
         """The other answers, or the function's name."""
         return self.name.rpartition(" [")[0].partition(" ")[2].removeprefix("against ")
 
-    def of_answer(self, target: str) -> str:
-        """What is measured of an answer, for a title.
+    def of_answer(self, target: str | None = None) -> str:
+        """What is measured of an answer, or of any, for a title.
 
         Example:
-            >>> Metric("log_probability").of_answer(" Paris")
-            "log P('Paris')"
+            >>> Metric("log_probability").of_answer(" Paris"), Metric("logit").of_answer()
+            ("log P('Paris')", 'the logit of the answer')
         """
+        answer = repr(target.strip()) if target is not None else "answer" if self.whole_answer else "the answer"
         if self.against:
-            return f"the logit of {target.strip()!r} less that of {self._words}"
-        return OF_ANSWER[self.kind].format(target.strip()) if self.kind in OF_ANSWER else f"{self._words}(logits)"
+            return f"the logit of {answer} less that of {self._words}"
+        return OF_ANSWER[self.kind].format(answer) if self.kind in OF_ANSWER else f"{self._words}(logits)"
 
     @property
     def remark(self) -> str:

@@ -47,7 +47,7 @@ def resolve_metric(model: AnyModel, metric: AnyMetric, against: Against, *, answ
     if against is not None and metric != "logit_difference":
         raise InputError(f"against={against!r} is what a logit difference takes off; pass metric='logit_difference' with it, or leave it out.")
     measured = metric if isinstance(metric, Metric) else _asked(model, metric, against)
-    if multi_token and measured.kind not in ("probability", "log_probability"):
+    if multi_token and not measured.whole_answer:
         raise InputError(f"metric={measured} reads one position, and multi_token=True scores several; pass 'probability' or 'log_probability'.")
     check_not_among(measured.against, answer)
     return measured

@@ -51,7 +51,7 @@ def average_page(average: RoleEffects, compared: SideComparison | None) -> str:
 @public
 def total_effect_table(average: RoleEffects) -> Table:
     """Clean and corrupted probability (or other metric) and average total effect of each side."""
-    number, what = average.metric.number, "P(answer)" if average.metric == PROBABILITY else average.metric.of_answer("answer")
+    number, what = average.metric.number, average.metric.of_answer()
     rows = [
         (row["corrupt"], number(row["clean"]), number(row["corrupted"]), _estimate(row, "total_effect"), str(row["facts"]))
         for row in average.total_effects().to_dict(orient="records")
@@ -82,7 +82,7 @@ def peak_table(average: RoleEffects) -> Table:
 
 
 def _roles_note(metric: Metric) -> str:
-    return _ROLES_NOTE.format("the answer's probability" if metric == PROBABILITY else metric.of_answer("answer"))
+    return _ROLES_NOTE.format("the answer's probability" if metric == PROBABILITY else metric.of_answer())
 
 
 def _estimate(row: Mapping[Any, Any], name: str) -> str:
