@@ -179,24 +179,24 @@ def test_another_answers_texts_and_tokens_are_the_same(factlm):
 def test_figures_and_pages_say_the_metric(factlm):
     prompt, asked = tlk.Prompt.from_fact(factlm, FACTS[0]), {"component": "mlp_out", **QUIET}
     kl, logit = (tlk.trace(factlm, prompt, metric=metric, **asked) for metric in ("kl", "logit"))
-    assert kl.plot().data[0].colorbar.title.text == "indirect effect (fall of KL from the clean run, nats)"
-    assert "minus KL from the clean run: clean 0 nats, corrupted -" in kl.headline()
-    assert tlk.compare(kl, kl).plot().layout.title.text.startswith("What restores minus KL from the clean run")
+    assert kl.plot().data[0].colorbar.title.text == "indirect effect (fall of KL, nats)"
+    assert "the negative KL from the clean run: clean 0 nats, corrupted -" in kl.headline()
+    assert tlk.compare(kl, kl).plot().layout.title.text.startswith("What restores the negative KL from the clean run")
     page = tlk.tracing.trace_page([kl])
-    assert "Effects are measured in kl" in page and "how much of minus KL from the clean run comes back" in page
+    assert "Effects are measured in kl" in page and "by how much the negative KL from the clean run rises" in page
     with pytest.raises(errors.ComponentError, match="measured in kl and logit; pass traces of one metric"):
         tlk.compare(kl, logit)
     with pytest.raises(errors.ComponentError, match="pass traces of one metric"):
         tlk.tracing.trace_page([kl, logit])
     average = tlk.trace_facts(factlm, FACTS, components="mlp_out", metric="rank", **QUIET)
     assert average.plot().layout.yaxis.title.text == "average indirect effect (ranks gained)"
-    assert "(ranks gained)" in average.headline() and "minus the rank of" in average.to_html()
+    assert "(ranks gained)" in average.headline() and "the negative rank of the answer rises" in average.to_html()
     knockout = tlk.measure_attention_knockout(factlm, FACTS, metric="logit", progress=False)
     assert knockout.plot().layout.yaxis.title.text == "change of the logit of the answer, logits" and "logit" in knockout.headline()
     scores = tlk.attribute_neurons(factlm, prompt, steps=2, metric="log_probability", progress=False)
     assert scores.plot().data[0].colorbar.title.text == "score (log-probability, nats)" and "(log-probability, nats)" in scores.headline()
     circuit = tlk.circuits.from_trace(factlm, prompt, kl, metric="kl", limit=3, progress=False)
-    assert circuit.plot().layout.title.text.startswith("What carries minus KL from the clean run") and circuit.metric == "kl"
+    assert circuit.plot().layout.title.text.startswith("What carries the negative KL from the clean run") and circuit.metric == "kl"
 
 
 def test_a_sweeps_tracing_effect_is_in_its_metric(factlm):

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from tl_knowledge.circuits.edges import Edge
 from tl_knowledge.circuits.findings import CircuitFindings
 from tl_knowledge.drawing import Arrow, GraphPoint, Line, LinePanel, graph, label_text, line_panels
+from tl_knowledge.runs.metric import PROBABILITY
 from tl_knowledge.runs.nodes import Node
 
 __all__ = ["KINDS", "LOOKS", "circuit_figure", "edge_hover", "growth_figure", "on_tokens", "place_of", "points_of", "shares_text"]
@@ -43,9 +44,16 @@ def place_of(node: Node, n_layers: int, rank: int = 0, together: int = 1) -> tup
 def circuit_figure(circuit: CircuitFindings) -> go.Figure:
     """The graph of one circuit."""
     points, number = points_of([circuit])
-    arrows = [Arrow(number[e.source], number[e.target], e.strength, edge_hover(circuit, e)) for e in circuit.edges]
+    arrows = [Arrow(number[e.source], number[e.target], e.strength, edge_hover(circuit, e), name=_sign(circuit, e)) for e in circuit.edges]
     title = f"What carries {circuit.settings.metric.of_answer(circuit.target)}: {len(circuit.nodes)} nodes, {len(circuit.edges)} edges"
     return on_tokens([circuit], points, arrows, title, f"{circuit.contrast}; {shares_text(circuit)}")
+
+
+def _sign(circuit: CircuitFindings, edge: Edge) -> str | None:
+    """What an arrow does where it is not the answer that it raises or lowers."""
+    if circuit.settings.metric.kind not in ("kl", "function"):
+        return None
+    return "raises the metric" if edge.strength >= 0 else "lowers the metric"
 
 
 def points_of(circuits: Sequence[CircuitFindings]) -> tuple[list[GraphPoint], dict[Node, int]]:
@@ -73,12 +81,13 @@ def on_tokens(circuits: Sequence[CircuitFindings], points: Sequence[GraphPoint],
 
 def shares_text(circuit: CircuitFindings) -> str:
     """What the circuit explains, in words."""
-    low = float(circuit.corrupted_probability.mean())
-    kept = f"kept alone it keeps {circuit.faithfulness:.0%} of that{circuit.settings.metric.remark} ({circuit.wired:.0%} by these arrows)"
+    metric, low = circuit.settings.metric, float(circuit.corrupted_probability.mean())
+    moved = f"P {low:.1%} to {circuit.clean_probability:.1%}" if metric == PROBABILITY else f"total effect {metric.number(circuit.total_effect)}"
+    kept = f"kept alone it keeps {circuit.faithfulness:.0%} of that ({circuit.wired:.0%} by these arrows)"
     alone = f"{kept}, held out it takes {circuit.completeness:.0%}"
     samples = len(circuit.corrupted_probability)
     drawn = f"; {samples} noise samples" if samples > 1 else ""
-    return f"P {low:.1%} to {circuit.clean_probability:.1%}: {alone}{drawn}; {circuit.provenance.model}"
+    return f"{moved}: {alone}{drawn}; {circuit.provenance.model}"
 
 
 def growth_figure(circuit: CircuitFindings) -> go.Figure:

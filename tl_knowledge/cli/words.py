@@ -9,6 +9,7 @@ __all__ = [
     "EDIT_SETS",
     "INTERVALS",
     "MEMORY_BUDGET",
+    "METRICS",
     "PERTURBATION_VARIANTS",
     "PROBLEMS",
     "PROTOCOLS",
@@ -22,6 +23,7 @@ __all__ = [
 ]
 
 SIDES = ("subject", "relation")
+METRICS = ("probability", "log_probability", "logit", "logit_difference", "kl", "rank")
 TRACE_VARIANTS = ("ours", "meng2022_code")
 SWEEP_VARIANTS = ("ours", "hase2023")
 PERTURBATION_VARIANTS = ("ours", "wen_bai")

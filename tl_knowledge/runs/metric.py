@@ -41,15 +41,15 @@ MEASURED_IN = {
     "probability": "probability",
     "log_probability": "log-probability, nats",
     "logit": "logit",
-    "kl": "fall of KL from the clean run, nats",
+    "kl": "fall of KL, nats",
     "rank": "ranks gained",
 }
 OF_ANSWER = {
     "probability": "P({})",
     "log_probability": "log P({})",
     "logit": "the logit of {}",
-    "kl": "minus KL from the clean run",
-    "rank": "minus the rank of {}",
+    "kl": "the negative KL from the clean run",
+    "rank": "the negative rank of {}",
 }
 UNITS = {"log_probability": " nats", "logit": " logits", "logit_difference": " logits", "kl": " nats", "rank": " ranks"}
 
@@ -105,7 +105,7 @@ class Metric:
     @property
     def measured_in(self) -> str:
         """What an effect is counted in, for an axis."""
-        return MEASURED_IN.get(self.kind, f"logit difference to {self._words}" if self.against else f"{self._words}, the caller's metric")
+        return MEASURED_IN.get(self.kind, f"logit difference to {self._words}" if self.against else self._words)
 
     @property
     def unit(self) -> str:

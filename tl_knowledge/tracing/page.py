@@ -17,7 +17,7 @@ __all__ = ["SUMMARY_HEADER", "summary_rows", "trace_page"]
 SUMMARY_HEADER = ("corrupted", "restored", "total effect", "largest at last subject token", "largest anywhere")
 
 _HOW_TO_READ = """Noise on the embeddings of the corrupted tokens (bold, with an asterisk) makes the model lose the answer. Each cell
-then restores one clean activation, at that token and layer, and shows how much of {} comes back. A dark cell is a site
+then restores one clean activation, at that token and layer, and shows {}. A dark cell is a site
 through which the information passes: early and at the corrupted tokens, where it is looked up; late and at the last token, where it is read
 out. Zero means no effect; cells left of and above the corrupted tokens are exactly zero, because nothing differs there."""
 
@@ -46,6 +46,12 @@ def _of_one_metric(traces: Sequence[CausalTrace]) -> tuple[CausalTrace, ...]:
     given = check_given(traces, "trace")
     check_one_metric(given)
     return given
+
+
+def _what_comes_back(trace: CausalTrace) -> str:
+    if trace.metric == PROBABILITY:
+        return "how much of the answer's probability comes back"
+    return f"by how much {trace.metric.of_answer(trace.target)} rises"
 
 
 def _restored(trace: CausalTrace) -> str:
@@ -90,7 +96,7 @@ def trace_page(traces: Sequence[CausalTrace], *, columns: int = 2) -> str:
             *([] if first.metric == PROBABILITY else [f"Effects are measured in {first.metric} ({first.metric.measured_in})."]),
             Table(SUMMARY_HEADER, summary_rows(traces)),
             heading("Where restoring helps"),
-            _HOW_TO_READ.format("the answer's probability" if first.metric == PROBABILITY else first.metric.of_answer(first.target)),
+            _HOW_TO_READ.format(_what_comes_back(first)),
             *_figures(traces, columns),
             provenance_footer(first.provenance),
         ],

@@ -193,11 +193,9 @@ class CausalTrace(Result):
         return f"{COMPONENT_WORDS[self.component]}{window}{severed}"
 
     def _subtitle(self) -> str:
-        low = float(self.corrupted_probability.mean())
-        answer = f"P({self.target.strip()!r}): clean {self.clean_probability:.1%}, corrupted {low:.1%}"
-        if self.metric != PROBABILITY:
-            clean, corrupted = (self.metric.number(value) for value in (self.clean_score, float(self.corrupted_score.mean())))
-            answer += f"; {self.metric.of_answer(self.target)}: clean {clean}, corrupted {corrupted}"
+        clean = self.clean_probability if self.metric == PROBABILITY else self.clean_score
+        clean, low = (self.metric.number(value) for value in (clean, float(self.corrupted_score.mean())))
+        answer = f"{self.metric.of_answer(self.target)}: clean {clean}, corrupted {low}"
         return f"{answer}; {self.settings.samples} noise samples; {self.provenance.model}"
 
     def _axis(self) -> str:

@@ -21,7 +21,7 @@ from tl_knowledge.tracing.sets.sides import SideComparison, locate_sides
 __all__ = ["average_page", "location_table", "peak_table", "total_effect_table"]
 
 _ROLES_NOTE = """Each point is an average over facts: noise on the corrupted tokens makes the model lose the answer; one clean activation is
-written back, at a token of that role and in that layer (or window of layers), and so much of {} returns. A high early
+written back, at a token of that role and in that layer (or window of layers), and {}. A high early
 point at the last corrupted token is where the information is looked up, a high late point at the last token is where it is read out."""
 
 _SIDES_NOTE = """<p>The same facts, traced twice: with the subject corrupted and with the relation corrupted. The <i>centre</i> is the mean layer
@@ -51,12 +51,12 @@ def average_page(average: RoleEffects, compared: SideComparison | None) -> str:
 @public
 def total_effect_table(average: RoleEffects) -> Table:
     """Clean and corrupted probability (or other metric) and average total effect of each side."""
-    number, what = average.metric.number, average.metric.of_answer()
+    number, what = average.metric.number, " P(answer)" if average.metric == PROBABILITY else ""
     rows = [
         (row["corrupt"], number(row["clean"]), number(row["corrupted"]), _estimate(row, "total_effect"), str(row["facts"]))
         for row in average.total_effects().to_dict(orient="records")
     ]
-    return Table(("corrupted", f"clean {what}", f"corrupted {what}", f"average total effect{average.metric.remark} [95%]", "facts"), rows)
+    return Table(("corrupted", f"clean{what}", f"corrupted{what}", f"average total effect{average.metric.remark} [95%]", "facts"), rows)
 
 
 @public
@@ -82,7 +82,7 @@ def peak_table(average: RoleEffects) -> Table:
 
 
 def _roles_note(metric: Metric) -> str:
-    return _ROLES_NOTE.format("the answer's probability" if metric == PROBABILITY else metric.of_answer())
+    return _ROLES_NOTE.format("so much of the answer's probability returns" if metric == PROBABILITY else f"by so much {metric.of_answer()} rises")
 
 
 def _estimate(row: Mapping[Any, Any], name: str) -> str:
