@@ -134,7 +134,7 @@ def test_non_finite_activations(engine, prompt):
 
 @pytest.mark.parametrize("engine", ["rows", "loop"])
 def test_an_exception_in_mid_run_leaves_no_hook(gpt2, prompt, engine, monkeypatch):
-    from tl_knowledge.runs import experiment, metric
+    from tl_knowledge.runs import experiment, scoring
 
     calls = iter(range(100))
 
@@ -144,7 +144,7 @@ def test_an_exception_in_mid_run_leaves_no_hook(gpt2, prompt, engine, monkeypatc
         return logits.softmax(-1)[:, 0, 5]
 
     before = fingerprint(gpt2)
-    for module in (metric, experiment):
+    for module in (scoring, experiment):
         monkeypatch.setattr(module, "answer_probability", fail)
     with pytest.raises(KeyboardInterrupt):
         tlk.trace(gpt2, prompt, 0.5, engine=engine)

@@ -19,6 +19,7 @@ from tl_knowledge.results.digest import function_digest
 from tl_knowledge.results.packing import packed_fields, plain, unpack
 from tl_knowledge.runs.metric import PROBABILITY, Metric
 from tl_knowledge.runs.metric_arguments import resolve_metric
+from tl_knowledge.runs.scoring import row_scores
 
 FACTS = [fact for fact in tlk.load_facts("factlm") if fact.relation == "P36"][:2]
 QUIET = {"samples": 2, "progress": False}
@@ -90,7 +91,7 @@ def test_ranks_and_logits_of_broken_rows_are_no_numbers():
         values = score(logits, torch.tensor([[2]]))
         assert values.isnan().tolist() == [False, True, False]
     assert answer_rank(logits, torch.tensor([[2]]))[[0, 2]].tolist() == [1.0, 0.0]
-    called = Metric.of_function(lambda rows: rows[:, 0]).score(logits, torch.tensor([[2]]))
+    called = row_scores(Metric.of_function(lambda rows: rows[:, 0]), logits, torch.tensor([[2]]))
     assert called.isnan().tolist() == [False, True, False]
 
 
@@ -106,7 +107,7 @@ def test_a_divergence_counts_no_token_that_the_clean_run_excludes():
 def test_halves_are_scored_in_single_precision():
     logits = torch.tensor([[[1.0, 300.0, 2.0]]], dtype=torch.bfloat16)
     for name in ("logit", "rank"):
-        assert Metric(name).score(logits, torch.tensor([[2]])).dtype == torch.float32
+        assert row_scores(Metric(name), logits, torch.tensor([[2]])).dtype == torch.float32
 
 
 def test_a_function_may_write_on_what_it_is_given(gpt2, prompt):

@@ -34,7 +34,8 @@ from tl_knowledge.metrics import answer_probability
 from tl_knowledge.models.hook_names import UNEMBED_IN, block_input, block_output
 from tl_knowledge.models.protocol import HookedModel, answered_from, encoder_depth, layer_count
 from tl_knowledge.models.unembedding import Unembedding
-from tl_knowledge.runs.metric import PROBABILITY, Metric, check_gradient
+from tl_knowledge.runs.metric import PROBABILITY, Metric
+from tl_knowledge.runs.scoring import check_gradient, clean_reference, row_scores
 
 __all__ = ["PathGradients", "Questions", "questions_at_once"]
 
@@ -198,8 +199,8 @@ class _Sweep:
         probability = answer_probability(logits, answers)
         if metric == PROBABILITY:
             return probability, probability
-        reference = metric.reference(logits[: self._prompts])
-        score = metric.score(logits, answers, None if reference is None else reference.repeat(len(logits) // self._prompts, 1))
+        reference = clean_reference(metric, logits[: self._prompts])
+        score = row_scores(metric, logits, answers, None if reference is None else reference.repeat(len(logits) // self._prompts, 1))
         check_gradient(score, metric)
         return probability, score
 

@@ -27,6 +27,7 @@ from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.runs.experiment import AnsweredPrompt, CorruptedRun, Experiment, answered
 from tl_knowledge.runs.metric import Metric
 from tl_knowledge.runs.nodes import Node, hook_of
+from tl_knowledge.runs.scoring import clean_reference, row_scores
 
 __all__ = ["Contrast", "edit_contrast", "node_hooks", "noise_contrast"]
 
@@ -82,7 +83,7 @@ class Contrast:
 
     def score(self, logits: torch.Tensor) -> torch.Tensor:
         """The metric in each row of ``[row answer d_vocab]``."""
-        return self.metric.score(logits, self.answer[None], self.reference)
+        return row_scores(self.metric, logits, self.answer[None], self.reference)
 
 
 def node_hooks(model: HookedModel, components: Sequence[str]) -> list[str]:
@@ -135,10 +136,10 @@ def _contrast(
     sources: tuple[Node, ...],
 ) -> Contrast:
     """Row 0 of the logits is the clean run's."""
-    probability, reference = answer_probability(logits, prompt.answer[None]), metric.reference(logits[:1])
+    probability, reference = answer_probability(logits, prompt.answer[None]), clean_reference(metric, logits[:1])
     if not bool(probability.isfinite().all()):
         raise NumericalError(f"the answer's probability is not finite (clean {probability[0].item()}); load the model in float32.")
-    score = metric.score(logits, prompt.answer[None], reference)
+    score = row_scores(metric, logits, prompt.answer[None], reference)
     if not bool(score.isfinite().all()):
         raise NumericalError(f"{metric} is not finite (clean {score[0].item()}); load the model in float32.")
     return Contrast(

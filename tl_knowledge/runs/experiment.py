@@ -25,6 +25,7 @@ from tl_knowledge.models.hook_names import EMBED
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.runs.metric import PROBABILITY, Metric
+from tl_knowledge.runs.scoring import clean_reference, row_scores
 
 __all__ = ["AnsweredPrompt", "BaseRuns", "CorruptedRun", "Experiment", "answered"]
 
@@ -165,7 +166,7 @@ class Experiment:
             raise NumericalError(
                 f"the answer's probability is not finite (clean {probability[0].item()}); check the weights for NaN, or load the model in float32."
             )
-        reference = self.metric.reference(logits[: len(self.prompts)])
+        reference = clean_reference(self.metric, logits[: len(self.prompts)])
         score = probability if self.metric == PROBABILITY else self._score(logits, self.row_prompts, reference)
         if not bool(score.isfinite().all()):
             raise NumericalError(f"{self.metric} is not finite (clean {score[0].item()}); load the model in float32.")
@@ -176,7 +177,7 @@ class Experiment:
         return self._score(logits, row_prompts, self.base.reference)
 
     def _score(self, logits: Logits, row_prompts: torch.Tensor, reference: torch.Tensor | None) -> torch.Tensor:
-        return self.metric.score(logits, self.answers[row_prompts], None if reference is None else reference[row_prompts])
+        return row_scores(self.metric, logits, self.answers[row_prompts], None if reference is None else reference[row_prompts])
 
     def clean_score(self, run: int) -> float:
         """The metric in the clean run."""

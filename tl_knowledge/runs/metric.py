@@ -1,4 +1,7 @@
-"""What effects are measured in: one object that traces, knockouts, attributions, circuits and sweeps share."""
+"""What effects are measured in: one object that traces, knockouts, attributions, circuits and sweeps share.
+
+It needs no torch, since the command line reads settings that have it; `tl_knowledge.runs.scoring` computes it.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,13 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-import torch
-from jaxtyping import Float, Int
 from typing_extensions import Self
 
-from tl_knowledge.errors import InputError, NumericalError
-from tl_knowledge.metrics import answer_log_probability, answer_logit, answer_probability, answer_rank, divergence_from, next_log_probabilities
-from tl_knowledge.results.digest import function_digest
+from tl_knowledge.errors import InputError
 
-__all__ = ["PROBABILITY", "Against", "AnyMetric", "Metric", "MetricWord", "check_gradient"]
+__all__ = ["PROBABILITY", "Against", "AnyMetric", "Metric", "MetricWord"]
 
 MetricWord: TypeAlias = Literal["probability", "log_probability", "logit", "logit_difference", "kl", "rank"]
 """What effects are measured in where the answer is predicted. Of every metric more is better, so that an effect above 0 always is one towards the
@@ -65,17 +64,19 @@ class Metric:
         against: the tokens whose mean logit is taken off.
 
     Example:
-        >>> Metric("log_probability").score(torch.zeros(2, 1, 4), torch.tensor([[3]])).exp()
-        tensor([0.2500, 0.2500])
+        >>> Metric("kl").measured_in
+        'fall of KL, nats'
     """
 
     name: str
     against: tuple[int, ...] = ()
-    _function: Callable[..., torch.Tensor] | None = field(default=None, repr=False, compare=False)
+    _function: Callable[..., Any] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
-    def of_function(cls, function: Callable[..., torch.Tensor]) -> Self:
+    def of_function(cls, function: Callable[..., Any]) -> Self:
         """A caller's own, ``logits [row d_vocab] -> [row]``."""
+        from tl_knowledge.results.digest import function_digest
+
         name = str(getattr(function, "__qualname__", type(function).__qualname__)).rpartition("<locals>.")[2]
         return cls(f"function {name} [{function_digest(function)}]", (), function)
 
@@ -93,6 +94,11 @@ class Metric:
         return self.name
 
     @property
+    def function(self) -> Callable[..., Any] | None:
+        """The caller's own, where it is at hand."""
+        return self._function
+
+    @property
     def kind(self) -> str:
         """The `MetricWord`, or ``"function"``."""
         return self.name.partition(" ")[0]
@@ -105,7 +111,7 @@ class Metric:
     @property
     def measured_in(self) -> str:
         """What an effect is counted in, for an axis."""
-        return MEASURED_IN.get(self.kind, f"logit difference to {self._words}" if self.against else self._words)
+        return MEASURED_IN.get(self.kind, f"logit difference to {self.words}" if self.against else self.words)
 
     @property
     def unit(self) -> str:
@@ -113,7 +119,7 @@ class Metric:
         return UNITS.get(self.kind, "")
 
     @property
-    def _words(self) -> str:
+    def words(self) -> str:
         """The other answers, or the function's name."""
         return self.name.rpartition(" [")[0].partition(" ")[2].removeprefix("against ")
 
@@ -126,8 +132,8 @@ class Metric:
         """
         answer = repr(target.strip()) if target is not None else "answer" if self.whole_answer else "the answer"
         if self.against:
-            return f"the logit of {answer} less that of {self._words}"
-        return OF_ANSWER[self.kind].format(answer) if self.kind in OF_ANSWER else f"{self._words}(logits)"
+            return f"the logit of {answer} less that of {self.words}"
+        return OF_ANSWER[self.kind].format(answer) if self.kind in OF_ANSWER else f"{self.words}(logits)"
 
     @property
     def remark(self) -> str:
@@ -159,88 +165,12 @@ class Metric:
             InputError: a store, for a function.
         """
         if store is not None and self.kind == "function":
-            raise InputError(f"metric={self._words} is a function, which a stored run cannot know again; pass a word as metric, or leave out store=.")
-
-    def reference(self, logits: Float[torch.Tensor, "row answer d_vocab"]) -> Float[torch.Tensor, "row d_vocab"] | None:
-        """What `score` needs of clean runs, from their logits: ``kl`` their log-probabilities, all others nothing."""
-        return next_log_probabilities(logits).detach() if self.kind == "kl" else None
-
-    def score(
-        self,
-        logits: Float[torch.Tensor, "row answer d_vocab"],
-        answer: Int[torch.Tensor, "#row answer"],
-        reference: Float[torch.Tensor, "#row d_vocab"] | None = None,
-    ) -> Float[torch.Tensor, " row"]:
-        """The metric in every row; NaN where its logits are.
-
-        Args:
-            logits: at the positions that predict the answer's tokens, in order.
-            answer: each row's answer, or one for all.
-            reference: what `reference` gave for each row's clean run, or one for all.
-
-        Raises:
-            InputError: a function that does not give one number a row, each from its own row.
-            NumericalError: a function whose numbers are not finite.
-        """
-        match self.kind:
-            case "probability":
-                return answer_probability(logits, answer)
-            case "log_probability":
-                return answer_log_probability(logits, answer)
-            case "logit" | "logit_difference":
-                return answer_logit(logits, answer, self.against)
-            case "rank":
-                return 0 - answer_rank(logits, answer)
-            case "kl":
-                assert reference is not None
-                return 0 - divergence_from(reference, logits)
-            case _:
-                return self._called(logits[:, 0])
-
-    def _called(self, logits: Float[torch.Tensor, "row d_vocab"]) -> Float[torch.Tensor, " row"]:
-        """What the caller's function gives; it has a copy of the logits, which it may write on."""
-        if self._function is None:
-            raise InputError(f"metric {self.name!r} comes from a file, which holds no function; pass the function again.")
-        values = _numbers(self._words, self._function(logits.clone()), logits)
-        alone = _numbers(self._words, self._function(logits[-1:].detach().clone()), logits[-1:]).detach()
-        rounding = torch.finfo(values.dtype).eps ** 0.5
-        if not torch.allclose(values[-1:].detach(), alone, rtol=rounding, atol=rounding * float(alone.abs()), equal_nan=True):
-            raise InputError(
-                f"metric={self._words} gave {values[-1].item():.6g} for a row among {len(values)}, and {alone.item():.6g} for it alone; rows are "
-                "different runs: compute each number from its own row."
-            )
-        return values
+            raise InputError(f"metric={self.words} is a function, which a stored run cannot know again; pass a word as metric, or leave out store=.")
 
 
 PROBABILITY = Metric("probability")
 """What is measured when nothing is said."""
 
-AnyMetric: TypeAlias = MetricWord | Callable[..., torch.Tensor] | Metric
+AnyMetric: TypeAlias = MetricWord | Callable[..., Any] | Metric
 """A word; a function of ``logits [row d_vocab]``, where the answer is predicted, that gives ``[row]``, each number from its own row alone; or what a
 result's settings have."""
-
-
-def _numbers(name: str, given: object, logits: Float[torch.Tensor, "row d_vocab"]) -> Float[torch.Tensor, " row"]:
-    """What a function gave, in at least single precision; NaN where the row's logits are.
-
-    Raises:
-        InputError, NumericalError: no number a row, or none that is finite.
-    """
-    if not isinstance(given, torch.Tensor) or tuple(given.shape) != (len(logits),):
-        what = f"shape {tuple(given.shape)}" if isinstance(given, torch.Tensor) else type(given).__name__
-        raise InputError(f"metric={name} gave {what} for logits {list(logits.shape)}; return one number a row, a tensor of shape [{len(logits)}].")
-    values, sound = given.to(torch.promote_types(logits.dtype, torch.float32)), logits.detach().amax(-1).isfinite()
-    wrong = values.detach()[sound & ~values.detach().isfinite()]
-    if len(wrong):
-        raise NumericalError(f"metric={name} gave {wrong[0].item()} for finite logits; return finite numbers.")
-    return values.masked_fill(~sound, torch.nan)
-
-
-def check_gradient(scores: Float[torch.Tensor, " row"], metric: Metric) -> None:
-    """Refuse a function whose numbers have no gradient in the logits.
-
-    Raises:
-        InputError: such a function.
-    """
-    if not scores.requires_grad:
-        raise InputError(f"metric={metric} has no gradient in the logits, which is what is taken here; compute it with differentiable functions.")

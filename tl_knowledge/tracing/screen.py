@@ -20,7 +20,7 @@ from tl_knowledge.errors import ComponentError
 from tl_knowledge.models.hook_names import EMBED, Component, component_hook
 from tl_knowledge.results.statistics import rank_correlation
 from tl_knowledge.runs.experiment import Experiment
-from tl_knowledge.runs.metric import check_gradient
+from tl_knowledge.runs.scoring import check_gradient
 from tl_knowledge.tracing.engines import exact_scores
 from tl_knowledge.tracing.sites import Site
 
