@@ -25,7 +25,7 @@ from tl_knowledge.drawing import Line, LinePanel, line_panels
 from tl_knowledge.engine.forward import run_model
 from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.engine.rows import as_index, grow_rows, growing_rows_refusal, keep_positions, rows_engine, run_rows
-from tl_knowledge.errors import ComponentError, UnsupportedModelError, check_choice, check_given
+from tl_knowledge.errors import ComponentError, NumericalError, UnsupportedModelError, check_choice, check_given
 from tl_knowledge.hooks import knock_out_attention
 from tl_knowledge.models.loading import AnyModel, as_model, hooked_transformer_available
 from tl_knowledge.models.protocol import HookedModel, layer_count, model_device
@@ -132,13 +132,13 @@ def measure_attention_knockout(
         facts: each with a target that is scored by its first token. Pass facts the model knows: the change of a probability is relative.
         at: which spans, each by itself; the last position is never counted to the subject or the relation.
         window: layers blocked together; Geva et al.'s 9 of GPT-2 XL's 48, or ``"auto"`` for that share of this model's, made odd.
-
         metric, against: as in `tl_knowledge.trace`: what changes. The change of the probability is relative, that of every other metric is not.
 
     Raises:
         DataError: no fact.
         TargetError, InputError: a metric that does not fit, or an answer that is measured against itself.
         ComponentError: an unknown span, or a window that does not fit the model.
+        NumericalError: a value that is not finite.
         UnsupportedModelError: a model whose attention scores cannot be written (some bridges compute past their hooks).
 
     Example:
@@ -188,6 +188,8 @@ def _knock_out(model: HookedModel, prompt: Prompt, spans: Sequence[Blocked], win
         hooks += knock_out_attention(prompt.last, keys, layers=range(first, last + 1), rows=[row])
     logits = run_rows(model, prompt.tokens, hooks + keep_positions(experiment.answer_positions))
     scores = experiment.score(logits, torch.zeros(len(logits), dtype=torch.long, device=experiment.device))[1:]
+    if not bool(scores.isfinite().all()):
+        raise NumericalError(f"blocked runs of {prompt.text!r} gave values of {metric} that are not finite; load the model in float32.")
     whole = clean if metric == PROBABILITY else 1.0
     for (index, layer, _), value in zip(jobs, scores.tolist(), strict=True):
         changes[index, layer] = (value - clean) / whole if whole else np.nan

@@ -100,10 +100,8 @@ class PathGradients:
             alphas: points of the path, from 0 (its start) to 1 (the clean activations).
             memory_budget: bytes that the activations kept for the backward may take.
         """
-        prefix, head = (
-            freeze_prefix(self.model, self.questions.tokens, self.questions.kept),
-            Unembedding.of(self.model) if self.metric == PROBABILITY else None,
-        )
+        prefix = freeze_prefix(self.model, self.questions.tokens, self.questions.kept)
+        head = Unembedding.of(self.model) if self.metric == PROBABILITY else None
         chunks = self._chunks(len(alphas), memory_budget, holds_logits=head is None)
         scores, gaps, probabilities = zip(*(_Sweep(self, prefix, chunk, tuple(alphas), head).run() for chunk in chunks), strict=True)
         return torch.cat(scores, dim=1), torch.cat(gaps, dim=1), probabilities[0]
@@ -215,7 +213,7 @@ class _Sweep:
 
     def _results(self, clean: dict[int, torch.Tensor], gradients: Sequence[torch.Tensor], score: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores and gaps, from every row's gradients and metric."""
-        count, weights = self._prompts, score.new_tensor([self.alphas.count(point) for point in self._inner])
+        count, weights = self._prompts, gradients[0].new_tensor([self.alphas.count(point) for point in self._inner])
         at_end, along = gradients[: len(self.chunk)], gradients[len(self.chunk) :]
         end = float(self.alphas.count(1.0))
         total = torch.stack([a * end + torch.einsum("k,kpn->pn", weights, b) for a, b in zip(at_end, along, strict=True)], dim=1)
