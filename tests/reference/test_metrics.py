@@ -76,7 +76,7 @@ def one(prompt) -> tlk.Prompt:
     return tlk.Prompt.from_tokens(prompt.tokens, subject=range(1, 3), target=[ANSWER])
 
 
-def restored_logits(model, prompt, component) -> tuple[torch.Tensor, torch.Tensor, dict[tuple[int, int], torch.Tensor]]:
+def restored_logits(model, prompt, component, layers) -> tuple[torch.Tensor, torch.Tensor, dict[tuple[int, int], torch.Tensor]]:
     """Of the clean run ``[d_vocab]``, of the corrupted runs ``[sample d_vocab]``, and of each restored site, one forward each."""
     noise = tlk.corrupt(prompt.subject, NOISE)
     with torch.no_grad():
@@ -84,23 +84,23 @@ def restored_logits(model, prompt, component) -> tuple[torch.Tensor, torch.Tenso
     batch = prompt.batch(SAMPLES)
     restored = {
         (layer, pos): last_logits(model, batch, noise + tlk.restore(cache, component, layers=layer, positions=pos))
-        for layer in range(layer_count(model))
+        for layer in layers
         for pos in range(len(prompt))
     }
     return last_logits(model, prompt.tokens)[0], last_logits(model, batch, noise), restored
 
 
-@pytest.mark.parametrize("component", ["resid_post", "attn_out"])
-def test_a_trace_equals_the_loop_in_every_metric(model, one, component):
-    before = fingerprint(model)
-    clean, corrupted, restored = restored_logits(model, one, component)
+@pytest.mark.parametrize(("component", "layers", "engines"), [("resid_post", (0, 1, 3), ("rows",)), ("attn_out", (1, 3), ("rows", "loop"))])
+def test_a_trace_equals_the_loop_in_every_metric(model, one, component, layers, engines):
+    before, asked = fingerprint(model), {"component": component, "layers": layers, "window": 1, "samples": SAMPLES, "progress": False}
+    clean, corrupted, restored = restored_logits(model, one, component, layers)
     for name, words in METRICS.items():
         base = slow_rows(name, corrupted, clean)
         expected = torch.stack([slow_rows(name, logits, clean) - base for logits in restored.values()], dim=1)
         total = slow(name, clean, clean) - base
         assert float(total.abs().max()) > (0 if name == "rank" else 1e-4), name  # there is something to agree about
-        for engine in ("rows", "loop") if name in SLOWER else ("rows",):
-            found = tlk.trace(model, one, NOISE, component=component, window=1, samples=SAMPLES, engine=engine, progress=False, **words)
+        for engine in engines if name in SLOWER else ("rows",):
+            found = tlk.trace(model, one, NOISE, engine=engine, **asked, **words)
             torch.testing.assert_close(found.indirect_effect.flatten(1), expected, rtol=0, atol=EXACT, msg=lambda text, n=name: f"{n}: {text}")
             torch.testing.assert_close(found.total_effect, total, rtol=0, atol=EXACT)
             assert found.clean_score == pytest.approx(float(slow(name, clean, clean)), abs=EXACT)

@@ -170,6 +170,15 @@ def test_a_fact_that_would_be_measured_against_itself_is_left_out(factlm):
     assert list(circuit.skipped) == [0]
 
 
+def test_a_fact_in_which_the_corruption_raises_the_metric_has_no_shares(factlm):
+    def wrong_way(logits):
+        return -logits.log_softmax(-1)[:, tokens].amax(-1)
+
+    tokens = [target_tokens(factlm, fact.target)[0] for fact in FACTS]
+    with pytest.raises(errors.DataError, match=r"does not lower wrong_way\(logits\) \(it rises by"):
+        tlk.circuits.from_facts(factlm, FACTS, limit=2, metric=wrong_way, **QUIET)
+
+
 def test_another_answers_texts_and_tokens_are_the_same(factlm):
     (paris,) = target_tokens(factlm, " Paris")
     text, token = (resolve_metric(factlm, "logit_difference", against) for against in (" Paris", [paris, paris]))

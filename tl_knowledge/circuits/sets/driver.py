@@ -79,7 +79,8 @@ def from_facts(
         limit: how many nodes, at most; what the first 1, 2, 5, ... explain is measured, too.
         rank: by the mean over facts of what is lost without a site (``"need"``), of what it restores alone (``"effect"``), or by the larger of
             both (``"either"``). The tokens of a role add up; nodes that are not above 0 stay out, because they argue against the answers.
-        metric: what effects are measured in, as in `tl_knowledge.trace`; a function's run cannot be stored.
+        metric: what effects are measured in, as in `tl_knowledge.trace`; a function's run cannot be stored. Facts in which the corruption raises
+            another metric than the probability are left out: shares of their total effect would have the wrong sign.
         against: the other answer or answers of a logit difference, the same for all facts; a fact whose answer is one of them is left out.
         samples: noise draws a fact.
         seed: of the set, where the noise has none of its own; each fact's noise comes from it and the fact's text.

@@ -15,6 +15,7 @@ from tl_knowledge.circuits.sets.settings import FactSetSettings, RoleNode
 from tl_knowledge.models.protocol import HookedModel, layer_count
 from tl_knowledge.runs.contrast import Contrast, node_hooks, noise_contrast
 from tl_knowledge.runs.interventions import measure_nodes
+from tl_knowledge.runs.metric import PROBABILITY
 from tl_knowledge.runs.nodes import Node
 from tl_knowledge.runs.questions import Question
 from tl_knowledge.runs.roles import ROLES, role_positions
@@ -65,6 +66,9 @@ def measure_fact(model: HookedModel, question: Question, settings: FactSetSettin
     total, corrupted = float(contrast.total_effect.mean()), float(contrast.corrupted_probability.mean())
     if abs(total) < SMALLEST_TOTAL:
         return f"{nothing_in(contrast, fact.target)}, so there is nothing to explain"
+    if total < 0 and settings.metric != PROBABILITY:
+        lowered = f"the corruption does not lower {settings.metric.of_answer(fact.target)} (it rises by {settings.metric.number(-total)})"
+        return f"{lowered}, so there is no effect to take shares of"
     first = min(node.pos for node in contrast.sources)
     shape = (len(settings.components), layer_count(model), len(question.prompt))
     last = shape[1] - 1  # of whose sites the answer hears those only that stand where it is predicted
