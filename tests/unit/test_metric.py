@@ -36,6 +36,8 @@ def test_a_function_of_equal_code_and_values_has_one_name():
 
     assert made(5) is not made(5) and function_digest(made(5)) == function_digest(made(5))
     assert function_digest(made(5)) != function_digest(made(6))
+    same, other = (eval(f"{blank}lambda logits: logits[:, {token}]") for blank, token in (("\n\n", 5), ("", 6)))
+    assert function_digest(same) == function_digest(lambda logits: logits[:, 5]) != function_digest(other)  # wherever it stands
     held = torch.arange(3.0)
     weighed = [lambda logits, w=weights: logits @ w for weights in (held, held.clone(), held + 1)]
     assert function_digest(weighed[0]) == function_digest(weighed[1]) != function_digest(weighed[2])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import marshal
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass
@@ -70,6 +69,11 @@ def _contents(value: Any) -> bytes:
         return b"".join([type(value).__name__.encode(), *(hashlib.sha256(_contents(each)).digest() for each in value)])
     if value is None or isinstance(value, str | int | float | bytes):
         return repr(value).encode()
+    if isinstance(value, frozenset):
+        return _contents(sorted(value, key=repr))
+    if isinstance(value, CodeType):  # without its file and its lines
+        names = (value.co_names, value.co_varnames, value.co_freevars, value.co_cellvars)
+        return value.co_code + _contents((names, value.co_argcount, value.co_kwonlyargcount, value.co_consts))
     if isinstance(value, ModuleType):
         return value.__name__.encode()
     if isinstance(value, partial):
@@ -77,8 +81,7 @@ def _contents(value: Any) -> bytes:
     if isinstance(value, FunctionType):
         held = [cell.cell_contents for cell in value.__closure__ or ()]
         named = [(name, value.__globals__[name]) for name in sorted(set(_names(value.__code__))) if name in value.__globals__]
-        # Version 2 of the format has no references: they would depend on who else holds a constant.
-        return marshal.dumps(value.__code__, 2) + _contents((held, named, value.__defaults__, sorted((value.__kwdefaults__ or {}).items())))
+        return _contents((value.__code__, held, named, value.__defaults__, sorted((value.__kwdefaults__ or {}).items())))
     raise TypeError(f"a {type(value).__name__} cannot be looked into")
 
 

@@ -124,7 +124,7 @@ def _converter(tensors: Packed) -> cattrs.Converter:
         kind = next(kind for member in _members(union) for kind in _with_subclasses(member) if kind.__name__ == value[KIND])
         return converter.structure(value, kind)
 
-    converter.register_structure_hook_func(lambda t: isinstance(t, type) and issubclass(t, Word), lambda v, t: t.from_word(v))
+    converter.register_structure_hook_func(lambda t: hasattr(t, "from_word"), lambda v, t: t.from_word(v))
     converter.register_structure_hook_func(_is_tensor, lambda v, _: tensors[v["tensor"]])
     converter.register_structure_hook_func(lambda t: (get_origin(t) or t) is np.ndarray, lambda v, _: tensors[v["array"]].numpy())
     converter.register_structure_hook_func(
