@@ -20,6 +20,7 @@ from tl_knowledge.circuits import Node
 from tl_knowledge.circuits.paths import find_edges
 from tl_knowledge.runs import interventions
 from tl_knowledge.runs.contrast import Contrast, node_hooks, noise_contrast
+from tl_knowledge.runs.metric import PROBABILITY
 
 PARTS = ("mlp_out", "attn_out")
 BUDGET = 2.0**30
@@ -81,7 +82,7 @@ def speed(model: tlk.HookedModel, facts: list[tlk.Fact]) -> str:
 def _contrast(model: tlk.HookedModel, prompt: tlk.Prompt) -> Contrast:
     noise = tlk.GaussianNoise("3sd").resolve(model)
     answer = torch.tensor([prompt.target_token])
-    return noise_contrast(model, prompt, answer, prompt.subject.positions, noise, 10, node_hooks(model, PARTS), "probability")
+    return noise_contrast(model, prompt, answer, prompt.subject.positions, noise, 10, node_hooks(model, PARTS), PROBABILITY)
 
 
 def _summary(shares: np.ndarray) -> dict[str, float]:

@@ -12,6 +12,7 @@ import torch
 from contract.bad_circuits import BAD_CIRCUITS
 from contract.bad_consequences import BAD_CONSEQUENCES
 from contract.bad_edits import BAD_EDITS
+from contract.bad_metrics import BAD_METRICS
 from contract.bad_neurons import BAD_NEURONS
 from contract.bad_published import BAD_PUBLISHED
 from contract.bad_stores import BAD_STORES
@@ -25,7 +26,9 @@ from tl_knowledge.models.checks import check_model
 
 pytestmark = pytest.mark.usefixtures("without_type_checks")
 
-BAD: dict[str, tuple[Any, type[Exception], str]] = BAD_TRACES | BAD_NEURONS | BAD_EDITS | BAD_CIRCUITS | BAD_CONSEQUENCES | BAD_PUBLISHED | BAD_STORES
+BAD: dict[str, tuple[Any, type[Exception], str]] = (
+    BAD_TRACES | BAD_METRICS | BAD_NEURONS | BAD_EDITS | BAD_CIRCUITS | BAD_CONSEQUENCES | BAD_PUBLISHED | BAD_STORES
+)
 FUNCTIONS = {str(public): public for public in public_functions()}
 
 
@@ -131,8 +134,7 @@ def test_non_finite_activations(engine, prompt):
 
 @pytest.mark.parametrize("engine", ["rows", "loop"])
 def test_an_exception_in_mid_run_leaves_no_hook(gpt2, prompt, engine, monkeypatch):
-    from tl_knowledge.runs import experiment
-    from tl_knowledge.tracing import engines
+    from tl_knowledge.runs import experiment, scoring
 
     calls = iter(range(100))
 
@@ -142,7 +144,7 @@ def test_an_exception_in_mid_run_leaves_no_hook(gpt2, prompt, engine, monkeypatc
         return logits.softmax(-1)[:, 0, 5]
 
     before = fingerprint(gpt2)
-    for module in (engines, experiment):
+    for module in (scoring, experiment):
         monkeypatch.setattr(module, "answer_probability", fail)
     with pytest.raises(KeyboardInterrupt):
         tlk.trace(gpt2, prompt, 0.5, engine=engine)

@@ -132,6 +132,22 @@ def test_integrated_gradients_equal_the_slow_loop(pair, prompts, at, variant, be
         assert float(result.clean_probability[k]) == pytest.approx(float(logits(module, prompt)[-1].softmax(-1)[prompt.target_token]), rel=1e-10)
 
 
+@pytest.mark.parametrize("at", ["last", "subject"])
+def test_another_metric_is_differentiated_as_the_probability_is(pair, prompts, at):
+    """The probability and the divergence as functions of the logits, which go through the model's own unembedding."""
+    model, module = pair
+    for prompt in prompts:
+        token, clean = prompt.target_token, logits(module, prompt)[-1].detach().log_softmax(-1)
+        written_out = {
+            "probability": lambda rows, token=token: rows.softmax(-1)[:, token],
+            "kl": lambda rows, clean=clean: (clean.exp() * (rows.log_softmax(-1) - clean)).sum(-1),
+        }
+        for word, function in written_out.items():
+            found, expected = (tlk.attribute_neurons(model, prompt, at=at, steps=3, metric=metric, progress=False) for metric in (word, function))
+            assert float(expected.scores.abs().max()) > 1e-12
+            assert_close(found.scores, expected.scores)
+
+
 def test_every_token_of_an_answer_is_attributed_in_the_decoder(pair):
     model, module = pair
     prompt = tlk.Prompt.from_text(model, FACT.text, target=" new york")

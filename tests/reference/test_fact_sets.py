@@ -17,7 +17,7 @@ from support import VOCABULARY
 import tl_knowledge as tlk
 from tl_knowledge.runs.experiment import CorruptedRun, Experiment, answered
 from tl_knowledge.runs.roles import RELATION_ROLES, ROLES, SUBJECT_ROLES
-from tl_knowledge.tracing.engines import exact_probability
+from tl_knowledge.tracing.engines import exact_scores
 from tl_knowledge.tracing.sites import Grid
 
 EXACT = 1e-12
@@ -68,7 +68,7 @@ def test_prompts_of_unequal_length_in_one_experiment_equal_single_traces(model, 
             (run, Grid(component, window, "ours", severed, tuple(range(4)), tuple(range(len(prompts[row]))))) for run, (row, _) in enumerate(runs)
         ]
         sites = [grid.sites(experiment, run) for run, grid in grids]
-        probability, used = exact_probability(experiment, [s for group in sites for s in group], "rows", budget, lambda count: None)
+        probability, used = exact_scores(experiment, [s for group in sites for s in group], "rows", budget, lambda count: None)
         assert used == "rows"
         for (run, grid), group, part in zip(grids, sites, probability.split([len(group) for group in sites]), strict=True):
             row, side = runs[run]
@@ -87,8 +87,8 @@ def test_mixed_components_in_one_sweep_equal_the_loop(model, prompt):
         Grid("head", 1, "ours", (), layers, (2,), (0, 3)),
     ]
     sites = [site for grid in grids for site in grid.sites(experiment, 0)]
-    swept, _ = exact_probability(experiment, sites, "rows", 2.0**30, lambda count: None)
-    looped, _ = exact_probability(experiment, sites, "loop", 2.0**30, lambda count: None)
+    swept, _ = exact_scores(experiment, sites, "rows", 2.0**30, lambda count: None)
+    looped, _ = exact_scores(experiment, sites, "loop", 2.0**30, lambda count: None)
     torch.testing.assert_close(swept, looped, rtol=0, atol=EXACT)
 
 

@@ -14,6 +14,7 @@ from tl_knowledge.metrics import answer_log_probability, answer_probability
 from tl_knowledge.models.loading import hooked_transformer_available
 from tl_knowledge.runs.contrast import edit_contrast, node_hooks, noise_contrast
 from tl_knowledge.runs.interventions import measure_nodes
+from tl_knowledge.runs.metric import Metric
 from tl_knowledge.runs.nodes import Node, hook_of
 
 EXACT = 1e-11
@@ -43,7 +44,7 @@ SETS = {
 def noisy(model, prompt, metric="probability", answer=(5,)):
     tokens = torch.tensor(answer)
     hooks = node_hooks(model, ["head", "neuron"])
-    return noise_contrast(model, prompt, tokens, prompt.subject.positions, NOISE, 2, hooks, metric)
+    return noise_contrast(model, prompt, tokens, prompt.subject.positions, NOISE, 2, hooks, Metric(metric))
 
 
 class Slow:
@@ -78,7 +79,7 @@ class Slow:
         hooks = self.contrast.corrupting + [act(node) for node in dict.fromkeys([*reads, *writes])]
         with torch.no_grad():
             logits = self.model.run_with_hooks(self.rows, fwd_hooks=hooks)[:, list(self.contrast.answer_positions)]
-        score = {"probability": answer_probability, "log_probability": answer_log_probability}[self.contrast.metric]
+        score = {"probability": answer_probability, "log_probability": answer_log_probability}[self.contrast.metric.name]
         return score(logits, self.contrast.answer[None]), readings
 
     def edges(self, nodes):
@@ -203,7 +204,9 @@ def test_an_edit_s_paths_equal_runs_with_and_without_it(speaking, moments):
     fact = tlk.Fact("w3 w4", "w1 {} w7 w2", "w9")
     edit = tlk.plan_edit(model, fact, tlk.MEMIT((1, 2)), moments=moments)
     prompt = tlk.Prompt.from_fact(model, fact)
-    contrast = edit_contrast(model, prompt, torch.tensor([prompt.target_token]), edit.hooks(), edit.layers, node_hooks(model, []), "log_probability")
+    contrast = edit_contrast(
+        model, prompt, torch.tensor([prompt.target_token]), edit.hooks(), edit.layers, node_hooks(model, []), Metric("log_probability")
+    )
     with torch.no_grad():
         unedited = model(prompt.tokens)[0, -1].log_softmax(-1)[prompt.target_token]
         with edit.applied(model):

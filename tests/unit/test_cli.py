@@ -20,6 +20,7 @@ from tl_knowledge.cli.words import (
     EDIT_SETS,
     INTERVALS,
     MEMORY_BUDGET,
+    METRICS,
     PERTURBATION_VARIANTS,
     PROBLEMS,
     PROTOCOLS,
@@ -52,6 +53,29 @@ def corpus(tmp_path_factory):
     path = tmp_path_factory.mktemp("corpus") / "texts.txt"
     path.write_text("\n".join(tlk.load_corpus()[:300]), encoding="utf-8")
     return str(path)
+
+
+def test_a_trace_in_another_metric_says_so():
+    asked = (
+        "--component",
+        "mlp_out",
+        "--corrupt",
+        "subject",
+        "--samples",
+        "2",
+        "--no-progress",
+        "--metric",
+        "logit_difference",
+        "--against",
+        " violin",
+    )
+    data = json.loads(run("trace", *asked, "--json").stdout)
+    (trace,) = data["traces"]
+    assert data["metric"].startswith("logit_difference against ' violin' [")
+    assert trace["clean_score"] - trace["corrupted_score"] == pytest.approx(trace["total_effect"]) and trace["total_effect"] > 1
+    assert "effects are in logit difference to ' violin'" in run("trace", *asked).stdout
+    facts = run("trace-facts", "--limit", "2", "--component", "mlp_out", "--samples", "1", "--metric", "rank", "--json")
+    assert json.loads(facts.stdout)["metric"] == "rank"
 
 
 def test_trace_without_arguments_traces_a_known_fact_six_ways():
@@ -362,6 +386,7 @@ def test_words_of_the_command_line_are_the_librarys():
     from tl_knowledge.evaluation.driver import EvaluationProtocol
     from tl_knowledge.localised.relation_side import VARIANTS
     from tl_knowledge.results.statistics import IntervalVariant
+    from tl_knowledge.runs.metric import MetricWord
     from tl_knowledge.runs.parts import Runner
     from tl_knowledge.runs.roles import Side
     from tl_knowledge.runs.windows import TraceVariant
@@ -370,6 +395,7 @@ def test_words_of_the_command_line_are_the_librarys():
     assert get_args(IntervalVariant) == INTERVALS and get_args(tlk.tracing.PerturbationVariant) == PERTURBATION_VARIANTS
     assert (get_args(tlk.localised.EditingProblem), get_args(tlk.localised.SweepVariant)) == (PROBLEMS, SWEEP_VARIANTS)
     assert tuple(VARIANTS) == RELATION_SIDE_METHODS
+    assert get_args(MetricWord) == METRICS
     assert get_args(TraceVariant) == TRACE_VARIANTS and MEMORY_BUDGET == LIBRARY_BUDGET
     assert set(EDIT_SETS) <= set(tlk.datasets.FACT_SETS)
     assert tlk.editing.TRAINING_SETS == TRAINING_SETS

@@ -20,16 +20,17 @@ from tl_knowledge.door import public
 from tl_knowledge.drawing import bar_chart
 from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.engine.recording import record
-from tl_knowledge.errors import TargetError, UnsupportedModelError
+from tl_knowledge.errors import UnsupportedModelError
 from tl_knowledge.models.final_norm import FinalNorm
 from tl_knowledge.models.hook_names import UNEMBED_IN, attention_pattern, block_input, block_output, component_hook
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel, has_mlps, layer_count
 from tl_knowledge.models.unembedding import Unembedding
-from tl_knowledge.prompts.prompt import Prompt, check_fits, target_tokens
+from tl_knowledge.prompts.prompt import Prompt, check_fits
 from tl_knowledge.results.provenance import Provenance, provenance_of
 from tl_knowledge.results.result import TableResult
 from tl_knowledge.runs.arguments import answer_label, choose_answer
+from tl_knowledge.runs.metric_arguments import other_tokens
 
 __all__ = ["DirectLogitAttribution", "direct_logit_attribution"]
 
@@ -110,9 +111,7 @@ def direct_logit_attribution(
     model = as_model(model, without_mlps=True)
     check_fits(model, prompt)
     token = int(choose_answer(model, prompt, target, False)[0])
-    other = None if against is None else against if isinstance(against, int) else target_tokens(model, against)[0]
-    if other is not None and not 0 <= other < int(model.cfg.d_vocab):
-        raise TargetError(f"token {other} is outside the model's vocabulary of {int(model.cfg.d_vocab)}; pass a token of this model.")
+    other = None if against is None else other_tokens(model, against)[0]
     head = Unembedding.of(model)
     if head is None:
         raise UnsupportedModelError("this model does more after the unembedding's input than a matrix and a bias; hooks set there must go first.")

@@ -38,6 +38,7 @@ from tl_knowledge.runs.arguments import answer_label, choose_answer, resolve_noi
 from tl_knowledge.runs.contrast import Contrast, node_hooks, noise_contrast
 from tl_knowledge.runs.corruption import Noise, PromptSwap
 from tl_knowledge.runs.interventions import Intervention, Value, intervene, measure_nodes
+from tl_knowledge.runs.metric import PROBABILITY
 from tl_knowledge.runs.nodes import Node
 from tl_knowledge.runs.windows import unit_count
 
@@ -174,7 +175,7 @@ def analyse_attention(
     hooks = node_hooks(model, ["head"])
 
     def contrast_of(side: Side, count: int) -> Contrast:
-        return noise_contrast(model, prompt, answer, prompt.span(side).positions, corruption, count, hooks, "probability")
+        return noise_contrast(model, prompt, answer, prompt.span(side).positions, corruption, count, hooks, PROBABILITY)
 
     with show_progress(progress):
         contrasts = {side: contrast_of(side, settings.samples) for side in SIDES}

@@ -1,8 +1,8 @@
 """Attention knockout: from which tokens, and in which layers, does the last position read the answer? (Geva et al. 2023)
 
 Attention from the last position to the tokens of a span is blocked in a window of layers around each layer; the relative change
-``(p' - p) / p`` of the answer's probability says how much the answer depends on what is read there. All windows and spans of a
-prompt are rows of one growing batch.
+``(p' - p) / p`` of the answer's probability, or the change of another metric, says how much the answer depends on what is read there.
+All windows and spans of a prompt are rows of one growing batch.
 """
 
 from __future__ import annotations
@@ -25,9 +25,8 @@ from tl_knowledge.drawing import Line, LinePanel, line_panels
 from tl_knowledge.engine.forward import run_model
 from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.engine.rows import as_index, grow_rows, growing_rows_refusal, keep_positions, rows_engine, run_rows
-from tl_knowledge.errors import ComponentError, UnsupportedModelError, check_choice, check_given
+from tl_knowledge.errors import ComponentError, NumericalError, UnsupportedModelError, check_choice, check_given
 from tl_knowledge.hooks import knock_out_attention
-from tl_knowledge.metrics import answer_probability
 from tl_knowledge.models.loading import AnyModel, as_model, hooked_transformer_available
 from tl_knowledge.models.protocol import HookedModel, layer_count, model_device
 from tl_knowledge.prompts.facts import Fact
@@ -36,6 +35,8 @@ from tl_knowledge.results.provenance import Provenance, provenance_of
 from tl_knowledge.results.result import Result
 from tl_knowledge.results.statistics import mean_interval
 from tl_knowledge.runs.experiment import Experiment, answered
+from tl_knowledge.runs.metric import PROBABILITY, Against, AnyMetric, Metric
+from tl_knowledge.runs.metric_arguments import check_not_among, resolve_metric
 from tl_knowledge.runs.windows import window_layers
 
 __all__ = ["AttentionKnockout", "Blocked", "measure_attention_knockout"]
@@ -53,12 +54,14 @@ class AttentionKnockout(Result):
     """What blocking attention from the last position does.
 
     Attributes:
-        change: ``[fact span layer]``: ``(p' - p) / p``; NaN where a prompt has no such tokens, or p is zero.
+        change: ``[fact span layer]``: ``(p' - p) / p``; of every metric but the probability ``m' - m``, in its unit: they may be 0 or below, where a
+            share says nothing. NaN where a prompt has no such tokens, or p is zero.
         clean_probability: ``[fact]``.
         at: the blocked spans of the span axis.
         window: layers blocked together around each layer.
         facts: the facts of the fact axis.
         provenance: how it was measured.
+        metric: what changes.
     """
 
     ranked_by: ClassVar[str] = "change"
@@ -69,14 +72,16 @@ class AttentionKnockout(Result):
     window: int
     facts: tuple[Fact, ...]
     provenance: Provenance
+    metric: Metric = PROBABILITY
 
     def headline(self) -> str:
-        """Facts, blocked spans, window and model."""
-        layers = "layer" if self.window == 1 else "layers"
-        return f"{len(self.facts)} facts; {', '.join(self.at)} blocked for the last token, {self.window} {layers} at a time; {self.provenance.model}"
+        """Facts, blocked spans, window, metric and model."""
+        layers, what = "layer" if self.window == 1 else "layers", "" if self.metric == PROBABILITY else f"; {self.metric}"
+        blocked = f"{', '.join(self.at)} blocked for the last token, {self.window} {layers} at a time"
+        return f"{len(self.facts)} facts; {blocked}{what}; {self.provenance.model}"
 
     def to_dataframe(self) -> pd.DataFrame:
-        """Mean relative change with its 95% bootstrap interval over facts, for every span and layer."""
+        """Mean change with its 95% bootstrap interval over facts, for every span and layer."""
         frames: list[pd.DataFrame] = []
         for index, blocked in enumerate(self.at):
             values = self.change[:, index]
@@ -90,7 +95,7 @@ class AttentionKnockout(Result):
         return pd.concat(frames, ignore_index=True)
 
     def plot(self) -> go.Figure:
-        """Mean relative change by layer, a line for each span."""
+        """Mean change by layer, a line for each span."""
         frame = self.to_dataframe()
         lines: list[Line] = []
         for style, blocked in enumerate(self.at):
@@ -98,14 +103,15 @@ class AttentionKnockout(Result):
             if len(rows):
                 x, y, low, high = (rows[column].tolist() for column in ("layer", "change", "low", "high"))
                 lines.append(Line(f"{blocked} tokens" if blocked != "last" else "last token", x, y, low, high, style))
+        unit = ", relative" if self.metric == PROBABILITY else f",{self.metric.unit}" * bool(self.metric.unit)
         together = f"centre of {self.window} layers" if self.window > 1 else "layer"
         return line_panels(
             [LinePanel("", lines)],
             title="What the last position must read",
             subtitle=f"attention from the last position blocked; {len(self.facts)} facts; {self.provenance.model}; bands: 95% bootstrap",
             x_axis=together,
-            y_axis="change of P(answer), relative",
-            percent=True,
+            y_axis=f"change of {self.metric.of_answer()}{unit}",
+            percent=self.metric == PROBABILITY,
         )
 
 
@@ -116,18 +122,23 @@ def measure_attention_knockout(
     *,
     at: Blocked | Sequence[Blocked] = ("subject", "relation", "last"),
     window: int | Literal["auto"] = "auto",
+    metric: AnyMetric = "probability",
+    against: Against = None,
     progress: bool = True,
 ) -> AttentionKnockout:
     """Block attention from the last position to the tokens of some spans, in a window of layers around each layer.
 
     Args:
-        facts: each with a target that is scored by its first token. Pass facts the model knows: the change is relative.
+        facts: each with a target that is scored by its first token. Pass facts the model knows: the change of a probability is relative.
         at: which spans, each by itself; the last position is never counted to the subject or the relation.
         window: layers blocked together; Geva et al.'s 9 of GPT-2 XL's 48, or ``"auto"`` for that share of this model's, made odd.
+        metric, against: as in `tl_knowledge.trace`: what changes. The change of the probability is relative, that of every other metric is not.
 
     Raises:
         DataError: no fact.
+        TargetError, InputError: a metric that does not fit, or an answer that is measured against itself.
         ComponentError: an unknown span, or a window that does not fit the model.
+        NumericalError: a value that is not finite.
         UnsupportedModelError: a model whose attention scores cannot be written (some bridges compute past their hooks).
 
     Example:
@@ -144,39 +155,45 @@ def measure_attention_knockout(
         raise ComponentError(f"no span was given to block; pass some of {', '.join(map(repr, get_args(Blocked)))}.")
     for name in spans:
         check_choice("at", name, Blocked, ComponentError)
-    width = _window(model, window)
+    width, measured = _window(model, window), resolve_metric(model, metric, against)
     _check_writable(model)
     changes: list[NDArray[np.float64]] = []
     cleans: list[float] = []
     prompts = [Prompt.from_fact(model, fact) for fact in known]
+    for prompt in prompts:
+        check_not_among(measured.against, prompt.answer)
     for prompt in progress_bar(prompts, what="attention knockout", unit="fact", progress=progress):
-        change, clean = _knock_out(model, prompt, spans, width)
+        change, clean = _knock_out(model, prompt, spans, width, measured)
         changes.append(change)
         cleans.append(clean)
-    provenance = provenance_of(model, has_bos=prompts[0].has_bos, engine=rows_engine(model), window=width, at=list(spans))
-    return AttentionKnockout(np.stack(changes), np.array(cleans), spans, width, known, provenance)
+    provenance = provenance_of(model, has_bos=prompts[0].has_bos, engine=rows_engine(model), window=width, at=list(spans), metric=measured.name)
+    return AttentionKnockout(np.stack(changes), np.array(cleans), spans, width, known, provenance, measured)
 
 
-def _knock_out(model: HookedModel, prompt: Prompt, spans: Sequence[Blocked], window: int) -> tuple[NDArray[np.float64], float]:
-    """Relative changes ``[span layer]`` and the clean probability, from one forward with a row for every window and span."""
+def _knock_out(model: HookedModel, prompt: Prompt, spans: Sequence[Blocked], window: int, metric: Metric) -> tuple[NDArray[np.float64], float]:
+    """Changes ``[span layer]`` and the clean probability, from one forward with a row for every window and span."""
     answer = torch.tensor([prompt.target_token], device=model_device(model))
-    experiment = Experiment(model, (answered(prompt, answer),), (), 0)
-    clean, n_layers = float(experiment.base.probability[0]), layer_count(model)
+    experiment = Experiment(model, (answered(prompt, answer),), (), 0, metric)
+    base, n_layers = experiment.base, layer_count(model)
+    probability, clean = float(base.probability[0]), float(base.score[0])
     jobs = [(index, layer, keys) for index, name in enumerate(spans) for layer in range(n_layers) if (keys := _keys(prompt, name))]
     jobs.sort(key=lambda job: window_layers(job[1], window, n_layers, "ours")[0])
     changes = np.full((len(spans), n_layers), np.nan)
     if not jobs:
-        return changes, clean
+        return changes, probability
     windows = [window_layers(layer, window, n_layers, "ours") for _, layer, _ in jobs]
     births = {born_at: as_index([0] * count, experiment.device) for born_at, count in Counter(first - 1 for first, _ in windows).items()}
-    hooks: Hooks = grow_rows(experiment.base.streams, births)
+    hooks: Hooks = grow_rows(base.streams, births)
     for row, ((_, _, keys), (first, last)) in enumerate(zip(jobs, windows, strict=True), start=1):
         hooks += knock_out_attention(prompt.last, keys, layers=range(first, last + 1), rows=[row])
     logits = run_rows(model, prompt.tokens, hooks + keep_positions(experiment.answer_positions))
-    probability = answer_probability(logits, answer[None])[1:]
-    for (index, layer, _), value in zip(jobs, probability.tolist(), strict=True):
-        changes[index, layer] = (value - clean) / clean if clean else np.nan
-    return changes, clean
+    scores = experiment.score(logits, torch.zeros(len(logits), dtype=torch.long, device=experiment.device))[1:]
+    if not bool(scores.isfinite().all()):
+        raise NumericalError(f"blocked runs of {prompt.text!r} gave values of {metric} that are not finite; load the model in float32.")
+    whole = clean if metric == PROBABILITY else 1.0
+    for (index, layer, _), value in zip(jobs, scores.tolist(), strict=True):
+        changes[index, layer] = (value - clean) / whole if whole else np.nan
+    return changes, probability
 
 
 def _keys(prompt: Prompt, name: Blocked) -> tuple[int, ...]:

@@ -22,10 +22,11 @@ from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.results.provenance import provenance_of
 from tl_knowledge.runs.contrast import Contrast
 from tl_knowledge.runs.interventions import measure_nodes
+from tl_knowledge.runs.metric import PROBABILITY
 from tl_knowledge.runs.nodes import Node
 from tl_knowledge.runs.windows import unit_count
 
-__all__ = ["LADDER", "MOST_CANDIDATES", "SMALLEST_TOTAL", "assemble"]
+__all__ = ["LADDER", "MOST_CANDIDATES", "SMALLEST_TOTAL", "assemble", "nothing_in"]
 
 LADDER = (1, 2, 5, 10, 20, 40, 80, 160)
 MOST_CANDIDATES = 2000
@@ -54,14 +55,12 @@ def assemble(
         details: what the provenance should have besides the settings.
 
     Raises:
-        CorruptionError: the two runs do not differ in the answer's probability, so there is nothing to explain.
+        CorruptionError: the two runs do not differ in the metric, so there is nothing to explain.
         ComponentError: no candidate, or nodes that hold each other.
     """
     model, total = contrast.model, float(contrast.total_effect.mean())
     if abs(total) < SMALLEST_TOTAL:
-        raise CorruptionError(
-            f"P({target!r}) is {contrast.clean_probability:.2g} in both runs, so there is nothing to explain; pass another target, or stronger noise."
-        )
+        raise CorruptionError(f"{nothing_in(contrast, target)}, so there is nothing to explain; pass another target, or stronger noise.")
     considered = [*fixed, *_best(contrast, candidates, settings, memory_budget)]
     if not considered:
         raise ComponentError("no site lies between the sources and the answer; trace more layers or positions.")
@@ -100,6 +99,13 @@ def assemble(
             **details | {"prompt": prompt.text, "noise": repr(settings.noise)},
         ),
     )
+
+
+def nothing_in(contrast: Contrast, target: str) -> str:
+    """That two runs do not differ, in words."""
+    if contrast.metric == PROBABILITY:
+        return f"P({target!r}) is {contrast.clean_probability:.2g} in both runs"
+    return f"{contrast.metric.of_answer(target)} is {contrast.metric.number(contrast.clean_score)} in both runs, on average"
 
 
 def _best(contrast: Contrast, candidates: Sequence[Node], settings: CircuitSettings, memory_budget: float) -> list[Node]:

@@ -24,8 +24,10 @@ from tl_knowledge.neurons import NeuronSet
 from tl_knowledge.prompts.prompt import Prompt, check_fits
 from tl_knowledge.prompts.spans import Span
 from tl_knowledge.runs.arguments import answer_label, choose_answer, corrupted_span, resolve_noise, sample_count, traced_positions
-from tl_knowledge.runs.contrast import Metric, edit_contrast, node_hooks, noise_contrast
+from tl_knowledge.runs.contrast import edit_contrast, node_hooks, noise_contrast
 from tl_knowledge.runs.corruption import Noise, PromptSwap
+from tl_knowledge.runs.metric import Against, AnyMetric
+from tl_knowledge.runs.metric_arguments import resolve_metric
 from tl_knowledge.runs.nodes import Node
 from tl_knowledge.tracing import CausalTrace, TraceSettings
 
@@ -41,7 +43,8 @@ def from_trace(
     limit: int = 20,
     rank: Rank = "need",
     threshold: float = 0.02,
-    metric: Metric = "probability",
+    metric: AnyMetric = "probability",
+    against: Against = None,
     memory_budget: float = MEMORY_BUDGET,
     progress: bool = True,
 ) -> Circuit:
@@ -58,7 +61,7 @@ def from_trace(
             (``"effect"``, as in the trace), or by the larger of both (``"either"``: where sites stand in for each other).
         threshold: edges whose weight and need are below this share of the total effect are pruned, but for each node's strongest in and out; then
             nodes on no path from the corrupted tokens to the answer.
-        metric: what effects are measured in: the answer's probability, as the trace's, or its logarithm.
+        metric, against: what effects are measured in, as in `tl_knowledge.trace`; whatever the traces were measured in.
         memory_budget: bytes that the runs' activations may take.
         progress: show a progress bar of each round of runs that takes more than two seconds.
 
@@ -79,7 +82,7 @@ def from_trace(
         True
     """
     model = as_model(model)
-    check_words(limit, rank, threshold, metric)
+    check_words(limit, rank, threshold)
     given = check_given(always_iterable(traces, CausalTrace), "trace", "pass at least one, for example tlk.trace(model, prompt, component='mlp_out')")
     for trace in given:
         check_same_weights(model, trace.provenance.weights, "the trace")
@@ -91,7 +94,7 @@ def from_trace(
         limit=limit,
         rank=rank,
         threshold=threshold,
-        metric=metric,
+        metric=resolve_metric(model, metric, against, answer=traced.answer, multi_token=len(traced.answer) > 1),
         corrupted=traced.corrupted,
         noise=noise,
         samples=traced.samples,
@@ -100,7 +103,7 @@ def from_trace(
     )
     hooks, answer = node_hooks(model, settings.components), torch.tensor(traced.answer, device=model_device(model))
     with show_progress(progress):
-        contrast = noise_contrast(model, prompt, answer, traced.corrupted.positions, noise, traced.samples, hooks, metric)
+        contrast = noise_contrast(model, prompt, answer, traced.corrupted.positions, noise, traced.samples, hooks, settings.metric)
         candidates = dict.fromkeys(node for trace in given for node in _sites(trace))
         words = f"{traced.corrupted.name} corrupted"
         return assemble(contrast, list(candidates), prompt, settings, words=words, target=given[0].target, memory_budget=memory_budget)
@@ -120,7 +123,8 @@ def from_neurons(
     seed: int = 0,
     limit: int = 10,
     threshold: float = 0.02,
-    metric: Metric = "probability",
+    metric: AnyMetric = "probability",
+    against: Against = None,
     memory_budget: float = MEMORY_BUDGET,
     progress: bool = True,
 ) -> Circuit:
@@ -132,7 +136,7 @@ def from_neurons(
         noise, corrupt, samples, target, seed: as in `tl_knowledge.trace`.
         positions: where the neurons act; default the subject's last token and the last token.
         limit: how many attention outputs to add, those of the largest effect or need.
-        threshold, metric, memory_budget, progress: as in `from_trace`.
+        threshold, metric, against, memory_budget, progress: as in `from_trace`.
 
     Raises:
         ComponentError: an empty set, or one of another model; positions outside the prompt.
@@ -149,7 +153,7 @@ def from_neurons(
     """
     model = as_model(model)
     check_fits(model, prompt)
-    check_words(limit, "either", threshold, metric, fewest=0)
+    check_words(limit, "either", threshold, fewest=0)
     if not len(neurons) or neurons.shape != NeuronSet.of(model, []).shape:
         raise ComponentError(
             f"a set of {len(neurons)} neurons of a model of {neurons.n_layers} x {neurons.d_mlp} has no circuit here; pass a set of this model."
@@ -162,7 +166,7 @@ def from_neurons(
         limit=limit,
         rank="either",
         threshold=threshold,
-        metric=metric,
+        metric=resolve_metric(model, metric, against, answer=answer.tolist()),
         corrupted=span,
         noise=corruption,
         samples=sample_count(samples, corruption),
@@ -171,7 +175,9 @@ def from_neurons(
     )
     layers = range(layer_count(model)) if limit else range(0)
     with show_progress(progress):
-        contrast = noise_contrast(model, prompt, answer, span.positions, corruption, settings.samples, node_hooks(model, settings.components), metric)
+        contrast = noise_contrast(
+            model, prompt, answer, span.positions, corruption, settings.samples, node_hooks(model, settings.components), settings.metric
+        )
         return assemble(
             contrast,
             [Node("attn_out", layer, pos) for layer in layers for pos in range(span.first, len(prompt))],
@@ -195,7 +201,8 @@ def from_edit(
     limit: int = 20,
     rank: Rank = "need",
     threshold: float = 0.02,
-    metric: Metric = "log_probability",
+    metric: AnyMetric = "log_probability",
+    against: Against = None,
     memory_budget: float = MEMORY_BUDGET,
     progress: bool = True,
 ) -> Circuit:
@@ -207,7 +214,7 @@ def from_edit(
         model: without the edit, or its name or directory.
         prompt: with the edit's new target.
         components: what can be a node.
-        metric: what effects are measured in; most edits act through several sites at once, which only the logarithm shows one by one.
+        metric, against: as in `from_trace`; most edits act through several sites at once, which only the logarithm shows one by one.
         limit, rank, threshold, memory_budget, progress: as in `from_trace`.
 
     Raises:
@@ -216,7 +223,7 @@ def from_edit(
         ModelError, ComponentError, CorruptionError, NumericalError: as `from_trace`.
     """
     model = as_model(model)
-    check_words(limit, rank, threshold, metric)
+    check_words(limit, rank, threshold)
     if not prompt.answer:
         raise PromptError(f"prompt {prompt.text or prompt.labels!r} has no target; pass one made with the edit's new target.")
     edit.check_not_written(model)
@@ -227,7 +234,7 @@ def from_edit(
         limit=limit,
         rank=rank,
         threshold=threshold,
-        metric=metric,
+        metric=resolve_metric(model, metric, against, answer=[prompt.target_token]),
         corrupted=Span("edited", prompt.subject.positions[-1:]) if "subject" in prompt.spans else prompt.last,
         noise=None,
         samples=1,
@@ -238,7 +245,7 @@ def from_edit(
     nodes = [Node(part, layer, pos) for part in parts for layer in range(min(edit.layers), last + 1) for pos in range(len(prompt))]
     with show_progress(progress):
         return assemble(
-            edit_contrast(model, prompt, answer, edit.hooks(), edit.layers, node_hooks(model, parts), metric),
+            edit_contrast(model, prompt, answer, edit.hooks(), edit.layers, node_hooks(model, parts), settings.metric),
             [node for node in nodes if node.layer < last or node.pos == prompt.last.last],
             prompt,
             settings,

@@ -40,7 +40,9 @@ class Circuit(CircuitFindings):
         """
         best = largest_rows(self.head_reads, limit, "effect", either_sign=True)
         heads = list(dict.fromkeys(zip(best["layer"].astype(int), best["head"].astype(int), strict=True))) if len(best) else []
-        return pattern_view(self.patterns, heads, self.labels, f"the circuit's heads of the largest effect on P({self.target.strip()!r})")
+        return pattern_view(
+            self.patterns, heads, self.labels, f"the circuit's heads of the largest effect on {self.settings.metric.of_answer(self.target)}"
+        )
 
     def to_networkx(self) -> Any:
         """A ``networkx.DiGraph`` with names, tokens, effects and weights."""

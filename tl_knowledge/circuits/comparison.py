@@ -69,7 +69,10 @@ class CircuitComparison(Result):
             weight = max((share[pair] for share in shares if pair in share), key=abs)
             colour, name = self._look(pair in edges[0], pair in edges[1])
             arrows.append(Arrow(number[pair[0]], number[pair[1]], weight, _hover(own), colour, name))
-        words = "; ".join(f"{name}: P({c.target.strip()!r}) {c.clean_probability:.1%}" for name, c in zip(self.names, circuits, strict=True))
+        words = "; ".join(
+            f"{name}: P({c.target.strip()!r}) {c.clean_probability:.1%}{c.settings.metric.remark}"
+            for name, c in zip(self.names, circuits, strict=True)
+        )
         subtitle = f"{words}; arrows as wide as their share of the total effect, dotted where they lower it; {self.first.provenance.model}"
         return on_tokens(circuits, points, arrows, f"{self.names[0].capitalize()} against {self.names[1]}", subtitle)
 
@@ -114,7 +117,7 @@ def _shares(circuit: Circuit) -> dict[tuple[Node, Node], float]:
 
 
 def _carried(circuit: Circuit) -> str:
-    return f"P({circuit.target.strip()!r}) {circuit.clean_probability:.0%}"
+    return f"P({circuit.target.strip()!r}) {circuit.clean_probability:.0%}{circuit.settings.metric.remark}"
 
 
 def _hover(own: list[tuple[Circuit, Edge]]) -> str:

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from tl_knowledge.circuits.edges import Edge
 from tl_knowledge.circuits.findings import CircuitFindings
 from tl_knowledge.drawing import Arrow, GraphPoint, Line, LinePanel, graph, label_text, line_panels
+from tl_knowledge.runs.metric import PROBABILITY
 from tl_knowledge.runs.nodes import Node
 
 __all__ = ["KINDS", "LOOKS", "circuit_figure", "edge_hover", "growth_figure", "on_tokens", "place_of", "points_of", "shares_text"]
@@ -31,7 +32,6 @@ KINDS = {
     "answer": "answer",
     "embed": "source",
 }
-UNITS = {"probability": "", "log_probability": " nats"}
 _OFFSETS = {"embed": 0.0, "head": -0.2, "attn_out": -0.2, "neuron": 0.2, "mlp_out": 0.2, "resid_post": 0.3, "answer": 0.0}
 
 
@@ -44,9 +44,16 @@ def place_of(node: Node, n_layers: int, rank: int = 0, together: int = 1) -> tup
 def circuit_figure(circuit: CircuitFindings) -> go.Figure:
     """The graph of one circuit."""
     points, number = points_of([circuit])
-    arrows = [Arrow(number[e.source], number[e.target], e.strength, edge_hover(circuit, e)) for e in circuit.edges]
-    title = f"What carries P({circuit.target.strip()!r}): {len(circuit.nodes)} nodes, {len(circuit.edges)} edges"
+    arrows = [Arrow(number[e.source], number[e.target], e.strength, edge_hover(circuit, e), name=_sign(circuit, e)) for e in circuit.edges]
+    title = f"What carries {circuit.settings.metric.of_answer(circuit.target)}: {len(circuit.nodes)} nodes, {len(circuit.edges)} edges"
     return on_tokens([circuit], points, arrows, title, f"{circuit.contrast}; {shares_text(circuit)}")
+
+
+def _sign(circuit: CircuitFindings, edge: Edge) -> str | None:
+    """What an arrow does where it is not the answer that it raises or lowers."""
+    if circuit.settings.metric.kind not in ("kl", "function"):
+        return None
+    return "raises the metric" if edge.strength >= 0 else "lowers the metric"
 
 
 def points_of(circuits: Sequence[CircuitFindings]) -> tuple[list[GraphPoint], dict[Node, int]]:
@@ -74,13 +81,13 @@ def on_tokens(circuits: Sequence[CircuitFindings], points: Sequence[GraphPoint],
 
 def shares_text(circuit: CircuitFindings) -> str:
     """What the circuit explains, in words."""
-    low = float(circuit.corrupted_probability.mean())
-    unit = " in log P" if circuit.metric == "log_probability" else ""
-    kept = f"kept alone it keeps {circuit.faithfulness:.0%} of that{unit} ({circuit.wired:.0%} by these arrows)"
+    metric, low = circuit.settings.metric, float(circuit.corrupted_probability.mean())
+    moved = f"P {low:.1%} to {circuit.clean_probability:.1%}" if metric == PROBABILITY else f"total effect {metric.number(circuit.total_effect)}"
+    kept = f"kept alone it keeps {circuit.faithfulness:.0%} of that ({circuit.wired:.0%} by these arrows)"
     alone = f"{kept}, held out it takes {circuit.completeness:.0%}"
     samples = len(circuit.corrupted_probability)
     drawn = f"; {samples} noise samples" if samples > 1 else ""
-    return f"P {low:.1%} to {circuit.clean_probability:.1%}: {alone}{drawn}; {circuit.provenance.model}"
+    return f"{moved}: {alone}{drawn}; {circuit.provenance.model}"
 
 
 def growth_figure(circuit: CircuitFindings) -> go.Figure:
@@ -93,7 +100,7 @@ def growth_figure(circuit: CircuitFindings) -> go.Figure:
     ]
     return line_panels(
         [LinePanel("", lines)],
-        title=f"How many nodes carry P({circuit.target.strip()!r})",
+        title=f"How many nodes carry {circuit.settings.metric.of_answer(circuit.target)}",
         subtitle=f"{circuit.contrast}; before pruning; {len(circuit.corrupted_probability)} samples; {circuit.provenance.model}",
         x_axis="nodes, in order of effect or need",
         y_axis="share of the total effect",
@@ -104,7 +111,7 @@ def growth_figure(circuit: CircuitFindings) -> go.Figure:
 def edge_hover(circuit: CircuitFindings, edge: Edge) -> str:
     """What an arrow says."""
     start, end = (f"{label_text(node.name)} at {label_text(repr(circuit.labels[node.pos]))}" for node in (edge.source, edge.target))
-    carried, needed = (f"{value:+.3f}{UNITS[circuit.metric]} ({value / circuit.total_effect:.0%})" for value in (edge.weight, edge.need))
+    carried, needed = (f"{value:+.3f}{circuit.settings.metric.unit} ({value / circuit.total_effect:.0%})" for value in (edge.weight, edge.need))
     return f"{start}<br>to {end}<br>{label_text(circuit.contrast)}:<br>carries {carried}<br>lost when cut {needed}"
 
 
@@ -127,7 +134,7 @@ def _hover(circuit: CircuitFindings, node: Node) -> str:
     token = label_text(repr(circuit.labels[node.pos]))
     if node.component == "answer":
         return f"<b>answer</b> {label_text(repr(circuit.target))}<br>P {circuit.clean_probability:.1%}"
-    effects, unit = _measured(circuit, node), UNITS[circuit.metric]
+    effects, unit = _measured(circuit, node), circuit.settings.metric.unit
     name = f"<b>{label_text(node.name)}</b> at {token}"
     if effects is None:
         return name

@@ -16,7 +16,6 @@ from tl_knowledge.circuits.settings import CircuitSettings
 from tl_knowledge.prompts.spans import Span
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import Result
-from tl_knowledge.runs.contrast import Metric
 from tl_knowledge.runs.nodes import Node
 
 __all__ = ["CircuitFindings"]
@@ -71,9 +70,9 @@ class CircuitFindings(Result):
     provenance: Provenance
 
     @property
-    def metric(self) -> Metric:
+    def metric(self) -> str:
         """What effects, needs and weights are measured in."""
-        return self.settings.metric
+        return self.settings.metric.name
 
     @property
     def threshold(self) -> float:
@@ -104,7 +103,7 @@ class CircuitFindings(Result):
     def headline(self) -> str:
         """How many nodes and edges, what they carry, and how much of it."""
         kept = f"kept alone they keep {self.faithfulness:.0%} of the effect, held out they take {self.completeness:.0%}"
-        size = f"{len(self.nodes)} nodes and {len(self.edges)} edges carry P({self.target.strip()!r})"
+        size = f"{len(self.nodes)} nodes and {len(self.edges)} edges carry {self.settings.metric.of_answer(self.target)}"
         return f"{size}, {self.contrast}; {kept}; {self.provenance.model}"
 
     @override

@@ -7,8 +7,8 @@ from typing import Literal, TypeAlias
 
 from tl_knowledge.errors import ComponentError, check_choice
 from tl_knowledge.prompts.spans import Span
-from tl_knowledge.runs.contrast import Metric
 from tl_knowledge.runs.corruption import Noise, PromptSwap
+from tl_knowledge.runs.metric import Metric
 from tl_knowledge.runs.nodes import NodeKind
 
 __all__ = ["CircuitSettings", "Rank", "check_words"]
@@ -26,7 +26,7 @@ class CircuitSettings:
         limit: how many candidates were looked at, at most.
         rank: what they were ranked by.
         threshold: share of the total effect below which an edge was pruned.
-        metric: what effects, needs and weights are measured in: the answer's probability, or its logarithm in nats.
+        metric: what effects, needs and weights are measured in.
         corrupted: the span whose embeddings were corrupted; for an edit, where it writes.
         noise: how they were corrupted, its scale a number and its seed set; ``None`` for an edit, whose other run is the unedited model's.
         samples: noise draws.
@@ -46,7 +46,7 @@ class CircuitSettings:
     answer: tuple[int, ...]
 
 
-def check_words(limit: int, rank: str, threshold: float, metric: str, *, fewest: int = 1) -> None:
+def check_words(limit: int, rank: str, threshold: float, *, fewest: int = 1) -> None:
     """Refuse settings out of range.
 
     Args:
@@ -58,6 +58,5 @@ def check_words(limit: int, rank: str, threshold: float, metric: str, *, fewest:
     if limit < fewest:
         raise ComponentError(f"limit={limit} is too small; pass at least {fewest} (20 is usual).")
     check_choice("rank", rank, Rank, ComponentError)
-    check_choice("metric", metric, Metric, ComponentError)
     if not 0 <= threshold < 1:
         raise ComponentError(f"threshold {threshold} is no share of the total effect; pass a number from 0 to below 1, for example 0.02.")

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeAlias, get_args
 
 import typer
 
-from tl_knowledge.cli.words import EDIT_SETS, EVALUATED_SETS, INTERVALS, MEASURES, RUNNERS, SIDES, TRACE_VARIANTS
+from tl_knowledge.cli.words import EDIT_SETS, EVALUATED_SETS, INTERVALS, MEASURES, METRICS, RUNNERS, SIDES, TRACE_VARIANTS
 from tl_knowledge.datasets import FACT_SETS
 from tl_knowledge.editing import METHODS
 from tl_knowledge.errors import ComponentError, DataError, InputError, check_choice
@@ -18,6 +18,7 @@ from tl_knowledge.models.hook_names import Module
 from tl_knowledge.results.writable import check_writable_file, check_writable_folder
 
 __all__ = [
+    "Against",
     "AsJson",
     "Corpus",
     "Corrupt",
@@ -32,6 +33,7 @@ __all__ = [
     "MemoryBudget",
     "Method",
     "Methods",
+    "Metric",
     "Model",
     "Moments",
     "Noise",
@@ -127,6 +129,8 @@ Window: TypeAlias = Annotated[str, typer.Option(help="Layers restored together, 
 Noise: TypeAlias = Annotated[str, typer.Option(help="Standard deviation: a number, 3sd (of all embeddings) or 3subject-sd (of the subjects').")]
 Samples: TypeAlias = Annotated[int, typer.Option(min=1, help="Noise draws.")]
 Seed: TypeAlias = Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn.")]
+Metric: TypeAlias = Annotated[str, choice("metric", METRICS, ": what effects are measured in", ComponentError)]
+Against: TypeAlias = Annotated[list[str] | None, typer.Option(help="Another answer, of --metric logit_difference; repeatable.")]
 Variant: TypeAlias = Annotated[str, choice("variant", TRACE_VARIANTS, ": whose program's numbers")]
 
 Method: TypeAlias = Annotated[str, choice("method", METHODS)]

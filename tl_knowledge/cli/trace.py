@@ -38,6 +38,8 @@ def trace_command(
     noise: options.Noise = "3sd",
     seed: options.Seed = 0,
     variant: options.Variant = "ours",
+    metric: options.Metric = "probability",
+    against: options.Against = None,
     memory_budget: options.MemoryBudget = MEMORY_BUDGET,
     progress: options.Progress = True,
     out: options.Page = None,
@@ -52,6 +54,8 @@ def trace_command(
         "samples": samples,
         "seed": seed,
         "variant": variant,
+        "metric": metric,
+        "against": against or None,
         "memory_budget": memory_budget,
         "progress": progress and not as_json,
     }
@@ -96,6 +100,7 @@ def _as_data(prompt: tlk.Prompt, traces: list[tlk.CausalTrace]) -> dict[str, Any
         "target": first.target,
         "known": first.known,
         "clean_probability": first.clean_probability,
+        "metric": first.metric.name,
         "traces": [
             {
                 "corrupt": trace.corrupted.name,
@@ -103,6 +108,8 @@ def _as_data(prompt: tlk.Prompt, traces: list[tlk.CausalTrace]) -> dict[str, Any
                 "window": trace.window,
                 "sever": list(trace.severed),
                 "corrupted_probability": float(trace.corrupted_probability.mean()),
+                "clean_score": trace.clean_score,
+                "corrupted_score": float(trace.corrupted_score.mean()),
                 "total_effect": float(trace.total_effect.mean()),
                 "causal_state": list(trace.causal_state),
                 "top": trace.top(10).to_dict(orient="records"),
@@ -119,5 +126,7 @@ def _print(prompt: tlk.Prompt, traces: list[tlk.CausalTrace], out: Path | None) 
     print_line((prompt.text, "bold"), (first.target, "green"))
     samples = len(first.total_effect)
     print_line(f"clean probability {first.clean_probability:.1%} (", known, f"), model {first.provenance.model}, {samples} noise samples")
+    if first.metric.remark:
+        print_line(f"effects are in {first.metric.measured_in}")
     print_table(tlk.drawing.Table(tlk.tracing.SUMMARY_HEADER, tlk.tracing.summary_rows(traces)))
     print_written(out)

@@ -11,6 +11,7 @@ __all__ = [
     "INTERVALS",
     "MEASURES",
     "MEMORY_BUDGET",
+    "METRICS",
     "PERTURBATION_VARIANTS",
     "PROBLEMS",
     "PROTOCOLS",
@@ -24,6 +25,7 @@ __all__ = [
 ]
 
 SIDES = ("subject", "relation")
+METRICS = ("probability", "log_probability", "logit", "logit_difference", "kl", "rank")
 TRACE_VARIANTS = ("ours", "meng2022_code")
 SWEEP_VARIANTS = ("ours", "hase2023")
 PERTURBATION_VARIANTS = ("ours", "wen_bai")

@@ -58,7 +58,7 @@ class LayerCorrelations(TableResult):
             Line("Pearson", layers, frame["correlation"].tolist(), frame["low"].tolist(), frame["high"].tolist(), 0, filled),
             Line("Spearman", layers, frame["rank_correlation"].tolist(), none, none, 1),
         ]
-        title = f"Correlation of tracing effect and {self.outcome} score"
+        title = f"Correlation of tracing effect{self.settings.metric.remark} and {self.outcome} score"
         about = f"{self.settings.method}, {in_words(self.settings.problem)}; up to {int(frame['facts'].max())} facts a layer; {self.provenance.model}"
         subtitle = f"{about}; 95% intervals; Pearson's points filled: p < .05, uncorrected"
         return line_panels([LinePanel("", lines)], title=title, subtitle=subtitle, x_axis="layer", y_axis="correlation")

@@ -91,7 +91,7 @@ class LayerSweep(TableResult):
     def plot(self) -> go.Figure:
         """Lines by layer: the editing score and the tracing effect, each with its interval; the regressions in the subtitle."""
         lines: list[Line] = []
-        for style, (column, name) in enumerate((("score", "editing score"), ("tracing_effect", "tracing effect"))):
+        for style, (column, name) in enumerate((("score", "editing score"), ("tracing_effect", f"tracing effect{self.settings.metric.remark}"))):
             points = [(int(layer), *scalar_interval(group[column])) for layer, group in self.table.groupby("layer")]  # pyright: ignore
             x, mean, low, high = (list(values) for values in zip(*points, strict=True))
             lines.append(Line(name, x, mean, low, high, style=style))
@@ -117,7 +117,7 @@ class LayerSweep(TableResult):
             groups,
             title=f"Tracing effect against {outcome} score: {self.settings.method}, {in_words(self.settings.problem)}",
             subtitle=self._subtitle(outcome, variant),
-            x_axis="tracing effect" if variant == "ours" else "fraction restored",
+            x_axis=("tracing effect" if variant == "ours" else "fraction restored") + self.settings.metric.remark,
             y_axis=f"{outcome} score",
         )
 

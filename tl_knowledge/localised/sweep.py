@@ -35,6 +35,8 @@ from tl_knowledge.results.run_folder import RunFolder
 from tl_knowledge.runs.arguments import drawn_noise
 from tl_knowledge.runs.corruption import Noise
 from tl_knowledge.runs.edits import EditPlanner
+from tl_knowledge.runs.metric import PROBABILITY, Against, AnyMetric
+from tl_knowledge.runs.metric_arguments import resolve_metric
 from tl_knowledge.runs.parts import Runner, run_parts
 from tl_knowledge.runs.windows import window_layers
 from tl_knowledge.tracing import trace
@@ -81,6 +83,8 @@ def sweep_layers(
     layers: int | Iterable[int] | None = None,
     seed: int = 0,
     variant: SweepVariant = "ours",
+    metric: AnyMetric = "probability",
+    against: Against = None,
     store: str | os.PathLike[str] | None = None,
     runner: Runner = "local",
     workers: int = 2,
@@ -101,12 +105,14 @@ def sweep_layers(
         window: layers restored together (Hase et al. 2023: 5).
         seed: of noise that has no seed of its own.
         variant: ``"ours"``, or ``"hase2023"`` for the program's objectives, noise, tracing effects and scores.
+        metric, against: what tracing effects are measured in, as in `tl_knowledge.trace`: the share that comes back of the probability or its
+            logarithm is of the whole target, of every other metric of its first token. Editing scores are of probabilities.
         store: a folder; a sweep that was killed goes on from it, a case at a time.
         runner, workers: ``"ray"`` shares the cases out among Ray actors with one model each; pass the model's name then.
 
     Raises:
         DataError: no case, none that the problem and the tracing apply to, or a folder of another sweep.
-        InputError: an unknown problem or variant, or what the method refuses.
+        InputError: an unknown problem or variant, a metric that is not the program's or cannot be stored, or what the method refuses.
         CorruptionError: what is no noise, or belongs to one prompt.
 
     Example:
@@ -127,7 +133,11 @@ def sweep_layers(
     edited = check_layers(model, None if layers is None else tuple(always_iterable(layers)))
     planned = [method_at(layer, Objective(variant=variant)) for layer in edited]
     _check_objectives(planned)
-    settings = SweepSettings(_name(planned), problem, edited, noise, samples, window, seed, variant)
+    measured = resolve_metric(model, metric, against)
+    measured.check_storable(store)
+    if variant != "ours" and measured != PROBABILITY:
+        raise InputError(f"variant={variant!r} measures probabilities, not metric={measured}; pass variant='ours' with it.")
+    settings = SweepSettings(_name(planned), problem, edited, noise, samples, window, seed, variant, measured)
     provenance = provenance_of(model, engine=rows_engine(model), seed=seed, settings=settings)
     check_choice("runner", runner, Runner)
     with ExitStack() as stack:
@@ -202,7 +212,7 @@ def _tracing_effects(model: HookedModel, fact: Fact, settings: SweepSettings) ->
     """Each layer's largest normalised effect, at least 0.
 
     Raises:
-        TargetError: the corruption does not lower the answer's probability (of ``"hase2023"``: does not change it).
+        TargetError: the corruption does not lower the metric (of ``"hase2023"``: does not change it).
     """
     ours = settings.variant == "ours"
     traced = trace(
@@ -214,13 +224,15 @@ def _tracing_effects(model: HookedModel, fact: Fact, settings: SweepSettings) ->
         samples=settings.samples,
         seed=settings.seed,
         layers=settings.layers,
-        multi_token=True,
+        multi_token=settings.metric.whole_answer,
+        metric=settings.metric,
         variant="ours" if ours else "meng2022_code",
         progress=False,
     )
     total = float(traced.total_effect.mean())
+    what = f"P({fact.target!r})" if settings.metric == PROBABILITY else settings.metric.of_answer(fact.target)
     if total == 0 or (ours and total < 0):
-        raise TargetError(f"the corruption does not lower P({fact.target!r}) after {fact.text!r}; there is no effect to normalise.")
+        raise TargetError(f"the corruption does not lower {what} after {fact.text!r}; there is no effect to normalise.")
     largest: NDArray[np.float64] = traced.mean_effect.nan_to_num(nan=-1.0).amax(1).double().numpy() / abs(total)
     return np.maximum(largest, 0).tolist()
 

@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 
 from tl_knowledge.localised.problems import EditingProblem
 from tl_knowledge.runs.corruption import Noise
+from tl_knowledge.runs.metric import PROBABILITY, Metric
 
 __all__ = ["OUTCOMES", "Outcome", "SweepSettings", "SweepVariant", "in_words"]
 
@@ -46,6 +47,7 @@ class SweepSettings:
         window: layers restored together.
         seed: of noise that has no seed of its own.
         variant: whose objectives, tracing effects and scores.
+        metric: what tracing effects are measured in.
     """
 
     method: str
@@ -56,6 +58,7 @@ class SweepSettings:
     window: int = 5
     seed: int = 0
     variant: SweepVariant = "ours"
+    metric: Metric = PROBABILITY
 
 
 def in_words(name: str) -> str:

@@ -98,7 +98,7 @@ def compare_sweeps(*sweeps: LayerSweep, names: tuple[str, ...] = (), variant: Sw
     """
     check_choice("variant", variant, SweepVariant)
     given = check_given(sweeps, "sweep", "pass what sweep_layers() returned")
-    labels = names or tuple(sweep.settings.method for sweep in given)
+    labels = names or tuple(f"{sweep.settings.method}{sweep.settings.metric.remark}" for sweep in given)
     if len(labels) != len(given):
         raise InputError(f"{len(given)} sweep(s) cannot go by the names {labels}; pass names=, one for each sweep.")
     models = list(dict.fromkeys(sweep.provenance.model for sweep in given))

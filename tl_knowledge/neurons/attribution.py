@@ -1,6 +1,6 @@
 """Knowledge attribution: which neurons raise the probability of the answer? (Dai et al. 2022; Wen and Bai, section 3.1)
 
-Integrated gradients of the answer's probability along a path from a baseline to the neuron activations ``w`` of one position:
+Integrated gradients of the answer's probability, or of another metric, along a path from a baseline to the neuron activations ``w`` of one position:
 
 ``Attr(n_i) = (w_i - b_i) / m * sum_k dP(o | b + alpha_k (w - b)) / dn_i``
 
@@ -36,6 +36,8 @@ from tl_knowledge.neurons.result import NeuronAttribution
 from tl_knowledge.neurons.settings import BEFORE_NONLINEARITY, AttributionMethod, AttributionSettings, AttributionVariant
 from tl_knowledge.prompts.prompt import Prompt, check_fits
 from tl_knowledge.results.provenance import provenance_of
+from tl_knowledge.runs.metric import Against, AnyMetric
+from tl_knowledge.runs.metric_arguments import check_not_among, resolve_metric
 
 __all__ = ["activation_site", "attribute_neurons", "mean_activation"]
 
@@ -51,6 +53,8 @@ def attribute_neurons(
     steps: int = 20,
     baseline: Literal["zero"] | torch.Tensor = "zero",
     multi_token: bool = False,
+    metric: AnyMetric = "probability",
+    against: Against = None,
     layers: int | Iterable[int] | None = None,
     memory_budget: float = MEMORY_BUDGET,
     progress: bool = True,
@@ -67,6 +71,7 @@ def attribute_neurons(
         baseline: the path's start: ``"zero"``, or activations ``[layer d_mlp]`` such as `mean_activation`.
         multi_token: attribute every token of the target, the earlier ones appended to the prompt, and add the scores; else the first.
             EleutherAI's program appends the model's own predictions instead, and averages (Wen and Bai's: the target's, and averages).
+        metric, against: whose gradients are taken, as in `tl_knowledge.trace`: any but the rank, which has none.
         layers: which layers; all when ``None``.
         memory_budget: bytes that the activations kept for the backward may take.
 
@@ -88,9 +93,10 @@ def attribute_neurons(
     """
     model = as_model(model, masked=True, encoder_decoder=True)
     batch = check_given(always_iterable(prompts, Prompt), "prompt")
-    settings = AttributionSettings(method, variant, at, steps, multi_token, _baseline_name(baseline))
+    measured = resolve_metric(model, metric, against, multi_token=multi_token)
+    settings = AttributionSettings(method, variant, at, steps, multi_token, _baseline_name(baseline), measured)
     for prompt in batch:
-        _ = prompt.target_token
+        check_not_among(measured.against, [prompt.target_token])
         check_fits(model, prompt, multi_token=multi_token)
     numbers = check_layers(model, None if layers is None else tuple(always_iterable(layers)))
     start = _baseline_rows(model, baseline, numbers)
@@ -158,7 +164,9 @@ def _attributed(
         keys = [(each.length, each.kept, answered_from(model, each.tokens), side) for each, side in zip(questions, sides, strict=True)]
         for group in equal_groups(keys, at_once):
             own = sides[group[0]]
-            task = PathGradients(model, Questions.stack([questions[k] for k in group]), tuple(layers[i] for i in own), site, start[list(own)])
+            task = PathGradients(
+                model, Questions.stack([questions[k] for k in group]), tuple(layers[i] for i in own), site, start[list(own)], settings.metric
+            )
             parts = task.scores(alphas, memory_budget) if alphas else task.activations()
             for k, score, gap, p in zip(group, *(part.cpu() for part in parts), strict=True):
                 row, probability[rows[k]] = rows[k], probability[rows[k]] * p

@@ -13,7 +13,7 @@ copies of the clean row, and there ``b + alpha (w - b)`` takes the place of the 
     layer 2, alpha 1/2                       o-------->
 
 (one prompt, two steps). The gradient enters at the unembedding's input, where it is known in closed form (`tl_knowledge.models.unembedding`); a
-model that computes more after that point is differentiated throughout.
+model that computes more after that point is differentiated throughout, and so is every metric but the probability.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ from tl_knowledge.metrics import answer_probability
 from tl_knowledge.models.hook_names import UNEMBED_IN, block_input, block_output
 from tl_knowledge.models.protocol import HookedModel, answered_from, encoder_depth, layer_count
 from tl_knowledge.models.unembedding import Unembedding
+from tl_knowledge.runs.metric import PROBABILITY, Metric
+from tl_knowledge.runs.scoring import check_gradient, clean_reference, row_scores
 
 __all__ = ["PathGradients", "Questions", "questions_at_once"]
 
@@ -81,6 +83,7 @@ class PathGradients:
         layers: which layers.
         site: ``"hook_post"`` or ``"hook_pre"``.
         start: where each layer's path starts.
+        metric: whose gradients are taken.
     """
 
     model: HookedModel
@@ -88,6 +91,7 @@ class PathGradients:
     layers: tuple[int, ...]
     site: str
     start: Float[torch.Tensor, "layer d_mlp"]
+    metric: Metric = PROBABILITY
 
     def scores(self, alphas: Sequence[float], memory_budget: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Scores ``[prompt layer d_mlp]``, completeness gaps ``[prompt layer]`` and clean probabilities ``[prompt]``.
@@ -96,7 +100,8 @@ class PathGradients:
             alphas: points of the path, from 0 (its start) to 1 (the clean activations).
             memory_budget: bytes that the activations kept for the backward may take.
         """
-        prefix, head = freeze_prefix(self.model, self.questions.tokens, self.questions.kept), Unembedding.of(self.model)
+        prefix = freeze_prefix(self.model, self.questions.tokens, self.questions.kept)
+        head = Unembedding.of(self.model) if self.metric == PROBABILITY else None
         chunks = self._chunks(len(alphas), memory_budget, holds_logits=head is None)
         scores, gaps, probabilities = zip(*(_Sweep(self, prefix, chunk, tuple(alphas), head).run() for chunk in chunks), strict=True)
         return torch.cat(scores, dim=1), torch.cat(gaps, dim=1), probabilities[0]
@@ -118,7 +123,8 @@ class PathGradients:
         """Indices of layers whose rows fit the budget together; at least one at a time."""
         rows = len(self.questions.answers) * points
         a_block = _bytes_a_layer_row(self.model, self.questions.length, _tokens_a_row(self.model, self.questions))
-        logits = 3 * int(self.model.cfg.d_vocab) * self.start.element_size() if holds_logits else 0
+        copies = 3 if self.metric == PROBABILITY else 8  # a divergence holds two distributions and what they are made of
+        logits = copies * int(self.model.cfg.d_vocab) * self.start.element_size() if holds_logits else 0
 
         def needed(i: int) -> int:
             return rows * (_blocks_kept(self.model, self.layers[i]) * a_block + logits)
@@ -177,13 +183,24 @@ class _Sweep:
             logits = self._rows(prefix, clean, paths, states)
             inputs = [clean[i] for i in self.chunk] + [paths[i] for i in self.chunk]
             if logits is not None:
-                probability = answer_probability(logits, self._answers(len(logits))[:, None])
-                gradients = torch.autograd.grad(probability.sum(), inputs)
+                probability, score = self._scored(logits)
+                gradients = torch.autograd.grad(score.sum(), inputs)
             else:
                 assert self.head is not None
                 probability, gradient = self.head.answer_gradient(states[0][:, 0], self._answers(len(states[0])))
-                gradients = torch.autograd.grad(states[0], inputs, grad_outputs=gradient[:, None])
-        return self._results(clean, gradients, probability.detach())
+                score, gradients = probability, torch.autograd.grad(states[0], inputs, grad_outputs=gradient[:, None])
+        return *self._results(clean, gradients, score.detach()), probability[: self._prompts].detach()
+
+    def _scored(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The answers' probabilities, and the metric, in every row."""
+        metric, answers = self.task.metric, self._answers(len(logits))[:, None]
+        probability = answer_probability(logits, answers)
+        if metric == PROBABILITY:
+            return probability, probability
+        reference = clean_reference(metric, logits[: self._prompts])
+        score = row_scores(metric, logits, answers, None if reference is None else reference.repeat(len(logits) // self._prompts, 1))
+        check_gradient(score, metric)
+        return probability, score
 
     def _rows(
         self, prefix: FrozenPrefix, clean: dict[int, torch.Tensor], paths: dict[int, torch.Tensor], states: list[torch.Tensor]
@@ -194,18 +211,17 @@ class _Sweep:
         except Reached:
             return None
 
-    def _results(
-        self, clean: dict[int, torch.Tensor], gradients: Sequence[torch.Tensor], probability: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        count, weights = self._prompts, probability.new_tensor([self.alphas.count(point) for point in self._inner])
+    def _results(self, clean: dict[int, torch.Tensor], gradients: Sequence[torch.Tensor], score: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores and gaps, from every row's gradients and metric."""
+        count, weights = self._prompts, gradients[0].new_tensor([self.alphas.count(point) for point in self._inner])
         at_end, along = gradients[: len(self.chunk)], gradients[len(self.chunk) :]
         end = float(self.alphas.count(1.0))
         total = torch.stack([a * end + torch.einsum("k,kpn->pn", weights, b) for a, b in zip(at_end, along, strict=True)], dim=1)
         away = torch.stack([clean[i].detach() - self.task.start[i] for i in self.chunk], dim=1)
         scores = away * total / len(self.alphas)
-        at_start = probability[count:].view(len(self.chunk), len(self._inner), count)[:, 0].T
-        gaps = (scores.sum(2) - (probability[:count, None] - at_start)).abs()
-        return scores, gaps, probability[:count]
+        at_start = score[count:].view(len(self.chunk), len(self._inner), count)[:, 0].T
+        gaps = (scores.sum(2) - (score[:count, None] - at_start)).abs()
+        return scores, gaps
 
     @property
     def _prompts(self) -> int:

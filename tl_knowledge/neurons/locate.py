@@ -31,6 +31,8 @@ from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.results.packing import plain
 from tl_knowledge.results.provenance import Provenance, provenance_of
 from tl_knowledge.results.run_folder import RunFolder
+from tl_knowledge.runs.metric import Against, AnyMetric
+from tl_knowledge.runs.metric_arguments import resolve_metric
 from tl_knowledge.runs.parts import Runner, run_parts
 
 __all__ = ["as_groups", "attributed_groups", "locate_neurons"]
@@ -53,6 +55,8 @@ def locate_neurons(
     at: str = "last",
     steps: int = 20,
     multi_token: bool = False,
+    metric: AnyMetric = "probability",
+    against: Against = None,
     memory_budget: float = MEMORY_BUDGET,
     store: str | os.PathLike[str] | None = None,
     runner: Runner = "local",
@@ -66,7 +70,7 @@ def locate_neurons(
         threshold, kind, shared_by: as `select_neurons`.
         adapt: whether ``shared_by`` moves by 0.05 until the count lies in ``mean_count``.
         variant: whose attribution (as `attribute_neurons`) and whose refinement (as `select_neurons`).
-        at, steps, multi_token, memory_budget: as `attribute_neurons`.
+        at, steps, multi_token, metric, against, memory_budget: as `attribute_neurons`; a function's run cannot be stored.
         store: a folder; a run that was killed goes on from it, a hundred groups at a time, also with another ``shared_by`` or ``adapt``.
         runner, workers: ``"ray"`` shares the groups out among Ray actors with one model each; pass the model's name then.
 
@@ -82,7 +86,9 @@ def locate_neurons(
         (4, ['relation', 'groups', 'prompts', 'KN'])
     """
     source, model = model, as_model(model, masked=True, encoder_decoder=True)
-    scoring = AttributionSettings(variant=variant, at=at, steps=steps, multi_token=multi_token)
+    measured = resolve_metric(model, metric, against, multi_token=multi_token)
+    measured.check_storable(store)
+    scoring = AttributionSettings(variant=variant, at=at, steps=steps, multi_token=multi_token, metric=measured)
     settings = LocationSettings(scoring, threshold, kind, shared_by, adapt, (mean_count[0], mean_count[1]))
     members = as_groups(model, groups)
     run = _Run(model, settings, provenance_of(model, engine=prefix_engine(model), has_bos=members[0].prompts[0].has_bos, settings=settings))
@@ -211,6 +217,7 @@ def attributed_groups(
             at=scoring.at,
             steps=scoring.steps,
             multi_token=scoring.multi_token,
+            metric=scoring.metric,
             memory_budget=memory_budget,
             progress=False,
         )

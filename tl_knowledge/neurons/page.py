@@ -73,6 +73,6 @@ def _intro(located: LocatedNeurons) -> str:
     without = f", {empty} of them without neurons" if empty else ""
     return (
         f"{len(located.sets)} facts of {len(located.relations)} relations{without}. Integrated gradients at {place_words(scoring.at)} "
-        f"({scoring.variant}, {scoring.steps} steps); neurons above {settings.threshold:g} ({settings.kind}) in more than "
+        f"({scoring.variant}, {scoring.steps} steps){scoring.metric.remark}; neurons above {settings.threshold:g} ({settings.kind}) in more than "
         f"{settings.shared_by:g} of a fact's prompts."
     )

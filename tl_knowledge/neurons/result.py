@@ -16,6 +16,7 @@ from tl_knowledge.drawing import HeatMap, heat_maps
 from tl_knowledge.neurons.settings import AttributionSettings
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import Result
+from tl_knowledge.runs.metric import PROBABILITY
 
 __all__ = ["NeuronAttribution"]
 
@@ -27,9 +28,9 @@ class NeuronAttribution(Result):
     """Scores of every neuron at one position.
 
     Attributes:
-        scores: ``[prompt layer d_mlp]``, in probability of the answer (activations for ``method="activation"``).
-        completeness_gap: ``[prompt layer]``: ``|sum of the layer's scores - (P(w) - P(baseline))|``, which vanishes as the steps grow; NaN
-            for ``method="activation"``.
+        scores: ``[prompt layer d_mlp]``, in the metric, the answer's probability by default (activations for ``method="activation"``).
+        completeness_gap: ``[prompt layer]``: ``|sum of the layer's scores - (m(w) - m(baseline))|`` of the metric ``m``, which vanishes as the
+            steps grow; NaN for ``method="activation"``.
         clean_probability: ``[prompt]`` of the answer.
         layers: the layer numbers of the layer axis.
         n_layers: of the model.
@@ -93,7 +94,9 @@ class NeuronAttribution(Result):
         columns, rows = [str(rank + 1) for rank in range(ranked.shape[1])], [str(layer) for layer in self.layers]
         chart = HeatMap(ranked.numpy(), rows, columns, "", "layer", "rank of the neuron in its layer", colours="Blues")
         subtitle = f"mean over {len(self.prompts)} prompts for {self._answers()!r}; {self.settings.method}; {self.provenance.model}"
-        return heat_maps([chart], title="Attribution of the answer's probability to neurons", subtitle=subtitle, colour_axis="score")
+        metric, what = self.settings.metric, "activation" if self.settings.method == "activation" else f"score ({self.settings.metric.measured_in})"
+        answer = "the answer's probability" if metric == PROBABILITY else metric.of_answer()
+        return heat_maps([chart], title=f"Attribution of {answer} to neurons", subtitle=subtitle, colour_axis=what)
 
     def _answers(self) -> str:
         return ", ".join(sorted({target.strip() for target in self.targets}))[:60]

@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 
 from tl_knowledge.errors import InputError, check_choice
 from tl_knowledge.neurons.words import place_words
+from tl_knowledge.runs.metric import PROBABILITY, Metric
 
 __all__ = [
     "BEFORE_NONLINEARITY",
@@ -57,9 +58,10 @@ class AttributionSettings:
         steps: points of the path.
         multi_token: whether all of the target's tokens are scored.
         baseline: where the path starts: ``"zero"``, or ``"activations"`` with a fingerprint of them.
+        metric: whose gradients are taken.
 
     Raises:
-        InputError: an unknown method or variant, or a path of no points.
+        InputError: an unknown method or variant, a path of no points, or a metric without gradients, or for activations.
 
     Example:
         >>> str(AttributionSettings(at="subject"))
@@ -72,16 +74,20 @@ class AttributionSettings:
     steps: int = 20
     multi_token: bool = False
     baseline: str = "zero"
+    metric: Metric = PROBABILITY
 
     def __post_init__(self) -> None:
         check_choice("method", self.method, AttributionMethod)
         check_choice("variant", self.variant, AttributionVariant)
         if self.steps < 1:
             raise InputError(f"steps={self.steps} makes no path; pass at least 1 (20 is usual).")
+        self.metric.check_differentiable("attribution")
+        if self.method == "activation" and self.metric != PROBABILITY:
+            raise InputError(f"method='activation' takes no gradient, so that metric={self.metric} would change nothing; leave it out.")
 
     def __str__(self) -> str:
         path = f", {self.steps} steps" if self.method == "integrated_gradients" else ""
-        return f"{self.method.replace('_', ' ')} at {place_words(self.at)} ({self.variant}{path})"
+        return f"{self.method.replace('_', ' ')} at {place_words(self.at)} ({self.variant}{path}){self.metric.remark}"
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
+from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass
+from functools import partial
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import torch
 
 from tl_knowledge.results.packing import packed_fields
 
-__all__ = ["digest", "values_of"]
+__all__ = ["digest", "function_digest", "values_of"]
 
 
 def values_of(settings: object) -> dict[str, Any]:
@@ -36,3 +40,54 @@ def digest(values: Any) -> str:
         True
     """
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def function_digest(function: Callable[..., Any]) -> str:
+    """A short hash of a function: the same for the same code with the same values only, and never the same again for what cannot be looked into.
+
+    The values are its defaults, what it holds of the functions around it, and the globals that it names.
+
+    Example:
+        >>> function_digest(lambda x: x + 1) == function_digest(lambda x: x + 2)
+        False
+    """
+    try:
+        return hashlib.sha256(_contents(function)).hexdigest()[:8]
+    except (TypeError, ValueError, RecursionError):
+        return secrets.token_hex(4)
+
+
+def _contents(value: Any) -> bytes:
+    """A value's bytes, a function's with everything it reads.
+
+    Raises:
+        TypeError: something that cannot be looked into.
+    """
+    if isinstance(value, torch.Tensor):
+        return repr((value.dtype, value.shape)).encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    if isinstance(value, tuple | list):
+        return b"".join([type(value).__name__.encode(), *(hashlib.sha256(_contents(each)).digest() for each in value)])
+    if value is None or isinstance(value, str | int | float | bytes):
+        return repr(value).encode()
+    if isinstance(value, frozenset):
+        return _contents(sorted(value, key=repr))
+    if isinstance(value, CodeType):  # without its file and its lines
+        names = (value.co_names, value.co_varnames, value.co_freevars, value.co_cellvars)
+        return value.co_code + _contents((names, value.co_argcount, value.co_kwonlyargcount, value.co_consts))
+    if isinstance(value, ModuleType):
+        return value.__name__.encode()
+    if isinstance(value, partial):
+        return _contents(("partial", value.func, value.args, sorted(value.keywords.items())))
+    if isinstance(value, FunctionType):
+        held = [cell.cell_contents for cell in value.__closure__ or ()]
+        named = [(name, value.__globals__[name]) for name in sorted(set(_names(value.__code__))) if name in value.__globals__]
+        return _contents((value.__code__, held, named, value.__defaults__, sorted((value.__kwdefaults__ or {}).items())))
+    raise TypeError(f"a {type(value).__name__} cannot be looked into")
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    """Names that a function's code reads, and the code of functions inside it."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)

@@ -1,7 +1,8 @@
 """Dataclasses as plain data and tensors, and back: what every result's file is made of.
 
 ``pack`` walks a value: tensors, arrays and dataframes are put aside under their path (``shares.faithfulness``), everything else becomes what JSON
-has. ``unpack`` reads it by the dataclass' annotations (cattrs). A nested dataclass says its class, so that a field may hold one of several.
+has. ``unpack`` reads it by the dataclass' annotations (cattrs). A nested dataclass says its class, so that a field may hold one of several;
+a `Word` is its word.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ import os
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from types import NoneType, UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Any, Protocol, TypeVar, Union, get_args, get_origin, runtime_checkable
 
 import cattrs
 import numpy as np
 import pandas as pd
 import torch
 from cattrs.strategies import configure_union_passthrough
+from typing_extensions import Self
 
 from tl_knowledge.errors import DataError
 
@@ -29,6 +31,20 @@ Packed = dict[str, torch.Tensor]
 Value = TypeVar("Value")
 
 KIND = "class"
+
+
+@runtime_checkable
+class Word(Protocol):
+    """What is packed as one word, that says all of it."""
+
+    def to_word(self) -> str:
+        """The word."""
+        ...
+
+    @classmethod
+    def from_word(cls, word: str) -> Self:
+        """From the word."""
+        ...
 
 
 def packed_fields(value: Any, tensors: Packed) -> dict[str, Any]:
@@ -63,6 +79,8 @@ def pack(value: Any, path: str, tensors: Packed) -> Any:
     if isinstance(value, pd.DataFrame):
         tensors[path] = _frame_bytes(value)
         return {"frame": path}
+    if isinstance(value, Word):
+        return value.to_word()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value) if field.init and not field.name.startswith("_")]
         return {KIND: type(value).__name__} | {name: pack(getattr(value, name), f"{path}.{name}", tensors) for name in names}
@@ -106,6 +124,7 @@ def _converter(tensors: Packed) -> cattrs.Converter:
         kind = next(kind for member in _members(union) for kind in _with_subclasses(member) if kind.__name__ == value[KIND])
         return converter.structure(value, kind)
 
+    converter.register_structure_hook_func(lambda t: hasattr(t, "from_word"), lambda v, t: t.from_word(v))
     converter.register_structure_hook_func(_is_tensor, lambda v, _: tensors[v["tensor"]])
     converter.register_structure_hook_func(lambda t: (get_origin(t) or t) is np.ndarray, lambda v, _: tensors[v["array"]].numpy())
     converter.register_structure_hook_func(

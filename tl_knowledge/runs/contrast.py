@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -20,21 +20,18 @@ from tl_knowledge.engine.recording import capture
 from tl_knowledge.engine.rows import keep_positions
 from tl_knowledge.errors import NumericalError
 from tl_knowledge.hooks import Corruption, corrupt
-from tl_knowledge.metrics import answer_log_probability, answer_probability
+from tl_knowledge.metrics import answer_probability
 from tl_knowledge.models.hook_names import block_input, block_output, component_hook
 from tl_knowledge.models.protocol import HookedModel, layer_count
 from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.runs.experiment import AnsweredPrompt, CorruptedRun, Experiment, answered
+from tl_knowledge.runs.metric import Metric
 from tl_knowledge.runs.nodes import Node, hook_of
+from tl_knowledge.runs.scoring import clean_reference, row_scores
 
-__all__ = ["Contrast", "Metric", "edit_contrast", "node_hooks", "noise_contrast"]
+__all__ = ["Contrast", "edit_contrast", "node_hooks", "noise_contrast"]
 
 Answer: TypeAlias = Int[torch.Tensor, " answer"]
-Metric: TypeAlias = Literal["probability", "log_probability"]
-"""What effects are measured in: the answer's probability (ROME's indirect effect), or its logarithm in nats.
-
-Several sites that only together bring an answer from a tiny probability to a large one show their part in the logarithm.
-"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +43,9 @@ class Contrast:
         answer_positions: the positions that predict the answer.
         corrupting, cleaning: hooks that make rows of tokens the corrupted run (``samples`` rows), and the clean run.
         clean, corrupted: activations by hook name, ``[1 pos ...]`` and ``[sample pos ...]``.
-        metric: what effects are measured in.
+        metric: what effects are measured in. Several sites that only together bring an answer from a tiny probability to a large one show their
+            part in the logarithm.
+        reference: what the metric needs of the clean run, ``[1 d_vocab]``, or nothing.
         clean_score, corrupted_score: the metric in the two runs, the latter ``[sample]``.
         clean_probability, corrupted_probability: of the answer, the latter ``[sample]``.
         sources: what turns the corrupted into the clean run.
@@ -61,6 +60,7 @@ class Contrast:
     clean: dict[str, torch.Tensor]
     corrupted: dict[str, torch.Tensor]
     metric: Metric
+    reference: Float[torch.Tensor, "1 d_vocab"] | None
     clean_score: float
     corrupted_score: Float[torch.Tensor, " sample"]
     clean_probability: float
@@ -83,10 +83,7 @@ class Contrast:
 
     def score(self, logits: torch.Tensor) -> torch.Tensor:
         """The metric in each row of ``[row answer d_vocab]``."""
-        return _SCORES[self.metric](logits, self.answer[None])
-
-
-_SCORES = {"probability": answer_probability, "log_probability": answer_log_probability}
+        return row_scores(self.metric, logits, self.answer[None], self.reference)
 
 
 def node_hooks(model: HookedModel, components: Sequence[str]) -> list[str]:
@@ -101,7 +98,7 @@ def noise_contrast(
     """The clean run against runs with a noisy span; the named activations are kept.
 
     Raises:
-        NumericalError: a probability that is not finite.
+        NumericalError: a probability, or a value of the metric, that is not finite.
     """
     experiment = Experiment(model, (answered(prompt, answer),), (CorruptedRun(0, span, noise),), samples)
     activations, logits = _run(model, experiment.prompts[0], experiment.tokens[experiment.row_prompts], experiment.corrupt_hooks(), names)
@@ -120,7 +117,7 @@ def edit_contrast(
         layers: whose MLPs it changes.
 
     Raises:
-        NumericalError: a probability that is not finite.
+        NumericalError: a probability, or a value of the metric, that is not finite.
     """
     scored = answered(prompt, answer)
     sources = tuple(Node("mlp_out", layer, pos) for layer in layers for pos in range(scored.tokens.shape[1]))
@@ -139,9 +136,12 @@ def _contrast(
     sources: tuple[Node, ...],
 ) -> Contrast:
     """Row 0 of the logits is the clean run's."""
-    probability, score = answer_probability(logits, prompt.answer[None]), _SCORES[metric](logits, prompt.answer[None])
-    if not bool((probability + score).isfinite().all()):
+    probability, reference = answer_probability(logits, prompt.answer[None]), clean_reference(metric, logits[:1])
+    if not bool(probability.isfinite().all()):
         raise NumericalError(f"the answer's probability is not finite (clean {probability[0].item()}); load the model in float32.")
+    score = row_scores(metric, logits, prompt.answer[None], reference)
+    if not bool(score.isfinite().all()):
+        raise NumericalError(f"{metric} is not finite (clean {score[0].item()}); load the model in float32.")
     return Contrast(
         model=model,
         tokens=prompt.tokens,
@@ -152,6 +152,7 @@ def _contrast(
         clean=activations[0],
         corrupted=activations[1],
         metric=metric,
+        reference=reference,
         clean_score=float(score[0]),
         corrupted_score=score[1:],
         clean_probability=float(probability[0]),

@@ -12,9 +12,9 @@ from functools import cached_property
 
 import torch
 from einops import repeat
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
-from tl_knowledge.arrays import Hooks, SampleProbability, Tokens
+from tl_knowledge.arrays import Hooks, Logits, SampleProbability, Tokens
 from tl_knowledge.engine.forward import run_model
 from tl_knowledge.engine.recording import capture_base
 from tl_knowledge.engine.rows import keep_positions, pad_right
@@ -24,6 +24,8 @@ from tl_knowledge.metrics import answer_probability
 from tl_knowledge.models.hook_names import EMBED
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.prompt import Prompt
+from tl_knowledge.runs.metric import PROBABILITY, Metric
+from tl_knowledge.runs.scoring import clean_reference, row_scores
 
 __all__ = ["AnsweredPrompt", "BaseRuns", "CorruptedRun", "Experiment", "answered"]
 
@@ -66,22 +68,31 @@ class BaseRuns:
     Attributes:
         streams: the residual stream entering block 0, then leaving each block.
         probability: of the row's answer.
+        score: the metric.
+        reference: what the metric needs of each prompt's clean run, ``[prompt d_vocab]``, or nothing.
         predicted: the most probable first answer token.
     """
 
     streams: list[torch.Tensor]
     probability: torch.Tensor
+    score: torch.Tensor
+    reference: torch.Tensor | None
     predicted: torch.Tensor
 
 
 @dataclass(frozen=True, eq=False)
 class Experiment:
-    """Everything a batch of traces needs but its sites; answers must have equally many tokens."""
+    """Everything a batch of traces needs but its sites; answers must have equally many tokens.
+
+    Attributes:
+        metric: what effects are measured in.
+    """
 
     model: HookedModel
     prompts: tuple[AnsweredPrompt, ...]
     runs: tuple[CorruptedRun, ...]
     samples: int
+    metric: Metric = PROBABILITY
 
     @property
     def device(self) -> torch.device:
@@ -143,7 +154,7 @@ class Experiment:
         """The clean and corrupted runs.
 
         Raises:
-            NumericalError: a probability that is not finite.
+            NumericalError: a probability, or a value of the metric, that is not finite.
         """
         streams: list[torch.Tensor] = []
         positions = self.answer_positions[self.row_prompts]
@@ -155,7 +166,26 @@ class Experiment:
             raise NumericalError(
                 f"the answer's probability is not finite (clean {probability[0].item()}); check the weights for NaN, or load the model in float32."
             )
-        return BaseRuns(streams, probability, logits[:, 0].argmax(-1))
+        reference = clean_reference(self.metric, logits[: len(self.prompts)])
+        score = probability if self.metric == PROBABILITY else self._score(logits, self.row_prompts, reference)
+        if not bool(score.isfinite().all()):
+            raise NumericalError(f"{self.metric} is not finite (clean {score[0].item()}); load the model in float32.")
+        return BaseRuns(streams, probability, score, reference, logits[:, 0].argmax(-1))
+
+    def score(self, logits: Logits, row_prompts: Int[torch.Tensor, " row"]) -> Float[torch.Tensor, " row"]:
+        """The metric in rows of some prompts, from the logits where these are answered."""
+        return self._score(logits, row_prompts, self.base.reference)
+
+    def _score(self, logits: Logits, row_prompts: torch.Tensor, reference: torch.Tensor | None) -> torch.Tensor:
+        return row_scores(self.metric, logits, self.answers[row_prompts], None if reference is None else reference[row_prompts])
+
+    def clean_score(self, run: int) -> float:
+        """The metric in the clean run."""
+        return float(self.base.score[self.runs[run].prompt])
+
+    def corrupted_score(self, run: int) -> Float[torch.Tensor, " sample"]:
+        """The metric in a corrupted run, for every noise sample."""
+        return self.base.score[self.sample_rows(run)]
 
     def clean_probability(self, run: int) -> float:
         """The answer's probability in the clean run."""

@@ -13,6 +13,7 @@ from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.prompts.prompt import Prompt, check_fits
 from tl_knowledge.runs.arguments import choose_answer
+from tl_knowledge.runs.metric_arguments import check_not_among
 from tl_knowledge.runs.roles import SIDES
 
 __all__ = ["Question", "ask_facts"]
@@ -34,13 +35,16 @@ class Question:
     answer: torch.Tensor
 
 
-def ask_facts(model: HookedModel, facts: Sequence[tuple[int, Fact]], *, multi_token: bool, known_only: bool) -> tuple[list[Question], dict[int, str]]:
+def ask_facts(
+    model: HookedModel, facts: Sequence[tuple[int, Fact]], *, multi_token: bool, known_only: bool, against: Sequence[int] = ()
+) -> tuple[list[Question], dict[int, str]]:
     """The facts that can be asked, and why the others cannot, by index.
 
     Args:
         facts: with their places in the set.
         multi_token: score all of the target's tokens.
         known_only: leave out facts whose target is not what the clean run predicts.
+        against: tokens that answers are measured against; a fact whose answer is one of them is left out.
     """
     skipped: dict[int, str] = {}
     questions: list[Question] = []
@@ -51,6 +55,7 @@ def ask_facts(model: HookedModel, facts: Sequence[tuple[int, Fact]], *, multi_to
             for side in SIDES:
                 prompt.span(side)
             answer = choose_answer(model, prompt, None, multi_token)
+            check_not_among(against, answer.tolist())
         except InputError as error:
             skipped[index] = str(error)
             continue

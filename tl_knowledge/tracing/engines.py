@@ -1,7 +1,7 @@
 """The two engines of a causal trace: the growing-rows sweep, and the obvious loop it must equal.
 
 Both take the same `Experiment` and the same sites, of any mixture of prompts, corruptions, components and severings, and
-return the answer's probability in every restored run, ``[site sample]``. The loop consists of the public hook factories
+return the metric in every restored run, ``[site sample]``. The loop consists of the public hook factories
 only: one forward a site. The sweep runs a chunk of sites in one forward (see `tl_knowledge.engine.rows`).
 """
 
@@ -31,37 +31,36 @@ from tl_knowledge.engine.rows import (
 )
 from tl_knowledge.errors import NumericalError
 from tl_knowledge.hooks import corrupt, restore, sever
-from tl_knowledge.metrics import answer_probability
 from tl_knowledge.models.hook_names import COMPONENTS, Component, Module, component_hook
 from tl_knowledge.models.protocol import HookedModel, layer_count
 from tl_knowledge.runs.experiment import Experiment
 from tl_knowledge.tracing.sites import Site
 
-__all__ = ["engine_used", "exact_probability", "loop_over_sites", "sweep_sites"]
+__all__ = ["engine_used", "exact_scores", "loop_over_sites", "sweep_sites"]
 
 Advance = Callable[[int], None]
-SiteProbability = Float[torch.Tensor, "site sample"]
+SiteScore = Float[torch.Tensor, "site sample"]
 
 
-def exact_probability(
+def exact_scores(
     experiment: Experiment, sites: Sequence[Site], engine: Literal["rows", "loop"], memory_budget: float, advance: Advance
-) -> tuple[SiteProbability, str]:
-    """The answer's probability in every restored run, and the engine that gave it: the loop where the model refuses growing rows.
+) -> tuple[SiteScore, str]:
+    """The metric in every restored run, and the engine that gave it: the loop where the model refuses growing rows.
 
     Raises:
-        NumericalError: a probability that is not finite.
+        NumericalError: a score that is not finite.
     """
     base = experiment.base  # first, for its own clear error where activations are not finite
     used = engine_used(experiment.model, engine)
     if not sites:
-        return base.probability.new_empty(0, experiment.samples), used
+        return base.score.new_empty(0, experiment.samples), used
     if used == "rows":
-        probability = sweep_sites(experiment, sites, memory_budget, advance)
+        scores = sweep_sites(experiment, sites, memory_budget, advance)
     else:
-        probability = loop_over_sites(experiment, sites, advance)
-    if not bool(probability.isfinite().all()):
-        raise NumericalError("restored runs gave probabilities that are not finite; load the model in float32, or lower the noise.")
-    return probability, used
+        scores = loop_over_sites(experiment, sites, advance)
+    if not bool(scores.isfinite().all()):
+        raise NumericalError(f"restored runs gave values of {experiment.metric} that are not finite; load the model in float32, or lower the noise.")
+    return scores, used
 
 
 def engine_used(model: HookedModel, engine: Literal["rows", "loop"]) -> str:
@@ -69,19 +68,19 @@ def engine_used(model: HookedModel, engine: Literal["rows", "loop"]) -> str:
     return rows_engine(model) if engine == "rows" else engine
 
 
-def sweep_sites(experiment: Experiment, sites: Sequence[Site], memory_budget: float, advance: Advance) -> SiteProbability:
+def sweep_sites(experiment: Experiment, sites: Sequence[Site], memory_budget: float, advance: Advance) -> SiteScore:
     """Growing rows: one forward for as many sites as the memory budget allows, those born together kept together."""
     answers = experiment.answers.shape[1]
     fitting = budget_rows(experiment.model, experiment.length, answers, memory_budget) - len(experiment.row_prompts)
     order = sorted(range(len(sites)), key=lambda k: sites[k].born_at)
-    probability = torch.empty(len(sites), experiment.samples, dtype=experiment.base.probability.dtype, device=experiment.device)
+    scores = torch.empty(len(sites), experiment.samples, dtype=experiment.base.score.dtype, device=experiment.device)
     for chunk in chunked_even(order, max(1, fitting // experiment.samples)):
         sweep = _Sweep(experiment, [sites[k] for k in chunk])
         logits = run_rows(experiment.model, experiment.tokens[:1], sweep.hooks())
-        born = answer_probability(logits[sweep.base_rows :], experiment.answers[sweep.row_prompts[sweep.base_rows :]])
-        probability[chunk] = rearrange(born, "(site sample) -> site sample", sample=experiment.samples)
+        born = experiment.score(logits[sweep.base_rows :], sweep.row_prompts[sweep.base_rows :])
+        scores[chunk] = rearrange(born, "(site sample) -> site sample", sample=experiment.samples)
         advance(len(chunk))
-    return probability
+    return scores
 
 
 class _Sweep:
@@ -216,9 +215,9 @@ class _Sweep:
         return as_index(values, self.experiment.device)[:, None]
 
 
-def loop_over_sites(experiment: Experiment, sites: Sequence[Site], advance: Advance) -> SiteProbability:
+def loop_over_sites(experiment: Experiment, sites: Sequence[Site], advance: Advance) -> SiteScore:
     """The obvious loop: one forward a site, with hooks of the public factories."""
-    probability: dict[int, torch.Tensor] = {}
+    scores: dict[int, torch.Tensor] = {}
     for index, run in enumerate(experiment.runs):
         own = {k: site for k, site in enumerate(sites) if site.run == index}
         prompt, model = experiment.prompts[run.prompt], experiment.model
@@ -227,15 +226,16 @@ def loop_over_sites(experiment: Experiment, sites: Sequence[Site], advance: Adva
         restored = [name for site in own.values() for name in _hook_names([site.component], layers)]
         pinned = [name for site in own.values() for name in _hook_names(site.severed, layers)]
         batch = repeat(prompt.tokens, "1 pos -> sample pos", sample=experiment.samples)
+        rows = torch.full((experiment.samples,), run.prompt, device=experiment.device)
         clean, corrupted = record(model, prompt.tokens, [], restored), record(model, batch, noise, pinned)
         for k, site in own.items():
             hooks = noise + sever(corrupted, site.severed, layers=layers, positions=site.pos)
             hooks += restore(clean, site.component, layers=range(site.first, site.last + 1), positions=site.pos, units=site.unit)
             with torch.no_grad():
                 logits: torch.Tensor = run_model(model, batch, hooks)
-            probability[k] = answer_probability(logits[:, prompt.answer_positions], prompt.answer[None])
+            scores[k] = experiment.score(logits[:, prompt.answer_positions], rows)
             advance(1)
-    return torch.stack([probability[k] for k in range(len(sites))])
+    return torch.stack([scores[k] for k in range(len(sites))])
 
 
 def _hook_names(components: Iterable[Component], layers: Iterable[int]) -> list[str]:

@@ -5,7 +5,8 @@
 3. *Corrupted-with-restoration runs*: the same noise, and one clean activation written back.
 
 ``IE = P*[restored](o) - P*(o)`` is the indirect effect of that activation, ``TE = P(o) - P*(o)`` the total effect
-(Meng et al. 2022, section 2.1; Wen and Bai, section 3.3; the relation's side: Wei et al. 2024, section 3.3).
+(Meng et al. 2022, section 2.1; Wen and Bai, section 3.3; the relation's side: Wei et al. 2024, section 3.3). ``metric`` puts another number in the
+probability's place.
 """
 
 from __future__ import annotations
@@ -37,10 +38,12 @@ from tl_knowledge.runs.arguments import (
 )
 from tl_knowledge.runs.corruption import Noise, PromptSwap
 from tl_knowledge.runs.experiment import CorruptedRun, Experiment, answered
+from tl_knowledge.runs.metric import Against, AnyMetric
+from tl_knowledge.runs.metric_arguments import resolve_metric
 from tl_knowledge.runs.windows import TraceVariant, Window, resolve_window
-from tl_knowledge.tracing.engines import exact_probability
+from tl_knowledge.tracing.engines import exact_scores
 from tl_knowledge.tracing.result import CausalTrace
-from tl_knowledge.tracing.screen import ScreenCheck, screened_probability
+from tl_knowledge.tracing.screen import ScreenCheck, screened_scores
 from tl_knowledge.tracing.settings import TraceSettings
 from tl_knowledge.tracing.sites import Grid, Site
 
@@ -63,6 +66,8 @@ def trace(
     target: str | int | None = None,
     seed: int = 0,
     multi_token: bool = False,
+    metric: AnyMetric = "probability",
+    against: Against = None,
     layers: int | Iterable[int] | None = None,
     positions: int | Span | Iterable[int] | None = None,
     units: int | Iterable[int] | None = None,
@@ -87,6 +92,10 @@ def trace(
         target: text or token of the answer; default the prompt's target, else the clean run's prediction.
         seed: of noise that has no seed of its own.
         multi_token: score the product over all of the target's tokens instead of its first token.
+        metric: what effects are measured in: ``"probability"``, ``"log_probability"``, ``"logit"``, ``"logit_difference"``, ``"kl"``, ``"rank"``,
+            or a function ``logits [row d_vocab] -> [row]``. Of all of them more is better: ``"kl"`` and ``"rank"`` count with a minus, so that
+            an effect above 0 always is one towards the clean answer.
+        against: the other answer or answers of a logit difference: texts (their first tokens) or tokens.
         layers, positions, units: restrict the trace. Positions default to all, for neurons to the last corrupted one;
             units (heads, neurons) to all.
         variant: ``"ours"``, or ``"meng2022_code"`` for the noise stream and windows of Meng et al.'s program.
@@ -98,8 +107,8 @@ def trace(
 
     Raises:
         ModelError: a model that cannot be traced, or is in training mode with dropout.
-        PromptError, ComponentError, CorruptionError, TargetError: an argument that does not fit.
-        NumericalError: probabilities that are not finite.
+        PromptError, ComponentError, CorruptionError, TargetError, InputError: an argument that does not fit.
+        NumericalError: probabilities, or values of the metric, that are not finite.
 
     Example:
         >>> import tl_knowledge as tlk
@@ -115,11 +124,13 @@ def trace(
     check_has(model, component, severable(sever))
     span = corrupted_span(prompt, corrupt)
     corruption = resolve_noise(model, prompt, noise, seed, variant)
+    answer = choose_answer(model, prompt, target, multi_token)
     experiment = Experiment(
         model=model,
-        prompts=(answered(prompt, choose_answer(model, prompt, target, multi_token)),),
+        prompts=(answered(prompt, answer),),
         runs=(CorruptedRun(0, span.positions, corruption),),
         samples=sample_count(samples, corruption),
+        metric=resolve_metric(model, metric, against, answer=answer.tolist(), multi_token=multi_token),
     )
     grid = Grid(
         component=component,
@@ -143,37 +154,39 @@ def trace(
         seed=(corruption.seed or 0) if isinstance(corruption, Noise) else 0,
         variant=variant,
         multi_token=multi_token,
-        answer=tuple(experiment.prompts[0].answer.tolist()),
+        answer=tuple(answer.tolist()),
+        metric=experiment.metric,
     )
     sites = grid.sites(experiment, run=0)
-    probability, engine_used, check = _run(experiment, sites, engine, verify, memory_budget, progress)
-    corrupted = experiment.corrupted_probability(0)
+    scores, engine_used, check = _run(experiment, sites, engine, verify, memory_budget, progress)
+    corrupted = experiment.corrupted_score(0)
     return CausalTrace(
-        indirect_effect=grid.arrange(sites, probability - corrupted, len(prompt)),
-        total_effect=(experiment.clean_probability(0) - corrupted).cpu(),
+        indirect_effect=grid.arrange(sites, scores - corrupted, len(prompt)),
+        total_effect=(experiment.clean_score(0) - corrupted).cpu(),
         clean_probability=experiment.clean_probability(0),
-        corrupted_probability=corrupted.cpu(),
+        corrupted_probability=experiment.corrupted_probability(0).cpu(),
         settings=settings,
         spans=dict(prompt.spans),
         labels=prompt.labels,
-        target=answer_label(model, prompt, experiment.prompts[0].answer),
+        target=answer_label(model, prompt, answer),
         known=int(experiment.base.predicted[0]) == settings.answer[0],
         provenance=provenance_of(
             model, engine=engine_used, seed=settings.seed, has_bos=prompt.has_bos, settings=settings, prompt=prompt.text, noise=repr(corruption)
         ),
         screen=check,
+        clean_score=experiment.clean_score(0),
     )
 
 
 def _run(
     experiment: Experiment, sites: Sequence[Site], engine: Engine, verify: int, memory_budget: float, progress: bool
 ) -> tuple[torch.Tensor, str, ScreenCheck | None]:
-    """Probabilities ``[site sample]``, the engine that gave them, and the screen's check."""
+    """Scores ``[site sample]``, the engine that gave them, and the screen's check."""
     with progress_bar(what="trace", unit="site", progress=progress, total=verify if engine == "screen" else len(sites)) as bar:
 
         def advance(count: int) -> None:
             bar.update(count)
 
         if engine == "screen":
-            return screened_probability(experiment, sites, verify, memory_budget, advance)
-        return *exact_probability(experiment, sites, engine, memory_budget, advance), None
+            return screened_scores(experiment, sites, verify, memory_budget, advance)
+        return *exact_scores(experiment, sites, engine, memory_budget, advance), None

@@ -9,14 +9,15 @@ from more_itertools import chunked
 from tl_knowledge.door import public
 from tl_knowledge.drawing import PagePart, Table, heading, html_page, marked_prompt, provenance_footer
 from tl_knowledge.errors import InputError, check_given
-from tl_knowledge.tracing.result import CausalTrace, compare
+from tl_knowledge.runs.metric import PROBABILITY
+from tl_knowledge.tracing.result import CausalTrace, check_one_metric, compare
 
 __all__ = ["SUMMARY_HEADER", "summary_rows", "trace_page"]
 
 SUMMARY_HEADER = ("corrupted", "restored", "total effect", "largest at last subject token", "largest anywhere")
 
 _HOW_TO_READ = """Noise on the embeddings of the corrupted tokens (bold, with an asterisk) makes the model lose the answer. Each cell
-then restores one clean activation, at that token and layer, and shows how much of the answer's probability comes back. A dark cell is a site
+then restores one clean activation, at that token and layer, and shows {}. A dark cell is a site
 through which the information passes: early and at the corrupted tokens, where it is looked up; late and at the last token, where it is read
 out. Zero means no effect; cells left of and above the corrupted tokens are exactly zero, because nothing differs there."""
 
@@ -27,6 +28,7 @@ def summary_rows(traces: Sequence[CausalTrace]) -> list[tuple[str, ...]]:
 
     Raises:
         DataError: no trace.
+        ComponentError: traces of different metrics.
     """
     return [
         (
@@ -36,8 +38,20 @@ def summary_rows(traces: Sequence[CausalTrace]) -> list[tuple[str, ...]]:
             _best(trace, [trace.spans["subject"].last] if "subject" in trace.spans else [], with_token=False),
             _best(trace, range(len(trace.labels)), with_token=True),
         )
-        for trace in check_given(traces, "trace")
+        for trace in _of_one_metric(traces)
     ]
+
+
+def _of_one_metric(traces: Sequence[CausalTrace]) -> tuple[CausalTrace, ...]:
+    given = check_given(traces, "trace")
+    check_one_metric(given)
+    return given
+
+
+def _what_comes_back(trace: CausalTrace) -> str:
+    if trace.metric == PROBABILITY:
+        return "how much of the answer's probability comes back"
+    return f"by how much {trace.metric.of_answer(trace.target)} rises"
 
 
 def _restored(trace: CausalTrace) -> str:
@@ -68,19 +82,21 @@ def trace_page(traces: Sequence[CausalTrace], *, columns: int = 2) -> str:
     Raises:
         DataError: no trace.
         InputError: less than one column.
+        ComponentError: traces of different metrics.
     """
     if columns < 1:
         raise InputError(f"columns={columns} leaves no place for a heat map; pass at least 1.")
-    first = check_given(traces, "trace")[0]
+    first = _of_one_metric(traces)[0]
     return html_page(
         "Causal trace",
         [
             marked_prompt(first.labels, first.spans, first.target),
             f"The clean run of {first.provenance.model} {'predicts it' if first.known else 'does not predict it'}: "
             f"P({first.target.strip()!r}) = {first.clean_probability:.1%}. {first.settings.samples} noise samples.",
+            *([] if first.metric == PROBABILITY else [f"Effects are measured in {first.metric} ({first.metric.measured_in})."]),
             Table(SUMMARY_HEADER, summary_rows(traces)),
             heading("Where restoring helps"),
-            _HOW_TO_READ,
+            _HOW_TO_READ.format(_what_comes_back(first)),
             *_figures(traces, columns),
             provenance_footer(first.provenance),
         ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -20,12 +21,12 @@ from tl_knowledge.prompts.spans import Span
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import Result
 from tl_knowledge.results.statistics import largest_rows
+from tl_knowledge.runs.metric import PROBABILITY, Metric
 from tl_knowledge.tracing.screen import ScreenCheck
 from tl_knowledge.tracing.settings import TraceSettings
 
-__all__ = ["COLOUR_SCALES", "COMPONENT_WORDS", "CausalTrace", "TraceComparison", "compare"]
+__all__ = ["COLOUR_SCALES", "COMPONENT_WORDS", "CausalTrace", "TraceComparison", "check_one_metric", "compare"]
 
-EFFECT = "indirect effect (probability)"
 COLOUR_SCALES: dict[Component, str] = {"resid_post": "Purples", "mlp_out": "Greens", "attn_out": "Reds", "head": "Oranges", "neuron": "Blues"}
 COMPONENT_WORDS: dict[Component, str] = {
     "resid_post": "residual state",
@@ -41,9 +42,9 @@ class CausalTrace(Result):
     """The effects of restoring single sites in a corrupted run.
 
     Attributes:
-        indirect_effect: ``[sample layer pos]``, in probability; ``[sample layer pos unit]`` for heads and neurons. NaN at
-            positions that were not restored.
-        total_effect: ``[sample]``: clean minus corrupted probability.
+        indirect_effect: ``[sample layer pos]``, in the metric (the answer's probability by default); ``[sample layer pos unit]`` for heads and
+            neurons. NaN at positions that were not restored.
+        total_effect: ``[sample]``: clean minus corrupted, in the metric.
         clean_probability: of the target in the clean run.
         corrupted_probability: ``[sample]``.
         settings: what was corrupted, restored and severed, and how.
@@ -52,6 +53,7 @@ class CausalTrace(Result):
         target: the scored answer as text.
         known: whether the clean run predicts the target's first token.
         provenance: how it was computed.
+        clean_score: the metric in the clean run; NaN in files of versions that measured probabilities only.
         screen: how well the estimates of ``engine="screen"`` agreed with exact effects; ``None`` for exact traces.
     """
 
@@ -67,6 +69,17 @@ class CausalTrace(Result):
     known: bool
     provenance: Provenance
     screen: ScreenCheck | None = None
+    clean_score: float = float("nan")
+
+    @property
+    def metric(self) -> Metric:
+        """What effects are measured in."""
+        return self.settings.metric
+
+    @property
+    def corrupted_score(self) -> Float[torch.Tensor, " sample"]:
+        """The metric in the corrupted runs, ``[sample]``."""
+        return self.corrupted_probability if self.metric == PROBABILITY else self.clean_score - self.total_effect
 
     @property
     def component(self) -> Component:
@@ -156,10 +169,10 @@ class CausalTrace(Result):
                 list(best["standard_error"]),
                 title=title,
                 subtitle=self._subtitle(),
-                value_axis=f"{EFFECT} +- standard error over samples",
+                value_axis=f"{self._axis()} +- standard error over samples",
             )
         note = "; largest over tokens" if self.component == "head" else ""
-        return heat_maps([self._heat_map("")], title=title, subtitle=self._subtitle() + note, colour_axis=EFFECT)
+        return heat_maps([self._heat_map("")], title=title, subtitle=self._subtitle() + note, colour_axis=self._axis())
 
     def _standard_error(self) -> torch.Tensor:
         samples = self.indirect_effect.shape[0]
@@ -180,9 +193,13 @@ class CausalTrace(Result):
         return f"{COMPONENT_WORDS[self.component]}{window}{severed}"
 
     def _subtitle(self) -> str:
-        low = float(self.corrupted_probability.mean())
-        answer = f"P({self.target.strip()!r}): clean {self.clean_probability:.1%}, corrupted {low:.1%}"
+        clean = self.clean_probability if self.metric == PROBABILITY else self.clean_score
+        clean, low = (self.metric.number(value) for value in (clean, float(self.corrupted_score.mean())))
+        answer = f"{self.metric.of_answer(self.target)}: clean {clean}, corrupted {low}"
         return f"{answer}; {self.settings.samples} noise samples; {self.provenance.model}"
+
+    def _axis(self) -> str:
+        return f"indirect effect ({self.metric.measured_in})"
 
     def _heat_map(self, title: str) -> HeatMap:
         if has_units(self.component):
@@ -213,7 +230,7 @@ class TraceComparison(Result):
         """How many traces, and of what."""
         first = self.traces[0]
         words = ", ".join(f"{t._what()} ({t.corrupted.name} corrupted)" for t in self.traces)
-        return f"{len(self.traces)} traces of P({first.target.strip()!r}) in {first.provenance.model}: {words}"
+        return f"{len(self.traces)} traces of {first.metric.of_answer(first.target)} in {first.provenance.model}: {words}"
 
     @override
     def to_dataframe(self) -> pd.DataFrame:
@@ -227,10 +244,12 @@ class TraceComparison(Result):
         """Heat maps side by side; corrupted tokens are bold with an asterisk in each."""
         first = self.traces[0]
         maps = [t._heat_map(f"{t.corrupted.name} corrupted: {t._what()}") for t in self.traces]
-        low = {t.corrupted.name: float(t.corrupted_probability.mean()) for t in self.traces}
-        lows = "; ".join(f"{name} corrupted {value:.1%}" for name, value in low.items())
-        subtitle = f"clean {first.clean_probability:.1%}; {lows}; {first.settings.samples} noise samples; {first.provenance.model}"
-        return heat_maps(maps, title=f"What restores P({first.target.strip()!r})", subtitle=subtitle, colour_axis="indirect effect", columns=columns)
+        number, clean = first.metric.number, first.clean_probability if first.metric == PROBABILITY else first.clean_score
+        low = {t.corrupted.name: float(t.corrupted_score.mean()) for t in self.traces}
+        lows = "; ".join(f"{name} corrupted {number(value)}" for name, value in low.items())
+        subtitle = f"clean {number(clean)}; {lows}; {first.settings.samples} noise samples; {first.provenance.model}"
+        title = f"What restores {first.metric.of_answer(first.target)}"
+        return heat_maps(maps, title=title, subtitle=subtitle, colour_axis=first._axis(), columns=columns)
 
 
 @public
@@ -239,7 +258,7 @@ def compare(*traces: CausalTrace) -> TraceComparison:
 
     Raises:
         DataError: no trace.
-        ComponentError: one trace only, traces of different prompts, or of neurons.
+        ComponentError: one trace only, traces of different prompts or metrics, or of neurons.
 
     Example:
         >>> import tl_knowledge as tlk
@@ -254,4 +273,16 @@ def compare(*traces: CausalTrace) -> TraceComparison:
         raise ComponentError("neuron traces have no heat map to compare; use top() of each.")
     if any(t.labels != traces[0].labels for t in traces):
         raise ComponentError("the traces belong to different prompts; pass traces of one prompt.")
+    check_one_metric(traces)
     return TraceComparison(traces)
+
+
+def check_one_metric(traces: Sequence[CausalTrace]) -> None:
+    """Refuse traces whose effects are in different units.
+
+    Raises:
+        ComponentError: traces of different metrics.
+    """
+    names = list(dict.fromkeys(trace.metric.name for trace in traces))
+    if len(names) > 1:
+        raise ComponentError(f"the traces are measured in {' and '.join(names)}; pass traces of one metric.")

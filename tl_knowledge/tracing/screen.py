@@ -17,14 +17,14 @@ from tl_knowledge.arrays import Hooks
 from tl_knowledge.engine.forward import run_model
 from tl_knowledge.engine.rows import keep_positions
 from tl_knowledge.errors import ComponentError
-from tl_knowledge.metrics import answer_probability
 from tl_knowledge.models.hook_names import EMBED, Component, component_hook
 from tl_knowledge.results.statistics import rank_correlation
 from tl_knowledge.runs.experiment import Experiment
-from tl_knowledge.tracing.engines import exact_probability
+from tl_knowledge.runs.scoring import check_gradient
+from tl_knowledge.tracing.engines import exact_scores
 from tl_knowledge.tracing.sites import Site
 
-__all__ = ["ScreenCheck", "screen_sites", "screened_probability"]
+__all__ = ["ScreenCheck", "screen_sites", "screened_scores"]
 
 Key = tuple[Component, int]
 
@@ -36,7 +36,7 @@ class ScreenCheck:
     Attributes:
         verified: how many sites were traced exactly; their estimates are replaced.
         rank_correlation: Spearman's, between estimated and exact mean effects at those sites; NaN below 3 sites.
-        largest_error: the largest difference between an estimate and the exact effect, in probability.
+        largest_error: the largest difference between an estimate and the exact effect, in the metric.
     """
 
     verified: int
@@ -83,27 +83,30 @@ def _first_order(experiment: Experiment, keys: Sequence[Key]) -> dict[Key, torch
     hooks += keep_positions(experiment.answer_positions[experiment.row_prompts])
     with torch.enable_grad():
         logits: torch.Tensor = run_model(experiment.model, experiment.tokens[experiment.row_prompts], hooks)
-        probability = answer_probability(logits, experiment.answers[experiment.row_prompts])
-        gradients = torch.autograd.grad(probability.sum(), [activations[key] for key in keys])
+        scores = experiment.score(logits, experiment.row_prompts)
+        check_gradient(scores, experiment.metric)
+        gradients = torch.autograd.grad(scores.sum(), [activations[key] for key in keys])
     clean = {key: activation.detach()[experiment.row_prompts] for key, activation in activations.items()}
     products = {key: (clean[key] - activations[key].detach()) * gradient for key, gradient in zip(keys, gradients, strict=True)}
     return {key: product if key[0] == "neuron" else product.sum(-1) for key, product in products.items()}
 
 
-def screened_probability(
+def screened_scores(
     experiment: Experiment, sites: Sequence[Site], verify: int, memory_budget: float, advance: Callable[[int], None]
 ) -> tuple[Float[torch.Tensor, "site sample"], str, ScreenCheck]:
-    """Estimated probabilities of all restored runs, exact at the ``verify`` largest mean effects.
+    """Estimated scores of all restored runs, exact at the ``verify`` largest mean effects.
 
     Raises:
         ComponentError: a negative number to verify.
+        InputError: a metric without gradients.
     """
+    experiment.metric.check_differentiable("engine='screen'")
     if verify < 0:
         raise ComponentError(f"verify={verify} is negative; pass how many of the largest effects to trace exactly.")
     estimate = screen_sites(experiment, sites)
-    corrupted = torch.stack([experiment.corrupted_probability(site.run) for site in sites])
+    corrupted = torch.stack([experiment.corrupted_score(site.run) for site in sites])
     verified = estimate.mean(1).abs().argsort(descending=True, stable=True)[:verify].tolist()
-    exact, used = exact_probability(experiment, [sites[k] for k in verified], "rows", memory_budget, advance)
+    exact, used = exact_scores(experiment, [sites[k] for k in verified], "rows", memory_budget, advance)
     effect = exact - corrupted[verified]
     errors = (estimate[verified] - effect).abs()
     check = ScreenCheck(
@@ -111,6 +114,6 @@ def screened_probability(
         rank_correlation(estimate[verified].mean(1).tolist(), effect.mean(1).tolist()),
         float(errors.max()) if verified else 0.0,
     )
-    probability = corrupted + estimate
-    probability[verified] = exact
-    return probability, f"screen, {len(verified)} sites verified by {used}", check
+    scores = corrupted + estimate
+    scores[verified] = exact
+    return scores, f"screen, {len(verified)} sites verified by {used}", check

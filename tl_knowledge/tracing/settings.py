@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from tl_knowledge.models.hook_names import Component, Module
 from tl_knowledge.prompts.spans import Span
 from tl_knowledge.runs.corruption import Noise, PromptSwap
+from tl_knowledge.runs.metric import PROBABILITY, Metric
 from tl_knowledge.runs.windows import TraceVariant
 
 __all__ = ["TraceSettings"]
@@ -30,6 +31,7 @@ class TraceSettings:
         variant: which published program's numbers these are.
         multi_token: whether all of the answer's tokens were scored.
         answer: the tokens that were scored.
+        metric: what effects are measured in.
     """
 
     component: Component
@@ -45,3 +47,4 @@ class TraceSettings:
     variant: TraceVariant
     multi_token: bool
     answer: tuple[int, ...]
+    metric: Metric = PROBABILITY

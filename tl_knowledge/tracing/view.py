@@ -45,7 +45,7 @@ def effect_view(trace: CausalTrace, *, layer: int | None = None) -> HtmlView:
     severed = f" ({' and '.join(trace.severed)} severed)" if trace.severed else ""
     where = "largest over layers" if layer is None else f"layer {layer}"
     note = (
-        f"{trace.component}{severed}, {where}: indirect effect on P({trace.target.strip()!r}), {trace.corrupted.name} corrupted; "
+        f"{trace.component}{severed}, {where}: indirect effect on {trace.metric.of_answer(trace.target)}, {trace.corrupted.name} corrupted; "
         f"full colour is {bound:.3f}, the total effect {float(trace.total_effect.mean()):.3f}; "
         f"{len(trace.total_effect)} noise samples; {trace.provenance.model}; hover for values"
     )

@@ -33,8 +33,9 @@ from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.results.provenance import provenance_of
 from tl_knowledge.results.run_folder import RunFolder
 from tl_knowledge.runs.arguments import drawn_noise
-from tl_knowledge.runs.contrast import Metric
 from tl_knowledge.runs.corruption import Noise
+from tl_knowledge.runs.metric import Against, AnyMetric
+from tl_knowledge.runs.metric_arguments import resolve_metric
 from tl_knowledge.runs.parts import PartJob, Runner, run_parts
 from tl_knowledge.runs.roles import Side
 
@@ -54,7 +55,8 @@ def from_facts(
     components: Component | Sequence[Component] = ("mlp_out", "attn_out"),
     limit: int = 20,
     rank: Rank = "need",
-    metric: Metric = "probability",
+    metric: AnyMetric = "probability",
+    against: Against = None,
     samples: int = 10,
     seed: int = 0,
     known_only: bool = True,
@@ -77,7 +79,9 @@ def from_facts(
         limit: how many nodes, at most; what the first 1, 2, 5, ... explain is measured, too.
         rank: by the mean over facts of what is lost without a site (``"need"``), of what it restores alone (``"effect"``), or by the larger of
             both (``"either"``). The tokens of a role add up; nodes that are not above 0 stay out, because they argue against the answers.
-        metric: what effects are measured in: the answer's probability, or its logarithm.
+        metric: what effects are measured in, as in `tl_knowledge.trace`; a function's run cannot be stored. Facts in which the corruption raises
+            another metric than the probability are left out: shares of their total effect would have the wrong sign.
+        against: the other answer or answers of a logit difference, the same for all facts; a fact whose answer is one of them is left out.
         samples: noise draws a fact.
         seed: of the set, where the noise has none of its own; each fact's noise comes from it and the fact's text.
         known_only: leave out facts whose target is not what the clean run predicts.
@@ -107,7 +111,9 @@ def from_facts(
     drawn = drawn_noise(noise).seeded(seed)
     parts = tuple(dict.fromkeys(always_iterable(components)))
     scaled = drawn.with_seed(None).resolve(model)
-    settings = FactSetSettings(corrupt, parts, limit, rank, metric, scaled, samples, drawn.seed or 0, known_only)
+    measured = resolve_metric(model, metric, against)
+    measured.check_storable(store)
+    settings = FactSetSettings(corrupt, parts, limit, rank, measured, scaled, samples, drawn.seed or 0, known_only)
     check_has(model, settings.components)
     chunks = [list(chunk) for chunk in chunked(enumerate(given), facts_per_part)]
     with ExitStack() as stack:

@@ -52,7 +52,7 @@ def shares_figure(circuit: FactSetFindings) -> go.Figure:
         title=f"How many nodes carry {len(circuit.facts)} facts",
         subtitle=f"{settings.corrupt} corrupted; mean and 95% interval over facts; {settings.samples} samples each; {circuit.provenance.model}",
         x_axis=f"nodes, in order of {'need or effect' if settings.rank == 'either' else settings.rank}",
-        y_axis="share of the total effect",
+        y_axis=f"share of the total effect{settings.metric.remark}",
         percent=True,
     )
 

@@ -84,7 +84,8 @@ class FactSetFindings(Result):
     def headline(self) -> str:
         """How many nodes, what they keep of how many facts."""
         mean, low, high = scalar_interval(self.shares["faithfulness"])
-        kept = f"kept alone they keep {mean:.0%}{interval_text(low, high, '.0%')} of the effect, held out they take {self.completeness:.0%}"
+        alone = f"kept alone they keep {mean:.0%}{interval_text(low, high, '.0%')} of the effect{self.settings.metric.remark}"
+        kept = f"{alone}, held out they take {self.completeness:.0%}"
         return f"{len(self.nodes)} nodes for {len(self.facts)} facts, {self.settings.corrupt} corrupted; {kept}; {self.provenance.model}"
 
     @override

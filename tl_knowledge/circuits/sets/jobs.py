@@ -38,7 +38,7 @@ class NeedJob:
         return lambda chunk: self._part(model, chunk)
 
     def _part(self, model: HookedModel, chunk: Chunk) -> NeedPart:
-        questions, skipped = ask_facts(model, chunk, multi_token=False, known_only=self.settings.known_only)
+        questions, skipped = ask_facts(model, chunk, multi_token=False, known_only=self.settings.known_only, against=self.settings.metric.against)
         rows: list[dict[str, Any]] = []
         for question in questions:
             measured = measure_fact(model, question, self.settings, self.memory_budget)

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tl_knowledge.circuits.assemble import SMALLEST_TOTAL
+from tl_knowledge.circuits.assemble import SMALLEST_TOTAL, nothing_in
 from tl_knowledge.circuits.paths import measure_needs, measure_shares
 from tl_knowledge.circuits.sets.settings import FactSetSettings, RoleNode
 from tl_knowledge.models.protocol import HookedModel, layer_count
 from tl_knowledge.runs.contrast import Contrast, node_hooks, noise_contrast
 from tl_knowledge.runs.interventions import measure_nodes
+from tl_knowledge.runs.metric import PROBABILITY
 from tl_knowledge.runs.nodes import Node
 from tl_knowledge.runs.questions import Question
 from tl_knowledge.runs.roles import ROLES, role_positions
@@ -64,7 +65,10 @@ def measure_fact(model: HookedModel, question: Question, settings: FactSetSettin
     contrast, fact = contrast_of(model, question, settings), question.fact
     total, corrupted = float(contrast.total_effect.mean()), float(contrast.corrupted_probability.mean())
     if abs(total) < SMALLEST_TOTAL:
-        return f"P({fact.target!r}) is {contrast.clean_probability:.2g} in both runs, so there is nothing to explain"
+        return f"{nothing_in(contrast, fact.target)}, so there is nothing to explain"
+    if total < 0 and settings.metric != PROBABILITY:
+        lowered = f"the corruption does not lower {settings.metric.of_answer(fact.target)} (it rises by {settings.metric.number(-total)})"
+        return f"{lowered}, so there is no effect to take shares of"
     first = min(node.pos for node in contrast.sources)
     shape = (len(settings.components), layer_count(model), len(question.prompt))
     last = shape[1] - 1  # of whose sites the answer hears those only that stand where it is predicted

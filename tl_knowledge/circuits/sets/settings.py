@@ -9,8 +9,8 @@ from tl_knowledge.door import public
 from tl_knowledge.errors import ComponentError, CorruptionError, check_choice
 from tl_knowledge.models.hook_names import Component
 from tl_knowledge.runs.arguments import sample_count
-from tl_knowledge.runs.contrast import Metric
 from tl_knowledge.runs.corruption import Noise
+from tl_knowledge.runs.metric import Metric
 from tl_knowledge.runs.nodes import Node
 from tl_knowledge.runs.roles import ROLES, SIDES, Role, Side
 
@@ -57,7 +57,7 @@ class FactSetSettings:
         components: what could be a node.
         limit: how many nodes, at most.
         rank: what they were ranked by.
-        metric: what effects and needs are measured in: the answer's probability, or its logarithm in nats.
+        metric: what effects and needs are measured in.
         noise: how embeddings were corrupted; its own seed is not set, because every fact has one.
         samples: noise draws.
         seed: of the set: each fact's noise comes from it and the fact's text.
@@ -87,5 +87,5 @@ class FactSetSettings:
             check_choice("components", component, SITES, ComponentError)
         if "resid_post" in self.components and len(self.components) > 1:
             raise ComponentError("'resid_post' holds what modules write, so that both cannot be nodes; pass components='resid_post' alone.")
-        check_words(self.limit, self.rank, 0.0, self.metric)
+        check_words(self.limit, self.rank, 0.0)
         sample_count(self.samples, self.noise)

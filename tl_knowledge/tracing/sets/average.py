@@ -67,7 +67,7 @@ class TraceAverage(RoleEffects, Result):
         """What was traced of how many facts, and the average total effects."""
         totals = self.total_effects()
         effects = ", ".join(f"{side} {effect:.3f}" for side, effect in zip(totals["corrupt"], totals["total_effect"], strict=True))
-        return f"{', '.join(self.components)}; average total effect: {effects}; {figures.sample_words(self)}"
+        return f"{', '.join(self.components)}; average total effect: {effects}{self.metric.remark}; {figures.sample_words(self)}"
 
     def compare_sides(self) -> SideComparison:
         """Subject against relation, per component, place and layer, paired within facts.

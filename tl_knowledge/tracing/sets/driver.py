@@ -20,6 +20,8 @@ from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.runs.arguments import drawn_noise
 from tl_knowledge.runs.corruption import Noise
+from tl_knowledge.runs.metric import Against, AnyMetric
+from tl_knowledge.runs.metric_arguments import resolve_metric
 from tl_knowledge.runs.parts import Runner, run_parts
 from tl_knowledge.runs.roles import SIDES, Side
 from tl_knowledge.runs.windows import TraceVariant, Window
@@ -47,6 +49,8 @@ def trace_facts(
     seed: int = 0,
     variant: TraceVariant = "ours",
     multi_token: bool = False,
+    metric: AnyMetric = "probability",
+    against: Against = None,
     known_only: bool = True,
     layers: int | Iterable[int] | None = None,
     engine: ExactEngine = "rows",
@@ -69,7 +73,8 @@ def trace_facts(
         sever: modules to sever, each by itself, while the residual state at the last corrupted token is restored (Wei et al. 2024,
             figure 3).
         window: of modules; residual states are restored one layer at a time.
-        samples, variant, multi_token, layers, engine, memory_budget: as in `trace`.
+        samples, variant, multi_token, metric, layers, engine, memory_budget: as in `trace`.
+        against: the other answer or answers of a logit difference, the same for all facts; a fact whose answer is one of them is left out.
         seed: of the set, where the noise has none of its own; each fact's noise comes from it and the fact's text
             (``"meng2022_code"``: from it alone).
         known_only: leave out facts whose target is not what the clean run predicts.
@@ -110,7 +115,9 @@ def trace_facts(
         variant=variant,
         multi_token=multi_token,
         known_only=known_only,
+        metric=resolve_metric(model, metric, against, multi_token=multi_token),
     )
+    survey.metric.check_storable(store)
     execution = Execution(engine, memory_budget)
     survey.check()
     execution.check()

@@ -17,6 +17,7 @@ from tl_knowledge.models.hook_names import Component, Module
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.statistics import FEWEST_TESTED, IntervalVariant, largest_rows, mean_interval
+from tl_knowledge.runs.metric import Metric
 from tl_knowledge.runs.roles import PLACES, ROLES, SIDES, Place, Role, Side, last_corrupted, role_positions, roles_of_side
 from tl_knowledge.tracing.sets.settings import Execution, Survey
 from tl_knowledge.tracing.sets.survey import FactTrace
@@ -55,6 +56,11 @@ class RoleEffects:
     executions: tuple[Execution, ...]
     provenance: Provenance
     weights: str = field(repr=False)
+
+    @property
+    def metric(self) -> Metric:
+        """What effects are measured in."""
+        return self.settings.metric
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -135,7 +141,7 @@ class RoleEffects:
                 values = self.role_effects(*measure[:2], role, measure.severed)
                 low_score = 0.0
                 if variant == "meng2022_code":
-                    corrupted = [float(np.mean(trace.corrupted_probability)) for trace in self.of(*measure)]
+                    corrupted = [float(np.mean(trace.corrupted_score)) for trace in self.of(*measure)]
                     values, low_score = [v + low for v, low in zip(values, corrupted, strict=True)], float(np.mean(corrupted))
                 tokens = sum(map(len, values))
                 if not tokens:
@@ -150,7 +156,7 @@ class RoleEffects:
         return pd.DataFrame(rows)
 
     def total_effects(self, variant: IntervalVariant = "ours") -> pd.DataFrame:
-        """Average total effect of each corruption, with the clean and corrupted probabilities, in probability.
+        """Average total effect of each corruption, with the clean and corrupted scores, in the metric.
 
         Args:
             variant: of the interval; ``"meng2022_code"`` is ``1.96 sd / sqrt(facts)`` of the total effects, for which the program shows none.
@@ -158,7 +164,7 @@ class RoleEffects:
         rows: list[dict[str, Any]] = []
         for side in self.sides:
             traces = next(traces for measure, traces in self._by_measure.items() if measure.corrupt == side)
-            clean = np.array([trace.clean_probability for trace in traces])
+            clean = np.array([trace.clean_score for trace in traces])
             totals = np.array([trace.total_effect for trace in traces])
             mean, low, high = (float(x) for x in mean_interval([totals[i : i + 1] for i in range(len(totals))], variant=variant))
             rows.append(

@@ -13,13 +13,13 @@ from tl_knowledge.drawing import HeatMap, Line, LinePanel, heat_maps, line_panel
 from tl_knowledge.errors import ComponentError
 from tl_knowledge.models.hook_names import Component
 from tl_knowledge.results.statistics import IntervalVariant, mean_interval
+from tl_knowledge.runs.metric import Metric
 from tl_knowledge.runs.roles import PLACES, SIDES, last_corrupted, roles_of_side
 from tl_knowledge.tracing.result import COLOUR_SCALES, COMPONENT_WORDS
 from tl_knowledge.tracing.sets.effects import RoleEffects
 
 __all__ = ["plot_heat_maps", "plot_roles", "plot_severed", "plot_sides", "sample_words"]
 
-AIE = "average indirect effect (probability)"
 BANDS: dict[IntervalVariant, str] = {"ours": "bands: 95% bootstrap over facts", "meng2022_code": "bands: 1.96 sd of scores / sqrt(facts)"}
 
 
@@ -39,7 +39,7 @@ def plot_roles(average: RoleEffects, variant: IntervalVariant) -> go.Figure:
         title="Where restoring one clean activation helps, by token role",
         subtitle=f"{sample_words(average)}; {BANDS[variant]}",
         x_axis="layer",
-        y_axis=AIE,
+        y_axis=effect_axis(average.metric),
         columns=len(average.components),
     )
 
@@ -62,7 +62,7 @@ def plot_heat_maps(average: RoleEffects) -> go.Figure:
         maps,
         title="Average indirect effect by token role",
         subtitle=f"{sample_words(average)}; corrupted roles bold with *",
-        colour_axis="probability",
+        colour_axis=average.metric.measured_in,
         columns=len(average.components),
     )
 
@@ -89,16 +89,17 @@ def plot_severed(average: RoleEffects) -> go.Figure:
         title="What a restored state acts through",
         subtitle=f"residual state restored at the last corrupted token; {sample_words(average)}; {BANDS['ours']}",
         x_axis="layer of the restored state",
-        y_axis=AIE,
+        y_axis=effect_axis(average.metric),
     )
 
 
-def plot_sides(frame: pd.DataFrame, sample: str) -> go.Figure:
+def plot_sides(frame: pd.DataFrame, sample: str, metric: Metric) -> go.Figure:
     """Subject against relation by layer; filled points differ after correction for many comparisons.
 
     Args:
         frame: the table of a `tl_knowledge.tracing.SideComparison`.
         sample: how many facts and noise samples, in words.
+        metric: what effects are measured in.
     """
     panels: list[LinePanel] = []
     components = list(dict.fromkeys(frame["component"]))
@@ -113,9 +114,14 @@ def plot_sides(frame: pd.DataFrame, sample: str) -> go.Figure:
         title="Subject against relation: is the knowledge kept in the same place?",
         subtitle=f"filled points: the sides differ (Wilcoxon, paired over facts, p < .05 after Benjamini-Hochberg); {sample}; bands 95%",
         x_axis="layer",
-        y_axis=AIE,
+        y_axis=effect_axis(metric),
         columns=len(components),
     )
+
+
+def effect_axis(metric: Metric) -> str:
+    """What an axis of average effects is called."""
+    return f"average indirect effect ({metric.measured_in})"
 
 
 def sample_words(average: RoleEffects) -> str:

@@ -11,6 +11,7 @@ import pandas as pd
 from tl_knowledge.door import public
 from tl_knowledge.drawing import PagePart, Table, heading, html_page, markup, provenance_footer
 from tl_knowledge.results.statistics import interval_text
+from tl_knowledge.runs.metric import PROBABILITY, Metric
 from tl_knowledge.runs.roles import PLACES, SIDES
 from tl_knowledge.tracing.result import COMPONENT_WORDS
 from tl_knowledge.tracing.sets.effects import RoleEffects
@@ -20,7 +21,7 @@ from tl_knowledge.tracing.sets.sides import SideComparison, locate_sides
 __all__ = ["average_page", "location_table", "peak_table", "total_effect_table"]
 
 _ROLES_NOTE = """Each point is an average over facts: noise on the corrupted tokens makes the model lose the answer; one clean activation is
-written back, at a token of that role and in that layer (or window of layers), and so much of the answer's probability returns. A high early
+written back, at a token of that role and in that layer (or window of layers), and {}. A high early
 point at the last corrupted token is where the information is looked up, a high late point at the last token is where it is read out."""
 
 _SIDES_NOTE = """<p>The same facts, traced twice: with the subject corrupted and with the relation corrupted. The <i>centre</i> is the mean layer
@@ -37,7 +38,7 @@ def average_page(average: RoleEffects, compared: SideComparison | None) -> str:
     Args:
         compared: what `compare_sides` gave, where both sides were traced and there are facts enough for it.
     """
-    parts: list[PagePart] = [_intro(average), total_effect_table(average), heading("Where restoring helps"), _ROLES_NOTE]
+    parts: list[PagePart] = [_intro(average), total_effect_table(average), heading("Where restoring helps"), _roles_note(average.metric)]
     parts += [plot_roles(average, "ours"), plot_heat_maps(average)]
     if compared is not None:
         parts += [heading("Subject against relation"), markup(_SIDES_NOTE), _difference_sentence(average, compared.table)]
@@ -49,12 +50,13 @@ def average_page(average: RoleEffects, compared: SideComparison | None) -> str:
 
 @public
 def total_effect_table(average: RoleEffects) -> Table:
-    """Clean and corrupted probability and average total effect of each side."""
+    """Clean and corrupted probability (or other metric) and average total effect of each side."""
+    number, what = average.metric.number, " P(answer)" if average.metric == PROBABILITY else ""
     rows = [
-        (row["corrupt"], f"{row['clean']:.1%}", f"{row['corrupted']:.1%}", _estimate(row, "total_effect"), str(row["facts"]))
+        (row["corrupt"], number(row["clean"]), number(row["corrupted"]), _estimate(row, "total_effect"), str(row["facts"]))
         for row in average.total_effects().to_dict(orient="records")
     ]
-    return Table(("corrupted", "clean P(answer)", "corrupted P(answer)", "average total effect [95%]", "facts"), rows)
+    return Table(("corrupted", f"clean{what}", f"corrupted{what}", f"average total effect{average.metric.remark} [95%]", "facts"), rows)
 
 
 @public
@@ -76,7 +78,11 @@ def peak_table(average: RoleEffects) -> Table:
     """Where each side's average effect is largest, by component."""
     peaks = average.top(len(average.to_dataframe())).drop_duplicates(["corrupt", "component"]).to_dict(orient="records")
     rows = [(row["corrupt"], row["component"], row["role"], str(row["layer"]), _estimate(row, "effect")) for row in peaks]
-    return Table(("corrupted", "restored", "largest at the", "layer", "average effect [95%]"), rows)
+    return Table(("corrupted", "restored", "largest at the", "layer", f"average effect{average.metric.remark} [95%]"), rows)
+
+
+def _roles_note(metric: Metric) -> str:
+    return _ROLES_NOTE.format("so much of the answer's probability returns" if metric == PROBABILITY else f"by so much {metric.of_answer()} rises")
 
 
 def _estimate(row: Mapping[Any, Any], name: str) -> str:

@@ -11,6 +11,7 @@ from tl_knowledge.models.hook_names import Component, Module, has_units, severab
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.runs.arguments import check_words, sample_count
 from tl_knowledge.runs.corruption import Noise
+from tl_knowledge.runs.metric import PROBABILITY, Metric
 from tl_knowledge.runs.roles import SIDES, Side
 from tl_knowledge.runs.windows import TraceVariant, Window
 
@@ -35,6 +36,7 @@ class Survey:
         variant: which published program's numbers these are.
         multi_token: whether all of the target's tokens are scored.
         known_only: whether facts that the model does not predict are left out.
+        metric: what effects are measured in.
     """
 
     corrupt: tuple[Side, ...]
@@ -48,6 +50,7 @@ class Survey:
     variant: TraceVariant
     multi_token: bool
     known_only: bool
+    metric: Metric = PROBABILITY
 
     def check(self) -> None:
         """Refuse settings that no model could run.

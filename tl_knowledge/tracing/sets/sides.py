@@ -39,7 +39,7 @@ class SideComparison(TableResult):
     Attributes:
         table: one row a component, place and layer: ``component window place layer subject subject_low subject_high relation relation_low
             relation_high difference low high p p_corrected differs facts``. Effects, their 95% bootstrap intervals and that of their
-            difference, subject minus relation, are in probability; ``p`` is Wilcoxon's signed-rank test over facts, corrected over all
+            difference, subject minus relation, are in the metric; ``p`` is Wilcoxon's signed-rank test over facts, corrected over all
             rows (Benjamini and Hochberg); ``differs`` is ``p_corrected < 0.05``.
         settings: of the traces.
         sample: how many facts and noise samples, and of which model, in words.
@@ -59,7 +59,7 @@ class SideComparison(TableResult):
 
     def plot(self) -> go.Figure:
         """Subject against relation by layer; filled points differ after correction for many comparisons."""
-        return plot_sides(self.table, self.sample)
+        return plot_sides(self.table, self.sample, self.settings.metric)
 
 
 def compare_sides(average: RoleEffects) -> SideComparison:

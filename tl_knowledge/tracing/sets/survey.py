@@ -24,7 +24,7 @@ from tl_knowledge.runs.experiment import CorruptedRun, Experiment, answered
 from tl_knowledge.runs.questions import Question, ask_facts
 from tl_knowledge.runs.roles import Side
 from tl_knowledge.runs.windows import resolve_window
-from tl_knowledge.tracing.engines import exact_probability
+from tl_knowledge.tracing.engines import exact_scores
 from tl_knowledge.tracing.sets.settings import Execution, Survey
 from tl_knowledge.tracing.sites import Grid, Site
 
@@ -48,7 +48,8 @@ class FactTrace:
         known: whether the clean run predicts the target's first token.
         clean_probability: of the target.
         corrupted_probability: ``[sample]``.
-        effect: ``[layer pos]`` indirect effects, in probability; NaN at positions that were not restored.
+        clean_score, corrupted_score: the same in the metric of the set.
+        effect: ``[layer pos]`` indirect effects, in the metric; NaN at positions that were not restored.
     """
 
     index: int
@@ -64,12 +65,14 @@ class FactTrace:
     known: bool
     clean_probability: float
     corrupted_probability: tuple[float, ...]
+    clean_score: float
+    corrupted_score: tuple[float, ...]
     effect: NDArray[np.float64] = field(repr=False)
 
     @property
     def total_effect(self) -> float:
-        """Clean minus corrupted probability, averaged over samples."""
-        return self.clean_probability - float(np.mean(self.corrupted_probability))
+        """Clean minus corrupted score, averaged over samples."""
+        return self.clean_score - float(np.mean(self.corrupted_score))
 
 
 @public
@@ -93,7 +96,7 @@ def trace_part(
         survey: as `Survey.resolve` gives it for this model.
         advance: called with the number of facts that were finished.
     """
-    questions, skipped = ask_facts(model, facts, multi_token=survey.multi_token, known_only=survey.known_only)
+    questions, skipped = ask_facts(model, facts, multi_token=survey.multi_token, known_only=survey.known_only, against=survey.metric.against)
     advance(len(skipped))
     traces: list[FactTrace] = []
     for batch in _batches(model, questions, survey, execution.memory_budget):
@@ -133,16 +136,17 @@ def _trace_batch(model: HookedModel, batch: Sequence[Question], survey: Survey, 
         prompts=tuple(answered(question.prompt, question.answer) for question in batch),
         runs=tuple(CorruptedRun(row, batch[row].prompt.span(side).positions, noises[row]) for row, side in runs),
         samples=survey.samples,
+        metric=survey.metric,
     )
     grids = [(run, grid) for run, (row, side) in enumerate(runs) for grid in _grids(model, batch[row].prompt, side, survey)]
     sites = [grid.sites(experiment, run) for run, grid in grids]
     flat: list[Site] = [site for group in sites for site in group]
-    probability, _ = exact_probability(experiment, flat, execution.engine, execution.memory_budget, lambda count: None)
+    scores, _ = exact_scores(experiment, flat, execution.engine, execution.memory_budget, lambda count: None)
     predicted = experiment.base.predicted.tolist()
     traces: list[FactTrace] = []
-    for (run, grid), group, part in zip(grids, sites, probability.split([len(group) for group in sites]), strict=True):
+    for (run, grid), group, part in zip(grids, sites, scores.split([len(group) for group in sites]), strict=True):
         row, side = runs[run]
-        question, corrupted = batch[row], experiment.corrupted_probability(run)
+        question, corrupted = batch[row], experiment.corrupted_score(run)
         traces.append(
             FactTrace(
                 index=question.index,
@@ -157,7 +161,9 @@ def _trace_batch(model: HookedModel, batch: Sequence[Question], survey: Survey, 
                 seed=_seed(survey, question.fact),
                 known=predicted[row] == int(question.answer[0]),
                 clean_probability=experiment.clean_probability(run),
-                corrupted_probability=tuple(corrupted.double().tolist()),
+                corrupted_probability=tuple(experiment.corrupted_probability(run).double().tolist()),
+                clean_score=experiment.clean_score(run),
+                corrupted_score=tuple(corrupted.double().tolist()),
                 effect=grid.arrange(group, part - corrupted, len(question.prompt)).mean(0).double().numpy(),
             )
         )
