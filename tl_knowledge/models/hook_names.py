@@ -6,7 +6,7 @@ Nothing here needs torch, so the command line can list these words without waiti
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from tl_knowledge.errors import ComponentError, check_choice
 
@@ -20,6 +20,7 @@ __all__ = [
     "attention_scores",
     "block_input",
     "block_output",
+    "by_position",
     "component_hook",
     "has_units",
     "severable",
@@ -96,3 +97,8 @@ def attention_scores(layer: int) -> str:
 def attention_pattern(layer: int) -> str:
     """The hook of a block's attention pattern after the softmax, ``[batch head query key]``."""
     return f"blocks.{layer}.attn.hook_pattern"
+
+
+def by_position(name: str, activation: Any) -> Any:
+    """An activation as ``[batch pos ...]``: of attention's scores and patterns, ``[batch query head key]`` as a view; of everything else, itself."""
+    return activation.transpose(1, 2) if name.endswith(("attn.hook_pattern", "attn.hook_attn_scores")) else activation
