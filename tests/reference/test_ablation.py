@@ -36,6 +36,20 @@ def pieces(part):
     yield from ((module, layer, None) for layer, module in part.get("modules", ()))
 
 
+def remembering(function):
+    """Each value once a model, prompt and hook: models are built once, too."""
+    known = {}
+
+    def remembered(model, tokens, name):
+        key = (id(model), tuple(tokens[0].tolist()), name)
+        if key not in known:
+            known[key] = function(model, tokens, name)
+        return known[key]
+
+    return remembered
+
+
+@remembering
 def seen(model, tokens, name):
     """An activation ``[pos ...]`` as the model runs."""
     kept = []
@@ -77,11 +91,10 @@ def means_by_hand(model, prompts, at):
     return value
 
 
-@pytest.mark.parametrize("at", [None, "last", "subject"])
 @pytest.mark.parametrize("part", PARTS)
-@pytest.mark.parametrize("by", ["zero", "mean"])
+@pytest.mark.parametrize(("by", "at"), [("zero", None), ("mean", None), ("mean", "subject")])
 def test_the_driver_equals_hooks_by_hand(model, prompts, part, by, at):
-    before, logits = fingerprint(model), model(prompts[0].tokens).detach()
+    before = fingerprint(model)
     given = PARTS[part] | {"by": by, "at": at, "together": part == "together", "progress": False}
     effects = tlk.tracing.measure_ablation(model, prompts, **given)
     assert effects.provenance.engine == "rows" and len(effects.table) == len(prompts)
@@ -99,7 +112,6 @@ def test_the_driver_equals_hooks_by_hand(model, prompts, part, by, at):
     loop = tlk.tracing.measure_ablation(model, prompts, engine="loop", **given)
     torch.testing.assert_close(torch.tensor(loop.table["ablated"]), torch.tensor(effects.table["ablated"]), rtol=0, atol=EXACT)
     assert hooks_left(model) == [] and fingerprint(model) == before
-    torch.testing.assert_close(model(prompts[0].tokens), logits, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("at", [None, "last"])
