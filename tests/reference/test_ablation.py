@@ -85,7 +85,9 @@ def means_by_hand(model, prompts, at):
     """Of every token of all prompts, one after the other; or of one token each."""
 
     def value(name, _):
-        vectors = [vector for prompt in prompts for i, vector in enumerate(seen(model, prompt.tokens, name)) if at is None or i == prompt.span(at).last]
+        vectors = [
+            vector for prompt in prompts for i, vector in enumerate(seen(model, prompt.tokens, name)) if at is None or i == prompt.span(at).last
+        ]
         return torch.stack(vectors).mean(0)
 
     return value

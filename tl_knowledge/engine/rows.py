@@ -32,7 +32,7 @@ from tl_knowledge.arrays import HookFn, Hooks, Logits, Residual, Tokens
 from tl_knowledge.engine.forward import run_model
 from tl_knowledge.engine.proof import Proof, probe_tokens, same
 from tl_knowledge.engine.recording import capture_base
-from tl_knowledge.models.hook_names import UNEMBED_IN, block_input, block_output, component_hook
+from tl_knowledge.models.hook_names import UNEMBED_IN, block_input, block_output, by_position, component_hook
 from tl_knowledge.models.protocol import HookedModel, attention_input, is_encoder_decoder, layer_count, mlp_input
 
 __all__ = [
@@ -88,10 +88,11 @@ def copy_rows(name: str, source: Index, rows: Index, positions: Index, units: In
 
     def copy(activation: torch.Tensor, *, hook: object) -> torch.Tensor:
         changed = activation.clone()
+        written, values = by_position(name, changed), by_position(name, activation)
         if units is None:
-            changed[rows, positions] = activation[source, positions]
+            written[rows, positions] = values[source, positions]
         else:
-            changed[rows, positions, units] = activation[source, positions, units]
+            written[rows, positions, units] = values[source, positions, units]
         return changed
 
     return [(name, copy)]

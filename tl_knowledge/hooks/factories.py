@@ -4,7 +4,7 @@ Three interventions make causal tracing (Meng et al. 2022, section 2):
 
 - `corrupt` adds noise to the embeddings of a span: the *corrupted run*;
 - `restore` writes clean activations back at some sites: the *corrupted-with-restoration run*;
-- `sever` pins a module's output to what it was in the corrupted run, so that a restored state cannot act through it.
+- `sever` pins a module's output, or a part of it, to what it was in the corrupted run, so that a restored state cannot act through it.
 
 `scale_neurons` suppresses or enhances neurons; `knock_out_attention` shows which positions must be read; `add_low_rank` runs an edit; `ablate`
 (in a file of its own) takes heads, neurons and modules out.
@@ -36,7 +36,7 @@ from more_itertools import map_reduce
 from tl_knowledge.arrays import Embeddings, Hooks, as_positions
 from tl_knowledge.door import public
 from tl_knowledge.errors import ComponentError, CorruptionError
-from tl_knowledge.hooks.writing import ALONE, Activations, Positions, check_not_alone, check_reach, write_recorded
+from tl_knowledge.hooks.writing import ALONE, Activations, Positions, check_not_alone, check_reach, write_component
 from tl_knowledge.models.hook_names import EMBED, Component, Module, attention_scores, block_input, component_hook, has_units, severable
 
 __all__ = ["Corruption", "add_low_rank", "corrupt", "knock_out_attention", "restore", "scale_neurons", "sever"]
@@ -105,16 +105,16 @@ def restore(
         clean: activations of the clean run.
         component: what is restored.
         layers: one layer, or a window of layers.
-        positions: one or several; every position when ``None``.
-        units: which heads (``component="head"``) or neurons (``"neuron"``); all when ``None``.
+        positions: one or several; every position when ``None``. Of ``"pattern"`` and ``"attn_scores"`` those that attend.
+        units: which neurons (``component="neuron"``) or heads (``"head"``, ``"q"``, ``"z"``, ...); all when ``None``.
 
     Raises:
-        ComponentError: unknown component, or units for a component that has none.
+        ComponentError: unknown component, or units for a component that has none; what an MLP reads, where it is not recorded; on running,
+            a unit or position outside the activation.
     """
     if units is not None and not has_units(component):
         raise ComponentError(f"component {component!r} has no units, but units={units} was given; use 'head' or 'neuron', or drop units=.")
-    names = [component_hook(component, layer) for layer in as_positions(layers)]
-    return [(name, write_recorded(clean, name, positions, units)) for name in names]
+    return [pair for layer in as_positions(layers) for pair in write_component(clean, component, layer, positions, units)]
 
 
 @public
@@ -126,13 +126,13 @@ def sever(recorded: Activations, modules: Module | Iterable[Module], *, layers: 
 
     Args:
         recorded: activations of the run to pin to, row for row.
-        modules: ``"mlp_out"``, ``"attn_out"`` or both.
+        modules: ``"mlp_out"``, ``"attn_out"`` or both; or parts of them: where tokens look (``"pattern"``, ``"attn_scores"``, ``"q"``, ``"k"``),
+            what is read there (``"v"``, ``"z"``), what an MLP or a block reads (``"mlp_in"``, ``"resid_pre"``).
         layers: which to sever.
-        positions: one or several; every position when ``None``.
+        positions: one or several; every position when ``None``. Of ``"pattern"`` and ``"attn_scores"`` those that attend.
     """
     names = severable(modules)
-    sites = [component_hook(module, index) for index in as_positions(layers) for module in names]
-    return [(name, write_recorded(recorded, name, positions, None)) for name in sites]
+    return [pair for layer in as_positions(layers) for module in names for pair in write_component(recorded, module, layer, positions, None)]
 
 
 @public

@@ -7,11 +7,11 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 
-from tl_knowledge.arrays import HookFn, as_positions
+from tl_knowledge.arrays import HookFn, Hooks, as_positions
 from tl_knowledge.errors import ComponentError
-from tl_knowledge.models.hook_names import by_position
+from tl_knowledge.models.hook_names import Component, by_position, component_hook
 
-__all__ = ["ALONE", "Activations", "Positions", "check_not_alone", "check_reach", "write_part", "write_recorded"]
+__all__ = ["ALONE", "Activations", "Positions", "check_not_alone", "check_reach", "write_component", "write_part", "write_recorded"]
 
 Positions: TypeAlias = int | Iterable[int]
 
@@ -40,6 +40,43 @@ def write_recorded(recorded: Activations, name: str, where: Positions | None, un
         return write_part(activation, source, name, where, units)
 
     return write
+
+
+def write_component(recorded: Activations, component: Component, layer: int, where: Positions | None, units: int | Iterable[int] | None) -> Hooks:
+    """The same for a component of a layer.
+
+    What an MLP reads is shown under another name by each of TransformerLens' classes: the recorded one is taken. ``HookedTransformer`` shows it as
+    the output of a norm, which in some models lies after the MLP; a second hook refuses such a run.
+
+    Raises:
+        ComponentError: what an MLP reads is not recorded.
+    """
+    if component != "mlp_in":
+        name = component_hook(component, layer)
+        return [(name, write_recorded(recorded, name, where, units))]
+    names = [component_hook(component, layer), f"blocks.{layer}.ln2.hook_normalized"]
+    there = [name for name in names if _has(recorded, name)]
+    if not there:
+        raise ComponentError(f"neither {names[0]} nor {names[1]} is recorded, so what the MLP reads is not known; record one, or pass 'mlp_out'.")
+    write, written = write_recorded(recorded, there[0], where, units), list[bool]()
+
+    def write_before(activation: torch.Tensor, *, hook: object) -> torch.Tensor | None:
+        written[:] = [True]
+        return write(activation, hook=hook)
+
+    def check(_: torch.Tensor, *, hook: object) -> None:
+        if not written:
+            raise ComponentError(f"{there[0]} comes after the MLP in this model, or never, so it is not what the MLP reads; pass 'mlp_out'.")
+        written.clear()
+
+    return [(there[0], write_before), (component_hook("neuron", layer), check)]
+
+
+def _has(recorded: Activations, name: str) -> bool:
+    try:
+        return recorded[name] is not None  # pyright: ignore[reportUnnecessaryComparison]
+    except (KeyError, ValueError, IndexError):  # of a dict, and what an ActivationCache makes of a name it does not know
+        return False
 
 
 def write_part(activation: torch.Tensor, source: torch.Tensor, name: str, where: Positions | None, units: int | Iterable[int] | None) -> torch.Tensor:

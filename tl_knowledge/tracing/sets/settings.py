@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
+from tl_knowledge.engine.acting import check_sites
 from tl_knowledge.errors import ComponentError, CorruptionError, check_choice
-from tl_knowledge.models.checks import check_has, check_layers
+from tl_knowledge.models.checks import check_layers
 from tl_knowledge.models.hook_names import Component, Module, has_units, severable
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.runs.arguments import check_words, sample_count
@@ -76,7 +77,7 @@ class Survey:
         Raises:
             ComponentError, CorruptionError: a layer that the model does not have, or noise that cannot be drawn.
         """
-        check_has(model, self.components, self.sever)
+        check_sites(model, (*self.components, *self.sever))
         noise = replace(self.noise, variant=self.variant) if self.variant == "meng2022_code" else self.noise
         return replace(self, noise=noise.resolve(model), layers=check_layers(model, self.layers))
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tl_knowledge.door import public
 from tl_knowledge.engine.rows import budget_rows
 from tl_knowledge.errors import ComponentError
-from tl_knowledge.models.hook_names import Component, Module
+from tl_knowledge.models.hook_names import STATES, Component, Module
 from tl_knowledge.models.protocol import HookedModel, layer_count
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.prompts.prompt import Prompt
@@ -169,6 +169,6 @@ def _grids(model: HookedModel, prompt: Prompt, side: Side, survey: Survey) -> li
     if survey.layers is None:
         raise ComponentError("the survey's layers are not known yet; call survey.resolve(model) first.")
     everywhere = tuple(range(len(prompt)))
-    windows = {c: 1 if c == "resid_post" else resolve_window(model, c, survey.window, survey.variant) for c in survey.components}
+    windows = {c: 1 if c in STATES else resolve_window(model, c, survey.window, survey.variant) for c in survey.components}
     grids = [Grid(c, windows[c], survey.variant, (), survey.layers, everywhere) for c in survey.components]
     return grids + [Grid("resid_post", 1, survey.variant, (module,), survey.layers, (prompt.span(side).last,)) for module in survey.sever]
