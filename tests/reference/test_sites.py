@@ -9,6 +9,7 @@ from support.models import HARD_BUILDERS
 
 import tl_knowledge as tlk
 from tl_knowledge.engine.acting import site_refusal
+from tl_knowledge.engine.recording import record
 from tl_knowledge.errors import ComponentError
 from tl_knowledge.models.hook_names import COMPONENTS
 
@@ -138,12 +139,12 @@ def test_the_screen_is_the_gradient_at_a_site(model, prompt, site):
     """For noise so small that the answer is linear in it, the estimate is the effect."""
     skip_shown_only(model, site)
     given = {"component": site, "samples": 2, **few(site)}
-    small = tlk.GaussianNoise(1e-6, seed=4)
+    small = tlk.GaussianNoise(1e-3, seed=4)
     estimate = tlk.trace(model, prompt, small, engine="screen", verify=0, **given)
     exact = tlk.trace(model, prompt, small, **given)
     size = float(exact.indirect_effect.abs().max())
     assert size > 0
-    torch.testing.assert_close(estimate.indirect_effect, exact.indirect_effect, rtol=0, atol=1e-3 * size)
+    torch.testing.assert_close(estimate.indirect_effect, exact.indirect_effect, rtol=0, atol=0.03 * size)
 
 
 def test_sites_that_are_only_shown_are_refused(prompt):
@@ -163,8 +164,7 @@ def test_an_mlp_whose_input_is_not_shown_is_refused(prompt, name):
 def test_a_norm_after_the_mlp_is_refused_by_the_hooks_too(prompt):
     model = build("bridge-opt-350m")
     name = "blocks.1.ln2.hook_normalized"
-    _, cache = model.run_with_cache(prompt.tokens)
-    hooks = tlk.restore({name: cache[name]}, "mlp_in", layers=1)
+    hooks = tlk.restore(record(model, prompt.tokens, [], [name]), "mlp_in", layers=1)
     with pytest.raises(ComponentError, match="comes after the MLP"):
         model.run_with_hooks(prompt.tokens, fwd_hooks=hooks)
     with pytest.raises(ComponentError, match="is recorded, so what the MLP reads is not known"):
