@@ -13,7 +13,7 @@ from tl_knowledge.door import public
 from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.engine.recording import record
 from tl_knowledge.engine.rows import pad_right
-from tl_knowledge.errors import DataError, InputError, NumericalError
+from tl_knowledge.errors import DataError, InputError, NumericalError, check_given
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel, context_length
 from tl_knowledge.prompts.prompt import Prompt
@@ -66,10 +66,11 @@ def mean_activations(
         >>> hooks = tlk.ablate(heads=[(4, 2)], by="mean", recorded=means)
     """
     model = as_model(model, without_mlps=True)
+    given = check_given(always_iterable(corpus, (str, Prompt)), "text")
     if tokens is not None and tokens < 1:
         raise InputError(f"tokens={tokens} reads nothing; pass at least 1, or None for all.")
     names = [name for part in parts_of(model, heads, neurons, modules, together=True) for name in part.hook_names()]
-    return means_over(model, counted_tokens(model, corpus, tokens), names, progress=progress)
+    return means_over(model, counted_tokens(model, given, tokens), names, progress=progress)
 
 
 def counted_tokens(model: HookedModel, corpus: str | Prompt | Iterable[str | Prompt], tokens: int | None = None) -> list[Counted]:
