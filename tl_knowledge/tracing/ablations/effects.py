@@ -130,6 +130,7 @@ class AblationEffects(TableResult):
 
     def _sample(self) -> str:
         prompts, parts = self.table["prompt"].nunique(), self.table["part"].nunique()
-        where = "at every token" if self.settings.at is None else f"at the last token of {self.settings.at!r}"
+        span = self.settings.at
+        where = "at every token" if span is None else "at the last token" if span == "last" else f"at the last {span} token"
         means = f" of {self.settings.tokens} tokens" if self.settings.tokens else ""
         return f"{parts} part{'s' * (parts > 1)} ablated {REPLACED[self.settings.by]}{means} {where}; {prompts} prompt{'s' * (prompts > 1)}"
