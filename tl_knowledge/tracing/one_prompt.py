@@ -38,6 +38,7 @@ from tl_knowledge.runs.arguments import (
 )
 from tl_knowledge.runs.corruption import Noise, PromptSwap
 from tl_knowledge.runs.experiment import CorruptedRun, Experiment, answered
+from tl_knowledge.runs.several import each_prompt
 from tl_knowledge.runs.windows import TraceVariant, Window, resolve_window
 from tl_knowledge.tracing.engines import exact_probability
 from tl_knowledge.tracing.result import CausalTrace
@@ -48,6 +49,7 @@ from tl_knowledge.tracing.sites import Grid, Site
 __all__ = ["trace"]
 
 
+@each_prompt
 @public
 def trace(
     model: AnyModel,
@@ -77,6 +79,7 @@ def trace(
         noise: corruption settings, or the standard deviation of Gaussian noise as a number or a rule. Default ``"3sd"``:
             three standard deviations of the embedding matrix.
         model: a model, or its name or directory.
+        prompt: a prompt, or a list of prompts, which gives a list of traces.
         corrupt: ``"subject"``, ``"relation"`` (Wei et al. 2024), another span's name, a `Span`, or positions.
         component: what is restored: a state (``"resid_post"``, ``"resid_pre"``), a module's output, a head's ``z``, ``q``, ``k``, ``v``, pattern or
             scores (the last two at the position that attends), what an MLP reads, or a neuron's activation.
@@ -110,6 +113,9 @@ def trace(
         >>> prompt = tlk.Prompt.from_fact(model, tlk.load_facts("factlm")[0])
         >>> result = tlk.trace(model, prompt, corrupt="subject", component="mlp_out")
         >>> tuple(result.indirect_effect.shape) == (10, 8, len(prompt))
+        True
+        >>> facts = tlk.load_facts("factlm")[:2]
+        >>> [one.target for one in tlk.trace(model, facts, samples=2)] == [fact.target for fact in facts]
         True
     """
     model = as_model(model, without_mlps=True)

@@ -21,7 +21,7 @@ __all__ = ["AblationEffects", "AblationSettings", "Effect"]
 Effect: TypeAlias = Literal["relative", "absolute"]
 """Change of the probability as a part of the clean one, or in probability."""
 
-REPLACED: dict[Ablation, str] = {"zero": "by zero", "mean": "by means", "resample": "by another prompt's"}
+REPLACED: dict[Ablation, str] = {"zero": "by zero", "mean": "by means", "resample": "by another prompt's activations"}
 SHOWN, MOST_BARS = 25, 60
 PART = ["part", "component", "layer", "unit"]
 
