@@ -1,5 +1,4 @@
 from .ablation import Ablation as Ablation
-from .ablation import Written as Written
 from .ablation import ablate as ablate
 from .factories import Corruption as Corruption
 from .factories import add_low_rank as add_low_rank

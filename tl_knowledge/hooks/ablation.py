@@ -13,15 +13,12 @@ from tl_knowledge.arrays import HookFn, Hooks, as_pairs, as_positions
 from tl_knowledge.door import public
 from tl_knowledge.errors import ComponentError, check_choice
 from tl_knowledge.hooks.writing import Activations, Positions, write_part, write_recorded
-from tl_knowledge.models.hook_names import Component, component_hook
+from tl_knowledge.models.hook_names import Component, Written, component_hook
 
-__all__ = ["Ablation", "Written", "ablate"]
+__all__ = ["Ablation", "ablate"]
 
 Ablation: TypeAlias = Literal["zero", "mean", "resample"]
 """What is written instead: nothing, the mean of recorded activations, or another run's activations."""
-
-Written: TypeAlias = Literal["mlp_out", "attn_out"]
-"""A module's write into the residual stream."""
 
 
 @public

@@ -17,6 +17,8 @@ __all__ = [
     "UNEMBED_IN",
     "Component",
     "Module",
+    "NodeComponent",
+    "Written",
     "attention_pattern",
     "attention_scores",
     "block_input",
@@ -36,6 +38,12 @@ Component: TypeAlias = Literal[
 ]
 """What can be restored: a state, a module's output, one head's ``z``, one neuron's activation; the state that enters a block, what its MLP reads, a
 head's query, key, value, ``z`` (the same as ``"head"``), attention pattern or scores, the last two by the position that attends."""
+
+Written: TypeAlias = Literal["mlp_out", "attn_out"]
+"""A module's write into the residual stream."""
+
+NodeComponent: TypeAlias = Literal["resid_post", "mlp_out", "attn_out", "head", "neuron"]
+"""What can be a node of a circuit."""
 
 COMPONENTS: tuple[Component, ...] = get_args(Component)
 STATES: tuple[Component, ...] = ("resid_post", "resid_pre")

@@ -14,20 +14,20 @@ from tl_knowledge.prompts.prompt import Prompt
 __all__ = ["each_prompt"]
 
 Rest = ParamSpec("Rest")
-Given_co = TypeVar("Given_co", covariant=True)
+Given = TypeVar("Given")
 
 
-class _OfPrompts(Protocol[Rest, Given_co]):
+class _OfPrompts(Protocol[Rest, Given]):
     """What `each_prompt` makes."""
 
     @overload
-    def __call__(self, model: AnyModel, prompt: Prompt | Fact, *args: Rest.args, **kwargs: Rest.kwargs) -> Given_co: ...
+    def __call__(self, model: AnyModel, prompt: Prompt | Fact, *args: Rest.args, **kwargs: Rest.kwargs) -> Given: ...
 
     @overload
-    def __call__(self, model: AnyModel, prompt: Sequence[Prompt | Fact], *args: Rest.args, **kwargs: Rest.kwargs) -> list[Given_co]: ...
+    def __call__(self, model: AnyModel, prompt: Sequence[Prompt | Fact], *args: Rest.args, **kwargs: Rest.kwargs) -> list[Given]: ...
 
 
-def each_prompt(function: Callable[Concatenate[AnyModel, Prompt, Rest], Given_co]) -> _OfPrompts[Rest, Given_co]:
+def each_prompt(function: Callable[Concatenate[AnyModel, Prompt, Rest], Given]) -> _OfPrompts[Rest, Given]:
     """Let a function of one prompt take a list of prompts, too, and give a list: what it gives of each by itself.
 
     Raises:
@@ -42,4 +42,4 @@ def each_prompt(function: Callable[Concatenate[AnyModel, Prompt, Rest], Given_co
         loaded = as_model(model, masked=True, without_mlps=True, encoder_decoder=True)  # once; what else it must be the function says
         return [function(loaded, each, *args, **kwargs) for each in batch]
 
-    return cast("_OfPrompts[Rest, Given_co]", of_one_or_several)
+    return cast("_OfPrompts[Rest, Given]", of_one_or_several)

@@ -10,9 +10,9 @@ from more_itertools import flatten
 
 from tl_knowledge.arrays import Hooks, as_pairs
 from tl_knowledge.errors import ComponentError, check_choice
-from tl_knowledge.hooks import Ablation, Activations, Written, ablate
+from tl_knowledge.hooks import Ablation, Activations, ablate
 from tl_knowledge.models.checks import check_has, check_layers
-from tl_knowledge.models.hook_names import Component
+from tl_knowledge.models.hook_names import Component, Written
 from tl_knowledge.models.protocol import HookedModel, layer_count
 from tl_knowledge.runs.windows import unit_count
 
