@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overload, runtime_checkable
 
 from tl_knowledge.errors import check_given
 from tl_knowledge.models.loading import AnyModel, as_model
@@ -17,6 +17,7 @@ Rest = ParamSpec("Rest")
 Given = TypeVar("Given")
 
 
+@runtime_checkable
 class _OfPrompts(Protocol[Rest, Given]):
     """What `each_prompt` makes."""
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, takewhile
 
 import torch
+from jaxtyping import Int
 from more_itertools import always_iterable, chunked
 
-from tl_knowledge.arrays import Tokens
 from tl_knowledge.door import public
 from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.engine.recording import record
@@ -23,7 +23,7 @@ __all__ = ["Counted", "counted_tokens", "mean_activations", "means_over"]
 
 TEXTS_AT_ONCE = 16
 
-Counted = tuple[Tokens, Sequence[int]]
+Counted = tuple[Int[torch.Tensor, "_ _"], Sequence[int]]
 """A text's tokens ``[1 pos]``, and the positions that count."""
 
 
