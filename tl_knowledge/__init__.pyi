@@ -6,6 +6,7 @@ from . import editing as editing
 from . import errors as errors
 from . import evaluation as evaluation
 from . import factlm as factlm
+from . import hooks as hooks
 from . import localised as localised
 from . import neurons as neurons
 from . import published as published
@@ -33,6 +34,7 @@ from .editing import plan_edit as plan_edit
 from .evaluation import EditReport as EditReport
 from .evaluation import evaluate as evaluate
 from .evaluation import score_table as score_table
+from .hooks import ablate as ablate
 from .hooks import add_low_rank as add_low_rank
 from .hooks import corrupt as corrupt
 from .hooks import knock_out_attention as knock_out_attention

@@ -6,13 +6,13 @@ draw of the corrupting noise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias, TypeVar, cast
 
 import torch
 from jaxtyping import Float, Int
 
-__all__ = ["Embeddings", "HookFn", "Hooks", "Logits", "Residual", "SampleProbability", "Tokens", "as_positions"]
+__all__ = ["Embeddings", "HookFn", "Hooks", "Logits", "Residual", "SampleProbability", "Tokens", "as_pairs", "as_positions"]
 
 HookFn: TypeAlias = Callable[..., torch.Tensor | None]
 """``fn(activation, *, hook)``: returns the new activation, or ``None`` to leave it alone."""
@@ -26,6 +26,8 @@ Residual: TypeAlias = Float[torch.Tensor, "row pos d_model"]
 Logits: TypeAlias = Float[torch.Tensor, "row answer d_vocab"]
 SampleProbability: TypeAlias = Float[torch.Tensor, " sample"]
 
+Second = TypeVar("Second")
+
 
 def as_positions(value: Any) -> tuple[int, ...]:
     """Positions from an int or anything that iterates over ints (a ``Span``, a ``range``, a list)."""
@@ -33,3 +35,14 @@ def as_positions(value: Any) -> tuple[int, ...]:
         return (value,)
     positions: Sequence[Any] = list(value)
     return tuple(int(p) for p in positions)
+
+
+def as_pairs(pairs: tuple[int, Second] | Iterable[tuple[int, Second]] | None) -> list[tuple[int, Second]]:
+    """No pair, one or several, as a list.
+
+    Example:
+        >>> as_pairs((3, 1)), as_pairs([(3, 1), (4, 0)]), as_pairs(None)
+        ([(3, 1)], [(3, 1), (4, 0)], [])
+    """
+    listed: list[Any] = list(pairs or ())
+    return [cast("tuple[int, Second]", tuple(listed))] if listed and isinstance(listed[0], int) else listed

@@ -107,6 +107,7 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "TraceAverage": average,
     "SideComparison": lambda: both_sides().compare_sides(),
     "PerturbationTest": lambda: tlk.tracing.perturb_embeddings(model(), FACTS, samples=2, **QUIET),
+    "AblationEffects": lambda: tlk.tracing.measure_ablation(model(), [prompt(), prompt_of(1)], heads="all", neurons=neurons(), by="mean", **QUIET),
     "AttentionKnockout": lambda: tlk.measure_attention_knockout(model(), FACTS, **QUIET),
     "AttentionAnalysis": lambda: tlk.analyse_attention(model(), prompt(), samples=2, **QUIET),
     "DirectLogitAttribution": lambda: tlk.direct_logit_attribution(model(), prompt()),

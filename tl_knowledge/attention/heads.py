@@ -40,6 +40,7 @@ from tl_knowledge.runs.corruption import Noise, PromptSwap
 from tl_knowledge.runs.interventions import Intervention, Value, intervene, measure_nodes
 from tl_knowledge.runs.metric import PROBABILITY
 from tl_knowledge.runs.nodes import Node
+from tl_knowledge.runs.several import each_prompt
 from tl_knowledge.runs.windows import unit_count
 
 __all__ = ["AttentionAnalysis", "Side", "analyse_attention"]
@@ -126,6 +127,7 @@ class AttentionAnalysis(Result):
         return pattern_view(self.patterns, heads, self.labels, f"the {len(heads)} heads of the largest {by.replace('_', ' of ')}")
 
 
+@each_prompt
 @public
 def analyse_attention(
     model: AnyModel,
@@ -141,7 +143,7 @@ def analyse_attention(
     """Analyse every head's part in a fact, from the subject's and from the relation's side.
 
     Args:
-        prompt: with a subject; the relation is every other token.
+        prompt: with a subject; the relation is every other token. A list of prompts gives a list of analyses.
         noise, samples, target, seed: as in `tl_knowledge.trace`.
         memory_budget: bytes that the runs' activations may take.
         progress: show a progress bar of each round of runs that takes more than two seconds.

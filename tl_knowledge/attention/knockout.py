@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias, get_args
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from tl_knowledge.arrays import Hooks
 from tl_knowledge.door import public
 from tl_knowledge.drawing import Line, LinePanel, line_panels
-from tl_knowledge.engine.forward import run_model
+from tl_knowledge.engine.acting import site_refusal
 from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.engine.rows import as_index, grow_rows, growing_rows_refusal, keep_positions, rows_engine, run_rows
 from tl_knowledge.errors import ComponentError, NumericalError, UnsupportedModelError, check_choice, check_given
@@ -45,8 +44,6 @@ Blocked: TypeAlias = Literal["subject", "relation", "last"]
 """The tokens that the last position may not read: the subject's, all others but the last, or the last itself."""
 
 GEVA_WINDOW, GEVA_LAYERS = 9, 48  # GPT-2 XL
-
-_writable: WeakKeyDictionary[object, bool] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,13 +224,7 @@ def _check_writable(model: HookedModel) -> None:
     refusal = growing_rows_refusal(model)
     if refusal:
         raise UnsupportedModelError(f"this model cannot run growing rows ({refusal}); use the hooks of knock_out_attention() prompt by prompt.")
-    if model not in _writable:
-        tokens = torch.tensor([[0, 1, 2]], device=model_device(model))
-        with torch.no_grad():
-            plain: torch.Tensor = model(tokens)
-            cut: torch.Tensor = run_model(model, tokens, knock_out_attention(2, [0, 1], layers=range(layer_count(model))))
-        _writable[model] = not torch.equal(plain, cut)
-    if not _writable[model]:
+    if site_refusal(model, "attn_scores"):
         raise UnsupportedModelError(
             "this model's attention ignores what is written to hook_attn_scores (its bridge only shows them); "
             + (

@@ -17,7 +17,7 @@ from tl_knowledge.engine.progress import show_progress
 from tl_knowledge.engine.rows import MEMORY_BUDGET
 from tl_knowledge.errors import ComponentError, PromptError, check_choice, check_given
 from tl_knowledge.models.description import check_same_weights
-from tl_knowledge.models.hook_names import Module
+from tl_knowledge.models.hook_names import NodeComponent, Written
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import layer_count, model_device
 from tl_knowledge.neurons import NeuronSet
@@ -90,7 +90,7 @@ def from_trace(
     noise = traced.noise.resolve(model)
     check_fits(model, replace(prompt, answer=traced.answer), multi_token=len(traced.answer) > 1)
     settings = CircuitSettings(
-        components=tuple(trace.component for trace in given),
+        components=tuple(_node_component(trace) for trace in given),
         limit=limit,
         rank=rank,
         threshold=threshold,
@@ -197,7 +197,7 @@ def from_edit(
     prompt: Prompt,
     edit: Edit,
     *,
-    components: Module | Iterable[Module] = ("attn_out", "mlp_out"),
+    components: Written | Iterable[Written] = ("attn_out", "mlp_out"),
     limit: int = 20,
     rank: Rank = "need",
     threshold: float = 0.02,
@@ -274,7 +274,14 @@ def _sites(trace: CausalTrace) -> list[Node]:
     frame = trace.top(min(MOST_CANDIDATES, trace.mean_effect.numel()), either_sign=True).query("effect != 0")
     units = frame[trace.component].tolist() if trace.units else [None] * len(frame)
     places = zip(frame["layer"].tolist(), frame["pos"].tolist(), units, strict=True)
-    return [Node(trace.component, int(layer), int(pos), () if unit is None else (int(unit),)) for layer, pos, unit in places]
+    return [Node(_node_component(trace), int(layer), int(pos), () if unit is None else (int(unit),)) for layer, pos, unit in places]
+
+
+def _node_component(trace: CausalTrace) -> NodeComponent:
+    """What a trace restored, if it can be a node."""
+    check_choice("a trace's component", trace.component, NodeComponent, ComponentError)
+    component: NodeComponent = trace.component  # pyright: ignore[reportAssignmentType]  # it is one of them
+    return component
 
 
 def _groups(neurons: NeuronSet, positions: Sequence[int], last: int) -> list[Node]:
@@ -288,11 +295,11 @@ def _groups(neurons: NeuronSet, positions: Sequence[int], last: int) -> list[Nod
     ]
 
 
-def _modules(components: Module | Iterable[Module]) -> tuple[Module, ...]:
+def _modules(components: Written | Iterable[Written]) -> tuple[Written, ...]:
     """What can be a node of an edit's circuit."""
     parts = tuple(always_iterable(components))
     if not parts:
         raise ComponentError("components=() leaves no node; pass 'mlp_out', 'attn_out' or both.")
     for part in parts:
-        check_choice("components", part, Module, ComponentError)
+        check_choice("components", part, Written, ComponentError)
     return parts

@@ -15,6 +15,8 @@ from tl_knowledge.drawing.look import INK, label_text, layout
 
 __all__ = ["HeatMap", "heat_maps"]
 
+DIVERGING = ("RdBu",)  # their middle is zero
+
 
 @dataclass(frozen=True)
 class HeatMap:
@@ -22,7 +24,7 @@ class HeatMap:
 
     Attributes:
         marked: rows whose label is drawn bold with an asterisk.
-        colours: a plotly sequential scale.
+        colours: a plotly sequential scale, or ``"RdBu"``, whose middle is zero: losses red, gains blue.
     """
 
     values: NDArray[np.floating[Any]]
@@ -51,6 +53,9 @@ def heat_maps(maps: Sequence[HeatMap], *, title: str, subtitle: str, colour_axis
     )
     finite = np.concatenate([m.values[np.isfinite(m.values)].ravel() for m in maps] + [np.zeros(1)])
     colour_range = {"zmin": min(0.0, float(finite.min())), "zmax": max(float(finite.max()), 1e-9)}
+    if any(m.colours in DIVERGING for m in maps):
+        bound = max(colour_range["zmax"], -colour_range["zmin"])
+        colour_range = {"zmin": -bound, "zmax": bound}
     one_scale = len({m.colours for m in maps}) == 1
     for index, chart in enumerate(maps):
         row, col = index // across + 1, index % across + 1

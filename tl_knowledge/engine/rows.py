@@ -32,7 +32,7 @@ from tl_knowledge.arrays import HookFn, Hooks, Logits, Residual, Tokens
 from tl_knowledge.engine.forward import run_model
 from tl_knowledge.engine.proof import Proof, probe_tokens, same
 from tl_knowledge.engine.recording import capture_base
-from tl_knowledge.models.hook_names import UNEMBED_IN, block_input, block_output, component_hook
+from tl_knowledge.models.hook_names import UNEMBED_IN, block_input, block_output, by_position, component_hook
 from tl_knowledge.models.protocol import HookedModel, attention_input, is_encoder_decoder, layer_count, mlp_input
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "as_index",
     "budget_rows",
     "copy_rows",
+    "each_row",
     "grow_rows",
     "growing_rows_refusal",
     "keep_positions",
@@ -87,13 +88,39 @@ def copy_rows(name: str, source: Index, rows: Index, positions: Index, units: In
 
     def copy(activation: torch.Tensor, *, hook: object) -> torch.Tensor:
         changed = activation.clone()
+        written, values = by_position(name, changed), by_position(name, activation)
         if units is None:
-            changed[rows, positions] = activation[source, positions]
+            written[rows, positions] = values[source, positions]
         else:
-            changed[rows, positions, units] = activation[source, positions, units]
+            written[rows, positions, units] = values[source, positions, units]
         return changed
 
     return [(name, copy)]
+
+
+def each_row(hooks: Mapping[int, Hooks]) -> Hooks:
+    """Hooks of single rows as hooks of the whole batch: each row's own see, and change, that row alone.
+
+    Args:
+        hooks: by row number; the row must be born where its first hook fires.
+    """
+    of_name: dict[str, list[tuple[int, HookFn]]] = {}
+    for row, own in hooks.items():
+        for name, fn in own:
+            of_name.setdefault(name, []).append((row, fn))
+
+    def together(of_rows: Sequence[tuple[int, HookFn]]) -> HookFn:
+        def act(activation: torch.Tensor, *, hook: object) -> torch.Tensor:
+            changed = activation.clone()
+            for row, fn in of_rows:
+                value = fn(changed[row : row + 1], hook=hook)
+                if value is not None:
+                    changed[row : row + 1] = value
+            return changed
+
+        return act
+
+    return [(name, together(of_rows)) for name, of_rows in of_name.items()]
 
 
 def narrow_mlp(model: HookedModel, layer: int, needed: Mask, source: Int[torch.Tensor, " row"]) -> Hooks:

@@ -74,7 +74,7 @@ def check_has(model: HookedModel, *wanted: str | Sequence[str]) -> None:
         ComponentError: such a component.
     """
     names = [name for each in wanted for name in ([each] if isinstance(each, str) else each)]
-    if not has_mlps(model) and {"mlp_out", "neuron"} & set(names):
+    if not has_mlps(model) and {"mlp_out", "mlp_in", "neuron"} & set(names):
         raise ComponentError(f"{model_name(model)} has attention and no MLP; pass 'resid_post', 'attn_out' or 'head'.")
 
 

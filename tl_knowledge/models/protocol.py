@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float, Int
 
 from tl_knowledge.arrays import Hooks, Tokens
-from tl_knowledge.errors import PromptError
+from tl_knowledge.errors import ComponentError, PromptError
+from tl_knowledge.models.hook_names import Component, component_hook
 
 __all__ = [
     "HookedModel",
@@ -32,6 +33,7 @@ __all__ = [
     "model_device",
     "model_name",
     "prepends_bos",
+    "site_hook",
 ]
 
 
@@ -70,6 +72,18 @@ def mlp_input(model: HookedModel, layer: int) -> str | None:
         if name in model.hook_dict:
             return name
     return None
+
+
+def site_hook(model: HookedModel, component: Component, layer: int) -> str:
+    """The hook of a component in a layer of this model.
+
+    Raises:
+        ComponentError: what an MLP reads, on a model that shows it nowhere.
+    """
+    name = mlp_input(model, layer) if component == "mlp_in" else component_hook(component, layer)
+    if name is None:
+        raise ComponentError(f"{model_name(model)} shows nowhere what its MLPs read; pass another component, such as 'resid_pre' or 'mlp_out'.")
+    return name
 
 
 def attention_input(model: HookedModel, layer: int) -> str | None:

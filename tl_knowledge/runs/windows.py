@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from typing import Literal, TypeAlias
+from weakref import WeakKeyDictionary
 
-from tl_knowledge.errors import ComponentError
-from tl_knowledge.models.hook_names import Component
-from tl_knowledge.models.protocol import HookedModel, layer_count
+from tl_knowledge.engine.proof import probe_tokens
+from tl_knowledge.engine.recording import record
+from tl_knowledge.errors import ComponentError, UnsupportedModelError
+from tl_knowledge.models.hook_names import Component, component_hook, unit_word
+from tl_knowledge.models.protocol import HookedModel, layer_count, model_name
 
 __all__ = ["TraceVariant", "Window", "resolve_window", "unit_count", "window_layers"]
 
@@ -15,6 +18,8 @@ Window: TypeAlias = int | Literal["auto"]
 TraceVariant: TypeAlias = Literal["ours", "meng2022_code"]
 
 WINDOW_MENG_2022 = 10
+
+_counted: WeakKeyDictionary[HookedModel, dict[Component, int]] = WeakKeyDictionary()
 
 
 def resolve_window(model: HookedModel, component: Component, window: Window, variant: TraceVariant) -> int:
@@ -56,9 +61,27 @@ def window_layers(layer: int, window: int, n_layers: int, variant: TraceVariant)
 
 
 def unit_count(model: HookedModel, component: Component) -> int:
-    """How many heads or neurons a layer has; 1 for components without units."""
-    if component == "head":
+    """How many heads or neurons a layer has; 1 for components without units.
+
+    Raises:
+        UnsupportedModelError: keys or values of which layers have different numbers of heads.
+    """
+    if component in ("k", "v"):
+        return _key_value_heads(model, component)
+    if unit_word(component) == "head":
         return int(model.cfg.n_heads)
     if component == "neuron":
         return int(model.blocks[0].mlp.W_out.shape[0])
     return 1
+
+
+def _key_value_heads(model: HookedModel, component: Component) -> int:
+    """As the model runs: heads may share keys and values, and some classes show them shared, some each by itself."""
+    counted = _counted.setdefault(model, {})
+    if component not in counted:
+        shown = record(model, probe_tokens(model)[:1], [], [component_hook(component, layer) for layer in range(layer_count(model))])
+        counts = {activation.shape[2] for activation in shown.values()}
+        if len(counts) > 1:
+            raise UnsupportedModelError(f"layers of {model_name(model)} have {sorted(counts)} heads of {component!r}; pass 'z' or 'attn_out'.")
+        counted[component] = counts.pop()
+    return counted[component]

@@ -1,3 +1,7 @@
+from .ablations.driver import measure_ablation as measure_ablation
+from .ablations.effects import AblationEffects as AblationEffects
+from .ablations.effects import AblationSettings as AblationSettings
+from .ablations.means import mean_activations as mean_activations
 from .noise import GaussianNoise as GaussianNoise
 from .noise import MultivariateGaussianNoise as MultivariateGaussianNoise
 from .noise import Noise as Noise

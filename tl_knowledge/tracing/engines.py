@@ -8,7 +8,7 @@ only: one forward a site. The sweep runs a chunk of sites in one forward (see `t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from einops import rearrange, repeat
@@ -31,8 +31,8 @@ from tl_knowledge.engine.rows import (
 )
 from tl_knowledge.errors import NumericalError
 from tl_knowledge.hooks import corrupt, restore, sever
-from tl_knowledge.models.hook_names import COMPONENTS, Component, Module, component_hook
-from tl_knowledge.models.protocol import HookedModel, layer_count
+from tl_knowledge.models.hook_names import COMPONENTS, STATES, Component, Module, severable
+from tl_knowledge.models.protocol import HookedModel, layer_count, mlp_input, site_hook
 from tl_knowledge.runs.experiment import Experiment
 from tl_knowledge.tracing.sites import Site
 
@@ -40,6 +40,11 @@ __all__ = ["engine_used", "exact_scores", "loop_over_sites", "sweep_sites"]
 
 Advance = Callable[[int], None]
 SiteScore = Float[torch.Tensor, "site sample"]
+
+READ_LATER: tuple[Component, ...] = ("k", "v")
+IN_ATTENTION: tuple[Component, ...] = ("q", "k", "v", "pattern", "attn_scores")
+BEFORE_MLP: tuple[Component, ...] = ("attn_out", "head", "z", "mlp_in", *IN_ATTENTION)
+"""Sites by what they can change in their own block: what later positions read, what attention writes, what the MLP reads."""
 
 
 def exact_scores(
@@ -117,10 +122,13 @@ class _Sweep:
         hooks = grow_rows(streams, births)
         for layer in range(layer_count(self.experiment.model)):
             alive = [k for k, site in enumerate(sites) if site.born_at < layer]
-            hooks += self._narrowing(layer, alive)
-            for module in ("mlp_out", "attn_out"):
-                hooks += self._pinning(layer, module, [k for k in alive if module in sites[k].severed])
-            hooks += self._restoring(layer, [k for k, site in enumerate(sites) if site.first <= layer <= site.last])
+            copies: Hooks = []
+            for module in severable(get_args(Module)):
+                copies += self._pinning(layer, module, [k for k in alive if module in sites[k].severed])
+            copies += self._restoring(layer, [k for k, site in enumerate(sites) if site.first <= layer <= site.last])
+            # What an MLP reads is written before it is narrowed, at the same hook.
+            first = [pair for pair in copies if pair[0] == mlp_input(self.experiment.model, layer)]
+            hooks += first + self._narrowing(layer, alive) + [pair for pair in copies if pair not in first]
         return hooks + keep_positions(self.experiment.answer_positions[self.row_prompts])
 
     def _pinning(self, layer: int, module: Module, severed: Sequence[int]) -> Hooks:
@@ -128,7 +136,7 @@ class _Sweep:
         if not severed:
             return []
         positions = self._each([self.sites[k].pos for k in severed])
-        return copy_rows(component_hook(module, layer), self._parent_rows(severed), self._rows(severed), positions)
+        return copy_rows(site_hook(self.experiment.model, module, layer), self._parent_rows(severed), self._rows(severed), positions)
 
     def _restoring(self, layer: int, restored: Sequence[int]) -> Hooks:
         """Some sites' rows get what they restore from the clean rows."""
@@ -141,13 +149,13 @@ class _Sweep:
             clean = repeat(self.clean[of_component], "site -> (site sample)", sample=self.samples)
             numbers = [unit for k in of_component if (unit := self.sites[k].unit) is not None]
             units = self._each(numbers) if numbers else None
-            hooks += copy_rows(component_hook(component, layer), clean, self._rows(of_component), positions, units)
+            hooks += copy_rows(site_hook(self.experiment.model, component, layer), clean, self._rows(of_component), positions, units)
         return hooks
 
     def _narrowing(self, layer: int, alive: Sequence[int]) -> Hooks:
         """Skip MLPs and projections where the alive rows equal the corrupted rows, and all padding.
 
-        What is written inside a module (a head, a neuron) needs that module to keep its shape.
+        What is written inside a narrowed part (a head's ``z``, a neuron) needs it to keep its shape.
         """
         if not alive:
             return []
@@ -166,9 +174,9 @@ class _Sweep:
             return among & torch.cat([torch.ones(self.base_rows, experiment.length, dtype=torch.bool, device=experiment.device), rows])
 
         entering, attended, transformed = self._reach(layer, sites)
-        components = {site.component for site in self.sites}
-        hooks = [] if "neuron" in components else narrow_mlp(model, layer, with_base(transformed, read), source)
-        if "head" in components:
+        touched = {word for site in self.sites for word in (site.component, *site.severed)}
+        hooks = [] if "neuron" in touched else narrow_mlp(model, layer, with_base(transformed, read), source)
+        if touched & {"head", "z"}:
             return hooks
         return hooks + narrow_attention(model, layer, with_base(entering, inside), with_base(attended, read), source)
 
@@ -176,26 +184,33 @@ class _Sweep:
         """Where ``[site pos]`` a row can differ from its corrupted run: entering attention, in what attention writes, entering the MLP.
 
         A restored state differs at its one position when it enters the next block, whose attention spreads it to every later position. A
-        restored module output differs only from there on: nothing before it in its own block does. For position 2 of 5 (``#``: can differ)::
+        restored module output differs only from there on: nothing before it in its own block does; a query (pattern, scores, ``z``) changes what
+        its position is given, a key or value what all later ones are. For position 2 of 5 (``#``: can differ)::
 
-                              a state, layer l - 1     attn_out, layer l     mlp_out, layer l
+                              a state, layer l - 1   attn_out, layer l   mlp_out, layer l   q, layer l   k or v, layer l
             block l
-              entering               . . # . .              . . . . .            . . . . .
-              attended               . . # # #              . . . . .            . . . . .
-              transformed            . . # # #              . . # . .            . . . . .
+              entering               . . # . .            . . . . .          . . . . .       . . . . .      . . . . .
+              attended               . . # # #            . . . . .          . . . . .       . . # . .      . . # # #
+              transformed            . . # # #            . . # . .          . . . . .       . . # . .      . . # # #
             block l + 1
-              entering               . . # # #              . . # . .            . . # . .
-              attended               . . # # #              . . # # #            . . # # #
-              transformed            . . # # #              . . # # #            . . # # #
+              entering               . . # # #            . . # . .          . . # . .       . . # . .      . . # # #
+              attended               . . # # #            . . # # #          . . # # #       . . # # #      . . # # #
+              transformed            . . # # #            . . # # #          . . # # #       . . # # #      . . # # #
+
+        ``mlp_in`` is like ``attn_out``. The state that enters block l is the one that leaves block l - 1.
         """
         where = torch.arange(self.experiment.length, device=self.experiment.device)
         restored = self._column([site.pos for site in sites])
         at, onwards = where == restored, where >= restored
-        blocks_seen = self._column([layer - site.born_at - (site.component != "resid_post") for site in sites])
-        before_mlp = self._column([site.component in ("attn_out", "head") for site in sites]).bool()
-        entering = torch.where(blocks_seen == 1, at, onwards) & (blocks_seen >= 1)
-        attended = onwards & (blocks_seen >= 1)
-        transformed = torch.where(blocks_seen >= 1, onwards, at & before_mlp)
+        blocks_seen = self._column([layer - site.born_at - (site.component not in STATES) for site in sites])
+        after, before = blocks_seen >= 1, blocks_seen < 1
+        read_later, inside, before_mlp = (
+            self._column([site.component in kind for site in sites]).bool() for kind in (READ_LATER, IN_ATTENTION, BEFORE_MLP)
+        )
+        first = torch.where(read_later, onwards, at)
+        entering = torch.where(blocks_seen == 1, first, onwards) & after
+        attended = (onwards & after) | (first & before & inside)
+        transformed = (onwards & after) | (first & before & before_mlp)
         return entering, attended, transformed
 
     def _rows(self, sites: Sequence[int]) -> Int[torch.Tensor, " row"]:
@@ -223,8 +238,8 @@ def loop_over_sites(experiment: Experiment, sites: Sequence[Site], advance: Adva
         prompt, model = experiment.prompts[run.prompt], experiment.model
         layers = range(layer_count(model))
         noise = corrupt(run.positions, run.noise)
-        restored = [name for site in own.values() for name in _hook_names([site.component], layers)]
-        pinned = [name for site in own.values() for name in _hook_names(site.severed, layers)]
+        restored = [name for site in own.values() for name in _hook_names(model, [site.component], layers)]
+        pinned = [name for site in own.values() for name in _hook_names(model, site.severed, layers)]
         batch = repeat(prompt.tokens, "1 pos -> sample pos", sample=experiment.samples)
         rows = torch.full((experiment.samples,), run.prompt, device=experiment.device)
         clean, corrupted = record(model, prompt.tokens, [], restored), record(model, batch, noise, pinned)
@@ -238,5 +253,5 @@ def loop_over_sites(experiment: Experiment, sites: Sequence[Site], advance: Adva
     return torch.stack([scores[k] for k in range(len(sites))])
 
 
-def _hook_names(components: Iterable[Component], layers: Iterable[int]) -> list[str]:
-    return [component_hook(component, layer) for layer in layers for component in components]
+def _hook_names(model: HookedModel, components: Iterable[Component], layers: Iterable[int]) -> list[str]:
+    return [site_hook(model, component, layer) for layer in layers for component in components]

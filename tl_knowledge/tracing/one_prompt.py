@@ -17,9 +17,10 @@ import torch
 
 from tl_knowledge.arrays import as_positions
 from tl_knowledge.door import public
+from tl_knowledge.engine.acting import check_sites
 from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.engine.rows import MEMORY_BUDGET
-from tl_knowledge.models.checks import check_has, check_layers
+from tl_knowledge.models.checks import check_layers
 from tl_knowledge.models.hook_names import Component, Module, has_units, severable
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.prompts.prompt import Prompt, check_fits
@@ -40,6 +41,7 @@ from tl_knowledge.runs.corruption import Noise, PromptSwap
 from tl_knowledge.runs.experiment import CorruptedRun, Experiment, answered
 from tl_knowledge.runs.metric import Against, AnyMetric
 from tl_knowledge.runs.metric_arguments import resolve_metric
+from tl_knowledge.runs.several import each_prompt
 from tl_knowledge.runs.windows import TraceVariant, Window, resolve_window
 from tl_knowledge.tracing.engines import exact_scores
 from tl_knowledge.tracing.result import CausalTrace
@@ -50,6 +52,7 @@ from tl_knowledge.tracing.sites import Grid, Site
 __all__ = ["trace"]
 
 
+@each_prompt
 @public
 def trace(
     model: AnyModel,
@@ -81,10 +84,13 @@ def trace(
         noise: corruption settings, or the standard deviation of Gaussian noise as a number or a rule. Default ``"3sd"``:
             three standard deviations of the embedding matrix.
         model: a model, or its name or directory.
+        prompt: a prompt, or a list of prompts, which gives a list of traces.
         corrupt: ``"subject"``, ``"relation"`` (Wei et al. 2024), another span's name, a `Span`, or positions.
-        component: what is restored: a state, a module's output, a head's ``z`` or a neuron's activation.
+        component: what is restored: a state (``"resid_post"``, ``"resid_pre"``), a module's output, a head's ``z``, ``q``, ``k``, ``v``, pattern or
+            scores (the last two at the position that attends), what an MLP reads, or a neuron's activation.
         window: layers restored together around each layer; ``"auto"`` is a fifth of the layers for modules, else 1.
-        sever: modules pinned to the corrupted run at the restored position, in all layers (Meng et al. 2022, figure 3).
+        sever: modules, or parts of them such as ``"pattern"``, pinned to the corrupted run at the restored position, in all layers (Meng et
+            al. 2022, figure 3).
         samples: noise draws; a `PromptSwap` draws nothing and has one.
         engine: ``"rows"`` (one sweep with a growing batch) or ``"loop"`` (one forward a site), equal to rounding; or
             ``"screen"``: first-order estimates of all effects from one forward and one backward.
@@ -117,11 +123,14 @@ def trace(
         >>> result = tlk.trace(model, prompt, corrupt="subject", component="mlp_out")
         >>> tuple(result.indirect_effect.shape) == (10, 8, len(prompt))
         True
+        >>> facts = tlk.load_facts("factlm")[:2]
+        >>> [one.target for one in tlk.trace(model, facts, samples=2)] == [fact.target for fact in facts]
+        True
     """
     model = as_model(model, without_mlps=True)
     check_fits(model, prompt)
     check_words(component, engine, variant)
-    check_has(model, component, severable(sever))
+    check_sites(model, (component, *severable(sever)))
     span = corrupted_span(prompt, corrupt)
     corruption = resolve_noise(model, prompt, noise, seed, variant)
     answer = choose_answer(model, prompt, target, multi_token)

@@ -9,6 +9,7 @@ from more_itertools import chunked
 from tl_knowledge.door import public
 from tl_knowledge.drawing import PagePart, Table, heading, html_page, marked_prompt, provenance_footer
 from tl_knowledge.errors import InputError, check_given
+from tl_knowledge.models.hook_names import unit_word
 from tl_knowledge.runs.metric import PROBABILITY
 from tl_knowledge.tracing.result import CausalTrace, check_one_metric, compare
 
@@ -66,7 +67,7 @@ def _best(trace: CausalTrace, positions: Iterable[int], *, with_token: bool) -> 
     if sites.empty:
         return "-"
     best = sites.iloc[0]
-    unit = f" {trace.component} {best[trace.component]}" if trace.units else ""
+    unit = f" {unit_word(trace.component)} {best[unit_word(trace.component)]}" if trace.units else ""
     token = f" {best['token'].strip()!r}" if with_token else ""
     return f"{best['effect']:.3f} ({best['share']:.0%}){token} layer {best['layer']}{unit}"
 

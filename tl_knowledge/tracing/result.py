@@ -16,7 +16,7 @@ from typing_extensions import override
 from tl_knowledge.door import public
 from tl_knowledge.drawing import HeatMap, bar_chart, heat_maps
 from tl_knowledge.errors import ComponentError, check_given
-from tl_knowledge.models.hook_names import Component, Module, has_units
+from tl_knowledge.models.hook_names import Component, Module, has_units, unit_word
 from tl_knowledge.prompts.spans import Span
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import Result
@@ -27,13 +27,30 @@ from tl_knowledge.tracing.settings import TraceSettings
 
 __all__ = ["COLOUR_SCALES", "COMPONENT_WORDS", "CausalTrace", "TraceComparison", "check_one_metric", "compare"]
 
-COLOUR_SCALES: dict[Component, str] = {"resid_post": "Purples", "mlp_out": "Greens", "attn_out": "Reds", "head": "Oranges", "neuron": "Blues"}
+COLOUR_SCALES: dict[Component, str] = {
+    "resid_post": "Purples",
+    "mlp_out": "Greens",
+    "attn_out": "Reds",
+    "head": "Oranges",
+    "neuron": "Blues",
+    "resid_pre": "Purples",
+    "mlp_in": "Greens",
+    **dict.fromkeys(("q", "k", "v", "z", "pattern", "attn_scores"), "Oranges"),
+}
 COMPONENT_WORDS: dict[Component, str] = {
     "resid_post": "residual state",
     "mlp_out": "MLP output",
     "attn_out": "attention output",
     "head": "head",
     "neuron": "neuron",
+    "resid_pre": "residual state entering a block",
+    "mlp_in": "MLP input",
+    "q": "head's query",
+    "k": "head's key",
+    "v": "head's value",
+    "z": "head's z",
+    "pattern": "head's attention pattern",
+    "attn_scores": "head's attention scores",
 }
 
 
@@ -141,7 +158,7 @@ class CausalTrace(Result):
             effect = float(mean[index])
             if np.isnan(effect):
                 continue
-            unit = {self.component: self.units[index[2]]} if self.units else {}
+            unit = {unit_word(self.component): self.units[index[2]]} if self.units else {}
             rows.append(
                 {"layer": layer, "pos": pos, **unit, "token": self.labels[pos], "role": self._role(pos), "effect": effect}
                 | {"standard_error": float(error[index]), "share": effect / total if total else float("nan")}
@@ -171,7 +188,7 @@ class CausalTrace(Result):
                 subtitle=self._subtitle(),
                 value_axis=f"{self._axis()} +- standard error over samples",
             )
-        note = "; largest over tokens" if self.component == "head" else ""
+        note = "; largest over tokens" if has_units(self.component) else ""
         return heat_maps([self._heat_map("")], title=title, subtitle=self._subtitle() + note, colour_axis=self._axis())
 
     def _standard_error(self) -> torch.Tensor:
@@ -204,7 +221,8 @@ class CausalTrace(Result):
     def _heat_map(self, title: str) -> HeatMap:
         if has_units(self.component):
             values = self.mean_effect.nan_to_num(nan=-float("inf")).amax(1).T
-            rows, axis = [str(unit) for unit in self.units], self.component
+            shared = "key-value " if self.component in ("k", "v") else ""
+            rows, axis = [str(unit) for unit in self.units], shared + unit_word(self.component)
             return HeatMap(values.numpy(), rows, [str(x) for x in self.layers], title, axis, "layer", colours=COLOUR_SCALES[self.component])
         return HeatMap(
             self.mean_effect.T.numpy(),

@@ -17,7 +17,8 @@ from tl_knowledge.arrays import Hooks
 from tl_knowledge.engine.forward import run_model
 from tl_knowledge.engine.rows import keep_positions
 from tl_knowledge.errors import ComponentError
-from tl_knowledge.models.hook_names import EMBED, Component, component_hook
+from tl_knowledge.models.hook_names import EMBED, STATES, Component, by_position
+from tl_knowledge.models.protocol import site_hook
 from tl_knowledge.results.statistics import rank_correlation
 from tl_knowledge.runs.experiment import Experiment
 from tl_knowledge.runs.scoring import check_gradient
@@ -52,7 +53,7 @@ def screen_sites(experiment: Experiment, sites: Sequence[Site]) -> Float[torch.T
     """
     if any(site.severed for site in sites):
         raise ComponentError("engine 'screen' estimates no severed effects; pass engine='rows'.")
-    if any(site.component == "resid_post" and site.first < site.last for site in sites):
+    if any(site.component in STATES and site.first < site.last for site in sites):
         raise ComponentError("engine 'screen' estimates single residual states, but window > 1 was given; pass window=1, or engine='rows'.")
     keys: list[Key] = sorted({(site.component, layer) for site in sites for layer in range(site.first, site.last + 1)})
     effects = _first_order(experiment, keys)
@@ -74,7 +75,7 @@ def _first_order(experiment: Experiment, keys: Sequence[Key]) -> dict[Key, torch
             activations[key] = activation.clone()
             return activations[key]
 
-        return [(component_hook(*key), keep)]
+        return [(site_hook(experiment.model, *key), keep)]
 
     def track(embeddings: torch.Tensor, *, hook: object) -> torch.Tensor:
         return embeddings.detach().requires_grad_(True)
@@ -86,9 +87,14 @@ def _first_order(experiment: Experiment, keys: Sequence[Key]) -> dict[Key, torch
         scores = experiment.score(logits, experiment.row_prompts)
         check_gradient(scores, experiment.metric)
         gradients = torch.autograd.grad(scores.sum(), [activations[key] for key in keys])
-    clean = {key: activation.detach()[experiment.row_prompts] for key, activation in activations.items()}
-    products = {key: (clean[key] - activations[key].detach()) * gradient for key, gradient in zip(keys, gradients, strict=True)}
-    return {key: product if key[0] == "neuron" else product.sum(-1) for key, product in products.items()}
+    products: dict[Key, torch.Tensor] = {}
+    for key, gradient in zip(keys, gradients, strict=True):
+        corrupted = activations[key].detach()
+        change = corrupted[experiment.row_prompts] - corrupted
+        # Scores of what may not be read are minus infinity in both runs.
+        product = by_position(site_hook(experiment.model, *key), torch.where(corrupted.isneginf(), 0, change) * gradient)
+        products[key] = product if key[0] == "neuron" else product.sum(-1)
+    return products
 
 
 def screened_scores(

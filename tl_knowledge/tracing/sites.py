@@ -59,9 +59,10 @@ class Grid:
         """Every site worth a run.
 
         Left out are sites whose effect is exactly zero: before the first corrupted token the corrupted run *is* the clean
-        run, and a state of the last layer acts on no later position.
+        run, and in the last layer only what attention reads (keys, values, and the state they are made of) acts on later positions.
         """
         n_layers = layer_count(experiment.model)
+        read_later = self.component in ("resid_pre", "k", "v")  # by attention, at later positions
         corrupted = experiment.runs[run]
         first_answer = experiment.prompts[corrupted.prompt].answer_positions[0]
         sites: list[Site] = []
@@ -69,7 +70,7 @@ class Grid:
             first, last = window_layers(layer, self.window, n_layers, self.variant)
             born_at = first if self.component == "resid_post" else first - 1
             for pos in self.positions:
-                if pos < corrupted.positions[0] or (first == n_layers - 1 and pos < first_answer):
+                if pos < corrupted.positions[0] or (first == n_layers - 1 and pos < first_answer and not read_later):
                     continue
                 for unit in self.units:
                     index = unit if has_units(self.component) else None

@@ -26,7 +26,7 @@ from tl_knowledge.engine.rows import MEMORY_BUDGET, rows_engine
 from tl_knowledge.errors import ComponentError, DataError, InputError, check_choice, check_given
 from tl_knowledge.models.checks import check_has
 from tl_knowledge.models.description import weight_fingerprint
-from tl_knowledge.models.hook_names import Component
+from tl_knowledge.models.hook_names import NodeComponent
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.facts import Fact
@@ -52,7 +52,7 @@ def from_facts(
     noise: Noise | float | str | None = None,
     *,
     corrupt: Side = "subject",
-    components: Component | Sequence[Component] = ("mlp_out", "attn_out"),
+    components: NodeComponent | Sequence[NodeComponent] = ("mlp_out", "attn_out"),
     limit: int = 20,
     rank: Rank = "need",
     metric: AnyMetric = "probability",

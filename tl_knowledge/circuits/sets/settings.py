@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tl_knowledge.circuits.settings import Rank, check_words
 from tl_knowledge.door import public
 from tl_knowledge.errors import ComponentError, CorruptionError, check_choice
-from tl_knowledge.models.hook_names import Component
+from tl_knowledge.models.hook_names import NodeComponent
 from tl_knowledge.runs.arguments import sample_count
 from tl_knowledge.runs.corruption import Noise
 from tl_knowledge.runs.metric import Metric
@@ -16,7 +16,7 @@ from tl_knowledge.runs.roles import ROLES, SIDES, Role, Side
 
 __all__ = ["SITES", "FactSetSettings", "RoleNode"]
 
-SITES: tuple[Component, ...] = ("resid_post", "mlp_out", "attn_out")
+SITES: tuple[NodeComponent, ...] = ("resid_post", "mlp_out", "attn_out")
 
 
 @public
@@ -34,7 +34,7 @@ class RoleNode:
         'MLP 0 at the last subject token'
     """
 
-    component: Component
+    component: NodeComponent
     layer: int
     role: Role
 
@@ -68,7 +68,7 @@ class FactSetSettings:
     """
 
     corrupt: Side
-    components: tuple[Component, ...]
+    components: tuple[NodeComponent, ...]
     limit: int
     rank: Rank
     metric: Metric

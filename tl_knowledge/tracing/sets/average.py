@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 from typing_extensions import override
 
 from tl_knowledge.errors import DataError
+from tl_knowledge.models.hook_names import Component
 from tl_knowledge.results.result import Result
 from tl_knowledge.results.run_folder import PART
 from tl_knowledge.results.statistics import IntervalVariant
@@ -21,6 +22,7 @@ from tl_knowledge.tracing.sets.effects import RoleEffects
 from tl_knowledge.tracing.sets.page import average_page
 from tl_knowledge.tracing.sets.sides import SideComparison, compare_sides, locate_sides
 from tl_knowledge.tracing.sets.store import PartHeader, PartResult, join_parts, read_part
+from tl_knowledge.tracing.sets.units import plot_units
 
 __all__ = ["TraceAverage"]
 
@@ -67,7 +69,8 @@ class TraceAverage(RoleEffects, Result):
         """What was traced of how many facts, and the average total effects."""
         totals = self.total_effects()
         effects = ", ".join(f"{side} {effect:.3f}" for side, effect in zip(totals["corrupt"], totals["total_effect"], strict=True))
-        return f"{', '.join(self.components)}; average total effect: {effects}{self.metric.remark}; {figures.sample_words(self)}"
+        restored = ", ".join((*self.components, *self.unit_components))
+        return f"{restored}; average total effect: {effects}{self.metric.remark}; {figures.sample_words(self)}"
 
     def compare_sides(self) -> SideComparison:
         """Subject against relation, per component, place and layer, paired within facts.
@@ -83,12 +86,26 @@ class TraceAverage(RoleEffects, Result):
         return locate_sides(self)
 
     def plot(self, variant: IntervalVariant = "ours") -> go.Figure:
-        """Effect by layer for every role, with its 95% band: a panel for each side and component (Wen and Bai, figure 6)."""
-        return figures.plot_roles(self, variant)
+        """Effect by layer for every role, with its 95% band: a panel for each side and component (Wen and Bai, figure 6).
+
+        Where only heads or neurons were traced, `plot_units` of the first.
+        """
+        return figures.plot_roles(self, variant) if self.components else self.plot_units()
 
     def plot_heat_maps(self) -> go.Figure:
         """Mean heat maps, roles by layers: a map for each side and component (Meng et al. 2022, figure 2)."""
         return figures.plot_heat_maps(self)
+
+    def plot_units(self, component: Component | None = None) -> go.Figure:
+        """Heads by layers, at the last corrupted token and at the last token, a row of maps a side; of neurons, bars of the largest.
+
+        Args:
+            component: which, where several components with heads or neurons were traced; the first when ``None``.
+
+        Raises:
+            ComponentError: no such component was traced.
+        """
+        return plot_units(self, component)
 
     def plot_severed(self) -> go.Figure:
         """The residual state at the last corrupted token, intact and with MLPs or attention severed (Wei et al. 2024, figure 3)."""

@@ -53,6 +53,7 @@ def trace_facts(
     against: Against = None,
     known_only: bool = True,
     layers: int | Iterable[int] | None = None,
+    units: int | Iterable[int] | None = None,
     engine: ExactEngine = "rows",
     store: str | os.PathLike[str] | None = None,
     runner: Runner = "local",
@@ -69,9 +70,11 @@ def trace_facts(
         model: a model, or its name or directory (which ``runner="ray"`` needs).
         noise: as in `trace`, but no `PromptSwap`.
         corrupt: ``"subject"``, ``"relation"`` or both.
-        components: what is restored: ``"resid_post"``, ``"mlp_out"``, ``"attn_out"``.
+        components: what is restored, as in `trace`: states and modules at every token, and so each head (or its ``q``, ``k``, ``v``, pattern
+            or scores); each neuron at the last corrupted token.
         sever: modules to sever, each by itself, while the residual state at the last corrupted token is restored (Wei et al. 2024,
             figure 3).
+        units: which heads or neurons, of components that have them; all when ``None``.
         window: of modules; residual states are restored one layer at a time.
         samples, variant, multi_token, metric, layers, engine, memory_budget: as in `trace`.
         against: the other answer or answers of a logit difference, the same for all facts; a fact whose answer is one of them is left out.
@@ -109,6 +112,7 @@ def trace_facts(
         sever=tuple(dict.fromkeys(always_iterable(sever))),
         window=window,
         layers=None if layers is None else as_positions(layers),
+        units=None if units is None else as_positions(units),
         noise=settings.with_seed(None),
         seed=settings.seed or 0,
         samples=samples,

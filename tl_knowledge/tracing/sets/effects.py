@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from more_itertools import map_reduce
 from numpy.typing import NDArray
 
 from tl_knowledge.errors import ComponentError, check_choice
-from tl_knowledge.models.hook_names import Component, Module
+from tl_knowledge.models.hook_names import Component, Module, has_units
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.statistics import FEWEST_TESTED, IntervalVariant, largest_rows, mean_interval
@@ -84,13 +84,22 @@ class RoleEffects:
 
     @cached_property
     def components(self) -> tuple[Component, ...]:
-        """The components that were restored with nothing severed, in order."""
+        """The states and modules that were restored with nothing severed, in order."""
+        return tuple(c for c in self._restored if not has_units(c))
+
+    @cached_property
+    def unit_components(self) -> tuple[Component, ...]:
+        """The components with heads or neurons that were restored, in order."""
+        return tuple(c for c in self._restored if has_units(c))
+
+    @property
+    def _restored(self) -> tuple[Component, ...]:
         return tuple(dict.fromkeys(measure.component for measure in self.measures if not measure.severed))
 
     @property
     def comparable(self) -> bool:
-        """Whether both sides were traced, of facts enough to be compared."""
-        return set(self.sides) == set(SIDES) and len(self.facts) >= FEWEST_TESTED
+        """Whether states or modules were traced from both sides, of facts enough to be compared."""
+        return set(self.sides) == set(SIDES) and len(self.facts) >= FEWEST_TESTED and bool(self.components)
 
     def of(self, corrupt: Side, component: Component, sever: Module | Sequence[Module] = ()) -> list[FactTrace]:
         """The traces of one measure, one a fact.
@@ -106,23 +115,25 @@ class RoleEffects:
         return traces
 
     def role_effects(self, corrupt: Side, component: Component, role: Role, sever: Module | Sequence[Module] = ()) -> list[Effects]:
-        """For each fact the effects of its tokens of a role, ``[token layer]``; a fact may have none."""
+        """For each fact the effects of its tokens of a role, ``[token layer]`` or ``[token layer unit]``; a fact may have none."""
         check_choice("role", role, ROLES, ComponentError)
         of_facts: list[Effects] = []
         for trace in self.of(corrupt, component, sever):
             positions = role_positions(trace.subject_positions, trace.relation_positions, len(trace.labels))[role]
-            effects = trace.effect.T[list(positions)]
-            of_facts.append(effects[~np.isnan(effects).any(1)])
+            effects = trace.effect.swapaxes(0, 1)[list(positions)]
+            of_facts.append(effects[~np.isnan(effects).any(tuple(range(1, effects.ndim)))])
         return of_facts
 
     def effects_at(self, place: Place, corrupt: Side, component: Component, sever: Module | Sequence[Module] = ()) -> Effects:
-        """Effects at the early site (the last corrupted token) or the late one (the last token), ``[fact layer]``."""
+        """Effects at the early site (the last corrupted token) or the late one (the last token), ``[fact layer]`` or ``[fact layer unit]``."""
         check_choice("place", place, PLACES, ComponentError)
         role = last_corrupted(corrupt) if place == "last corrupted token" else "last token"
         return np.concatenate(self.role_effects(corrupt, component, role, sever))
 
     def to_dataframe(self, variant: IntervalVariant = "ours") -> pd.DataFrame:
-        """Average indirect effects: one row a corruption, component, severing, role and layer.
+        """Average indirect effects: one row a corruption, component, severing, role and layer, and unit of heads and neurons.
+
+        The column ``unit`` is there where heads or neurons were traced, and empty in the rows of other components.
 
         Args:
             variant: ``"ours"``: means of effects, intervals over facts. ``"meng2022_code"``, as that program's notebook of average effects:
@@ -136,7 +147,7 @@ class RoleEffects:
     def _average(self, variant: IntervalVariant) -> pd.DataFrame:
         rows: list[dict[str, Any]] = []
         for measure in self.measures:
-            window = self.of(*measure)[0].window
+            window, units = self.of(*measure)[0].window, self.of(*measure)[0].units
             for role in ROLES:
                 values = self.role_effects(*measure[:2], role, measure.severed)
                 low_score = 0.0
@@ -147,13 +158,12 @@ class RoleEffects:
                 if not tokens:
                     continue
                 what = {"corrupt": measure.corrupt, "component": measure.component, "severed": "+".join(measure.severed) or "none", "window": window}
-                numbers = zip(self.layers, *(end - low_score for end in mean_interval(values, variant=variant)), strict=True)
-                facts = sum(len(v) > 0 for v in values)
-                rows += [
-                    what | {"role": role, "layer": layer, "effect": mean, "low": low, "high": high, "facts": facts, "tokens": tokens}
-                    for layer, mean, low, high in numbers
-                ]
-        return pd.DataFrame(rows)
+                counted = {"facts": sum(len(v) > 0 for v in values), "tokens": tokens}
+                for place, mean, low, high in _intervals(values, self.layers, units, variant):
+                    numbers = {"effect": mean - low_score, "low": low - low_score, "high": high - low_score}
+                    rows.append(what | {"role": role} | place | numbers | counted)
+        frame = pd.DataFrame(rows)
+        return frame.astype({"unit": "Int64"}) if "unit" in frame else frame
 
     def total_effects(self, variant: IntervalVariant = "ours") -> pd.DataFrame:
         """Average total effect of each corruption, with the clean and corrupted scores, in the metric.
@@ -191,3 +201,20 @@ class RoleEffects:
     @cached_property
     def _by_measure(self) -> dict[Measure, list[FactTrace]]:
         return dict(map_reduce(self.traces, lambda trace: Measure(trace.corrupt, trace.component, trace.severed)))
+
+
+def _intervals(
+    values: Sequence[Effects], layers: Sequence[int], units: Sequence[int], variant: IntervalVariant
+) -> Iterator[tuple[dict[str, int], float, float, float]]:
+    """Mean and interval of every layer, and of every unit where there are some.
+
+    Args:
+        values: for each fact ``[token layer]`` or ``[token layer unit]``.
+    """
+    if not units:
+        for layer, *numbers in zip(layers, *mean_interval(values, variant=variant), strict=True):
+            yield {"layer": layer}, *numbers
+        return
+    for number, layer in enumerate(layers):  # one at a time: an interval's draws of all neurons would be gigabytes
+        for unit, *numbers in zip(units, *mean_interval([v[:, number] for v in values], variant=variant), strict=True):
+            yield {"layer": layer, "unit": unit}, *numbers

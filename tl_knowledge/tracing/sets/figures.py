@@ -81,7 +81,7 @@ def plot_severed(average: RoleEffects) -> go.Figure:
         lines: list[Line] = []
         for style, modules in enumerate(((), *severed)):
             values = average.effects_at("last corrupted token", side, "resid_post", modules)
-            name = " and ".join(COMPONENT_WORDS[m] for m in modules) + " severed" if modules else "intact"
+            name = " and ".join(COMPONENT_WORDS[m].removeprefix("head's ") for m in modules) + " severed" if modules else "intact"
             lines.append(_mean_line(name, average.layers, values, style))
         panels.append(LinePanel(f"{side} corrupted: restored at the {last_corrupted(side)}", lines))
     return line_panels(

@@ -10,6 +10,7 @@ import pandas as pd
 
 from tl_knowledge.door import public
 from tl_knowledge.drawing import PagePart, Table, heading, html_page, markup, provenance_footer
+from tl_knowledge.models.hook_names import unit_word
 from tl_knowledge.results.statistics import interval_text
 from tl_knowledge.runs.metric import PROBABILITY, Metric
 from tl_knowledge.runs.roles import PLACES, SIDES
@@ -17,6 +18,7 @@ from tl_knowledge.tracing.result import COMPONENT_WORDS
 from tl_knowledge.tracing.sets.effects import RoleEffects
 from tl_knowledge.tracing.sets.figures import plot_heat_maps, plot_roles, plot_severed
 from tl_knowledge.tracing.sets.sides import SideComparison, locate_sides
+from tl_knowledge.tracing.sets.units import plot_units
 
 __all__ = ["average_page", "location_table", "peak_table", "total_effect_table"]
 
@@ -39,7 +41,9 @@ def average_page(average: RoleEffects, compared: SideComparison | None) -> str:
         compared: what `compare_sides` gave, where both sides were traced and there are facts enough for it.
     """
     parts: list[PagePart] = [_intro(average), total_effect_table(average), heading("Where restoring helps"), _roles_note(average.metric)]
-    parts += [plot_roles(average, "ours"), plot_heat_maps(average)]
+    if average.components:
+        parts += [plot_roles(average, "ours"), plot_heat_maps(average)]
+    parts += [plot_units(average, component) for component in average.unit_components]
     if compared is not None:
         parts += [heading("Subject against relation"), markup(_SIDES_NOTE), _difference_sentence(average, compared.table)]
         parts += [compared.plot(), location_table(average)]
@@ -77,7 +81,7 @@ def location_table(average: RoleEffects) -> Table:
 def peak_table(average: RoleEffects) -> Table:
     """Where each side's average effect is largest, by component."""
     peaks = average.top(len(average.to_dataframe())).drop_duplicates(["corrupt", "component"]).to_dict(orient="records")
-    rows = [(row["corrupt"], row["component"], row["role"], str(row["layer"]), _estimate(row, "effect")) for row in peaks]
+    rows = [(row["corrupt"], row["component"], row["role"], _where(row), _estimate(row, "effect")) for row in peaks]
     return Table(("corrupted", "restored", "largest at the", "layer", f"average effect{average.metric.remark} [95%]"), rows)
 
 
@@ -88,6 +92,12 @@ def _roles_note(metric: Metric) -> str:
 def _estimate(row: Mapping[Any, Any], name: str) -> str:
     """An estimate with its interval, as text."""
     return f"{row[name]:.3f}{interval_text(row['low'], row['high'])}"
+
+
+def _where(row: Mapping[Any, Any]) -> str:
+    """The layer, and the head or neuron of components that have them."""
+    unit = row.get("unit")
+    return str(row["layer"]) if unit is None or pd.isna(unit) else f"{row['layer']}, {unit_word(row['component'])} {unit}"
 
 
 def _peak(row: pd.Series) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
+from tl_knowledge.engine.acting import check_sites
 from tl_knowledge.errors import ComponentError, CorruptionError, check_choice
-from tl_knowledge.models.checks import check_has, check_layers
+from tl_knowledge.models.checks import check_layers
 from tl_knowledge.models.hook_names import Component, Module, has_units, severable
 from tl_knowledge.models.protocol import HookedModel
-from tl_knowledge.runs.arguments import check_words, sample_count
+from tl_knowledge.runs.arguments import check_words, sample_count, traced_units
 from tl_knowledge.runs.corruption import Noise
 from tl_knowledge.runs.metric import PROBABILITY, Metric
 from tl_knowledge.runs.roles import SIDES, Side
@@ -30,6 +31,7 @@ class Survey:
         sever: modules, each severed by itself while the residual state is restored.
         window: of modules, in layers.
         layers: the layer numbers of every trace's layer axis; ``None`` is all, as long as the model is not known.
+        units: heads or neurons, of components that have them; ``None`` is all.
         noise: how embeddings are corrupted; its own seed is not set, because every fact has one.
         seed: of the set: each fact's noise comes from it and the fact's text (``"meng2022_code"``: from it alone).
         samples: noise draws.
@@ -44,6 +46,7 @@ class Survey:
     sever: tuple[Module, ...]
     window: Window
     layers: tuple[int, ...] | None
+    units: tuple[int, ...] | None
     noise: Noise
     seed: int
     samples: int
@@ -66,10 +69,10 @@ class Survey:
             raise ComponentError("no component was given; pass at least one, for example 'mlp_out'.")
         for component in self.components:
             check_words(component, "rows", self.variant)
-            if has_units(component):
-                raise ComponentError(
-                    f"fact sets are averaged over states and modules, not {component}s; trace {component}s fact by fact with trace()."
-                )
+        if self.units is not None and not any(map(has_units, self.components)):
+            raise ComponentError(
+                f"components {self.components} have no units, but units={self.units} was given; use 'head' or 'neuron', or drop units=."
+            )
         severable(self.sever)
         sample_count(self.samples, self.noise)
 
@@ -77,10 +80,12 @@ class Survey:
         """The same settings with the noise's scale as a number and the layers that are traced.
 
         Raises:
-            ComponentError, CorruptionError: a layer that the model does not have, or noise that cannot be drawn.
+            ComponentError, CorruptionError: a layer or unit that the model does not have, or noise that cannot be drawn.
         """
-        check_has(model, self.components, self.sever)
+        check_sites(model, (*self.components, *self.sever))
         noise = replace(self.noise, variant=self.variant) if self.variant == "meng2022_code" else self.noise
+        for component in filter(has_units, self.components):
+            traced_units(model, component, self.units)
         return replace(self, noise=noise.resolve(model), layers=check_layers(model, self.layers))
 
 

@@ -132,6 +132,10 @@ def _pairs(average: RoleEffects) -> Iterator[tuple[Component, Place, Effects, Ef
     """Component, place, and effects ``[fact layer]`` of both sides, fact by fact."""
     if set(average.sides) != set(SIDES):
         raise ComponentError(f"only {', '.join(average.sides)} corruption was traced; trace corrupt=('subject', 'relation') to compare the sides.")
+    if not average.components:
+        raise ComponentError(
+            f"only {', '.join(average.unit_components)} was traced; trace a state or module, such as 'attn_out', to compare the sides."
+        )
     for component in average.components:
         for place in PLACES:
             subject, relation = (average.effects_at(place, side, component) for side in SIDES)

@@ -229,8 +229,8 @@ def _row(trace: FactTrace) -> dict[str, Any]:
 
 def _trace(row: dict[str, Any], layers: int) -> FactTrace:
     fact = Fact(*(row.pop(column) for column in FACT_COLUMNS))
-    effect = np.array(row.pop("effect"), dtype=np.float64).reshape(layers, -1)
     for what in ("clean", "corrupted"):  # files of versions that measured probabilities only
         row.setdefault(f"{what}_score", row[f"{what}_probability"])
     values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
+    effect = np.array(values.pop("effect"), dtype=np.float64).reshape(layers, -1, *((len(values["units"]),) if values.get("units") else ()))
     return FactTrace(fact=fact, effect=effect, **values)

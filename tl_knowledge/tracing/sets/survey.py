@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from tl_knowledge.door import public
 from tl_knowledge.engine.rows import budget_rows
 from tl_knowledge.errors import ComponentError
-from tl_knowledge.models.hook_names import Component, Module
+from tl_knowledge.models.hook_names import STATES, Component, Module, has_units
 from tl_knowledge.models.protocol import HookedModel, layer_count
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.prompts.prompt import Prompt
+from tl_knowledge.runs.arguments import traced_positions, traced_units
 from tl_knowledge.runs.experiment import CorruptedRun, Experiment, answered
 from tl_knowledge.runs.questions import Question, ask_facts
 from tl_knowledge.runs.roles import Side
@@ -49,7 +50,9 @@ class FactTrace:
         clean_probability: of the target.
         corrupted_probability: ``[sample]``.
         clean_score, corrupted_score: the same in the metric of the set.
-        effect: ``[layer pos]`` indirect effects, in the metric; NaN at positions that were not restored.
+        effect: ``[layer pos]`` indirect effects, in the metric, ``[layer pos unit]`` of heads and neurons; NaN at positions that were not
+            restored.
+        units: the heads or neurons of the unit axis; empty for components without units.
     """
 
     index: int
@@ -68,6 +71,7 @@ class FactTrace:
     clean_score: float
     corrupted_score: tuple[float, ...]
     effect: NDArray[np.float64] = field(repr=False)
+    units: tuple[int, ...] = ()
 
     @property
     def total_effect(self) -> float:
@@ -111,11 +115,14 @@ def _seed(survey: Survey, fact: Fact) -> int:
 
 def _batches(model: HookedModel, questions: Sequence[Question], survey: Survey, memory_budget: float) -> Iterator[list[Question]]:
     """Facts of about equal length whose restored runs fit the memory budget together; at least one at a time."""
-    sweeps = len(survey.corrupt) * (len(survey.components) + len(survey.sever))
+    layers = layer_count(model)
 
     def fits(batch: Sequence[Question], longest: Question) -> bool:
         alike = len(batch[0].answer) == len(longest.answer) and len(longest.prompt) - len(batch[0].prompt) <= MOST_PADDING
-        rows = (len(batch) + 1) * sweeps * layer_count(model) * len(longest.prompt) * survey.samples
+        each = sum(
+            len(grid.positions) * len(grid.units) for side in survey.corrupt for grid in _grids(model, longest.prompt, side, survey, alone=False)
+        )
+        rows = (len(batch) + 1) * each * layers * survey.samples
         return alike and rows <= budget_rows(model, len(longest.prompt), len(longest.answer), memory_budget)
 
     batch: list[Question] = []
@@ -165,16 +172,25 @@ def _trace_batch(model: HookedModel, batch: Sequence[Question], survey: Survey, 
                 clean_score=experiment.clean_score(run),
                 corrupted_score=tuple(corrupted.double().tolist()),
                 effect=grid.arrange(group, part - corrupted, len(question.prompt)).mean(0).double().numpy(),
+                units=grid.units if has_units(grid.component) else (),
             )
         )
     return traces
 
 
-def _grids(model: HookedModel, prompt: Prompt, side: Side, survey: Survey) -> list[Grid]:
-    """Every component at every position, and each severing at the last corrupted token (Wei et al. 2024, figure 3)."""
+def _grids(model: HookedModel, prompt: Prompt, side: Side, survey: Survey, *, alone: bool = True) -> list[Grid]:
+    """Every component at every position (neurons at the last corrupted token), and each severing there (Wei et al. 2024, figure 3).
+
+    Args:
+        alone: whether a severed state is restored at its one position, or at every one, as the size of batches is reckoned.
+    """
     if survey.layers is None:
         raise ComponentError("the survey's layers are not known yet; call survey.resolve(model) first.")
     everywhere = tuple(range(len(prompt)))
-    windows = {c: 1 if c == "resid_post" else resolve_window(model, c, survey.window, survey.variant) for c in survey.components}
-    grids = [Grid(c, windows[c], survey.variant, (), survey.layers, everywhere) for c in survey.components]
-    return grids + [Grid("resid_post", 1, survey.variant, (module,), survey.layers, (prompt.span(side).last,)) for module in survey.sever]
+    windows = {c: 1 if c in STATES else resolve_window(model, c, survey.window, survey.variant) for c in survey.components}
+    grids: list[Grid] = []
+    for c in survey.components:
+        positions, units = traced_positions(prompt, prompt.span(side), c, None), traced_units(model, c, survey.units) if has_units(c) else (0,)
+        grids.append(Grid(c, windows[c], survey.variant, (), survey.layers, positions, units))
+    severed_at = (prompt.span(side).last,) if alone else everywhere
+    return grids + [Grid("resid_post", 1, survey.variant, (module,), survey.layers, severed_at) for module in survey.sever]

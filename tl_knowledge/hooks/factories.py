@@ -4,9 +4,10 @@ Three interventions make causal tracing (Meng et al. 2022, section 2):
 
 - `corrupt` adds noise to the embeddings of a span: the *corrupted run*;
 - `restore` writes clean activations back at some sites: the *corrupted-with-restoration run*;
-- `sever` pins a module's output to what it was in the corrupted run, so that a restored state cannot act through it.
+- `sever` pins a module's output, or a part of it, to what it was in the corrupted run, so that a restored state cannot act through it.
 
-`scale_neurons` suppresses or enhances neurons; `knock_out_attention` shows which positions must be read; `add_low_rank` runs an edit.
+`scale_neurons` suppresses or enhances neurons; `knock_out_attention` shows which positions must be read; `add_low_rank` runs an edit; `ablate`
+(in a file of its own) takes heads, neurons and modules out.
 
 Lists compose with ``+``; where two write the same activation, the later one wins. Hooks never change an activation in
 place and hold for every row of the batch.
@@ -25,8 +26,8 @@ Example:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol, TypeAlias, runtime_checkable
+from collections.abc import Iterable, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -35,15 +36,11 @@ from more_itertools import map_reduce
 from tl_knowledge.arrays import Embeddings, Hooks, as_positions
 from tl_knowledge.door import public
 from tl_knowledge.errors import ComponentError, CorruptionError
+from tl_knowledge.hooks.writing import ALONE, Activations, Positions, check_not_alone, check_reach, write_component
 from tl_knowledge.models.hook_names import EMBED, Component, Module, attention_scores, block_input, component_hook, has_units, severable
 from tl_knowledge.models.routed import check_not_replaced
 
-__all__ = ["Activations", "Corruption", "Positions", "add_low_rank", "corrupt", "knock_out_attention", "restore", "scale_neurons", "sever"]
-
-Positions: TypeAlias = int | Iterable[int]
-
-
-_ALONE = " (in generate() with a key-value cache every new token runs alone: pass use_past_kv_cache=False)"
+__all__ = ["Corruption", "add_low_rank", "corrupt", "knock_out_attention", "restore", "scale_neurons", "sever"]
 
 
 @runtime_checkable
@@ -53,13 +50,6 @@ class Corruption(Protocol):
     def corrupted(self, embeddings: Embeddings, positions: tuple[int, ...]) -> Float[torch.Tensor, "batch span d_model"]:
         """New embeddings of the span; a pure function of the settings and of the shape."""
         ...
-
-
-@runtime_checkable
-class Activations(Protocol):
-    """Recorded activations by hook name: an ``ActivationCache`` or a dict of tensors ``[1 or batch, pos, ...]``."""
-
-    def __getitem__(self, key: str, /) -> torch.Tensor: ...
 
 
 @public
@@ -84,8 +74,8 @@ def corrupt(positions: Positions, noise: Corruption) -> Hooks:
     corrupted, lengths = list[bool](), list[int]()
 
     def corrupt_embeddings(embeddings: torch.Tensor, *, hook: object) -> torch.Tensor:
-        _check_reach(embeddings, span, EMBED)
-        _check_not_alone(embeddings, span, lengths)
+        check_reach(embeddings, span, EMBED)
+        check_not_alone(embeddings, span, lengths)
         corrupted[:] = [True]
         changed = embeddings.clone()
         changed[:, list(span)] = noise.corrupted(embeddings, span)
@@ -116,16 +106,16 @@ def restore(
         clean: activations of the clean run.
         component: what is restored.
         layers: one layer, or a window of layers.
-        positions: one or several; every position when ``None``.
-        units: which heads (``component="head"``) or neurons (``"neuron"``); all when ``None``.
+        positions: one or several; every position when ``None``. Of ``"pattern"`` and ``"attn_scores"`` those that attend.
+        units: which neurons (``component="neuron"``) or heads (``"head"``, ``"q"``, ``"z"``, ...); all when ``None``.
 
     Raises:
-        ComponentError: unknown component, or units for a component that has none.
+        ComponentError: unknown component, or units for a component that has none; what an MLP reads, where it is not recorded; on running,
+            a unit or position outside the activation.
     """
     if units is not None and not has_units(component):
         raise ComponentError(f"component {component!r} has no units, but units={units} was given; use 'head' or 'neuron', or drop units=.")
-    names = [component_hook(component, layer) for layer in as_positions(layers)]
-    return [(name, _write(clean, name, positions, units)) for name in names]
+    return [pair for layer in as_positions(layers) for pair in write_component(clean, component, layer, positions, units)]
 
 
 @public
@@ -137,13 +127,13 @@ def sever(recorded: Activations, modules: Module | Iterable[Module], *, layers: 
 
     Args:
         recorded: activations of the run to pin to, row for row.
-        modules: ``"mlp_out"``, ``"attn_out"`` or both.
+        modules: ``"mlp_out"``, ``"attn_out"`` or both; or parts of them: where tokens look (``"pattern"``, ``"attn_scores"``, ``"q"``, ``"k"``),
+            what is read there (``"v"``, ``"z"``), what an MLP or a block reads (``"mlp_in"``, ``"resid_pre"``).
         layers: which to sever.
-        positions: one or several; every position when ``None``.
+        positions: one or several; every position when ``None``. Of ``"pattern"`` and ``"attn_scores"`` those that attend.
     """
     names = severable(modules)
-    sites = [component_hook(module, index) for index in as_positions(layers) for module in names]
-    return [(name, _write(recorded, name, positions, None)) for name in sites]
+    return [pair for layer in as_positions(layers) for module in names for pair in write_component(recorded, module, layer, positions, None)]
 
 
 @public
@@ -193,7 +183,7 @@ def knock_out_attention(
 
     def block(scores: torch.Tensor, *, hook: object) -> torch.Tensor:
         if scores.shape[2] != scores.shape[3]:
-            raise ComponentError(f"queries are {scores.shape[2]} of {scores.shape[3]} tokens, so positions cannot be told{_ALONE}.")
+            raise ComponentError(f"queries are {scores.shape[2]} of {scores.shape[3]} tokens, so positions cannot be told{ALONE}.")
         if max(query_positions) >= scores.shape[2] or max(key_positions) >= scores.shape[3]:
             raise ComponentError(
                 f"positions {query_positions} and {key_positions} do not lie in the prompt of {scores.shape[2]} tokens; pass positions inside it."
@@ -283,64 +273,11 @@ def _scale(neurons: Sequence[int], factor: float, where: Positions | None):
                 "this model has batch and positions of mlp.hook_post in one axis; pass positions=None, or use measure_neuron_effects()."
             )
         if positions is not None:
-            _check_reach(activation, positions, "mlp.hook_post")
-            _check_not_alone(activation, positions, lengths)
+            check_reach(activation, positions, "mlp.hook_post")
+            check_not_alone(activation, positions, lengths)
         factors = activation.new_ones(activation.shape[-2:])
         at = torch.arange(activation.shape[-2]) if positions is None else torch.tensor(positions)
         factors[at[:, None], torch.tensor(list(neurons))] = factor
         return activation * factors
 
     return scale
-
-
-def _write(recorded: Activations, name: str, where: Positions | None, units: int | Iterable[int] | None):
-    """A hook that copies recorded values into some positions (and units) of an activation."""
-    positions = None if where is None else list(as_positions(where))
-    unit_numbers = None if units is None else torch.tensor(as_positions(units))
-
-    def write(activation: torch.Tensor, *, hook: object) -> torch.Tensor:
-        source = recorded[name].to(activation)
-        if min(source.ndim, activation.ndim) == 2:
-            return _write_flat(write, source, activation, name)
-        if source.shape[1:] != activation.shape[1:] or source.shape[0] not in (1, activation.shape[0]):
-            raise ComponentError(
-                f"recorded {name} has shape {tuple(source.shape)}, the running one {tuple(activation.shape)}; "
-                f"record it on a prompt of the same length{_ALONE * (activation.shape[1] == 1)}."
-            )
-        if positions is not None:
-            _check_reach(activation, positions, name)
-        at = torch.arange(activation.shape[1]) if positions is None else torch.tensor(positions)
-        changed = activation.clone()
-        if unit_numbers is None:
-            changed[:, at] = source[:, at]
-        else:
-            changed[:, at[:, None], unit_numbers] = source[:, at[:, None], unit_numbers]
-        return changed
-
-    return write
-
-
-def _write_flat(write: Callable[..., torch.Tensor], source: torch.Tensor, activation: torch.Tensor, name: str) -> torch.Tensor:
-    """The same where the model runs a module on all tokens of all rows as one long row ``[batch*pos d]`` (OPT's MLPs)."""
-    if source.ndim == 2 or len(activation) % source.shape[1]:
-        raise ComponentError(
-            f"this model has batch and positions of {name} in one axis, {tuple(activation.shape)}, so that positions cannot be told apart; "
-            "pass recorded activations as [batch pos d_model]: recorded[name].unflatten(0, tokens.shape)."
-        )
-    return write(activation.unflatten(0, (-1, source.shape[1])), hook=None).flatten(0, 1)
-
-
-def _check_not_alone(activation: torch.Tensor, positions: Iterable[int], lengths: list[int]) -> None:
-    """Refuse the one new token of a step of ``generate`` with a cache, which is not at the position that it has there; the prompt came before."""
-    lengths[:] = [max([activation.shape[1], *lengths])]
-    if activation.shape[1] == 1 < lengths[0] and min(positions) >= 0:
-        raise ComponentError(f"position {min(positions)} means the prompt's token, but a single token came after a prompt of {lengths[0]}{_ALONE}.")
-
-
-def _check_reach(activation: torch.Tensor, positions: Iterable[int], name: str) -> None:
-    length = activation.shape[1]
-    for position in positions:
-        if not -length <= position < length:
-            raise ComponentError(
-                f"position {position} is outside the {length} positions of {name}; pass positions from 0 to {length - 1}{_ALONE * (length == 1)}."
-            )

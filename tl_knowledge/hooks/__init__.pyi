@@ -1,0 +1,11 @@
+from .ablation import Ablation as Ablation
+from .ablation import ablate as ablate
+from .factories import Corruption as Corruption
+from .factories import add_low_rank as add_low_rank
+from .factories import corrupt as corrupt
+from .factories import knock_out_attention as knock_out_attention
+from .factories import restore as restore
+from .factories import scale_neurons as scale_neurons
+from .factories import sever as sever
+from .writing import Activations as Activations
+from .writing import Positions as Positions
