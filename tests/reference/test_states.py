@@ -1,0 +1,112 @@
+"""Patchscopes, lenses and maps against what one would write by hand, on every architecture."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support import fingerprint, hooks_left
+
+import tl_knowledge as tlk
+from tl_knowledge.errors import ComponentError
+from tl_knowledge.models.hook_names import state_hook
+from tl_knowledge.states.writing import StatesIn
+
+LAYERS = (-1, 0, 1, 2, 3)
+
+
+@pytest.fixture
+def into():
+    """Another prompt of five random tokens; states go to its third."""
+    tokens = torch.randint(0, 60, (1, 5), generator=torch.Generator().manual_seed(7))
+    return tlk.Prompt.from_tokens(tokens, subject=[2])
+
+
+def states_of(model, prompt):
+    """``[layer][pos d_model]`` of a plain run."""
+    kept = {}
+
+    def keep(layer):
+        return (state_hook(layer), lambda x, *, hook: kept.__setitem__(layer, x.detach().clone()[0]))
+
+    with torch.no_grad():
+        logits = model.run_with_hooks(prompt.tokens, fwd_hooks=[keep(layer) for layer in LAYERS])
+    return kept, logits[0]
+
+
+def by_hand(model, tokens, state, layer, position):
+    """One forward of one row."""
+
+    def write(x, *, hook):
+        changed = x.clone()
+        changed[0, position] = state
+        return changed
+
+    with torch.no_grad():
+        return model.run_with_hooks(tokens, fwd_hooks=[(state_hook(layer), write)])[0]
+
+
+@pytest.mark.parametrize("into_layer", [None, -1, 2])
+def test_every_state_is_decoded_as_a_loop_does(model, prompt, into, into_layer):
+    before = fingerprint(model)
+    decoded = tlk.states.decode_states(model, prompt, into=into, at="subject", into_layer=into_layer, target=9)
+    states, logits = states_of(model, prompt)
+    assert len(decoded.table) == 5 * 7
+    for row in decoded.table.to_dict("records"):
+        layer, pos = row["layer"], row["pos"]
+        said = by_hand(model, into.tokens, states[layer][pos], layer if into_layer is None else into_layer, 2)[-1].log_softmax(-1)
+        own = int(logits[pos].argmax())
+        assert row["probability"] == pytest.approx(float(said[9].exp()), abs=1e-12)
+        assert row["surprisal"] == pytest.approx(-float(said[own]), abs=1e-10)
+        assert (row["says"], row["next"]) == (str(int(said.argmax())), str(own))
+        assert row["agrees"] == (int(said.argmax()) == own) and row["rank"] == int((said > said[9]).sum())
+    with torch.no_grad():
+        assert decoded.without_probability == pytest.approx(float(model(into.tokens)[0, -1].softmax(-1)[9]), abs=1e-12)
+    assert fingerprint(model) == before and not hooks_left(model)
+
+
+def test_a_small_memory_budget_changes_nothing(model, prompt, into):
+    whole, parts = (tlk.states.decode_states(model, prompt, into=into, length=2, memory_budget=size) for size in (2.0**28, 60_000.0))
+    first, second = whole.table, parts.table
+    assert first["text"].tolist() == second["text"].tolist()
+    torch.testing.assert_close(torch.tensor(first["probability"]), torch.tensor(second["probability"]), rtol=0, atol=1e-12)
+
+
+def test_the_last_state_in_its_own_place_says_what_the_model_says(model, prompt):
+    """At the last layer nothing but the unembedding follows, whatever the target prompt is."""
+    into = tlk.Prompt.from_tokens([4, 4, 4])
+    last = tlk.states.decode_states(model, prompt, into=into, layers=3).table
+    logits = states_of(model, prompt)[1].log_softmax(-1)
+    assert last["agrees"].all()
+    torch.testing.assert_close(torch.tensor(last["surprisal"]), -logits.max(-1).values, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("tokens", [[3], [3, 11, 7, 20, 9]])
+def test_text_is_written_as_by_hand_with_the_cache_and_without(model, prompt, tokens):
+    into = tlk.Prompt.from_tokens(tokens)
+    position = len(tokens) - 1
+    states, _ = states_of(model, prompt)
+    decoded = tlk.states.decode_states(model, prompt, into=into, positions=[1, 5], length=4)
+    for row in decoded.table.to_dict("records"):
+        state, layer, written = states[row["layer"]][row["pos"]], row["layer"], torch.tensor([tokens])
+        for _ in range(4):
+            written = torch.cat([written, by_hand(model, written, state, layer, position)[-1].argmax()[None, None]], dim=1)
+        assert row["text"] == " ".join(str(int(token)) for token in written[0, len(tokens) :])
+    inside = StatesIn(into, position, {layer: states[layer][[1, 5]] for layer in LAYERS})
+    assert inside.continuations(model, 4, cached=True) == inside.continuations(model, 4, cached=False)
+
+
+def test_hooks_write_states_as_by_hand(model, prompt, into):
+    states, _ = states_of(model, prompt)
+    rows = states[1][:3]
+    with torch.no_grad():
+        together = model.run_with_hooks(into.batch(3), fwd_hooks=tlk.states.write_states(rows, layer=1, positions=-2))
+        alone = model.run_with_hooks(into.tokens, fwd_hooks=tlk.states.write_states(rows[0], layer=1, positions=[3]))
+    for row, state in zip(together, rows, strict=True):
+        torch.testing.assert_close(row, by_hand(model, into.tokens, state, 1, 3), rtol=0, atol=1e-12)
+    torch.testing.assert_close(alone[0], together[0], rtol=0, atol=1e-12)
+    for bad in (rows[:2], rows[:, :5]):
+        with pytest.raises(ComponentError, match="do not fit 3 rows"), torch.no_grad():
+            model.run_with_hooks(into.batch(3), fwd_hooks=tlk.states.write_states(bad, layer=1, positions=0))
+    with pytest.raises(ComponentError, match="positions inside the prompt"), torch.no_grad():
+        model.run_with_hooks(into.tokens, fwd_hooks=tlk.states.write_states(rows[0], layer=1, positions=5))
+    assert not hooks_left(model)
