@@ -110,3 +110,72 @@ def test_hooks_write_states_as_by_hand(model, prompt, into):
     with pytest.raises(ComponentError, match="positions inside the prompt"), torch.no_grad():
         model.run_with_hooks(into.tokens, fwd_hooks=tlk.states.write_states(rows[0], layer=1, positions=5))
     assert not hooks_left(model)
+
+
+def test_precision_and_surprisal_by_hand(model, prompt, into):
+    prompts = [prompt, tlk.Prompt.from_tokens([7, 3, 50]), tlk.Prompt.from_tokens([1, 2, 30])]
+    scores = tlk.states.measure_decoding(model, prompts, into=into, at="subject").table
+    small = tlk.states.measure_decoding(model, prompts, into=into, at="subject", memory_budget=60_000.0).table
+    torch.testing.assert_close(torch.tensor(scores["surprisal"]), torch.tensor(small["surprisal"]), rtol=0, atol=1e-12)
+    assert len(scores) == 2 * 5 * 3
+    for number, each in enumerate(prompts):
+        states, logits = states_of(model, each)
+        own = int(logits[-1].argmax())
+        for row in scores.loc[scores["prompt"] == number].to_dict("records"):
+            state = states[row["layer"]][-1]
+            if row["by"] == "Patchscope":
+                said = by_hand(model, into.tokens, state, row["layer"], 2)[-1].log_softmax(-1)
+            else:
+                said = by_hand(model, torch.tensor([[0]]), state, 3, 0)[-1].log_softmax(-1)  # nothing but the unembedding
+            assert row["surprisal"] == pytest.approx(-float(said[own]), abs=1e-10)
+            assert row["agrees"] == (int(said.argmax()) == own)
+
+
+def test_affine_maps_are_the_least_squares_solution(speaking, texts):
+    maps = tlk.states.fit_affine_maps(speaking, texts[:40], progress=False)
+    assert maps.into_layer == 3 and maps.layers == (-1, 0, 1, 2)
+    bos = [speaking.tokenizer.bos_token_id] if speaking.tokenizer.bos_token_id is not None else []
+    states: dict[int, list[torch.Tensor]] = {layer: [] for layer in LAYERS}
+    for text in texts:
+        tokens = torch.tensor([bos + [int(word[1:]) for word in text.split()]])
+        if sum(map(len, states[0])) + tokens.shape[1] > maps.tokens:
+            tokens = tokens[:, : maps.tokens - sum(map(len, states[0]))]
+        if tokens.shape[1]:
+            own, _ = states_of(speaking, tlk.Prompt.from_tokens(tokens))
+            for layer in LAYERS:
+                states[layer].append(own[layer])
+    to = torch.cat(states[3]).double()
+    for number, layer in enumerate(maps.layers):
+        rows = torch.cat(states[layer]).double()
+        with_one = torch.cat([rows, torch.ones(len(rows), 1, dtype=torch.float64)], dim=1)
+        solution = torch.linalg.lstsq(with_one, to, driver="gelsd").solution
+        expected, residual = with_one @ solution, to - with_one @ solution
+        torch.testing.assert_close(maps.transport(rows, layer), expected, rtol=0, atol=1e-6)
+        share = 1 - residual.square().sum() / (to - to.mean(0)).square().sum()
+        assert float(maps.explained[number]) == pytest.approx(float(share), abs=1e-8)
+
+
+def test_a_map_into_its_own_layer_is_the_identity(speaking, texts):
+    maps = tlk.states.fit_affine_maps(speaking, texts, layers=2, into_layer=2, progress=False)
+    rows = torch.cat([states_of(speaking, tlk.Prompt.from_tokens([int(w[1:]) for w in text.split()]))[0][2] for text in texts[:5]])
+    torch.testing.assert_close(maps.transport(rows, 2), rows, rtol=0, atol=1e-6)
+
+
+def test_states_pass_through_a_map_as_by_hand(speaking, texts, prompt, into):
+    maps = tlk.states.fit_affine_maps(speaking, texts, layers=[0, 1], into_layer=2, progress=False)
+    decoded = tlk.states.decode_states(speaking, prompt, into=into, at="subject", through=maps, target=9)
+    states, _ = states_of(speaking, prompt)
+    assert sorted(set(decoded.table["layer"])) == [0, 1, 2] and decoded.settings.into_layer == 2
+    for row in decoded.table.to_dict("records"):
+        state = states[row["layer"]][row["pos"]]
+        if row["layer"] < 2:
+            number = row["layer"]
+            state = state @ maps.weights[number] + maps.biases[number]
+        said = by_hand(speaking, into.tokens, state, 2, 2)[-1].softmax(-1)
+        assert row["probability"] == pytest.approx(float(said[9]), abs=1e-12)
+    with pytest.raises(ComponentError, match="carries states to layer 2, and the unembedding reads layer 3"):
+        tlk.logit_lens(speaking, prompt, through=maps)
+    with pytest.raises(ComponentError, match="takes no states after layer 3"):
+        tlk.states.decode_states(speaking, prompt, into=into, through=maps, layers=3)
+    with pytest.raises(ComponentError, match="into_layer=1, but AffineMaps carries states to layer 2"):
+        tlk.states.decode_states(speaking, prompt, into=into, through=maps, into_layer=1)

@@ -53,7 +53,7 @@ def carried(lens: StateLens | None, states: Float[torch.Tensor, "*state d_model"
     moved = lens.transport(states, layer).detach().to(states)
     if moved.shape != states.shape:
         raise ComponentError(
-            f"the {lens_name(lens)} makes {tuple(moved.shape)} of states {tuple(states.shape)} after layer {layer}; pass one of this model."
+            f"{type(lens).__name__} makes {tuple(moved.shape)} of states {tuple(states.shape)} after layer {layer}; pass one of this model."
         )
     return moved
 
@@ -90,7 +90,7 @@ def read_layers(model: HookedModel, lens: StateLens | None) -> tuple[int, ...]:
     if target != last:
         where = "to their own layers" if target is None else f"to layer {target}"
         raise ComponentError(
-            f"the {lens_name(lens)} carries states {where}, and the unembedding reads layer {last}; pass one that carries them there."
+            f"{type(lens).__name__} carries states {where}, and the unembedding reads layer {last}; pass one that carries them there."
         )
     return state_layers(model, {*lens.source_layers, last})
 

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from tl_knowledge.drawing import HeatMap, heat_maps
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import TableResult
-from tl_knowledge.states.settings import DecodingSettings
+from tl_knowledge.states.settings import DecodingSettings, short
 
 __all__ = ["DecodedStates"]
 
@@ -45,7 +45,7 @@ class DecodedStates(TableResult):
 
     def headline(self) -> str:
         """How many states of which model, and where they were written."""
-        return f"{len(self.table)} states decoded in {_short(self.settings.into)!r}, answer {self.target.strip()!r}; {self.provenance.model}"
+        return f"{len(self.table)} states decoded in {short(self.settings.into)!r}, answer {self.target.strip()!r}; {self.provenance.model}"
 
     def summary(self) -> pd.DataFrame:
         """By layer: precision@1 and mean surprisal (nats) of the model's own next tokens, and the answer's largest probability."""
@@ -68,11 +68,7 @@ class DecodedStates(TableResult):
         return heat_maps(
             [chart],
             title=f"What states say in another prompt: {self.target.strip()!r}?",
-            subtitle=f"each written after {where}{carried} at token {self.settings.at} of {_short(self.settings.into)!r}, which without goes on with "
+            subtitle=f"each written after {where}{carried} at token {self.settings.at} of {short(self.settings.into)!r}, which without goes on with "
             f"{self.without.strip()!r} ({self.target.strip()!r} {self.without_probability:.2g}); {self.provenance.model}",
             colour_axis=f"probability of {self.target.strip()!r} there",
         )
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 48 else f"{text[:46]} …"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["IDENTITY_PROMPT", "DecodingSettings"]
+__all__ = ["IDENTITY_PROMPT", "DecodingSettings", "short"]
 
 IDENTITY_PROMPT = "cat -> cat; 1135 -> 1135; hello -> hello; ?"
 """The target prompt of Ghandeharioun et al. (2024), section 4.1: it has the model say again what stands at its last token."""
@@ -29,3 +29,13 @@ class DecodingSettings:
     into_layer: int | None
     through: str
     length: int | None
+
+
+def short(text: str) -> str:
+    """A prompt for a figure's subtitle.
+
+    Example:
+        >>> short("The capital of x is")
+        'The capital of x is'
+    """
+    return text if len(text) <= 48 else f"{text[:46]} …"

@@ -57,7 +57,7 @@ class Target:
             if into_layer not in (None, carried_to):
                 where = "their own layers" if carried_to is None else f"layer {carried_to}"
                 raise ComponentError(
-                    f"into_layer={into_layer}, but the {lens_name(through)} carries states to {where}; leave into_layer out, or pass another lens."
+                    f"into_layer={into_layer}, but {type(through).__name__} carries states to {where}; leave into_layer out, or pass another lens."
                 )
             into_layer = carried_to
         if into_layer is not None:
@@ -76,7 +76,7 @@ class Target:
         asked = state_layers(model, takes if layers is None else layers)
         missing = [layer for layer in asked if layer not in takes]
         if missing:
-            raise ComponentError(f"the {lens_name(self.through)} takes no states after layer {missing[0]}; it takes {sorted(takes)}.")
+            raise ComponentError(f"{type(self.through).__name__} takes no states after layer {missing[0]}; it takes {sorted(takes)}.")
         return asked
 
     def placed(self, states: Float[torch.Tensor, "state d_model"], layer: int) -> tuple[int, Float[torch.Tensor, "state d_model"]]:
