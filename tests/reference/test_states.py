@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support import fingerprint, hooks_left
+from support import BUILDERS, build, fingerprint, hooks_left
 
 import tl_knowledge as tlk
-from tl_knowledge.errors import ComponentError
+from tl_knowledge.errors import ComponentError, UnsupportedModelError
 from tl_knowledge.models.hook_names import state_hook
 from tl_knowledge.states.writing import StatesIn
 
@@ -179,3 +179,44 @@ def test_states_pass_through_a_map_as_by_hand(speaking, texts, prompt, into):
         tlk.states.decode_states(speaking, prompt, into=into, through=maps, layers=3)
     with pytest.raises(ComponentError, match="into_layer=1, but AffineMaps carries states to layer 2"):
         tlk.states.decode_states(speaking, prompt, into=into, through=maps, into_layer=1)
+
+
+def test_transformer_lens_own_jacobian_lens_is_read_through(prompt):
+    analysis = pytest.importorskip("transformer_lens.tools.analysis")
+    model, draw = build("bridge-gpt2"), torch.Generator().manual_seed(2)
+    maps = {layer: torch.eye(16) + 0.1 * torch.randn(16, 16, generator=draw) for layer in (0, 2)}
+    lens = analysis.JacobianLens(maps, n_prompts=1, d_model=16)
+    states, _ = states_of(model, prompt)
+    read = tlk.logit_lens(model, prompt, through=lens).table
+    assert sorted(set(read["layer"])) == [0, 2, 3]
+    for layer in (0, 2):
+        moved = (states[layer].float() @ maps[layer].T).double()
+        with torch.no_grad():
+            said = model.unembed(model.ln_final(moved[None]))[0].softmax(-1)[:, 5]
+        own = read.loc[read["layer"] == layer].sort_values("pos")["probability"]
+        torch.testing.assert_close(torch.tensor(own.to_numpy()), said, rtol=0, atol=1e-7)
+    if "ht-gpt2" in BUILDERS:
+        with pytest.raises(UnsupportedModelError, match="JacobianLens does not read"):
+            tlk.logit_lens(build("ht-gpt2"), prompt, through=lens)
+
+
+@pytest.mark.parametrize("name", [name for name in ("bridge-gpt2", "bridge-llama", "bridge-gptneox", "ht-gpt2", "ht-llama") if name in BUILDERS])
+def test_a_planted_state_decodes_to_its_token(name, prompt, into):
+    """A token's own unembedding in the stream of one layer, of the longest so that no other is nearer."""
+    model = build(name)
+    unembedding = model.W_U.detach()
+    planted = int((unembedding - unembedding.mean(1, keepdim=True)).norm(dim=0).argmax())
+    state = 50 * unembedding[:, planted]
+
+    def plant(x, *, hook):
+        if x.shape[1] != len(prompt):  # the target prompt
+            return None
+        changed = x.clone()
+        changed[:, 4] = state
+        return changed
+
+    with model.hooks(fwd_hooks=[(state_hook(1), plant)]):
+        decoded = tlk.states.decode_states(model, prompt, into=into, into_layer=3, layers=[0, 1], target=planted).table
+    best = decoded.sort_values("probability", ascending=False).iloc[0]
+    assert (best["layer"], best["pos"], best["says"], best["rank"]) == (1, 4, str(planted), 0) and best["probability"] > 0.5
+    assert not hooks_left(model)

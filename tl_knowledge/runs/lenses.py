@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float
 
 from tl_knowledge.arrays import as_positions
-from tl_knowledge.errors import ComponentError
+from tl_knowledge.errors import ComponentError, UnsupportedModelError
 from tl_knowledge.models.checks import check_layers
 from tl_knowledge.models.hook_names import EMBEDDINGS
-from tl_knowledge.models.protocol import HookedModel, layer_count
+from tl_knowledge.models.protocol import HookedModel, layer_count, model_name
 
 __all__ = ["StateLens", "carried", "check_lens", "lens_name", "lens_target", "read_layers", "state_layers"]
 
@@ -63,11 +63,18 @@ def check_lens(model: HookedModel, lens: StateLens) -> None:
 
     Raises:
         ModelStateError: another model.
+        UnsupportedModelError: one that TransformerLens' lens does not read.
         ComponentError: a layer that this model does not have.
     """
-    check: Any = getattr(lens, "check", None) or getattr(lens, "validate_model", None)
-    if check is not None:
-        check(model)
+    own: Any = getattr(lens, "check", None)
+    theirs: Any = getattr(lens, "validate_model", None)
+    if own is not None:
+        own(model)
+    elif theirs is not None:
+        try:
+            theirs(model)
+        except (TypeError, ValueError) as error:
+            raise UnsupportedModelError(f"{type(lens).__name__} does not read {model_name(model)}: {error}") from error
     state_layers(model, [*lens.source_layers])
 
 

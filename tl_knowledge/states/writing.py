@@ -49,7 +49,7 @@ def write_states(states: torch.Tensor, *, layer: int, positions: Positions) -> H
         >>> logits = model.run_with_hooks("The mother tongue of x", fwd_hooks=hooks)
     """
     where = as_positions(positions)
-    if states.ndim not in (1, 2) or not where or layer < EMBEDDINGS:
+    if states.ndim not in (1, 2) or not states.numel() or not where or layer < EMBEDDINGS:
         raise ComponentError(
             f"states of shape {tuple(states.shape)} cannot be written after layer {layer} at positions {where}; "
             "pass [d_model] or [batch d_model], a layer from -1 (the embeddings) on, and at least one position."
