@@ -218,5 +218,5 @@ def test_a_planted_state_decodes_to_its_token(name, prompt, into):
     with model.hooks(fwd_hooks=[(state_hook(1), plant)]):
         decoded = tlk.states.decode_states(model, prompt, into=into, into_layer=3, layers=[0, 1], target=planted).table
     best = decoded.sort_values("probability", ascending=False).iloc[0]
-    assert (best["layer"], best["pos"], best["says"], best["rank"]) == (1, 4, str(planted), 0) and best["probability"] > 0.5
+    assert (best["layer"], best["pos"], best["says"], best["rank"]) == (1, 4, str(planted), 0) and best["probability"] > 0.1
     assert not hooks_left(model)
