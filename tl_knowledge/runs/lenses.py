@@ -32,7 +32,7 @@ class StateLens(Protocol):
         ...
 
 
-def lens_name(lens: StateLens) -> str:
+def lens_name(lens: object) -> str:
     """A lens' class in words.
 
     Example:

@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 
-from tl_knowledge.arrays import Tokens
 from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.errors import NumericalError
 from tl_knowledge.models.hook_names import block_output, state_hook
@@ -65,8 +64,8 @@ class LensTraining:
 
     model: HookedModel
     translators: Translators
-    rows: Sequence[Tokens]
-    held: Sequence[Tokens]
+    rows: Sequence[torch.Tensor]
+    held: Sequence[torch.Tensor]
     settings: LensSettings
     folder: Path | None
     memory_budget: float
@@ -128,7 +127,7 @@ class LensTraining:
         if self.folder is not None:
             state.write(self.folder)
 
-    def _states(self, rows: Sequence[Tokens]) -> Mapping[int, States]:
+    def _states(self, rows: Sequence[torch.Tensor]) -> Mapping[int, States]:
         """States of every token of some texts by layer, the last one's among them, of one forward."""
         last = layer_count(self.model) - 1
         names = {layer: state_hook(layer) for layer in (*self.translators.layers, last)}

@@ -9,7 +9,6 @@ from contextlib import ExitStack, closing
 import pandas as pd
 import torch
 
-from tl_knowledge.arrays import Tokens
 from tl_knowledge.door import public
 from tl_knowledge.engine.rows import MEMORY_BUDGET
 from tl_knowledge.errors import ComponentError, DataError, InputError, ModelStateError
@@ -101,7 +100,7 @@ def train_tuned_lens(
     return TunedLens(read, weights, biases, pd.DataFrame(state.rows), state.best_step, settings, tokens, fingerprint, provenance)
 
 
-def _texts(model: HookedModel, texts: Iterable[str], what: str, settings: LensSettings) -> list[Tokens]:
+def _texts(model: HookedModel, texts: Iterable[str], what: str, settings: LensSettings) -> list[torch.Tensor]:
     """Texts as tokens.
 
     Raises:
