@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from support import BUILDERS, build, fingerprint, hooks_left
+from support.interrupts import InterruptAt
 
 import tl_knowledge as tlk
 from tl_knowledge.errors import ComponentError, UnsupportedModelError
@@ -220,3 +221,16 @@ def test_a_planted_state_decodes_to_its_token(name, prompt, into):
     best = decoded.sort_values("probability", ascending=False).iloc[0]
     assert (best["layer"], best["pos"], best["says"], best["rank"]) == (1, 4, str(planted), 0) and best["probability"] > 0.1
     assert not hooks_left(model)
+
+
+@pytest.mark.parametrize("line", [40, 150, 400, 700])
+def test_an_interrupt_leaves_the_model_as_it_was(gpt2, prompt, into, line):
+    before = fingerprint(gpt2)
+    tlk.states.decode_states(gpt2, prompt, into=into, layers=[0, 2], length=2, progress=False)  # the probes are run once, and may not be cut short
+    with (
+        pytest.raises(KeyboardInterrupt),
+        InterruptAt(line, within=("states/decoding.py", "states/writing.py", "engine/rows.py", "engine/forward.py")),
+    ):
+        for _ in range(30):
+            tlk.states.decode_states(gpt2, prompt, into=into, layers=[0, 2], length=2, progress=False)
+    assert fingerprint(gpt2) == before and not hooks_left(gpt2) and torch.is_grad_enabled()
