@@ -18,6 +18,7 @@ from tl_knowledge.models.protocol import HookedModel, layer_count
 from tl_knowledge.results.digest import digest, values_of
 from tl_knowledge.results.provenance import provenance_of
 from tl_knowledge.results.run_folder import RunFolder
+from tl_knowledge.results.writable import check_writable_folder
 from tl_knowledge.runs.corpus_tokens import text_rows
 from tl_knowledge.runs.lenses import state_layers
 from tl_knowledge.states.lens_settings import LensSettings
@@ -68,6 +69,8 @@ def train_tuned_lens(
         >>> bool((lens.to_dataframe()["gain"] > 0).all())
         True
     """
+    if store is not None:
+        check_writable_folder(store)
     model = as_model(model, without_mlps=True)
     settings = training or LensSettings()
     if has_written_edits(model):
