@@ -91,7 +91,8 @@ class TunedLens(Result):
         by_step = [_line("tuned lens", [int(step) for step in mean.index.tolist()], mean.tolist(), 0)]  # pyright: ignore
         panels = [LinePanel("by layer", by_layer, "KL (nats)"), LinePanel("mean over layers, by step", by_step, "KL (nats)")]
         subtitle = f"KL(last layer || lens) on {self.validated_on} tokens that it was not trained on; -1: embeddings; {self.provenance.model}"
-        return line_panels(panels, title="How far a lens is from what the model will say", subtitle=subtitle, x_axis="layer, step", y_axis="")
+        figure = line_panels(panels, title="How far a lens is from what the model will say", subtitle=subtitle, x_axis="layer", y_axis="")
+        return figure.update_xaxes(title_text="step", row=1, col=2)
 
 
 def _line(name: str, x: list[int], y: list[float], style: int) -> Line:
