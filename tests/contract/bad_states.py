@@ -77,12 +77,12 @@ BAD_STATES: dict[str, tuple[Callable[[Any, Any], Any], type[Exception], str]] = 
         "of a model of 9 x 9 cannot be looked at",
     ),
     "neuron_contexts: k": (
-        lambda m, p: tlk.neurons.neuron_contexts(m, of_model(m), TEXTS, k=0),
+        lambda m, p: tlk.neurons.neuron_contexts(m, TEXTS, of_model(m), k=0),
         errors.InputError,
         "k=0 and tokens=None show",
     ),
     "neuron_contexts: nothing": (
-        lambda m, p: tlk.neurons.neuron_contexts("factlm", of_model("factlm"), []),
+        lambda m, p: tlk.neurons.neuron_contexts("factlm", [], of_model("factlm")),
         errors.DataError,
         "the corpus has no text with a token",
     ),

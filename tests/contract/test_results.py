@@ -122,7 +122,7 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "AffineMaps": lambda: tlk.states.fit_affine_maps(model(), tlk.load_corpus(), layers=[3], tokens=300, **QUIET),
     "TunedLens": tuned_lens,
     "NeuronWords": lambda: tlk.neurons.neuron_words(model(), neurons(), k=3, target=" Paris"),
-    "NeuronContexts": lambda: tlk.neurons.neuron_contexts(model(), neurons(), tlk.load_corpus(limit=20), k=3, **QUIET),
+    "NeuronContexts": lambda: tlk.neurons.neuron_contexts(model(), tlk.load_corpus(limit=20), neurons(), k=3, **QUIET),
     "NeuronAttribution": lambda: tlk.attribute_neurons(model(), prompt(), steps=2, **QUIET),
     "LocatedNeurons": located,
     "LayerComparison": lambda: tlk.neurons.compare_layers({"facts": located(), "again": located()}),

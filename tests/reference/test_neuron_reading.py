@@ -87,7 +87,7 @@ def test_contexts_are_those_of_a_loop(speaking, texts):
     rows = [bos + [int(word[1:]) for word in text.split()] for text in texts[:15]]
     runs = [speaking.run_with_cache(torch.tensor([tokens]))[1] for tokens in rows]
     for either_sign in (False, True):
-        contexts = tlk.neurons.neuron_contexts(speaking, some(speaking), texts[:15], k=3, either_sign=either_sign, progress=False)
+        contexts = tlk.neurons.neuron_contexts(speaking, texts[:15], some(speaking), k=3, either_sign=either_sign, progress=False)
         for layer, neuron in some(speaking):
             active = [run[f"blocks.{layer}.mlp.hook_post"][0, :, neuron] for run in runs]
             strongest = sorted((float((own.abs() if either_sign else own).max()) for own in active), reverse=True)
@@ -110,7 +110,7 @@ def test_what_was_located_is_an_entry(gpt2, texts):
     located = tlk.locate_neurons(gpt2, facts, steps=2, threshold=0.5, progress=False)
     everything = tlk.NeuronSet.of(gpt2, {neuron for own in located.sets for neuron in own})
     assert tlk.neurons.neuron_words(gpt2, located, k=2).neurons == everything
-    assert tlk.neurons.neuron_contexts(gpt2, located, texts, k=2, tokens=50, progress=False).neurons == everything
+    assert tlk.neurons.neuron_contexts(gpt2, texts, located, k=2, tokens=50, progress=False).neurons == everything
     gpt2.tokenizer = None
 
 
@@ -123,11 +123,11 @@ def test_bad_questions_are_refused(gpt2, texts):
     with pytest.raises(InputError, match="a vocabulary of 60"):
         tlk.neurons.neuron_words(gpt2, some(gpt2), k=61)
     with pytest.raises(InputError, match="has no tokenizer"):
-        tlk.neurons.neuron_contexts(gpt2, some(gpt2), texts)
+        tlk.neurons.neuron_contexts(gpt2, texts, some(gpt2))
     with pytest.raises(InputError, match="k=0"):
-        tlk.neurons.neuron_contexts(gpt2, some(gpt2), texts, k=0)
+        tlk.neurons.neuron_contexts(gpt2, texts, some(gpt2), k=0)
 
 
 def test_no_text_is_refused(factlm):
     with pytest.raises(DataError, match="no text with a token"):
-        tlk.neurons.neuron_contexts(factlm, tlk.NeuronSet.of(factlm, [(0, 1)]), iter(()), progress=False)
+        tlk.neurons.neuron_contexts(factlm, iter(()), tlk.NeuronSet.of(factlm, [(0, 1)]), progress=False)

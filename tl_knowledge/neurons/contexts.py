@@ -35,8 +35,8 @@ BEFORE, AFTER = 24, 8  # tokens around the strongest one
 @public
 def neuron_contexts(
     model: AnyModel,
-    neurons: NeuronSet | LocatedNeurons,
     corpus: Iterable[str],
+    neurons: NeuronSet | LocatedNeurons,
     *,
     k: int = 10,
     tokens: int | None = None,
@@ -46,9 +46,9 @@ def neuron_contexts(
     """The texts in which neurons are most active, each with the token where they are: one pass over a corpus for all neurons.
 
     Args:
-        neurons: a set, or what `locate_neurons` found, all groups together.
         corpus: texts, as a list or a stream; longer ones than the context are cut. A text counts once for a neuron, by its strongest token, and of
             equal ones the first.
+        neurons: a set, or what `locate_neurons` found, all groups together.
         k: how many texts a neuron.
         tokens: how many tokens to read, in whole texts; all when ``None``.
         either_sign: rank by the size of the activation; a negative one is none otherwise.
@@ -63,7 +63,7 @@ def neuron_contexts(
         >>> import tl_knowledge as tlk
         >>> model = tlk.load_model("factlm")
         >>> some = tlk.NeuronSet.of(model, [(0, 28), (3, 5)])
-        >>> contexts = tlk.neurons.neuron_contexts(model, some, tlk.load_corpus(limit=50), k=2, progress=False)
+        >>> contexts = tlk.neurons.neuron_contexts(model, tlk.load_corpus(limit=50), some, k=2, progress=False)
         >>> contexts.table[["layer", "neuron", "rank"]].to_numpy().tolist()
         [[0, 28, 0], [0, 28, 1], [3, 5, 0], [3, 5, 1]]
     """

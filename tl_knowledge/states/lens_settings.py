@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 from tl_knowledge.door import public
 from tl_knowledge.errors import InputError, check_choice
 
-__all__ = ["LensOptimiser", "LensSettings"]
+__all__ = ["LensOptimiser", "LensSettings", "learning_rate"]
 
 LensOptimiser: TypeAlias = Literal["sgd", "adam"]
 
@@ -58,14 +58,15 @@ class LensSettings:
         """The learning rate that the optimiser begins with."""
         return self.learning_rate * (1 - MOMENTUM) if self.optimiser == "sgd" else self.learning_rate * 1e-3
 
-    def rate(self, step: int) -> float:
-        """The learning rate of a step, counted from 1.
 
-        Example:
-            >>> settings = LensSettings(steps=4)
-            >>> [round(settings.rate(step), 3) for step in (1, 2, 3, 4)]
-            [0.1, 0.075, 0.05, 0.025]
-        """
-        warm_up = min(MOST_WARM_UP, self.steps // 5) if self.optimiser == "adam" else 0
-        share = step / warm_up if step <= warm_up else (self.steps - step + 1) / (self.steps - warm_up)
-        return self.base_rate * share
+def learning_rate(settings: LensSettings, step: int) -> float:
+    """The learning rate of a step, counted from 1.
+
+    Example:
+        >>> settings = LensSettings(steps=4)
+        >>> [round(learning_rate(settings, step), 3) for step in (1, 2, 3, 4)]
+        [0.1, 0.075, 0.05, 0.025]
+    """
+    warm_up = min(MOST_WARM_UP, settings.steps // 5) if settings.optimiser == "adam" else 0
+    share = step / warm_up if step <= warm_up else (settings.steps - step + 1) / (settings.steps - warm_up)
+    return settings.base_rate * share

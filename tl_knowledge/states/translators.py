@@ -18,7 +18,7 @@ from tl_knowledge.models.protocol import HookedModel, layer_count
 from tl_knowledge.runs.corpus_tokens import activations_of
 from tl_knowledge.runs.training_state import TrainingState
 from tl_knowledge.states.head import read_states
-from tl_knowledge.states.lens_settings import MOMENTUM, LensSettings
+from tl_knowledge.states.lens_settings import MOMENTUM, LensSettings, learning_rate
 
 __all__ = ["LensTraining", "Translators", "empty_translators"]
 
@@ -107,7 +107,7 @@ class LensTraining:
         norm = torch.nn.utils.clip_grad_norm_(self.translators.parameters(), settings.clip)
         self._check(float(norm), "norm of the gradient", state)
         for group in state.optimiser.param_groups:
-            group["lr"] = settings.rate(number)
+            group["lr"] = learning_rate(settings, number)
         state.optimiser.step()
         state.optimiser.zero_grad()
         state.step = number
