@@ -11,6 +11,7 @@ from . import localised as localised
 from . import neurons as neurons
 from . import published as published
 from . import report as report
+from . import states as states
 from . import tracing as tracing
 from .attention import analyse_attention as analyse_attention
 from .attention import direct_logit_attribution as direct_logit_attribution

@@ -24,6 +24,7 @@ CALLS: dict[str, Callable[[Any, Any], Any]] = {
     "reproduce": lambda m, p: tlk.published.reproduce("factlm", "meng2022-figure1", **EMPTY),
     "sweep_layer_ranges": lambda m, p: tlk.evaluation.sweep_layer_ranges("factlm", CASES, tlk.MEMIT(layers=(0,)), [(0,)], **EMPTY),
     "sweep_layers": lambda m, p: tlk.localised.sweep_layers("factlm", CASES, lambda layer, objective: FT, **EMPTY),
+    "train_tuned_lens": lambda m, p: tlk.states.train_tuned_lens("factlm", ["some text"], validation=["another text"], **EMPTY),
     "trace_facts": lambda m, p: tlk.trace_facts("factlm", FACTS, **EMPTY),
 }
 BAD_STORES: dict[str, tuple[Callable[[Any, Any], Any], type[Exception], str]] = {

@@ -41,6 +41,15 @@ OTHER_GOOD = {
     "neurons.effects_table": {"effects": lambda good: good["effects"]},
     "neurons.single_token_words": {"words": ["w5", "w6"]},
     "neurons.measure_neuron_effects": {"located": lambda good: good["located"]},
+    "states.decode_states": {"into": "w1 w2 w3"},  # the identity prompt is longer than this model's context
+    "states.fit_affine_maps": {"corpus": ["w1 w2 w3 w4 w5", "w6 w7 w8 w9 w10", "w11 w12 w13 w14 w15", "w16 w17 w18 w19 w20"], "layers": (1,)},
+    "states.measure_decoding": {"into": "w1 w2 w3"},
+    "states.train_tuned_lens": {
+        "validation": ["w7 w8 w9"],
+        "training": tlk.states.LensSettings(steps=1, batch_size=1),
+        "layers": (1,),
+    },
+    "states.write_states": {"states": torch.zeros(16, dtype=torch.float64)},
     "tracing.summary_rows": {"traces": lambda good: [good["trace"]]},
 }
 """Where an argument's name alone does not say what works."""
@@ -156,7 +165,19 @@ def test_every_function(name, tiny, good):
 
 
 EDITORS = [tlk.editing.UltraEdit, tlk.editing.PMET, tlk.editing.LoRA, tlk.editing.FineTuneAttention, tlk.editing.FineTuneDecayed]
-SETTINGS = [tlk.ROME, tlk.MEMIT, tlk.EMMET, tlk.AlphaEdit, tlk.FineTune, *EDITORS, tlk.GaussianNoise, tlk.PromptSwap, tlk.Fact, tlk.EditCase]
+SETTINGS = [
+    tlk.ROME,
+    tlk.MEMIT,
+    tlk.EMMET,
+    tlk.AlphaEdit,
+    tlk.FineTune,
+    *EDITORS,
+    tlk.GaussianNoise,
+    tlk.PromptSwap,
+    tlk.Fact,
+    tlk.EditCase,
+    tlk.states.LensSettings,
+]
 
 
 @pytest.mark.parametrize("kind", SETTINGS, ids=lambda kind: kind.__name__)

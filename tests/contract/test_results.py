@@ -90,6 +90,12 @@ def fact_set_circuit(side: str) -> tlk.circuits.FactSetCircuit:
 
 
 @cache
+def tuned_lens() -> tlk.states.TunedLens:
+    texts, training = tlk.load_corpus(limit=12), tlk.states.LensSettings(steps=2, batch_size=2, text_tokens=20, validate_every=1)
+    return tlk.states.train_tuned_lens(model(), texts[:8], validation=texts[8:], layers=[-1, 4], training=training, **QUIET)
+
+
+@cache
 def pairs() -> list[tlk.datasets.MinimalPair]:
     return tlk.datasets.load_blimp(tlk.datasets.BLIMP_SAMPLE, limit=4)
 
@@ -112,6 +118,12 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "AttentionAnalysis": lambda: tlk.analyse_attention(model(), prompt(), samples=2, **QUIET),
     "DirectLogitAttribution": lambda: tlk.direct_logit_attribution(model(), prompt()),
     "LogitLens": lambda: tlk.logit_lens(model(), prompt()),
+    "DecodedStates": lambda: tlk.states.decode_states(model(), prompt(), layers=[-1, 3], length=2, **QUIET),
+    "DecodingScores": lambda: tlk.states.measure_decoding(model(), [prompt(), prompt_of(1)], lenses={"tuned": tuned_lens()}, **QUIET),
+    "AffineMaps": lambda: tlk.states.fit_affine_maps(model(), tlk.load_corpus(), layers=[3], tokens=300, **QUIET),
+    "TunedLens": tuned_lens,
+    "NeuronWords": lambda: tlk.neurons.neuron_words(model(), neurons(), k=3, target=" Paris"),
+    "NeuronContexts": lambda: tlk.neurons.neuron_contexts(model(), tlk.load_corpus(limit=20), neurons(), k=3, **QUIET),
     "NeuronAttribution": lambda: tlk.attribute_neurons(model(), prompt(), steps=2, **QUIET),
     "LocatedNeurons": located,
     "LayerComparison": lambda: tlk.neurons.compare_layers({"facts": located(), "again": located()}),

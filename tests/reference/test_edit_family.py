@@ -236,7 +236,7 @@ def test_moments_are_cached_and_a_killed_pass_goes_on(speaking, texts, tmp_path,
 
 
 def _rows(model, texts, tokens):
-    from tl_knowledge.editing.corpus_tokens import token_rows
+    from tl_knowledge.runs.corpus_tokens import token_rows
 
     return token_rows(model, texts, tokens)
 

@@ -15,7 +15,7 @@ def figures(word: str, words: list[str]) -> list[go.Figure]:
     about = {"title": word, "subtitle": word}
     numbers = [float(i) for i in range(len(words))]
     line = drawing.Line(word, [0, 1], [0.0, 1.0], [0.0, 0.5], [0.5, 1.0])
-    chart = drawing.HeatMap(np.eye(len(words)), words, words, word, word, word, frozenset([1]))
+    chart = drawing.HeatMap(np.eye(len(words)), words, words, word, word, word, frozenset([1]), texts=[words] * len(words))
     hovers = [f"<b>{drawing.label_text(each)}</b>" for each in words]
     points = [drawing.GraphPoint(0.0, y, word, 1.0, hover) for y, hover in zip(numbers, hovers, strict=True)]
     arrows = [drawing.Arrow(0, 1, 1.0, hovers[0], name=word)]

@@ -9,9 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from support import BUILDERS, tokenizer_of_sixty_words
 
 import tl_knowledge as tlk
-from tl_knowledge.errors import DataError, InputError
+from tl_knowledge.engine.generation import _CACHED, written_tokens
+from tl_knowledge.errors import DataError, InputError, SlowEngineWarning
 from tl_knowledge.evaluation import words
 from tl_knowledge.evaluation.run_key import run_key
 
@@ -111,3 +113,24 @@ def test_counterfacts_identifiers_are_kept(tmp_path):
     }  # fmt: skip
     (tmp_path / "c.json").write_text(json.dumps([record]), encoding="utf-8")
     assert tlk.datasets.load_counterfact(tmp_path / "c.json")[0].target_new_id == "Q1860"
+
+
+@pytest.mark.filterwarnings("ignore::tl_knowledge.errors.SlowEngineWarning")
+def test_text_from_a_cache_is_the_text_without(model):
+    tokens = torch.tensor([[7], [8]])
+    plain = tokens
+    for _ in range(5):
+        with torch.no_grad():
+            plain = torch.cat([plain, model(plain)[:, -1].argmax(-1)[:, None]], dim=1)
+    assert written_tokens(model, tokens, 5).tolist() == plain.tolist() == written_tokens(model, tokens, 5, cached=False).tolist()
+
+
+@pytest.mark.skipif("ht-gpt2" not in BUILDERS, reason="this TransformerLens has no HookedTransformer")
+def test_a_cache_that_counts_positions_twice_is_found_out(monkeypatch):
+    """HookedTransformer's generate, with learned positions and no tokenizer."""
+    model = BUILDERS["ht-gpt2"]()
+    with pytest.warns(SlowEngineWarning, match="going on with a text from a key-value cache"):
+        written_tokens(model, torch.tensor([[7]]), 2)
+    assert _CACHED.refusal(model)
+    monkeypatch.setattr(model, "tokenizer", tokenizer_of_sixty_words())
+    assert _CACHED.refusal(model) is None

@@ -22,8 +22,8 @@ from transformers import GPT2Config
 import tl_knowledge as tlk
 from tl_knowledge.editing import KE, MEND, SERAC, TrainingSettings, load_training_data
 from tl_knowledge.editing.training import gradient_editor, trainer
-from tl_knowledge.editing.training.checkpoint import TrainingState
 from tl_knowledge.errors import DataError, InputError, ModelStateError, NumericalError
+from tl_knowledge.runs.training_state import TrainingState
 
 pytestmark = pytest.mark.touches_model
 

@@ -5,5 +5,6 @@ from .heads import analyse_attention as analyse_attention
 from .knockout import AttentionKnockout as AttentionKnockout
 from .knockout import measure_attention_knockout as measure_attention_knockout
 from .lens import LogitLens as LogitLens
+from .lens import StateLens as StateLens
 from .lens import logit_lens as logit_lens
 from .settings import AttentionSettings as AttentionSettings

@@ -1,4 +1,7 @@
-"""The logit lens: what the model would say if it stopped at a layer (nostalgebraist 2020), for one answer, at every token."""
+"""The logit lens: what the model would say if it stopped at a layer (nostalgebraist 2020), for one answer, at every token.
+
+Any other lens that carries states to the last layer (the tuned lens, TransformerLens' Jacobian lens) reads through the same function.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +16,16 @@ import torch
 from tl_knowledge.door import public
 from tl_knowledge.drawing import HeatMap, heat_maps
 from tl_knowledge.engine.recording import record
-from tl_knowledge.models.checks import check_layers
 from tl_knowledge.models.final_norm import unembed
-from tl_knowledge.models.hook_names import block_input, block_output
+from tl_knowledge.models.hook_names import state_hook
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.prompts.prompt import Prompt, check_fits
 from tl_knowledge.results.provenance import Provenance, provenance_of
 from tl_knowledge.results.result import TableResult
 from tl_knowledge.runs.arguments import answer_label, choose_answer
+from tl_knowledge.runs.lenses import StateLens, carried, lens_name, read_layers
 
-__all__ = ["LogitLens", "logit_lens"]
+__all__ = ["LogitLens", "StateLens", "logit_lens"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +37,7 @@ class LogitLens(TableResult):
             (0: the most probable of the vocabulary), and ``says``, the most probable token.
         labels: the prompt's tokens.
         target: the answer.
+        lens: what the states were read through.
     """
 
     ranked_by: ClassVar[str] = "probability"
@@ -41,6 +45,7 @@ class LogitLens(TableResult):
     labels: tuple[str, ...]
     target: str
     provenance: Provenance
+    lens: str = "logit lens"
 
     def headline(self) -> str:
         """The answer, layers, tokens and model."""
@@ -55,20 +60,24 @@ class LogitLens(TableResult):
         return heat_maps(
             [chart],
             title=f"Where the stream already says {self.target.strip()!r}",
-            subtitle=f"residual state after each layer, through the final norm and unembedding; {self.provenance.model}",
+            subtitle=f"{self.lens}: residual state after each layer, through {'' if self.lens == 'logit lens' else 'it, '}the final norm and "
+            f"unembedding; {self.provenance.model}",
             colour_axis="probability",
         )
 
 
 @public
-def logit_lens(model: AnyModel, prompt: Prompt, *, target: str | int | None = None) -> LogitLens:
+def logit_lens(model: AnyModel, prompt: Prompt, *, target: str | int | None = None, through: StateLens | None = None) -> LogitLens:
     """Read the answer from the residual stream at every layer and position.
 
     Args:
         target: text or token; default the prompt's target, else what the model predicts. Its first token is read.
+        through: another lens, which carries the states of its layers to the last one's first: what `train_tuned_lens` gives, or TransformerLens'
+            ``JacobianLens``. Its layers and the last one are read.
 
     Raises:
         ModelError, PromptError, TargetError: arguments that do not fit.
+        ModelStateError: a lens of another model.
 
     Example:
         >>> import tl_knowledge as tlk
@@ -81,12 +90,12 @@ def logit_lens(model: AnyModel, prompt: Prompt, *, target: str | int | None = No
     model = as_model(model, without_mlps=True)
     check_fits(model, prompt)
     answer = choose_answer(model, prompt, target, False)
-    layers = (-1, *check_layers(model, None))
-    names = [block_input(0) if layer < 0 else block_output(layer) for layer in layers]
+    layers = read_layers(model, through)
+    names = [state_hook(layer) for layer in layers]
     states = record(model, prompt.tokens, [], names)
     rows: list[dict[str, Any]] = []
     for layer, name in zip(layers, names, strict=True):
-        said = unembed(model, states[name][0]).softmax(-1)
+        said = unembed(model, carried(through, states[name][0], layer)).softmax(-1)
         probability = said[:, int(answer[0])]
         rank = (said > probability[:, None]).sum(1)
         for pos, best in enumerate(said.argmax(1).tolist()):
@@ -94,4 +103,5 @@ def logit_lens(model: AnyModel, prompt: Prompt, *, target: str | int | None = No
             row = {"layer": layer, "pos": pos, "token": prompt.labels[pos], "probability": float(probability[pos]), "rank": int(rank[pos])}
             rows.append(row | {"says": says})
     provenance = provenance_of(model, has_bos=prompt.has_bos, engine="one forward", prompt=prompt.text)
-    return LogitLens(pd.DataFrame(rows), prompt.labels, answer_label(model, prompt, torch.as_tensor(answer)), provenance)
+    lens = "logit lens" if through is None else lens_name(through)
+    return LogitLens(pd.DataFrame(rows), prompt.labels, answer_label(model, prompt, torch.as_tensor(answer)), provenance, lens)

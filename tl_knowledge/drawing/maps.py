@@ -25,6 +25,7 @@ class HeatMap:
     Attributes:
         marked: rows whose label is drawn bold with an asterisk.
         colours: a plotly sequential scale, or ``"RdBu"``, whose middle is zero: losses red, gains blue.
+        texts: what stands in each cell; nothing without.
     """
 
     values: NDArray[np.floating[Any]]
@@ -35,6 +36,7 @@ class HeatMap:
     column_axis: str
     marked: frozenset[int] = frozenset()
     colours: str = "Purples"
+    texts: Sequence[Sequence[str]] | None = None
 
 
 def heat_maps(maps: Sequence[HeatMap], *, title: str, subtitle: str, colour_axis: str, columns: int | None = None) -> go.Figure:
@@ -78,8 +80,13 @@ def heat_maps(maps: Sequence[HeatMap], *, title: str, subtitle: str, colour_axis
 
 def _heat_map_trace(chart: HeatMap, colour_axis: str, colour_range: dict[str, float], colour_bar: dict[str, Any] | None) -> go.Heatmap:
     row_axis, column_axis, colour_axis = map(label_text, (chart.row_axis, chart.column_axis, colour_axis))
+    texts = None if chart.texts is None else [[label_text(text) for text in row] for row in chart.texts]
+    said = "" if texts is None else "<br>%{text}"
     return go.Heatmap(
         z=chart.values,
+        text=texts,
+        texttemplate=None if texts is None else "%{text}",
+        textfont={"size": 10},
         customdata=[[label_text(row) for _ in chart.columns] for row in chart.rows],
         **colour_range,
         colorscale=chart.colours,
@@ -87,7 +94,7 @@ def _heat_map_trace(chart: HeatMap, colour_axis: str, colour_range: dict[str, fl
         colorbar=colour_bar or {},
         xgap=1,
         ygap=1,
-        hovertemplate=f"{row_axis} %{{customdata}}<br>{column_axis} %{{x}}<br>{colour_axis} %{{z:.3f}}<extra></extra>",
+        hovertemplate=f"{row_axis} %{{customdata}}<br>{column_axis} %{{x}}<br>{colour_axis} %{{z:.3f}}{said}<extra></extra>",
     )
 
 

@@ -14,7 +14,6 @@ from jaxtyping import Float
 from more_itertools import always_iterable, chunked
 
 from tl_knowledge.door import public
-from tl_knowledge.editing.corpus_tokens import activations_of, token_rows
 from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.errors import DataError, InputError, ModelStateError, NumericalError
 from tl_knowledge.models.checks import check_layers
@@ -26,6 +25,7 @@ from tl_knowledge.results.provenance import Provenance, provenance_of
 from tl_knowledge.results.run_folder import taken_lock
 from tl_knowledge.results.storage import read_result, write_result
 from tl_knowledge.results.writable import check_writable_folder
+from tl_knowledge.runs.corpus_tokens import activations_of, token_rows
 from tl_knowledge.runs.key_moments import KeyMoments
 
 __all__ = ["collect_key_moments"]

@@ -83,8 +83,11 @@ def same(fast: torch.Tensor, plain: torch.Tensor) -> bool:
 
 
 def _settings(model: HookedModel) -> Hashable:
-    """What of a model may change how it runs: its plain settings, its attention's implementation, dtype and device."""
+    """What of a model may change how it runs: its plain settings, its attention's implementation, dtype, device, and a tokenizer.
+
+    ``HookedTransformer.generate`` makes masks by the tokenizer, and counts positions twice behind its cache without one.
+    """
     parameter = next(iter(model.parameters()))
     plain = tuple((name, value) for name, value in sorted(vars(model.cfg).items()) if isinstance(value, bool | int | float | str))
     config = getattr(getattr(model, "original_model", None), "config", None)
-    return plain, getattr(config, "_attn_implementation", None), parameter.dtype, parameter.device
+    return plain, getattr(config, "_attn_implementation", None), parameter.dtype, parameter.device, model.tokenizer is None

@@ -14,6 +14,7 @@ import torch
 from tl_knowledge.datasets import AttributeSnippets, Snippet
 from tl_knowledge.door import public
 from tl_knowledge.engine.batches import equal_groups
+from tl_knowledge.engine.generation import written_tokens
 from tl_knowledge.errors import InputError
 from tl_knowledge.evaluation.words import GenerationVariant, check_splitting, ngram_entropy
 from tl_knowledge.models.checks import check_reads_on
@@ -153,10 +154,5 @@ def continued(model: HookedModel, prompts: Sequence[Prompt], more: int) -> list[
 
 
 def _written(model: HookedModel, prompts: Sequence[Prompt], more: int, top_k: int | None) -> list[list[int]]:
-    """Tokens of prompts of one length and of what follows, sampled among the ``top_k`` likeliest, or (``None``) the likeliest."""
-    tokens, sampled = torch.cat([prompt.tokens for prompt in prompts]), top_k is not None
-    with torch.no_grad():
-        generated: torch.Tensor = model.generate(  # pyright: ignore  # of both classes
-            tokens, max_new_tokens=more, top_k=top_k, do_sample=sampled, stop_at_eos=False, return_type="tokens", verbose=False
-        )
-    return generated.tolist()
+    """Tokens of prompts of one length and of what follows."""
+    return written_tokens(model, torch.cat([prompt.tokens for prompt in prompts]), more, top_k=top_k).tolist()

@@ -13,6 +13,7 @@ from tl_knowledge.errors import ComponentError, check_choice
 __all__ = [
     "COMPONENTS",
     "EMBED",
+    "EMBEDDINGS",
     "STATES",
     "UNEMBED_IN",
     "Component",
@@ -27,6 +28,7 @@ __all__ = [
     "component_hook",
     "has_units",
     "severable",
+    "state_hook",
     "unit_word",
 ]
 
@@ -50,6 +52,8 @@ STATES: tuple[Component, ...] = ("resid_post", "resid_pre")
 _PER_HEAD: tuple[Component, ...] = ("head", "q", "k", "v", "z", "pattern", "attn_scores")
 
 EMBED = "hook_embed"  # the token embedding's output, before positions
+
+EMBEDDINGS = -1  # the "layer" of the state that enters block 0
 
 UNEMBED_IN = "unembed.hook_in"  # the final norm's output, past Hugging Face's last reshape
 
@@ -115,6 +119,16 @@ def block_input(layer: int) -> str:
 def block_output(layer: int) -> str:
     """The hook of the residual stream that leaves a block."""
     return component_hook("resid_post", layer)
+
+
+def state_hook(layer: int) -> str:
+    """The hook of the residual stream after a layer; ``-1`` is what enters block 0.
+
+    Example:
+        >>> state_hook(-1), state_hook(3)
+        ('blocks.0.hook_resid_pre', 'blocks.3.hook_resid_post')
+    """
+    return block_input(0) if layer == EMBEDDINGS else block_output(layer)
 
 
 def attention_scores(layer: int) -> str:

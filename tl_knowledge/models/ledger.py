@@ -29,7 +29,16 @@ from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.models.routed import has_routes
 from tl_knowledge.models.weights import OutputBias, output_bias, output_weights
 
-__all__ = ["WeightLedger", "forget_edits", "has_written_edits", "ledger_of", "unedited_fingerprint", "written_keys", "written_records"]
+__all__ = [
+    "WeightLedger",
+    "check_made_for",
+    "forget_edits",
+    "has_written_edits",
+    "ledger_of",
+    "unedited_fingerprint",
+    "written_keys",
+    "written_records",
+]
 
 _ledgers: WeakKeyDictionary[object, WeightLedger] = WeakKeyDictionary()
 
@@ -216,6 +225,25 @@ def unedited_fingerprint(model: HookedModel) -> str:
         ModelStateError: the weights of an edited layer were changed by someone else.
     """
     return ledger_of(model).unedited(model)
+
+
+def check_made_for(model: HookedModel, fingerprint: str, what: str, of: str) -> None:
+    """Refuse to use what was trained for a model on one whose own weights are others.
+
+    Args:
+        fingerprint: of the weights that it was trained for.
+        what: was trained, for the message.
+        of: whose weights those were.
+
+    Raises:
+        ModelStateError: other weights.
+    """
+    now = unedited_fingerprint(model)
+    if now != fingerprint:
+        raise ModelStateError(
+            f"this {what} was trained for other weights ({fingerprint}, of {of}) than this model's own ({now}); load the model it was trained for in "
+            "the same way, or train another for this one."
+        )
 
 
 def _held(model: HookedModel, place: Place) -> torch.Tensor:

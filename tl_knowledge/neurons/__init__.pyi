@@ -2,6 +2,7 @@ from .attribution import attribute_neurons as attribute_neurons
 from .attribution import mean_activation as mean_activation
 from .context_gain import ContextGain as ContextGain
 from .context_gain import measure_context_gain as measure_context_gain
+from .contexts import neuron_contexts as neuron_contexts
 from .effects import NeuronEffects as NeuronEffects
 from .effects_driver import measure_neuron_effects as measure_neuron_effects
 from .group_scores import GroupScores as GroupScores
@@ -34,8 +35,11 @@ from .settings import AttributionSettings as AttributionSettings
 from .settings import AttributionVariant as AttributionVariant
 from .settings import LocationSettings as LocationSettings
 from .settings import ThresholdKind as ThresholdKind
+from .snippets import NeuronContexts as NeuronContexts
 from .token_effects import TokenEffects as TokenEffects
 from .token_effects import measure_token_effects as measure_token_effects
 from .token_effects import single_token_words as single_token_words
 from .view import neuron_view as neuron_view
+from .vocabulary import NeuronWords as NeuronWords
+from .vocabulary import neuron_words as neuron_words
 from .word_lists import NUMBER_WORDS as NUMBER_WORDS

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from tl_knowledge.drawing import grouped_bars
+from tl_knowledge.drawing import HeatMap, grouped_bars, heat_maps
 
-__all__ = ["layer_bars"]
+__all__ = ["layer_bars", "token_map", "token_maps"]
 
+CELL = 66  # pixels that most tokens fit in
 NO_BAR = (float("nan"), float("nan"), float("nan"))
 
 
@@ -36,3 +38,22 @@ def layer_bars(distributions: Mapping[str, pd.DataFrame], groups: Mapping[str, i
         group_axis="layer",
         value_axis="share of the neurons",
     )
+
+
+def token_map(title: str, rows: Mapping[str, tuple[Sequence[float], Sequence[str]]]) -> HeatMap:
+    """Tokens of some neurons by rank.
+
+    Args:
+        rows: by neuron (``"layer, number"``) the tokens' values and the tokens.
+    """
+    values = np.array([row for row, _ in rows.values()], dtype=float)
+    texts = [[token.strip() for token in tokens] for _, tokens in rows.values()]
+    ranks = [str(rank + 1) for rank in range(values.shape[1])]
+    return HeatMap(values, list(rows), ranks, title, "layer, neuron", "rank", colours="Purples", texts=texts)
+
+
+def token_maps(charts: Sequence[HeatMap], *, title: str, subtitle: str, colour_axis: str) -> go.Figure:
+    """Maps of tokens side by side, their cells wide enough for most tokens."""
+    figure = heat_maps(charts, title=title, subtitle=subtitle, colour_axis=colour_axis)
+    wide = 300 + sum(int(CELL * 1.4 * len(chart.columns)) for chart in charts)
+    return figure.update_layout(width=max(int(figure.layout.width), wide))  # pyright: ignore

@@ -11,10 +11,11 @@ from more_itertools import always_iterable
 from tl_knowledge.door import public
 from tl_knowledge.drawing import HtmlView
 from tl_knowledge.engine.recording import record
-from tl_knowledge.errors import ComponentError, check_given
+from tl_knowledge.errors import check_given
 from tl_knowledge.models.hook_names import component_hook
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import model_name
+from tl_knowledge.neurons.entry import neurons_of
 from tl_knowledge.neurons.neuron_set import NeuronSet
 from tl_knowledge.prompts.prompt import Prompt
 
@@ -38,10 +39,7 @@ def neuron_view(model: AnyModel, prompts: Prompt | Iterable[Prompt], neurons: Ne
     """
     model = as_model(model, masked=True)
     batch = check_given(always_iterable(prompts, Prompt), "prompt")
-    if not len(neurons) or (neurons.n_layers, neurons.d_mlp) != NeuronSet.of(model, []).shape:
-        raise ComponentError(
-            f"a set of {len(neurons)} neurons of a model of {neurons.n_layers} x {neurons.d_mlp} cannot be viewed here; pass a set of this model."
-        )
+    neurons = neurons_of(model, neurons)
     layers = sorted({layer for layer, _ in neurons})
     activations: list[torch.Tensor] = []
     for prompt in batch:

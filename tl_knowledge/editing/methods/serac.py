@@ -19,7 +19,6 @@ from tl_knowledge.editing.scope import similarities
 from tl_knowledge.editing.serac_network import SeracNetwork, network_of
 from tl_knowledge.editing.serac_training import ScopeData, edit_context, own_tokens, serac_outcome
 from tl_knowledge.editing.training.method import TrainedMethod
-from tl_knowledge.editing.training.network import Trainable
 from tl_knowledge.editing.training.outcome import Outcome, Sample
 from tl_knowledge.editing.training.samples import TrainingData
 from tl_knowledge.editing.training.settings import TrainingSettings
@@ -34,6 +33,7 @@ from tl_knowledge.results.digest import digest
 from tl_knowledge.results.packing import plain
 from tl_knowledge.results.provenance import Provenance, provenance_of
 from tl_knowledge.runs.key_moments import KeyMoments
+from tl_knowledge.runs.training_state import Trainable
 
 __all__ = ["SERAC", "SeracEdit"]
 

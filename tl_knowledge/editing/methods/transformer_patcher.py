@@ -12,7 +12,6 @@ from typing_extensions import override
 
 from tl_knowledge.datasets import corpus_texts
 from tl_knowledge.door import public
-from tl_knowledge.editing.corpus_tokens import activations_of, token_rows
 from tl_knowledge.editing.method import EditMethod
 from tl_knowledge.editing.neuron_edit import NeuronEdit, Nonlinearity
 from tl_knowledge.editing.optimise.fact_rows import FactRows, rows_of
@@ -28,6 +27,7 @@ from tl_knowledge.models.mlp_maps import MLPMap, mlp_map
 from tl_knowledge.models.protocol import HookedModel, layer_count
 from tl_knowledge.models.routed import routed_on
 from tl_knowledge.prompts.facts import Fact
+from tl_knowledge.runs.corpus_tokens import activations_of, token_rows
 from tl_knowledge.runs.key_moments import KeyMoments
 
 __all__ = ["TransformerPatcher"]

@@ -16,8 +16,7 @@ from typing_extensions import override
 
 from tl_knowledge.editing.training.curve import TrainingCurve
 from tl_knowledge.editing.training.seen import unseen
-from tl_knowledge.errors import ModelStateError
-from tl_knowledge.models.ledger import unedited_fingerprint
+from tl_knowledge.models.ledger import check_made_for
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.facts import EditCase
 from tl_knowledge.results.provenance import Provenance
@@ -64,12 +63,7 @@ class TrainedEditor(Result):
         Raises:
             ModelStateError: other weights.
         """
-        now = unedited_fingerprint(model)
-        if now != self.fingerprint:
-            raise ModelStateError(
-                f"this {self.method} was trained for other weights ({self.fingerprint}, of {self.provenance.model!r} in {self.provenance.dtype}) "
-                f"than this model's own ({now}); load the model it was trained for in the same way, or train another for this one."
-            )
+        check_made_for(model, self.fingerprint, self.method, f"{self.provenance.model!r} in {self.provenance.dtype}")
 
     def unseen(self, cases: Iterable[EditCase]) -> list[EditCase]:
         """The cases whose fact (subject and relation) it was neither trained nor validated on."""

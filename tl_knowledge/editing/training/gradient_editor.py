@@ -17,7 +17,7 @@ from tl_knowledge.editing.low_rank import LowRank
 from tl_knowledge.editing.optimise.gradient_factors import target_gradients
 from tl_knowledge.editing.training.editor import TrainedEditor
 from tl_knowledge.editing.training.method import TrainedMethod
-from tl_knowledge.editing.training.network import EditNetwork, Trainable
+from tl_knowledge.editing.training.network import EditNetwork
 from tl_knowledge.editing.training.outcome import Outcome, Sample, mean_outcome, outcome_of
 from tl_knowledge.errors import InputError
 from tl_knowledge.models.checks import check_layers
@@ -27,6 +27,7 @@ from tl_knowledge.models.protocol import HookedModel, model_device
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.runs.key_moments import KeyMoments
+from tl_knowledge.runs.training_state import Trainable
 
 __all__ = ["GradientEditor"]
 

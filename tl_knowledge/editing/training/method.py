@@ -18,7 +18,6 @@ from tl_knowledge.door import public
 from tl_knowledge.editing.method import EditMethod
 from tl_knowledge.editing.training.curve import CURVE_COLUMNS, TrainingCurve
 from tl_knowledge.editing.training.editor import TrainedEditor
-from tl_knowledge.editing.training.network import Trainable
 from tl_knowledge.editing.training.outcome import Outcome, Sample
 from tl_knowledge.editing.training.samples import TrainingData
 from tl_knowledge.editing.training.seen import refuse_seen
@@ -33,6 +32,7 @@ from tl_knowledge.results.digest import values_of
 from tl_knowledge.results.packing import unpack_file
 from tl_knowledge.results.provenance import provenance_of
 from tl_knowledge.results.run_folder import RunFolder
+from tl_knowledge.runs.training_state import Trainable
 
 __all__ = ["TrainedMethod"]
 

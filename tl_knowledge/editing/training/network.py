@@ -1,10 +1,9 @@
-"""What is trained: of every method some weights, and of MEND and KE networks that make an edit of a prompt and of its target's gradient."""
+"""What MEND and KE train: networks that make an edit of a prompt and of its target's gradient."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Mapping
 
 import torch
 
@@ -13,28 +12,7 @@ from tl_knowledge.editing.optimise.gradient_factors import TargetGradient
 from tl_knowledge.models.matrices import BlockMatrix
 from tl_knowledge.prompts.prompt import Prompt
 
-__all__ = ["EditNetwork", "Trainable"]
-
-
-@runtime_checkable
-class Trainable(Protocol):
-    """What a training asks of what it trains; every ``torch.nn.Module`` has all but the last."""
-
-    def parameters(self) -> Iterator[torch.nn.Parameter]:
-        """What is trained."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Every trained weight and every running statistic, by name."""
-        ...
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> object:
-        """Take such a state."""
-        ...
-
-    def parameter_groups(self) -> list[dict[str, object]]:
-        """As Adam takes them, where some have a learning rate of their own."""
-        ...
+__all__ = ["EditNetwork"]
 
 
 class EditNetwork(torch.nn.Module, ABC):

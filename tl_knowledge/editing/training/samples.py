@@ -10,7 +10,6 @@ from itertools import islice
 import torch
 
 from tl_knowledge.arrays import Tokens
-from tl_knowledge.editing.corpus_tokens import text_rows
 from tl_knowledge.editing.training.outcome import Sample
 from tl_knowledge.editing.training.seen import fact_digests, refuse_seen
 from tl_knowledge.editing.training.settings import TrainingSettings
@@ -20,6 +19,7 @@ from tl_knowledge.prompts.facts import EditCase
 from tl_knowledge.prompts.prompt import Prompt, check_fits
 from tl_knowledge.results.digest import digest
 from tl_knowledge.results.packing import plain
+from tl_knowledge.runs.corpus_tokens import text_rows
 
 __all__ = ["TrainingData"]
 

@@ -10,12 +10,11 @@ from typing import Any, TypeAlias
 
 import torch
 
-from tl_knowledge.editing.training.checkpoint import TrainingState
-from tl_knowledge.editing.training.network import Trainable
 from tl_knowledge.editing.training.outcome import Outcome, Sample
 from tl_knowledge.editing.training.samples import TrainingData
 from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.errors import NumericalError
+from tl_knowledge.runs.training_state import Trainable, TrainingState
 
 __all__ = ["OutcomeOf", "Trainer"]
 

@@ -1,21 +1,42 @@
-"""A training's folder: after a kill it goes on from there, to the same weights."""
+"""What is trained and how far that has come: kept in a folder, from which a training goes on after a kill, to the same weights."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from tl_knowledge.editing.training.network import Trainable
 from tl_knowledge.errors import DataError
 from tl_knowledge.results.storage import read_result, write_result
 
-__all__ = ["TrainingState"]
+__all__ = ["Trainable", "TrainingState"]
 
 KIND = "TrainingState"
 FILE = "state.safetensors"
+
+
+@runtime_checkable
+class Trainable(Protocol):
+    """What a training asks of what it trains; every ``torch.nn.Module`` has all but the last."""
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]:
+        """What is trained."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Every trained weight and every running statistic, by name."""
+        ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> object:
+        """Take such a state."""
+        ...
+
+    def parameter_groups(self) -> list[dict[str, object]]:
+        """As Adam takes them, where some have a learning rate of their own."""
+        ...
 
 
 @dataclass

@@ -1,0 +1,12 @@
+from .affine import AffineMaps as AffineMaps
+from .affine import fit_affine_maps as fit_affine_maps
+from .agreement import measure_decoding as measure_decoding
+from .decoded import DecodedStates as DecodedStates
+from .decoding import decode_states as decode_states
+from .lens_settings import LensSettings as LensSettings
+from .scores import DecodingScores as DecodingScores
+from .settings import IDENTITY_PROMPT as IDENTITY_PROMPT
+from .settings import DecodingSettings as DecodingSettings
+from .tuned_lens import TunedLens as TunedLens
+from .tuning import train_tuned_lens as train_tuned_lens
+from .writing import write_states as write_states
