@@ -9,6 +9,7 @@ from . import factlm as factlm
 from . import localised as localised
 from . import neurons as neurons
 from . import published as published
+from . import relations as relations
 from . import report as report
 from . import tracing as tracing
 from .attention import analyse_attention as analyse_attention

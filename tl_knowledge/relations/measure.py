@@ -1,0 +1,156 @@
+"""Estimate the maps of relations, and try them on other facts."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pandas as pd
+from more_itertools import always_iterable
+
+from tl_knowledge.datasets import known_facts
+from tl_knowledge.door import public
+from tl_knowledge.engine.batches import predicted_tokens
+from tl_knowledge.engine.prefix import prefix_engine
+from tl_knowledge.engine.progress import progress_bar, show_progress
+from tl_knowledge.engine.rows import MEMORY_BUDGET
+from tl_knowledge.errors import DataError, InputError, check_given
+from tl_knowledge.models.checks import check_layers
+from tl_knowledge.models.loading import AnyModel, as_model
+from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.prompts.facts import Fact
+from tl_knowledge.relations.estimate import check_map, mappable_layers
+from tl_knowledge.relations.fit import fit_maps
+from tl_knowledge.relations.scores import RelationMapScores, check_measured
+from tl_knowledge.relations.settings import EXAMPLES
+from tl_knowledge.relations.states import ask, of_one_relation
+from tl_knowledge.relations.trials import Trial, try_maps
+from tl_knowledge.results.provenance import provenance_of
+
+__all__ = ["measure_relation_maps"]
+
+
+@public
+def measure_relation_maps(
+    model: AnyModel,
+    facts: Fact | Iterable[Fact],
+    *,
+    examples: int = EXAMPLES,
+    layers: Sequence[int] | None = None,
+    beta: float | None = None,
+    rank: int | None = None,
+    separator: str = ".\n",
+    limit: int | None = None,
+    known_only: bool = True,
+    seed: int = 0,
+    memory_budget: float = MEMORY_BUDGET,
+    progress: bool = True,
+) -> RelationMapScores:
+    """Faithfulness and causality of every relation's map, at every layer (Hernandez et al. 2024, section 3.4).
+
+    Of each relation some facts are drawn that the model knows; the map is estimated from them, and tried on the others, which are asked after
+    the same examples in the same template (the most common one among the relation's facts).
+
+    Args:
+        facts: of any number of relations.
+        examples: how many facts a map is estimated from.
+        layers: whose output is mapped; ``None`` is all but the last.
+        beta: as in `estimate_relation`; ``None`` chooses it for each relation and layer, on the facts of the map.
+        rank: the same, of the inverse.
+        separator: between the statements.
+        limit: how many facts of each relation a map is tried on, at most.
+        known_only: try maps only on facts whose target is what the model says after the examples, as published.
+        seed: of the draws: which facts are examples, and to which other object a fact is edited.
+        memory_budget: bytes that the runs' activations may take.
+        progress: show a progress bar of work that takes more than two seconds.
+
+    Raises:
+        DataError: no relation has enough facts.
+        InputError: fewer than 2 examples, or a beta that is not above 0.
+        ComponentError: a layer that the model does not have, or a rank above its width.
+
+    Example:
+        >>> import tl_knowledge as tlk
+        >>> model = tlk.load_model("factlm")
+        >>> facts = tlk.datasets.of_relation(tlk.load_facts(), "P1303")
+        >>> scores = tlk.relations.measure_relation_maps(model, facts, examples=5, layers=[1], limit=5, progress=False)
+        >>> len(scores.table)
+        5
+    """
+    model = as_model(model)
+    given = check_given(always_iterable(facts, Fact), "fact")
+    if examples < 2:
+        raise InputError(f"examples={examples} leaves nothing to choose layer, beta and rank by; pass at least 2 ({EXAMPLES} as published).")
+    check_map(model, beta, rank)
+    at = mappable_layers(model) if layers is None else check_layers(model, layers)
+    rows: list[dict[str, Any]] = []
+    left_out: dict[str, str] = {}
+    names = list(dict.fromkeys(str(fact.relation) for fact in given))
+    with show_progress(progress):
+        for name in progress_bar(names, what="relations", unit="relation", progress=progress):
+            some = [fact for fact in given if str(fact.relation) == name]
+            try:
+                drawn, rest = _drawn(model, some, examples, separator, seed, known_only)
+                fit = fit_maps(model, drawn, at, separator, memory_budget)
+            except InputError as error:
+                left_out[name] = str(error)
+                continue
+            swept, held_out = fit.strengths() if beta is None else fit.strengths([beta])
+            ranks = [rank] * len(at) if rank is not None else fit.ranks(memory_budget)
+            trial = Trial(fit, drawn, rest[:limit], swept, ranks, separator, seed, memory_budget)
+            rows += _with_choice(name, at, trial, held_out, fit.best_layer(swept))
+    check_measured(rows, left_out)
+    provenance = provenance_of(
+        model, engine=prefix_engine(model), seed=seed, examples=examples, beta=beta, rank=rank, separator=separator, known_only=known_only
+    )
+    return RelationMapScores(pd.DataFrame(rows), left_out, examples, provenance)
+
+
+def _with_choice(name: str, layers: Sequence[int], trial: Trial, held_out: Sequence[float], best: int) -> list[dict[str, Any]]:
+    """The trial's rows with what was chosen for their layer before them."""
+    place = {layer: k for k, layer in enumerate(layers)}
+    rows: list[dict[str, Any]] = []
+    for row in try_maps(trial):
+        k = place[row["layer"]]
+        chosen = {"chosen": k == best, "beta": trial.betas[k], "rank": trial.ranks[k], "held_out": held_out[k]}
+        rows.append({"relation": name, "layer": row["layer"]} | chosen | row)
+    return rows
+
+
+def _drawn(
+    model: HookedModel, facts: Sequence[Fact], examples: int, separator: str, seed: int, known_only: bool
+) -> tuple[tuple[Fact, ...], list[Fact]]:
+    """The facts of a map, and those it is tried on, all in one template and in a random order.
+
+    Raises:
+        DataError: too few.
+    """
+    template = Counter(fact.template for fact in facts).most_common(1)[0][0]
+    once = list({fact.subject: fact.rephrase(template) for fact in facts}.values())
+    order = random.Random(f"{seed}/{facts[0].relation}")
+    known = known_facts(model, once, progress=False)
+    if len(known) <= examples:
+        raise DataError(f"the model knows {len(known)} of {len(once)} facts, none beside {examples} examples; pass more facts, or fewer examples=.")
+    drawn = of_one_relation(order.sample(known, examples))
+    held = {fact.subject for fact in drawn}
+    others = [fact for fact in once if fact.subject not in held]
+    rest = _answered(model, order.sample(others, len(others)), drawn, separator, known_only)
+    if not rest:
+        raise DataError(f"after {examples} examples the model knows none of the other {len(others)} facts; pass other facts, or known_only=False.")
+    return drawn, rest
+
+
+def _answered(model: HookedModel, facts: Sequence[Fact], examples: Sequence[Fact], separator: str, known_only: bool) -> list[Fact]:
+    """Facts that fit the context after the examples, and whose target the model says there."""
+    asked = list[tuple[Fact, Any]]()
+    for fact in facts:
+        try:
+            asked.append((fact, ask(model, fact, examples, separator)))
+        except InputError:
+            continue
+    if not known_only or not asked:
+        return [fact for fact, _ in asked]
+    says = predicted_tokens(model, [prompt for _, prompt in asked])
+    return [fact for (fact, prompt), token in zip(asked, says, strict=True) if token == prompt.target_token]
