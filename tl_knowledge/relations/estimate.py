@@ -85,7 +85,7 @@ def estimate_relation(
     settings = RelationMapSettings(layers[at], betas[at], rank, separator)
     held_out = float(fit.agreement(betas[at])[0][at]) if len(given) > 1 else float("nan")
     provenance = provenance_of(model, has_bos=fit.prompts[0].has_bos, engine=prefix_engine(model), settings=settings, facts=len(given))
-    return RelationMap(fit.weight[at].cpu(), fit.bias[at].cpu(), given, settings, held_out, provenance)
+    return RelationMap(fit.weight[at].cpu(), fit.bias[at].cpu(), given, settings, held_out, layer_count(model), provenance)
 
 
 def mappable_layers(model: HookedModel) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from tl_knowledge.door import public
 from tl_knowledge.drawing import Line, LinePanel, line_panels
 from tl_knowledge.errors import InputError, check_given
 from tl_knowledge.models.loading import AnyModel, as_model
-from tl_knowledge.models.protocol import HookedModel, model_name
+from tl_knowledge.models.protocol import HookedModel, layer_count, model_name
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.relations.adding import add_vector
@@ -42,7 +42,8 @@ class RelationMap(Result):
         bias: ``b``, the mean of ``o - W s``.
         facts: what it was estimated from, in the map's template; they stand as examples before every subject that it is asked about.
         settings: layer, beta, rank and separator.
-        held_out: how often, of the facts it was estimated from, the map of all the others says what the model says; NaN where that was not tried.
+        held_out: of the facts it was estimated from, how often the map of all the others says what the model says; NaN for a single fact.
+        n_layers: how many blocks the model has.
         provenance: how it was computed.
     """
 
@@ -52,6 +53,7 @@ class RelationMap(Result):
     facts: tuple[Fact, ...]
     settings: RelationMapSettings
     held_out: float
+    n_layers: int
     provenance: Provenance
 
     def headline(self) -> str:
@@ -101,9 +103,9 @@ class RelationMap(Result):
             by the map, and ``faithful``: whether the two are the same token.
 
         Raises:
-            InputError: the map is of a model of another width.
+            InputError: the map is of a model of another width or depth.
         """
-        model = self._fitting(as_model(model))
+        model = self.check(model)
         given = check_given(always_iterable(facts, Fact), "fact")
         states = read_states(model, [self.prompt(model, fact) for fact in given], [self.settings.layer])
         log_probability = decode(model, self.objects(states.subject[:, 0]).to(states.object))
@@ -121,7 +123,7 @@ class RelationMap(Result):
 
         Raises:
             ComponentError: a rank that the map does not have.
-            InputError: the map is of a model of another width.
+            InputError: the map is of a model of another width or depth.
 
         Example:
             >>> import tl_knowledge as tlk
@@ -131,11 +133,20 @@ class RelationMap(Result):
             >>> hooks = relation.edit_hooks(model, facts[9], facts[11])
             >>> logits = model.run_with_hooks(relation.prompt(model, facts[9]).tokens, fwd_hooks=hooks)
         """
-        model = self._fitting(as_model(model))
+        model = self.check(model)
         prompts = [self.prompt(model, each) for each in (fact, other)]
         states = read_states(model, prompts, [self.settings.layer])
         change = self._inverse.pull_back((states.object[1] - states.object[0]).to(self.weight), self.settings.rank)
         return add_vector(change, layer=self.settings.layer, positions=prompts[0].subject.last)
+
+    @property
+    def source_layers(self) -> range:
+        """Every layer but the last, the embeddings (``-1``) first: of all of them `transport` takes states."""
+        return range(-1, self.n_layers - 1)
+
+    def transport(self, residual: Float[torch.Tensor, "*row d_model"], layer: int) -> Float[torch.Tensor, "*row d_model"]:
+        """The object's state by the map of any state, whichever layer and token it is from: the attribute lens (Hernandez et al. 2024, section 5)."""
+        return self.objects(residual).to(residual)
 
     def objects(self, states: Float[torch.Tensor, "*row d_model"]) -> Float[torch.Tensor, "*row d_model"]:
         """The object's state by the map, for some states of subjects."""
@@ -145,8 +156,17 @@ class RelationMap(Result):
     def _inverse(self) -> LowRankInverse:
         return LowRankInverse.of(self.weight)
 
-    def _fitting(self, model: HookedModel) -> HookedModel:
-        """Refuse a model of another width."""
-        if int(model.cfg.d_model) != len(self.bias):
-            raise InputError(f"the map is of states of {len(self.bias)} numbers, {model_name(model)} has {model.cfg.d_model}; estimate its own.")
+    @public
+    def check(self, model: AnyModel) -> HookedModel:
+        """Refuse a model whose states the map does not fit; the model.
+
+        Raises:
+            InputError: a model of another width or depth.
+        """
+        model = as_model(model)
+        if (int(model.cfg.d_model), layer_count(model)) != (len(self.bias), self.n_layers):
+            raise InputError(
+                f"the map is of {self.n_layers} blocks of width {len(self.bias)}, {model_name(model)} has {layer_count(model)} of "
+                f"{model.cfg.d_model}; estimate one of its own."
+            )
         return model
