@@ -41,6 +41,9 @@ OTHER_GOOD = {
     "neurons.effects_table": {"effects": lambda good: good["effects"]},
     "neurons.single_token_words": {"words": ["w5", "w6"]},
     "neurons.measure_neuron_effects": {"located": lambda good: good["located"]},
+    "relations.add_vector": {"vector": torch.zeros(16)},
+    "relations.estimate_relation": {"facts": lambda good: good["facts"][::2][:2], "separator": " w50 "},
+    "relations.measure_relation_maps": {"examples": 2, "separator": " w50 "},
     "tracing.summary_rows": {"traces": lambda good: [good["trace"]]},
 }
 """Where an argument's name alone does not say what works."""

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.touches_model
 
 FACTS = [fact for fact in tlk.load_facts("factlm") if fact.relation == "P36"][:2]
 CASES = [case for case in tlk.load_edit_cases("factlm") if case.fact.relation == "P36"][:6]  # a paired test needs six
+INSTRUMENTS = [fact for fact in tlk.load_facts("factlm") if fact.relation == "P1303"][:8]
 PATCHER = tlk.editing.TransformerPatcher(corpus="factlm", stored_queries=50, steps=2)
 QUIET: dict[str, Any] = {"progress": False}
 
@@ -110,6 +111,8 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "AttentionKnockout": lambda: tlk.measure_attention_knockout(model(), FACTS, **QUIET),
     "AttentionAnalysis": lambda: tlk.analyse_attention(model(), prompt(), samples=2, **QUIET),
     "DirectLogitAttribution": lambda: tlk.direct_logit_attribution(model(), prompt()),
+    "RelationMap": lambda: tlk.relations.estimate_relation(model(), INSTRUMENTS[:3], layer=1, **QUIET),
+    "RelationMapScores": lambda: tlk.relations.measure_relation_maps(model(), INSTRUMENTS, examples=3, layers=[0, 1], limit=3, **QUIET),
     "LogitLens": lambda: tlk.logit_lens(model(), prompt()),
     "NeuronAttribution": lambda: tlk.attribute_neurons(model(), prompt(), steps=2, **QUIET),
     "LocatedNeurons": located,

@@ -21,6 +21,7 @@ from tl_knowledge.models.checks import check_layers
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.facts import Fact
+from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.relations.estimate import check_map, mappable_layers
 from tl_knowledge.relations.fit import fit_maps
 from tl_knowledge.relations.scores import RelationMapScores, check_measured
@@ -61,14 +62,14 @@ def measure_relation_maps(
         rank: the same, of the inverse.
         separator: between the statements.
         limit: how many facts of each relation a map is tried on, at most.
-        known_only: try maps only on facts whose target is what the model says after the examples, as published.
+        known_only: estimate maps from facts that the model knows, and try them on facts whose target it says after the examples, as published.
         seed: of the draws: which facts are examples, and to which other object a fact is edited.
         memory_budget: bytes that the runs' activations may take.
         progress: show a progress bar of work that takes more than two seconds.
 
     Raises:
         DataError: no relation has enough facts.
-        InputError: fewer than 2 examples, or a beta that is not above 0.
+        InputError: fewer than 2 examples, a limit below 1, or a beta that is not above 0.
         ComponentError: a layer that the model does not have, or a rank above its width.
 
     Example:
@@ -83,6 +84,8 @@ def measure_relation_maps(
     given = check_given(always_iterable(facts, Fact), "fact")
     if examples < 2:
         raise InputError(f"examples={examples} leaves nothing to choose layer, beta and rank by; pass at least 2 ({EXAMPLES} as published).")
+    if limit is not None and limit < 1:
+        raise InputError(f"limit={limit} leaves no fact to try a map on; pass at least 1.")
     check_map(model, beta, rank)
     at = mappable_layers(model) if layers is None else check_layers(model, layers)
     rows: list[dict[str, Any]] = []
@@ -130,9 +133,10 @@ def _drawn(
     template = Counter(fact.template for fact in facts).most_common(1)[0][0]
     once = list({fact.subject: fact.rephrase(template) for fact in facts}.values())
     order = random.Random(f"{seed}/{facts[0].relation}")
-    known = known_facts(model, once, progress=False)
+    known = known_facts(model, once, progress=False) if known_only else once
     if len(known) <= examples:
-        raise DataError(f"the model knows {len(known)} of {len(once)} facts, none beside {examples} examples; pass more facts, or fewer examples=.")
+        there_are = "the model knows" if known_only else "there are"
+        raise DataError(f"{there_are} {len(known)} of {len(once)} facts, none beside {examples} examples; pass more facts, or fewer examples=.")
     drawn = of_one_relation(order.sample(known, examples))
     held = {fact.subject for fact in drawn}
     others = [fact for fact in once if fact.subject not in held]
@@ -143,13 +147,20 @@ def _drawn(
 
 
 def _answered(model: HookedModel, facts: Sequence[Fact], examples: Sequence[Fact], separator: str, known_only: bool) -> list[Fact]:
-    """Facts that fit the context after the examples, and whose target the model says there."""
-    asked = list[tuple[Fact, Any]]()
+    """Facts that fit the context after the examples, and whose target the model says there.
+
+    Raises:
+        InputError: none can be asked.
+    """
+    asked = list[tuple[Fact, Prompt]]()
+    refusal: InputError | None = None
     for fact in facts:
         try:
             asked.append((fact, ask(model, fact, examples, separator)))
-        except InputError:
-            continue
+        except InputError as error:
+            refusal = error
+    if refusal is not None and not asked:
+        raise refusal
     if not known_only or not asked:
         return [fact for fact, _ in asked]
     says = predicted_tokens(model, [prompt for _, prompt in asked])

@@ -108,7 +108,7 @@ class RelationMap(Result):
         model = self.check(model)
         given = check_given(always_iterable(facts, Fact), "fact")
         states = read_states(model, [self.prompt(model, fact) for fact in given], [self.settings.layer])
-        log_probability = decode(model, self.objects(states.subject[:, 0]).to(states.object))
+        log_probability = decode(model, self._objects(states.subject[:, 0]).to(states.object))
         says, mapped = states.says, log_probability.argmax(-1)
         words = [[str(model.tokenizer.decode([token])) for token in tokens.tolist()] for tokens in (says, mapped)]
         probability = log_probability.gather(-1, says[:, None])[:, 0].exp().tolist()
@@ -146,9 +146,9 @@ class RelationMap(Result):
 
     def transport(self, residual: Float[torch.Tensor, "*row d_model"], layer: int) -> Float[torch.Tensor, "*row d_model"]:
         """The object's state by the map of any state, whichever layer and token it is from: the attribute lens (Hernandez et al. 2024, section 5)."""
-        return self.objects(residual).to(residual)
+        return self._objects(residual).to(residual)
 
-    def objects(self, states: Float[torch.Tensor, "*row d_model"]) -> Float[torch.Tensor, "*row d_model"]:
+    def _objects(self, states: Float[torch.Tensor, "*row d_model"]) -> Float[torch.Tensor, "*row d_model"]:
         """The object's state by the map, for some states of subjects."""
         return self.settings.beta * states.to(self.weight) @ self.weight.mT + self.bias
 
