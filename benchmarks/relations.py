@@ -1,8 +1,9 @@
-"""How far FactLM's relations are affine maps (LRE, Hernandez et al. 2024), by relation and by layer; no timing, only scores.
+"""How far FactLM's relations are affine maps (LRE, Hernandez et al. 2024), or vectors (Todd et al. 2024); no timing, only scores.
 
     python benchmarks/relations.py [--relation P36 P1303] [--examples 8] [--limit 40] [--seeds 3] [--save build/relations] [--figure maps.html]
+    python benchmarks/relations.py --vectors ...
 
-With one core and one seed it takes about ten minutes.
+With one core and one seed either takes about ten minutes.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import pandas as pd
 
 import tl_knowledge as tlk
 
+VECTOR_SCORES = ("said_before", "said", "commonest", "random_heads", "random_direction", "gain", "probability_gain")
 SCORES = ("faithful", "constant", "translated", "causal", "overtaken", "swapped", "random")
 
 
-def with_intervals(frame: pd.DataFrame) -> pd.DataFrame:
+def with_intervals(frame: pd.DataFrame, names: tuple[str, ...]) -> pd.DataFrame:
     """Scores in percent, each with its interval in one cell."""
     shown = frame.drop(columns=[name for name in frame if str(name).endswith(("_low", "_high"))]).copy()
-    for name in SCORES:
+    for name in names:
         shown[name] = [
             f"{100 * mean:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
             for mean, low, high in zip(frame[name], frame[f"{name}_low"], frame[f"{name}_high"], strict=True)
@@ -34,24 +36,39 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=8)
     parser.add_argument("--limit", type=int, default=40)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--vectors", action="store_true")
+    parser.add_argument("--layer", type=int)
     parser.add_argument("--save", type=Path)
     parser.add_argument("--figure", type=Path)
     args = parser.parse_args()
     model, facts = tlk.load_model("factlm"), tlk.load_facts()
-    labels = {relation.id: relation.label for relation in tlk.datasets.load_relations()}
     chosen = facts if args.relation is None else tlk.datasets.of_relation(facts, *args.relation)
     for seed in range(args.seeds):
-        scores = tlk.relations.measure_relation_maps(model, chosen, examples=args.examples, limit=args.limit, seed=seed)
-        print(f"\nseed {seed}: {scores.headline()}; left out: {scores.left_out or 'none'}\n", flush=True)
-        table = with_intervals(scores.by_relation().sort_values("faithful", ascending=False, kind="stable"))
-        table["relation"] = [f"{labels[name]} ({name})" for name in table["relation"]]
-        print(table.to_markdown(index=False))
-        print(f"\nmeans over relations\n\n{with_intervals(scores.by_layer()).to_markdown(index=False)}", flush=True)
+        settings = {"examples": args.examples, "limit": args.limit, "seed": seed}
+        if args.vectors:
+            scores = tlk.relations.measure_relation_vectors(model, chosen, layer=args.layer, **settings)
+            tables, figures = [(scores.by_relation(), "gain", VECTOR_SCORES)], {"": scores.plot()}
+        else:
+            scores = tlk.relations.measure_relation_maps(model, chosen, layers=None if args.layer is None else [args.layer], **settings)
+            tables = [(scores.by_relation(), "faithful", SCORES), (scores.by_layer(), "layer", SCORES)]
+            figures = {"": scores.plot(), "_layers": scores.plot_layers()}
+        print(f"\nseed {seed}: {scores.headline()}; left out: {scores.left_out or 'none'}")
+        for frame, by, names in tables:
+            print(
+                f"\n{with_labels(with_intervals(frame.sort_values(by, ascending=by == 'layer', kind='stable'), names)).to_markdown(index=False)}",
+                flush=True,
+            )
         if args.save is not None:
-            scores.save(args.save / f"seed{seed}")
+            scores.save(args.save / f"{'vectors' if args.vectors else 'maps'}{seed}")
         if args.figure is not None and seed == 0:
-            scores.plot().write_html(args.figure)
-            scores.plot_layers().write_html(args.figure.with_stem(f"{args.figure.stem}_layers"))
+            for name, figure in figures.items():
+                figure.write_html(args.figure.with_stem(args.figure.stem + name))
+
+
+def with_labels(frame: pd.DataFrame) -> pd.DataFrame:
+    """Relations by their name beside their identifier."""
+    labels = {relation.id: relation.label for relation in tlk.datasets.load_relations()}
+    return frame.assign(relation=[f"{labels[name]} ({name})" for name in frame["relation"]]) if "relation" in frame else frame
 
 
 if __name__ == "__main__":

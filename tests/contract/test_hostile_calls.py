@@ -43,6 +43,8 @@ OTHER_GOOD = {
     "neurons.measure_neuron_effects": {"located": lambda good: good["located"]},
     "relations.add_vector": {"vector": torch.zeros(16)},
     "relations.estimate_relation": {"facts": lambda good: good["facts"][::2][:2], "separator": " w50 "},
+    "relations.estimate_relation_vector": {"facts": lambda good: good["facts"][::2][:2], "templates": "w1 {}", "separator": " w50 "},
+    "relations.measure_relation_vectors": {"examples": 2, "templates": "w1 {}", "separator": " w50 "},
     "relations.measure_relation_maps": {"examples": 2, "separator": " w50 "},
     "tracing.summary_rows": {"traces": lambda good: [good["trace"]]},
 }

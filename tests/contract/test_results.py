@@ -113,6 +113,10 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "DirectLogitAttribution": lambda: tlk.direct_logit_attribution(model(), prompt()),
     "RelationMap": lambda: tlk.relations.estimate_relation(model(), INSTRUMENTS[:3], layer=1, **QUIET),
     "RelationMapScores": lambda: tlk.relations.measure_relation_maps(model(), INSTRUMENTS, examples=3, layers=[0, 1], limit=3, **QUIET),
+    "RelationVector": lambda: tlk.relations.estimate_relation_vector(model(), INSTRUMENTS[:3], templates="{}", k=3, **QUIET),
+    "RelationVectorScores": lambda: tlk.relations.measure_relation_vectors(
+        model(), INSTRUMENTS, examples=3, k=3, templates="{} is", limit=3, **QUIET
+    ),
     "LogitLens": lambda: tlk.logit_lens(model(), prompt()),
     "NeuronAttribution": lambda: tlk.attribute_neurons(model(), prompt(), steps=2, **QUIET),
     "LocatedNeurons": located,

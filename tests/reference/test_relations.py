@@ -11,8 +11,9 @@ import tl_knowledge as tlk
 from tl_knowledge.models.hook_names import block_output
 from tl_knowledge.models.loading import hooked_transformer_available
 from tl_knowledge.relations.first_order import first_order
+from tl_knowledge.relations.heads import head_effects
 from tl_knowledge.relations.states import example_prompts, of_one_relation
-from tl_knowledge.relations.suffix import Shift, SubjectSuffix
+from tl_knowledge.relations.suffix import Shift, Suffix
 
 SEPARATOR = " w50 "
 FACTS = [tlk.Fact(f"w{k} w9", "{} w4 w8", f" w{k + 9}", "r") for k in range(3, 10)]
@@ -84,7 +85,7 @@ def test_a_subject_at_the_start_and_at_the_end(gpt2, prompt):
 def test_edited_rows_are_plain_runs(model, prompt):
     draw = torch.Generator().manual_seed(0)
     changes = [(layer, torch.randn(16, dtype=torch.float64, generator=draw)) for layer in (2, 0, 2, 1)]
-    states = SubjectSuffix.of(model, prompt).final_states([Shift(*one) for one in changes], SMALL)
+    states = Suffix.of(model, prompt).final_states([Shift(*one) for one in changes], SMALL)
     with torch.no_grad():
         for ours, (layer, change) in zip(states, changes, strict=True):
             torch.testing.assert_close(ours, final_state(model, prompt, layer, lambda s, c=change: s + c), rtol=0, atol=rounding(model))
@@ -137,6 +138,74 @@ def test_layer_and_strength_are_chosen_on_facts_that_the_map_does_not_hold(speak
             weight = torch.stack([part.jacobians[k] for part in others]).mean(0)
             bias = torch.stack([part.object - part.jacobians[k] @ part.subject[k] for part in others]).mean(0)
             torch.testing.assert_close(held_out[k, j], 1.5 * weight @ local[j].subject[k] + bias, rtol=0, atol=100 * rounding(speaking))
+
+
+def with_head(model, tokens, layer, head, value):
+    """Logits at the last token with one head's activation put there, by a plain hook."""
+
+    def put(z, *, hook):
+        changed = z.clone()
+        changed[0, -1, head] = value
+        return changed
+
+    with torch.no_grad():
+        return model.run_with_hooks(tokens, fwd_hooks=[(f"blocks.{layer}.attn.hook_z", put)])[0, -1]
+
+
+def check_head_effects(model, prompt):
+    z = torch.randn(4, 4, int(model.cfg.d_head), dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    effects = head_effects(model, prompt, z, 5, SMALL)
+    with torch.no_grad():
+        before = model(prompt.tokens)[0, -1].softmax(-1)[5]
+    for layer in range(4):
+        for head in range(4):
+            after = with_head(model, prompt.tokens, layer, head, z[layer, head]).softmax(-1)[5]
+            assert float(effects[layer, head]) == pytest.approx(float(after - before), abs=rounding(model))
+    assert effects.abs().max() > 1e-4 and not hooks_left(model)
+
+
+def test_heads_effects_are_those_of_plain_runs(model, prompt):
+    check_head_effects(model, prompt)
+
+
+@pytest.mark.parametrize("name", ["bridge-bloom", "bridge-opt", *(["ht-shortformer"] if hooked_transformer_available() else [])])
+def test_heads_effects_where_rows_do_not_grow_or_a_prefix_is_not_frozen(name, prompt):
+    check_head_effects(build(name), prompt)
+
+
+def test_a_vector_is_what_its_heads_write_on_average(speaking):
+    if "gemma" in str(getattr(speaking.cfg, "original_architecture", "") or getattr(speaking.cfg, "architecture", "")).lower():
+        with pytest.raises(tlk.errors.UnsupportedModelError, match="not the sum of its heads"):
+            tlk.relations.estimate_relation_vector(speaking, FACTS[:3], templates="{}", k=3, separator=SEPARATOR, progress=False)
+        return
+    vector = tlk.relations.estimate_relation_vector(speaking, FACTS[:3], templates=("{}", "w7 {}"), k=3, separator=SEPARATOR, progress=False)
+    prompts = example_prompts(speaking, of_one_relation(FACTS[:3]), SEPARATOR)
+    mean = torch.zeros(4, 4, int(speaking.cfg.d_head), dtype=torch.float64)
+    for prompt in prompts:
+        with torch.no_grad():
+            _, cache = speaking.run_with_cache(prompt.tokens)
+        mean += torch.stack([cache[f"blocks.{layer}.attn.hook_z"][0, -1] for layer in range(4)]) / 3
+    effects = torch.zeros(4, 4, dtype=torch.float64)
+    for fact, template in zip(FACTS[:3], ("{}", "w7 {}", "{}"), strict=True):
+        other = tlk.Prompt.from_fact(speaking, fact.rephrase(template))
+        with torch.no_grad():
+            before = speaking(other.tokens)[0, -1].softmax(-1)[other.target_token]
+        for layer in range(4):
+            for head in range(4):
+                after = with_head(speaking, other.tokens, layer, head, mean[layer, head]).softmax(-1)[other.target_token]
+                effects[layer, head] += (after - before) / 3
+    torch.testing.assert_close(vector.effects, effects, rtol=0, atol=rounding(speaking))
+    best = effects.flatten().topk(3).indices.tolist()
+    assert list(vector.heads) == [(place // 4, place % 4) for place in best]
+    expected = sum(mean[layer, head] @ speaking.blocks[layer].attn.W_O[head].detach() for layer, head in vector.heads)
+    torch.testing.assert_close(vector.vector, expected, rtol=0, atol=rounding(speaking))
+    tokens = prompts[0].tokens
+    with torch.no_grad():
+        ours = speaking.run_with_hooks(tokens, fwd_hooks=vector.hooks())
+        plain = speaking.run_with_hooks(
+            tokens, fwd_hooks=[(block_output(1), lambda x, *, hook: torch.cat([x[:, :-1], x[:, -1:] + vector.vector.to(x)], dim=1))]
+        )
+    assert torch.equal(ours, plain) and vector.layer == 1 and not hooks_left(speaking)
 
 
 @pytest.fixture

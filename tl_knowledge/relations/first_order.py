@@ -20,7 +20,7 @@ from tl_knowledge.errors import NumericalError
 from tl_knowledge.models.hook_names import block_output
 from tl_knowledge.models.protocol import HookedModel, model_name
 from tl_knowledge.prompts.prompt import Prompt
-from tl_knowledge.relations.suffix import SubjectSuffix
+from tl_knowledge.relations.suffix import Suffix
 
 __all__ = ["FirstOrder", "first_order"]
 
@@ -46,7 +46,7 @@ def first_order(model: HookedModel, prompt: Prompt, layers: Sequence[int], memor
     Raises:
         NumericalError: a Jacobian that is not finite.
     """
-    suffix, width = SubjectSuffix.of(model, prompt), int(model.cfg.d_model)
+    suffix, width = Suffix.of(model, prompt), int(model.cfg.d_model)
     at_once = min(width, suffix.rows_at_once(memory_budget, keeps_graph=True))
     parts: list[torch.Tensor] = []
     subject = final = torch.empty(0)
@@ -64,16 +64,16 @@ def first_order(model: HookedModel, prompt: Prompt, layers: Sequence[int], memor
     return FirstOrder(jacobians, subject, final)
 
 
-def _cut(suffix: SubjectSuffix, layers: Sequence[int], rows: int, cut: dict[int, torch.Tensor]) -> Hooks:
+def _cut(suffix: Suffix, layers: Sequence[int], rows: int, cut: dict[int, torch.Tensor]) -> Hooks:
     """Hooks that copy the row at the first layer, and take the subject's states out of the stream and put them back, to have their gradients."""
 
     def at(layer: int) -> HookFn:
         def put_back(states: torch.Tensor, *, hook: object) -> torch.Tensor:
             if layer == layers[0]:
                 states = (states.expand(rows, -1, -1) if suffix.prefix.grows else states).detach()
-            here = states[:, suffix.subject_at].clone()
+            here = states[:, suffix.first_at].clone()
             cut[layer] = here.requires_grad_() if layer == layers[0] else here
-            return torch.cat([states[:, : suffix.subject_at], cut[layer][:, None], states[:, suffix.subject_at + 1 :]], dim=1)
+            return torch.cat([states[:, : suffix.first_at], cut[layer][:, None], states[:, suffix.first_at + 1 :]], dim=1)
 
         return put_back
 

@@ -18,7 +18,7 @@ from tl_knowledge.relations.first_order import first_order
 from tl_knowledge.relations.inverse import LowRankInverse
 from tl_knowledge.relations.settings import BETAS, RANKS
 from tl_knowledge.relations.states import SubjectStates, decode, example_prompts, read_states, top_tokens
-from tl_knowledge.relations.suffix import Shift, SubjectSuffix
+from tl_knowledge.relations.suffix import Shift, Suffix
 
 __all__ = ["MapFit", "fit_maps"]
 
@@ -92,7 +92,7 @@ class MapFit:
                 continue
             change = (self.states.object[j] - self.states.object[i]).to(self.weight)
             shifts = [Shift(self.layers[k], self.inverses[k].pull_back(change, rank)) for k, rank in hits]
-            final = SubjectSuffix.of(self.model, prompt).final_states(shifts, memory_budget)
+            final = Suffix.of(self.model, prompt).final_states(shifts, memory_budget)
             says = (top_tokens(self.model, final) == self.states.says[j]).tolist()
             hits = {key: count + int(hit) for (key, count), hit in zip(hits.items(), says, strict=True)}
         tried = [[rank for rank in ranks if (k, rank) in hits] for k in range(len(self.layers))]

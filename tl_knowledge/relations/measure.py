@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import random
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
 from more_itertools import always_iterable
 
-from tl_knowledge.datasets import known_facts
 from tl_knowledge.door import public
-from tl_knowledge.engine.batches import predicted_tokens
 from tl_knowledge.engine.prefix import prefix_engine
 from tl_knowledge.engine.progress import progress_bar, show_progress
 from tl_knowledge.engine.rows import MEMORY_BUDGET
-from tl_knowledge.errors import DataError, InputError, check_given
+from tl_knowledge.errors import InputError, check_given
 from tl_knowledge.models.checks import check_layers
 from tl_knowledge.models.loading import AnyModel, as_model
-from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.facts import Fact
-from tl_knowledge.prompts.prompt import Prompt
+from tl_knowledge.relations.draws import check_counts, draw_facts
 from tl_knowledge.relations.estimate import check_map, mappable_layers
 from tl_knowledge.relations.fit import fit_maps
 from tl_knowledge.relations.scores import RelationMapScores, check_measured
 from tl_knowledge.relations.settings import EXAMPLES
-from tl_knowledge.relations.states import ask, of_one_relation
 from tl_knowledge.relations.trials import Trial, try_maps
 from tl_knowledge.results.provenance import provenance_of
 
@@ -82,10 +76,7 @@ def measure_relation_maps(
     """
     model = as_model(model)
     given = check_given(always_iterable(facts, Fact), "fact")
-    if examples < 2:
-        raise InputError(f"examples={examples} leaves nothing to choose layer, beta and rank by; pass at least 2 ({EXAMPLES} as published).")
-    if limit is not None and limit < 1:
-        raise InputError(f"limit={limit} leaves no fact to try a map on; pass at least 1.")
+    check_counts(examples, limit)
     check_map(model, beta, rank)
     at = mappable_layers(model) if layers is None else check_layers(model, layers)
     rows: list[dict[str, Any]] = []
@@ -95,7 +86,7 @@ def measure_relation_maps(
         for name in progress_bar(names, what="relations", unit="relation", progress=progress):
             some = [fact for fact in given if str(fact.relation) == name]
             try:
-                drawn, rest = _drawn(model, some, examples, separator, seed, known_only)
+                drawn, rest = draw_facts(model, some, examples, separator, seed, known_only)
                 fit = fit_maps(model, drawn, at, separator, memory_budget)
             except InputError as error:
                 left_out[name] = str(error)
@@ -120,48 +111,3 @@ def _with_choice(name: str, layers: Sequence[int], trial: Trial, held_out: Seque
         chosen = {"chosen": k == best, "beta": trial.betas[k], "rank": trial.ranks[k], "held_out": held_out[k]}
         rows.append({"relation": name, "layer": row["layer"]} | chosen | row)
     return rows
-
-
-def _drawn(
-    model: HookedModel, facts: Sequence[Fact], examples: int, separator: str, seed: int, known_only: bool
-) -> tuple[tuple[Fact, ...], list[Fact]]:
-    """The facts of a map, and those it is tried on, all in one template and in a random order.
-
-    Raises:
-        DataError: too few.
-    """
-    template = Counter(fact.template for fact in facts).most_common(1)[0][0]
-    once = list({fact.subject: fact.rephrase(template) for fact in facts}.values())
-    order = random.Random(f"{seed}/{facts[0].relation}")
-    known = known_facts(model, once, progress=False) if known_only else once
-    if len(known) <= examples:
-        there_are = "the model knows" if known_only else "there are"
-        raise DataError(f"{there_are} {len(known)} of {len(once)} facts, none beside {examples} examples; pass more facts, or fewer examples=.")
-    drawn = of_one_relation(order.sample(known, examples))
-    held = {fact.subject for fact in drawn}
-    others = [fact for fact in once if fact.subject not in held]
-    rest = _answered(model, order.sample(others, len(others)), drawn, separator, known_only)
-    if not rest:
-        raise DataError(f"after {examples} examples the model knows none of the other {len(others)} facts; pass other facts, or known_only=False.")
-    return drawn, rest
-
-
-def _answered(model: HookedModel, facts: Sequence[Fact], examples: Sequence[Fact], separator: str, known_only: bool) -> list[Fact]:
-    """Facts that fit the context after the examples, and whose target the model says there.
-
-    Raises:
-        InputError: none can be asked.
-    """
-    asked = list[tuple[Fact, Prompt]]()
-    refusal: InputError | None = None
-    for fact in facts:
-        try:
-            asked.append((fact, ask(model, fact, examples, separator)))
-        except InputError as error:
-            refusal = error
-    if refusal is not None and not asked:
-        raise refusal
-    if not known_only or not asked:
-        return [fact for fact, _ in asked]
-    says = predicted_tokens(model, [prompt for _, prompt in asked])
-    return [fact for (fact, prompt), token in zip(asked, says, strict=True) if token == prompt.target_token]

@@ -14,7 +14,7 @@ from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import TableResult
 from tl_knowledge.results.statistics import scalar_interval
 
-__all__ = ["RelationMapScores"]
+__all__ = ["RelationMapScores", "check_measured", "means_with_intervals"]
 
 SCORES = ("faithful", "constant", "translated", "causal", "overtaken", "swapped", "random")
 FAITHFULNESS = {"faithful": "the map", "translated": "s + vector", "constant": "always the same"}
@@ -50,7 +50,7 @@ class RelationMapScores(TableResult):
     def headline(self) -> str:
         """Relations, facts, scores and model."""
         chosen = self.by_relation()
-        faithful, causal = (_scores(chosen, (name,))[name] for name in ("faithful", "causal"))
+        faithful, causal = (means_with_intervals(chosen, (name,))[name] for name in ("faithful", "causal"))
         return (
             f"{len(chosen)} relations, {int(chosen['facts'].sum())} facts; faithful {faithful:.0%}, causal {causal:.0%} at each relation's layer; "
             f"maps of {self.examples} facts; {self.provenance.model}"
@@ -66,13 +66,13 @@ class RelationMapScores(TableResult):
         for relation, group in chosen.groupby("relation", sort=False):
             first = group.iloc[0]
             kept = {name: first[name] for name in ("layer", "beta", "rank", "held_out")}
-            rows.append({"relation": relation} | kept | {"facts": len(group)} | _scores(group))
+            rows.append({"relation": relation} | kept | {"facts": len(group)} | means_with_intervals(group, SCORES))
         return pd.DataFrame(rows)
 
     def by_layer(self) -> pd.DataFrame:
         """One row a layer: every score's mean over relations of their means over facts, with its 95% bootstrap interval over relations."""
         means = self.table.pivot_table(index=["relation", "layer"], values=list(SCORES), sort=False, dropna=False).reset_index()
-        rows = [{"layer": int(str(layer)), "relations": len(group)} | _scores(group) for layer, group in means.groupby("layer")]
+        rows = [{"layer": int(str(layer)), "relations": len(group)} | means_with_intervals(group, SCORES) for layer, group in means.groupby("layer")]
         return pd.DataFrame(rows)
 
     def summary(self) -> pd.DataFrame:
@@ -116,8 +116,8 @@ class RelationMapScores(TableResult):
         )
 
 
-def _scores(group: pd.DataFrame, names: tuple[str, ...] = SCORES) -> dict[str, float]:
-    """Means with intervals; NaN for what no row has."""
+def means_with_intervals(group: pd.DataFrame, names: tuple[str, ...]) -> dict[str, float]:
+    """Columns' means, and the ends of their 95% bootstrap intervals over rows as ``_low`` and ``_high``; NaN for what no row has."""
     result: dict[str, float] = {}
     for name in names:
         values = group[name].dropna()

@@ -1,6 +1,6 @@
-"""Run the tokens from a fact's subject on, many rows at a time, with the subject's state changed in some of them.
+"""Run the tokens from some token on (a fact's subject), many rows at a time, with that token's state changed in some of them.
 
-Only the subject's last token is changed, so what stands before it is a frozen prefix (`tl_knowledge.engine.prefix`), which with examples in the
+Only that token is changed, so what stands before it is a frozen prefix (`tl_knowledge.engine.prefix`), which with examples in the
 context is most of the prompt.
 """
 
@@ -23,34 +23,40 @@ from tl_knowledge.models.hook_names import block_output
 from tl_knowledge.models.protocol import HookedModel, layer_count, model_name
 from tl_knowledge.prompts.prompt import Prompt
 
-__all__ = ["Shift", "SubjectSuffix"]
+__all__ = ["Shift", "Suffix"]
 
 
 @dataclass(frozen=True, eq=False)
 class Shift:
-    """What is added to the subject's state at the output of a block."""
+    """What is added to the token's state at the output of a block."""
 
     layer: int
     change: Float[torch.Tensor, " d_model"]
 
 
 @dataclass(frozen=True, eq=False)
-class SubjectSuffix:
-    """A prompt whose tokens before the subject's last one are frozen."""
+class Suffix:
+    """A prompt whose tokens before one of them are frozen.
+
+    Attributes:
+        position: the first token that runs, whose state is changed.
+    """
 
     model: HookedModel
     prompt: Prompt
+    position: int
     prefix: FrozenPrefix
 
     @classmethod
-    def of(cls, model: HookedModel, prompt: Prompt) -> SubjectSuffix:
-        """Freeze what stands before the subject's last token."""
-        return cls(model, prompt, freeze_prefix(model, prompt.tokens, kept=len(prompt) - prompt.subject.last))
+    def of(cls, model: HookedModel, prompt: Prompt, at: str = "subject") -> Suffix:
+        """Freeze what stands before a span's last token."""
+        position = prompt.span(at).last
+        return cls(model, prompt, position, freeze_prefix(model, prompt.tokens, kept=len(prompt) - position))
 
     @property
-    def subject_at(self) -> int:
-        """The subject's last token among those that run."""
-        return self.prompt.subject.last - (len(self.prompt) - self.prefix.tokens.shape[1])
+    def first_at(self) -> int:
+        """That token among those that run, which are all where nothing could be frozen."""
+        return self.position - (len(self.prompt) - self.prefix.tokens.shape[1])
 
     @property
     def last_at(self) -> int:
@@ -77,8 +83,8 @@ class SubjectSuffix:
             return self.run(hooks, rows=len(shifts) + 1)[1:]
 
     def _born(self, first: int, shifts: Sequence[Shift]) -> Hooks:
-        """Rows that leave a block as the unchanged row does, but for the subject's state."""
-        changes, at = torch.stack([shift.change for shift in shifts]), self.subject_at
+        """Rows that leave a block as the unchanged row does, but for the token's state."""
+        changes, at = torch.stack([shift.change for shift in shifts]), self.first_at
 
         def bear(rows: torch.Tensor, *, hook: object) -> torch.Tensor:
             born = (rows[:1].expand(len(changes), -1, -1) if self.prefix.grows else rows[first : first + len(changes)]).clone()

@@ -13,7 +13,7 @@ from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.relations.fit import MapFit
 from tl_knowledge.relations.states import SubjectStates, ask, decode, read_states, top_tokens
-from tl_knowledge.relations.suffix import Shift, SubjectSuffix
+from tl_knowledge.relations.suffix import Shift, Suffix
 
 __all__ = ["Trial", "try_maps"]
 
@@ -94,7 +94,7 @@ def _edited(trial: Trial, states: SubjectStates, i: int, other: int | None) -> l
         swap = (states.subject[other, k] - states.subject[i, k]).to(by_map)
         shifts += [Shift(fit.layers[k], vector) for vector in (by_map, swap, direction / direction.norm() * by_map.norm())]
     prompt = ask(model, trial.facts[i], trial.examples, trial.separator)
-    final = SubjectSuffix.of(model, prompt).final_states(shifts, trial.memory_budget)
+    final = Suffix.of(model, prompt).final_states(shifts, trial.memory_budget)
     log_probability = decode(model, final).unflatten(0, (len(inverted), len(EDITS)))
     hits = log_probability.argmax(-1) == states.says[other]
     ahead = log_probability[:, 0, states.says[other]] > log_probability[:, 0, states.says[i]]
