@@ -54,10 +54,12 @@ def main() -> None:
             figures = {"": scores.plot(), "_layers": scores.plot_layers()}
         print(f"\nseed {seed}: {scores.headline()}; left out: {scores.left_out or 'none'}")
         for frame, by, names in tables:
-            print(
-                f"\n{with_labels(with_intervals(frame.sort_values(by, ascending=by == 'layer', kind='stable'), names)).to_markdown(index=False)}",
-                flush=True,
-            )
+            rows = frame.sort_values(by, ascending=by == "layer", kind="stable")
+            print(f"\n{with_labels(with_intervals(rows, names)).to_markdown(index=False)}", flush=True)
+        if args.vectors:
+            unsaid = scores.table[scores.table["said_before"] == 0]
+            means = unsaid.groupby("relation")[["said", "commonest", "random_heads", "random_direction"]].mean().mean()
+            print(f"\nof {len(unsaid)} facts whose object was not said before, mean over relations: {means.round(3).to_dict()}")
         if args.save is not None:
             scores.save(args.save / f"{'vectors' if args.vectors else 'maps'}{seed}")
         if args.figure is not None and seed == 0:

@@ -101,9 +101,10 @@ class RelationMapScores(TableResult):
         """Faithfulness and causality by layer, means over relations."""
         frame = self.by_layer()
         layers = frame["layer"].tolist()
+        parts = ("Says what the model says", FAITHFULNESS, 0), ("Edited, the model says the other object", CAUSALITY, len(FAITHFULNESS))
         panels = [
-            LinePanel(title, [_line(frame, layers, name, shown, style) for style, (name, shown) in enumerate(names.items())])
-            for title, names in (("Says what the model says", FAITHFULNESS), ("Edited, the model says the other object", CAUSALITY))
+            LinePanel(title, [_line(frame, layers, name, shown, style) for style, (name, shown) in enumerate(names.items(), start=first)])
+            for title, names, first in parts
         ]
         facts = self.table.groupby("layer").size().max()
         return line_panels(
