@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 from support import fingerprint, hooks_left
@@ -77,6 +79,19 @@ def test_a_state_is_carried_from_any_layer_as_the_map_does_it(factlm, relation):
     expected = relation.settings.beta * torch.einsum("od,rpd->rpo", relation.weight, states) + relation.bias
     torch.testing.assert_close(relation.transport(states, 4), expected)
     assert list(relation.source_layers) == [-1, 0, 1, 2, 3, 4, 5, 6]
+
+
+def test_the_attribute_lens_reads_what_the_map_says(factlm, relation):
+    """At the map's own layer and the subject's last token it is the map's prediction (Hernandez et al. 2024, section 5)."""
+    if "through" not in inspect.signature(tlk.logit_lens).parameters:
+        pytest.skip("this logit_lens takes no other lens")
+    prompt = relation.prompt(factlm, INSTRUMENTS[7])
+    lens = tlk.logit_lens(factlm, prompt, through=relation)
+    at = lens.table.query(f"layer == {relation.settings.layer} and pos == {prompt.subject.last}").iloc[0]
+    said = relation.predict(factlm, INSTRUMENTS[7]).iloc[0]
+    assert at["says"] == said["map"] and sorted(set(lens.table["layer"])) == [-1, 0, 1, 2, 3, 4, 5, 6, 7]
+    last = lens.table.query(f"layer == 7 and pos == {prompt.last.last}").iloc[0]
+    assert last["says"] == said["model"]  # the last layer's states stay as they are
 
 
 def test_an_edit_makes_the_model_say_the_other_object(factlm):
