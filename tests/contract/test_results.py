@@ -50,7 +50,8 @@ def average() -> tlk.TraceAverage:
 
 @cache
 def both_sides() -> tlk.TraceAverage:
-    return tlk.trace_facts(model(), tlk.load_facts("factlm")[:6], components="mlp_out", samples=1, layers=[0, 1], known_only=False, **QUIET)
+    facts = tlk.load_facts("factlm")[:6]
+    return tlk.trace_facts(model(), facts, components=("mlp_out", "attn_out"), samples=1, layers=[0, 1], known_only=False, **QUIET)
 
 
 @cache
@@ -107,6 +108,7 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "TraceComparison": lambda: tlk.compare(trace(), trace("relation")),
     "TraceAverage": average,
     "SideComparison": lambda: both_sides().compare_sides(),
+    "ModuleComparison": lambda: both_sides().compare_modules(),
     "PerturbationTest": lambda: tlk.tracing.perturb_embeddings(model(), FACTS, samples=2, **QUIET),
     "AttentionKnockout": lambda: tlk.measure_attention_knockout(model(), FACTS, **QUIET),
     "AttentionAnalysis": lambda: tlk.analyse_attention(model(), prompt(), samples=2, **QUIET),
@@ -162,6 +164,7 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "FactSetCircuit": lambda: fact_set_circuit("subject"),
     "FactSetComparison": lambda: fact_set_circuit("subject").compare(fact_set_circuit("relation")),
     "FactReport": lambda: tlk.report_fact(model(), FACTS[0], samples=2, **QUIET),
+    "RelationReport": lambda: tlk.report.report_relation(model(), INSTRUMENTS, examples=3, limit=6, samples=1, **QUIET),
     "Reproduction": lambda: tlk.published.reproduce(model(), "meng2022-figure1", **QUIET),
     "ReproductionPlan": lambda: tlk.published.plan_reproduction("meng2022-table4"),
     "Rehearsal": lambda: tlk.published.rehearse("meng2022-figure1", shape="gpt2", layers=1, limit=1, **QUIET),
