@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import json
 
 import pytest
 import torch
-from support import fingerprint, hooks_left
+from support import fingerprint, hooks_left, tokenizer_of_sixty_words
+from support.interrupts import InterruptAt
+from support.models import BUILDERS
 
 import tl_knowledge as tlk
 from tl_knowledge.errors import ComponentError, DataError, InputError, PromptError
@@ -154,3 +157,39 @@ def test_relations_with_too_few_facts_are_left_out_and_said(factlm):
     assert again.table.equals(scores.table)
     other = tlk.relations.measure_relation_maps(factlm, INSTRUMENTS[:8], examples=3, layers=[1], limit=4, seed=1, **QUIET)
     assert list(other.table["subject"]) != list(scores.table["subject"])
+
+
+@pytest.mark.parametrize("name", [name for name in ("bridge-gpt2", "ht-llama") if name in BUILDERS])
+def test_an_interrupt_leaves_the_model_as_it_was(name):
+    """Weights that a caller trains keep their flags and have no gradients, whether it is interrupted or not."""
+    model = BUILDERS[name]()  # its own: the tracer also interrupts where a lock is given back, which a signal cannot
+    model.tokenizer = tokenizer_of_sixty_words()
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    facts = [tlk.Fact(f"w{k} w9", "{} w4", f" w{k + 9}", "r") for k in (3, 4)]
+    before, interrupted = fingerprint(model), 0
+    for line in range(1, 10_000, 101):
+        tracer = InterruptAt(line, ("first_order.py", "suffix.py", "relations/heads.py", "fit.py"))
+        try:
+            with tracer:
+                tlk.relations.estimate_relation(model, facts, layer=1, beta=1.0, separator=" w50 ", progress=False)
+                tlk.relations.estimate_relation_vector(model, facts, templates="{}", k=2, separator=" w50 ", progress=False)
+        except KeyboardInterrupt:
+            torch.set_grad_enabled(True)  # what was interrupted as it left a ``no_grad`` may not have done so
+        assert fingerprint(model) == before and not hooks_left(model)
+        assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+        if not tracer.raised:
+            break
+        interrupted += 1
+    assert interrupted > 5
+
+
+def test_relations_of_the_lre_files_are_measured(factlm, tmp_path):
+    """A file of that data set, with FactLM's facts in it: the same scores as of the facts themselves."""
+    template = "{} plays the"
+    samples = [{"subject": fact.subject, "object": fact.target.strip()} for fact in INSTRUMENTS[:8]]
+    (tmp_path / "plays.json").write_text(json.dumps({"name": "plays instrument", "prompt_templates": [template], "samples": samples}))
+    settings = {"examples": 3, "layers": [1], "limit": 4, "separator": "\n", **QUIET}
+    read = tlk.relations.measure_relation_maps(factlm, tlk.datasets.load_lre(tmp_path), **settings)
+    given = [tlk.Fact(fact.subject, template, fact.target, "plays instrument") for fact in INSTRUMENTS[:8]]
+    assert read.table.equals(tlk.relations.measure_relation_maps(factlm, given, **settings).table) and len(read.table) == 4
