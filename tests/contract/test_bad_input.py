@@ -14,6 +14,7 @@ from contract.bad_consequences import BAD_CONSEQUENCES
 from contract.bad_edits import BAD_EDITS
 from contract.bad_neurons import BAD_NEURONS
 from contract.bad_published import BAD_PUBLISHED
+from contract.bad_relations import BAD_RELATIONS
 from contract.bad_stores import BAD_STORES
 from contract.bad_traces import BAD_TRACES
 from support import BUILDERS, build, fingerprint, hooks_left
@@ -25,7 +26,9 @@ from tl_knowledge.models.checks import check_model
 
 pytestmark = pytest.mark.usefixtures("without_type_checks")
 
-BAD: dict[str, tuple[Any, type[Exception], str]] = BAD_TRACES | BAD_NEURONS | BAD_EDITS | BAD_CIRCUITS | BAD_CONSEQUENCES | BAD_PUBLISHED | BAD_STORES
+BAD: dict[str, tuple[Any, type[Exception], str]] = (
+    BAD_TRACES | BAD_NEURONS | BAD_EDITS | BAD_CIRCUITS | BAD_RELATIONS | BAD_CONSEQUENCES | BAD_PUBLISHED | BAD_STORES
+)
 FUNCTIONS = {str(public): public for public in public_functions()}
 
 

@@ -28,7 +28,7 @@ from tl_knowledge.relations.scores import check_measured
 from tl_knowledge.relations.settings import EXAMPLES
 from tl_knowledge.relations.states import decode
 from tl_knowledge.relations.suffix import Shift, Suffix
-from tl_knowledge.relations.vector import HEADS, RelationVector, estimate_relation_vector, random_heads, vector_layer
+from tl_knowledge.relations.vector import HEADS, RelationVector, check_head_count, estimate_relation_vector, random_heads, vector_layer
 from tl_knowledge.relations.vector_scores import RelationVectorScores
 from tl_knowledge.results.provenance import provenance_of
 
@@ -102,6 +102,7 @@ def measure_relation_vectors(
     if controls < 1:
         raise InputError(f"controls={controls} leaves nothing to compare a vector with; pass at least 1.")
     at = vector_layer(model) if layer is None else check_layers(model, [layer])[0]
+    check_head_count(model, k)
     rows: list[dict[str, Any]] = []
     left_out: dict[str, str] = {}
     with show_progress(progress):

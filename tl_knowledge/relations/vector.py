@@ -29,8 +29,9 @@ from tl_knowledge.relations.heads import MeanHeads, head_effects, mean_heads
 from tl_knowledge.relations.states import example_prompts, of_one_relation
 from tl_knowledge.results.provenance import Provenance, provenance_of
 from tl_knowledge.results.result import Result
+from tl_knowledge.runs.windows import unit_count
 
-__all__ = ["RelationVector", "estimate_relation_vector", "vector_layer"]
+__all__ = ["HEADS", "RelationVector", "check_head_count", "estimate_relation_vector", "random_heads", "vector_layer"]
 
 HEADS = 10
 """Of how many heads Todd et al. (2024, section 2.3) make a vector of GPT-J's 448; larger models have more."""
@@ -134,6 +135,7 @@ def estimate_relation_vector(
     given = of_one_relation(list(always_iterable(facts, Fact)))
     others = check_given(always_iterable(templates), "template", "pass one that does not ask for the relation, such as '{}'")
     at = vector_layer(model) if layer is None else check_layers(model, [layer])[0]
+    check_head_count(model, k)
     with show_progress(progress):
         mean = mean_heads(model, example_prompts(model, given, separator))
         carriers = [Prompt.from_fact(model, fact.rephrase(others[i % len(others)])) for i, fact in enumerate(given)]
@@ -144,14 +146,19 @@ def estimate_relation_vector(
     return RelationVector(mean.vector(heads).cpu(), heads, effects.cpu(), mean.writes.cpu(), at, given, provenance)
 
 
-def best_heads(effects: Float[torch.Tensor, "layer head"], k: int) -> tuple[tuple[int, int], ...]:
-    """Layer and head of the k largest effects.
+def check_head_count(model: HookedModel, k: int) -> None:
+    """Refuse a number of heads that the model does not have.
 
     Raises:
         ComponentError: k below 1, or more than there are.
     """
-    if not 1 <= k <= effects.numel():
-        raise ComponentError(f"k={k} heads do not fit a model of {effects.numel()}; pass 1 to that many ({HEADS} is published for GPT-J's 448).")
+    most = layer_count(model) * unit_count(model, "head")
+    if not 1 <= k <= most:
+        raise ComponentError(f"k={k} heads do not fit a model of {most}; pass 1 to {most} ({HEADS} is published for GPT-J's 448).")
+
+
+def best_heads(effects: Float[torch.Tensor, "layer head"], k: int) -> tuple[tuple[int, int], ...]:
+    """Layer and head of the k largest effects."""
     order = effects.flatten().sort(descending=True, stable=True).indices[:k].tolist()
     return tuple((place // effects.shape[1], place % effects.shape[1]) for place in order)
 

@@ -145,6 +145,8 @@ def report_relation(
         raise InputError(f"facts of {len(relations)} relations were given ({', '.join(relations[:3])}); a report is of one: see of_relation().")
     missing: dict[str, str] = {}
     with progress_bar(what="relation", unit="part", progress=progress, total=3) as bar:
+        maps = _mapped(model, given, examples, limit, seed)
+        bar.update()
         average = trace_facts(model, given[:limit], components=("mlp_out", "attn_out"), samples=samples, seed=seed, progress=False)
         compared: pd.DataFrame = average.compare_modules().table.query("layer == -1 and place == 'last token'")
         rows = list(_traced(average))
@@ -154,8 +156,7 @@ def report_relation(
         except UnsupportedModelError as error:
             missing["attention blocked"] = str(error)
         bar.update()
-        rows += _mapped(model, given, examples, limit, seed)
-        bar.update()
+    rows += maps
     provenance = provenance_of(model, engine=rows_engine(model), seed=seed, examples=examples, samples=samples, limit=limit)
     names = [field.name for field in fields(ModuleTest)]
     tests = tuple(ModuleTest(**{name: row[name] for name in names}) for row in compared.to_dict("records"))
@@ -177,12 +178,14 @@ def _blocked(model: HookedModel, facts: Sequence[Fact]) -> list[dict[str, Any]]:
     return frame.rename(columns={"change": "value"}).assign(**named).drop(columns="blocked").to_dict("records")
 
 
-def _mapped(model: HookedModel, facts: Sequence[Fact], examples: int, limit: int | None, seed: int) -> Iterator[dict[str, Any]]:
+def _mapped(model: HookedModel, facts: Sequence[Fact], examples: int, limit: int | None, seed: int) -> list[dict[str, Any]]:
     table = measure_relation_maps(model, facts, examples=examples, limit=limit, seed=seed, progress=False).table
     layers = sorted(set(table["layer"]))
+    rows: list[dict[str, Any]] = []
     for score, what in MAPPED.items():
         values = [table.loc[table["layer"] == layer, score].dropna().to_numpy() for layer in layers]
-        yield from _by_layer("relation as a map", what, layers, values)
+        rows += _by_layer("relation as a map", what, layers, values)
+    return rows
 
 
 def _by_layer(panel: str, what: str, layers: Sequence[int], values: Iterable[Any]) -> Iterator[dict[str, Any]]:
