@@ -79,13 +79,14 @@ def estimate_relation(
         fit = fit_maps(model, given, layers, separator, memory_budget)
         betas = fit.strengths()[0] if beta is None else [beta] * len(layers)
         at = 0 if len(layers) == 1 else fit.best_layer(betas)
+        fit, strength = fit.only(at), betas[at]
         if rank is None:
-            rank = fit.ranks(memory_budget)[at]
-    fit.inverses[at].check(rank)
-    settings = RelationMapSettings(layers[at], betas[at], rank, separator)
-    held_out = float(fit.agreement(betas[at])[0][at]) if len(given) > 1 else float("nan")
+            rank = fit.ranks(memory_budget)[0]
+    fit.inverses[0].check(rank)
+    settings = RelationMapSettings(layers[at], strength, rank, separator)
+    held_out = float(fit.agreement(strength)[0][0]) if len(given) > 1 else float("nan")
     provenance = provenance_of(model, has_bos=fit.prompts[0].has_bos, engine=prefix_engine(model), settings=settings, facts=len(given))
-    return RelationMap(fit.weight[at].cpu(), fit.bias[at].cpu(), given, settings, held_out, layer_count(model), provenance)
+    return RelationMap(fit.weight[0].cpu(), fit.bias[0].cpu(), given, settings, held_out, layer_count(model), provenance)
 
 
 def mappable_layers(model: HookedModel) -> tuple[int, ...]:

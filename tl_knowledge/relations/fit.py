@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -97,6 +97,12 @@ class MapFit:
             hits = {key: count + int(hit) for (key, count), hit in zip(hits.items(), says, strict=True)}
         tried = [[rank for rank in ranks if (k, rank) in hits] for k in range(len(self.layers))]
         return [max(some, key=lambda rank: (hits[k, rank], -rank)) if some else 1 for k, some in enumerate(tried)]
+
+    def only(self, k: int) -> MapFit:
+        """The map of one layer alone."""
+        states = replace(self.states, subject=self.states.subject[:, k : k + 1])
+        of_layer = {name: getattr(self, name)[k : k + 1] for name in ("layers", "weight", "bias", "mapped", "offsets")}
+        return replace(self, states=states, **of_layer)
 
     def _other(self, i: int) -> int | None:
         """The next fact, cyclically, of which the model says something else."""

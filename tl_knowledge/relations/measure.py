@@ -46,7 +46,8 @@ def measure_relation_maps(
     """Faithfulness and causality of every relation's map, at every layer (Hernandez et al. 2024, section 3.4).
 
     Of each relation some facts are drawn that the model knows; the map is estimated from them, and tried on the others, which are asked after
-    the same examples in the same template (the most common one among the relation's facts).
+    the same examples in the same template (the most common one among the relation's facts). All layers' maps of a relation are held at once, a few
+    times: ``d_model`` squared numbers each; pass ``layers=`` for a large model.
 
     Args:
         facts: of any number of relations.
