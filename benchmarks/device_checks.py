@@ -192,6 +192,17 @@ def _lens(work: Work) -> Numbers:
     return _columns(tlk.logit_lens(work.model, work.prompt).table, "probability")
 
 
+def _relation_map(work: Work) -> Numbers:
+    facts = tlk.datasets.of_relation(tlk.load_facts(), "P1303")[: 2 + work.size]
+    relation = tlk.relations.estimate_relation(work.model, facts, layer=LAYER, beta=1.0, rank=8, progress=False)
+    return _tensors(weight=relation.weight, bias=relation.bias)
+
+
+def _relation_vector(work: Work) -> Numbers:
+    facts = tlk.datasets.of_relation(tlk.load_facts(), "P1303")[: 2 + work.size]
+    return _tensors(writes=tlk.relations.estimate_relation_vector(work.model, facts, templates="{}", k=3, progress=False).writes)
+
+
 def _neuron_effects(work: Work) -> Numbers:
     facts = list({fact.relation: fact for fact in tlk.load_facts() if fact.paraphrases}.values())[: 2 * work.size]
     table = tlk.neurons.measure_neuron_effects(work.model, facts, steps=5 * work.size, unrelated=1, controls=1, progress=False).table
@@ -231,6 +242,8 @@ ENGINES: dict[str, Engine] = {
     "analyse_attention": Engine(_heads),
     "direct logit attribution": Engine(_direct),
     "logit lens": Engine(_lens),
+    "relation map": Engine(_relation_map),
+    "relation vector": Engine(_relation_vector),
     "neuron effects": Engine(_neuron_effects, THRESHOLDED),
     "perturbation": Engine(_perturbation),
     "generation": Engine(_generation),

@@ -6,7 +6,7 @@
 >>> result = tlk.trace(model, prompt, corrupt="subject")
 
 What most work needs is here; the rest stands in ``tlk.tracing``, ``neurons``, ``editing``, ``evaluation``, ``localised``, ``circuits``,
-``attention``, ``published``, ``datasets`` and ``drawing``. Nothing heavy is imported before it is used.
+``attention``, ``relations``, ``published``, ``datasets`` and ``drawing``. Nothing heavy is imported before it is used.
 """
 
 import lazy_loader

@@ -10,6 +10,7 @@ from . import hooks as hooks
 from . import localised as localised
 from . import neurons as neurons
 from . import published as published
+from . import relations as relations
 from . import report as report
 from . import states as states
 from . import tracing as tracing

@@ -15,6 +15,7 @@ from contract.bad_edits import BAD_EDITS
 from contract.bad_metrics import BAD_METRICS
 from contract.bad_neurons import BAD_NEURONS
 from contract.bad_published import BAD_PUBLISHED
+from contract.bad_relations import BAD_RELATIONS
 from contract.bad_states import BAD_STATES
 from contract.bad_stores import BAD_STORES
 from contract.bad_traces import BAD_TRACES
@@ -28,7 +29,7 @@ from tl_knowledge.models.checks import check_model
 pytestmark = pytest.mark.usefixtures("without_type_checks")
 
 BAD: dict[str, tuple[Any, type[Exception], str]] = (
-    BAD_TRACES | BAD_METRICS | BAD_NEURONS | BAD_EDITS | BAD_CIRCUITS | BAD_CONSEQUENCES | BAD_PUBLISHED | BAD_STATES | BAD_STORES
+    BAD_TRACES | BAD_METRICS | BAD_NEURONS | BAD_EDITS | BAD_CIRCUITS | BAD_CONSEQUENCES | BAD_PUBLISHED | BAD_RELATIONS | BAD_STATES | BAD_STORES
 )
 FUNCTIONS = {str(public): public for public in public_functions()}
 

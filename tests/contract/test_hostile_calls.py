@@ -50,6 +50,11 @@ OTHER_GOOD = {
         "layers": (1,),
     },
     "states.write_states": {"states": torch.zeros(16, dtype=torch.float64)},
+    "relations.add_vector": {"vector": torch.zeros(16)},
+    "relations.estimate_relation": {"facts": lambda good: good["facts"][::2][:2], "separator": " w50 "},
+    "relations.estimate_relation_vector": {"facts": lambda good: good["facts"][::2][:2], "templates": "w1 {}", "separator": " w50 "},
+    "relations.measure_relation_vectors": {"examples": 2, "templates": "w1 {}", "separator": " w50 "},
+    "relations.measure_relation_maps": {"examples": 2, "separator": " w50 "},
     "tracing.summary_rows": {"traces": lambda good: [good["trace"]]},
 }
 """Where an argument's name alone does not say what works."""

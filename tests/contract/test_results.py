@@ -23,6 +23,7 @@ pytestmark = pytest.mark.touches_model
 
 FACTS = [fact for fact in tlk.load_facts("factlm") if fact.relation == "P36"][:2]
 CASES = [case for case in tlk.load_edit_cases("factlm") if case.fact.relation == "P36"][:6]  # a paired test needs six
+INSTRUMENTS = [fact for fact in tlk.load_facts("factlm") if fact.relation == "P1303"][:8]
 PATCHER = tlk.editing.TransformerPatcher(corpus="factlm", stored_queries=50, steps=2)
 QUIET: dict[str, Any] = {"progress": False}
 
@@ -49,7 +50,8 @@ def average() -> tlk.TraceAverage:
 
 @cache
 def both_sides() -> tlk.TraceAverage:
-    return tlk.trace_facts(model(), tlk.load_facts("factlm")[:6], components="mlp_out", samples=1, layers=[0, 1], known_only=False, **QUIET)
+    facts = tlk.load_facts("factlm")[:6]
+    return tlk.trace_facts(model(), facts, components=("mlp_out", "attn_out"), samples=1, layers=[0, 1], known_only=False, **QUIET)
 
 
 @cache
@@ -112,11 +114,18 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "TraceComparison": lambda: tlk.compare(trace(), trace("relation")),
     "TraceAverage": average,
     "SideComparison": lambda: both_sides().compare_sides(),
+    "ModuleComparison": lambda: both_sides().compare_modules(),
     "PerturbationTest": lambda: tlk.tracing.perturb_embeddings(model(), FACTS, samples=2, **QUIET),
     "AblationEffects": lambda: tlk.tracing.measure_ablation(model(), [prompt(), prompt_of(1)], heads="all", neurons=neurons(), by="mean", **QUIET),
     "AttentionKnockout": lambda: tlk.measure_attention_knockout(model(), FACTS, **QUIET),
     "AttentionAnalysis": lambda: tlk.analyse_attention(model(), prompt(), samples=2, **QUIET),
     "DirectLogitAttribution": lambda: tlk.direct_logit_attribution(model(), prompt()),
+    "RelationMap": lambda: tlk.relations.estimate_relation(model(), INSTRUMENTS[:3], layer=1, **QUIET),
+    "RelationMapScores": lambda: tlk.relations.measure_relation_maps(model(), INSTRUMENTS, examples=3, layers=[0, 1], limit=3, **QUIET),
+    "RelationVector": lambda: tlk.relations.estimate_relation_vector(model(), INSTRUMENTS[:3], templates="{}", k=3, **QUIET),
+    "RelationVectorScores": lambda: tlk.relations.measure_relation_vectors(
+        model(), INSTRUMENTS, examples=3, k=3, templates="{} is", limit=3, **QUIET
+    ),
     "LogitLens": lambda: tlk.logit_lens(model(), prompt()),
     "DecodedStates": lambda: tlk.states.decode_states(model(), prompt(), layers=[-1, 3], length=2, **QUIET),
     "DecodingScores": lambda: tlk.states.measure_decoding(model(), [prompt(), prompt_of(1)], lenses={"tuned": tuned_lens()}, **QUIET),
@@ -171,6 +180,7 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "FactSetCircuit": lambda: fact_set_circuit("subject"),
     "FactSetComparison": lambda: fact_set_circuit("subject").compare(fact_set_circuit("relation")),
     "FactReport": lambda: tlk.report_fact(model(), FACTS[0], samples=2, **QUIET),
+    "RelationReport": lambda: tlk.report.report_relation(model(), INSTRUMENTS, examples=3, limit=6, samples=1, **QUIET),
     "Reproduction": lambda: tlk.published.reproduce(model(), "meng2022-figure1", **QUIET),
     "ReproductionPlan": lambda: tlk.published.plan_reproduction("meng2022-table4"),
     "Rehearsal": lambda: tlk.published.rehearse("meng2022-figure1", shape="gpt2", layers=1, limit=1, **QUIET),

@@ -39,6 +39,38 @@ def test_compare_sides_by_hand(average):
     assert (frame["differs"] == (frame["p_corrected"] < 0.05)).all() and 0 < frame["differs"].sum() < len(frame)
 
 
+def test_compare_modules_by_hand(average):
+    frame, raw = average.compare_modules().to_dataframe(), []
+    for row in frame.to_dict(orient="records"):
+        attention, mlps = (effects_by_hand(average, row["corrupt"], module, row["place"]) for module in ("attn_out", "mlp_out"))
+        at = slice(None) if row["layer"] == -1 else slice(row["layer"], row["layer"] + 1)
+        difference = attention[:, at].mean(1) - mlps[:, at].mean(1)
+        assert row["difference"] == pytest.approx(difference.mean(), abs=1e-12) and row["low"] <= row["difference"] <= row["high"]
+        assert row["attn_out"] - row["mlp_out"] == pytest.approx(row["difference"], abs=1e-12) and row["facts"] == 12
+        raw.append(stats.wilcoxon(difference).pvalue if np.any(difference != 0) else 1.0)
+        nonzero = difference[difference != 0]
+        pairs = [(i, j) for i in range(len(nonzero)) for j in range(i, len(nonzero))]  # Walsh averages: each sign weighs as its rank
+        signs = [np.sign(nonzero[i] + nonzero[j]) for i, j in pairs]
+        assert row["effect_size"] == pytest.approx(np.mean(signs) if signs else 0.0, abs=1e-12)
+    assert len(frame) == 2 * 2 * 9
+    np.testing.assert_allclose(frame["p"], raw)
+    np.testing.assert_allclose(frame["p_corrected"], stats.false_discovery_control(raw))
+    assert (frame["differs"] == (frame["p_corrected"] < 0.05)).all() and 0 < frame["differs"].sum() < len(frame)
+    late = frame.query("corrupt == 'subject' and place == 'last token' and layer == 4").iloc[0]
+    assert late["effect_size"] > 0.8 and late["differs"]  # FactLM's attention reads the subject there
+
+
+def test_modules_are_compared_only_where_both_were_traced(average):
+    facts = tlk.load_facts("factlm")[:6]
+    only = tlk.trace_facts("factlm", facts, components="mlp_out", samples=1, layers=[0], known_only=False, progress=False)
+    with pytest.raises(tlk.errors.ComponentError, match="'attn_out' was not traced"):
+        only.compare_modules()
+    few = tlk.trace_facts("factlm", facts[:3], components=("mlp_out", "attn_out"), samples=1, layers=[0], known_only=False, progress=False)
+    with pytest.raises(tlk.errors.InputError, match="a paired test of 3 facts"):
+        few.compare_modules()
+    assert average.compare_modules().headline().startswith("attention minus MLPs at the last token: subject +0.")
+
+
 def test_a_comparison_of_sides_is_a_result(tmp_path, average):
     comparison = average.compare_sides()
     again = tlk.tracing.SideComparison.load(comparison.save(tmp_path / "sides"))

@@ -22,6 +22,7 @@ from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.engine.recording import record
 from tl_knowledge.errors import UnsupportedModelError
 from tl_knowledge.models.final_norm import FinalNorm
+from tl_knowledge.models.head_writes import head_output_weights
 from tl_knowledge.models.hook_names import UNEMBED_IN, attention_pattern, block_input, block_output, component_hook
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel, has_mlps, layer_count
@@ -176,17 +177,11 @@ class _Run:
 
     def _heads(self, layer: int) -> Float[torch.Tensor, "head source d_model"] | None:
         """What each head writes, by the token it reads; ``None`` where attention's output is not the sum of that (a norm after it)."""
-        part: Any = getattr(self.model.blocks[layer], "attn", None)
-        out = getattr(part, "W_O", None)
         z, written = (self.activations[component_hook(name, layer)][0] for name in ("head", "attn_out"))
-        if not isinstance(out, torch.Tensor) or out.shape[:2] != z.shape[1:]:
+        out = head_output_weights(self.model, layer, z, written)
+        if out is None:
             return None
-        # What heads do not explain must be a bias: the same at every position.
-        left = written - torch.einsum("phd,hdm->pm", z, out.detach())
-        rounding = 1e3 * torch.finfo(left.dtype).eps * float(written.abs().max())
-        if float((left - left[:1]).abs().max()) > rounding:
-            return None
-        return self._by_token(layer, z[self.pos]) @ out.detach()
+        return self._by_token(layer, z[self.pos]) @ out
 
     def _by_token(self, layer: int, z: Float[torch.Tensor, "head d_head"]) -> Float[torch.Tensor, "head source d_head"]:
         """``z`` by the token it was read from; as one, from nowhere, where the model hides patterns or values."""

@@ -25,6 +25,7 @@ from .screen import ScreenCheck as ScreenCheck
 from .sets.average import TraceAverage as TraceAverage
 from .sets.driver import trace_facts as trace_facts
 from .sets.effects import Measure as Measure
+from .sets.modules import ModuleComparison as ModuleComparison
 from .sets.page import location_table as location_table
 from .sets.page import peak_table as peak_table
 from .sets.page import total_effect_table as total_effect_table

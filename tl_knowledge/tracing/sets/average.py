@@ -19,6 +19,7 @@ from tl_knowledge.results.run_folder import PART
 from tl_knowledge.results.statistics import IntervalVariant
 from tl_knowledge.tracing.sets import figures
 from tl_knowledge.tracing.sets.effects import RoleEffects
+from tl_knowledge.tracing.sets.modules import ModuleComparison, compare_modules
 from tl_knowledge.tracing.sets.page import average_page
 from tl_knowledge.tracing.sets.sides import SideComparison, compare_sides, locate_sides
 from tl_knowledge.tracing.sets.store import PartHeader, PartResult, join_parts, read_part
@@ -80,6 +81,15 @@ class TraceAverage(RoleEffects, Result):
             InputError: fewer than 6 facts.
         """
         return self._comparison
+
+    def compare_modules(self) -> ModuleComparison:
+        """Attention against MLPs, per corrupted side, place and layer, paired within facts: difference, effect size, p.
+
+        Raises:
+            ComponentError: one of the two was not traced.
+            InputError: fewer than 6 facts.
+        """
+        return compare_modules(self)
 
     def locate_sides(self) -> pd.DataFrame:
         """Peak and centre layer of each side: see `tl_knowledge.tracing.sets.sides.locate_sides`."""

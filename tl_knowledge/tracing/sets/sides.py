@@ -23,13 +23,13 @@ from tl_knowledge.results.result import TableResult
 from tl_knowledge.results.statistics import bootstrap_means, paired_p_values
 from tl_knowledge.runs.roles import PLACES, SIDES, Place
 from tl_knowledge.tracing.sets.effects import RoleEffects
+from tl_knowledge.tracing.sets.estimates import QUANTILES, paired_estimates
 from tl_knowledge.tracing.sets.figures import plot_sides, sample_words
 from tl_knowledge.tracing.sets.settings import Survey
 
 __all__ = ["SideComparison", "compare_sides", "locate_sides"]
 
 Effects = NDArray[np.float64]
-QUANTILES = [0.025, 0.975]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,26 +73,11 @@ def compare_sides(average: RoleEffects) -> SideComparison:
     columns: list[tuple[Effects, Effects]] = []
     for component, place, subject, relation in _pairs(average):
         where = {"component": component, "window": average.of("subject", component)[0].window, "place": place, "layer": average.layers}
-        tables.append(pd.DataFrame(where | _estimates(subject, relation)))
+        tables.append(pd.DataFrame(where | paired_estimates(subject, relation, ("subject", "relation"))))
         columns.append((subject, relation))
     raw, corrected = paired_p_values(*(np.concatenate(side, axis=1) for side in zip(*columns, strict=True)))
     table = pd.concat(tables, ignore_index=True).assign(p=raw, p_corrected=corrected, differs=corrected < 0.05, facts=len(average.facts))
     return SideComparison(table, average.settings, sample_words(average), average.provenance)
-
-
-def _estimates(subject: Effects, relation: Effects) -> dict[str, Effects]:
-    """Means over facts and their 95% bootstrap intervals, by layer, of both sides and of their difference."""
-    # One seed for both sides: the same facts are drawn for each, so their difference is paired.
-    draws = [bootstrap_means(effects, np.ones_like(effects)) for effects in (subject, relation)]
-    estimates: dict[str, Effects] = {}
-    for name, prefix, effects, drawn in (
-        ("subject", "subject_", subject, draws[0]),
-        ("relation", "relation_", relation, draws[1]),
-        ("difference", "", subject - relation, draws[0] - draws[1]),
-    ):
-        low, high = np.quantile(drawn, QUANTILES, axis=0)
-        estimates |= {name: effects.mean(0), f"{prefix}low": low, f"{prefix}high": high}
-    return estimates
 
 
 def locate_sides(average: RoleEffects) -> pd.DataFrame:

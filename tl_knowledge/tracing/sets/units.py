@@ -12,7 +12,7 @@ from tl_knowledge.results.statistics import largest_rows
 from tl_knowledge.runs.roles import PLACES, last_corrupted
 from tl_knowledge.tracing.result import COLOUR_SCALES, COMPONENT_WORDS
 from tl_knowledge.tracing.sets.effects import RoleEffects
-from tl_knowledge.tracing.sets.figures import AIE, sample_words
+from tl_knowledge.tracing.sets.figures import effect_axis, sample_words
 
 __all__ = ["plot_units"]
 
@@ -48,7 +48,7 @@ def _maps(average: RoleEffects, component: Component) -> go.Figure:
         maps,
         title=f"Restoring one {COMPONENT_WORDS[component]}",
         subtitle=sample_words(average),
-        colour_axis=AIE,
+        colour_axis=effect_axis(average.metric),
         columns=len(PLACES),
     )
 
@@ -65,5 +65,5 @@ def _bars(average: RoleEffects, component: Component) -> go.Figure:
         errors_below=[float(value) for value in best["effect"] - best["low"]],
         title=f"Restoring one {COMPONENT_WORDS[component]} at the last corrupted token",
         subtitle=f"{sample_words(average)}; the {len(best)} largest; 95% bootstrap over facts",
-        value_axis=AIE,
+        value_axis=effect_axis(average.metric),
     )

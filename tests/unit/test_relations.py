@@ -1,0 +1,195 @@
+"""What relations' maps refuse, choose and leave out."""
+
+from __future__ import annotations
+
+import inspect
+import json
+
+import pytest
+import torch
+from support import fingerprint, hooks_left, tokenizer_of_sixty_words
+from support.interrupts import InterruptAt
+from support.models import BUILDERS
+
+import tl_knowledge as tlk
+from tl_knowledge.errors import ComponentError, DataError, InputError, PromptError
+from tl_knowledge.relations.inverse import LowRankInverse
+
+INSTRUMENTS = [fact for fact in tlk.load_facts("factlm") if fact.relation == "P1303"]
+QUIET = {"progress": False}
+
+
+@pytest.fixture(scope="module")
+def relation(factlm):
+    return tlk.relations.estimate_relation(factlm, INSTRUMENTS[:6], **QUIET)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"facts": []}, DataError, "no fact was given"),
+        ({"facts": INSTRUMENTS[:2] + tlk.load_facts("factlm")[:1]}, InputError, "facts of 2 relations were given"),
+        ({"facts": INSTRUMENTS[:2] * 2}, DataError, "is given twice"),
+        ({"facts": INSTRUMENTS[:1]}, DataError, "none is left to choose"),
+        ({"beta": 0.0}, InputError, "beta 0.0 must be above 0"),
+        ({"beta": float("nan")}, InputError, "beta nan must be above 0"),
+        ({"rank": 0}, ComponentError, "rank 0 does not fit"),
+        ({"rank": 129}, ComponentError, "rank 129 does not fit"),
+        ({"layer": 8}, ComponentError, "layer 8 is outside"),
+        ({"layer": 7, "beta": 1.0, "rank": 1}, ComponentError, "the map is zero"),
+        ({"facts": INSTRUMENTS[:20]}, PromptError, "the model's context is 128"),
+    ],
+)
+def test_what_has_no_map_is_refused(factlm, arguments, error, words):
+    before = fingerprint(factlm)
+    with pytest.raises(error, match=words):
+        tlk.relations.estimate_relation(factlm, **{"facts": INSTRUMENTS[:3], **QUIET, **arguments})
+    assert fingerprint(factlm) == before and not hooks_left(factlm)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"examples": 1}, InputError, "leaves nothing to choose"),
+        ({"limit": 0}, InputError, "leaves no fact to try"),
+        ({"facts": INSTRUMENTS[:3]}, DataError, "the model knows 3 of 3 facts, none beside 8 examples"),
+        ({"examples": 20}, DataError, "the model's context is 128"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(factlm, arguments, error, words):
+    with pytest.raises(error, match=words):
+        tlk.relations.measure_relation_maps(factlm, **{"facts": INSTRUMENTS, **QUIET, **arguments})
+
+
+def test_one_fact_has_a_map_where_nothing_is_to_be_chosen(factlm):
+    one = tlk.relations.estimate_relation(factlm, INSTRUMENTS[0], layer=1, beta=1.0, rank=2, **QUIET)
+    assert one.held_out != one.held_out and one.prompt(factlm, INSTRUMENTS[0]).text == INSTRUMENTS[0].text
+
+
+def test_a_map_of_another_model_is_refused(gpt2, relation):
+    for call in (relation.check, lambda model: relation.predict(model, INSTRUMENTS[0])):
+        with pytest.raises(InputError, match=r"the map is of 8 blocks of width 128, .* has 4 of 16"):
+            call(gpt2)
+
+
+def test_the_chosen_layer_agrees_best_with_the_facts_left_out(factlm, relation):
+    every = [tlk.relations.estimate_relation(factlm, INSTRUMENTS[:6], layer=layer, **QUIET).held_out for layer in range(7)]
+    assert relation.held_out == max(every) == every[relation.settings.layer]
+
+
+def test_a_state_is_carried_from_any_layer_as_the_map_does_it(factlm, relation):
+    states = torch.randn(2, 3, 128, generator=torch.Generator().manual_seed(0))
+    expected = relation.settings.beta * torch.einsum("od,rpd->rpo", relation.weight, states) + relation.bias
+    torch.testing.assert_close(relation.transport(states, 4), expected)
+    assert list(relation.source_layers) == [-1, 0, 1, 2, 3, 4, 5, 6]
+
+
+def test_the_attribute_lens_reads_what_the_map_says(factlm, relation):
+    """At the map's own layer and the subject's last token it is the map's prediction (Hernandez et al. 2024, section 5)."""
+    if "through" not in inspect.signature(tlk.logit_lens).parameters:
+        pytest.skip("this logit_lens takes no other lens")
+    prompt = relation.prompt(factlm, INSTRUMENTS[7])
+    lens = tlk.logit_lens(factlm, prompt, through=relation)
+    at = lens.table.query(f"layer == {relation.settings.layer} and pos == {prompt.subject.last}").iloc[0]
+    said = relation.predict(factlm, INSTRUMENTS[7]).iloc[0]
+    assert at["says"] == said["map"] and sorted(set(lens.table["layer"])) == [-1, 0, 1, 2, 3, 4, 5, 6, 7]
+    last = lens.table.query(f"layer == 7 and pos == {prompt.last.last}").iloc[0]
+    assert last["says"] == said["model"]  # the last layer's states stay as they are
+
+
+def test_an_edit_makes_the_model_say_the_other_object(factlm):
+    """By hooks that compose with others; the model is as it was."""
+    makers = [fact for fact in tlk.load_facts("factlm") if fact.relation == "P176"]
+    relation = tlk.relations.estimate_relation(factlm, makers[:8], layer=2, beta=2.5, rank=16, **QUIET)
+    before, (mine, other) = fingerprint(factlm), (makers[9], makers[20])
+    assert (mine.target, other.target) == (" Boeing", " Nintendo")
+    prompt, hooks = relation.prompt(factlm, mine), relation.edit_hooks(factlm, mine, other)
+    said = [factlm.run_with_hooks(prompt.tokens, fwd_hooks=some)[0, -1].argmax() for some in ([], hooks, hooks + _back(hooks))]
+    assert [factlm.tokenizer.decode([token]) for token in said] == [" Boeing", " Nintendo", " Boeing"]
+    assert fingerprint(factlm) == before and not hooks_left(factlm)
+
+
+def _back(hooks):
+    """Adds the opposite: what one run was given, taken off again."""
+    (name, add), caught = hooks[0], []
+
+    def take_off(states, *, hook):
+        if not caught:
+            caught.append(add(torch.zeros_like(states), hook=hook))
+        return states - caught[0]
+
+    return [(name, take_off)]
+
+
+def test_a_vector_is_added_where_it_was_asked(gpt2, prompt):
+    name, add = tlk.relations.add_vector(torch.arange(16.0, dtype=torch.float64), layer=2, positions=(1, -1))[0]
+    states = torch.zeros(2, 4, 16, dtype=torch.float64)
+    added = add(states, hook=None)
+    assert name == "blocks.2.hook_resid_post" and not states.any() and not added[:, [0, 2]].any()
+    assert (added[:, [1, 3]] == torch.arange(16)).all()
+    for vector, positions, words in ((torch.zeros(3), -1, "a vector of 3 numbers"), (torch.zeros(16), 9, "position 9 is outside")):
+        hooks = tlk.relations.add_vector(vector, layer=0, positions=positions)
+        with pytest.raises(ComponentError, match=words):
+            gpt2.run_with_hooks(prompt.tokens, fwd_hooks=hooks)
+        assert not hooks_left(gpt2)
+    with pytest.raises(ComponentError, match="no position"):
+        tlk.relations.add_vector(torch.zeros(16), layer=0, positions=())
+
+
+def test_a_low_rank_inverse_inverts_what_it_keeps():
+    weight = torch.randn(6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    inverse = LowRankInverse.of(weight)
+    change = torch.randn(6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(inverse.pull_back(change, 6), torch.linalg.solve(weight, change))
+    kept = weight @ inverse.pull_back(change, 2)
+    left = torch.linalg.svd(weight)[0][:, :2]
+    torch.testing.assert_close(kept, left @ left.T @ change)
+    assert LowRankInverse.of(torch.diag(torch.tensor([1.0, 1e-9, 0.0]))).most == 1
+
+
+def test_relations_with_too_few_facts_are_left_out_and_said(factlm):
+    few = [fact for fact in tlk.load_facts("factlm") if fact.relation == "P36"][:2]
+    scores = tlk.relations.measure_relation_maps(factlm, INSTRUMENTS[:8] + few, examples=3, layers=[1], limit=4, **QUIET)
+    assert list(scores.left_out) == ["P36"] and "the model knows" in scores.left_out["P36"]
+    assert set(scores.table["relation"]) == {"P1303"} and len(scores.table) == 4 and scores.table["chosen"].all()
+    assert (scores.table["model"] == scores.table["target"]).all()  # known facts only, of one token each
+    again = tlk.relations.measure_relation_maps(factlm, INSTRUMENTS[:8], examples=3, layers=[1], limit=4, **QUIET)
+    assert again.table.equals(scores.table)
+    other = tlk.relations.measure_relation_maps(factlm, INSTRUMENTS[:8], examples=3, layers=[1], limit=4, seed=1, **QUIET)
+    assert list(other.table["subject"]) != list(scores.table["subject"])
+
+
+@pytest.mark.parametrize("name", [name for name in ("bridge-gpt2", "ht-llama") if name in BUILDERS])
+def test_an_interrupt_leaves_the_model_as_it_was(name):
+    """Weights that a caller trains keep their flags and have no gradients, whether it is interrupted or not."""
+    model = BUILDERS[name]()  # its own: the tracer also interrupts where a lock is given back, which a signal cannot
+    model.tokenizer = tokenizer_of_sixty_words()
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    facts = [tlk.Fact(f"w{k} w9", "{} w4", f" w{k + 9}", "r") for k in (3, 4)]
+    before, interrupted = fingerprint(model), 0
+    for line in range(1, 10_000, 101):
+        tracer = InterruptAt(line, ("first_order.py", "suffix.py", "relations/heads.py", "fit.py"))
+        try:
+            with tracer:
+                tlk.relations.estimate_relation(model, facts, layer=1, beta=1.0, separator=" w50 ", progress=False)
+                tlk.relations.estimate_relation_vector(model, facts, templates="{}", k=2, separator=" w50 ", progress=False)
+        except KeyboardInterrupt:
+            torch.set_grad_enabled(True)  # what was interrupted as it left a ``no_grad`` may not have done so
+        assert fingerprint(model) == before and not hooks_left(model)
+        assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+        if not tracer.raised:
+            break
+        interrupted += 1
+    assert interrupted > 5
+
+
+def test_relations_of_the_lre_files_are_measured(factlm, tmp_path):
+    """A file of that data set, with FactLM's facts in it: the same scores as of the facts themselves."""
+    template = "{} plays the"
+    samples = [{"subject": fact.subject, "object": fact.target.strip()} for fact in INSTRUMENTS[:8]]
+    (tmp_path / "plays.json").write_text(json.dumps({"name": "plays instrument", "prompt_templates": [template], "samples": samples}))
+    settings = {"examples": 3, "layers": [1], "limit": 4, "separator": "\n", **QUIET}
+    read = tlk.relations.measure_relation_maps(factlm, tlk.datasets.load_lre(tmp_path), **settings)
+    given = [tlk.Fact(fact.subject, template, fact.target, "plays instrument") for fact in INSTRUMENTS[:8]]
+    assert read.table.equals(tlk.relations.measure_relation_maps(factlm, given, **settings).table) and len(read.table) == 4

@@ -1,0 +1,10 @@
+from .adding import add_vector as add_vector
+from .estimate import estimate_relation as estimate_relation
+from .measure import measure_relation_maps as measure_relation_maps
+from .relation_map import RelationMap as RelationMap
+from .scores import RelationMapScores as RelationMapScores
+from .settings import RelationMapSettings as RelationMapSettings
+from .transfer import measure_relation_vectors as measure_relation_vectors
+from .vector import RelationVector as RelationVector
+from .vector import estimate_relation_vector as estimate_relation_vector
+from .vector_scores import RelationVectorScores as RelationVectorScores

@@ -1,0 +1,82 @@
+"""Does a relation's vector carry the relation to prompts that do not ask for it?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from tl_knowledge.drawing import grouped_bars
+from tl_knowledge.relations.scores import means_with_intervals
+from tl_knowledge.results.provenance import Provenance
+from tl_knowledge.results.result import TableResult
+
+__all__ = ["RelationVectorScores"]
+
+SCORES = ("said_before", "said", "commonest", "random_heads", "random_direction", "gain", "probability_gain")
+
+
+@dataclass(frozen=True, eq=False)
+class RelationVectorScores(TableResult):
+    """Vectors tried on facts that they were not estimated from, in prompts that do not ask for the relation.
+
+    Attributes:
+        table: one row a relation and fact: ``relation layer subject target template before after`` (the most probable tokens), and
+
+            - ``said_before``, ``said``: 1 where that is the fact's object, without and with the vector;
+            - ``commonest``: 1 where the fact's object is the one that most of the vector's facts have: what a vector gets that says this one to all;
+            - ``random_heads``: as ``said`` with the vector of as many heads drawn at random, mean over draws;
+            - ``random_direction``: with a random direction as long as the vector;
+            - ``gain``: ``said`` minus ``random_heads``;
+            - ``probability_gain``: by how much the vector raises the object's probability.
+        left_out: relations that could not be measured, with the reason.
+        examples: facts that each vector was estimated from.
+        heads: heads of a vector.
+        provenance: how it was computed.
+    """
+
+    ranked_by: ClassVar[str] = "probability_gain"
+    table: pd.DataFrame
+    left_out: dict[str, str]
+    examples: int
+    heads: int
+    provenance: Provenance
+
+    def headline(self) -> str:
+        """Relations, facts, scores and model."""
+        means = self.by_relation()[["said_before", "said", "random_heads"]].mean()
+        return (
+            f"{self.table['relation'].nunique()} relations, {len(self.table)} facts; object said {means['said_before']:.0%} before, "
+            f"{means['said']:.0%} with {self.heads} heads, {means['random_heads']:.0%} with random ones; {self.provenance.model}"
+        )
+
+    def by_relation(self) -> pd.DataFrame:
+        """One row a relation: ``facts``, and every score's mean with its 95% bootstrap interval over facts, whose ends are columns of their own."""
+        rows: list[dict[str, Any]] = []
+        for relation, group in self.table.groupby("relation", sort=False):
+            rows.append({"relation": relation, "facts": len(group)} | means_with_intervals(group, SCORES))
+        return pd.DataFrame(rows)
+
+    def summary(self) -> pd.DataFrame:
+        """`by_relation`, the largest gain first, without the intervals' ends."""
+        frame = self.by_relation().sort_values("gain", ascending=False, kind="stable").reset_index(drop=True)
+        return frame.drop(columns=[name for name in frame if str(name).endswith(("_low", "_high"))])
+
+    def plot(self) -> go.Figure:
+        """How often the object is said, by relation: before and with the vector, by the commonest object, and with random heads."""
+        frame = self.by_relation().sort_values("gain", ascending=False, kind="stable")
+        names = {"said_before": "before", "said": "relation's vector", "commonest": "commonest object", "random_heads": "random heads"}
+        bars = {
+            shown: [(float(row[name]), float(row[f"{name}_low"]), float(row[f"{name}_high"])) for row in frame.to_dict("records")]
+            for name, shown in names.items()
+        }
+        return grouped_bars(
+            [str(name) for name in frame["relation"]],
+            bars,
+            title="Does a vector carry the relation to other prompts?",
+            subtitle=f"{self.headline()}; 95% bootstrap over facts",
+            group_axis="relation",
+            value_axis="facts whose object is said",
+        )

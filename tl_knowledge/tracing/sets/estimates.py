@@ -1,0 +1,33 @@
+"""Means of two measures of the same facts, and of their difference, with intervals."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tl_knowledge.results.statistics import bootstrap_means
+
+__all__ = ["QUANTILES", "paired_estimates"]
+
+Effects = NDArray[np.float64]
+QUANTILES = [0.025, 0.975]
+
+
+def paired_estimates(first: Effects, second: Effects, names: tuple[str, str]) -> dict[str, Effects]:
+    """Means over facts and their 95% bootstrap intervals, by layer, of both and of their difference, first minus second.
+
+    Args:
+        first, second: ``[fact layer]``.
+        names: of their columns; the interval's ends end on ``_low`` and ``_high``, those of the difference are ``low`` and ``high``.
+    """
+    # One seed for both: the same facts are drawn for each, so their difference is paired.
+    draws = [bootstrap_means(effects, np.ones_like(effects)) for effects in (first, second)]
+    estimates: dict[str, Effects] = {}
+    for name, prefix, effects, drawn in (
+        (names[0], f"{names[0]}_", first, draws[0]),
+        (names[1], f"{names[1]}_", second, draws[1]),
+        ("difference", "", first - second, draws[0] - draws[1]),
+    ):
+        low, high = np.quantile(drawn, QUANTILES, axis=0)
+        estimates |= {name: effects.mean(0), f"{prefix}low": low, f"{prefix}high": high}
+    return estimates
