@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from support.interrupts import InterruptAt
 from support.models import BUILDERS
 
 import tl_knowledge as tlk
-from tl_knowledge.errors import ComponentError, DataError, InputError, PromptError
+from tl_knowledge.errors import ComponentError, DataError, InputError, ModelStateError, PromptError
 from tl_knowledge.relations.inverse import LowRankInverse
 
 INSTRUMENTS = [fact for fact in tlk.load_facts("factlm") if fact.relation == "P1303"]
@@ -70,6 +71,15 @@ def test_a_map_of_another_model_is_refused(gpt2, relation):
     for call in (relation.check, lambda model: relation.predict(model, INSTRUMENTS[0])):
         with pytest.raises(InputError, match=r"the map is of 8 blocks of width 128, .* has 4 of 16"):
             call(gpt2)
+
+
+def test_a_map_of_other_weights_is_refused(factlm, relation):
+    """Edits that are written since do not matter: what they do to the relation is a question that one may ask."""
+    with tlk.plan_edit(factlm, INSTRUMENTS[0].retarget(" piano"), tlk.FineTune(layer=0, steps=1)).applied(factlm):
+        relation.check(factlm)
+    other = replace(relation, provenance=replace(relation.provenance, weights="of another training"))
+    with pytest.raises(ModelStateError, match=r"the map is of other weights of 'factlm'"):
+        other.check(factlm)
 
 
 def test_the_chosen_layer_agrees_best_with_the_facts_left_out(factlm, relation):

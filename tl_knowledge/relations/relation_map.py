@@ -16,7 +16,9 @@ from more_itertools import always_iterable
 from tl_knowledge.arrays import Hooks
 from tl_knowledge.door import public
 from tl_knowledge.drawing import Line, LinePanel, line_panels
-from tl_knowledge.errors import InputError, check_given
+from tl_knowledge.errors import InputError, ModelStateError, check_given
+from tl_knowledge.models.description import weight_fingerprint
+from tl_knowledge.models.ledger import unedited_fingerprint
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel, layer_count, model_name
 from tl_knowledge.prompts.facts import Fact
@@ -103,7 +105,7 @@ class RelationMap(Result):
             by the map, and ``faithful``: whether the two are the same token.
 
         Raises:
-            InputError: the map is of a model of another width or depth.
+            InputError, ModelStateError: the map is of another model, or of other weights.
         """
         model = self.check(model)
         given = check_given(always_iterable(facts, Fact), "fact")
@@ -123,7 +125,7 @@ class RelationMap(Result):
 
         Raises:
             ComponentError: a rank that the map does not have.
-            InputError: the map is of a model of another width or depth.
+            InputError, ModelStateError: the map is of another model, or of other weights.
 
         Example:
             >>> import tl_knowledge as tlk
@@ -158,10 +160,11 @@ class RelationMap(Result):
 
     @public
     def check(self, model: AnyModel) -> HookedModel:
-        """Refuse a model whose states the map does not fit; the model.
+        """Refuse a model that the map is not of; the model. Edits that are written since do not matter.
 
         Raises:
             InputError: a model of another width or depth.
+            ModelStateError: other weights.
         """
         model = as_model(model)
         if (int(model.cfg.d_model), layer_count(model)) != (len(self.bias), self.n_layers):
@@ -169,4 +172,6 @@ class RelationMap(Result):
                 f"the map is of {self.n_layers} blocks of width {len(self.bias)}, {model_name(model)} has {layer_count(model)} of "
                 f"{model.cfg.d_model}; estimate one of its own."
             )
+        if self.provenance.weights not in ("", weight_fingerprint(model), unedited_fingerprint(model)):
+            raise ModelStateError(f"the map is of other weights of {self.provenance.model!r} than {model_name(model)} has; estimate one of its own.")
         return model
