@@ -26,6 +26,7 @@ def sweep(**kwargs: Any) -> Any:
 BAD_METRICS: dict[str, tuple[Callable[[Any, Any], Any], type[Exception], str]] = {
     "trace: metric": (lambda m, p: tlk.trace(m, p, metric="logits"), errors.ComponentError, "metric 'logits' is unknown, did you mean 'logit'. Pass"),
     "trace: no metric": (lambda m, p: tlk.trace(m, p, metric=3), errors.InputError, r"trace\(metric=...\): 3 is an int; pass one of 'probability'"),
+    "trace: a class": (lambda m, p: tlk.trace(m, p, metric=tlk.Fact), errors.InputError, "metric=Fact is a class; pass a function of logits"),
     "trace: no other answer": (lambda m, p: tlk.trace(m, p, metric="logit_difference"), errors.TargetError, "has no other answer; pass against="),
     "trace: no other answers": (lambda m, p: tlk.trace(m, p, metric="logit_difference", against=[]), errors.TargetError, "has no other answer"),
     "trace: another answer of another metric": (

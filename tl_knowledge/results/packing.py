@@ -21,7 +21,6 @@ import numpy as np
 import pandas as pd
 import torch
 from cattrs.strategies import configure_union_passthrough
-from typing_extensions import Self
 
 from tl_knowledge.errors import DataError
 
@@ -42,7 +41,7 @@ class Word(Protocol):
         ...
 
     @classmethod
-    def from_word(cls, word: str) -> Self:
+    def from_word(cls, word: str) -> Word:
         """From the word."""
         ...
 

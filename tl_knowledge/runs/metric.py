@@ -11,8 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from typing_extensions import Self
-
 from tl_knowledge.errors import InputError
 
 __all__ = ["PROBABILITY", "Against", "AnyMetric", "Metric", "MetricWord"]
@@ -73,7 +71,7 @@ class Metric:
     _function: Callable[..., Any] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
-    def of_function(cls, function: Callable[..., Any]) -> Self:
+    def of_function(cls, function: Callable[..., Any]) -> Metric:
         """A caller's own, ``logits [row d_vocab] -> [row]``."""
         from tl_knowledge.results.digest import function_digest
 
@@ -81,7 +79,7 @@ class Metric:
         return cls(f"function {name} [{function_digest(function)}]", (), function)
 
     @classmethod
-    def from_word(cls, word: str) -> Self:
+    def from_word(cls, word: str) -> Metric:
         """From its name, as a file has it; a function's scores nothing then."""
         tokens = re.search(r"\[([\d, ]+)\]$", word) if word.startswith("logit_difference ") else None
         return cls(word, tuple(map(int, tokens[1].split(", "))) if tokens else ())

@@ -41,7 +41,7 @@ def resolve_metric(model: AnyModel, metric: AnyMetric, against: Against, *, answ
 
     Raises:
         ComponentError: an unknown word.
-        InputError: ``against`` for another metric, or several tokens for one that reads one place.
+        InputError: a class, ``against`` for another metric, or several tokens for one that reads one place.
         TargetError: no other answer, or the answer itself.
     """
     if against is not None and metric != "logit_difference":
@@ -55,6 +55,8 @@ def resolve_metric(model: AnyModel, metric: AnyMetric, against: Against, *, answ
 
 def _asked(model: AnyModel, metric: MetricWord | Callable[..., torch.Tensor], against: Against) -> Metric:
     """A metric from its word or function."""
+    if isinstance(metric, type):
+        raise InputError(f"metric={metric.__name__} is a class; pass a function of logits, or a word such as 'logit'.")
     if not isinstance(metric, str):
         return Metric.of_function(metric)
     check_choice("metric", metric, MetricWord, ComponentError)
