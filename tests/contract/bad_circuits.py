@@ -40,16 +40,12 @@ def while_written(model, prompt, call):
 BAD_CIRCUITS = {
     "circuits.from_trace: no trace": (lambda m, p: tlk.circuits.from_trace(m, p, []), errors.DataError, "no trace was given; pass at least one"),
     "circuits.from_trace: rank": (lambda m, p: circuit(m, p, rank="needs"), errors.ComponentError, "rank 'needs' is unknown, did you mean 'need'"),
-<<<<<<< HEAD
-    "circuits.from_trace: metric": (lambda m, p: circuit(m, p, metric="logits"), errors.ComponentError, "metric 'logits' is unknown"),
-=======
     "circuits.from_trace: no node": (
         lambda m, p: tlk.circuits.from_trace(m, p, tlk.trace(m, p, 0.5, component="q", samples=1, layers=[1])),
         errors.ComponentError,
         "a trace's component 'q' is unknown; pass one of 'resid_post'",
     ),
-    "circuits.from_trace: metric": (lambda m, p: circuit(m, p, metric="logit"), errors.ComponentError, "metric 'logit' is unknown"),
->>>>>>> sites
+    "circuits.from_trace: metric": (lambda m, p: circuit(m, p, metric="logits"), errors.ComponentError, "metric 'logits' is unknown"),
     "circuits.from_trace: threshold": (lambda m, p: circuit(m, p, threshold=1.5), errors.ComponentError, "threshold 1.5 is no share"),
     "circuits.from_trace: limit": (
         lambda m, p: tlk.circuits.from_trace(m, p, traced(m, p), limit=0),
