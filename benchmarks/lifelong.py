@@ -51,7 +51,7 @@ def main() -> None:
     table = growth.summary()
     print(table[["method", "edits", *(score for score in SCORES if score in table)]].round(1).to_markdown(index=False))
     if args.figure is not None:
-        growth.plot().write_html(args.figure)
+        growth.plot().write_html(args.figure, config={"displayModeBar": False})
 
 
 def together(grown: list[tlk.evaluation.EditGrowth]) -> tlk.evaluation.EditGrowth:
