@@ -7,7 +7,7 @@ import torch
 from support import build, fingerprint, hooks_left
 
 import tl_knowledge as tlk
-from tl_knowledge.errors import ComponentError, DataError, InputError, UnsupportedModelError
+from tl_knowledge.errors import ComponentError, DataError, InputError, NumericalError, UnsupportedModelError
 from tl_knowledge.models.final_norm import normalised
 from tl_knowledge.models.unembedding import Unembedding
 from tl_knowledge.neurons.vocabulary import neuron_logits
@@ -131,3 +131,30 @@ def test_bad_questions_are_refused(gpt2, texts):
 def test_no_text_is_refused(factlm):
     with pytest.raises(DataError, match="no text with a token"):
         tlk.neurons.neuron_contexts(factlm, iter(()), tlk.NeuronSet.of(factlm, [(0, 1)]), progress=False)
+
+
+def test_texts_keep_their_numbers_where_some_have_no_token(factlm):
+    """BOS alone is no text."""
+    corpus = ["", "Paris is the capital of France", "", "the red apple"]
+    contexts = tlk.neurons.neuron_contexts(factlm, corpus, tlk.NeuronSet.of(factlm, [(0, 28)]), k=4, progress=False)
+    assert sorted(contexts.table["text"]) == [1, 3]
+
+
+def test_what_is_kept_of_a_text_holds_on_to_nothing_else():
+    from tl_knowledge.neurons.contexts import _Strongest
+
+    batch, strongest = torch.randn(1000, 50), _Strongest(1)
+    strongest.offer(0, torch.arange(50), batch[7], False)
+    assert strongest.kept[0][-1].untyped_storage().nbytes() == 50 * 4
+
+
+def test_a_neuron_that_writes_nothing_is_refused(gpt2):
+    before = gpt2.blocks[1].mlp.W_out[4].detach().clone()
+    with torch.no_grad():
+        gpt2.blocks[1].mlp.W_out[4] = 0
+    try:
+        with pytest.raises(NumericalError, match="neuron 4 of layer 1 writes nothing"):
+            tlk.neurons.neuron_words(gpt2, tlk.NeuronSet.of(gpt2, [(1, 4)]), k=2, target=3)
+    finally:
+        with torch.no_grad():
+            gpt2.blocks[1].mlp.W_out[4] = before

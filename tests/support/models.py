@@ -168,6 +168,16 @@ if hooked_transformer_available():
         "ht-alibi": _hooked_transformer(positional_embedding_type="alibi"),
     }
 
+LONG_BUILDERS: dict[str, Callable[[], Any]] = {
+    "bridge-dynamic-rope": _bridge(
+        lambda: LlamaForCausalLM(
+            LlamaConfig(rope_parameters={"rope_type": "dynamic", "factor": 4.0, "rope_theta": 100.0}, **{**HF_SIZES, "max_position_embeddings": 16})
+        ),
+        "LlamaForCausalLM",
+    ),
+}
+"""Models that compute something else beyond a length."""
+
 MASKED_BUILDERS: dict[str, Callable[[], Any]] = {
     "bridge-bert": _bridge(lambda: BertForMaskedLM(BertConfig(max_position_embeddings=32, **HF_SIZES)), "BertForMaskedLM"),
 }

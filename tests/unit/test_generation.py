@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from support import BUILDERS, tokenizer_of_sixty_words
+from support.models import LONG_BUILDERS
 
 import tl_knowledge as tlk
 from tl_knowledge.engine.generation import _CACHED, written_tokens
@@ -134,3 +135,11 @@ def test_a_cache_that_counts_positions_twice_is_found_out(monkeypatch):
     assert _CACHED.refusal(model)
     monkeypatch.setattr(model, "tokenizer", tokenizer_of_sixty_words())
     assert _CACHED.refusal(model) is None
+
+
+@pytest.mark.filterwarnings("ignore::tl_knowledge.errors.SlowEngineWarning")
+def test_a_cache_is_not_trusted_where_rotary_tables_change():
+    """Beyond its training length a dynamic scaling computes new tables, and keys in the cache have the old ones."""
+    model = LONG_BUILDERS["bridge-dynamic-rope"]()
+    tokens = torch.randint(0, 57, (8, 10), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(written_tokens(model, tokens, 20), written_tokens(model, tokens, 20, cached=False))

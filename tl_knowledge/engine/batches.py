@@ -21,6 +21,7 @@ from tl_knowledge.models.protocol import HookedModel, answered_from
 from tl_knowledge.prompts.prompt import Prompt
 
 __all__ = [
+    "PROMPTS_AT_ONCE",
     "HooksAt",
     "answer_logits",
     "answer_probabilities",

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Int
 
 from tl_knowledge.arrays import Hooks, Tokens
+from tl_knowledge.engine.prefix import exact_up_to
 from tl_knowledge.engine.proof import Proof, probe_tokens, same
 from tl_knowledge.engine.recording import capture
 from tl_knowledge.models.hook_names import UNEMBED_IN
@@ -29,7 +30,8 @@ def written_tokens(
         hooks: in force at every step; with a cache a step after the first runs one token a row.
         cached: keep earlier keys and values instead of computing them again, where the model's cache is exact.
     """
-    exact = has_readers(model) or not cached or _CACHED.refusal(model) is None
+    proven = tokens.shape[1] + more <= exact_up_to(model)  # beyond it rotary tables may be others than those of the keys in the cache
+    exact = proven and (has_readers(model) or not cached or _CACHED.refusal(model) is None)
     return _generate(model, tokens, more, top_k, hooks or [], cached and exact)
 
 

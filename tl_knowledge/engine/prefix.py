@@ -37,7 +37,16 @@ from tl_knowledge.engine.rows import growing_rows_refusal
 from tl_knowledge.models.hook_names import UNEMBED_IN, block_input, block_output
 from tl_knowledge.models.protocol import HookedModel, answered_from, encoder_depth, is_encoder_decoder, is_masked, layer_count
 
-__all__ = ["FrozenPrefix", "freeze_prefix", "prefix_engine", "prefix_refusal", "run_on_prefix", "run_on_prefix_from", "whole_sequences"]
+__all__ = [
+    "FrozenPrefix",
+    "exact_up_to",
+    "freeze_prefix",
+    "prefix_engine",
+    "prefix_refusal",
+    "run_on_prefix",
+    "run_on_prefix_from",
+    "whole_sequences",
+]
 
 Heads = Float[torch.Tensor, "_ _ head d_head"]
 
@@ -77,7 +86,7 @@ def freeze_prefix(model: HookedModel, tokens: Tokens, kept: int = 1) -> FrozenPr
     if growing_rows_refusal(model):
         in_decoder = is_encoder_decoder(model) and kept <= tokens.shape[1] - answered_from(model, tokens)
         return whole_sequences(model, tokens, block=encoder_depth(model) if in_decoder else 0)
-    if tokens.shape[1] <= kept or prefix_refusal(model) or tokens.shape[1] > _exact_up_to(model):
+    if tokens.shape[1] <= kept or prefix_refusal(model) or tokens.shape[1] > exact_up_to(model):
         return whole_sequences(model, tokens)
     return _freeze(model, tokens, kept)
 
@@ -182,7 +191,7 @@ def _is_hooked_transformer(model: HookedModel) -> bool:
     return not hasattr(model, "original_model")
 
 
-def _exact_up_to(model: HookedModel) -> float:
+def exact_up_to(model: HookedModel) -> float:
     """The longest prompt that the probe speaks for: beyond it a model with a sliding window or switching rotary tables does something else."""
     config: Any = getattr(getattr(model, "original_model", None), "config", None)
     limits = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size", "original_max_position_embeddings")]

@@ -24,7 +24,7 @@ from tl_knowledge.neurons.located import LocatedNeurons
 from tl_knowledge.neurons.neuron_set import Neuron, NeuronSet
 from tl_knowledge.neurons.snippets import NeuronContexts
 from tl_knowledge.results.provenance import provenance_of
-from tl_knowledge.runs.corpus_tokens import activations_of, text_rows
+from tl_knowledge.runs.corpus_tokens import activations_of, numbered_rows
 
 __all__ = ["neuron_contexts"]
 
@@ -75,12 +75,12 @@ def neuron_contexts(
         raise InputError("this model has no tokenizer, so it reads no text; pass a model with one.")
     found, read, count = {neuron: _Strongest(k) for neuron in chosen}, 0, 0
     with progress_bar(what="neuron contexts", unit="text", progress=progress) as bar:
-        for batch in chunked(text_rows(model, corpus, context_length(model)), TEXTS_AT_ONCE):
-            for row, activations in zip(batch, _activations(model, batch, chosen, either_sign), strict=True):
+        for batch in chunked(numbered_rows(model, corpus, context_length(model)), TEXTS_AT_ONCE):
+            for (number, row), activations in zip(batch, _activations(model, [row for _, row in batch], chosen, either_sign), strict=True):
                 if tokens is not None and read >= tokens:
                     break
                 for neuron, own in activations.items():
-                    found[neuron].offer(count, row[0], own, either_sign)
+                    found[neuron].offer(number, row[0], own, either_sign)
                 read, count = read + row.shape[1], count + 1
             bar.update(len(batch))
             if tokens is not None and read >= tokens:
@@ -118,10 +118,13 @@ class _Strongest:
         """Take a text if it is stronger than the weakest that is kept."""
         strength = activations.abs() if either_sign else activations
         pos = int(strength.argmax())
-        item = (float(strength[pos]), -text, pos, tokens, activations)
+        place = (float(strength[pos]), -text)
+        if len(self.kept) == self.k and place <= self.kept[0][:2]:
+            return
+        item = (*place, pos, tokens, activations.clone())  # of its own, or it would hold on to all neurons' activations of the batch
         if len(self.kept) < self.k:
             heappush(self.kept, item)
-        elif item[:2] > self.kept[0][:2]:
+        else:
             heappushpop(self.kept, item)
 
     def rows(self, model: HookedModel, neuron: Neuron) -> Iterator[dict[str, Any]]:

@@ -18,7 +18,7 @@ from tl_knowledge.drawing import HeatMap
 from tl_knowledge.engine.forward import run_model
 from tl_knowledge.engine.proof import probe_tokens, same
 from tl_knowledge.engine.recording import record
-from tl_knowledge.errors import InputError, UnsupportedModelError
+from tl_knowledge.errors import InputError, NumericalError, UnsupportedModelError
 from tl_knowledge.models.final_norm import FinalNorm
 from tl_knowledge.models.hook_names import block_output
 from tl_knowledge.models.loading import AnyModel, as_model
@@ -110,6 +110,7 @@ def neuron_words(model: AnyModel, neurons: NeuronSet | LocatedNeurons, *, k: int
         ComponentError: no neuron, or neurons of another model's shape.
         InputError: k below 1 or above the vocabulary.
         TargetError: a target of no tokens.
+        NumericalError: a neuron that writes nothing.
         UnsupportedModelError: the MLP's output passes another norm before it reaches the stream, or the model does more after the last block than a
             norm and an unembedding.
 
@@ -131,6 +132,8 @@ def neuron_words(model: AnyModel, neurons: NeuronSet | LocatedNeurons, *, k: int
     logits = neuron_logits(model, chosen)
     rows: list[dict[str, Any]] = []
     for (layer, neuron), own in logits.items():
+        if not bool(own.std() > 0):
+            raise NumericalError(f"neuron {neuron} of layer {layer} writes nothing that tells tokens apart: its row of W_out is zero; leave it out.")
         z = own / own.std()
         about: dict[str, Any] = {"layer": layer, "neuron": neuron}
         extra = {} if token is None else {"target_rank": int((own > own[token]).sum()), "target_z": float(z[token])}

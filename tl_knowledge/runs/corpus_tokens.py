@@ -13,16 +13,25 @@ from tl_knowledge.engine.rows import pad_right
 from tl_knowledge.errors import DataError
 from tl_knowledge.models.protocol import HookedModel, context_length, model_device, prepends_bos
 
-__all__ = ["activations_of", "text_rows", "token_rows"]
+__all__ = ["activations_of", "numbered_rows", "text_rows", "token_rows"]
+
+
+def numbered_rows(model: HookedModel, corpus: Iterable[str], longest: int) -> Iterator[tuple[int, Tokens]]:
+    """Texts as token rows ``[1 pos]`` with their numbers in the corpus.
+
+    With BOS where the model has it; longer ones are cut, those without a token of their own left out.
+    """
+    bos = [model.tokenizer.bos_token_id] if prepends_bos(model) else []
+    for number, text in enumerate(corpus):
+        ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if ids:
+            yield number, torch.tensor([(bos + ids)[: min(context_length(model), longest)]], device=model_device(model))
 
 
 def text_rows(model: HookedModel, corpus: Iterable[str], longest: int) -> Iterator[Tokens]:
-    """Texts as token rows ``[1 pos]``, with BOS where the model has it; longer ones are cut, those without a token left out."""
-    bos = [model.tokenizer.bos_token_id] if prepends_bos(model) else []
-    for text in corpus:
-        ids = (bos + model.tokenizer(text, add_special_tokens=False)["input_ids"])[: min(context_length(model), longest)]
-        if ids:
-            yield torch.tensor([ids], device=model_device(model))
+    """The rows of `numbered_rows` alone."""
+    for _, row in numbered_rows(model, corpus, longest):
+        yield row
 
 
 def token_rows(model: HookedModel, corpus: Iterable[str], wanted: int) -> list[Tokens]:

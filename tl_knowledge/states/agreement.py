@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from more_itertools import always_iterable, chunked
 
 from tl_knowledge.door import public
-from tl_knowledge.engine.batches import equal_groups
+from tl_knowledge.engine.batches import PROMPTS_AT_ONCE, equal_groups
 from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.engine.rows import MEMORY_BUDGET, budget_rows, rows_engine
 from tl_knowledge.errors import InputError, NumericalError, check_given
@@ -83,7 +83,7 @@ def measure_decoding(
         named[name] = lens
     where, asked = Target.resolved(model, into, at, None, through), state_layers(model, layers)
     takes = {name: [layer for layer in read_layers(model, lens) if layer in asked] for name, lens in named.items()}
-    run = _Reading(model, where, *_states(model, batch, asked), memory_budget)
+    run = _Reading(model, where, *_states(model, batch, asked, memory_budget), memory_budget)
     written = [layer for layer in asked if through is None or layer in {*through.source_layers, where.layer}]
     rows: list[dict[str, Any]] = []
     with progress_bar(what="decode states", unit="layer", total=len(written) + sum(map(len, takes.values())), progress=progress) as bar:
@@ -100,12 +100,13 @@ def measure_decoding(
 
 
 def _states(
-    model: HookedModel, prompts: Sequence[Prompt], layers: Sequence[int]
+    model: HookedModel, prompts: Sequence[Prompt], layers: Sequence[int], memory_budget: float
 ) -> tuple[dict[int, Float[torch.Tensor, "prompt d_model"]], Int[torch.Tensor, " prompt"]]:
     """States of the prompts' last tokens by layer, and what follows them."""
     found: dict[int, dict[int, torch.Tensor]] = {layer: {} for layer in layers}
     follows: dict[int, torch.Tensor] = {}
-    for group in equal_groups([(len(prompt), prompt.last.last) for prompt in prompts]):
+    most = max(1, int(memory_budget // (4 * max(map(len, prompts)) * int(model.cfg.d_vocab))))  # of whole logits
+    for group in equal_groups([(len(prompt), prompt.last.last) for prompt in prompts], min(most, PROMPTS_AT_ONCE)):
         states, logits = clean_run(model, torch.cat([prompts[i].tokens for i in group]), layers)
         last = prompts[group[0]].last.last
         for row, i in enumerate(group):

@@ -166,8 +166,9 @@ class LensTraining:
         """
         if math.isfinite(value):
             return
-        last = state.step - state.step % self.settings.validate_every
-        kept = f"the state of step {last} is kept in {str(self.folder)!r}" if self.folder is not None and state.rows else "no state was kept"
+        kept = "no state was kept"
+        if self.folder is not None and state.rows:  # the curve's last rows are from when the state was written
+            kept = f"the state of step {state.rows[-1]['step']} is kept in {str(self.folder)!r}"
         raise NumericalError(
             f"the {what} of the tuned lens is {value} after step {state.step}; {kept}. Train anew with a learning_rate below "
             f"{self.settings.learning_rate:g} (in another folder), or check the model's weights for NaN."
