@@ -12,6 +12,7 @@ from tl_knowledge.engine.acting import site_refusal
 from tl_knowledge.engine.recording import record
 from tl_knowledge.errors import ComponentError
 from tl_knowledge.models.hook_names import COMPONENTS
+from tl_knowledge.runs.windows import unit_count
 
 EXACT = 1e-12
 SITES = COMPONENTS[5:]
@@ -201,3 +202,18 @@ def test_a_unit_outside_is_refused(gpt2, prompt):
     _, cache = gpt2.run_with_cache(prompt.tokens)
     with pytest.raises(ComponentError, match=r"unit 4 is outside the 4 of blocks.1.attn.hook_pattern; pass numbers from 0 to 3"):
         gpt2.run_with_hooks(prompt.tokens, fwd_hooks=tlk.restore(cache, "pattern", layers=1, units=4))
+
+
+@pytest.mark.parametrize("site", ["k", "v"])
+def test_keys_and_values_are_counted_again_when_the_model_shows_them_apart(prompt, site):
+    """Heads that share keys, then a copy each: every one of them is traced."""
+    model = build("ht-llama")
+    shared = unit_count(model, site)
+    model.set_ungroup_grouped_query_attention(True)
+    try:
+        assert unit_count(model, site) == model.cfg.n_heads > shared
+        apart = tlk.trace(model, prompt, NOISE, component=site, samples=1, layers=[1], positions=[2], progress=False)
+        assert apart.settings.units == tuple(range(model.cfg.n_heads))
+    finally:
+        model.set_ungroup_grouped_query_attention(False)
+    assert unit_count(model, site) == shared

@@ -21,7 +21,7 @@ from jaxtyping import Int
 from tl_knowledge.errors import SlowEngineWarning, TLKnowledgeError
 from tl_knowledge.models.protocol import HookedModel, context_length, model_device, model_name
 
-__all__ = ["Proof", "probe_tokens", "same"]
+__all__ = ["Proof", "probe_tokens", "run_settings", "same"]
 
 PROBE_LENGTH = 6
 
@@ -46,7 +46,7 @@ class Proof:
     def refusal(self, model: HookedModel) -> str | None:
         """Why this model cannot run the engine, or ``None`` where it can."""
         shown = self.shown.setdefault(model, {})
-        state = _settings(model)
+        state = run_settings(model)
         if state not in shown:
             shown[state] = self._ask(model)
             if shown[state] and self.instead:
@@ -82,7 +82,7 @@ def same(fast: torch.Tensor, plain: torch.Tensor) -> bool:
     return bool(((fast - plain).abs().max() <= tolerance * plain.abs().max()).item())  # NaN is never equal
 
 
-def _settings(model: HookedModel) -> Hashable:
+def run_settings(model: HookedModel) -> Hashable:
     """What of a model may change how it runs: its plain settings, its attention's implementation, dtype, device, and a tokenizer.
 
     ``HookedTransformer.generate`` makes masks by the tokenizer, and counts positions twice behind its cache without one.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Literal, TypeAlias
 from weakref import WeakKeyDictionary
 
-from tl_knowledge.engine.proof import probe_tokens
+from tl_knowledge.engine.proof import probe_tokens, run_settings
 from tl_knowledge.engine.recording import record
 from tl_knowledge.errors import ComponentError, UnsupportedModelError
 from tl_knowledge.models.hook_names import Component, component_hook, unit_word
@@ -19,7 +20,7 @@ TraceVariant: TypeAlias = Literal["ours", "meng2022_code"]
 
 WINDOW_MENG_2022 = 10
 
-_counted: WeakKeyDictionary[HookedModel, dict[Component, int]] = WeakKeyDictionary()
+_counted: WeakKeyDictionary[HookedModel, dict[Hashable, int]] = WeakKeyDictionary()
 
 
 def resolve_window(model: HookedModel, component: Component, window: Window, variant: TraceVariant) -> int:
@@ -77,11 +78,11 @@ def unit_count(model: HookedModel, component: Component) -> int:
 
 def _key_value_heads(model: HookedModel, component: Component) -> int:
     """As the model runs: heads may share keys and values, and some classes show them shared, some each by itself."""
-    counted = _counted.setdefault(model, {})
-    if component not in counted:
+    counted, key = _counted.setdefault(model, {}), (component, run_settings(model))
+    if key not in counted:
         shown = record(model, probe_tokens(model)[:1], [], [component_hook(component, layer) for layer in range(layer_count(model))])
         counts = {activation.shape[2] for activation in shown.values()}
         if len(counts) > 1:
             raise UnsupportedModelError(f"layers of {model_name(model)} have {sorted(counts)} heads of {component!r}; pass 'z' or 'attn_out'.")
-        counted[component] = counts.pop()
-    return counted[component]
+        counted[key] = counts.pop()
+    return counted[key]
