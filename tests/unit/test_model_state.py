@@ -268,6 +268,8 @@ def test_hooks_in_generate(name, cached):
     always = [random_edit(model, (1,), 1).hooks(), tlk.scale_neurons([(0, 3)], 0.0), tlk.scale_neurons([(0, 3)], 0.0, positions=-1)]
     uncached = [tlk.scale_neurons([(0, 3)], 0.0, positions=2), tlk.knock_out_attention(6, [0], layers=[0])]
     uncached += [tlk.scale_neurons([(0, 3)], 0.0, positions=0), tlk.knock_out_attention([0], [5], layers=[0])]  # a new token is no first one
+    always.append(tlk.ablate(heads=[(0, 1)], neurons=[(1, 3)], modules=[(1, "mlp_out")]))
+    uncached += [tlk.ablate(heads=(0, 1), positions=2), tlk.ablate(modules=[(0, "mlp_out")], positions=0), tlk.ablate(neurons=(0, 3), positions=0)]
     embedding = tlk.corrupt([0], tlk.GaussianNoise(3.0))
     never = [tlk.restore(recorded, "mlp_out", layers=[1], positions=2), tlk.sever(recorded, "mlp_out", layers=[1])]
     (never if name == "ht-gpt2" else uncached).append(embedding)

@@ -12,7 +12,7 @@ import torch
 from tl_knowledge.arrays import HookFn, Hooks, as_pairs, as_positions
 from tl_knowledge.door import public
 from tl_knowledge.errors import ComponentError, check_choice
-from tl_knowledge.hooks.writing import Activations, Positions, write_part, write_recorded
+from tl_knowledge.hooks.writing import Activations, Positions, check_not_alone, write_part, write_recorded
 from tl_knowledge.models.hook_names import Component, Written, component_hook
 
 __all__ = ["Ablation", "ablate"]
@@ -50,7 +50,7 @@ def ablate(
 
     Raises:
         ComponentError: nothing to ablate, an unknown word, or nothing recorded to write; on running, a head, neuron or position outside the
-            activation.
+            activation, or a position counted from the start in a step of ``generate`` with a key-value cache.
 
     Example:
         >>> import tl_knowledge as tlk
@@ -88,6 +88,7 @@ def _replace(name: str, where: Sequence[int] | None, units: tuple[int, ...] | No
     """
     if by == "resample" and recorded is not None:
         return write_recorded(recorded, name, where, units)
+    lengths: list[int] = []
 
     def replace(activation: torch.Tensor, *, hook: object) -> torch.Tensor:
         if axes == 2 and activation.ndim != 4:
@@ -103,6 +104,8 @@ def _replace(name: str, where: Sequence[int] | None, units: tuple[int, ...] | No
             if where is not None:
                 raise ComponentError(f"this model has batch and positions of {name} in one axis; pass positions=None, or use measure_ablation().")
             return write_part(activation[None], value.expand_as(activation)[None], name, None, units)[0]
+        if where is not None:
+            check_not_alone(activation, where, lengths)
         return write_part(activation, value.expand_as(activation), name, where, units)
 
     return replace
