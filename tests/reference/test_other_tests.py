@@ -46,6 +46,14 @@ def test_verified_sites_are_exact_and_the_check_says_how_well_the_rest_agreed(fa
     assert exact.screen is None
 
 
+def test_a_screen_of_sites_that_cannot_matter_is_zeros_as_the_sweep_is(factlm):
+    prompt = tlk.Prompt.from_fact(factlm, tlk.load_facts()[0])
+    screen, rows = (tlk.trace(factlm, prompt, layers=[7], positions=[0], engine=engine, progress=False) for engine in ("screen", "rows"))
+    torch.testing.assert_close(screen.indirect_effect, rows.indirect_effect, rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(screen.total_effect, rows.total_effect, rtol=0, atol=0)
+    assert screen.screen is not None and screen.screen.verified == 0 and screen.provenance.engine == "screen, 0 sites verified by rows"
+
+
 def test_the_screen_survives_saving(tmp_path, gpt2, prompt):
     result = tlk.trace(gpt2, prompt, 0.5, engine="screen", verify=5, samples=2)
     assert tlk.CausalTrace.load(result.save(tmp_path / "screen")).screen == result.screen

@@ -109,6 +109,9 @@ def screened_scores(
     experiment.metric.check_differentiable("engine='screen'")
     if verify < 0:
         raise ComponentError(f"verify={verify} is negative; pass how many of the largest effects to trace exactly.")
+    if not sites:  # none of them can matter, and a gradient of nothing is an error
+        exact, used = exact_scores(experiment, sites, "rows", memory_budget, advance)
+        return exact, f"screen, 0 sites verified by {used}", ScreenCheck(0, float("nan"), 0.0)
     estimate = screen_sites(experiment, sites)
     corrupted = torch.stack([experiment.corrupted_score(site.run) for site in sites])
     verified = estimate.mean(1).abs().argsort(descending=True, stable=True)[:verify].tolist()
