@@ -163,6 +163,16 @@ BAD_TRACES = {
     "ablate: module": (lambda m, p: tlk.ablate(modules=(0, "resid_post")), errors.ComponentError, "modules 'resid_post' is unknown"),
     "ablate: no mean": (lambda m, p: tlk.ablate(heads=(0, 1), by="mean"), errors.ComponentError, "by='mean' needs recorded=, activations whose mean"),
     "ablate: no run": (lambda m, p: tlk.ablate(heads=(0, 1), by="resample"), errors.ComponentError, "needs recorded=, the run whose"),
+    "ablate: not in the mean": (
+        lambda m, p: tlk.ablate(modules=[(0, "mlp_out")], by="mean", recorded={}),
+        errors.ComponentError,
+        "by='mean' writes what was recorded, but blocks.0.hook_mlp_out was not",
+    ),
+    "ablate: not in the run": (
+        lambda m, p: tlk.ablate(heads=[(0, 1), (1, 1)], by="resample", recorded=m.run_with_cache(p.tokens, names_filter="blocks.0.attn.hook_z")[1]),
+        errors.ComponentError,
+        "by='resample' writes what was recorded, but blocks.1.attn.hook_z was not",
+    ),
     "ablate: head": (
         lambda m, p: m.run_with_hooks(p.tokens, fwd_hooks=tlk.ablate(heads=(0, 4))),
         errors.ComponentError,

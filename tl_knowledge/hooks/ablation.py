@@ -12,7 +12,7 @@ import torch
 from tl_knowledge.arrays import HookFn, Hooks, as_pairs, as_positions
 from tl_knowledge.door import public
 from tl_knowledge.errors import ComponentError, check_choice
-from tl_knowledge.hooks.writing import Activations, Positions, check_not_alone, write_part, write_recorded
+from tl_knowledge.hooks.writing import Activations, Positions, check_not_alone, has_recorded, write_part, write_recorded
 from tl_knowledge.models.hook_names import Component, Written, component_hook
 
 __all__ = ["Ablation", "ablate"]
@@ -76,6 +76,9 @@ def ablate(
         sites.append((component_hook(module, layer), None, 1))
     if not sites:
         raise ComponentError("nothing was given to ablate; pass heads=, neurons= or modules=, each as pairs such as (3, 0) or (3, 'mlp_out').")
+    missing = [name for name, *_ in sites if by != "zero" and recorded is not None and not has_recorded(recorded, name)]
+    if missing:
+        raise ComponentError(f"by={by!r} writes what was recorded, but {missing[0]} was not; record it too, or pass by='zero'.")
     where = None if positions is None else as_positions(positions)
     return [(name, _replace(name, where, units, by, recorded, axes)) for name, units, axes in sites]
 

@@ -11,7 +11,7 @@ from tl_knowledge.arrays import HookFn, Hooks, as_positions
 from tl_knowledge.errors import ComponentError
 from tl_knowledge.models.hook_names import Component, by_position, component_hook
 
-__all__ = ["ALONE", "Activations", "Positions", "check_not_alone", "check_reach", "write_component", "write_part", "write_recorded"]
+__all__ = ["ALONE", "Activations", "Positions", "check_not_alone", "check_reach", "has_recorded", "write_component", "write_part", "write_recorded"]
 
 Positions: TypeAlias = int | Iterable[int]
 
@@ -55,7 +55,7 @@ def write_component(recorded: Activations, component: Component, layer: int, whe
         name = component_hook(component, layer)
         return [(name, write_recorded(recorded, name, where, units))]
     names = [component_hook(component, layer), f"blocks.{layer}.ln2.hook_normalized"]
-    there = [name for name in names if _has(recorded, name)]
+    there = [name for name in names if has_recorded(recorded, name)]
     if not there:
         raise ComponentError(f"neither {names[0]} nor {names[1]} is recorded, so what the MLP reads is not known; record one, or pass 'mlp_out'.")
     write, written = write_recorded(recorded, there[0], where, units), list[bool]()
@@ -72,7 +72,8 @@ def write_component(recorded: Activations, component: Component, layer: int, whe
     return [(there[0], write_before), (component_hook("neuron", layer), check)]
 
 
-def _has(recorded: Activations, name: str) -> bool:
+def has_recorded(recorded: Activations, name: str) -> bool:
+    """Whether a hook's activation is among the recorded ones."""
     try:
         return recorded[name] is not None  # pyright: ignore[reportUnnecessaryComparison]
     except (KeyError, ValueError, IndexError):  # of a dict, and what an ActivationCache makes of a name it does not know
