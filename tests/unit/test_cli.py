@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import get_args
 
+import pandas as pd
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -122,6 +123,13 @@ def test_trace_facts_prints_averages_and_writes_a_page_a_table_and_a_store(tmp_p
     assert page.read_text(encoding="utf-8").count("Plotly.newPlot") == 4
     assert table.read_text().startswith("corrupt,component,severed,window,role,layer,effect,low,high,facts,tokens")
     assert [path.name for path in sorted(store.iterdir())] == [".lock", "part-00000.parquet", "run.json"]
+
+
+def test_a_table_of_another_metric_says_which(tmp_path):
+    assert run("trace-facts", *FEW, "--metric", "kl", "--table", str(tmp_path / "kl.csv")).exit_code == 0
+    assert set(pd.read_csv(tmp_path / "kl.csv")["metric"]) == {"kl"}
+    assert run("trace-facts", *FEW, "--table", str(tmp_path / "probability.csv")).exit_code == 0
+    assert "metric" not in pd.read_csv(tmp_path / "probability.csv")
 
 
 def test_trace_facts_from_a_file_as_json(tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,10 @@ from tl_knowledge.cli.printing import print_json, print_line, print_table, print
 from tl_knowledge.cli.words import MEMORY_BUDGET, SIDES
 from tl_knowledge.errors import ComponentError, InputError
 from tl_knowledge.models.hook_names import COMPONENTS
+from tl_knowledge.runs.metric import PROBABILITY
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["trace_facts_command"]
 
@@ -82,11 +86,17 @@ def trace_facts_command(
     if out is not None:
         write_file(out, average.to_html())
     if table is not None:
-        write_file(table, average.to_dataframe().to_csv(index=False))
+        write_file(table, _as_table(average).to_csv(index=False))
     if as_json:
         print_json(_as_data(average))
     else:
         _print(average, out)
+
+
+def _as_table(average: tlk.TraceAverage) -> pd.DataFrame:
+    """The averages; what they are in is a column of its own, unless it is the probability."""
+    averages = average.to_dataframe()
+    return averages if average.metric == PROBABILITY else averages.assign(metric=average.metric.name)
 
 
 def _as_data(average: tlk.TraceAverage) -> dict[str, Any]:
