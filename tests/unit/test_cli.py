@@ -132,6 +132,19 @@ def test_a_table_of_another_metric_says_which(tmp_path):
     assert "metric" not in pd.read_csv(tmp_path / "probability.csv")
 
 
+def test_trace_facts_takes_every_component_that_the_function_takes(tmp_path):
+    """A state inside a block and heads together; heads alone, which have no sides to compare; few neurons, of one layer."""
+    few = ["--relation", "P36", "--limit", "6", "--samples", "1", "--layer", "4"]
+    data = json.loads(run("trace-facts", *few, "--component", "resid_pre", "--component", "z", "--json").stdout)
+    units = {part: {row["unit"] for row in data["averages"] if row["component"] == part} for part in ("resid_pre", "z")}
+    assert units == {"resid_pre": {None}, "z": set(range(tlk.load_model("factlm").cfg.n_heads))}
+    assert {row["component"] for row in data["sides"]} == {"resid_pre"}
+    page = tmp_path / "page.html"
+    alone = run("trace-facts", *few, "--component", "head", "--out", str(page))
+    assert alone.exit_code == 0 and ", head " in alone.stdout and page.read_text(encoding="utf-8").count("Plotly.newPlot") == 1
+    assert json.loads(run("trace-facts", *few, "--component", "pattern", "--json").stdout)["sides"] == []
+
+
 def test_trace_facts_from_a_file_as_json(tmp_path):
     rows = [{"subject": "France", "attribute": answer, "prompt": "The capital of France is"} for answer in ("Paris", "Oslo")]
     (tmp_path / "known.json").write_text(json.dumps(rows))
@@ -261,7 +274,7 @@ REFUSED = [  # by us, with an error of the package
     (["trace", *PROMPT, "--sever", "mlp"], "ComponentError: sever 'mlp' is unknown, did you mean 'mlp_out'?"),
     (["trace", *PROMPT, "--corrupt", "object"], "InputError: corrupt 'object' is unknown"),
     (["trace-facts", "--variant", "meng2022"], "InputError: variant 'meng2022' is unknown, did you mean 'meng2022_code'?"),
-    (["trace-facts", "--component", "neuron"], "ComponentError: component 'neuron' is unknown"),
+    (["trace-facts", "--component", "neurons"], "ComponentError: component 'neurons' is unknown, did you mean 'neuron'?"),
     (["trace-facts", "--runner", "slurm"], "InputError: runner 'slurm' is unknown"),
     (["trace-facts", "--dataset", "counterfacts"], "DataError: dataset 'counterfacts' is unknown, did you mean 'counterfact'?"),
     (["trace-facts", "--dataset", "lre"], "DataError: data set 'lre' has no default source"),

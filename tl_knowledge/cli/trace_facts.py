@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["trace_facts_command"]
 
-STATES_AND_MODULES = COMPONENTS[:3]
+DEFAULT_COMPONENTS = COMPONENTS[:3]
 
 
 @loads_model
@@ -33,7 +33,7 @@ def trace_facts_command(
     relation: options.Relations = None,
     limit: Annotated[int | None, typer.Option(min=1, help="A random sample of so many facts, drawn with --seed.")] = None,
     corrupt: options.Corrupt = None,
-    component: Annotated[list[str] | None, options.choice("component", STATES_AND_MODULES, "; repeatable, default all", ComponentError)] = None,
+    component: Annotated[list[str] | None, options.choice("component", COMPONENTS, "; repeatable, default the first three", ComponentError)] = None,
     sever: options.Sever = None,
     layer: options.Layers = None,
     window: options.Window = "auto",
@@ -60,7 +60,7 @@ def trace_facts_command(
     shared: dict[str, Any] = {
         "noise": noise_argument(noise),
         "corrupt": words_argument(corrupt, SIDES),
-        "components": words_argument(component, STATES_AND_MODULES),
+        "components": words_argument(component, DEFAULT_COMPONENTS),
         "sever": words_argument(sever, ()),
         "layers": layer or None,
         "window": window_argument(window),
@@ -101,15 +101,15 @@ def _as_table(average: tlk.TraceAverage) -> pd.DataFrame:
 
 def _as_data(average: tlk.TraceAverage) -> dict[str, Any]:
     """Everything a program needs, as plain data."""
-    compared = len(average.sides) == 2 and len(average.facts) >= 6
+    averages = average.to_dataframe()
     return {
         "facts": len(average.facts),
         "given": average.given,
         "skipped": average.skipped,
         "metric": average.metric.name,
         "total_effects": average.total_effects().to_dict(orient="records"),
-        "averages": average.to_dataframe().to_dict(orient="records"),
-        "sides": average.compare_sides().table.to_dict(orient="records") if compared else [],
+        "averages": averages.astype(object).where(averages.notna(), None).to_dict(orient="records"),
+        "sides": average.compare_sides().table.to_dict(orient="records") if average.comparable else [],
         "provenance": average.provenance.to_dict(),
     }
 
@@ -120,7 +120,7 @@ def _print(average: tlk.TraceAverage, out: Path | None) -> None:
     print_line((f"{len(average.facts)} facts", "bold"), f" on {average.provenance.model}{left_out}")
     print_table(tracing.total_effect_table(average))
     print_table(tracing.peak_table(average))
-    if len(average.sides) == 2:
+    if len(average.sides) == 2 and average.components:
         located = tracing.location_table(average)
         columns = [0, 1, *range(4, 7)]  # the peaks stand in the table above
         print_table(table([located.header[i] for i in columns], [[row[i] for i in columns] for row in located.rows]))
