@@ -269,9 +269,9 @@ REFUSED = [  # by us, with an error of the package
     (["trace", "--target", " Paris"], "InputError: no prompt was given"),
     (["trace", *PROMPT, "--window", "wide"], "ComponentError: window 'wide' is no number of layers"),
     (["trace", *PROMPT, "--noise", "loud"], "CorruptionError: noise 'loud' is not understood"),
-    (["trace", *PROMPT, "--component", "resid"], "ComponentError: component 'resid' is unknown, did you mean 'resid_post'?"),
+    (["trace", *PROMPT, "--component", "resid"], "ComponentError: component 'resid' is unknown, did you mean 'resid_pre'?"),
     (["trace", *PROMPT, "--component", "head", "--component", "heads"], "ComponentError: component 'heads' is unknown, did you mean 'head'?"),
-    (["trace", *PROMPT, "--sever", "mlp"], "ComponentError: sever 'mlp' is unknown, did you mean 'mlp_out'?"),
+    (["trace", *PROMPT, "--sever", "mlp"], "ComponentError: sever 'mlp' is unknown, did you mean 'mlp_in'?"),
     (["trace", *PROMPT, "--corrupt", "object"], "InputError: corrupt 'object' is unknown"),
     (["trace-facts", "--variant", "meng2022"], "InputError: variant 'meng2022' is unknown, did you mean 'meng2022_code'?"),
     (["trace-facts", "--component", "neurons"], "ComponentError: component 'neurons' is unknown, did you mean 'neuron'?"),
@@ -312,7 +312,7 @@ REFUSED = [  # by us, with an error of the package
     (["blimp", "--source", "nowhere.jsonl"], "DataError: "),
     (["perturb", "--variant", "meng2022_code"], "InputError: variant 'meng2022_code' is unknown; pass one of 'ours', 'wen_bai'"),
     (["perturb", "--relation", "P0"], "DataError: no fact has relation 'P0'"),
-    (["report", *PROMPT, "--layer", "0"], "InputError: --layer, --setting, --moments and --corpus belong to an edit"),
+    (["report", *PROMPT, "--layer", "0"], "InputError: --layer, --setting, --moments, --corpus and --measures belong to an edit"),
     (["report", PROMPT[0], "--subject", "Spain"], "InputError: subject 'Spain' stands 0 times"),
 ]
 MISTYPED = [  # refused by typer
