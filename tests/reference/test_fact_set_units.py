@@ -102,3 +102,10 @@ def test_the_sites_of_fact_sets(small):
     assert all(
         torch.isfinite(torch.tensor(trace.effect[:, trace.subject_positions[-1]])).all() for trace in average.traces if trace.corrupt == "subject"
     )
+
+
+def test_a_page_names_what_was_severed(small):
+    average = tlk.trace_facts(small, FACTS, components="resid_post", sever=("pattern", "v"), **GIVEN)
+    page = " ".join(average.to_html().split())
+    assert "while the attention patterns of all heads or, as another line, the values of all heads at that token stay as" in page
+    assert "outputs of all MLPs" not in page

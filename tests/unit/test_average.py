@@ -156,7 +156,15 @@ def test_filled_points_are_the_layers_that_differ(average):
 
 def test_the_page_says_what_it_rests_on(average):
     page = average.to_html()
-    for words in ("12 facts of", "2 noise samples", "Benjamini", "Severed", "transformer-lens", "average total effect"):
+    for words in (
+        "12 facts of",
+        "2 noise samples",
+        "Benjamini",
+        "Severed",
+        "outputs of all MLPs or, as another line, ",
+        "transformer-lens",
+        "average total effect",
+    ):
         assert words in page
     one_side = tlk.trace_facts("factlm", average.facts[:2], corrupt="subject", components="mlp_out", samples=1, progress=False)
     assert "Subject against relation" not in one_side.to_html()

@@ -10,7 +10,7 @@ import pandas as pd
 
 from tl_knowledge.door import public
 from tl_knowledge.drawing import PagePart, Table, heading, html_page, markup, provenance_footer
-from tl_knowledge.models.hook_names import unit_word
+from tl_knowledge.models.hook_names import Module, unit_word
 from tl_knowledge.results.statistics import interval_text
 from tl_knowledge.runs.metric import PROBABILITY, Metric
 from tl_knowledge.runs.roles import PLACES, SIDES
@@ -30,8 +30,21 @@ _SIDES_NOTE = """<p>The same facts, traced twice: with the subject corrupted and
 weighted by the positive part of the average effect; its difference between the sides is paired within facts. Where the relation ends the
 prompt, its last token <i>is</i> the last token, so both rows show the same relation line.</p>"""
 
-_SEVERED_NOTE = """The residual state is restored at the last corrupted token while the outputs of all MLPs (or of all attention layers) at
-that token stay as in the corrupted run. What severing takes away, the restored state did through that module."""
+_SEVERED_NOTE = """The residual state is restored at the last corrupted token while {} at that token stay as in the corrupted run. What severing
+takes away, the restored state did through what was severed."""
+
+_SEVERED: dict[Module, str] = {
+    "mlp_out": "the outputs of all MLPs",
+    "attn_out": "the outputs of all attention layers",
+    "resid_pre": "the states entering all blocks",
+    "mlp_in": "the inputs of all MLPs",
+    "q": "the queries of all heads",
+    "k": "the keys of all heads",
+    "v": "the values of all heads",
+    "z": "the z of all heads",
+    "pattern": "the attention patterns of all heads",
+    "attn_scores": "the attention scores of all heads",
+}
 
 
 def average_page(average: RoleEffects, compared: SideComparison | None) -> str:
@@ -47,8 +60,10 @@ def average_page(average: RoleEffects, compared: SideComparison | None) -> str:
     if compared is not None:
         parts += [heading("Subject against relation"), markup(_SIDES_NOTE), _difference_sentence(average, compared.table)]
         parts += [compared.plot(), location_table(average)]
-    if any(measure.severed for measure in average.measures) and "resid_post" in average.components:
-        parts += [heading("Severed"), _SEVERED_NOTE, plot_severed(average)]
+    severed = dict.fromkeys(measure.severed for measure in average.measures if measure.severed)
+    if severed and "resid_post" in average.components:
+        lines = [" and ".join(_SEVERED[module] for module in together) for together in severed]
+        parts += [heading("Severed"), _SEVERED_NOTE.format(" or, as another line, ".join(lines)), plot_severed(average)]
     return html_page("Causal traces of a fact set", [*parts, provenance_footer(average.provenance)])
 
 
