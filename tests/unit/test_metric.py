@@ -211,6 +211,14 @@ def test_figures_and_pages_say_the_metric(factlm):
     assert circuit.plot().layout.title.text.startswith("What carries the negative KL from the clean run") and circuit.metric == "kl"
 
 
+def test_modules_are_compared_in_the_metric(factlm):
+    facts = [fact for fact in tlk.load_facts("factlm") if fact.relation == "P36"][:6]
+    asked = {"components": ("attn_out", "mlp_out"), "layers": [0], "window": 1, "corrupt": "subject", **QUIET}
+    logits, default = (tlk.trace_facts(factlm, facts, **words, **asked).compare_modules() for words in ({"metric": "logit"}, {}))
+    assert logits.plot().layout.yaxis.title.text == "average indirect effect (logit)" and " (logit); " in logits.headline()
+    assert default.plot().layout.yaxis.title.text == "average indirect effect (probability)" and "(probability)" not in default.headline()
+
+
 def test_a_sweeps_tracing_effect_is_in_its_metric(factlm):
     case = tlk.load_edit_cases("factlm")[0]
     for metric in ("kl", "log_probability"):
@@ -221,4 +229,5 @@ def test_a_sweeps_tracing_effect_is_in_its_metric(factlm):
         traced = tlk.trace(factlm, prompt, component="mlp_out", window=5, layers=[0, 3], metric=metric, multi_token=metric != "kl", **QUIET)
         expected = traced.mean_effect.nan_to_num(nan=-1.0).amax(1) / traced.total_effect.mean()
         np.testing.assert_allclose(sweep.table["fraction_restored"], expected.clamp(min=0).numpy(), rtol=1e-5)
+        assert sweep.headline().split("; ")[0].endswith(f"in 2 layers, tracing effect{sweep.settings.metric.remark}")
         assert sweep.settings.metric.name == metric and isinstance(sweep.table, pd.DataFrame)
