@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+import tl_knowledge as tlk
 from tl_knowledge.runs.metric import Metric
 from tl_knowledge.runs.scoring import row_scores
+
+QUIET = {"samples": 2, "progress": False}
+
+
+@pytest.fixture
+def probe(gpt2):
+    """A trained probe, whose parameters ask for gradients."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return torch.nn.Linear(int(gpt2.cfg.d_vocab), 2, dtype=gpt2.W_E.dtype)
 
 
 def test_a_log_probability_of_halves_is_in_single_precision():
@@ -15,3 +27,14 @@ def test_a_log_probability_of_halves_is_in_single_precision():
     torch.testing.assert_close(found, logits[:, 0].log_softmax(-1)[:, 2], rtol=0, atol=0)
     for kind in ("probability", "log_probability"):
         assert row_scores(Metric(kind), logits, answer).dtype == torch.float32
+
+
+def test_a_probe_is_a_metric(gpt2, prompt, probe):
+    traces = [tlk.trace(gpt2, prompt, 0.5, metric=metric, **QUIET) for metric in (lambda rows: probe(rows)[:, 0], lambda rows: rows @ probe.weight[0])]
+    assert not traces[0].indirect_effect.requires_grad and traces[0].plot().data
+    torch.testing.assert_close(traces[0].indirect_effect, traces[1].indirect_effect)  # the bias is in both runs
+    fact = tlk.load_facts("factlm")[0]
+    factlm = tlk.load_model("factlm")
+    head = torch.nn.Linear(int(factlm.cfg.d_vocab), 1)
+    average = tlk.trace_facts(factlm, [fact], components="mlp_out", layers=[0], metric=lambda rows: head(rows)[:, 0], **QUIET)
+    assert average.plot().data

@@ -76,7 +76,7 @@ def _called(metric: Metric, logits: Float[torch.Tensor, "row d_vocab"]) -> Float
             f"metric={metric.words} gave {values[-1].item():.6g} for a row among {len(values)}, and {alone.item():.6g} for it alone; rows are "
             "different runs: compute each number from its own row."
         )
-    return values
+    return values if logits.requires_grad else values.detach()  # a function's own parameters, a probe's, would ask for gradients
 
 
 def _numbers(metric: Metric, given: object, logits: Float[torch.Tensor, "row d_vocab"]) -> Float[torch.Tensor, " row"]:
