@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import tl_knowledge as tlk
+from tl_knowledge import errors
 from tl_knowledge.runs.metric import Metric
 from tl_knowledge.runs.scoring import row_scores
 
@@ -30,7 +31,9 @@ def test_a_log_probability_of_halves_is_in_single_precision():
 
 
 def test_a_probe_is_a_metric(gpt2, prompt, probe):
-    traces = [tlk.trace(gpt2, prompt, 0.5, metric=metric, **QUIET) for metric in (lambda rows: probe(rows)[:, 0], lambda rows: rows @ probe.weight[0])]
+    traces = [
+        tlk.trace(gpt2, prompt, 0.5, metric=metric, **QUIET) for metric in (lambda rows: probe(rows)[:, 0], lambda rows: rows @ probe.weight[0])
+    ]
     assert not traces[0].indirect_effect.requires_grad and traces[0].plot().data
     torch.testing.assert_close(traces[0].indirect_effect, traces[1].indirect_effect)  # the bias is in both runs
     fact = tlk.load_facts("factlm")[0]
@@ -38,3 +41,13 @@ def test_a_probe_is_a_metric(gpt2, prompt, probe):
     head = torch.nn.Linear(int(factlm.cfg.d_vocab), 1)
     average = tlk.trace_facts(factlm, [fact], components="mlp_out", layers=[0], metric=lambda rows: head(rows)[:, 0], **QUIET)
     assert average.plot().data
+
+
+def test_gradients_of_a_probe_are_in_the_logits(gpt2, prompt, probe):
+    for call in (
+        lambda metric: tlk.attribute_neurons(gpt2, prompt, steps=2, metric=metric, progress=False),
+        lambda metric: tlk.trace(gpt2, prompt, 0.5, engine="screen", metric=metric, **QUIET),
+    ):
+        call(lambda rows: probe(rows)[:, 0])
+        with pytest.raises(errors.InputError, match="has no gradient in the logits"):
+            call(lambda rows: probe(rows.detach())[:, 0])

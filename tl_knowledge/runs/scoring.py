@@ -54,13 +54,15 @@ def row_scores(
             return _called(metric, logits[:, 0])
 
 
-def check_gradient(scores: Float[torch.Tensor, " row"], metric: Metric) -> None:
+def check_gradient(scores: Float[torch.Tensor, " row"], logits: Float[torch.Tensor, "row answer d_vocab"], metric: Metric) -> None:
     """Refuse a function whose numbers have no gradient in the logits.
 
     Raises:
         InputError: such a function.
     """
-    if not scores.requires_grad:
+    # A function may hold parameters of its own: its numbers then have a gradient, but in these and not in the logits.
+    found = torch.autograd.grad(scores.sum(), logits, allow_unused=True, retain_graph=True)[0] if scores.requires_grad else None
+    if found is None:
         raise InputError(f"metric={metric} has no gradient in the logits, which is what is taken here; compute it with differentiable functions.")
 
 
