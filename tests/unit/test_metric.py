@@ -185,6 +185,7 @@ def test_another_answers_texts_and_tokens_are_the_same(factlm):
     (paris,) = target_tokens(factlm, " Paris")
     text, token = (resolve_metric(factlm, "logit_difference", against) for against in (" Paris", [paris, paris]))
     assert text == token and text.against == (paris,) and text.name == f"logit_difference against ' Paris' [{paris}]"
+    assert resolve_metric(factlm, text, None) == text
     assert Metric.from_word(text.name) == text and Metric.from_word(text.name).against == (paris,)
 
 
