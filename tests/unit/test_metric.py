@@ -212,6 +212,17 @@ def test_figures_and_pages_say_the_metric(factlm):
     assert circuit.plot().layout.title.text.startswith("What carries the negative KL from the clean run") and circuit.metric == "kl"
 
 
+def test_circuits_are_compared_in_one_metric(factlm):
+    prompt = tlk.Prompt.from_fact(factlm, FACTS[0])
+    traces = {m: tlk.trace(factlm, prompt, component="mlp_out", metric=m, **QUIET) for m in ("rank", "logit")}
+    built = {m: tlk.circuits.from_trace(factlm, prompt, trace, metric=m, limit=2, progress=False) for m, trace in traces.items()}
+    with pytest.raises(errors.ComponentError, match="other metric: rank and logit; compare two that were built with one metric="):
+        tlk.circuits.compare(built["rank"], built["logit"], names=("rank", "logit"))
+    both = tlk.circuits.compare(built["logit"], built["logit"], names=("one", "other"))
+    for words in (both.headline(), both.plot().layout.title.subtitle.text):
+        assert "% (logit)" not in words and "; effects in logit; " in words
+
+
 def test_modules_are_compared_in_the_metric(factlm):
     facts = [fact for fact in tlk.load_facts("factlm") if fact.relation == "P36"][:6]
     asked = {"components": ("attn_out", "mlp_out"), "layers": [0], "window": 1, "corrupt": "subject", **QUIET}
