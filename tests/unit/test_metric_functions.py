@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import pytest
 import torch
 
 import tl_knowledge as tlk
 from tl_knowledge import errors
+from tl_knowledge.results.digest import function_digest
 from tl_knowledge.runs.metric import Metric
 from tl_knowledge.runs.scoring import row_scores
 
@@ -51,3 +54,19 @@ def test_gradients_of_a_probe_are_in_the_logits(gpt2, prompt, probe):
         call(lambda rows: probe(rows)[:, 0])
         with pytest.raises(errors.InputError, match="has no gradient in the logits"):
             call(lambda rows: probe(rows.detach())[:, 0])
+
+
+def test_what_a_caller_s_own_module_holds_is_not_named_by_the_module():
+    own = ModuleType("mymod")
+    own.T = 3
+
+    def scaled(logits):
+        return logits[:, 0] / own.T
+
+    def known(logits):
+        return torch.nn.functional.relu(logits[:, 0])
+
+    before = function_digest(scaled)
+    own.T = 5
+    assert function_digest(scaled) != before
+    assert function_digest(known) == function_digest(known)

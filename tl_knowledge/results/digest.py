@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass
 from functools import partial
@@ -16,6 +17,8 @@ import torch
 from tl_knowledge.results.packing import packed_fields
 
 __all__ = ["digest", "function_digest", "values_of"]
+
+KNOWN_MODULES = sys.stdlib_module_names | {"numpy", "torch"}  # whose names say what is in them; a caller's own may change
 
 
 def values_of(settings: object) -> dict[str, Any]:
@@ -74,7 +77,7 @@ def _contents(value: Any) -> bytes:
     if isinstance(value, CodeType):  # without its file and its lines
         names = (value.co_names, value.co_varnames, value.co_freevars, value.co_cellvars)
         return value.co_code + _contents((names, value.co_argcount, value.co_kwonlyargcount, value.co_consts))
-    if isinstance(value, ModuleType):
+    if isinstance(value, ModuleType) and value.__name__.partition(".")[0] in KNOWN_MODULES:
         return value.__name__.encode()
     if isinstance(value, partial):
         return _contents(("partial", value.func, value.args, sorted(value.keywords.items())))
