@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 
@@ -70,3 +71,24 @@ def test_what_a_caller_s_own_module_holds_is_not_named_by_the_module():
     own.T = 5
     assert function_digest(scaled) != before
     assert function_digest(known) == function_digest(known)
+
+
+def test_a_function_keeps_its_name_as_long_as_its_values_are_the_same(gpt2, prompt, probe):
+    weights = np.arange(60.0)
+    functions = (lambda rows: rows @ torch.from_numpy(weights), weights), (lambda rows: probe(rows)[:, 0], probe.weight.data)
+    for function, values in functions:
+        traces = [tlk.trace(gpt2, prompt, 0.5, metric=function, **QUIET) for _ in range(2)]
+        assert tlk.compare(*traces).plot().data
+        before = function_digest(function)
+        values[..., 0] += 1
+        assert function_digest(function) != before
+
+
+def test_a_module_of_a_caller_s_own_class_has_no_name_twice(probe):
+    class Own(torch.nn.Linear):
+        pass
+
+    for module in (Own(3, 1), torch.nn.Sequential(Own(3, 1)), probe):
+        if module is probe:
+            probe.register_forward_hook(lambda *_: None)
+        assert function_digest(lambda rows, m=module: m(rows)) != function_digest(lambda rows, m=module: m(rows))
