@@ -78,6 +78,13 @@ def test_settings_of_files_without_a_metric_are_of_probabilities():
     assert unpack(tlk.neurons.AttributionSettings, fields, {}).metric == PROBABILITY
 
 
+def test_a_fact_sets_settings_of_files_without_units_are_of_all(factlm):
+    survey = tlk.trace_facts(factlm, FACTS[:1], components="mlp_out", layers=[0], **QUIET).settings
+    fields = packed_fields(survey, {})
+    del fields["units"], fields["metric"]
+    assert unpack(type(survey), fields, {}) == survey
+
+
 def test_a_function_does_not_come_back_from_a_file(gpt2, prompt, tmp_path):
     trace = tlk.trace(gpt2, prompt, 0.5, metric=of_paris, **QUIET)
     again = tlk.CausalTrace.load(trace.save(tmp_path / "trace"))
