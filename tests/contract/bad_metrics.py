@@ -9,6 +9,7 @@ import torch
 
 import tl_knowledge as tlk
 from tl_knowledge import errors
+from tl_knowledge.runs.metric import Metric
 
 FACT = tlk.Fact("France", "The capital of {} is", " Paris")
 QUIET: dict[str, Any] = {"progress": False}
@@ -39,6 +40,22 @@ BAD_METRICS: dict[str, tuple[Callable[[Any, Any], Any], type[Exception], str]] =
         errors.TargetError,
         "token 60 is outside the model's vocabulary of 60",
     ),
+    "trace: another model's metric": (
+        lambda m, p: tlk.trace(m, p, metric=Metric("logit_difference against ' Rome' [1344]", (1344,))),
+        errors.TargetError,
+        "token 1344 is outside the model's vocabulary of 60",
+    ),
+    "trace: a made metric of no other answer": (
+        lambda m, p: tlk.trace(m, p, metric=Metric("logit_difference")),
+        errors.TargetError,
+        "has no other answer; pass against=",
+    ),
+    "trace: another model's answer of the same number": (
+        lambda m, p: tlk.trace(m, p, metric=Metric("logit_difference against ' Rome' [7]", (7,))),
+        errors.TargetError,
+        r"metric=logit_difference against ' Rome' \[7\] is logit_difference against .* \[7\] in this model",
+    ),
+    "trace: a made metric of no word": (lambda m, p: tlk.trace(m, p, metric=Metric("logits")), errors.ComponentError, "metric 'logits' is unknown"),
     "trace: against itself": (
         lambda m, p: tlk.trace(m, p, metric="logit_difference", against=[7, 5]),
         errors.TargetError,

@@ -78,6 +78,13 @@ def test_settings_of_files_without_a_metric_are_of_probabilities():
     assert unpack(tlk.neurons.AttributionSettings, fields, {}).metric == PROBABILITY
 
 
+def test_a_fact_sets_settings_of_files_without_units_are_of_all(factlm):
+    survey = tlk.trace_facts(factlm, FACTS[:1], components="mlp_out", layers=[0], **QUIET).settings
+    fields = packed_fields(survey, {})
+    del fields["units"], fields["metric"]
+    assert unpack(type(survey), fields, {}) == survey
+
+
 def test_a_function_does_not_come_back_from_a_file(gpt2, prompt, tmp_path):
     trace = tlk.trace(gpt2, prompt, 0.5, metric=of_paris, **QUIET)
     again = tlk.CausalTrace.load(trace.save(tmp_path / "trace"))
@@ -185,6 +192,7 @@ def test_another_answers_texts_and_tokens_are_the_same(factlm):
     (paris,) = target_tokens(factlm, " Paris")
     text, token = (resolve_metric(factlm, "logit_difference", against) for against in (" Paris", [paris, paris]))
     assert text == token and text.against == (paris,) and text.name == f"logit_difference against ' Paris' [{paris}]"
+    assert resolve_metric(factlm, text, None) == text
     assert Metric.from_word(text.name) == text and Metric.from_word(text.name).against == (paris,)
 
 
@@ -211,6 +219,25 @@ def test_figures_and_pages_say_the_metric(factlm):
     assert circuit.plot().layout.title.text.startswith("What carries the negative KL from the clean run") and circuit.metric == "kl"
 
 
+def test_circuits_are_compared_in_one_metric(factlm):
+    prompt = tlk.Prompt.from_fact(factlm, FACTS[0])
+    traces = {m: tlk.trace(factlm, prompt, component="mlp_out", metric=m, **QUIET) for m in ("rank", "logit")}
+    built = {m: tlk.circuits.from_trace(factlm, prompt, trace, metric=m, limit=2, progress=False) for m, trace in traces.items()}
+    with pytest.raises(errors.ComponentError, match="other metric: rank and logit; compare two that were built with one metric="):
+        tlk.circuits.compare(built["rank"], built["logit"], names=("rank", "logit"))
+    both = tlk.circuits.compare(built["logit"], built["logit"], names=("one", "other"))
+    for words in (both.headline(), both.plot().layout.title.subtitle.text):
+        assert "% (logit)" not in words and "; effects in logit; " in words
+
+
+def test_modules_are_compared_in_the_metric(factlm):
+    facts = [fact for fact in tlk.load_facts("factlm") if fact.relation == "P36"][:6]
+    asked = {"components": ("attn_out", "mlp_out"), "layers": [0], "window": 1, "corrupt": "subject", **QUIET}
+    logits, default = (tlk.trace_facts(factlm, facts, **words, **asked).compare_modules() for words in ({"metric": "logit"}, {}))
+    assert logits.plot().layout.yaxis.title.text == "average indirect effect (logit)" and " (logit); " in logits.headline()
+    assert default.plot().layout.yaxis.title.text == "average indirect effect (probability)" and "(probability)" not in default.headline()
+
+
 def test_a_sweeps_tracing_effect_is_in_its_metric(factlm):
     case = tlk.load_edit_cases("factlm")[0]
     for metric in ("kl", "log_probability"):
@@ -221,4 +248,5 @@ def test_a_sweeps_tracing_effect_is_in_its_metric(factlm):
         traced = tlk.trace(factlm, prompt, component="mlp_out", window=5, layers=[0, 3], metric=metric, multi_token=metric != "kl", **QUIET)
         expected = traced.mean_effect.nan_to_num(nan=-1.0).amax(1) / traced.total_effect.mean()
         np.testing.assert_allclose(sweep.table["fraction_restored"], expected.clamp(min=0).numpy(), rtol=1e-5)
+        assert sweep.headline().split("; ")[0].endswith(f"in 2 layers, tracing effect{sweep.settings.metric.remark}")
         assert sweep.settings.metric.name == metric and isinstance(sweep.table, pd.DataFrame)

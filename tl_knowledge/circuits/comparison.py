@@ -40,9 +40,10 @@ class CircuitComparison(Result):
     @override
     def headline(self) -> str:
         """What is compared, and how much of it the two share."""
-        first, second = (set(_shares(circuit)) for circuit in (self.first, self.second))
-        both = f"{len(first & second)} of {len(first | second)} edges are in both"
-        return f"{self.names[0]} ({_carried(self.first)}) against {self.names[1]} ({_carried(self.second)}): {both}; {self.first.provenance.model}"
+        one, other = (set(_shares(circuit)) for circuit in (self.first, self.second))
+        both = f"{len(one & other)} of {len(one | other)} edges are in both"
+        first, second = (f"{name} ({_carried(circuit)})" for name, circuit in zip(self.names, (self.first, self.second), strict=True))
+        return f"{first} against {second}: {both}{_measured(self.first)}; {self.first.provenance.model}"
 
     @override
     def to_dataframe(self) -> pd.DataFrame:
@@ -69,11 +70,11 @@ class CircuitComparison(Result):
             weight = max((share[pair] for share in shares if pair in share), key=abs)
             colour, name = self._look(pair in edges[0], pair in edges[1])
             arrows.append(Arrow(number[pair[0]], number[pair[1]], weight, _hover(own), colour, name))
-        words = "; ".join(
-            f"{name}: P({c.target.strip()!r}) {c.clean_probability:.1%}{c.settings.metric.remark}"
-            for name, c in zip(self.names, circuits, strict=True)
+        words = "; ".join(f"{name}: P({c.target.strip()!r}) {c.clean_probability:.1%}" for name, c in zip(self.names, circuits, strict=True))
+        subtitle = (
+            f"{words}{_measured(self.first)}; arrows as wide as their share of the total effect, dotted where they lower it; "
+            f"{self.first.provenance.model}"
         )
-        subtitle = f"{words}; arrows as wide as their share of the total effect, dotted where they lower it; {self.first.provenance.model}"
         return on_tokens(circuits, points, arrows, f"{self.names[0].capitalize()} against {self.names[1]}", subtitle)
 
     def _look(self, in_first: bool, in_second: bool) -> tuple[str, str]:
@@ -93,7 +94,7 @@ def compare(first: Circuit, second: Circuit, *, names: tuple[str, str] | None = 
         names: what to call them; default what they contrast, for example ``"subject corrupted"``.
 
     Raises:
-        ComponentError: circuits of different tokens or models, or equal names.
+        ComponentError: circuits of different tokens, models or metrics, or equal names.
 
     Example:
         >>> import tl_knowledge as tlk
@@ -106,6 +107,10 @@ def compare(first: Circuit, second: Circuit, *, names: tuple[str, str] | None = 
     """
     if first.labels != second.labels or first.n_layers != second.n_layers:
         raise ComponentError(f"the circuits are of {''.join(first.labels)!r} and {''.join(second.labels)!r}; pass two of the same tokens and model.")
+    if first.settings.metric != second.settings.metric:
+        raise ComponentError(
+            f"the circuits have other metric: {first.settings.metric} and {second.settings.metric}; compare two that were built with one metric=."
+        )
     called = names or (first.contrast, second.contrast)
     if called[0] == called[1]:
         raise ComponentError(f"both circuits are called {called[0]!r}; pass names=, for example ('before', 'after').")
@@ -117,7 +122,13 @@ def _shares(circuit: Circuit) -> dict[tuple[Node, Node], float]:
 
 
 def _carried(circuit: Circuit) -> str:
-    return f"P({circuit.target.strip()!r}) {circuit.clean_probability:.0%}{circuit.settings.metric.remark}"
+    return f"P({circuit.target.strip()!r}) {circuit.clean_probability:.0%}"
+
+
+def _measured(circuit: Circuit) -> str:
+    """What both circuits' effects are counted in, where that is not the probability."""
+    metric = circuit.settings.metric
+    return f"; effects in {metric.measured_in}" if metric.remark else ""
 
 
 def _hover(own: list[tuple[Circuit, Edge]]) -> str:

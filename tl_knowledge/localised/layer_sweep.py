@@ -80,7 +80,8 @@ class LayerSweep(TableResult):
     @override
     def headline(self) -> str:
         cases, layers = self.table["case_id"].nunique(), self.table["layer"].nunique()
-        return f"{self.settings.method}, {in_words(self.settings.problem)}: {cases} facts in {layers} layers; {self.provenance.model}"
+        traced = f", tracing effect{self.settings.metric.remark}" if self.settings.metric.remark else ""
+        return f"{self.settings.method}, {in_words(self.settings.problem)}: {cases} facts in {layers} layers{traced}; {self.provenance.model}"
 
     @override
     def summary(self) -> pd.DataFrame:

@@ -199,7 +199,7 @@ class _Sweep:
             return probability, probability
         reference = clean_reference(metric, logits[: self._prompts])
         score = row_scores(metric, logits, answers, None if reference is None else reference.repeat(len(logits) // self._prompts, 1))
-        check_gradient(score, metric)
+        check_gradient(score, logits, metric)
         return probability, score
 
     def _rows(

@@ -42,11 +42,11 @@ def resolve_metric(model: AnyModel, metric: AnyMetric, against: Against, *, answ
     Raises:
         ComponentError: an unknown word.
         InputError: a class, ``against`` for another metric, or several tokens for one that reads one place.
-        TargetError: no other answer, or the answer itself.
+        TargetError: no other answer, one of another model, or the answer itself.
     """
     if against is not None and metric != "logit_difference":
         raise InputError(f"against={against!r} is what a logit difference takes off; pass metric='logit_difference' with it, or leave it out.")
-    measured = metric if isinstance(metric, Metric) else _asked(model, metric, against)
+    measured = _made(model, metric) if isinstance(metric, Metric) else _asked(model, metric, against)
     if multi_token and not measured.whole_answer:
         raise InputError(f"metric={measured} reads one position, and multi_token=True scores several; pass 'probability' or 'log_probability'.")
     check_not_among(measured.against, answer)
@@ -68,6 +68,17 @@ def _asked(model: AnyModel, metric: MetricWord | Callable[..., torch.Tensor], ag
         raise TargetError("metric='logit_difference' has no other answer; pass against=' Rome', token ids, or a list of them.")
     texts = ", ".join(repr(str(held.tokenizer.decode([token])) if held.tokenizer else token) for token in tokens)
     return Metric(f"logit_difference against {texts} [{', '.join(map(str, tokens))}]", tokens)
+
+
+def _made(model: AnyModel, metric: Metric) -> Metric:
+    """A metric that a result's settings have, or a caller made: its tokens may be those of another model."""
+    if metric.kind == "function":
+        return metric
+    check_choice("metric", metric.kind, MetricWord, ComponentError)
+    here = _asked(model, metric.kind, metric.against)  # pyright: ignore[reportArgumentType]
+    if here != metric:  # the same numbers are other answers in another vocabulary
+        raise TargetError(f"metric={metric} is {here} in this model; pass metric='logit_difference' and against= as text.")
+    return metric
 
 
 def check_not_among(against: Sequence[int], answer: Sequence[int]) -> None:

@@ -42,7 +42,7 @@ def row_scores(
         case "probability":
             return answer_probability(logits, answer)
         case "log_probability":
-            return answer_log_probability(logits, answer)
+            return answer_log_probability(logits.to(torch.promote_types(logits.dtype, torch.float32)), answer)
         case "logit" | "logit_difference":
             return answer_logit(logits, answer, metric.against)
         case "rank":
@@ -54,13 +54,15 @@ def row_scores(
             return _called(metric, logits[:, 0])
 
 
-def check_gradient(scores: Float[torch.Tensor, " row"], metric: Metric) -> None:
+def check_gradient(scores: Float[torch.Tensor, " row"], logits: Float[torch.Tensor, "row answer d_vocab"], metric: Metric) -> None:
     """Refuse a function whose numbers have no gradient in the logits.
 
     Raises:
         InputError: such a function.
     """
-    if not scores.requires_grad:
+    # A function may hold parameters of its own: its numbers then have a gradient, but in these and not in the logits.
+    found = torch.autograd.grad(scores.sum(), logits, allow_unused=True, retain_graph=True)[0] if scores.requires_grad else None
+    if found is None:
         raise InputError(f"metric={metric} has no gradient in the logits, which is what is taken here; compute it with differentiable functions.")
 
 
@@ -76,7 +78,7 @@ def _called(metric: Metric, logits: Float[torch.Tensor, "row d_vocab"]) -> Float
             f"metric={metric.words} gave {values[-1].item():.6g} for a row among {len(values)}, and {alone.item():.6g} for it alone; rows are "
             "different runs: compute each number from its own row."
         )
-    return values
+    return values if logits.requires_grad else values.detach()  # a function's own parameters, a probe's, would ask for gradients
 
 
 def _numbers(metric: Metric, given: object, logits: Float[torch.Tensor, "row d_vocab"]) -> Float[torch.Tensor, " row"]:

@@ -85,7 +85,7 @@ def _first_order(experiment: Experiment, keys: Sequence[Key]) -> dict[Key, torch
     with torch.enable_grad():
         logits: torch.Tensor = run_model(experiment.model, experiment.tokens[experiment.row_prompts], hooks)
         scores = experiment.score(logits, experiment.row_prompts)
-        check_gradient(scores, experiment.metric)
+        check_gradient(scores, logits, experiment.metric)
         gradients = torch.autograd.grad(scores.sum(), [activations[key] for key in keys])
     products: dict[Key, torch.Tensor] = {}
     for key, gradient in zip(keys, gradients, strict=True):

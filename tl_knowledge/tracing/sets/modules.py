@@ -23,7 +23,7 @@ from tl_knowledge.results.statistics import paired_p_values, rank_biserial
 from tl_knowledge.runs.roles import PLACES, last_corrupted
 from tl_knowledge.tracing.sets.effects import RoleEffects
 from tl_knowledge.tracing.sets.estimates import paired_estimates
-from tl_knowledge.tracing.sets.figures import sample_words
+from tl_knowledge.tracing.sets.figures import effect_axis, sample_words
 from tl_knowledge.tracing.sets.settings import Survey
 
 __all__ = ["ModuleComparison", "compare_modules"]
@@ -40,7 +40,7 @@ class ModuleComparison(TableResult):
     Attributes:
         table: one row a corrupted side, place and layer, and one of their mean over layers (``layer`` -1): ``corrupt place window layer attn_out
             attn_out_low attn_out_high mlp_out mlp_out_low mlp_out_high difference low high effect_size p p_corrected differs facts``. Effects,
-            their 95% bootstrap intervals and that of their difference, attention minus MLPs, are in probability. ``effect_size`` is the rank
+            their 95% bootstrap intervals and that of their difference, attention minus MLPs, are in the metric. ``effect_size`` is the rank
             correlation of matched pairs, 1 where attention has the larger effect in every fact, -1 where MLPs have; ``p`` is Wilcoxon's signed-rank
             test over facts, corrected over all rows (Benjamini and Hochberg); ``differs`` is ``p_corrected < 0.05``.
         settings: of the traces.
@@ -59,7 +59,7 @@ class ModuleComparison(TableResult):
         """Which module has the larger mean effect on each side, at the last token."""
         rows = self.table.query("layer == @ALL_LAYERS and place == 'last token'").to_dict("records")
         said = [f"{row['corrupt']} {row['difference']:+.3f} (effect size {row['effect_size']:+.2f})" for row in rows]
-        return f"attention minus MLPs at the last token: {', '.join(said)}; {self.sample}"
+        return f"attention minus MLPs at the last token: {', '.join(said)}{self.settings.metric.remark}; {self.sample}"
 
     def plot(self) -> go.Figure:
         """Both modules by layer, a panel for each side and place; filled points differ after correction for many comparisons."""
@@ -76,7 +76,7 @@ class ModuleComparison(TableResult):
             title="Attention against MLPs: which of them carries it?",
             subtitle=f"filled points: the two differ (Wilcoxon, paired over facts, p < .05 after Benjamini-Hochberg); {self.sample}; bands 95%",
             x_axis="layer",
-            y_axis="average indirect effect (probability)",
+            y_axis=effect_axis(self.settings.metric),
             columns=len(PLACES),
         )
 

@@ -31,7 +31,6 @@ class Survey:
         sever: modules, each severed by itself while the residual state is restored.
         window: of modules, in layers.
         layers: the layer numbers of every trace's layer axis; ``None`` is all, as long as the model is not known.
-        units: heads or neurons, of components that have them; ``None`` is all.
         noise: how embeddings are corrupted; its own seed is not set, because every fact has one.
         seed: of the set: each fact's noise comes from it and the fact's text (``"meng2022_code"``: from it alone).
         samples: noise draws.
@@ -39,6 +38,7 @@ class Survey:
         multi_token: whether all of the target's tokens are scored.
         known_only: whether facts that the model does not predict are left out.
         metric: what effects are measured in.
+        units: heads or neurons, of components that have them; ``None`` is all.
     """
 
     corrupt: tuple[Side, ...]
@@ -46,7 +46,6 @@ class Survey:
     sever: tuple[Module, ...]
     window: Window
     layers: tuple[int, ...] | None
-    units: tuple[int, ...] | None
     noise: Noise
     seed: int
     samples: int
@@ -54,6 +53,7 @@ class Survey:
     multi_token: bool
     known_only: bool
     metric: Metric = PROBABILITY
+    units: tuple[int, ...] | None = None  # files of versions that traced no units have none
 
     def check(self) -> None:
         """Refuse settings that no model could run.
