@@ -10,16 +10,22 @@ from jaxtyping import Float
 from tl_knowledge.arrays import Hooks, Tokens
 from tl_knowledge.engine.recording import run_until
 from tl_knowledge.engine.rows import pad_right
-from tl_knowledge.errors import DataError
+from tl_knowledge.errors import DataError, InputError
 from tl_knowledge.models.protocol import HookedModel, context_length, model_device, prepends_bos
 
 __all__ = ["activations_of", "text_rows", "token_rows"]
 
 
 def text_rows(model: HookedModel, corpus: Iterable[str], longest: int) -> Iterator[Tokens]:
-    """Texts as token rows ``[1 pos]``, with BOS where the model has it; longer ones are cut, those without a token left out."""
+    """Texts as token rows ``[1 pos]``, with BOS where the model has it; longer ones are cut, those without a token left out.
+
+    Raises:
+        InputError: the model has no tokenizer.
+    """
     bos = [model.tokenizer.bos_token_id] if prepends_bos(model) else []
     for text in corpus:
+        if model.tokenizer is None:
+            raise InputError("this model has no tokenizer, so it reads no text; pass a model with one.")
         ids = (bos + model.tokenizer(text, add_special_tokens=False)["input_ids"])[: min(context_length(model), longest)]
         if ids:
             yield torch.tensor([ids], device=model_device(model))
@@ -30,6 +36,7 @@ def token_rows(model: HookedModel, corpus: Iterable[str], wanted: int) -> list[T
 
     Raises:
         DataError: there is none.
+        InputError: the model has no tokenizer.
     """
     rows: list[Tokens] = []
     count = 0
