@@ -14,7 +14,9 @@ from support.models import BUILDERS
 
 import tl_knowledge as tlk
 from tl_knowledge.errors import ComponentError, DataError, InputError, ModelStateError, PromptError
+from tl_knowledge.relations import transfer, trials
 from tl_knowledge.relations.inverse import LowRankInverse
+from tl_knowledge.relations.suffix import Shift
 
 INSTRUMENTS = [fact for fact in tlk.load_facts("factlm") if fact.relation == "P1303"]
 QUIET = {"progress": False}
@@ -203,3 +205,56 @@ def test_relations_of_the_lre_files_are_measured(factlm, tmp_path):
     read = tlk.relations.measure_relation_maps(factlm, tlk.datasets.load_lre(tmp_path), **settings)
     given = [tlk.Fact(fact.subject, template, fact.target, "plays instrument") for fact in INSTRUMENTS[:8]]
     assert read.table.equals(tlk.relations.measure_relation_maps(factlm, given, **settings).table) and len(read.table) == 4
+
+
+@pytest.fixture
+def small(gpt2, monkeypatch):
+    monkeypatch.setattr(gpt2, "tokenizer", tokenizer_of_sixty_words())
+    return gpt2
+
+
+SMALL_FACTS = [tlk.Fact(f"w{k}", "{} " + word, f" w{k + 9}", word) for word in ("w4", "w5") for k in range(10, 17)]
+SMALL_SETTINGS = {"examples": 2, "separator": " w50 ", "known_only": False, **QUIET}
+
+
+def test_random_directions_are_drawn_for_each_relation_fact_and_seed(small, monkeypatch):
+    """None is drawn twice, and the same call draws the same again."""
+    shifted = []
+
+    def shift(layer, change):
+        shifted.append(change)
+        return Shift(layer, change)
+
+    monkeypatch.setattr(trials, "Shift", shift)
+    drawn = []
+    for seed in (0, 1, 0):
+        tlk.relations.measure_relation_maps(small, SMALL_FACTS, layers=[1], beta=1.0, rank=4, seed=seed, **SMALL_SETTINGS)
+        drawn.append(shifted[2::3])
+        shifted.clear()
+    check_draws(drawn)
+
+
+def test_random_heads_and_directions_are_drawn_for_each_relation_and_seed(small, monkeypatch):
+    made, drawn, with_controls = [], [], transfer._with_controls
+
+    def controls(*arguments):
+        vectors = with_controls(*arguments)
+        made.extend(vectors[1:])
+        return vectors
+
+    monkeypatch.setattr(transfer, "_with_controls", controls)
+    monkeypatch.setattr(transfer, "random_heads", lambda mean, k, generator: torch.randn(16, dtype=torch.float64, generator=generator))
+    for seed in (0, 1, 0):
+        tlk.relations.measure_relation_vectors(small, SMALL_FACTS, k=2, controls=2, seed=seed, **SMALL_SETTINGS)
+        drawn.append(list(made))
+        made.clear()
+    check_draws(drawn)
+
+
+def check_draws(drawn):
+    """Those of three calls, of which the last is the first again: no two of the others are parallel."""
+    first, other, again = (torch.nn.functional.normalize(torch.stack(each), dim=-1) for each in drawn)
+    torch.testing.assert_close(first, again)
+    distinct = torch.cat([first, other])
+    assert len(distinct) > 10
+    assert (distinct @ distinct.T - torch.eye(len(distinct))).max() < 0.999

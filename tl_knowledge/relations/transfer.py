@@ -22,7 +22,7 @@ from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.prompts.prompt import Prompt
-from tl_knowledge.relations.draws import check_counts, draw_facts
+from tl_knowledge.relations.draws import check_counts, draw_facts, generator_of
 from tl_knowledge.relations.heads import MeanHeads
 from tl_knowledge.relations.scores import check_measured
 from tl_knowledge.relations.settings import EXAMPLES
@@ -116,9 +116,8 @@ def measure_relation_vectors(
             except (DataError, PromptError) as error:
                 left_out[name] = str(error)
                 continue
-            trial = _Trial(
-                model, at, Counter(fact.target for fact in drawn).most_common(1)[0][0], _with_controls(vector, k, controls, seed), memory_budget
-            )
+            vectors = _with_controls(vector, k, controls, generator_of(seed, name, "controls"))
+            trial = _Trial(model, at, Counter(fact.target for fact in drawn).most_common(1)[0][0], vectors, memory_budget)
             draw = random.Random(f"{seed}/{name}/templates")
             rows += [{"relation": name, "layer": at} | _tried(trial, fact, draw.choice(others)) for fact in rest[:limit]]
     check_measured(rows, left_out)
@@ -142,9 +141,8 @@ def _other_templates(facts: Sequence[Fact], relation: str) -> tuple[str, ...]:
     return check_given([template for template in common if template not in own], "other relation", "pass facts of several, or templates=")
 
 
-def _with_controls(vector: RelationVector, k: int, controls: int, seed: int) -> torch.Tensor:
+def _with_controls(vector: RelationVector, k: int, controls: int, generator: torch.Generator) -> torch.Tensor:
     """The vector, a random direction as long, and vectors of random heads."""
-    generator = torch.Generator().manual_seed(seed)
     direction = torch.randn(len(vector.vector), generator=generator, dtype=torch.float64).to(vector.vector)
     mean = MeanHeads(vector.writes, vector.writes)
     drawn = [random_heads(mean, k, generator) for _ in range(controls)]
