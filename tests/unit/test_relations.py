@@ -258,3 +258,14 @@ def check_draws(drawn):
     distinct = torch.cat([first, other])
     assert len(distinct) > 10
     assert (distinct @ distinct.T - torch.eye(len(distinct))).max() < 0.999
+
+
+def test_a_fact_that_does_not_fit_another_template_is_left_out(small):
+    """The others of its relation are tried; a relation without any is left out, and said."""
+    long, settings = tlk.Fact(" ".join(["w9"] * 8), "{} w4", " w20", "w4"), SMALL_SETTINGS | {"k": 2, "controls": 1}
+    templates = "w7 " * 26 + "{}"  # subjects of one token fit
+    scores = tlk.relations.measure_relation_vectors(small, [*SMALL_FACTS, long], templates=templates, **settings)
+    assert scores.table.groupby("relation").size().to_dict() == {"w4": 5, "w5": 5} and long.subject not in set(scores.table["subject"])
+    two = [*SMALL_FACTS[:2], long, *SMALL_FACTS[7:]]
+    left = [tlk.relations.measure_relation_vectors(small, two, templates=templates, seed=seed, **settings).left_out for seed in range(3)]
+    assert all(list(each) == ["w4"] and "the model's context is 32" in each["w4"] for each in left)
