@@ -269,3 +269,15 @@ def test_a_fact_that_does_not_fit_another_template_is_left_out(small):
     two = [*SMALL_FACTS[:2], long, *SMALL_FACTS[7:]]
     left = [tlk.relations.measure_relation_vectors(small, two, templates=templates, seed=seed, **settings).left_out for seed in range(3)]
     assert all(list(each) == ["w4"] and "the model's context is 32" in each["w4"] for each in left)
+
+
+def test_a_map_in_half_precision_is_roughly_the_one_in_single_precision():
+    """On a bridge, whose norms and unembedding take no other precision than their own."""
+    single, half = (
+        tlk.relations.estimate_relation(tlk.load_model("factlm", backend="bridge", dtype=dtype), INSTRUMENTS[:3], layer=1, rank=4, **QUIET)
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert half.settings.layer == 1 and abs(half.held_out - single.held_out) <= 1 / 3
+    for name in ("weight", "bias"):
+        one, other = getattr(single, name), getattr(half, name)
+        assert 0 < (one - other).norm() < 0.05 * one.norm()
