@@ -8,7 +8,7 @@ from support import BUILDERS, build, fingerprint, hooks_left
 from support.interrupts import InterruptAt
 
 import tl_knowledge as tlk
-from tl_knowledge.errors import ComponentError, UnsupportedModelError
+from tl_knowledge.errors import ComponentError, InputError, UnsupportedModelError
 from tl_knowledge.models.hook_names import state_hook
 from tl_knowledge.states.writing import StatesIn
 
@@ -154,6 +154,12 @@ def test_affine_maps_are_the_least_squares_solution(speaking, texts):
         torch.testing.assert_close(maps.transport(rows, layer), expected, rtol=0, atol=1e-6)
         share = 1 - residual.square().sum() / (to - to.mean(0)).square().sum()
         assert float(maps.explained[number]) == pytest.approx(float(share), abs=1e-8)
+
+
+def test_affine_maps_of_a_model_without_a_tokenizer_are_refused(gpt2):
+    assert gpt2.tokenizer is None
+    with pytest.raises(InputError, match="this model has no tokenizer, so it reads no text"):
+        tlk.states.fit_affine_maps(gpt2, ["w1 w2"], tokens=40, progress=False)
 
 
 def test_a_map_into_its_own_layer_is_the_identity(speaking, texts):

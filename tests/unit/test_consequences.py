@@ -176,6 +176,21 @@ def test_consequences_are_of_an_edit_that_is_not_in_the_model(factlm):
     assert fingerprint(factlm) == before and hooks_left(factlm) == []
 
 
+def test_consequences_are_of_the_cases_own_edit(factlm):
+    """Another subject or another object is refused; an edit of several facts is not, nor one that does not know its facts."""
+    case, other = tlk.load_edit_cases()[:2]
+    rewrites = [case.rewrite, other.rewrite]
+    one = tlk.plan_edit(factlm, other.rewrite, tlk.editing.IKE(k=0), progress=False)
+    both = tlk.plan_edit(factlm, rewrites, tlk.FineTune(layer=0, steps=1), progress=False)
+    with pytest.raises(InputError, match=f"the case edits {case.fact.subject!r} to {case.target_new!r}, but this edit is of {other.fact.subject!r}"):
+        tlk.evaluation.measure_consequences(factlm, case, one)
+    with pytest.raises(InputError, match=f"but this edit is of {other.fact.subject!r} to {other.target_new!r}"):
+        tlk.evaluation.measure_consequences(factlm, replace(other, target_new=case.target_new), one)
+    noted = replace(both, notes=tuple({"subject": fact.subject, "target": fact.target} for fact in rewrites))
+    for edit in (both, noted):
+        assert tlk.evaluation.measure_consequences(factlm, case, edit).fact == case.fact.text
+
+
 def test_what_was_not_measured_of_a_method_is_a_dash(factlm):
     """Not a KeyError, and not a number."""
     case = tlk.load_edit_cases()[0]

@@ -14,7 +14,9 @@ from support.models import BUILDERS
 
 import tl_knowledge as tlk
 from tl_knowledge.errors import ComponentError, DataError, InputError, ModelStateError, PromptError
+from tl_knowledge.relations import transfer, trials
 from tl_knowledge.relations.inverse import LowRankInverse
+from tl_knowledge.relations.suffix import Shift
 
 INSTRUMENTS = [fact for fact in tlk.load_facts("factlm") if fact.relation == "P1303"]
 QUIET = {"progress": False}
@@ -203,3 +205,79 @@ def test_relations_of_the_lre_files_are_measured(factlm, tmp_path):
     read = tlk.relations.measure_relation_maps(factlm, tlk.datasets.load_lre(tmp_path), **settings)
     given = [tlk.Fact(fact.subject, template, fact.target, "plays instrument") for fact in INSTRUMENTS[:8]]
     assert read.table.equals(tlk.relations.measure_relation_maps(factlm, given, **settings).table) and len(read.table) == 4
+
+
+@pytest.fixture
+def small(gpt2, monkeypatch):
+    monkeypatch.setattr(gpt2, "tokenizer", tokenizer_of_sixty_words())
+    return gpt2
+
+
+SMALL_FACTS = [tlk.Fact(f"w{k}", "{} " + word, f" w{k + 9}", word) for word in ("w4", "w5") for k in range(10, 17)]
+SMALL_SETTINGS = {"examples": 2, "separator": " w50 ", "known_only": False, **QUIET}
+
+
+def test_random_directions_are_drawn_for_each_relation_fact_and_seed(small, monkeypatch):
+    """None is drawn twice, and the same call draws the same again."""
+    shifted = []
+
+    def shift(layer, change):
+        shifted.append(change)
+        return Shift(layer, change)
+
+    monkeypatch.setattr(trials, "Shift", shift)
+    drawn = []
+    for seed in (0, 1, 0):
+        tlk.relations.measure_relation_maps(small, SMALL_FACTS, layers=[1], beta=1.0, rank=4, seed=seed, **SMALL_SETTINGS)
+        drawn.append(shifted[2::3])
+        shifted.clear()
+    check_draws(drawn)
+
+
+def test_random_heads_and_directions_are_drawn_for_each_relation_and_seed(small, monkeypatch):
+    made, drawn, with_controls = [], [], transfer._with_controls
+
+    def controls(*arguments):
+        vectors = with_controls(*arguments)
+        made.extend(vectors[1:])
+        return vectors
+
+    monkeypatch.setattr(transfer, "_with_controls", controls)
+    monkeypatch.setattr(transfer, "random_heads", lambda mean, k, generator: torch.randn(16, dtype=torch.float64, generator=generator))
+    for seed in (0, 1, 0):
+        tlk.relations.measure_relation_vectors(small, SMALL_FACTS, k=2, controls=2, seed=seed, **SMALL_SETTINGS)
+        drawn.append(list(made))
+        made.clear()
+    check_draws(drawn)
+
+
+def check_draws(drawn):
+    """Those of three calls, of which the last is the first again: no two of the others are parallel."""
+    first, other, again = (torch.nn.functional.normalize(torch.stack(each), dim=-1) for each in drawn)
+    torch.testing.assert_close(first, again)
+    distinct = torch.cat([first, other])
+    assert len(distinct) > 10
+    assert (distinct @ distinct.T - torch.eye(len(distinct))).max() < 0.999
+
+
+def test_a_fact_that_does_not_fit_another_template_is_left_out(small):
+    """The others of its relation are tried; a relation without any is left out, and said."""
+    long, settings = tlk.Fact(" ".join(["w9"] * 8), "{} w4", " w20", "w4"), SMALL_SETTINGS | {"k": 2, "controls": 1}
+    templates = "w7 " * 26 + "{}"  # subjects of one token fit
+    scores = tlk.relations.measure_relation_vectors(small, [*SMALL_FACTS, long], templates=templates, **settings)
+    assert scores.table.groupby("relation").size().to_dict() == {"w4": 5, "w5": 5} and long.subject not in set(scores.table["subject"])
+    two = [*SMALL_FACTS[:2], long, *SMALL_FACTS[7:]]
+    left = [tlk.relations.measure_relation_vectors(small, two, templates=templates, seed=seed, **settings).left_out for seed in range(3)]
+    assert all(list(each) == ["w4"] and "the model's context is 32" in each["w4"] for each in left)
+
+
+def test_a_map_in_half_precision_is_roughly_the_one_in_single_precision():
+    """On a bridge, whose norms and unembedding take no other precision than their own."""
+    single, half = (
+        tlk.relations.estimate_relation(tlk.load_model("factlm", backend="bridge", dtype=dtype), INSTRUMENTS[:3], layer=1, rank=4, **QUIET)
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert half.settings.layer == 1 and abs(half.held_out - single.held_out) <= 1 / 3
+    for name in ("weight", "bias"):
+        one, other = getattr(single, name), getattr(half, name)
+        assert 0 < (one - other).norm() < 0.05 * one.norm()

@@ -122,7 +122,7 @@ def measure_consequences(model: AnyModel, case: EditCase, edit: AppliedEdit, *, 
         measures: for example ``[subject_facts(facts), ExtractionAttacks()]``.
 
     Raises:
-        InputError: a measure of what planning costs, which is over when there is an edit.
+        InputError: a measure of what planning costs, which is over when there is an edit; or an edit of other facts, where it notes which those are.
         ModelStateError: the edit is in the model already, or was planned for other weights.
 
     Example:
@@ -138,6 +138,7 @@ def measure_consequences(model: AnyModel, case: EditCase, edit: AppliedEdit, *, 
     model, given = as_model(model), tuple(always_iterable(measures, EditMeasure))
     if any(isinstance(measure, EditCosts) for measure in given):
         raise InputError("EditCosts counts what planning an edit costs, and this one is planned; pass it to evaluate(measures=...).")
+    _check_about(case, edit)
     check_not_written = getattr(edit, "check_not_written", None)
     if check_not_written is not None:
         check_not_written(model)
@@ -159,6 +160,25 @@ def measure_consequences(model: AnyModel, case: EditCase, edit: AppliedEdit, *, 
         tuple(map(measure_name, given)),
         provenance_of(model, engine="teacher forcing"),
     )
+
+
+def _check_about(case: EditCase, edit: AppliedEdit) -> None:
+    """Refuse an edit whose notes name every fact that it writes, and not the case's; those of gradient methods name none or only subjects.
+
+    Raises:
+        InputError: it is of other facts.
+    """
+    notes, wanted = getattr(edit, "notes", ()), case.rewrite
+    if not notes or not all("subject" in note for note in notes):
+        return
+    subject, target = wanted.subject, wanted.target.strip()
+    if not any(note["subject"] == subject and str(note.get("target", target)).strip() == target for note in notes):
+        first = notes[0]
+        about = f"{first['subject']!r}" + (f" to {first['target']!r}" if "target" in first else "") + (" and others" if len(notes) > 1 else "")
+        raise InputError(
+            f"the case edits {subject!r} to {wanted.target!r}, but this edit is of {about}; pass the case that it was planned for, or "
+            "plan_edit(model, case.writes, method)."
+        )
 
 
 @dataclass(frozen=True)

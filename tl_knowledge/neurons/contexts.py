@@ -71,8 +71,6 @@ def neuron_contexts(
     chosen = neurons_of(model, neurons)
     if k < 1 or (tokens is not None and tokens < 1):
         raise InputError(f"k={k} and tokens={tokens} show nothing; pass at least 1 of each.")
-    if model.tokenizer is None:
-        raise InputError("this model has no tokenizer, so it reads no text; pass a model with one.")
     found, read, count = {neuron: _Strongest(k) for neuron in chosen}, 0, 0
     with progress_bar(what="neuron contexts", unit="text", progress=progress) as bar:
         for batch in chunked(numbered_rows(model, corpus, context_length(model)), TEXTS_AT_ONCE):

@@ -6,6 +6,8 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 
+import torch
+
 from tl_knowledge.datasets import known_facts
 from tl_knowledge.engine.batches import predicted_tokens
 from tl_knowledge.errors import DataError, InputError
@@ -15,7 +17,7 @@ from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.relations.settings import EXAMPLES
 from tl_knowledge.relations.states import ask, of_one_relation
 
-__all__ = ["check_counts", "draw_facts"]
+__all__ = ["check_counts", "draw_facts", "generator_of"]
 
 
 def check_counts(examples: int, limit: int | None) -> None:
@@ -28,6 +30,12 @@ def check_counts(examples: int, limit: int | None) -> None:
         raise InputError(f"examples={examples} leaves nothing to choose by: no fact is left out; pass at least 2 ({EXAMPLES} is usual).")
     if limit is not None and limit < 1:
         raise InputError(f"limit={limit} leaves no fact to try; pass at least 1.")
+
+
+def generator_of(seed: int, *what: object) -> torch.Generator:
+    """Torch's draws for one thing of one seed, the same in every process: neighbouring seeds and other names share none."""
+    named = random.Random("/".join(map(str, (seed, *what))))  # a text is hashed by SHA-512 here
+    return torch.Generator().manual_seed(named.getrandbits(63))
 
 
 def draw_facts(

@@ -89,8 +89,11 @@ def read_states(model: HookedModel, prompts: Sequence[Prompt], layers: Sequence[
 
 
 def decode(model: HookedModel, states: Float[torch.Tensor, "*row d_model"]) -> Float[torch.Tensor, "*row d_vocab"]:
-    """Log-probabilities that the final norm and the unembedding give some states, as if they had left the last block; at least in float32."""
-    flat, wide = states.flatten(0, -2), torch.promote_types(states.dtype, torch.float32)
+    """Log-probabilities that the final norm and the unembedding give some states, as if they had left the last block; at least in float32.
+
+    The states enter in the model's precision: bridges' norms and unembeddings refuse any other.
+    """
+    flat, wide = states.flatten(0, -2).to(next(model.parameters()).dtype), torch.promote_types(states.dtype, torch.float32)
     rows = [unembed(model, some).to(wide).log_softmax(-1) for some in flat.split(STATES_AT_ONCE)]
     return torch.cat(rows).unflatten(0, states.shape[:-1])
 

@@ -16,13 +16,13 @@ from tl_knowledge.door import public
 from tl_knowledge.engine.prefix import prefix_engine
 from tl_knowledge.engine.progress import progress_bar, show_progress
 from tl_knowledge.engine.rows import MEMORY_BUDGET
-from tl_knowledge.errors import DataError, InputError, PromptError, check_given
+from tl_knowledge.errors import InputError, check_given
 from tl_knowledge.models.checks import check_layers
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.prompts.prompt import Prompt
-from tl_knowledge.relations.draws import check_counts, draw_facts
+from tl_knowledge.relations.draws import check_counts, draw_facts, generator_of
 from tl_knowledge.relations.heads import MeanHeads
 from tl_knowledge.relations.scores import check_measured
 from tl_knowledge.relations.settings import EXAMPLES
@@ -76,7 +76,7 @@ def measure_relation_vectors(
         templates: what is asked instead, with ``{}`` for the subject, drawn for each fact; ``None`` is the other relations' templates.
         controls: how many vectors of as many random heads each vector is compared with.
         separator: between the statements.
-        limit: how many facts of each relation a vector is tried on, at most.
+        limit: how many facts of each relation a vector is tried on, at most; one that is too long for the model in its other template is left out.
         known_only: use only facts whose target the model says when it is asked for.
         seed: of all draws.
         memory_budget: bytes that the runs' activations may take.
@@ -113,14 +113,13 @@ def measure_relation_vectors(
                 vector = estimate_relation_vector(
                     model, drawn, templates=others, k=k, layer=at, separator=separator, memory_budget=memory_budget, progress=False
                 )
-            except (DataError, PromptError) as error:
+                asked = _asked(model, rest, others, random.Random(f"{seed}/{name}/templates"))
+            except InputError as error:
                 left_out[name] = str(error)
                 continue
-            trial = _Trial(
-                model, at, Counter(fact.target for fact in drawn).most_common(1)[0][0], _with_controls(vector, k, controls, seed), memory_budget
-            )
-            draw = random.Random(f"{seed}/{name}/templates")
-            rows += [{"relation": name, "layer": at} | _tried(trial, fact, draw.choice(others)) for fact in rest[:limit]]
+            vectors = _with_controls(vector, k, controls, generator_of(seed, name, "controls"))
+            trial = _Trial(model, at, Counter(fact.target for fact in drawn).most_common(1)[0][0], vectors, memory_budget)
+            rows += [{"relation": name, "layer": at} | _tried(trial, *each) for each in asked[:limit]]
     check_measured(rows, left_out)
     provenance = provenance_of(
         model, engine=prefix_engine(model), seed=seed, examples=examples, layer=at, k=k, controls=controls, separator=separator
@@ -142,18 +141,36 @@ def _other_templates(facts: Sequence[Fact], relation: str) -> tuple[str, ...]:
     return check_given([template for template in common if template not in own], "other relation", "pass facts of several, or templates=")
 
 
-def _with_controls(vector: RelationVector, k: int, controls: int, seed: int) -> torch.Tensor:
+def _with_controls(vector: RelationVector, k: int, controls: int, generator: torch.Generator) -> torch.Tensor:
     """The vector, a random direction as long, and vectors of random heads."""
-    generator = torch.Generator().manual_seed(seed)
     direction = torch.randn(len(vector.vector), generator=generator, dtype=torch.float64).to(vector.vector)
     mean = MeanHeads(vector.writes, vector.writes)
     drawn = [random_heads(mean, k, generator) for _ in range(controls)]
     return torch.stack([vector.vector, direction / direction.norm() * vector.vector.norm(), *drawn])
 
 
-def _tried(trial: _Trial, fact: Fact, template: str) -> dict[str, Any]:
+def _asked(model: HookedModel, facts: Sequence[Fact], templates: Sequence[str], draw: random.Random) -> list[tuple[Fact, Prompt]]:
+    """Facts in other templates, one drawn for each, without those that the model cannot be asked there.
+
+    Raises:
+        InputError: none can be asked.
+    """
+    asked = list[tuple[Fact, Prompt]]()
+    refusal: InputError | None = None
+    for fact in facts:
+        other = fact.rephrase(draw.choice(templates))
+        try:
+            asked.append((other, Prompt.from_fact(model, other)))
+        except InputError as error:
+            refusal = error
+    if refusal is not None and not asked:
+        raise refusal
+    return asked
+
+
+def _tried(trial: _Trial, fact: Fact, prompt: Prompt) -> dict[str, Any]:
     """What the model says of a fact's subject in another template, without and with each vector."""
-    model, prompt = trial.model, Prompt.from_fact(trial.model, fact.rephrase(template))
+    model = trial.model
     shifts = [Shift(trial.layer, vector) for vector in (torch.zeros_like(trial.vectors[0]), *trial.vectors)]
     log_probability = decode(model, Suffix.of(model, prompt, "last").final_states(shifts, trial.memory_budget))
     says = log_probability.argmax(-1)
@@ -161,7 +178,7 @@ def _tried(trial: _Trial, fact: Fact, template: str) -> dict[str, Any]:
     probability = log_probability[:, prompt.target_token].exp().tolist()
     controls = sum(hits[3:]) / len(hits[3:])
     before, after = (str(model.tokenizer.decode([token])) for token in says[:2].tolist())
-    words = {"subject": fact.subject, "target": fact.target, "template": template, "before": before, "after": after}
+    words = {"subject": fact.subject, "target": fact.target, "template": fact.template, "before": before, "after": after}
     scores = {
         "said_before": hits[0],
         "said": hits[1],

@@ -11,6 +11,7 @@ import torch
 
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.facts import Fact
+from tl_knowledge.relations.draws import generator_of
 from tl_knowledge.relations.fit import MapFit
 from tl_knowledge.relations.states import SubjectStates, ask, decode, read_states, top_tokens
 from tl_knowledge.relations.suffix import Shift, Suffix
@@ -86,7 +87,7 @@ def _edited(trial: Trial, states: SubjectStates, i: int, other: int | None) -> l
     if other is None or not inverted:
         return result
     change = (states.object[other] - states.object[i]).to(fit.weight)
-    draw = torch.Generator().manual_seed(trial.seed + i)
+    draw = generator_of(trial.seed, trial.facts[i].relation, trial.facts[i].subject, "direction")
     shifts: list[Shift] = []
     for k in inverted:
         by_map = fit.inverses[k].pull_back(change, trial.ranks[k])

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from tl_knowledge.arrays import Hooks, Tokens
 from tl_knowledge.engine.recording import run_until
 from tl_knowledge.engine.rows import pad_right
-from tl_knowledge.errors import DataError
+from tl_knowledge.errors import DataError, InputError
 from tl_knowledge.models.protocol import HookedModel, context_length, model_device, prepends_bos
 
 __all__ = ["activations_of", "numbered_rows", "text_rows", "token_rows"]
@@ -20,9 +20,14 @@ def numbered_rows(model: HookedModel, corpus: Iterable[str], longest: int) -> It
     """Texts as token rows ``[1 pos]`` with their numbers in the corpus.
 
     With BOS where the model has it; longer ones are cut, those without a token of their own left out.
+
+    Raises:
+        InputError: the model has no tokenizer.
     """
     bos = [model.tokenizer.bos_token_id] if prepends_bos(model) else []
     for number, text in enumerate(corpus):
+        if model.tokenizer is None:
+            raise InputError("this model has no tokenizer, so it reads no text; pass a model with one.")
         ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
         if ids:
             yield number, torch.tensor([(bos + ids)[: min(context_length(model), longest)]], device=model_device(model))
@@ -39,6 +44,7 @@ def token_rows(model: HookedModel, corpus: Iterable[str], wanted: int) -> list[T
 
     Raises:
         DataError: there is none.
+        InputError: the model has no tokenizer.
     """
     rows: list[Tokens] = []
     count = 0

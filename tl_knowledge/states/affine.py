@@ -141,7 +141,7 @@ def fit_affine_maps(
     Raises:
         DataError: a corpus without a token.
         ComponentError: a layer that the model does not have.
-        InputError: tokens below 1, or fewer than a map has to be told from (one more than the stream has dimensions).
+        InputError: tokens below 1, or fewer than a map has to be told from (one more than the stream has dimensions); or a model without a tokenizer.
         ModelStateError: edits are written into the model.
         NumericalError: states that are not finite.
 

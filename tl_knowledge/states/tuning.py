@@ -109,8 +109,6 @@ def _texts(model: HookedModel, texts: Iterable[str], what: str, settings: LensSe
     Raises:
         DataError: there is none.
     """
-    if model.tokenizer is None:
-        raise InputError("this model has no tokenizer, so it reads no text; pass a model with one.")
     rows = [row for row in text_rows(model, texts, settings.text_tokens) if row.shape[1] > 1]
     if not rows:
         raise DataError(f"{what} has no text of two tokens or more; pass texts, for example some of load_corpus().")
