@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 import pandas as pd
 import plotly.graph_objects as go
 
-from tl_knowledge.drawing import Line, LinePanel, grouped_bars, line_panels
+from tl_knowledge.drawing import Line, LinePanel, line_panels
 from tl_knowledge.errors import DataError
+from tl_knowledge.relations.by_relation import means_with_intervals, ranked, relation_bars, without_ends
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import TableResult
-from tl_knowledge.results.statistics import scalar_interval
 
-__all__ = ["RelationMapScores", "check_measured", "means_with_intervals"]
+__all__ = ["RelationMapScores", "check_measured"]
 
 SCORES = ("faithful", "constant", "translated", "causal", "overtaken", "swapped", "random")
 FAITHFULNESS = {"faithful": "the map", "translated": "s + vector", "constant": "always the same"}
@@ -77,23 +77,15 @@ class RelationMapScores(TableResult):
 
     def summary(self) -> pd.DataFrame:
         """`by_relation`, most faithful first, without the intervals' ends."""
-        frame = self.by_relation().sort_values("faithful", ascending=False, kind="stable").reset_index(drop=True)
-        return frame.drop(columns=[name for name in frame if str(name).endswith(("_low", "_high"))])
+        return without_ends(ranked(self.by_relation(), "faithful"))
 
     def plot(self) -> go.Figure:
         """Faithfulness and causality of every relation at its chosen layer, beside the constant answer and the random direction."""
-        frame = self.by_relation().sort_values("faithful", ascending=False, kind="stable")
-        names = {"faithful": "faithful", "constant": "constant answer", "causal": "causal", "random": "random direction"}
-        bars = {
-            shown: [(float(row[name]), float(row[f"{name}_low"]), float(row[f"{name}_high"])) for row in frame.to_dict("records")]
-            for name, shown in names.items()
-        }
-        return grouped_bars(
-            [str(name) for name in frame["relation"]],
-            bars,
+        return relation_bars(
+            ranked(self.by_relation(), "faithful"),
+            {"faithful": "faithful", "constant": "constant answer", "causal": "causal", "random": "random direction"},
             title="How far is a relation one affine map?",
-            subtitle=f"{self.headline()}; 95% bootstrap over facts",
-            group_axis="relation",
+            headline=self.headline(),
             value_axis="share of facts",
         )
 
@@ -115,16 +107,6 @@ class RelationMapScores(TableResult):
             y_axis="mean share of facts",
             percent=True,
         )
-
-
-def means_with_intervals(group: pd.DataFrame, names: tuple[str, ...]) -> dict[str, float]:
-    """Columns' means, and the ends of their 95% bootstrap intervals over rows as ``_low`` and ``_high``; NaN for what no row has."""
-    result: dict[str, float] = {}
-    for name in names:
-        values = group[name].dropna()
-        mean, low, high = scalar_interval(values) if len(values) else (float("nan"),) * 3
-        result |= {name: mean, f"{name}_low": low, f"{name}_high": high}
-    return result
 
 
 def _line(frame: pd.DataFrame, layers: list[int], name: str, shown: str, style: int) -> Line:

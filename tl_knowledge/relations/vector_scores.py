@@ -8,8 +8,7 @@ from typing import Any, ClassVar
 import pandas as pd
 import plotly.graph_objects as go
 
-from tl_knowledge.drawing import grouped_bars
-from tl_knowledge.relations.scores import means_with_intervals
+from tl_knowledge.relations.by_relation import means_with_intervals, ranked, relation_bars, without_ends
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import TableResult
 
@@ -61,22 +60,14 @@ class RelationVectorScores(TableResult):
 
     def summary(self) -> pd.DataFrame:
         """`by_relation`, the largest gain first, without the intervals' ends."""
-        frame = self.by_relation().sort_values("gain", ascending=False, kind="stable").reset_index(drop=True)
-        return frame.drop(columns=[name for name in frame if str(name).endswith(("_low", "_high"))])
+        return without_ends(ranked(self.by_relation(), "gain"))
 
     def plot(self) -> go.Figure:
         """How often the object is said, by relation: before and with the vector, by the commonest object, and with random heads."""
-        frame = self.by_relation().sort_values("gain", ascending=False, kind="stable")
-        names = {"said_before": "before", "said": "relation's vector", "commonest": "commonest object", "random_heads": "random heads"}
-        bars = {
-            shown: [(float(row[name]), float(row[f"{name}_low"]), float(row[f"{name}_high"])) for row in frame.to_dict("records")]
-            for name, shown in names.items()
-        }
-        return grouped_bars(
-            [str(name) for name in frame["relation"]],
-            bars,
+        return relation_bars(
+            ranked(self.by_relation(), "gain"),
+            {"said_before": "before", "said": "relation's vector", "commonest": "commonest object", "random_heads": "random heads"},
             title="Does a vector carry the relation to other prompts?",
-            subtitle=f"{self.headline()}; 95% bootstrap over facts",
-            group_axis="relation",
+            headline=self.headline(),
             value_axis="facts whose object is said",
         )
