@@ -14,15 +14,15 @@ from jaxtyping import Float
 from tl_knowledge.door import public
 from tl_knowledge.drawing import bar_chart
 from tl_knowledge.engine.progress import progress_bar
-from tl_knowledge.errors import ComponentError, InputError, ModelStateError, NumericalError
+from tl_knowledge.errors import InputError, ModelStateError, NumericalError
 from tl_knowledge.models.hook_names import state_hook
-from tl_knowledge.models.ledger import check_made_for, has_written_edits, unedited_fingerprint
+from tl_knowledge.models.ledger import has_written_edits, unedited_fingerprint
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel, layer_count
 from tl_knowledge.results.provenance import Provenance, provenance_of
-from tl_knowledge.results.result import Result
 from tl_knowledge.runs.corpus_tokens import activations_of, token_rows
 from tl_knowledge.runs.lenses import state_layers
+from tl_knowledge.states.layer_maps import LayerMaps
 
 __all__ = ["AffineMaps", "fit_affine_maps"]
 
@@ -32,7 +32,7 @@ LEAST_SHARE = 1e-12  # directions of less than this share of the largest varianc
 
 
 @dataclass(frozen=True, eq=False)
-class AffineMaps(Result):
+class AffineMaps(LayerMaps):
     """``f_l(h) = h A_l + b_l``: states after layer ``l`` as states after another; `decode_states` and, into the last layer, `logit_lens` take them.
 
     Attributes:
@@ -46,6 +46,7 @@ class AffineMaps(Result):
         provenance: the model, the versions.
     """
 
+    called: ClassVar[str] = "map"
     ranked_by: ClassVar[str] = "explained"
     layers: tuple[int, ...]
     weights: Float[torch.Tensor, "map d_model d_model"]
@@ -55,27 +56,6 @@ class AffineMaps(Result):
     tokens: int
     fingerprint: str
     provenance: Provenance
-
-    @property
-    def source_layers(self) -> tuple[int, ...]:
-        """The layers after which states are taken."""
-        return self.layers
-
-    def transport(self, residual: torch.Tensor, layer: int) -> torch.Tensor:
-        """States ``[... d_model]`` of a layer, carried.
-
-        Raises:
-            ComponentError: a layer that no map is for.
-        """
-        return transported(self.layers, self.weights, self.biases, residual, layer)
-
-    def check(self, model: HookedModel) -> None:
-        """Refuse another model than they were fitted on.
-
-        Raises:
-            ModelStateError: other weights.
-        """
-        check_made_for(model, self.fingerprint, "map", f"{self.provenance.model!r} in {self.provenance.dtype}")
 
     def headline(self) -> str:
         """From where to where, of which model."""
@@ -96,26 +76,6 @@ class AffineMaps(Result):
             subtitle=f"affine maps, least squares over {self.tokens} tokens, which they were fitted on; {self.provenance.model}",
             value_axis="share of the variance explained",
         )
-
-
-def transported(
-    layers: Sequence[int],
-    weights: Float[torch.Tensor, "map d_model d_model"],
-    biases: Float[torch.Tensor, "map d_model"],
-    residual: torch.Tensor,
-    layer: int,
-) -> torch.Tensor:
-    """States of a layer through its map, in the map's precision or the states', whichever is more.
-
-    Raises:
-        ComponentError: a layer that no map is for.
-    """
-    if layer not in layers:
-        raise ComponentError(f"no map takes states after layer {layer}; there are maps after {list(layers)}.")
-    number = list(layers).index(layer)
-    wide = torch.promote_types(weights.dtype, residual.dtype)
-    weight, bias = (each[number].to(residual.device, wide) for each in (weights, biases))
-    return residual.to(wide) @ weight + bias
 
 
 @public

@@ -11,18 +11,15 @@ import torch
 from jaxtyping import Float
 
 from tl_knowledge.drawing import Line, LinePanel, line_panels
-from tl_knowledge.models.ledger import check_made_for
-from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.results.provenance import Provenance
-from tl_knowledge.results.result import Result
-from tl_knowledge.states.affine import transported
+from tl_knowledge.states.layer_maps import LayerMaps
 from tl_knowledge.states.lens_settings import LensSettings
 
 __all__ = ["TunedLens"]
 
 
 @dataclass(frozen=True, eq=False)
-class TunedLens(Result):
+class TunedLens(LayerMaps):
     """``lens_l(h) = unembed(norm(h A_l + b_l))``: `logit_lens` reads through it, `decode_states` carries states by it.
 
     Attributes:
@@ -37,6 +34,7 @@ class TunedLens(Result):
         provenance: the model, the versions.
     """
 
+    called: ClassVar[str] = "tuned lens"
     ranked_by: ClassVar[str] = "gain"
     layers: tuple[int, ...]
     weights: Float[torch.Tensor, "map d_model d_model"]
@@ -47,27 +45,6 @@ class TunedLens(Result):
     validated_on: int
     fingerprint: str
     provenance: Provenance
-
-    @property
-    def source_layers(self) -> tuple[int, ...]:
-        """The layers after which states are taken."""
-        return self.layers
-
-    def transport(self, residual: torch.Tensor, layer: int) -> torch.Tensor:
-        """States ``[... d_model]`` of a layer, as the last layer has them.
-
-        Raises:
-            ComponentError: a layer that no translator is for.
-        """
-        return transported(self.layers, self.weights, self.biases, residual, layer)
-
-    def check(self, model: HookedModel) -> None:
-        """Refuse another model than it was trained for.
-
-        Raises:
-            ModelStateError: other weights.
-        """
-        check_made_for(model, self.fingerprint, "tuned lens", f"{self.provenance.model!r} in {self.provenance.dtype}")
 
     def headline(self) -> str:
         """How long it was trained, and what came of it."""
