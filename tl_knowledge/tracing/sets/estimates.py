@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from tl_knowledge.results.statistics import bootstrap_means
+from tl_knowledge.results.statistics import bootstrap_means, paired_p_values
 
-__all__ = ["QUANTILES", "paired_estimates"]
+__all__ = ["QUANTILES", "paired_estimates", "paired_tests"]
 
 Effects = NDArray[np.float64]
 QUANTILES = [0.025, 0.975]
@@ -31,3 +34,17 @@ def paired_estimates(first: Effects, second: Effects, names: tuple[str, str]) ->
         low, high = np.quantile(drawn, QUANTILES, axis=0)
         estimates |= {name: effects.mean(0), f"{prefix}low": low, f"{prefix}high": high}
     return estimates
+
+
+def paired_tests(tables: Sequence[pd.DataFrame], columns: Sequence[tuple[Effects, Effects]]) -> pd.DataFrame:
+    """Tables as one, with ``p p_corrected differs facts``: Wilcoxon's signed-rank test over facts, corrected over all rows.
+
+    Args:
+        tables: one row a layer each.
+        columns: what each table compares, ``[fact layer]`` and ``[fact layer]``.
+
+    Raises:
+        InputError: fewer than 6 facts.
+    """
+    raw, corrected = paired_p_values(*(np.concatenate(one, axis=1) for one in zip(*columns, strict=True)))
+    return pd.concat(tables, ignore_index=True).assign(p=raw, p_corrected=corrected, differs=corrected < 0.05, facts=len(columns[0][0]))

@@ -19,10 +19,10 @@ from tl_knowledge.errors import ComponentError
 from tl_knowledge.models.hook_names import Module
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import TableResult
-from tl_knowledge.results.statistics import paired_p_values, rank_biserial
+from tl_knowledge.results.statistics import rank_biserial
 from tl_knowledge.runs.roles import PLACES, last_corrupted
 from tl_knowledge.tracing.sets.effects import RoleEffects
-from tl_knowledge.tracing.sets.estimates import paired_estimates
+from tl_knowledge.tracing.sets.estimates import paired_estimates, paired_tests
 from tl_knowledge.tracing.sets.figures import effect_axis, sample_words
 from tl_knowledge.tracing.sets.settings import Survey
 
@@ -102,9 +102,7 @@ def compare_modules(average: RoleEffects) -> ModuleComparison:
             where = {"corrupt": side, "place": place, "window": windows.copy().pop(), "layer": [*average.layers, ALL_LAYERS]}
             tables.append(pd.DataFrame(where | paired_estimates(attention, mlps, MODULES) | {"effect_size": rank_biserial(attention - mlps)}))
             columns.append((attention, mlps))
-    raw, corrected = paired_p_values(*(np.concatenate(module, axis=1) for module in zip(*columns, strict=True)))
-    table = pd.concat(tables, ignore_index=True).assign(p=raw, p_corrected=corrected, differs=corrected < 0.05, facts=len(average.facts))
-    return ModuleComparison(table, average.settings, sample_words(average), average.provenance)
+    return ModuleComparison(paired_tests(tables, columns), average.settings, sample_words(average), average.provenance)
 
 
 def _with_mean(effects: NDArray[np.float64]) -> NDArray[np.float64]:

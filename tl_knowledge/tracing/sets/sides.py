@@ -20,10 +20,10 @@ from tl_knowledge.errors import ComponentError
 from tl_knowledge.models.hook_names import Component
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import TableResult
-from tl_knowledge.results.statistics import bootstrap_means, paired_p_values
+from tl_knowledge.results.statistics import bootstrap_means
 from tl_knowledge.runs.roles import PLACES, SIDES, Place
 from tl_knowledge.tracing.sets.effects import RoleEffects
-from tl_knowledge.tracing.sets.estimates import QUANTILES, paired_estimates
+from tl_knowledge.tracing.sets.estimates import QUANTILES, paired_estimates, paired_tests
 from tl_knowledge.tracing.sets.figures import plot_sides, sample_words
 from tl_knowledge.tracing.sets.settings import Survey
 
@@ -75,9 +75,7 @@ def compare_sides(average: RoleEffects) -> SideComparison:
         where = {"component": component, "window": average.of("subject", component)[0].window, "place": place, "layer": average.layers}
         tables.append(pd.DataFrame(where | paired_estimates(subject, relation, ("subject", "relation"))))
         columns.append((subject, relation))
-    raw, corrected = paired_p_values(*(np.concatenate(side, axis=1) for side in zip(*columns, strict=True)))
-    table = pd.concat(tables, ignore_index=True).assign(p=raw, p_corrected=corrected, differs=corrected < 0.05, facts=len(average.facts))
-    return SideComparison(table, average.settings, sample_words(average), average.provenance)
+    return SideComparison(paired_tests(tables, columns), average.settings, sample_words(average), average.provenance)
 
 
 def locate_sides(average: RoleEffects) -> pd.DataFrame:
