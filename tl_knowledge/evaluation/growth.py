@@ -222,10 +222,11 @@ class _Reports:
     def compute(self) -> None:
         """The missing ones, here; each is kept as soon as it is there."""
         for number, name in enumerate(self.job.methods):
-            if not self._missing(name):
+            missing = self._missing(name)
+            if not missing:
                 continue
             keep, keep_as = None if self.folder is None else self.folder.directory, f"{number}-"
-            with closing(self.job.measured(self.model, name, self._missing(name), keep, keep_as)) as measured:
+            with closing(self.job.measured(self.model, name, missing, keep, keep_as)) as measured:
                 for size, rows in measured:
                     self._finished(name, size, rows)
             if keep is not None:

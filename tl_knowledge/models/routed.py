@@ -26,7 +26,6 @@ __all__ = [
     "is_on",
     "late_hooks",
     "mark_replaced",
-    "own_handles",
     "put_on",
     "replaced_from",
     "route_digests",
@@ -164,14 +163,14 @@ def _each_reads(hooks: Sequence[HookFn]) -> HookFn:
     return read
 
 
-def own_handles(model: HookedModel) -> set[int]:
+def _own_handles(model: HookedModel) -> set[int]:
     """Which handles on the model's hook points are ours: their ``id``."""
     return {id(handle) for routed in _on.get(model, {}).values() for _, handle in routed.handles}
 
 
 def foreign_hook(model: HookedModel) -> str | None:
     """The first hook point of the model that has somebody else's hook."""
-    own = own_handles(model)
+    own = _own_handles(model)
     points = model.hook_dict.items()
     return next((name for name, point in points if any(id(handle) not in own for handle in (*point.fwd_hooks, *point.bwd_hooks))), None)
 
