@@ -281,3 +281,18 @@ def test_a_map_in_half_precision_is_roughly_the_one_in_single_precision():
     for name in ("weight", "bias"):
         one, other = getattr(single, name), getattr(half, name)
         assert 0 < (one - other).norm() < 0.05 * one.norm()
+
+
+def test_a_vector_for_the_prompt_is_not_added_to_every_new_token(factlm):
+    """A new token behind a key-value cache runs alone, at position 0 of its own."""
+    tokens = factlm.to_tokens("The capital of France is")
+    width = int(factlm.cfg.d_model)
+    for hooks in (
+        tlk.relations.add_vector(torch.ones(width), layer=1, positions=0),
+        tlk.states.write_states(torch.ones(width), layer=1, positions=0),
+    ):
+        with factlm.hooks(fwd_hooks=hooks), pytest.raises(ComponentError, match="use_past_kv_cache=False"):
+            factlm.generate(tokens, max_new_tokens=3, use_past_kv_cache=True, verbose=False)
+        with factlm.hooks(fwd_hooks=hooks):
+            factlm.generate(tokens, max_new_tokens=3, use_past_kv_cache=False, verbose=False)
+    assert hooks_left(factlm) == []

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from tl_knowledge.arrays import Hooks, as_positions
 from tl_knowledge.door import public
 from tl_knowledge.errors import ComponentError
+from tl_knowledge.hooks.writing import check_not_alone
 from tl_knowledge.models.hook_names import block_output
 
 __all__ = ["add_vector"]
@@ -28,7 +29,8 @@ def add_vector(vector: Float[torch.Tensor, " d_model"], *, layer: int, positions
         One hook, on ``hook_resid_post``.
 
     Raises:
-        ComponentError: no position; on running, a vector of another width, or a position outside the prompt.
+        ComponentError: no position; on running, a vector of another width, or a position outside the prompt, or one of
+            the prompt's at a step of ``generate`` with a cache.
 
     Example:
         >>> import tl_knowledge as tlk
@@ -37,13 +39,14 @@ def add_vector(vector: Float[torch.Tensor, " d_model"], *, layer: int, positions
         >>> bool((model.run_with_hooks("Rome is", fwd_hooks=hooks) == model("Rome is")).all())
         True
     """
-    at = list(as_positions(positions))
+    at, lengths = list(as_positions(positions)), list[int]()
     if not at:
         raise ComponentError("no position was given to add the vector at; pass at least one.")
 
     def add(states: torch.Tensor, *, hook: object) -> torch.Tensor:
         if len(vector) != states.shape[-1]:
             raise ComponentError(f"a vector of {len(vector)} numbers does not fit states of {states.shape[-1]}; it is of another model.")
+        check_not_alone(states, at, lengths)
         outside = [position for position in at if not -states.shape[1] <= position < states.shape[1]]
         if outside:
             raise ComponentError(f"position {outside[0]} is outside the {states.shape[1]} tokens that run; pass positions inside the prompt.")

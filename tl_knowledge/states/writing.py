@@ -16,6 +16,7 @@ from tl_knowledge.engine.recording import capture_base
 from tl_knowledge.engine.rows import grow_rows, growing_rows_refusal, keep_positions, run_rows
 from tl_knowledge.errors import ComponentError
 from tl_knowledge.hooks import Positions
+from tl_knowledge.hooks.writing import check_not_alone
 from tl_knowledge.models.hook_names import EMBEDDINGS, state_hook
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.prompt import Prompt
@@ -38,7 +39,8 @@ def write_states(states: torch.Tensor, *, layer: int, positions: Positions) -> H
         One hook, on ``hook_resid_post`` (or block 0's ``hook_resid_pre``).
 
     Raises:
-        ComponentError: states of another shape; on running, when they do not fit the model, the batch or the prompt.
+        ComponentError: states of another shape; on running, when they do not fit the model, the batch or the prompt, or at a
+            step of ``generate`` with a cache.
 
     Example:
         >>> import tl_knowledge as tlk
@@ -54,7 +56,7 @@ def write_states(states: torch.Tensor, *, layer: int, positions: Positions) -> H
             f"states of shape {tuple(states.shape)} cannot be written after layer {layer} at positions {where}; "
             "pass [d_model] or [batch d_model], a layer from -1 (the embeddings) on, and at least one position."
         )
-    rows = states.detach().reshape(-1, states.shape[-1])
+    rows, lengths = states.detach().reshape(-1, states.shape[-1]), list[int]()
 
     def write(activation: torch.Tensor, *, hook: object) -> torch.Tensor:
         batch, length, width = activation.shape
@@ -64,6 +66,7 @@ def write_states(states: torch.Tensor, *, layer: int, positions: Positions) -> H
                 "one state or one a row, and positions inside the prompt (in generate() with a key-value cache every new token runs alone: pass "
                 "use_past_kv_cache=False)."
             )
+        check_not_alone(activation, where, lengths)
         changed = activation.clone()
         changed[:, list(where)] = rows.to(activation)[:, None]
         return changed
