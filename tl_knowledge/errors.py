@@ -41,6 +41,7 @@ __all__ = [
     "UnsupportedModelError",
     "check_choice",
     "check_given",
+    "check_trains",
 ]
 
 Item = TypeVar("Item")
@@ -142,3 +143,17 @@ def check_given(items: Iterable[Item], what: str, remedy: str = "pass at least o
     if not given:
         raise DataError(f"no {what} was given; {remedy}.")
     return given
+
+
+def check_trains(settings: object, *names: str) -> None:
+    """Refuse settings of a training that train nothing.
+
+    Args:
+        names: of the fields that must be positive and finite.
+
+    Raises:
+        InputError: one of them is not.
+    """
+    for name in names:
+        if not 0 < getattr(settings, name) < float("inf"):
+            raise InputError(f"{name}={getattr(settings, name)!r} trains nothing; pass a positive number.")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from tl_knowledge.door import public
-from tl_knowledge.errors import InputError, check_choice
+from tl_knowledge.errors import check_choice, check_trains
 
 __all__ = ["LensOptimiser", "LensSettings", "learning_rate"]
 
@@ -49,9 +49,7 @@ class LensSettings:
 
     def __post_init__(self) -> None:
         check_choice("optimiser", self.optimiser, LensOptimiser)
-        for name in ("batch_size", "text_tokens", "validate_every", "clip"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise InputError(f"{name}={getattr(self, name)!r} trains nothing; pass a positive number.")
+        check_trains(self, "batch_size", "text_tokens", "validate_every", "clip")
 
     @property
     def base_rate(self) -> float:

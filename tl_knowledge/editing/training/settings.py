@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tl_knowledge.door import public
-from tl_knowledge.errors import InputError
+from tl_knowledge.errors import InputError, check_trains
 
 __all__ = ["TrainingSettings"]
 
@@ -54,10 +54,7 @@ class TrainingSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        counts = ("batch_size", "accumulate", "validate_every", "validation_samples", "patience", "texts")
-        for name in (*counts, "clip", "edit_weight"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise InputError(f"{name}={getattr(self, name)!r} trains nothing; pass a positive number.")
+        check_trains(self, "batch_size", "accumulate", "validate_every", "validation_samples", "patience", "texts", "clip", "edit_weight")
         if self.text_tokens < 2:
             raise InputError(f"text_tokens={self.text_tokens} is no text; pass at least 2.")
 
