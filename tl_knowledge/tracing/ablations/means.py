@@ -15,8 +15,9 @@ from tl_knowledge.engine.recording import record
 from tl_knowledge.engine.rows import pad_right
 from tl_knowledge.errors import DataError, InputError, NumericalError, check_given
 from tl_knowledge.models.loading import AnyModel, as_model
-from tl_knowledge.models.protocol import HookedModel, context_length
+from tl_knowledge.models.protocol import HookedModel, context_length, prepends_bos
 from tl_knowledge.prompts.prompt import Prompt
+from tl_knowledge.runs.corpus_tokens import text_rows
 from tl_knowledge.tracing.ablations.parts import Heads, Modules, Neurons, parts_of
 
 __all__ = ["Counted", "counted_tokens", "mean_activations", "means_over"]
@@ -89,13 +90,13 @@ def counted_tokens(model: HookedModel, corpus: str | Prompt | Iterable[str | Pro
 
 
 def _rows(model: HookedModel, corpus: str | Prompt | Iterable[str | Prompt]) -> Iterator[Counted]:
-    longest = context_length(model)
+    longest, bos = context_length(model), int(prepends_bos(model))
     for each in always_iterable(corpus, (str, Prompt)):
-        if isinstance(each, str) and not each.strip():
-            continue
-        prompt = Prompt.from_text(model, each) if isinstance(each, str) else each
-        row = prompt.tokens[:, :longest]
-        yield row, range(int(prompt.has_bos), row.shape[1])
+        if isinstance(each, str):
+            yield from ((row, range(bos, row.shape[1])) for row in text_rows(model, [each], longest))
+        else:
+            row = each.tokens[:, :longest]
+            yield row, range(int(each.has_bos), row.shape[1])
 
 
 def means_over(model: HookedModel, counted: Sequence[Counted], names: Sequence[str], *, progress: bool) -> dict[str, torch.Tensor]:
