@@ -54,3 +54,12 @@ def test_a_fact_sets_circuit_on_ray(tmp_path):
     far = tlk.circuits.from_facts("factlm", facts, store=tmp_path / "there", runner="ray", **call)
     assert len(files_of(tmp_path / "there")) == 5 and files_of(tmp_path / "there") == files_of(tmp_path / "here")
     assert far.save(tmp_path / "far").read_bytes() == here.save(tmp_path / "near").read_bytes()
+
+
+def test_a_fact_sets_heads_in_another_metric_on_ray(tmp_path):
+    call = {"metric": "logit_difference", "against": " London", "components": ["head", "mlp_out"], "layers": [4], "samples": 2, "facts_per_part": 2}
+    facts = tlk.load_facts("factlm")[:4]
+    here = tlk.trace_facts("factlm", facts, store=tmp_path / "here", progress=False, **call)
+    far = tlk.trace_facts("factlm", facts, store=tmp_path / "there", runner="ray", progress=False, **call)
+    assert len(files_of(tmp_path / "there")) > 2 and files_of(tmp_path / "there") == files_of(tmp_path / "here")
+    assert far.save(tmp_path / "far").read_bytes() == here.save(tmp_path / "near").read_bytes()
