@@ -9,10 +9,11 @@ over an hour; ``--store`` lets a killed run go on.
 from __future__ import annotations
 
 import argparse
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from trained_editors import trained
 
 import tl_knowledge as tlk
 from tl_knowledge.editing import METHODS, method_for_model
@@ -66,17 +67,6 @@ def main() -> None:
 def all_runs() -> dict[str, tuple[str, dict[str, Any]]]:
     """The registry's methods, and variants that are worth a row, by label."""
     return {NAMES.get(name, name.upper()): (name, SETTINGS.get(name, {})) for name in METHODS} | MORE
-
-
-def trained(model: tlk.HookedModel, label: str, method: Any, store: Path | None) -> Any:
-    """The method, trained where it needs that; on facts that are none of the cases."""
-    if not method.needs_training:
-        return method
-    data, start = tlk.editing.load_training_data("factlm"), time.perf_counter()
-    own = None if store is None else store / f"training_{label}"
-    ready = method.train(model, data.cases, data.corpus, validation=data.validation, store=own, progress=False)
-    print(f"{label}: trained on {len(data.cases)} cases in {time.perf_counter() - start:.0f} s", flush=True)
-    return ready
 
 
 if __name__ == "__main__":
