@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
 from tl_knowledge.circuits import Circuit, from_trace
@@ -14,7 +14,7 @@ from tl_knowledge.explore.details import CellDetails, cell_details
 from tl_knowledge.explore.edits import Editor
 from tl_knowledge.explore.jobs import Step
 from tl_knowledge.explore.predictions import Prediction, predict_next
-from tl_knowledge.explore.state import COMPONENTS, ExplorerState, TracedComponent
+from tl_knowledge.explore.state import ExplorerState, TracedComponent
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.tracing import COMPONENT_WORDS, CausalTrace, trace
 
@@ -25,6 +25,7 @@ TASKS: tuple[TaskName, ...] = get_args(TaskName)
 """In the order in which a tab's own are made: what is quick comes first."""
 
 KEPT = 120
+MODULES: tuple[TracedComponent, ...] = ("mlp_out", "attn_out")  # whose sites a circuit is made of
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class _Keys:
 
     @property
     def circuit(self) -> tuple[object, ...]:
-        return "circuit", self._runs
+        return "circuit", self.state.window, self._runs
 
     def comparison(self, text: str) -> tuple[object, ...]:
         state = self.state
@@ -125,18 +126,17 @@ class Desk:
         yield Step(1, 1, "", {"cell": self._kept.get_or_make(_Keys(state).cell, make)})
 
     def _circuit(self, state: ExplorerState) -> Iterator[Step]:
-        modules = COMPONENTS[1:]
-        own = replace(state, window=1)  # a circuit measures each site by itself, whatever the window
-        for number, component in enumerate(modules):
-            yield Step(number, len(modules) + 1, f"restoring every {COMPONENT_WORDS[component]}")
-            self._traced(own, component)
-        yield Step(len(modules), len(modules) + 1, "measuring what the sites pass on")
+        total = len(MODULES) + 1
+        for number, component in enumerate(MODULES):
+            yield Step(number, total, f"restoring every {COMPONENT_WORDS[component]}")
+            self._traced(state, component)
+        yield Step(total - 1, total, "measuring what the sites pass on")
 
         def make() -> Circuit:
-            prompt = traced_prompt(self.model, state)
-            return from_trace(self.model, prompt, [self._traced(own, component) for component in modules], metric=state.metric, progress=False)
+            traces = [self._traced(state, component) for component in MODULES]
+            return from_trace(self.model, traced_prompt(self.model, state), traces, metric=state.metric, progress=False)
 
-        yield Step(len(modules) + 1, len(modules) + 1, "", {"circuit": self._kept.get_or_make(_Keys(state).circuit, make)})
+        yield Step(total, total, "", {"circuit": self._kept.get_or_make(_Keys(state).circuit, make)})
 
     def _compare(self, state: ExplorerState) -> Iterator[Step]:
         texts = (state.prompt, *state.further)
