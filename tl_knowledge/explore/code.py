@@ -141,7 +141,8 @@ def _comparison(state: ExplorerState) -> list[str]:
     return [
         f"for text in {(state.prompt, *state.further)!r}:",
         "    tokens = tlk.Prompt.from_text(model, text).tokens",
-        "    before, after = model(tokens)[0, -1].softmax(-1), model.run_with_hooks(tokens, fwd_hooks=hooks)[0, -1].softmax(-1)",
-        "    said = [' '.join(f'{model.tokenizer.decode([token])!r} {p[token]:.2%}' for token in p.topk(5).indices.tolist()) for p in (before, after)]",
-        '    print(text, *said, sep="\\n    ")',
+        "    before = model(tokens)[0, -1].softmax(-1)",
+        "    after = model.run_with_hooks(tokens, fwd_hooks=hooks)[0, -1].softmax(-1)",
+        "    for when, p in (('before', before), ('after', after)):",
+        "        print(text, when, *(f'{model.tokenizer.decode([token])!r} {p[token]:.2%}' for token in p.topk(5).indices.tolist()))",
     ]

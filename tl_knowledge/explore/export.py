@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from tl_knowledge.circuits import Circuit
 from tl_knowledge.drawing import PagePart, Table, heading, html_page, marked_prompt, markup, note, provenance_footer
 from tl_knowledge.engine.batches import in_words
 from tl_knowledge.errors import InputError
@@ -64,7 +65,7 @@ def export_page(session: ExplorerSession, state: ExplorerState) -> str:
         parts += [heading("The circuit"), f"{circuit.headline()}. Arrows are as wide as what they carry.", circuit.plot()]
     parts += [heading("The same in Python"), markup("<pre><code>{{ code }}</code></pre>", code=_code(session, state, known))]
     parts.append(note(f"In the explorer: {to_query(state)}"))
-    footer = next((result.provenance for result in known.values() if isinstance(result, Result)), None)
+    footer = next((result.provenance for result in known.values() if isinstance(result, CausalTrace | Circuit)), None)
     return html_page(state.prompt, parts if footer is None else [*parts, provenance_footer(footer)])
 
 
@@ -165,7 +166,7 @@ def _traces(traces: Sequence[CausalTrace]) -> list[PagePart]:
 
 
 def _cell(cell: CellDetails, state: ExplorerState) -> list[PagePart]:
-    component, layer, pos = cell.cell
+    _, layer, pos = cell.cell
     parts: list[PagePart] = [heading(f"Layer {layer} at {cell.labels[pos].strip()!r}"), cell.plot()]
     if isinstance(cell, HeadDetails):
         attention = cell.plot_attention()
