@@ -60,12 +60,12 @@ def from_query(text: str) -> ExplorerState:
 
 
 def _values(given: Mapping[str, list[str]]) -> dict[str, Any]:
-    """The fields' values; the prompt is empty where there is none.
+    """The fields' values.
 
     Raises:
         InputError: a field that is given twice, or that does not read as it should.
     """
-    values: dict[str, Any] = {"prompt": ""}
+    values: dict[str, Any] = {}
     for name, texts in given.items():
         read = _FORMS[name][1]
         if name in _REPEATED:

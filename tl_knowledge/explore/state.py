@@ -80,7 +80,7 @@ class ExplorerState:
         InputError: a value that no page sends: what it is, and what it may be.
     """
 
-    prompt: str
+    prompt: str = ""
     subject: Range | None = None
     relation: Range | None = None
     target: str | None = None
