@@ -24,7 +24,7 @@ def finished(session: ExplorerSession, job: str, tab: str = "tab") -> JobView:
 def asked(session: ExplorerSession, task: Any, state: ExplorerState, tab: str = "tab") -> dict[str, Any]:
     """A task's results; it must not fail."""
     view = finished(session, session.submit(tab, task, state), tab)
-    assert (view.status, view.error) == ("done", "")
+    assert view.status == "done", view.error
     return dict(view.results)
 
 

@@ -118,9 +118,10 @@ class Worker:
                     continue
                 job = order[0]
                 job.status = "running"
-                own = self._tabs.pop(job.tab)
-                self._tabs[job.tab] = own  # the others' turn comes first
             self._step(job)
+            with self._changed:
+                if job.tab in self._tabs:  # it was not forgotten; the others' turn comes first
+                    self._tabs[job.tab] = self._tabs.pop(job.tab)
 
     def _step(self, job: Job) -> None:
         """One step of a job, whatever comes of it."""
