@@ -27,7 +27,7 @@ def state_code(state: ExplorerState, name: str, *, circuit: bool = False) -> str
         <BLANKLINE>
         # What the model says next
         prompt = tlk.Prompt.from_text(model, 'The capital of France is', subject_span=(4, 5))
-        probabilities = model(prompt.tokens)[0, prompt.last.last].softmax(-1)
+        probabilities = model(prompt.tokens)[0, prompt.last.last].softmax(-1).detach()
         for token in probabilities.topk(10).indices.tolist():
             print(f"{model.tokenizer.decode([token])!r} {probabilities[token]:.2%}")
         <BLANKLINE>
@@ -57,7 +57,7 @@ def _prediction(state: ExplorerState) -> list[str]:
     return [
         "# What the model says next",
         f"prompt = tlk.Prompt.from_text(model, {', '.join(arguments)})",
-        "probabilities = model(prompt.tokens)[0, prompt.last.last].softmax(-1)",
+        "probabilities = model(prompt.tokens)[0, prompt.last.last].softmax(-1).detach()",
         f"for token in probabilities.topk({SHOWN}).indices.tolist():",
         '    print(f"{model.tokenizer.decode([token])!r} {probabilities[token]:.2%}")',
     ]
@@ -141,8 +141,8 @@ def _comparison(state: ExplorerState) -> list[str]:
     return [
         f"for text in {(state.prompt, *state.further)!r}:",
         "    tokens = tlk.Prompt.from_text(model, text).tokens",
-        "    before = model(tokens)[0, -1].softmax(-1)",
-        "    after = model.run_with_hooks(tokens, fwd_hooks=hooks)[0, -1].softmax(-1)",
+        "    before = model(tokens)[0, -1].softmax(-1).detach()",
+        "    after = model.run_with_hooks(tokens, fwd_hooks=hooks)[0, -1].softmax(-1).detach()",
         "    for when, p in (('before', before), ('after', after)):",
         "        print(text, when, *(f'{model.tokenizer.decode([token])!r} {p[token]:.2%}' for token in p.topk(5).indices.tolist()))",
     ]

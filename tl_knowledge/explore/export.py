@@ -27,7 +27,7 @@ from tl_knowledge.results.plain_text import strict_json
 from tl_knowledge.results.result import Result
 from tl_knowledge.tracing import CausalTrace
 
-__all__ = ["changes_in_words", "export_data", "export_page"]
+__all__ = ["changes_in_words", "export_data", "export_page", "plain_cells"]
 
 SHOWN = 5
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -85,7 +85,7 @@ def export_data(session: ExplorerSession, state: ExplorerState) -> bytes:
             if values is not None:
                 archive.writestr(f"{name}.json", strict_json([asdict(each) for each in values] if isinstance(values, tuple) else asdict(values)))
         for name, result in _results(known):
-            archive.writestr(f"{name}.csv", _as_text(result.to_dataframe()).to_csv(index=False))
+            archive.writestr(f"{name}.csv", plain_cells(result.to_dataframe()).to_csv(index=False))
             path = result.save(Path(folder) / name)
             archive.write(path, path.name)
     return packed.getvalue()
@@ -126,8 +126,8 @@ def _results(known: dict[str, Any]) -> Iterator[tuple[str, Result]]:
             yield "cell_lens", value.lens
 
 
-def _as_text(table: pd.DataFrame) -> pd.DataFrame:
-    """A table whose texts no spreadsheet computes."""
+def plain_cells(table: pd.DataFrame) -> pd.DataFrame:
+    """A table whose texts no spreadsheet computes: an apostrophe stands before those that it would."""
     return table.map(lambda value: f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value)
 
 
