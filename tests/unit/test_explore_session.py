@@ -170,16 +170,18 @@ def planned(model: Any, request: EditRequest, moments: KeyMoments | None = None)
 
 
 def agrees_with_the_weights(model: Any, request: EditRequest, texts: list[str], moments: KeyMoments | None = None) -> None:
-    """An edit and a suppressed neuron: as hooks in a tab, and with the edit in the model."""
+    """An edit, suppressed neurons and a head in its layer and others: as hooks in a tab, and with the edit in the model."""
     before = fingerprint(model)
     session = ExplorerSession(model, name="random", corpus=lambda: texts)
-    rows = asked(session, "compare", replace(STATE, edits=(request,), suppressed=((2, 5),), further=("w3 w14 w15 w9",)))["comparisons"]
+    rows = asked(
+        session, "compare", replace(STATE, edits=(request,), suppressed=((1, 4), (2, 5)), knocked_out=((2, 1),), further=("w3 w14 w15 w9",))
+    )["comparisons"]
     session.close()
     assert fingerprint(model) == before and not hooks_left(model)
     plan, token = planned(model, request, moments), int(request.target_new[1:])
     for row in rows:
         with plan.applied(model):
-            wanted = next_of(model, row.text, tlk.ablate(neurons=(2, 5)))
+            wanted = next_of(model, row.text, tlk.ablate(heads=(2, 1), neurons=[(1, 4), (2, 5)]))
         assert [each.answer for each in row.answers][1:] == [request.target_new]
         assert close(row.answers[1].after, wanted[token]) and close(row.answers[1].before, next_of(model, row.text)[token])
     assert rows[0].after != rows[0].before
@@ -326,6 +328,19 @@ def test_what_cannot_be_is_said_in_words(gpt2_that_reads, task, state, words):
     assert words in refused(session, task, state)
     assert asked(session, "predict", STATE)
     session.close()
+
+
+def test_an_edit_in_another_thread_is_never_seen(gpt2_that_reads):
+    """A notebook that shares its model with a session: the session waits."""
+    model, state = gpt2_that_reads, replace(STATE, target="w5")
+    session = ExplorerSession(model, name="random")
+    with planned(model, EDIT).applied(model):
+        job = session.submit("tab", "predict", state)
+        edited = next_of(model, TEXT)
+        assert session.view("tab", job).status in ("queued", "running")
+    found = finished(session, job).results["prediction"].probability
+    session.close()
+    assert close(found, next_of(model, TEXT)[5]) and not close(found, edited[5])
 
 
 def test_an_unknown_task_is_refused(factlm):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ class Bench:
         self.gate, self.entered = threading.Semaphore(0), threading.Semaphore(0)
 
     def submit(self, name: str, tab: str, task: str = "slow", steps: int = 2) -> str:
-        def run() -> Iterator[Step]:
+        def run() -> Generator[Step]:
             for number in range(steps):
                 self.entered.release()
                 assert self.gate.acquire(timeout=LONGEST)
@@ -124,7 +124,7 @@ def test_other_tabs_and_strangers_cannot_see_or_cancel_a_job(bench):
 
 @pytest.mark.parametrize("error", [PromptError("the prompt is too long."), ZeroDivisionError("by zero"), RecursionError("deep")])
 def test_a_job_that_fails_does_not_stop_the_worker(bench, error):
-    def fail() -> Iterator[Step]:
+    def fail() -> Generator[Step]:
         yield Step(0, 1)
         raise error
 
@@ -172,7 +172,7 @@ def test_a_closed_worker_refuses(bench):
 def test_progress_inside_a_step_is_told():
     entered, gate = threading.Event(), threading.Event()
 
-    def run() -> Iterator[Step]:
+    def run() -> Generator[Step]:
         with progress_bar(what="trace", unit="site", progress=False, total=7) as bar:
             bar.update(3)
             entered.set()

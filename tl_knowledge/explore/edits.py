@@ -30,7 +30,7 @@ from tl_knowledge.prompts.facts import Fact
 
 __all__ = ["Editor", "MethodOffer", "edit_hooks", "fact_of", "method_of", "offers"]
 
-PLANS_KEPT = 24
+PLANS_KEPT, MOMENTS_KEPT = 12, 3  # moments are as large as a layer's W_out, or larger
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Editor:
 
     def __init__(self, model: HookedModel, moments: KeyMoments | None, corpus: Callable[[], Iterable[str]] | None) -> None:
         self._model, self._moments, self._corpus = model, moments, corpus
-        self._plans, self._collected = Cache(PLANS_KEPT), Cache(PLANS_KEPT)
+        self._plans, self._collected = Cache(PLANS_KEPT), Cache(MOMENTS_KEPT)
 
     def plan(self, requests: Sequence[EditRequest]) -> PlannedEdit:
         """The last of some edits, each of which is planned on the model that the ones before it have left.

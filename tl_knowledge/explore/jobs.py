@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -96,7 +96,7 @@ class Job:
     id: str
     tab: str
     task: str
-    steps: Iterator[Step]
+    steps: Generator[Step]
     status: JobStatus = "queued"
     progress: Step = field(default_factory=lambda: Step(0, 0))
     inner: tuple[int, int, str] | None = None

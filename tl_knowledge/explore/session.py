@@ -30,6 +30,7 @@ from tl_knowledge.explore.jobs import JobView
 from tl_knowledge.explore.state import ExplorerState
 from tl_knowledge.explore.tasks import TASKS, Desk, TaskName
 from tl_knowledge.explore.worker import Worker
+from tl_knowledge.lock import model_lock
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import layer_count
 from tl_knowledge.runs.windows import unit_count
@@ -72,7 +73,7 @@ class ExplorerSession:
         self.layers, self.heads = layer_count(self.model), unit_count(self.model, "head")
         self.methods: tuple[MethodOffer, ...] = offers(self.model)
         self._desk = Desk(self.model, Editor(self.model, moments, texts))
-        self._worker = Worker(TASKS)
+        self._worker = Worker(TASKS, lambda: model_lock(self.model))  # nobody's ``with edit.applied(model):`` is seen in a step
 
     def submit(self, tab: str, task: TaskName, state: ExplorerState) -> str:
         """Ask for something; the job's id. What the same tab asked for by the same task before is given up.

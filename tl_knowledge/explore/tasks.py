@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -24,7 +24,7 @@ TaskName: TypeAlias = Literal["predict", "cell", "trace", "compare", "circuit"]
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
 """In the order in which a tab's own are made: what is quick comes first."""
 
-KEPT = 120
+KEPT = 80
 MODULES: tuple[TracedComponent, ...] = ("mlp_out", "attn_out")  # whose sites a circuit is made of
 
 
@@ -72,9 +72,9 @@ class Desk:
         self.model, self.editor = model, editor
         self._kept = Cache(KEPT)
 
-    def steps(self, task: TaskName, state: ExplorerState) -> Iterator[Step]:
+    def steps(self, task: TaskName, state: ExplorerState) -> Generator[Step]:
         """A task's steps."""
-        makers: dict[TaskName, Callable[[ExplorerState], Iterator[Step]]] = {
+        makers: dict[TaskName, Callable[[ExplorerState], Generator[Step]]] = {
             "predict": self._predict,
             "trace": self._trace,
             "cell": self._cell,
@@ -94,7 +94,7 @@ class Desk:
         found["comparisons"] = None if None in compared else tuple(compared)
         return {name: result for name, result in found.items() if result is not None}
 
-    def _predict(self, state: ExplorerState) -> Iterator[Step]:
+    def _predict(self, state: ExplorerState) -> Generator[Step]:
         yield Step(0, 1, "reading the prompt")
 
         def make() -> Prediction:
@@ -104,7 +104,7 @@ class Desk:
 
         yield Step(1, 1, "", {"prediction": self._kept.get_or_make(_Keys(state).prediction, make)})
 
-    def _trace(self, state: ExplorerState) -> Iterator[Step]:
+    def _trace(self, state: ExplorerState) -> Generator[Step]:
         total = len(state.components)
         for number, component in enumerate(state.components):
             yield Step(number, total, f"restoring every {COMPONENT_WORDS[component]}")
@@ -117,7 +117,7 @@ class Desk:
 
         return self._kept.get_or_make(_Keys(state).trace(component), make)
 
-    def _cell(self, state: ExplorerState) -> Iterator[Step]:
+    def _cell(self, state: ExplorerState) -> Generator[Step]:
         yield Step(0, 1, "looking into the cell")
 
         def make() -> CellDetails:
@@ -125,7 +125,7 @@ class Desk:
 
         yield Step(1, 1, "", {"cell": self._kept.get_or_make(_Keys(state).cell, make)})
 
-    def _circuit(self, state: ExplorerState) -> Iterator[Step]:
+    def _circuit(self, state: ExplorerState) -> Generator[Step]:
         total = len(MODULES) + 1
         for number, component in enumerate(MODULES):
             yield Step(number, total, f"restoring every {COMPONENT_WORDS[component]}")
@@ -138,7 +138,7 @@ class Desk:
 
         yield Step(total, total, "", {"circuit": self._kept.get_or_make(_Keys(state).circuit, make)})
 
-    def _compare(self, state: ExplorerState) -> Iterator[Step]:
+    def _compare(self, state: ExplorerState) -> Generator[Step]:
         texts = (state.prompt, *state.further)
         total, keys = len(state.edits) + len(texts), _Keys(state)
         for number, edit in enumerate(state.edits):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 from tl_knowledge.engine.progress import watch_progress
 from tl_knowledge.errors import InputError, TLKnowledgeError
@@ -19,10 +21,15 @@ MOST_TABS = 50
 
 
 class Worker:
-    """Makes jobs step by step, tabs in turn; within a tab in the order of ``tasks``."""
+    """Makes jobs step by step, tabs in turn.
 
-    def __init__(self, tasks: tuple[str, ...]) -> None:
-        self._tasks = tasks
+    Args:
+        tasks: in the order in which a tab's own are made.
+        alone: a context that every step is made in, such as a lock.
+    """
+
+    def __init__(self, tasks: tuple[str, ...], alone: Callable[[], AbstractContextManager[Any]] = nullcontext) -> None:
+        self._tasks, self._alone = tasks, alone
         self._changed = threading.Condition()
         self._tabs: dict[str, dict[str, Job]] = {}  # by tab and id; the tab whose turn it is comes first
         self._heard: dict[str, float] = {}
@@ -30,7 +37,7 @@ class Worker:
         self._thread = threading.Thread(target=self._work, name="tl-knowledge explore", daemon=True)
         self._thread.start()
 
-    def submit(self, tab: str, task: str, steps: Iterator[Step]) -> str:
+    def submit(self, tab: str, task: str, steps: Generator[Step]) -> str:
         """Add a job; one of the same tab and task that is not over is no longer wanted.
 
         Raises:
@@ -126,7 +133,7 @@ class Worker:
     def _step(self, job: Job) -> None:
         """One step of a job, whatever comes of it."""
         try:
-            with checkpoints(job.beat), watch_progress(_listener(job)):
+            with self._alone(), checkpoints(job.beat), watch_progress(_listener(job)):
                 job.beat()
                 step = next(job.steps)
         except StopIteration:
@@ -136,7 +143,7 @@ class Worker:
         except TLKnowledgeError as error:
             self._fail(job, str(error))
         except Exception as error:  # of any library: the worker goes on with the next job
-            self._fail(job, f"{type(error).__name__}: {error}. This is not a mistake of yours that we know of; try another prompt, or report it.")
+            self._fail(job, f"{type(error).__name__}: {error}. Nothing that was typed is known to cause this; try another prompt, or report it.")
         else:
             with self._changed:
                 job.progress, job.inner = step, None
@@ -146,7 +153,7 @@ class Worker:
         self._end(job, lambda: job.end("failed", words))
 
     def _end(self, job: Job, end: Callable[[], None]) -> None:
-        job.steps.close() if hasattr(job.steps, "close") else None  # pyright: ignore[reportAttributeAccessIssue, reportUnusedExpression]
+        job.steps.close()
         with self._changed:
             end()
 
