@@ -136,7 +136,7 @@ class Tab:
             if self.value(f"Boolean({expression})"):
                 return
             self.browser.listen(0.05)
-        raise AssertionError(f"not within {seconds} s: {expression}\n{self.text()[:3000]}")
+        raise AssertionError(f"not within {seconds} s: {expression}\n{self.text()[-3000:]}")
 
     def text(self) -> str:
         """What the page says."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html as entities
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import plotly.graph_objects as go
@@ -84,18 +85,22 @@ def _text(words: str | None) -> str:
     return entities.unescape((words or "").replace("<br>", " "))
 
 
+@lru_cache(maxsize=64)
 def trace_map(trace: CausalTrace, *, night: bool) -> html.Div:
     """The map of a component; its cells can be clicked."""
+    return figure_part(trace.plot(), {"type": "map", "component": trace.component}, night=night, words=_most(trace))
+
+
+def _most(trace: CausalTrace) -> str:
+    """Where most comes back, in a sentence."""
     best = trace.top(1).to_dict("records")
-    words = "Nothing is restored anywhere."
-    if best:
-        row = best[0]
-        where, total = (
-            f"token {int(row['pos'])} ({_shown(trace.labels[int(row['pos'])])}), layer {int(row['layer'])}",
-            float(trace.total_effect.mean()),
-        )
-        words = f"Most comes back at {where}: {float(row['effect']):.3f} of {total:.3f} that the corruption takes away. Click a cell to look into it."
-    return figure_part(trace.plot(), {"type": "map", "component": trace.component}, night=night, words=words)
+    if not best or not float(best[0]["effect"]) > 0:
+        return "Restoring one of them brings nothing back, at no token and no layer."
+    pos, layer, effect = int(best[0]["pos"]), int(best[0]["layer"]), float(best[0]["effect"])
+    total = float(trace.total_effect.mean())
+    lost = f" of the {total:.3f} that the corruption takes away" if total > 0 else ", although the corruption takes nothing away"
+    where = f"token {pos} ({_shown(trace.labels[pos])}), layer {layer}"
+    return f"Most comes back at {where}: {effect:.3f} ({trace.metric.measured_in}){lost}. Click a cell to look into it."
 
 
 def _shown(label: str) -> str:
@@ -120,18 +125,30 @@ def site_parts(details: CellDetails, state: ExplorerState, *, night: bool) -> li
     ]
 
 
+@lru_cache(maxsize=32)
+def _site_figure(details: CellDetails, words: str, *, night: bool) -> html.Div:
+    """Drawn once, however often its neurons are switched off and on."""
+    return figure_part(details.plot(), "site-figure", night=night, words=words)
+
+
 def _heads(details: HeadDetails, state: ExplorerState, *, night: bool) -> list[Any]:
     units = [(layer, head) for layer, head, _ in details.units]
     rows = [_unit_row("knocked_out", layer, head, effect, "", state) for layer, head, effect in details.units]
     parts: list[Any] = [
-        figure_part(details.plot(), "site-figure", night=night, words="The longest bar is the head through which most comes back at this token."),
+        _site_figure(details, "The longest bar is the head through which most comes back at this token.", night=night),
         _unit_table("head", rows, words=False),
         _all_button("knocked_out", units, state, "heads of this layer"),
     ]
-    attention = details.plot_attention()
-    if attention is None:
+    if details.pattern is None:
         return [*parts, html.P(details.missing, className="hint")]
-    return [*parts, figure_part(attention, "attention-figure", night=night, words="Read along a row: from where that token takes what it needs.")]
+    return [*parts, _attention_figure(details, night=night)]
+
+
+@lru_cache(maxsize=32)
+def _attention_figure(details: HeadDetails, *, night: bool) -> html.Div:
+    attention = details.plot_attention()
+    assert attention is not None
+    return figure_part(attention, "attention-figure", night=night, words="Read along a row: from where that token takes what it needs.")
 
 
 def _neurons(details: NeuronDetails, state: ExplorerState, *, night: bool) -> list[Any]:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dash import html, set_props
 
+from tl_knowledge.errors import InputError
 from tl_knowledge.explore.jobs import JobView
 from tl_knowledge.explore.page.draw import circuit_parts, comparison_table, prediction_bars, site_parts, token_buttons, trace_map
+from tl_knowledge.explore.page.marks import fact_marked
 from tl_knowledge.explore.session import ExplorerSession
 from tl_knowledge.explore.state import ExplorerState
+from tl_knowledge.results.plain_text import printable
 
 __all__ = ["TASK_WORDS", "Shown", "show_news"]
+
+PATIENCE = 0.2
+"""Seconds that an answer may take to draw."""
 
 TASK_WORDS = {"predict": "reading", "trace": "tracing", "cell": "looking into the cell", "compare": "comparing", "circuit": "finding the circuit"}
 
@@ -35,15 +42,7 @@ def show_news(
 ) -> tuple[dict[str, str], bool, bool]:
     """Draw what has come since ``drawn``; returns what is drawn now, whether more will come, and whether the server has forgotten a job."""
     views = {task: session.view(tab, jobs[task]["id"]) for task in TASK_WORDS if task in jobs}
-    now: dict[str, str] = {}
-    for task, view in views.items():
-        now[task] = _version(view, shown)
-        if drawn.get(task) == now[task]:
-            continue
-        set_props(_PLACES[task], {"className": "stale" if not (view.results or view.over) else ""})
-        if view.results or view.over:
-            _DRAWN[task](view, shown)
-            set_props(f"error-{task}", {"children": view.error if view.status == "failed" else ""})
+    now, left = _drawn_now(views, drawn, shown)
     for task in drawn.keys() - views.keys():
         _DRAWN[task](JobView("", task, "done"), shown)
         set_props(f"error-{task}", {"children": ""})
@@ -53,7 +52,24 @@ def show_news(
     if "trace" in views:
         set_props("progress", {"children": _progress(views["trace"])})
     set_props("cancel", {"disabled": not any(view.task in ("trace", "circuit", "compare", "cell") for view in pending)})
-    return now, bool(pending), any(view.status == "unknown" for view in views.values())
+    return now, bool(pending) or left, any(view.status == "unknown" for view in views.values())
+
+
+def _drawn_now(views: Mapping[str, JobView], drawn: Mapping[str, str], shown: Shown) -> tuple[dict[str, str], bool]:
+    """Draw what is new of one task after the other, for as long as nobody would notice; what is left comes with the next beat."""
+    now, end = {task: drawn[task] for task in views if task in drawn}, time.monotonic() + PATIENCE
+    for task, view in views.items():
+        version = _version(view, shown)
+        if drawn.get(task) == version or view.status == "unknown":  # what is drawn stays until it is asked for again
+            continue
+        if time.monotonic() > end:
+            return now, True
+        set_props(_PLACES[task], {"className": "" if view.results or view.over else "stale"})
+        if view.results or view.over:
+            _DRAWN[task](view, shown)
+            set_props(f"error-{task}", {"children": view.error if view.status == "failed" else ""})
+        now[task] = version
+    return now, False
 
 
 def _version(view: JobView, shown: Shown) -> str:
@@ -94,7 +110,18 @@ def _draw_prediction(view: JobView, shown: Shown) -> None:
     set_props("tokens", {"children": token_buttons(labels, shown.state, has_bos=prediction.has_bos)})
     set_props("cell-token", {"options": [{"label": f"{pos}: {label}", "value": pos} for pos, label in enumerate(labels)]})
     set_props("marking", {"hidden": False})
+    set_props("edited-fact", {"children": _fact_in_words(labels, shown.state)})
     set_props("prediction", {"children": prediction_bars(prediction)})
+
+
+def _fact_in_words(labels: Sequence[str], state: ExplorerState) -> str:
+    if state.subject is None:
+        return "Mark the subject above: an edit changes what the model says after this prompt about it."
+    try:
+        subject, template = fact_marked(labels, state)
+    except InputError as error:
+        return str(error)
+    return f"An edit changes what the model says after {printable(template)!r} with {printable(subject)!r} in the place of {{}}."
 
 
 def _draw_maps(view: JobView, shown: Shown) -> None:
