@@ -18,6 +18,7 @@ from support.explorer import asked
 
 import tl_knowledge as tlk
 from tl_knowledge.errors import InputError
+from tl_knowledge.explore.arrows import arrows_at
 from tl_knowledge.explore.code import state_code
 from tl_knowledge.explore.export import changes_in_words, export_data, export_page, plain_cells
 from tl_knowledge.explore.links import from_query
@@ -145,6 +146,22 @@ def test_a_page_has_every_text_as_text(session):
     page = export_page(session, state)
     assert "alert(" in page and "<script>alert" not in page
     assert "</pre> w1" not in page and "\x07" not in page
+
+
+def test_a_sites_arrows_are_those_that_begin_or_end_there(looked_at):
+    session, state = looked_at
+    circuit = asked(session, "circuit", state)["circuit"]
+    counted = 0
+    for node in circuit.nodes:
+        arrows = arrows_at(circuit, (node.component, node.layer, node.pos))
+        into, out = [each for each in arrows if each.into], [each for each in arrows if not each.into]
+        assert sorted(each.weight for each in into) == sorted(edge.weight for edge in circuit.edges if edge.target == node)
+        assert sorted(each.need for each in out) == sorted(edge.need for edge in circuit.edges if edge.source == node)
+        strengths = [max(abs(each.weight), abs(each.need)) for each in arrows]
+        assert strengths == sorted(strengths, reverse=True)
+        counted += len(arrows)
+    assert counted >= len(circuit.edges) > 0
+    assert arrows_at(circuit, ("resid_post", 0, 0)) == ()
 
 
 def test_data_can_be_read_again(looked_at, tmp_path):

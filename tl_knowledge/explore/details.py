@@ -181,7 +181,7 @@ def _bars(traced: CausalTrace, cell: Cell, labels: tuple[str, ...], units: tuple
     return bar_chart(
         [f"{word} {unit}" for _, unit, _ in units],
         [effect for *_, effect in units],
-        title=f"What each {word} of layer {layer} restores at {_label(labels[pos])!r}",
+        title=f"What each {word} of layer {layer} restores at {_label(labels[pos]).strip()!r}",
         subtitle=f"{traced.corrupted.name} corrupted; {traced.settings.samples} noise samples; {traced.provenance.model}",
         value_axis=f"indirect effect ({traced.metric.measured_in})",
     )

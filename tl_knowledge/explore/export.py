@@ -16,6 +16,7 @@ from tl_knowledge.circuits import Circuit
 from tl_knowledge.drawing import PagePart, Table, heading, html_page, marked_prompt, markup, note, provenance_footer
 from tl_knowledge.engine.batches import in_words
 from tl_knowledge.errors import InputError
+from tl_knowledge.explore.arrows import arrows_at
 from tl_knowledge.explore.code import state_code
 from tl_knowledge.explore.comparison import Comparison
 from tl_knowledge.explore.details import CellDetails, HeadDetails, NeuronDetails
@@ -55,14 +56,11 @@ def export_page(session: ExplorerSession, state: ExplorerState) -> str:
     """
     known = _known(session, state)
     parts: list[PagePart] = []
-    for name, write in (("prediction", _prediction), ("comparisons", _comparisons), ("cell", _cell)):
-        if name == "cell":
-            parts += _traces([known[part] for part in state.components if part in known])
-        if name in known:
-            parts += write(known[name], state)
-    if "circuit" in known:
-        circuit = known["circuit"]
-        parts += [heading("The circuit"), f"{circuit.headline()}. Arrows are as wide as what they carry.", circuit.plot()]
+    parts += _prediction(known["prediction"], state) if "prediction" in known else []
+    parts += _comparisons(known["comparisons"], state) if "comparisons" in known else []
+    parts += _traces([known[part] for part in state.components if part in known])
+    parts += _cell(known["cell"]) if "cell" in known else []
+    parts += _circuit(known["circuit"], state) if "circuit" in known else []
     parts += [heading("The same in Python"), markup("<pre><code>{{ code }}</code></pre>", code=_code(session, state, known))]
     parts.append(note(f"In the explorer: {to_query(state)}"))
     footer = next((result.provenance for result in known.values() if isinstance(result, CausalTrace | Circuit)), None)
@@ -136,9 +134,13 @@ def _prediction(prediction: Prediction, state: ExplorerState) -> list[PagePart]:
     rows = [(repr(each.text), f"{each.probability:.2%}") for each in prediction.top]
     return [
         marked_prompt(prediction.labels, spans, prediction.target),
-        f"P({prediction.target.strip()!r}) = {prediction.probability:.2%}; {prediction.rank} tokens are likelier.",
+        f"P({prediction.target.strip()!r}) = {prediction.probability:.2%}; {_rank(prediction.rank)}.",
         Table(("next token", "probability"), rows),
     ]
+
+
+def _rank(rank: int) -> str:
+    return "the prediction" if rank == 0 else f"{rank} token{' is' if rank == 1 else 's are'} likelier"
 
 
 def _comparisons(comparisons: Sequence[Comparison], state: ExplorerState) -> list[PagePart]:
@@ -165,12 +167,23 @@ def _traces(traces: Sequence[CausalTrace]) -> list[PagePart]:
     return [heading("Where the information is"), what, *(trace.plot() for trace in traces)]
 
 
-def _cell(cell: CellDetails, state: ExplorerState) -> list[PagePart]:
+def _cell(cell: CellDetails) -> list[PagePart]:
     _, layer, pos = cell.cell
     parts: list[PagePart] = [heading(f"Layer {layer} at {cell.labels[pos].strip()!r}"), cell.plot()]
     if isinstance(cell, HeadDetails):
         attention = cell.plot_attention()
-        parts.append(cell.missing if attention is None else attention)
-    elif isinstance(cell, NeuronDetails):
-        parts.append(cell.missing if cell.words is None else cell.words.plot())
-    return parts
+        return [*parts, "Each head, restored alone at that token.", *([cell.missing] if attention is None else [attention, _READ_ROWS])]
+    if isinstance(cell, NeuronDetails):
+        return [*parts, f"Each neuron, restored alone at that token: {_MEASURED}", *([cell.missing] if cell.words is None else [cell.words.plot()])]
+    return [*parts, "What the model would say of the answer if it stopped at a layer."]
+
+
+_READ_ROWS = "Along a row: the share of its attention that a token gives to each token before it."
+_MEASURED = "the largest effects are measured, the others estimated to first order."
+
+
+def _circuit(circuit: Circuit, state: ExplorerState) -> list[PagePart]:
+    parts: list[PagePart] = [heading("The circuit"), f"{circuit.headline()}. Arrows are as wide as what they carry.", circuit.plot()]
+    arrows = () if state.cell is None else arrows_at(circuit, state.cell)
+    rows = [("hears" if arrow.into else "passes on to", arrow.other, f"{arrow.weight:+.3f}", f"{arrow.need:+.3f}") for arrow in arrows]
+    return [*parts, heading("The clicked site in it", 3), Table(("", "site", "carries", "lost when cut"), rows)] if rows else parts
