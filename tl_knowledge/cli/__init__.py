@@ -21,6 +21,7 @@ from tl_knowledge.cli.blimp import blimp_command
 from tl_knowledge.cli.categories import categories_command
 from tl_knowledge.cli.edit import edit_command
 from tl_knowledge.cli.evaluate import evaluate_command
+from tl_knowledge.cli.explore import explore_command
 from tl_knowledge.cli.growth import growth_command
 from tl_knowledge.cli.info import info_command
 from tl_knowledge.cli.layer_ranges import layer_ranges_command
@@ -58,6 +59,7 @@ app.command("symmetry")(symmetry_command)
 app.command("perspectives")(perspectives_command)
 app.command("sweep")(sweep_command)
 app.command("report")(report_command)
+app.command("explore")(explore_command)
 app.command("reproduce")(reproduce_command)
 app.command("info")(info_command)
 

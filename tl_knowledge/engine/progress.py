@@ -1,18 +1,23 @@
-"""Progress bars: in a terminal and in a notebook, and none before the work has lasted two seconds."""
+"""Progress bars: in a terminal and in a notebook, and none before the work has lasted two seconds; and for a program that draws its own."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeAlias
 
 from tl_knowledge.models.quiet import tqdm
 
-__all__ = ["progress_bar", "progress_shown", "show_progress"]
+__all__ = ["progress_bar", "progress_shown", "show_progress", "watch_progress"]
 
 DELAY = 2.0
 _shown: ContextVar[bool] = ContextVar("progress is shown", default=False)
+
+Watcher: TypeAlias = Callable[[str, int, "int | None"], None]
+"""Is told what is being done, how much of it is done, and of how much, where that is known."""
+
+_watcher: ContextVar[Watcher | None] = ContextVar("who watches", default=None)
 
 
 def progress_bar(
@@ -29,7 +34,9 @@ def progress_bar(
         >>> list(progress_bar([1, 2], what="count", unit="number", progress=False))
         [1, 2]
     """
-    return tqdm(items, total=total, initial=initial, desc=what, unit=unit, delay=DELAY, leave=leave, disable=not progress)
+    bar = tqdm(items, total=total, initial=initial, desc=what, unit=unit, delay=DELAY, leave=leave, disable=not progress)
+    watcher = _watcher.get()
+    return bar if watcher is None else _Watched(bar, watcher, what, initial, total if total is not None else _length(items))
 
 
 @contextmanager
@@ -55,3 +62,54 @@ def show_progress(progress: bool) -> Generator[None]:
 def progress_shown() -> bool:
     """Whether the caller further up asked for bars."""
     return _shown.get()
+
+
+@contextmanager
+def watch_progress(watcher: Watcher) -> Generator[None]:
+    """For the length of a ``with``, tell somebody how far this thread's work is, whether bars are shown or not.
+
+    Example:
+        >>> with watch_progress(print):
+        ...     for _ in progress_bar("ab", what="count", unit="letter", progress=False):
+        ...         pass
+        count 0 2
+        count 1 2
+        count 2 2
+    """
+    token = _watcher.set(watcher)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
+
+
+class _Watched:
+    """A bar, and somebody who is told of every move."""
+
+    def __init__(self, bar: Any, watcher: Watcher, what: str, done: int, total: int | None) -> None:
+        self._bar, self._watcher, self._what, self._done, self._total = bar, watcher, what, done, total
+        watcher(what, done, total)
+
+    def update(self, count: int = 1) -> None:
+        self._bar.update(count)
+        self._move(count)
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in self._bar:
+            yield item
+            self._move(1)
+
+    def __enter__(self) -> _Watched:
+        self._bar.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._bar.__exit__(*error)
+
+    def _move(self, count: int) -> None:
+        self._done += count
+        self._watcher(self._what, self._done, self._total)
+
+
+def _length(items: Iterable[Any] | None) -> int | None:
+    return len(items) if hasattr(items, "__len__") else None  # pyright: ignore[reportArgumentType]

@@ -18,6 +18,7 @@ from .perturbation import PerturbationTest as PerturbationTest
 from .perturbation import PerturbationVariant as PerturbationVariant
 from .perturbation import perturb_embeddings as perturb_embeddings
 from .perturbation import perturbation_sd as perturbation_sd
+from .result import COMPONENT_WORDS as COMPONENT_WORDS
 from .result import CausalTrace as CausalTrace
 from .result import TraceComparison as TraceComparison
 from .result import compare as compare

@@ -1,0 +1,212 @@
+"""What leaves the explorer: a program that gives the same numbers, a page in which every text is text, and data that can be read again."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support import build, tokenizer_of_sixty_words
+from support.explorer import asked
+
+import tl_knowledge as tlk
+from tl_knowledge.errors import InputError
+from tl_knowledge.explore.arrows import arrows_at
+from tl_knowledge.explore.code import state_code
+from tl_knowledge.explore.export import changes_in_words, export_data, export_page, plain_cells
+from tl_knowledge.explore.links import from_query
+from tl_knowledge.explore.session import ExplorerSession
+from tl_knowledge.explore.state import EditRequest, ExplorerState
+from tl_knowledge.explore.tasks import TASKS
+
+pytestmark = pytest.mark.touches_model
+
+HOSTILE = '<script>alert(\'1\')</script> =cmd() $x^2$ %{y} {} """\\ \x07 </pre> w1'
+STATE = ExplorerState(
+    "w3 w14 w15 w9 w2 w6",
+    subject=(1, 3),
+    target="w5",
+    samples=2,
+    suppressed=((1, 3),),
+    knocked_out=((2, 0), (3, 1)),
+    edits=(EditRequest("ft", "w14 w15", "w3 {} w9", "w7", (1,)), EditRequest("ft-attn", "w20", "{} w1", "w8", (2,))),
+    further=("w1 w2",),
+)
+
+
+@pytest.fixture(params=["bridge-gpt2", "bridge-llama"])
+def session(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[ExplorerSession]:
+    """On a tiny model, which programs load by its name, too."""
+    model = build(request.param)
+    before, model.tokenizer = model.tokenizer, tokenizer_of_sixty_words()
+    monkeypatch.setattr(tlk, "load_model", {"random": model}.__getitem__)
+    made = ExplorerSession(model, name="random")
+    yield made
+    made.close()
+    model.tokenizer = before
+
+
+def ran(state: ExplorerState, name: str, *, circuit: bool = False) -> dict[str, Any]:
+    """The names that a tab's program leaves."""
+    names: dict[str, Any] = {}
+    exec(compile(state_code(state, name, circuit=circuit), "program", "exec"), names)
+    return names
+
+
+def same_effects(first: Any, second: Any) -> bool:
+    return torch.equal(first.indirect_effect.nan_to_num(9.0), second.indirect_effect.nan_to_num(9.0))
+
+
+@pytest.mark.parametrize("cell", [("attn_out", 2, 4), ("mlp_out", 1, 2), ("resid_post", 3, 5)])
+def test_the_program_gives_what_the_tab_shows(session, cell):
+    state = replace(STATE, cell=cell, components=("mlp_out", "attn_out"), window=2, metric="logit", seed=3, further=())
+    names = ran(state, "random", circuit=cell[0] == "resid_post")
+    prediction = asked(session, "predict", state)["prediction"]
+    assert [each.token for each in prediction.top] == names["probabilities"].topk(10).indices.tolist()
+    assert abs(prediction.probability - float(names["probabilities"][5])) <= 1e-12
+    maps = asked(session, "trace", state)
+    assert list(maps) == list(names["traces"]) and all(same_effects(maps[part], names["traces"][part]) for part in maps)
+    details = asked(session, "cell", state)["cell"]
+    if cell[0] == "attn_out":
+        assert same_effects(details.heads, names["heads"]) and torch.allclose(details.pattern, names["pattern"].float(), atol=1e-6)
+    elif cell[0] == "mlp_out":
+        assert same_effects(details.neurons, names["neurons"]) and details.words.table.equals(names["words"].table)
+    else:
+        assert details.lens.table.equals(names["lens"].table)
+        circuit = asked(session, "circuit", state)["circuit"]
+        assert circuit.nodes == names["circuit"].nodes and torch.equal(circuit.effect, names["circuit"].effect)
+
+
+def test_the_program_changes_what_the_tab_changes(session):
+    names = ran(STATE, "random")
+    row = asked(session, "compare", STATE)["comparisons"][-1]
+    assert row.text == names["text"] == "w1 w2"
+    for prediction, wanted in ((row.before, names["before"]), (row.after, names["after"])):
+        assert [each.token for each in prediction.top] == wanted.topk(10).indices.tolist()
+        assert all(abs(each.probability - float(wanted[each.token])) <= 1e-12 for each in prediction.top)
+    assert row.before != row.after
+
+
+@pytest.mark.parametrize("side", ["subject", "relation"])
+def test_a_marked_relation_is_in_the_program(session, side):
+    state = ExplorerState(STATE.prompt, subject=(1, 2), relation=(3, 5), corrupt=side, components=("resid_post",), samples=2)
+    assert same_effects(ran(state, "random")["traces"]["resid_post"], asked(session, "trace", state)["resid_post"])
+
+
+def test_the_program_of_an_edit_with_moments(factlm):
+    edit = EditRequest("alphaedit", "France", "The capital of {} is", " London")
+    state = ExplorerState("The capital of France is", edits=(edit,))
+    session = ExplorerSession(factlm, name="factlm")
+    (row,) = asked(session, "compare", state)["comparisons"]
+    session.close()
+    after = ran(state, "factlm")["after"]
+    assert [each.token for each in row.after.top] == after.topk(10).indices.tolist()
+    assert all(abs(each.probability - float(after[each.token])) <= 1e-5 for each in row.after.top)
+    assert row.answers[1].after > 0.5 > row.answers[1].before
+
+
+def test_texts_of_a_tab_are_literals_of_its_program():
+    state = replace(STATE, prompt=HOSTILE, target=HOSTILE, edits=(EditRequest("rome", HOSTILE, f"a {HOSTILE}", HOSTILE),), further=(HOSTILE,))
+    code = state_code(state, HOSTILE, circuit=True)
+    compile(code, "program", "exec")
+    assert f"subject_span=(1, 3), target={HOSTILE!r})" in code and f"tlk.load_model({HOSTILE!r})" in code
+    assert "\x07" not in code and "KeyMoments.load" in code
+
+
+@pytest.fixture
+def looked_at(session: ExplorerSession) -> tuple[ExplorerSession, ExplorerState]:
+    """A session in which everything of a tab was computed."""
+    state = replace(STATE, cell=("attn_out", 2, 4))
+    for task in TASKS:
+        asked(session, task, state)
+    return session, state
+
+
+def test_a_page_has_all_that_was_looked_at(looked_at):
+    session, state = looked_at
+    page = export_page(session, state)
+    assert page.startswith("<!doctype html>") and page.count("Plotly.newPlot(") == 6
+    for words in ("Before and after", "neuron 3 of layer 1 suppressed", "head 0 of layer 2 knocked out", "w3 w14 w15 w9 → w7 (ft)", "tlk.load_model"):
+        assert words in page.replace("&#39;", "'").replace("&#34;", '"')
+    one = export_page(session, replace(state, components=("mlp_out",), cell=None, edits=()))
+    assert one.count("Plotly.newPlot(") == 2 and "Before and after" not in one
+
+
+def test_a_page_has_every_text_as_text(session):
+    state = ExplorerState(HOSTILE, further=(HOSTILE,), knocked_out=((0, 0),))
+    asked(session, "predict", state)
+    asked(session, "compare", state)
+    page = export_page(session, state)
+    assert "alert(" in page and "<script>alert" not in page
+    assert "</pre> w1" not in page and "\x07" not in page
+
+
+def test_a_sites_arrows_are_those_that_begin_or_end_there(looked_at):
+    session, state = looked_at
+    circuit = asked(session, "circuit", state)["circuit"]
+    counted = 0
+    for node in circuit.nodes:
+        arrows = arrows_at(circuit, (node.component, node.layer, node.pos))
+        into, out = [each for each in arrows if each.into], [each for each in arrows if not each.into]
+        assert sorted(each.weight for each in into) == sorted(edge.weight for edge in circuit.edges if edge.target == node)
+        assert sorted(each.need for each in out) == sorted(edge.need for edge in circuit.edges if edge.source == node)
+        strengths = [max(abs(each.weight), abs(each.need)) for each in arrows]
+        assert strengths == sorted(strengths, reverse=True)
+        counted += len(arrows)
+    assert counted >= len(circuit.edges) > 0
+    assert arrows_at(circuit, ("resid_post", 0, 0)) == ()
+
+
+def test_data_can_be_read_again(looked_at, tmp_path):
+    session, state = looked_at
+    packed = export_data(session, state)
+    (tmp_path / "tab.zip").write_bytes(packed)
+    with zipfile.ZipFile(tmp_path / "tab.zip") as archive:
+        archive.extractall(tmp_path)
+        names = set(archive.namelist())
+    maps = asked(session, "trace", state)
+    for part in maps:
+        assert same_effects(tlk.CausalTrace.load(tmp_path / f"{part}.safetensors"), maps[part])
+        rows = list(csv.DictReader(io.StringIO((tmp_path / f"{part}.csv").read_text())))
+        assert [float(row["effect"]) for row in rows] == pytest.approx(maps[part].to_dataframe()["effect"].tolist())
+    assert {"cell_heads.safetensors", "circuit.safetensors", "comparisons.json", "prediction.json", "program.py", "READ_ME.txt"} <= names
+    about = json.loads((tmp_path / "state.json").read_text())
+    assert from_query(about["link"]) == state and about["model"] == "random"
+    compared = json.loads((tmp_path / "comparisons.json").read_text())
+    assert [row["text"] for row in compared] == [state.prompt, "w1 w2"]
+    assert (tmp_path / "program.py").read_text() == state_code(state, "random", circuit=True)
+
+
+def test_no_spreadsheet_computes_a_table(gpt2):
+    prompt = tlk.Prompt.from_tokens([1, 2, 3], subject=[0], labels=["=cmd()", "-w", "w3"])
+    table = tlk.trace(gpt2, prompt, samples=1, progress=False).to_dataframe()
+    safe = plain_cells(table)
+    assert set(safe["token"]) == {"'=cmd()", "'-w", "w3"} and safe["effect"].equals(table["effect"])
+
+
+def test_nothing_is_kept_of_a_tab_that_asked_for_nothing(session):
+    for export in (export_page, export_data):
+        with pytest.raises(InputError, match="read or trace the prompt first"):
+            export(session, replace(STATE, seed=77, prompt="w9 w9"))
+
+
+def test_changes_are_sentences():
+    assert changes_in_words(ExplorerState("a")) == ()
+    assert changes_in_words(STATE) == (
+        "neuron 3 of layer 1 suppressed",
+        "head 0 of layer 2 knocked out",
+        "head 1 of layer 3 knocked out",
+        "w3 w14 w15 w9 → w7 (ft)",
+        "w20 w1 → w8 (ft-attn)",
+    )
+
+
+def test_paths_of_models_are_literals_too(tmp_path):
+    assert repr(str(tmp_path / "a'b")) in state_code(ExplorerState("a"), str(Path(tmp_path) / "a'b"))

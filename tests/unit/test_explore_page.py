@@ -1,0 +1,169 @@
+"""The explorer's page without a browser: who is let in, what each control makes of a tab, and what a tab asks for."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import replace
+
+import pytest
+from dash import Dash, html
+from flask import Flask
+from typer.testing import CliRunner
+
+from tl_knowledge.cli import app as commands
+from tl_knowledge.errors import InputError, SubjectNotFoundError
+from tl_knowledge.explore.page import changes
+from tl_knowledge.explore.page.marks import fact_marked
+from tl_knowledge.explore.page.server import guard, local_socket
+from tl_knowledge.explore.page.wanted import circuit_key, submitted, wanted_tasks
+from tl_knowledge.explore.state import EditRequest, ExplorerState
+
+PORT = 8050
+STATE = ExplorerState("Paul McCartney plays the", subject=(1, 3), components=("mlp_out",), cell=("mlp_out", 0, 2))
+
+
+@pytest.fixture
+def served() -> Flask:
+    app = Dash("guarded", enable_mcp=False)
+    app.layout = html.Div()
+    guard(app.server, PORT, scripts=app.csp_hashes())
+    return app.server
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example:8050", "127.0.0.1:8051", "127.0.0.1", "0.0.0.0:8050"])
+def test_a_request_under_another_name_is_refused(served, host):
+    answer = served.test_client().get("/", headers={"Host": host})
+    assert answer.status_code == 403 and "127.0.0.1:8050 only" in answer.text
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "https://127.0.0.1:8050", "http://127.0.0.1:8051"])
+def test_a_request_from_another_sites_page_is_refused(served, origin):
+    answer = served.test_client().post("/_dash-update-component", json={}, headers={"Host": "127.0.0.1:8050", "Origin": origin})
+    assert answer.status_code == 403 and "Another site" in answer.text
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1:8050", "localhost:8050"])
+def test_its_own_page_is_served_and_may_reach_nothing_else(served, name):
+    answer = served.test_client().get("/", headers={"Host": name, "Origin": f"http://{name}"})
+    assert answer.status_code == 200
+    policy = dict(part.split(" ", 1) for part in answer.headers["Content-Security-Policy"].split("; "))
+    assert policy["default-src"] == policy["connect-src"] == "'self'"
+    assert policy["frame-ancestors"] == policy["form-action"] == "'none'"
+    assert "unsafe" not in policy["script-src"] and "http" not in str(policy)
+
+
+def test_a_port_is_for_this_machine_only_and_not_for_two():
+    with local_socket(0) as held:
+        host, port = held.getsockname()
+        assert host == "127.0.0.1"
+        with pytest.raises(InputError, match=f"port {port} of this machine cannot be used .*--port"):
+            local_socket(port)
+        result = CliRunner().invoke(commands, ["explore", "--port", str(port), "--no-browser"])
+        assert isinstance(result.exception, InputError)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", port))
+
+
+def test_without_dash_the_command_says_what_to_install(monkeypatch):
+    monkeypatch.setattr("tl_knowledge.cli.explore.find_spec", lambda name: None)
+    result = CliRunner().invoke(commands, ["explore"])
+    assert isinstance(result.exception, InputError) and 'pip install "tl-knowledge[explore]"' in str(result.exception)
+
+
+def test_another_prompt_has_no_marks_but_keeps_what_is_changed():
+    changed = replace(STATE, suppressed=((0, 1),), edits=(EditRequest("rome", "a", "{} b", " c"),))
+    asked = changes.asked(changed, "Rome is", " in")
+    assert (asked.subject, asked.cell, asked.components, asked.target) == (None, None, (), " in")
+    assert (asked.suppressed, asked.edits) == (changed.suppressed, changed.edits)
+    assert changes.asked(changed, changed.prompt, " piano") == replace(changed, target=" piano")
+    with pytest.raises(InputError, match="the prompt is empty"):
+        changes.asked(changed, "", None)
+
+
+def test_marks_come_off_where_they_meet_and_when_they_are_made_again():
+    both = changes.marked(STATE, "relation", 3, 5)
+    assert (both.subject, both.relation) == ((1, 3), (3, 5))
+    over = changes.marked(both, "relation", 2, 5)
+    assert (over.subject, over.relation) == (None, (2, 5))
+    bare = changes.marked(STATE, "subject", 1, 3)
+    assert (bare.subject, bare.components, bare.cell) == (None, (), None)
+
+
+def test_a_trace_needs_a_mark_and_a_component():
+    with pytest.raises(InputError, match="no component is ticked"):
+        changes.traced(STATE, "subject", [], 10, 0, "logit")
+    with pytest.raises(InputError, match="no token is marked"):
+        changes.traced(ExplorerState("Rome is in"), "subject", ["mlp_out"], 10, 0, "logit")
+    with pytest.raises(InputError, match="noise samples is None; type a whole number"):
+        changes.traced(STATE, "subject", ["mlp_out"], None, 0, "logit")
+    new = changes.traced(STATE, "subject", ["attn_out", "resid_post"], 3, 1, "logit")
+    assert (new.components, new.samples, new.seed, new.metric) == (("resid_post", "attn_out"), 3, 1, "logit")
+
+
+def test_units_are_switched_off_and_on_again_together():
+    off = changes.toggled(STATE, "suppressed", [(0, 1), (0, 2)])
+    assert off.suppressed == ((0, 1), (0, 2))
+    assert changes.toggled(off, "suppressed", [(0, 2), (0, 3)]).suppressed == ((0, 1), (0, 2), (0, 3))
+    assert changes.toggled(off, "suppressed", [(0, 2), (0, 1)]) == STATE
+    assert changes.without(off, "suppressed", 0).suppressed == ((0, 2),)
+
+
+def test_an_edit_takes_its_layers_as_they_are_typed():
+    edited = changes.edited(STATE, ("Rome", "{} is"), "memit", "3, 4", " x")
+    assert edited.edits == (EditRequest("memit", "Rome", "{} is", " x", (3, 4)),)
+    with pytest.raises(InputError, match="layers '3-4' are no numbers"):
+        changes.edited(STATE, ("Rome", "{} is"), "memit", "3-4", " x")
+    with pytest.raises(InputError, match="there is no new answer"):
+        changes.edited(STATE, ("Rome", "{} is"), "rome", "", " ")
+
+
+def test_the_marked_fact_is_read_off_tokens_with_and_without_their_spaces():
+    spaced, bare = ["BOS", "Paul", " McC", "artney", " plays"], ["BOS", "Paul", "McC", "artney", "plays"]
+    state = ExplorerState("Paul McCartney plays", subject=(1, 4))
+    assert fact_marked(spaced, state) == fact_marked(bare, state) == ("Paul McCartney", "{} plays")
+    with pytest.raises(SubjectNotFoundError, match="no subject is marked"):
+        fact_marked(spaced, replace(state, subject=None))
+    with pytest.raises(SubjectNotFoundError, match="'a' stands 3 times"):
+        fact_marked(["BOS", "a", " banana"], ExplorerState("a bana", subject=(1, 2)))
+
+
+def test_a_tab_asks_for_what_its_state_needs_and_for_nothing_twice():
+    assert wanted_tasks(ExplorerState(""), None) == {}
+    assert list(wanted_tasks(ExplorerState("Rome"), None)) == ["predict"]
+    assert list(wanted_tasks(STATE, None)) == ["predict", "trace", "cell"]
+    assert list(wanted_tasks(STATE, circuit_key(STATE))) == ["predict", "trace", "cell", "circuit"]
+    assert circuit_key(STATE) != circuit_key(replace(STATE, samples=3))
+    other = wanted_tasks(replace(STATE, cell=("mlp_out", 1, 2), knocked_out=((1, 1),)), None)
+    own = wanted_tasks(STATE, None)
+    assert {name for name in own if other[name] == own[name]} == {"predict", "trace"} and "compare" in other
+
+
+class Recorder:
+    """A session that only writes down what it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.given_up: list[str] = []
+        self.status = "done"
+
+    def submit(self, tab: str, task: str, state: ExplorerState) -> str:
+        self.asked.append(task)
+        return f"{task}-{len(self.asked)}"
+
+    def view(self, tab: str, job: str) -> Recorder:
+        return self
+
+    def cancel(self, tab: str, job: str) -> None:
+        self.given_up.append(job)
+
+
+def test_jobs_go_on_while_they_answer_the_same_and_are_asked_again_when_forgotten(without_type_checks):
+    session = Recorder()
+    first = submitted(session, "tab", STATE, wanted_tasks(STATE, None), {}, once_more=False)  # pyright: ignore[reportArgumentType]
+    assert session.asked == ["predict", "trace", "cell"]
+    moved = replace(STATE, cell=None)
+    second = submitted(session, "tab", moved, wanted_tasks(moved, None), first, once_more=True)  # pyright: ignore[reportArgumentType]
+    assert session.asked == ["predict", "trace", "cell"] and session.given_up == [first["cell"]["id"]]
+    session.status = "unknown"
+    submitted(session, "tab", moved, wanted_tasks(moved, None), second, once_more=True)  # pyright: ignore[reportArgumentType]
+    assert session.asked[3:] == ["predict", "trace"]

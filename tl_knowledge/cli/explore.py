@@ -1,0 +1,36 @@
+"""``tl-knowledge explore``: a local page to ask one model in."""
+
+from __future__ import annotations
+
+import webbrowser
+from importlib.util import find_spec
+from typing import Annotated
+
+import typer
+
+from tl_knowledge.cli import options
+from tl_knowledge.cli.loading import loads_model, model_argument
+from tl_knowledge.cli.printing import print_line
+from tl_knowledge.errors import InputError
+
+__all__ = ["explore_command"]
+
+
+@loads_model
+def explore_command(
+    model: options.Model = "factlm",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of this machine; 0 takes any that is free.")] = 8050,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
+) -> None:
+    """Open a local page to trace, look into and edit one model; it needs no network and only this machine reaches it."""
+    if find_spec("dash") is None:
+        raise InputError('explore needs Dash; pip install "tl-knowledge[explore]".')
+    from tl_knowledge.explore.page.local import LocalPage
+
+    with LocalPage.at(port) as page:
+        print_line(f"loading {model} ...")
+        page.show(model_argument(model), model)
+        print_line((page.address, "bold"), "  Ctrl+C ends it.")
+        if browser:
+            webbrowser.open(page.address)
+        page.serve()

@@ -1,0 +1,46 @@
+"""What was computed, by what decides it: bounded, the longest unused goes first."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
+
+__all__ = ["Cache"]
+
+Value = TypeVar("Value")
+
+
+class Cache:
+    """Results by key. The worker adds, anybody looks.
+
+    Example:
+        >>> cache = Cache(2)
+        >>> [cache.get_or_make(key, lambda: key * 10) for key in (1, 2, 1, 3)], cache.get(2), cache.get(1)
+        ([10, 20, 10, 30], None, 10)
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most, self._kept = most, OrderedDict[Hashable, Any]()
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable) -> Any | None:
+        """What is kept, or ``None``."""
+        with self._lock:
+            if key not in self._kept:
+                return None
+            self._kept.move_to_end(key)
+            return self._kept[key]
+
+    def get_or_make(self, key: Hashable, make: Callable[[], Value]) -> Value:
+        """What is kept, or what is made now; nothing is kept of what fails."""
+        found = self.get(key)
+        if found is not None:
+            return found
+        made = make()
+        with self._lock:
+            self._kept[key] = made
+            while len(self._kept) > self._most:
+                self._kept.popitem(last=False)
+        return made

@@ -1,0 +1,148 @@
+"""What is on the screen as a program of the package's public functions, which gives the same numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tl_knowledge.editing import method_class
+from tl_knowledge.explore.details import NEURONS_SHOWN, WORDS_SHOWN
+from tl_knowledge.explore.predictions import SHOWN
+from tl_knowledge.explore.state import EditRequest, ExplorerState
+
+__all__ = ["state_code"]
+
+
+def state_code(state: ExplorerState, name: str, *, circuit: bool = False) -> str:
+    """A program for what a tab shows; every text of the tab stands in it as a literal.
+
+    Args:
+        name: what the model is loaded by.
+        circuit: whether the circuit is on the screen.
+
+    Example:
+        >>> print(state_code(ExplorerState("The capital of France is", subject=(4, 5), components=("mlp_out",)), "factlm"))
+        import tl_knowledge as tlk
+        <BLANKLINE>
+        model = tlk.load_model('factlm')
+        <BLANKLINE>
+        # What the model says next
+        prompt = tlk.Prompt.from_text(model, 'The capital of France is', subject_span=(4, 5))
+        probabilities = model(prompt.tokens)[0, prompt.last.last].softmax(-1).detach()
+        for token in probabilities.topk(10).indices.tolist():
+            print(f"{model.tokenizer.decode([token])!r} {probabilities[token]:.2%}")
+        <BLANKLINE>
+        # Where the subject passes
+        asked = dict(corrupt=prompt.subject, samples=10, seed=0, metric='probability')
+        traces = {part: tlk.trace(model, prompt, component=part, window='auto', **asked) for part in ('mlp_out',)}
+        for trace in traces.values():
+            print(trace.headline(), trace.top(5), sep="\\n")
+        <BLANKLINE>
+    """
+    blocks = [_start(name), _prediction(state)]
+    if getattr(state, state.corrupt) is not None or (state.corrupt == "relation" and state.subject is not None):
+        blocks += [_traces(state), *([_cell(state)] if state.cell is not None else []), *([_circuit(state)] if circuit else [])]
+    if state.edits or state.suppressed or state.knocked_out:
+        blocks.append([*_changes(state, name), *_comparison(state)])
+    return "\n".join("\n".join(block) + "\n" for block in blocks)
+
+
+def _start(name: str) -> list[str]:
+    return ["import tl_knowledge as tlk", "", f"model = tlk.load_model({name!r})"]
+
+
+def _prediction(state: ExplorerState) -> list[str]:
+    arguments = [repr(state.prompt)]
+    arguments += [] if state.subject is None else [f"subject_span={state.subject!r}"]
+    arguments += [] if state.target is None else [f"target={state.target!r}"]
+    return [
+        "# What the model says next",
+        f"prompt = tlk.Prompt.from_text(model, {', '.join(arguments)})",
+        "probabilities = model(prompt.tokens)[0, prompt.last.last].softmax(-1).detach()",
+        f"for token in probabilities.topk({SHOWN}).indices.tolist():",
+        '    print(f"{model.tokenizer.decode([token])!r} {probabilities[token]:.2%}")',
+    ]
+
+
+def _traces(state: ExplorerState) -> list[str]:
+    marked = state.corrupt == "relation" and state.relation is not None
+    span = f"tlk.Span('relation', tuple(range({state.relation[0]}, {state.relation[1]})))" if marked and state.relation else f"prompt.{state.corrupt}"
+    return [
+        f"# Where the {state.corrupt} passes",
+        f"asked = dict(corrupt={span}, samples={state.samples}, seed={state.seed}, metric={state.metric!r})",
+        f"traces = {{part: tlk.trace(model, prompt, component=part, window={state.window!r}, **asked) for part in {state.components!r}}}",
+        "for trace in traces.values():",
+        '    print(trace.headline(), trace.top(5), sep="\\n")',
+    ]
+
+
+def _cell(state: ExplorerState) -> list[str]:
+    assert state.cell is not None
+    component, layer, pos = state.cell
+    place = f"layers={layer}, positions={pos}"
+    head = [f"# Behind {component} of layer {layer} at token {pos}"]
+    if component == "attn_out":
+        return [
+            *head,
+            f"heads = tlk.trace(model, prompt, component='head', {place}, **asked)",
+            "print(heads.top())",
+            f"_, cache = model.run_with_cache(prompt.tokens, names_filter='blocks.{layer}.attn.hook_pattern')",
+            f"pattern = cache['blocks.{layer}.attn.hook_pattern'][0]  # [head query key]",
+        ]
+    if component == "mlp_out":
+        return [
+            *head,
+            f"neurons = tlk.trace(model, prompt, component='neuron', {place}, engine='screen', **asked)",
+            f"strongest = neurons.top({NEURONS_SHOWN})[['layer', 'neuron']].itertuples(index=False, name=None)",
+            f"words = tlk.neurons.neuron_words(model, tlk.NeuronSet.of(model, strongest), k={WORDS_SHOWN})",
+            f"print(neurons.top({NEURONS_SHOWN}), words.summary(), sep='\\n')",
+        ]
+    return [*head, "lens = tlk.logit_lens(model, prompt)", f"print(lens.table.query('layer == {layer} and pos == {pos}'))"]
+
+
+def _circuit(state: ExplorerState) -> list[str]:
+    return [
+        "# How the sites work together",
+        f"modules = [tlk.trace(model, prompt, component=part, window={state.window!r}, **asked) for part in ('mlp_out', 'attn_out')]",
+        "circuit = tlk.circuits.from_trace(model, prompt, modules, metric=asked['metric'])",
+        "print(circuit.headline())",
+    ]
+
+
+def _changes(state: ExplorerState, name: str) -> Iterator[str]:
+    """The tab's changes as hooks."""
+    yield "# What is changed, as hooks: nothing is written into the model"
+    units = [f"{word}={pairs!r}" for word, pairs in (("heads", state.knocked_out), ("neurons", state.suppressed)) if pairs]
+    yield f"hooks = tlk.ablate({', '.join(units)})" if units else "hooks = []"
+    for number, request in enumerate(state.edits, start=1):
+        yield from _edit(request, number, name)
+
+
+def _edit(request: EditRequest, number: int, name: str) -> Iterator[str]:
+    """One edit, planned on top of the ones before it."""
+    layers = f", layers={request.layers!r}" if request.layers else ""
+    yield f"method = tlk.editing.method_for_model(model, {request.method!r}{layers})"
+    moments = ""
+    if method_class(request.method).needs_moments:
+        moments = ", moments=moments"
+        if name == "factlm":
+            yield "moments = tlk.collect_key_moments(model, tlk.load_corpus(), layers=method.moment_layers)"
+        else:
+            yield "moments = tlk.editing.KeyMoments.load('moments.safetensors')  # from: tl-knowledge moments"
+    yield f"fact = tlk.Fact({request.subject!r}, {request.template!r}, {request.target_new!r})"
+    plan = f"edit{number} = tlk.plan_edit(model, fact, method{moments})"
+    if number > 1:
+        yield f"with {', '.join(f'edit{before}.applied(model)' for before in range(1, number))}:"
+        plan = f"    {plan}"
+    yield plan
+    yield f"hooks += edit{number}.hooks()"
+
+
+def _comparison(state: ExplorerState) -> list[str]:
+    return [
+        f"for text in {(state.prompt, *state.further)!r}:",
+        "    tokens = tlk.Prompt.from_text(model, text).tokens",
+        "    before = model(tokens)[0, -1].softmax(-1).detach()",
+        "    after = model.run_with_hooks(tokens, fwd_hooks=hooks)[0, -1].softmax(-1).detach()",
+        "    for when, p in (('before', before), ('after', after)):",
+        "        print(text, when, *(f'{model.tokenizer.decode([token])!r} {p[token]:.2%}' for token in p.topk(5).indices.tolist()))",
+    ]

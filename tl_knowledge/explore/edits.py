@@ -1,0 +1,180 @@
+"""Edits of a tab: planned by the house, and run as hooks. The model's weights are every tab's, so that no edit is ever left in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import get_type_hints
+
+from tl_knowledge.arrays import Hooks
+from tl_knowledge.editing import (
+    METHODS,
+    Edit,
+    EditMethod,
+    KeyMoments,
+    PlannedEdit,
+    RereadEdit,
+    RoutedEdit,
+    collect_key_moments,
+    method_class,
+    method_for_model,
+    plan_edit,
+)
+from tl_knowledge.errors import InputError, TLKnowledgeError
+from tl_knowledge.explore.cache import Cache
+from tl_knowledge.explore.state import EditRequest
+from tl_knowledge.lock import model_lock
+from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.prompts.facts import Fact
+
+__all__ = ["Editor", "MethodOffer", "edit_hooks", "fact_of", "method_of", "offers"]
+
+PLANS_KEPT, MOMENTS_KEPT = 12, 3  # moments are as large as a layer's W_out, or larger
+
+
+@dataclass(frozen=True)
+class MethodOffer:
+    """An editing method as a form offers it.
+
+    Attributes:
+        name: the short name.
+        title: the class' name.
+        needs_moments: whether key moments are collected first.
+        layers: where it edits unless told otherwise; empty where it chooses itself, or where nothing is published for the model.
+        asks_layers: whether layers have to be given, as nothing is published for the model.
+        refusal: why it cannot be used here, and the remedy; empty where it can.
+    """
+
+    name: str
+    title: str
+    needs_moments: bool = False
+    layers: tuple[int, ...] = ()
+    asks_layers: bool = False
+    refusal: str = ""
+
+
+def offers(model: HookedModel) -> tuple[MethodOffer, ...]:
+    """Every editing method of the package; those that cannot be used here with the reason."""
+    return tuple(_offer(model, name) for name in METHODS)
+
+
+def _offer(model: HookedModel, name: str) -> MethodOffer:
+    kind = method_class(name)
+    title, word, refusal = kind.__name__, kind.layer_word(), _refusal(name)
+    if refusal:
+        return MethodOffer(name, title, kind.needs_moments, refusal=refusal)
+    try:
+        method = method_for_model(model, name)
+    except TLKnowledgeError as error:
+        asks = word is not None
+        return MethodOffer(name, title, kind.needs_moments, asks_layers=asks, refusal="" if asks else str(error))
+    layers = getattr(method, word or "", ())
+    return MethodOffer(name, title, kind.needs_moments, (layers,) if isinstance(layers, int) else tuple(layers or ()))
+
+
+def _refusal(name: str) -> str:
+    """Why a method is not for the explorer, by what it is."""
+    kind = method_class(name)
+    title = kind.__name__
+    if kind.needs_training:
+        return (
+            f"{title} edits with networks that are trained first, which takes hours: train it with {title}.for_model(model).train(...) in a program."
+        )
+    if issubclass(get_type_hints(kind.plan).get("return", PlannedEdit), RereadEdit):
+        return f"{title} changes what the model reads, so that no token is where the page shows it: use plan_edit() in a program, or ROME here."
+    return ""
+
+
+def method_of(model: HookedModel, request: EditRequest) -> EditMethod:
+    """A request's method with its settings.
+
+    Raises:
+        InputError: an unknown method, one that cannot be used here, or one that has no published layer for the model.
+        ComponentError: a layer outside the model.
+    """
+    kind = method_class(request.method)
+    refusal = _refusal(request.method)
+    if refusal:
+        raise InputError(refusal)
+    return kind.for_model(model, layers=request.layers or None)
+
+
+def fact_of(request: EditRequest) -> Fact:
+    """What a request writes."""
+    return Fact(request.subject, request.template, request.target_new)
+
+
+class Editor:
+    """Plans edits, each once, and collects the moments that they need, each layer once.
+
+    Args:
+        moments: that are there already.
+        corpus: gives texts of the kind that the model was trained on; ``None`` where there are none.
+    """
+
+    def __init__(self, model: HookedModel, moments: KeyMoments | None, corpus: Callable[[], Iterable[str]] | None) -> None:
+        self._model, self._moments, self._corpus = model, moments, corpus
+        self._plans, self._collected = Cache(PLANS_KEPT), Cache(MOMENTS_KEPT)
+
+    def plan(self, requests: Sequence[EditRequest]) -> PlannedEdit:
+        """The last of some edits, each of which is planned on the model that the ones before it have left.
+
+        While it is planned, the ones before it are in the weights, under the model's lock; afterwards these are bit for bit what they were.
+
+        Raises:
+            InputError: edits that do not go together, a method that cannot be used here, or moments that are not there.
+            TLKnowledgeError: as `tl_knowledge.plan_edit`.
+        """
+        return self._plans.get_or_make(tuple(requests), lambda: self._plan(tuple(requests)))
+
+    def all_plans(self, requests: Sequence[EditRequest]) -> tuple[PlannedEdit, ...]:
+        """All of some edits, in order."""
+        return tuple(self.plan(requests[: number + 1]) for number in range(len(requests)))
+
+    def _plan(self, requests: tuple[EditRequest, ...]) -> PlannedEdit:
+        *before, request = requests
+        method = method_of(self._model, request)
+        earlier = self.all_plans(before)
+        for edit in earlier:
+            if not isinstance(edit, Edit):
+                raise InputError(f"{edit.method} changes activations, so no edit can be planned on top of it here; undo it, or make it the last one.")
+        moments = self._moments_for(method)
+        with model_lock(self._model), ExitStack() as stack:
+            for edit in earlier:
+                stack.enter_context(edit.applied(self._model))
+            return plan_edit(self._model, fact_of(request), method, moments=moments, progress=False)
+
+    def _moments_for(self, method: EditMethod) -> KeyMoments | None:
+        """The key moments that a method needs.
+
+        Raises:
+            InputError: there are none, and no text to collect them from.
+        """
+        wanted = method.moment_layers
+        if wanted == ():
+            return None
+        if self._moments is not None and wanted is not None and set(wanted) <= set(self._moments.moments):
+            return self._moments
+        if self._corpus is None:
+            where = "of the whole model" if wanted is None else f"of layers {', '.join(map(str, wanted))}"
+            raise InputError(
+                f"{type(method).__name__} needs key moments {where}, and there are none: give the explorer a file of moments (tl-knowledge moments), "
+                "or a corpus of the kind that the model was trained on."
+            )
+        corpus = self._corpus
+        return self._collected.get_or_make(wanted, lambda: collect_key_moments(self._model, corpus(), layers=wanted, progress=False))
+
+
+def edit_hooks(edits: Iterable[PlannedEdit]) -> Hooks:
+    """Planned edits as hooks, in order.
+
+    Raises:
+        InputError: one that is no hooks.
+    """
+    hooks: Hooks = []
+    for edit in edits:
+        if not isinstance(edit, Edit | RoutedEdit):
+            raise InputError(f"{edit.method} gives no hooks, so it cannot be shown beside others; use it in a program.")
+        hooks += edit.hooks()
+    return hooks

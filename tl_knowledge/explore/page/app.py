@@ -1,0 +1,95 @@
+"""The page of one session: what is on it, what its controls do, and how it hears from the server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dash import ClientsideFunction, Dash, Input, Output, State, no_update, set_props
+
+from tl_knowledge.errors import InputError
+from tl_knowledge.explore.code import state_code
+from tl_knowledge.explore.page.actions import add_actions, state_at
+from tl_knowledge.explore.page.draw import active_changes
+from tl_knowledge.explore.page.forms import fill_in
+from tl_knowledge.explore.page.keeping import add_keeping
+from tl_knowledge.explore.page.layout import page_layout
+from tl_knowledge.explore.page.news import Shown, show_news
+from tl_knowledge.explore.page.wanted import submitted, wanted_tasks
+from tl_knowledge.explore.session import ExplorerSession
+
+__all__ = ["explorer_app"]
+
+
+def explorer_app(session: ExplorerSession) -> Dash:
+    """A Dash app, offline: its programs come from the installed packages."""
+    app = Dash(__name__, title="tl_knowledge explorer", update_title="", serve_locally=True, enable_mcp=False, suppress_callback_exceptions=True)
+    app.layout = page_layout(session)
+    in_the_page = [("tab", "name", Input("address", "pathname")), ("pace", "pace", Input("jobs", "data"))]
+    for name, function, heard in in_the_page:
+        app.clientside_callback(ClientsideFunction("explorer", function), Output(name, "data"), heard)
+    _ask(app, session)
+    _listen(app, session)
+    add_actions(app, session)
+    add_keeping(app, session)
+    return app
+
+
+def _ask(app: Dash, session: ExplorerSession) -> None:
+    """Whenever the address changes: ask for what it needs, fill in the forms, and draw what is there already."""
+
+    @app.callback(
+        Output("jobs", "data"),
+        Output("drawn", "data"),
+        Input("address", "hash"),
+        Input("again", "data"),
+        Input("tab", "data"),
+        Input("circuit-of", "data"),
+        State("jobs", "data"),
+        State("drawn", "data"),
+        State("beat", "data"),
+    )
+    def ask(address: str | None, again: int | None, tab: str | None, circuit: str | None, jobs: Any, drawn: Any, beat: Any) -> tuple[Any, Any]:  # pyright: ignore[reportUnusedFunction]
+        if not tab:
+            return no_update, no_update
+        before: Mapping[str, Any] = jobs or {"of": {}}
+        try:
+            state = state_at(address)
+            once_more = again != before.get("again")
+            asked = submitted(session, tab, state, wanted_tasks(state, circuit), before["of"], once_more=once_more)
+        except InputError as error:
+            set_props("error-link", {"children": f"This cannot be opened: {error}"})
+            return no_update, no_update
+        set_props("error-link", {"children": ""})
+        fill_in(state, state_at(before.get("address")))
+        set_props("active", {"children": active_changes(state)})
+        set_props("code", {"children": state_code(state, session.name, circuit="circuit" in asked) if state.prompt else ""})
+        now, pending, _ = show_news(session, tab, asked, drawn or {}, Shown(state, _is_dark(beat)))
+        return {"of": asked, "address": address or "", "again": again, "pending": pending}, now
+
+
+def _listen(app: Dash, session: ExplorerSession) -> None:
+    """At every beat: what is new. A server that was started anew knows no job, so the tab asks again, from its own state."""
+
+    @app.callback(
+        Output("drawn", "data", allow_duplicate=True),
+        Output("jobs", "data", allow_duplicate=True),
+        Output("again", "data", allow_duplicate=True),
+        Input("beat", "data"),
+        State("tab", "data"),
+        State("jobs", "data"),
+        State("drawn", "data"),
+        State("again", "data"),
+        prevent_initial_call=True,
+    )
+    def listen(beat: Any, tab: str | None, jobs: Any, drawn: Any, again: int | None) -> tuple[Any, Any, Any]:  # pyright: ignore[reportUnusedFunction]
+        if not tab or not jobs:
+            return no_update, no_update, no_update
+        now, pending, forgotten = show_news(session, tab, jobs["of"], drawn or {}, Shown(state_at(jobs["address"]), _is_dark(beat)))
+        if forgotten:
+            return now, no_update, (again or 0) + 1
+        return now if now != drawn else no_update, {**jobs, "pending": pending} if pending != jobs["pending"] else no_update, no_update
+
+
+def _is_dark(beat: Mapping[str, Any] | None) -> bool:
+    return bool(beat and beat.get("dark"))

@@ -1,0 +1,106 @@
+"""One model and everybody who looks at it: tabs ask, one thread answers, nothing of one tab is ever seen by another.
+
+A tab is a name that the page makes up, and a state (`ExplorerState`) that it sends with everything that it asks. The session keeps no state of a
+tab but its jobs, so that a page goes on as it was when the server is started again. What is suppressed, knocked out or edited acts as hooks of the
+single runs that ask for it, and the weights are never changed but under the model's lock while an edit is planned on top of another one.
+
+Example:
+    >>> import time
+    >>> from tl_knowledge import load_model
+    >>> from tl_knowledge.explore.state import ExplorerState
+    >>> session = ExplorerSession(load_model("factlm"), name="factlm")
+    >>> job = session.submit("tab 1", "predict", ExplorerState("The capital of France is"))
+    >>> while not (view := session.view("tab 1", job)).over:
+    ...     time.sleep(0.01)
+    >>> view.results["prediction"].top[0].text
+    ' Paris'
+    >>> session.close()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from tl_knowledge.datasets import load_corpus
+from tl_knowledge.editing import KeyMoments
+from tl_knowledge.errors import InputError, check_choice
+from tl_knowledge.explore.edits import Editor, MethodOffer, offers
+from tl_knowledge.explore.jobs import JobView
+from tl_knowledge.explore.state import ExplorerState
+from tl_knowledge.explore.tasks import TASKS, Desk, TaskName
+from tl_knowledge.explore.worker import Worker
+from tl_knowledge.lock import model_lock
+from tl_knowledge.models.loading import AnyModel, as_model
+from tl_knowledge.models.protocol import layer_count
+from tl_knowledge.runs.windows import unit_count
+
+__all__ = ["ExplorerSession"]
+
+
+class ExplorerSession:
+    """A model, a thread, and a queue.
+
+    Tasks, and what is in their results:
+
+    =========== ====================================================================================================
+    task        results
+    =========== ====================================================================================================
+    ``predict`` ``"prediction"``: `Prediction`: tokens, likeliest next tokens, the answer's probability
+    ``trace``   by component (``"resid_post"`` ...): `CausalTrace`; one after the other
+    ``cell``    ``"cell"``: `HeadDetails`, `NeuronDetails` or `StateDetails`
+    ``circuit`` ``"circuit"``: `Circuit` of the tab's prompt
+    ``compare`` ``"comparisons"``: a tuple of `Comparison`, the prompt's and the further prompts'; one after the other
+    =========== ====================================================================================================
+
+    Args:
+        name: what the model is loaded by, for programs that are copied.
+        moments: key moments that are there already.
+        corpus: gives texts to collect key moments from; FactLM's own for ``"factlm"``, else none.
+
+    Attributes:
+        model: the model; only the session's own thread may run it.
+        name: as it was given.
+        layers, heads: of the model.
+        methods: the editing methods, for a form; those that cannot be used here with the reason.
+    """
+
+    def __init__(self, model: AnyModel, *, name: str, moments: KeyMoments | None = None, corpus: Callable[[], Iterable[str]] | None = None) -> None:
+        self.model, self.name = as_model(model), name
+        if moments is not None:
+            moments.check(self.model)
+        texts = load_corpus if corpus is None and name == "factlm" else corpus
+        self.layers, self.heads = layer_count(self.model), unit_count(self.model, "head")
+        self.methods: tuple[MethodOffer, ...] = offers(self.model)
+        self._desk = Desk(self.model, Editor(self.model, moments, texts))
+        self._worker = Worker(TASKS, lambda: model_lock(self.model))  # nobody's ``with edit.applied(model):`` is seen in a step
+
+    def submit(self, tab: str, task: TaskName, state: ExplorerState) -> str:
+        """Ask for something; the job's id. What the same tab asked for by the same task before is given up.
+
+        Raises:
+            InputError: an unknown task, or too many tabs.
+        """
+        check_choice("task", task, TASKS)
+        return self._worker.submit(tab, task, self._desk.steps(task, state))
+
+    def view(self, tab: str, job: str) -> JobView:
+        """How a tab's job is now, with its results so far; ``"unknown"`` for one that is not this tab's, or was dropped."""
+        return self._worker.view(tab, job)
+
+    def cancel(self, tab: str, job: str) -> None:
+        """Stop a tab's job, wherever it is."""
+        self._worker.cancel(tab, job)
+
+    def known(self, state: ExplorerState) -> dict[str, Any]:
+        """What is there already of all that belongs to a state, by name as in the results; nothing is computed."""
+        return self._desk.known(state)
+
+    def close(self) -> None:
+        """Stop everything; what is asked for afterwards is refused.
+
+        Raises:
+            InputError: the thread does not end, as something runs that cannot be stopped.
+        """
+        if not self._worker.close():
+            raise InputError("the explorer's thread is still busy with something that cannot be stopped; it ends with the program.")

@@ -1,0 +1,156 @@
+"""What a tab can ask for: each task is a generator of steps, with results that are kept for whoever asks the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, get_args
+
+from tl_knowledge.circuits import Circuit, from_trace
+from tl_knowledge.explore.asking import plain_prompt, space_hint, traced_prompt, traced_with
+from tl_knowledge.explore.cache import Cache
+from tl_knowledge.explore.comparison import Comparison, answers_of, compare_one, tab_hooks
+from tl_knowledge.explore.details import CellDetails, cell_details
+from tl_knowledge.explore.edits import Editor
+from tl_knowledge.explore.jobs import Step
+from tl_knowledge.explore.predictions import Prediction, predict_next
+from tl_knowledge.explore.state import ExplorerState, TracedComponent
+from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.tracing import COMPONENT_WORDS, CausalTrace, trace
+
+__all__ = ["TASKS", "Desk", "TaskName"]
+
+TaskName: TypeAlias = Literal["predict", "cell", "trace", "compare", "circuit"]
+TASKS: tuple[TaskName, ...] = get_args(TaskName)
+"""In the order in which a tab's own are made: what is quick comes first."""
+
+KEPT = 80
+MODULES: tuple[TracedComponent, ...] = ("mlp_out", "attn_out")  # whose sites a circuit is made of
+
+
+@dataclass(frozen=True)
+class _Keys:
+    """What decides each result: the parts of a state that it depends on."""
+
+    state: ExplorerState
+
+    @property
+    def prediction(self) -> tuple[object, ...]:
+        return "predict", self.state.prompt, self.state.target
+
+    def trace(self, component: TracedComponent) -> tuple[object, ...]:
+        return "trace", component, self.state.window, self._runs
+
+    @property
+    def cell(self) -> tuple[object, ...]:
+        return "cell", self.state.cell, self._runs
+
+    @property
+    def circuit(self) -> tuple[object, ...]:
+        return "circuit", self.state.window, self._runs
+
+    def comparison(self, text: str) -> tuple[object, ...]:
+        state = self.state
+        return "compare", text, state.prompt, state.target, state.suppressed, state.knocked_out, state.edits
+
+    @property
+    def _runs(self) -> tuple[object, ...]:
+        """The clean run and the corrupted ones."""
+        state = self.state
+        return state.prompt, state.subject, state.relation, state.target, state.corrupt, state.samples, state.seed, state.metric
+
+
+class Desk:
+    """Makes what tabs ask for, on one model. Only the worker's thread calls `steps`; `known` may be called from any.
+
+    Attributes:
+        model: the model.
+        editor: plans the edits.
+    """
+
+    def __init__(self, model: HookedModel, editor: Editor) -> None:
+        self.model, self.editor = model, editor
+        self._kept = Cache(KEPT)
+
+    def steps(self, task: TaskName, state: ExplorerState) -> Generator[Step]:
+        """A task's steps."""
+        makers: dict[TaskName, Callable[[ExplorerState], Generator[Step]]] = {
+            "predict": self._predict,
+            "trace": self._trace,
+            "cell": self._cell,
+            "circuit": self._circuit,
+            "compare": self._compare,
+        }
+        return makers[task](state)
+
+    def known(self, state: ExplorerState) -> dict[str, Any]:
+        """What is kept of everything that belongs to a tab, by name as in a job's results; nothing is computed."""
+        keys = _Keys(state)
+        found: dict[str, Any] = {"prediction": self._kept.get(keys.prediction)}
+        found |= {component: self._kept.get(keys.trace(component)) for component in state.components}
+        found |= {"cell": self._kept.get(keys.cell) if state.cell else None, "circuit": self._kept.get(keys.circuit)}
+        texts = (state.prompt, *state.further)
+        compared = [self._kept.get(keys.comparison(text)) for text in texts]
+        found["comparisons"] = None if None in compared else tuple(compared)
+        return {name: result for name, result in found.items() if result is not None}
+
+    def _predict(self, state: ExplorerState) -> Generator[Step]:
+        yield Step(0, 1, "reading the prompt")
+
+        def make() -> Prediction:
+            prompt = plain_prompt(self.model, state.prompt, state.target)
+            hint = "" if state.target is None else space_hint(self.model, state.prompt, state.target)
+            return predict_next(self.model, prompt, [], hint=hint)
+
+        yield Step(1, 1, "", {"prediction": self._kept.get_or_make(_Keys(state).prediction, make)})
+
+    def _trace(self, state: ExplorerState) -> Generator[Step]:
+        total = len(state.components)
+        for number, component in enumerate(state.components):
+            yield Step(number, total, f"restoring every {COMPONENT_WORDS[component]}")
+            yield Step(number + 1, total, "", {component: self._traced(state, component)})
+
+    def _traced(self, state: ExplorerState, component: TracedComponent) -> CausalTrace:
+        def make() -> CausalTrace:
+            prompt = traced_prompt(self.model, state)
+            return trace(self.model, prompt, component=component, window=state.window, **traced_with(prompt, state))
+
+        return self._kept.get_or_make(_Keys(state).trace(component), make)
+
+    def _cell(self, state: ExplorerState) -> Generator[Step]:
+        yield Step(0, 1, "looking into the cell")
+
+        def make() -> CellDetails:
+            return cell_details(self.model, state)
+
+        yield Step(1, 1, "", {"cell": self._kept.get_or_make(_Keys(state).cell, make)})
+
+    def _circuit(self, state: ExplorerState) -> Generator[Step]:
+        total = len(MODULES) + 1
+        for number, component in enumerate(MODULES):
+            yield Step(number, total, f"restoring every {COMPONENT_WORDS[component]}")
+            self._traced(state, component)
+        yield Step(total - 1, total, "measuring what the sites pass on")
+
+        def make() -> Circuit:
+            traces = [self._traced(state, component) for component in MODULES]
+            return from_trace(self.model, traced_prompt(self.model, state), traces, metric=state.metric, progress=False)
+
+        yield Step(total, total, "", {"circuit": self._kept.get_or_make(_Keys(state).circuit, make)})
+
+    def _compare(self, state: ExplorerState) -> Generator[Step]:
+        texts = (state.prompt, *state.further)
+        total, keys = len(state.edits) + len(texts), _Keys(state)
+        for number, edit in enumerate(state.edits):
+            yield Step(number, total, f"planning edit {number + 1} of {len(state.edits)} ({edit.method})")
+            self.editor.plan(state.edits[: number + 1])
+        done: list[Comparison] = []
+        for text in texts:
+            yield Step(len(state.edits) + len(done), total, "asking before and after", {"comparisons": tuple(done)})
+
+            def make(text: str = text) -> Comparison:
+                hooks = tab_hooks(self.model, state, self.editor.all_plans(state.edits))
+                return compare_one(self.model, text, answers_of(self.model, state), hooks)
+
+            done.append(self._kept.get_or_make(keys.comparison(text), make))
+        yield Step(total, total, "", {"comparisons": tuple(done)})
