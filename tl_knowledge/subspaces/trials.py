@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -134,8 +134,10 @@ def outcome(model: HookedModel, trials: Trials, basis: Basis | None, *, put: boo
 
 
 def reaches(model: HookedModel, trials: Trials) -> bool:
-    """Whether anything that is put at the site can change an answer: the whole state of another prompt does, or nothing does."""
-    return not torch.equal(outcome(model, trials, None).difference, outcome(model, trials, None, put=False).difference)
+    """Whether anything that is put at the site can change an answer: random states do, or nothing does. (Other prompts' states may be alike.)"""
+    noise = torch.randn(trials.states.shape, generator=torch.Generator().manual_seed(0)).to(trials.states)
+    drawn = replace(trials, states=trials.states + (1 + trials.states.abs()) * noise)
+    return not torch.equal(outcome(model, drawn, None).difference, outcome(model, trials, None, put=False).difference)
 
 
 def as_prompts(model: HookedModel, pairs: Sequence[Pair]) -> list[tuple[Prompt, Prompt]]:
