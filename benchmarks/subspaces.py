@@ -1,4 +1,4 @@
-"""Which subspaces of FactLM's states carry an answer (DAS, Geiger et al. 2024), and which are illusions (Makelov et al. 2024); no timing, only scores.
+"""Which subspaces of FactLM's states carry an answer (DAS, Geiger et al. 2024), and which are illusions (Makelov et al. 2024).
 
     python benchmarks/subspaces.py [--relation P103] [--dims 1 4 16] [--seed 0] [--figure build/subspaces]
     python benchmarks/subspaces.py --illusion [--layers 0 1 2]

@@ -23,7 +23,7 @@ Basis: TypeAlias = Float[torch.Tensor, "d dims"]
 
 @public
 def patch_subspace(basis: Basis | None, states: torch.Tensor, *, component: SubspaceComponent, layer: int, positions: Positions) -> Hooks:
-    """Put a subspace's part of other states in place of this run's: the distributed interchange of Geiger et al. (2024, definition 2).
+    """Put a subspace's part of other states in place of this run's: the distributed interchange intervention of Geiger et al. (2024).
 
     ``x + B B^T (s - x)``: what ``x`` has in the directions ``B`` is taken from ``s``. Gradients reach ``B`` and ``s``.
 

@@ -32,7 +32,7 @@ class IllusionCheck(TableResult):
 
     Activations in the null space of ``W_out`` change nothing that is written. A direction with a part there that varies with the answer
     (*disconnected*), and a part in the row space that hardly varies (*dormant*), still makes the model say the source's answer: what the first part
-    reads, the second one writes, though nothing in the model connects them (Makelov et al. 2024, section 3).
+    reads, the second one writes, though nothing in the model connects them (Makelov et al. 2024).
 
     Attributes:
         table: one row a part and pair: ``part base source target says said effect``, as `SubspaceScores.table` has them. Parts are the ``subspace``;

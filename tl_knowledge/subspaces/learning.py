@@ -43,7 +43,7 @@ def learn_subspace(
     training: SubspaceSettings | None = None,
     progress: bool = True,
 ) -> Subspace:
-    """Directions whose interchange makes the model say the source's answer: distributed alignment search, DAS (Geiger et al. 2024, section 3).
+    """Directions whose interchange makes the model say the source's answer: distributed alignment search, DAS (Geiger et al. 2024).
 
     ``max over B of mean metric(model with x + B B^T (s - x))`` over pairs of a base, whose state is ``x``, and a source, whose state is ``s``;
     ``B^T B = 1``. The model is never changed. Kept is the basis of the best validation.

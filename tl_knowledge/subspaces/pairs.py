@@ -102,7 +102,7 @@ def split_pairs(
     try:
         train, validation, held_out = (draw_pairs([fact for fact in given if fact.subject in part], by=by, seed=seed) for part in parts)
     except DataError as error:
-        raise DataError(f"{len(subjects)} subjects are too few for three parts with pairs ({error}) Pass more facts.") from error
+        raise DataError(f"{len(subjects)} subjects are too few for three parts with pairs each; pass more facts. ({error})") from error
     return train, validation, held_out
 
 
