@@ -13,6 +13,7 @@ from . import published as published
 from . import relations as relations
 from . import report as report
 from . import states as states
+from . import subspaces as subspaces
 from . import tracing as tracing
 from .attention import analyse_attention as analyse_attention
 from .attention import direct_logit_attribution as direct_logit_attribution

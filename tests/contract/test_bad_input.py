@@ -18,6 +18,7 @@ from contract.bad_published import BAD_PUBLISHED
 from contract.bad_relations import BAD_RELATIONS
 from contract.bad_states import BAD_STATES
 from contract.bad_stores import BAD_STORES
+from contract.bad_subspaces import BAD_SUBSPACES
 from contract.bad_traces import BAD_TRACES
 from support import BUILDERS, build, fingerprint, hooks_left
 from support.public import public_functions
@@ -29,7 +30,17 @@ from tl_knowledge.models.checks import check_model
 pytestmark = pytest.mark.usefixtures("without_type_checks")
 
 BAD: dict[str, tuple[Any, type[Exception], str]] = (
-    BAD_TRACES | BAD_METRICS | BAD_NEURONS | BAD_EDITS | BAD_CIRCUITS | BAD_CONSEQUENCES | BAD_PUBLISHED | BAD_RELATIONS | BAD_STATES | BAD_STORES
+    BAD_TRACES
+    | BAD_METRICS
+    | BAD_NEURONS
+    | BAD_EDITS
+    | BAD_CIRCUITS
+    | BAD_CONSEQUENCES
+    | BAD_PUBLISHED
+    | BAD_RELATIONS
+    | BAD_STATES
+    | BAD_STORES
+    | BAD_SUBSPACES
 )
 FUNCTIONS = {str(public): public for public in public_functions()}
 

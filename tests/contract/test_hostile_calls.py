@@ -30,6 +30,12 @@ pytestmark = [pytest.mark.touches_model, pytest.mark.usefixtures("without_type_c
 SLOW = 0.1
 """Seconds of a good call from which on only every sixth value is tried."""
 
+
+def some_facts(count: int) -> list[tlk.Fact]:
+    """Facts of one relation."""
+    return [tlk.Fact(f"w{k} w9", "w1 {} w4", f" w{k + 20}", relation="r") for k in range(count)]
+
+
 OTHER_GOOD = {
     "circuits.compare": {"names": ("a", "b")},
     "datasets.in_context": {"pairs": [("w3", "w4")]},
@@ -50,6 +56,21 @@ OTHER_GOOD = {
         "layers": (1,),
     },
     "states.write_states": {"states": torch.zeros(16, dtype=torch.float64)},
+    "hooks.patch_subspace": {"basis": torch.eye(16, 2), "states": torch.zeros(16)},
+    "subspaces.learn_subspace": {
+        "pairs": lambda good: tlk.subspaces.draw_pairs(good["facts"][:4]),
+        "validation": lambda good: tlk.subspaces.draw_pairs(good["facts"][4:]),
+        "training": tlk.subspaces.SubspaceSettings(steps=1),
+        "at": "subject",
+        "dims": 2,
+    },
+    "subspaces.measure_subspaces": {
+        "facts": lambda good: some_facts(15),
+        "training": tlk.subspaces.SubspaceSettings(steps=1),
+        "at": "subject",
+        "dims": 2,
+    },
+    "subspaces.split_pairs": {"facts": lambda good: some_facts(15)},
     "relations.add_vector": {"vector": torch.zeros(16)},
     "relations.estimate_relation": {"facts": lambda good: good["facts"][::2][:2], "separator": " w50 "},
     "relations.estimate_relation_vector": {"facts": lambda good: good["facts"][::2][:2], "templates": "w1 {}", "separator": " w50 "},
@@ -182,6 +203,7 @@ SETTINGS = [
     tlk.Fact,
     tlk.EditCase,
     tlk.states.LensSettings,
+    tlk.subspaces.SubspaceSettings,
 ]
 
 

@@ -109,6 +109,18 @@ def trained(name: str = "mend") -> Any:
     return method.train(model(), data.cases[:5], data.corpus[:5], validation=data.validation[:2], **QUIET)
 
 
+@cache
+def subspace_pairs() -> tuple[list[tuple[tlk.Fact, tlk.Fact]], ...]:
+    return tlk.subspaces.draw_pairs(INSTRUMENTS[:4]), tlk.subspaces.draw_pairs(INSTRUMENTS[4:])
+
+
+@cache
+def subspace() -> tlk.subspaces.Subspace:
+    place: dict[str, Any] = {"component": "neuron", "layer": 1, "at": "subject", "dims": 2}
+    training = tlk.subspaces.SubspaceSettings(steps=2, validate_every=1)
+    return tlk.subspaces.learn_subspace(model(), subspace_pairs()[0], validation=subspace_pairs()[1], training=training, **place, **QUIET)
+
+
 RESULTS: dict[str, Callable[[], Result]] = {
     "CausalTrace": trace,
     "TraceComparison": lambda: tlk.compare(trace(), trace("relation")),
@@ -179,6 +191,9 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "CircuitComparison": lambda: tlk.circuits.compare(circuit("trace"), circuit("trace"), names=("one", "other")),
     "FactSetCircuit": lambda: fact_set_circuit("subject"),
     "FactSetComparison": lambda: fact_set_circuit("subject").compare(fact_set_circuit("relation")),
+    "Subspace": subspace,
+    "SubspaceScores": lambda: subspace().score(model(), subspace_pairs()[1]),
+    "IllusionCheck": lambda: subspace().check_illusion(model(), subspace_pairs()[1]),
     "FactReport": lambda: tlk.report_fact(model(), FACTS[0], samples=2, **QUIET),
     "RelationReport": lambda: tlk.report.report_relation(model(), INSTRUMENTS, examples=3, limit=6, samples=1, **QUIET),
     "Reproduction": lambda: tlk.published.reproduce(model(), "meng2022-figure1", **QUIET),

@@ -7,5 +7,7 @@ from .factories import knock_out_attention as knock_out_attention
 from .factories import restore as restore
 from .factories import scale_neurons as scale_neurons
 from .factories import sever as sever
+from .subspaces import SubspaceComponent as SubspaceComponent
+from .subspaces import patch_subspace as patch_subspace
 from .writing import Activations as Activations
 from .writing import Positions as Positions

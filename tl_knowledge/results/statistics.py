@@ -32,6 +32,7 @@ __all__ = [
     "paired_t_p_values",
     "rank_biserial",
     "rank_correlation",
+    "ratio_interval",
     "scalar_interval",
     "share_interval",
     "unpaired_t_p_values",
@@ -110,6 +111,19 @@ def scalar_interval(values: Iterable[SupportsFloat], *, variant: IntervalVariant
     """`mean_interval` of one number a fact, as plain numbers."""
     mean, low, high = mean_interval([np.array([float(value)]) for value in values], variant=variant)
     return float(mean), float(low), float(high)
+
+
+def ratio_interval(parts: Sequence[float], wholes: Sequence[float]) -> tuple[float, float, float]:
+    """A share of sums, ``sum(parts) / sum(wholes)``, one of each a fact, with its 95% bootstrap interval over facts.
+
+    Example:
+        >>> ratio_interval([1.0, 1.0, 1.0], [2.0, 2.0, 2.0])
+        (0.5, 0.5, 0.5)
+    """
+    above, below = np.asarray(parts, float), np.asarray(wholes, float)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        low, high = np.quantile(bootstrap_means(above, below), [0.025, 0.975]) if len(above) > 1 else (np.nan, np.nan)
+        return float(above.sum() / below.sum()), float(low), float(high)
 
 
 def share_interval(successes: int, trials: int) -> tuple[float, float]:
