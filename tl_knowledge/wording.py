@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["RELATION_NAMES", "counted", "relation_words"]
+import re
+
+__all__ = ["RELATION_NAMES", "counted", "relation_words", "with_relation_names"]
 
 RELATION_NAMES = {
     "P17": "country",
@@ -73,3 +75,13 @@ def relation_words(relation: object) -> str:
     """
     text = str(relation)
     return f"{text} ({RELATION_NAMES[text]})" if text in RELATION_NAMES else text
+
+
+def with_relation_names(text: str) -> str:
+    """A text with the name beside every identifier of a relation in it.
+
+    Example:
+        >>> with_relation_names("relation P36: 20 facts")
+        'relation P36 (capital): 20 facts'
+    """
+    return re.sub(r"\bP\d+\b", lambda found: relation_words(found[0]), text)

@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from tl_knowledge.drawing.look import MUTED, PALETTE, RED, ROLE_COLOURS, colour_of, frame, label_text, shortened
+from tl_knowledge.drawing.look import MUTED, PALETTE, RED, colour_of, frame, label_text, role_of, shortened
 from tl_knowledge.drawing.says import extremes, spread, with_sentence
 
 __all__ = ["bar_chart", "grouped_bars", "labelled_points"]
@@ -25,11 +25,13 @@ def bar_chart(
     subtitle: str,
     value_axis: str,
     errors_below: Sequence[float] | None = None,
+    colours: str = "",
     says: str | None = None,
 ) -> go.Figure:
     """Horizontal bars, first label on top; error bars where given, symmetric unless ``errors_below`` is given.
 
     Args:
+        colours: the role whose colour the bars have, if they play one.
         errors: NaN where there is none: of one case there is no interval.
         says: the sentence for a page; by default which bar is longest and which shortest.
     """
@@ -38,7 +40,7 @@ def bar_chart(
         bars |= {"arrayminus": list(errors_below), "symmetric": False}
     whole, places = [label_text(x) for x in labels], list(range(len(labels)))
     hover = f"%{{customdata}}<br>{label_text(value_axis)} %{{x:.3f}}<extra></extra>"
-    look = {"marker_color": ROLE_COLOURS["subject"], "customdata": whole, "hovertemplate": hover}
+    look = {"marker_color": colour_of(colours, 0), "customdata": whole, "hovertemplate": hover}
     figure = go.Figure(go.Bar(x=list(values), y=places, orientation="h", error_x=bars, **look))
     texts = [label_text(shortened(x)) for x in labels]
     figure.update_yaxes(autorange="reversed", tickvals=places, ticktext=texts, automargin=True)
@@ -64,7 +66,7 @@ def grouped_bars(
         says: the sentence for a page; by default which bar is longest and which shortest.
     """
     figure = go.Figure()
-    plain = [name for name in bars if name not in ROLE_COLOURS]
+    plain = [name for name in bars if not role_of(name)]
     for name, rows in bars.items():
         number = plain.index(name) if name in plain else 0
         look = {"color": colour_of(name, number), "pattern": {"shape": ("", "/", "x", ".")[number // len(PALETTE) % 4]}}
@@ -76,8 +78,9 @@ def grouped_bars(
     short = [shortened(group) for group in groups]
     longest, width = max(map(len, short), default=0), max(760, 180 + 34 * len(groups))
     turned = 7 * longest > (width - 180) / max(len(groups), 1)
-    axis = {"tickvals": list(range(len(groups))), "ticktext": [label_text(group) for group in short], "tickangle": -60 if turned else 0}
-    figure.update_xaxes(title_text=label_text(group_axis), automargin=True, **axis)
+    texts = [label_text(group) for group in short]
+    figure.update_xaxes(title_text=label_text(group_axis), automargin=True, tickvals=list(range(len(groups))), ticktext=texts)
+    figure.update_xaxes(tickangle=-60 if turned else 0)
     figure.update_yaxes(title_text=label_text(value_axis), tickformat=".1%", zeroline=True, zerolinecolor=MUTED, gridcolor="white")
     room = 60 + int(6.2 * longest) * turned
     figure.update_layout(**frame(title, subtitle, width=width, body=340 + room, names=bars if len(bars) > 1 else (), l=90, b=room), barmode="group")

@@ -93,7 +93,9 @@ def graph(
             figure.add_trace(go.Scatter(x=[None], y=[None], name=label_text(kind), mode="markers", marker=look, legendgroup=label_text(kind)))
     short = [label_text(shortened(row, 32)) for row in rows]
     labels = [f"<b>{row}*</b>" if i in marked else row for i, row in enumerate(short)]
-    figure.update_yaxes(range=[len(rows) - 0.4, -0.6], tickvals=list(range(len(rows))), ticktext=labels, title_text="token", gridcolor="white", automargin=True)
+    figure.update_yaxes(
+        range=[len(rows) - 0.4, -0.6], tickvals=list(range(len(rows))), ticktext=labels, title_text="token", gridcolor="white", automargin=True
+    )
     low, high = columns[0][0], columns[-1][0]
     ticks, names = [place for place, _ in columns], [label_text(name) for _, name in columns]
     figure.update_xaxes(range=[low - 0.6, high + 0.6], tickvals=ticks, ticktext=names, title_text="layer", gridcolor="white", zeroline=False)

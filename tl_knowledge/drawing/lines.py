@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from tl_knowledge.drawing.look import DASHES, INK, MUTED, PALETTE, ROLE_COLOURS, frame, label_text, shortened
+from tl_knowledge.drawing.look import DASHES, INK, MUTED, PALETTE, ROLE_COLOURS, frame, label_text, role_of, shortened
 from tl_knowledge.drawing.says import extremes, with_sentence
 
 __all__ = ["Line", "LinePanel", "line_panels"]
@@ -118,7 +118,7 @@ def _sentence(panels: Sequence[LinePanel], x_axis: str, y_axis: str, percent: bo
 
 def _line_traces(line: Line, x_axis: str, y_axis: str, *, show_name: bool) -> list[go.Scatter]:
     name, shown = label_text(line.name), label_text(shortened(line.name, 60))
-    role = ROLE_COLOURS.get(line.name.removesuffix(" corrupted"))
+    role = ROLE_COLOURS.get(role_of(line.name))
     dash = DASHES[_ROLE_DASHES.get(line.name, 0 if role else (line.style // 3) % len(DASHES))]
     colour = role or PALETTE[line.style % len(PALETTE)]
     x, band = list(line.x), [*line.high, *reversed(list(line.low))]

@@ -26,6 +26,7 @@ __all__ = [
     "frame",
     "label_text",
     "legend_lines",
+    "role_of",
     "shade",
     "shortened",
     "wrapped",
@@ -49,14 +50,13 @@ ROLE_COLOURS = {
     "clean": "#0072b2",
     "corrupted": "#b35806",
     "restored": "#8a7a00",
-    "before": "#667085",
-    "after": "#0072b2",
+    **dict.fromkeys(("before", "unedited", "before the edit"), "#667085"),
+    **dict.fromkeys(("after", "after the edit"), "#0072b2"),
     "both": "#000000",
     "raises": "#0072b2",
     "lowers": "#b35806",
 }
 """The colour of everything that has one in all figures: tokens, parts of a block, states of the model, signs of an effect."""
-ROLE_COLOURS |= {"unedited": ROLE_COLOURS["before"], "before the edit": ROLE_COLOURS["before"], "after the edit": ROLE_COLOURS["after"]}
 
 TITLE, SUBTITLE = 17, 12  # font sizes
 LETTER = 0.56  # of a font's size, that a letter is wide on average
@@ -100,9 +100,21 @@ def wrapped(text: str, width: float, size: int) -> list[str]:
     return lines
 
 
-def colour_of(name: str, number: int) -> str:
-    """A role's colour; of what plays none, the palette's by number."""
-    return ROLE_COLOURS.get(name, PALETTE[number % len(PALETTE)])
+def role_of(name: str) -> str:
+    """The role that a name in a legend is of; empty where it is of none.
+
+    Example:
+        >>> role_of("subject corrupted (costs 30%)"), role_of("relation tokens"), role_of("MLPs"), role_of("ROME")
+        ('subject', 'relation', 'MLP', '')
+    """
+    bare = name.partition(" (")[0]
+    forms = (bare, *(bare.removesuffix(end) for end in (" corrupted", " tokens", " only", "s", " output")))
+    return next((form for form in forms if form in ROLE_COLOURS), "")
+
+
+def colour_of(text: str, number: int) -> str:
+    """The colour of the role that a name is of; of what plays none, the palette's by number."""
+    return ROLE_COLOURS.get(role_of(text), PALETTE[number % len(PALETTE)])
 
 
 def shade(colour: str, share: float = 0.55) -> str:
@@ -118,9 +130,7 @@ def legend_lines(names: Iterable[str], width: float) -> int:
     return -(-len(widths) // max(1, int(width // max(widths))))
 
 
-def frame(
-    title: str, subtitle: str, *, width: int, body: int, names: Iterable[str] = (), panels: bool = False, **margin: int
-) -> dict[str, Any]:
+def frame(title: str, subtitle: str, *, width: int, body: int, names: Iterable[str] = (), panels: bool = False, **margin: int) -> dict[str, Any]:
     """A figure's title, subtitle and legend above what is drawn, none over another, with fonts, colours and margins.
 
     Args:
@@ -150,7 +160,16 @@ def frame(
     }
 
 
+_TINTS = {  # for the shades in which a heat map's scale ends by day
+    "#6a51a3": "#e3dcfa",
+    "#0072b2": "#c9e8ff",
+    "#56b4e9": "#d6efff",
+    "#009e73": "#b9f7e3",
+    "#cc79a7": "#ffe0f0",
+    "#b35806": "#ffd9b0",
+}
 NIGHT = {
+    **{shade(colour): tint for colour, tint in _TINTS.items()},
     "white": "#2c313c",  # grid lines, and the rims of markers
     ZERO: "#1f2430",
     "#f4f4f6": "#1f2430",
@@ -170,11 +189,6 @@ NIGHT = {
     "#b35806": "#d9822b",
     "#8a7a00": "#c9b52b",
 }
-NIGHT |= {shade(colour): tint for colour, tint in zip(
-    ("#6a51a3", "#0072b2", "#56b4e9", "#009e73", "#cc79a7", "#b35806", "#667085"),
-    ("#e3dcfa", "#c9e8ff", "#d6efff", "#b9f7e3", "#ffe0f0", "#ffd9b0", "#e6e8ec"),
-    strict=True,
-)}
 NIGHT_PAPER = "#15181f"
 
 

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from tl_knowledge.drawing.look import INK, MUTED, ROLE_COLOURS, ZERO, frame, label_text, shade, shortened
+from tl_knowledge.drawing.look import INK, MUTED, ROLE_COLOURS, ZERO, frame, label_text, shade, shortened, wrapped
 from tl_knowledge.drawing.says import extremes, with_sentence
 
 __all__ = ["HeatMap", "colour_range", "colour_scale", "heat_maps"]
@@ -22,6 +22,7 @@ ROUNDING = 1e-3  # of the largest size: what is less below zero has a colour tha
 ROW, GAP = 24, 96  # pixels of a row of cells, and between two rows of maps
 UPRIGHT, TURNED = 5, 16  # letters of a column's label that are not turned; pixels that a turned one needs
 IN_CELL = 14  # letters of what stands in a cell
+BAR_TITLE = 11  # size of a colour bar's title
 
 
 @dataclass(frozen=True)
@@ -72,16 +73,16 @@ def heat_maps(
         vertical_spacing=GAP / drawn if down > 1 else 0.0,
     )
     limits = colour_range(maps)
-    one_scale = len({m.colours for m in maps}) == 1
+    one_scale, names = len({m.colours for m in maps}) == 1, wrapped(colour_axis, max(60, ROW * tallest), BAR_TITLE)
     for index, chart in enumerate(maps):
         row, col = index // across + 1, index % across + 1
-        bar = _colour_bar(figure, row, col, colour_axis) if index == len(maps) - 1 or not one_scale else None
+        bar = _colour_bar(figure, row, col, names) if index == len(maps) - 1 or not one_scale else None
         figure.add_trace(_heat_map_trace(chart, colour_axis, limits, bar), row=row, col=col)
         if not np.isfinite(chart.values).all():
             figure.add_trace(_crosses(chart.values), row=row, col=col)
         _label_axes(figure, chart, maps[index - col + 1], row, col, room=(width - 220) * (1 - spacing * (across - 1)) / across)
-    settings = frame(title, subtitle, width=width, body=drawn + 70, panels=any(m.title for m in maps), l=130, r=90, b=70)
-    figure.update_layout(**settings | {"plot_bgcolor": ZERO})
+    settings = frame(title, subtitle, width=width, body=drawn + 70, panels=any(m.title for m in maps), l=130, r=64 + 14 * len(names), b=70)
+    figure.update_layout(**settings).update_layout(plot_bgcolor=ZERO)
     figure.update_annotations(font={"size": 13, "color": INK})
     return with_sentence(figure, _sentence(maps, colour_axis) if says is None else says)
 
@@ -183,12 +184,12 @@ def _crosses(values: NDArray[np.floating[Any]]) -> go.Scatter:
     return go.Scatter(x=columns, y=rows, mode="markers", marker=marker, showlegend=False, hovertemplate="no value<extra></extra>")
 
 
-def _colour_bar(figure: go.Figure, row: int, column: int, title: str) -> dict[str, Any]:
+def _colour_bar(figure: go.Figure, row: int, column: int, title: Sequence[str]) -> dict[str, Any]:
     """A colour bar just right of its own panel."""
     panel = figure.get_subplot(row, column)
     x_domain, y_domain = panel.xaxis.domain, panel.yaxis.domain  # pyright: ignore
     return {
-        "title": {"text": label_text(title), "side": "right", "font": {"size": 11}},
+        "title": {"text": "<br>".join(map(label_text, title)), "side": "right", "font": {"size": BAR_TITLE}},
         "x": x_domain[1] + 0.01,
         "y": (y_domain[0] + y_domain[1]) / 2,
         "len": y_domain[1] - y_domain[0],

@@ -17,7 +17,7 @@ from tl_knowledge.drawing.says import plain_text
 __all__ = ["narrow", "without_head"]
 
 WIDTH = 520  # pixels that it is made for; a page gives it what there is
-LABEL = 26  # letters of a label left of a panel
+LABEL = 34  # letters of a label left of a panel
 UPRIGHT = 70  # pixels below a panel: its axis' ticks and title
 BAR = 64  # pixels above all panels: a colour bar that they share
 CELL, WORDS = 5.8, 8  # pixels of a letter in a cell; around it
@@ -41,8 +41,8 @@ class _Panel:
 
 def without_head(figure: go.Figure) -> Plain:
     """A figure's layout without its title and subtitle, which a page writes as text, and without the room for them."""
-    layout: Plain = figure.to_plotly_json()["layout"]
-    layout = {key: value for key, value in layout.items() if key not in ("title", "meta", "template")}
+    plain: Plain = figure.to_plotly_json()
+    layout: Plain = {key: value for key, value in plain["layout"].items() if key not in ("title", "meta", "template")}
     head = (figure.layout["meta"] or {}).get("head", 0) if isinstance(figure.layout["meta"], Mapping | None) else 0
     if head:
         layout |= {"height": layout["height"] - head, "margin": layout["margin"] | {"t": layout["margin"]["t"] - head}}
@@ -63,12 +63,12 @@ def narrow(figure: go.Figure) -> Plain:
     data: list[Plain] = [dict(trace) for trace in figure.to_plotly_json()["data"]]
     if any(trace["type"] == "bar" and trace.get("orientation") != "h" for trace in data) and _crowded(data, layout):
         return _lying(data, layout)
-    panels = _panels(data, layout)
+    panels, wide_right = _panels(data, layout), int(dict(layout.get("margin") or {}).get("r", 0))
     _label_all(panels, layout)
     panels, traces = _split(panels, data, layout)
     shared_bar = [i for i, trace in enumerate(data) if trace["type"] == "heatmap" and trace.get("showscale", True)]
     one_bar = len(shared_bar) == 1 and len(panels) > 1
-    _stack(panels, layout, data, room_above=BAR * one_bar, room_right=84 if shared_bar and not one_bar else 16)
+    _stack(panels, layout, data, room_above=BAR * one_bar, room_right=max(84, wide_right) if shared_bar and not one_bar else 16)
     for number in shared_bar:
         own = next(panel for panel in panels if number in panel.traces)
         bar: Plain = dict(data[number].get("colorbar") or {})
@@ -83,8 +83,8 @@ def _panels(data: Sequence[Plain], layout: Plain) -> list[_Panel]:
         x, y = (f"{letter}axis{str(trace.get(f'{letter}axis') or letter)[1:]}" for letter in "xy")
         for name in (x, y):
             layout[name] = dict(layout.get(name) or {})
-        across, up = (tuple(layout[name].get("domain") or (0, 1)) for name in (x, y))
-        panels.setdefault((x, y), _Panel(x, y, across, up)).traces.append(number)
+        (left, right), (low, high) = (layout[name].get("domain") or (0, 1) for name in (x, y))
+        panels.setdefault((x, y), _Panel(x, y, (left, right), (low, high))).traces.append(number)
     layout["annotations"] = [dict(each) for each in layout.get("annotations") or ()]
     for panel in panels.values():
         middle, top = sum(panel.across) / 2, panel.up[1]
@@ -181,6 +181,7 @@ def _over_all(bar: Plain, layout: Plain) -> Plain:
     """One colour bar, lying above all panels."""
     drawn = layout["height"] - layout["margin"]["t"] - layout["margin"]["b"]
     title = dict(bar.get("title") or {}) | {"side": "top"}
+    title["text"] = str(title.get("text") or "").replace("<br>", " ")
     return bar | {"orientation": "h", "title": title, "x": 0.5, "xanchor": "center", "y": 1 + 30 / drawn, "yanchor": "bottom", "len": 0.9}
 
 
@@ -197,7 +198,7 @@ def _crowded(data: Sequence[Plain], layout: Plain) -> bool:
 
 def _lying(data: Sequence[Plain], layout: Plain) -> Plain:
     """Upright bars laid down, a group below the other."""
-    traces = [
+    traces: list[Plain] = [
         {"of": number, "set": {"x": trace.get("y"), "y": trace.get("x"), "orientation": "h", "error_x": trace.get("error_y"), "error_y": {}}}
         for number, trace in enumerate(data)
     ]

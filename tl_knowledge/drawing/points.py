@@ -35,7 +35,7 @@ def scatter(groups: Mapping[str, Points], *, title: str, subtitle: str, x_axis: 
     figure = go.Figure()
     horizontal, vertical = label_text(x_axis), label_text(y_axis)
     for number, (name, points) in enumerate(groups.items()):
-        look = {"color": colour_of(name.removesuffix(" corrupted"), number), "symbol": SYMBOLS[number % len(SYMBOLS)], "size": 9, "opacity": 0.75}
+        look = {"color": colour_of(name, number), "symbol": SYMBOLS[number % len(SYMBOLS)], "size": 9, "opacity": 0.75}
         texts = [label_text(shortened(label, 24)) if i in points.labelled else "" for i, label in enumerate(points.labels)]
         hover = f"{label_text(name)}<br>%{{customdata}}<br>{horizontal} %{{x:.3f}}<br>{vertical} %{{y:.3f}}<extra></extra>"
         figure.add_trace(
