@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from tl_knowledge.drawing.look import MUTED, PALETTE, RED, colour_of, frame, label_text, role_of, shortened
+from tl_knowledge.drawing.look import MUTED, PALETTE, RED, colour_of, frame, label_text, panel_titles, role_of, shortened
 from tl_knowledge.drawing.says import extremes, spread, with_sentence
 
 __all__ = ["bar_chart", "grouped_bars", "labelled_points"]
@@ -92,7 +92,8 @@ def labelled_points(
 ) -> go.Figure:
     """Points on horizontal lines from zero, one a label, in panels by group side by side; marked ones red, the others grey."""
     names = list(dict.fromkeys(groups))
-    titles, axis = [label_text(name) for name in names], label_text(value_axis)
+    width, axis = max(620, 120 + 310 * len(names)), label_text(value_axis)
+    titles, lines = panel_titles(names, (width - 170) / len(names) - 90)
     figure = make_subplots(rows=1, cols=len(names), subplot_titles=titles, shared_xaxes="all", horizontal_spacing=0.34 / (len(names) + 1))  # pyright: ignore
     for column, name in enumerate(names, start=1):
         rows = sorted((i for i, group in enumerate(groups) if group == name), key=lambda i: values[i])
@@ -107,7 +108,7 @@ def labelled_points(
         figure.update_yaxes(tickvals=y, ticktext=texts, gridcolor="white", zeroline=False, automargin=True, row=1, col=column)
         figure.update_xaxes(title_text=axis, zeroline=True, zerolinecolor=MUTED, gridcolor="white", row=1, col=column)
     longest = max((list(groups).count(name) for name in names), default=0)
-    settings = frame(title, subtitle, width=max(620, 120 + 310 * len(names)), body=110 + 18 * longest, panels=True, l=130)
+    settings = frame(title, subtitle, width=width, body=110 + 18 * longest, panels=lines, l=130)
     figure.update_layout(**settings, showlegend=False)
     places = [f"for {label.strip()} ({group})" for label, group in zip(labels, groups, strict=True)]
     return with_sentence(figure, f"{extremes(value_axis, values, places)} {sum(map(bool, marked))} of {len(labels)} are red.")

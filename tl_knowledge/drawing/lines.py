@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from tl_knowledge.drawing.look import DASHES, INK, MUTED, PALETTE, ROLE_COLOURS, frame, label_text, role_of, shortened
+from tl_knowledge.drawing.look import DASHES, INK, MUTED, PALETTE, PANEL_TITLE, ROLE_COLOURS, frame, label_text, panel_titles, role_of, shortened
 from tl_knowledge.drawing.says import extremes, with_sentence
 
 __all__ = ["Line", "LinePanel", "line_panels"]
@@ -71,14 +71,17 @@ def line_panels(
     """
     across = min(columns or len(panels), len(panels))
     down = -(-len(panels) // across)
-    titles = [label_text(panel.title) for panel in panels]
+    width = max(520, 180 + 330 * across)
+    titles, title_lines = panel_titles([panel.title for panel in panels], (width - 120) / across - 30)
+    gap = 80 + 16 * max(0, title_lines - 1)
+    drawn = 220 * down + gap * (down - 1)
     figure = make_subplots(
         rows=down,
         cols=across,
         subplot_titles=titles,
         shared_yaxes="all",  # pyright: ignore[reportArgumentType]
         horizontal_spacing=0.09 if any(panel.y_axis for panel in panels) else 0.04,
-        vertical_spacing=0.3 / down if down > 1 else 0.0,
+        vertical_spacing=gap / drawn if down > 1 else 0.0,
     )
     named: dict[str, None] = {}
     for index, panel in enumerate(panels):
@@ -96,9 +99,8 @@ def line_panels(
             figure.update_yaxes(title_text=label_text(panel.y_axis), tickformat=None, matches=None, showticklabels=True, row=row, col=col)
     figure.update_yaxes(zeroline=True, zerolinecolor=MUTED, gridcolor="white")
     figure.update_xaxes(gridcolor="white", zeroline=False)
-    drawn, titled = 220 * down + 80 * (down - 1), any(panel.title for panel in panels)
-    figure.update_layout(**frame(title, subtitle, width=max(520, 180 + 330 * across), body=drawn + 60, names=named, panels=titled, l=80))
-    figure.update_annotations(font={"size": 13, "color": INK})
+    figure.update_layout(**frame(title, subtitle, width=width, body=drawn + 60, names=named, panels=title_lines, l=80))
+    figure.update_annotations(font={"size": PANEL_TITLE, "color": INK})
     return with_sentence(figure, _sentence(panels, x_axis, y_axis, percent) if says is None else says)
 
 

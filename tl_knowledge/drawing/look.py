@@ -18,6 +18,7 @@ __all__ = [
     "NIGHT",
     "NIGHT_PAPER",
     "PALETTE",
+    "PANEL_TITLE",
     "RED",
     "ROLE_COLOURS",
     "ZERO",
@@ -26,6 +27,7 @@ __all__ = [
     "frame",
     "label_text",
     "legend_lines",
+    "panel_titles",
     "role_of",
     "shade",
     "shortened",
@@ -58,7 +60,7 @@ ROLE_COLOURS = {
 }
 """The colour of everything that has one in all figures: tokens, parts of a block, states of the model, signs of an effect."""
 
-TITLE, SUBTITLE = 17, 12  # font sizes
+TITLE, SUBTITLE, PANEL_TITLE = 17, 12, 13  # font sizes
 LETTER = 0.56  # of a font's size, that a letter is wide on average
 SIDE = 16  # pixels left and right of a title
 LONGEST = 44  # letters of a label
@@ -112,6 +114,12 @@ def role_of(name: str) -> str:
     return next((form for form in forms if form in ROLE_COLOURS), "")
 
 
+def panel_titles(titles: Iterable[str], width: float) -> tuple[list[str], int]:
+    """Titles of panels that are so many pixels wide, as labels, and how many lines the longest takes."""
+    lines = [wrapped(title, width, PANEL_TITLE) for title in titles]
+    return ["<br>".join(map(label_text, each)) for each in lines], max((len(each) for each in lines if any(each)), default=0)
+
+
 def colour_of(text: str, number: int) -> str:
     """The colour of the role that a name is of; of what plays none, the palette's by number."""
     return ROLE_COLOURS.get(role_of(text), PALETTE[number % len(PALETTE)])
@@ -130,19 +138,19 @@ def legend_lines(names: Iterable[str], width: float) -> int:
     return -(-len(widths) // max(1, int(width // max(widths))))
 
 
-def frame(title: str, subtitle: str, *, width: int, body: int, names: Iterable[str] = (), panels: bool = False, **margin: int) -> dict[str, Any]:
+def frame(title: str, subtitle: str, *, width: int, body: int, names: Iterable[str] = (), panels: int = 0, **margin: int) -> dict[str, Any]:
     """A figure's title, subtitle and legend above what is drawn, none over another, with fonts, colours and margins.
 
     Args:
         body: pixels below them: what is drawn, and its lower margin.
         names: in the legend.
-        panels: whether panels have titles of their own.
+        panels: lines of the panels' own titles.
         margin: the other three: ``l``, ``r`` and ``b``.
     """
     margins = {"l": 60, "r": 40, "b": 60} | margin
     above, below = ([label_text(line) for line in wrapped(text, width - 2 * SIDE, size)] for text, size in ((title, TITLE), (subtitle, SUBTITLE)))
     head = 18 + 22 * len(above) + 16 * len(below)
-    own = 28 * panels + 6
+    own = (12 + 16 * panels) * (panels > 0) + 6
     legend = 24 * legend_lines(names, width - margins["l"] - margins["r"])
     height = head + legend + own + body
     words = {"text": "<br>".join(above), "subtitle": {"text": "<br>".join(below), "font": {"size": SUBTITLE, "color": MUTED}}}

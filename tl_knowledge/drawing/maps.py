@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from tl_knowledge.drawing.look import INK, MUTED, ROLE_COLOURS, ZERO, frame, label_text, shade, shortened, wrapped
+from tl_knowledge.drawing.look import INK, MUTED, PANEL_TITLE, ROLE_COLOURS, ZERO, frame, label_text, panel_titles, shade, shortened, wrapped
 from tl_knowledge.drawing.says import extremes, with_sentence
 
 __all__ = ["HeatMap", "colour_range", "colour_scale", "heat_maps"]
@@ -64,13 +64,16 @@ def heat_maps(
     spacing = min(0.22, 0.34 / across)
     needed = 220 + across * max(map(_width, maps)) / (1 - spacing * (across - 1))
     width, tallest = int(max(min(280 + 390 * across, max(1210, 310 * across)), needed)), max(len(m.rows) for m in maps)
-    drawn = down * ROW * tallest + (down - 1) * GAP
+    room = (width - 220) * (1 - spacing * (across - 1)) / across
+    titles, lines = panel_titles([m.title for m in maps], room)
+    gap = GAP + 16 * max(0, lines - 1)
+    drawn = down * ROW * tallest + (down - 1) * gap
     figure = make_subplots(
         rows=down,
         cols=across,
-        subplot_titles=[label_text(m.title) for m in maps],
+        subplot_titles=titles,
         horizontal_spacing=spacing,
-        vertical_spacing=GAP / drawn if down > 1 else 0.0,
+        vertical_spacing=gap / drawn if down > 1 else 0.0,
     )
     limits = colour_range(maps)
     one_scale, names = len({m.colours for m in maps}) == 1, wrapped(colour_axis, max(60, ROW * tallest), BAR_TITLE)
@@ -80,10 +83,10 @@ def heat_maps(
         figure.add_trace(_heat_map_trace(chart, colour_axis, limits, bar), row=row, col=col)
         if not np.isfinite(chart.values).all():
             figure.add_trace(_crosses(chart.values), row=row, col=col)
-        _label_axes(figure, chart, maps[index - col + 1], row, col, room=(width - 220) * (1 - spacing * (across - 1)) / across)
-    settings = frame(title, subtitle, width=width, body=drawn + 70, panels=any(m.title for m in maps), l=130, r=64 + 14 * len(names), b=70)
+        _label_axes(figure, chart, maps[index - col + 1], row, col, room=room)
+    settings = frame(title, subtitle, width=width, body=drawn + 70, panels=lines, l=130, r=64 + 14 * len(names), b=70)
     figure.update_layout(**settings).update_layout(plot_bgcolor=ZERO)
-    figure.update_annotations(font={"size": 13, "color": INK})
+    figure.update_annotations(font={"size": PANEL_TITLE, "color": INK})
     return with_sentence(figure, _sentence(maps, colour_axis) if says is None else says)
 
 

@@ -11,16 +11,18 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from tl_knowledge.drawing.look import label_text, legend_lines, shortened
+from tl_knowledge.drawing.look import label_text, legend_lines, panel_titles, shortened
 from tl_knowledge.drawing.says import plain_text
 
 __all__ = ["narrow", "without_head"]
 
 WIDTH = 520  # pixels that it is made for; a page gives it what there is
 LABEL = 34  # letters of a label left of a panel
+LONGEST_UPRIGHT = 7  # letters of a label that is never turned
 UPRIGHT = 70  # pixels below a panel: its axis' ticks and title
 BAR = 64  # pixels above all panels: a colour bar that they share
 CELL, WORDS = 5.8, 8  # pixels of a letter in a cell; around it
+ON_END = 15  # pixels of a label that stands on end
 GROUP, ROWS = 14, 10  # pixels of a bar, and between groups of bars
 
 Plain = dict[str, Any]
@@ -70,9 +72,9 @@ def narrow(figure: go.Figure) -> Plain:
     one_bar = len(shared_bar) == 1 and len(panels) > 1
     _stack(panels, layout, data, room_above=BAR * one_bar, room_right=max(84, wide_right) if shared_bar and not one_bar else 16)
     for number in shared_bar:
-        own = next(panel for panel in panels if number in panel.traces)
+        own = panels[0] if one_bar else next(panel for panel in panels if number in panel.traces)
         bar: Plain = dict(data[number].get("colorbar") or {})
-        traces[number]["set"]["colorbar"] = _over_all(bar, layout) if one_bar else _beside(bar, layout[own.y]["domain"])
+        traces[number]["set"]["colorbar"] = _over_all(bar, layout, own) if one_bar else _beside(bar, layout[own.y]["domain"])
     return {"layout": layout, "traces": traces}
 
 
@@ -108,6 +110,17 @@ def _label_all(panels: Sequence[_Panel], layout: Plain) -> None:
         if own.get("ticktext"):
             own["ticktext"] = [_short(label) for label in own["ticktext"]]
         own["automargin"] = layout[panel.x]["automargin"] = True
+        layout[panel.x] |= _thinned(layout[panel.x])
+
+
+def _thinned(axis: Plain) -> Plain:
+    """Of short labels under a panel, such as layers, as many as have room beside each other."""
+    labels, places = list(axis.get("ticktext") or ()), list(axis.get("tickvals") or ())
+    longest = max((len(plain_text(str(label))) for label in labels), default=0)
+    every = -(-len(labels) * (7 * longest + 6) // (WIDTH - 140))
+    if axis.get("tickangle") or longest > LONGEST_UPRIGHT or every < 2:
+        return {}
+    return {"ticktext": labels[::every], "tickvals": places[::every]}
 
 
 def _short(label: str) -> str:
@@ -116,19 +129,28 @@ def _short(label: str) -> str:
     return f"<b>{text}</b>" if bold else text
 
 
+def _columns(panel: _Panel, data: Sequence[Plain], layout: Plain) -> tuple[int, int]:
+    """How many columns a panel has, and how many of them have room for their words: those in the cells, and labels that stand on end."""
+    maps = [trace for trace in (data[number] for number in panel.traces) if trace["type"] == "heatmap"]
+    if not maps:
+        return 1, 1
+    z: Any = maps[0]["z"]  # an array stands as its bytes with a shape
+    columns, needed = int(str(z["shape"]).split(",")[-1]) if isinstance(z, Mapping) else len(z[0]), 1.0
+    if maps[0].get("text") is not None:
+        needed = WORDS + CELL * max(len(plain_text(str(cell))) for row in maps[0]["text"] for cell in row)
+    if layout[panel.x].get("tickangle"):
+        needed = max(needed, ON_END)
+    labels = max((len(str(label)) for label in layout[panel.y].get("ticktext") or ()), default=0)
+    return columns, max(1, int((WIDTH - 130 - 6 * min(labels, LABEL)) // needed))
+
+
 def _split(panels: Sequence[_Panel], data: Sequence[Plain], layout: Plain) -> tuple[list[_Panel], list[Plain]]:
-    """Maps with words in their cells, a few columns at a time, so that the words have room; each trace of the figure first, in its order."""
+    """Maps with words in or under their cells, a few columns at a time, so that the words have room; each trace of the figure first, in its order."""
     traces: list[Plain] = [{"of": number, "set": {}} for number in range(len(data))]
     split: list[_Panel] = []
     free = 1 + max(int(panel.x.removeprefix("xaxis") or 1) for panel in panels)
     for panel in panels:
-        words = [trace for trace in (data[number] for number in panel.traces) if trace["type"] == "heatmap" and trace.get("text") is not None]
-        if not words:
-            split.append(panel)
-            continue
-        columns = len(words[0]["text"][0])
-        letters = max(len(plain_text(str(cell))) for row in words[0]["text"] for cell in row)
-        at_once = max(1, int((WIDTH - 150) // (WORDS + CELL * letters)))
+        columns, at_once = _columns(panel, data, layout)
         for start in range(0, columns, at_once):
             end = min(columns, start + at_once)
             x, y, title = panel.x, panel.y, panel.title
@@ -140,7 +162,8 @@ def _split(panels: Sequence[_Panel], data: Sequence[Plain], layout: Plain) -> tu
                     for number in panel.traces
                 ]
                 free += 1
-            layout[x] = layout[x] | {"range": [start - 0.5, end - 0.5], "autorange": False}
+            if end - start < columns:
+                layout[x] = layout[x] | {"range": [start - 0.5, end - 0.5], "autorange": False}
             split.append(_Panel(x, y, panel.across, panel.up, panel.traces if not start else [], title, (start, end)))
     return split, traces
 
@@ -151,7 +174,10 @@ def _stack(panels: Sequence[_Panel], layout: Plain, data: Sequence[Plain], *, ro
     was = float(layout.get("height") or 450) - margin["t"] - margin["b"]
     names = [str(trace["name"]) for trace in data if trace.get("name") and trace.get("showlegend") is not False]
     legend = 24 * legend_lines(map(plain_text, names), WIDTH - 110) + 10 if names and layout.get("showlegend") is not False else 0
-    tops = [30 if panel.title else 10 for panel in panels]
+    for panel in panels:
+        if panel.title is not None:
+            panel.title["text"] = panel_titles([plain_text(panel.title["text"])], WIDTH - 140)[0][0]
+    tops = [_top(panel) for panel in panels]
     bottoms = [_below(layout[panel.x]) for panel in panels]
     heights = [max(60.0, was * (panel.up[1] - panel.up[0])) for panel in panels]
     drawn = sum(heights) + sum(tops[1:]) + sum(bottoms[:-1])
@@ -170,6 +196,11 @@ def _stack(panels: Sequence[_Panel], layout: Plain, data: Sequence[Plain], *, ro
     layout["width"] = WIDTH
 
 
+def _top(panel: _Panel) -> int:
+    """Pixels that a panel's title takes above it."""
+    return 14 + 16 * (1 + panel.title["text"].count("<br>")) if panel.title else 10
+
+
 def _below(axis: Plain) -> int:
     """Pixels that an axis' ticks and title take below its panel."""
     longest = max((len(plain_text(str(label))) for label in axis.get("ticktext") or ()), default=0)
@@ -177,12 +208,12 @@ def _below(axis: Plain) -> int:
     return UPRIGHT + (int(6.2 * min(longest, 44)) if turned and longest > 3 else 0)
 
 
-def _over_all(bar: Plain, layout: Plain) -> Plain:
-    """One colour bar, lying above all panels."""
+def _over_all(bar: Plain, layout: Plain, first: _Panel) -> Plain:
+    """One colour bar, lying above all panels and the first one's title."""
     drawn = layout["height"] - layout["margin"]["t"] - layout["margin"]["b"]
     title = dict(bar.get("title") or {}) | {"side": "top"}
     title["text"] = str(title.get("text") or "").replace("<br>", " ")
-    return bar | {"orientation": "h", "title": title, "x": 0.5, "xanchor": "center", "y": 1 + 30 / drawn, "yanchor": "bottom", "len": 0.9}
+    return bar | {"orientation": "h", "title": title, "x": 0.5, "xanchor": "center", "y": 1 + _top(first) / drawn, "yanchor": "bottom", "len": 0.9}
 
 
 def _beside(bar: Plain, domain: Sequence[float]) -> Plain:
