@@ -90,7 +90,8 @@ def test_the_page_of_an_evaluation_draws_its_figures_offline(chromium, tmp_path)
 POINT = """<script>
 addEventListener("load", () => setTimeout(() => {
   const named = d => d.text && [...d.text].some(words => words.includes("<b>MLP 0"));
-  const chart = [...document.querySelectorAll(".js-plotly-plot")].find(c => c.layout.title.text.startsWith("What carries") && c.data.some(named));
+  const called = c => c.parentElement.textContent.trim().startsWith("What carries");
+  const chart = [...document.querySelectorAll(".js-plotly-plot")].find(c => called(c) && c.data.some(named));
   chart.scrollIntoView();
   const marks = chart.data.find(named);
   const number = marks.text.findIndex(words => words.includes("<b>MLP 0"));

@@ -42,6 +42,7 @@ from tl_knowledge.runs.metric import PROBABILITY
 from tl_knowledge.runs.nodes import Node
 from tl_knowledge.runs.several import each_prompt
 from tl_knowledge.runs.windows import unit_count
+from tl_knowledge.wording import counted
 
 __all__ = ["AttentionAnalysis", "Side", "analyse_attention"]
 
@@ -81,7 +82,10 @@ class AttentionAnalysis(Result):
 
     def headline(self) -> str:
         """Heads, the answer, samples and model."""
-        return f"{len(self.table)} heads for P({self.target.strip()!r}); {self.settings.samples} noise samples; {self.provenance.model}"
+        return (
+            f"{counted(len(self.table), 'head')} for P({self.target.strip()!r}); "
+            f"{counted(self.settings.samples, 'noise sample')}; {self.provenance.model}"
+        )
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row a head, as a copy."""
@@ -111,7 +115,10 @@ class AttentionAnalysis(Result):
         return scatter(
             groups,
             title=f"Heads that carry P({self.target.strip()!r}): relation against subject",
-            subtitle=f"{len(names)} heads at the last token; clean {self.clean_probability:.1%}; {samples} samples; {self.provenance.model}",
+            subtitle=(
+                f"{counted(len(names), 'head')} at the last token; clean {self.clean_probability:.1%}; "
+                f"{counted(samples, 'sample')}; {self.provenance.model}"
+            ),
             x_axis="attention moved by the corruption (total variation)",
             y_axis="indirect effect of the head (probability)",
         )
@@ -124,7 +131,7 @@ class AttentionAnalysis(Result):
         """
         best = self.top(limit, by=by)
         heads = list(zip(best["layer"].astype(int), best["head"].astype(int), strict=True))
-        return pattern_view(self.patterns, heads, self.labels, f"the {len(heads)} heads of the largest {by.replace('_', ' of ')}")
+        return pattern_view(self.patterns, heads, self.labels, f"the {counted(len(heads), 'head')} of the largest {by.replace('_', ' of ')}")
 
 
 @each_prompt

@@ -37,6 +37,7 @@ from tl_knowledge.runs.experiment import Experiment, answered
 from tl_knowledge.runs.metric import PROBABILITY, Against, AnyMetric, Metric
 from tl_knowledge.runs.metric_arguments import check_not_among, resolve_metric
 from tl_knowledge.runs.windows import window_layers
+from tl_knowledge.wording import counted
 
 __all__ = ["AttentionKnockout", "Blocked", "measure_attention_knockout"]
 
@@ -75,7 +76,7 @@ class AttentionKnockout(Result):
         """Facts, blocked spans, window, metric and model."""
         layers, what = "layer" if self.window == 1 else "layers", "" if self.metric == PROBABILITY else f"; {self.metric}"
         blocked = f"{', '.join(self.at)} blocked for the last token, {self.window} {layers} at a time"
-        return f"{len(self.facts)} facts; {blocked}{what}; {self.provenance.model}"
+        return f"{counted(len(self.facts), 'fact')}; {blocked}{what}; {self.provenance.model}"
 
     def to_dataframe(self) -> pd.DataFrame:
         """Mean change with its 95% bootstrap interval over facts, for every span and layer."""
@@ -105,7 +106,7 @@ class AttentionKnockout(Result):
         return line_panels(
             [LinePanel("", lines)],
             title="What the last position must read",
-            subtitle=f"attention from the last position blocked; {len(self.facts)} facts; {self.provenance.model}; bands: 95% bootstrap",
+            subtitle=f"attention from the last position blocked; {counted(len(self.facts), 'fact')}; {self.provenance.model}; bands: 95% bootstrap",
             x_axis=together,
             y_axis=f"change of {self.metric.of_answer()}{unit}",
             percent=self.metric == PROBABILITY,

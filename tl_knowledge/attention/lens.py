@@ -24,6 +24,7 @@ from tl_knowledge.results.provenance import Provenance, provenance_of
 from tl_knowledge.results.result import TableResult
 from tl_knowledge.runs.arguments import answer_label, choose_answer
 from tl_knowledge.runs.lenses import StateLens, carried, lens_name, read_layers
+from tl_knowledge.wording import counted
 
 __all__ = ["LogitLens", "StateLens", "logit_lens"]
 
@@ -49,14 +50,14 @@ class LogitLens(TableResult):
 
     def headline(self) -> str:
         """The answer, layers, tokens and model."""
-        return f"{self.target.strip()!r} in {self.table['layer'].nunique()} states of {len(self.labels)} tokens; {self.provenance.model}"
+        return f"{self.target.strip()!r} in {self.table['layer'].nunique()} states of {counted(len(self.labels), 'token')}; {self.provenance.model}"
 
     def plot(self) -> go.Figure:
         """Heat map: the answer's probability, tokens by layers."""
         layers = sorted(set(self.table["layer"]))
         values = self.table.pivot_table(index="pos", columns="layer", values="probability").to_numpy()
         names = ["tokens" if layer < 0 else str(layer) for layer in layers]
-        chart = HeatMap(np.asarray(values), [label or " " for label in self.labels], names, "", "token", "layer", colours="Blues")
+        chart = HeatMap(np.asarray(values), [label or " " for label in self.labels], names, "", "token", "layer", colours="residual")
         return heat_maps(
             [chart],
             title=f"Where the stream already says {self.target.strip()!r}",

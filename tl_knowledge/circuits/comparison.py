@@ -13,14 +13,13 @@ from tl_knowledge.circuits.circuit import Circuit
 from tl_knowledge.circuits.edges import Edge
 from tl_knowledge.circuits.figures import edge_hover, on_tokens, points_of
 from tl_knowledge.door import public
-from tl_knowledge.drawing import Arrow
+from tl_knowledge.drawing import ROLE_COLOURS, Arrow, colour_of
 from tl_knowledge.errors import ComponentError
 from tl_knowledge.results.result import Result
 from tl_knowledge.runs.nodes import Node
+from tl_knowledge.wording import counted
 
 __all__ = ["CircuitComparison", "compare"]
-
-FIRST, SECOND, BOTH = "#d55e00", "#0072b2", "#667085"
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +40,7 @@ class CircuitComparison(Result):
     def headline(self) -> str:
         """What is compared, and how much of it the two share."""
         one, other = (set(_shares(circuit)) for circuit in (self.first, self.second))
-        both = f"{len(one & other)} of {len(one | other)} edges are in both"
+        both = f"{len(one & other)} of {counted(len(one | other), 'edge')} are in both"
         first, second = (f"{name} ({_carried(circuit)})" for name, circuit in zip(self.names, (self.first, self.second), strict=True))
         return f"{first} against {second}: {both}{_measured(self.first)}; {self.first.provenance.model}"
 
@@ -79,8 +78,9 @@ class CircuitComparison(Result):
 
     def _look(self, in_first: bool, in_second: bool) -> tuple[str, str]:
         if in_first and in_second:
-            return BOTH, "both"
-        return (FIRST, f"{self.names[0]} only") if in_first else (SECOND, f"{self.names[1]} only")
+            return ROLE_COLOURS["both"], "both"
+        name = self.names[0 if in_first else 1]
+        return colour_of(name, 0 if in_first else 1), f"{name} only"
 
     def _token(self, node: Node) -> str:
         return self.first.labels[node.pos]

@@ -8,20 +8,21 @@ import plotly.graph_objects as go
 
 from tl_knowledge.circuits.edges import Edge
 from tl_knowledge.circuits.findings import CircuitFindings
-from tl_knowledge.drawing import Arrow, GraphPoint, Line, LinePanel, graph, label_text, line_panels
+from tl_knowledge.drawing import ROLE_COLOURS, Arrow, GraphPoint, Line, LinePanel, graph, label_text, line_panels
 from tl_knowledge.runs.metric import PROBABILITY
 from tl_knowledge.runs.nodes import Node
+from tl_knowledge.wording import counted
 
 __all__ = ["KINDS", "LOOKS", "circuit_figure", "edge_hover", "growth_figure", "on_tokens", "place_of", "points_of", "shares_text"]
 
 LOOKS: dict[str, tuple[str, str]] = {
     "source": ("triangle-right", "#667085"),
-    "attention": ("circle", "#cc79a7"),
-    "MLP": ("square", "#009e73"),
-    "head": ("circle", "#cc79a7"),
-    "neurons": ("diamond", "#009e73"),
-    "state": ("hexagon", "#56b4e9"),
-    "answer": ("star", "#e69f00"),
+    "attention": ("circle", ROLE_COLOURS["attention"]),
+    "MLP": ("square", ROLE_COLOURS["MLP"]),
+    "head": ("circle", ROLE_COLOURS["attention"]),
+    "neurons": ("diamond", ROLE_COLOURS["MLP"]),
+    "state": ("hexagon", ROLE_COLOURS["residual"]),
+    "answer": ("star", ROLE_COLOURS["answer"]),
 }
 KINDS = {
     "attn_out": "attention",
@@ -45,7 +46,10 @@ def circuit_figure(circuit: CircuitFindings) -> go.Figure:
     """The graph of one circuit."""
     points, number = points_of([circuit])
     arrows = [Arrow(number[e.source], number[e.target], e.strength, edge_hover(circuit, e), name=_sign(circuit, e)) for e in circuit.edges]
-    title = f"What carries {circuit.settings.metric.of_answer(circuit.target)}: {len(circuit.nodes)} nodes, {len(circuit.edges)} edges"
+    title = (
+        f"What carries {circuit.settings.metric.of_answer(circuit.target)}: {counted(len(circuit.nodes), 'node')}, "
+        f"{counted(len(circuit.edges), 'edge')}"
+    )
     return on_tokens([circuit], points, arrows, title, f"{circuit.contrast}; {shares_text(circuit)}")
 
 
@@ -86,7 +90,7 @@ def shares_text(circuit: CircuitFindings) -> str:
     kept = f"kept alone it keeps {circuit.faithfulness:.0%} of that ({circuit.wired:.0%} by these arrows)"
     alone = f"{kept}, held out it takes {circuit.completeness:.0%}"
     samples = len(circuit.corrupted_probability)
-    drawn = f"; {samples} noise samples" if samples > 1 else ""
+    drawn = f"; {counted(samples, 'noise sample')}" if samples > 1 else ""
     return f"{moved}: {alone}{drawn}; {circuit.provenance.model}"
 
 
@@ -101,7 +105,7 @@ def growth_figure(circuit: CircuitFindings) -> go.Figure:
     return line_panels(
         [LinePanel("", lines)],
         title=f"How many nodes carry {circuit.settings.metric.of_answer(circuit.target)}",
-        subtitle=f"{circuit.contrast}; before pruning; {len(circuit.corrupted_probability)} samples; {circuit.provenance.model}",
+        subtitle=f"{circuit.contrast}; before pruning; {counted(len(circuit.corrupted_probability), 'sample')}; {circuit.provenance.model}",
         x_axis="nodes, in order of effect or need",
         y_axis="share of the total effect",
         percent=True,

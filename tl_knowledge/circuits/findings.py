@@ -17,6 +17,7 @@ from tl_knowledge.prompts.spans import Span
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import Result
 from tl_knowledge.runs.nodes import Node
+from tl_knowledge.wording import counted
 
 __all__ = ["CircuitFindings"]
 
@@ -103,7 +104,7 @@ class CircuitFindings(Result):
     def headline(self) -> str:
         """How many nodes and edges, what they carry, and how much of it."""
         kept = f"kept alone they keep {self.faithfulness:.0%} of the effect, held out they take {self.completeness:.0%}"
-        size = f"{len(self.nodes)} nodes and {len(self.edges)} edges carry {self.settings.metric.of_answer(self.target)}"
+        size = f"{counted(len(self.nodes), 'node')} and {counted(len(self.edges), 'edge')} carry {self.settings.metric.of_answer(self.target)}"
         return f"{size}, {self.contrast}; {kept}; {self.provenance.model}"
 
     @override

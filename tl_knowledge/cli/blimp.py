@@ -13,6 +13,7 @@ from tl_knowledge.cli.loading import loads_model, model_and_asked
 from tl_knowledge.cli.results import show_result
 from tl_knowledge.cli.words import MEMORY_BUDGET
 from tl_knowledge.neurons import Adaptation, AttributionVariant, ThresholdKind
+from tl_knowledge.wording import counted
 
 if TYPE_CHECKING:
     from tl_knowledge.datasets import MinimalPair
@@ -65,7 +66,7 @@ def blimp_command(
     asked_pairs = [pair for pair in pairs if (pair.paradigm, names[pair]) in there]
     decided = tlk.neurons.measure_reliability(loaded, asked_pairs, located, by=names.__getitem__, factor=factor, seed=seed, progress=bar)
     left = len(pairs) - len(decided.table)
-    notes = [_counted(located), *([f"{left} of {len(pairs)} pairs have no form that the model can be asked about"] if left else [])]
+    notes = [_counted(located), *([f"{left} of {counted(len(pairs), 'pair')} have no form that the model can be asked about"] if left else [])]
 
     def figures() -> list[Any]:
         return [decided.plot(), "Neurons by paradigm:", tlk.neurons.statistics_table(located), located.plot()]

@@ -42,5 +42,5 @@ def categories_command(
     editors = editors_argument(model, names, **given, progress=progress and not as_json)
     reports = editors.reports(cases, store)
     scores: Any = tlk.evaluation.compare_categories(*reports, names=tuple(names), interval=interval)  # pyright: ignore[reportArgumentType]
-    title, shown = "Which facts are harder to edit", dict[str, Any](out=out, table=table, as_json=as_json)
+    title, shown = "Which facts are harder to edit", dict[str, Any](out=out, table=table, as_json=as_json, scores=("S", "ES", "PS", "NS"))
     show_result(scores, scores.summary(), title=title, figures=lambda: [scores.plot(), scores.plot_scatter()], form=".1f", **shown)

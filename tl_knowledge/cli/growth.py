@@ -55,5 +55,6 @@ def growth_command(
     sizes = size or sorted({10**power for power in range(len(str(len(cases)))) if 10**power <= len(cases)} | {len(cases)})
     shared: dict[str, Any] = editors.running | {"moments": editors.moments, "protocol": protocol, "batch_size": batch_size, "store": store}
     growth = tlk.evaluation.measure_growth(editors.asked, cases, editors.methods, sizes, **shared)
-    title, shown = "What is left of edits as there are more", dict[str, Any](out=out, table=table, as_json=as_json)
+    measured = list(dict.fromkeys(growth.table["score"]))
+    title, shown = "What is left of edits as there are more", dict[str, Any](out=out, table=table, as_json=as_json, scores=measured)
     show_result(growth, growth.summary(), title=title, figures=lambda: [growth.plot()], form=".1f", **shown)

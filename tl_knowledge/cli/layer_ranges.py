@@ -52,7 +52,7 @@ def layer_ranges_command(
     title, shown = "Which layers are edited", dict[str, Any](out=out, table=table, as_json=as_json)
     summary = scores.summary()
     columns = ["layers", *(score for score in ("S", "ES", "PS", "NS") if score in summary)]
-    show_result(scores, summary.loc[:, columns], title=title, figures=lambda: [scores.plot()], form=".1f", **shown)
+    show_result(scores, summary.loc[:, columns], title=title, figures=lambda: [scores.plot()], form=".1f", scores=columns[1:], **shown)
 
 
 def _range(text: str) -> tuple[int, ...]:

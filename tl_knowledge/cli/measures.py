@@ -9,6 +9,7 @@ from typing import Any
 import tl_knowledge as tlk
 from tl_knowledge.cli.words import MEASURES
 from tl_knowledge.errors import DataError
+from tl_knowledge.wording import counted
 
 __all__ = ["Asked", "measures_argument", "with_relation"]
 
@@ -76,7 +77,7 @@ def measures_argument(names: Sequence[str] | None, cases: Sequence[tlk.EditCase]
     for name, measure in measures.items():
         tests = isinstance(measure, tlk.evaluation.EditTestScores)
         if measure is None or (tests and not any(measure.of_case(case) for case in asked)):
-            raise DataError(f"--measures {name} has nothing to ask of these {len(asked)} cases of {dataset!r}; {REMEDIES[name]}.")
+            raise DataError(f"--measures {name} has nothing to ask of these {counted(len(asked), 'case')} of {dataset!r}; {REMEDIES[name]}.")
         columns += dict.fromkeys((*COLUMNS[name], *(measure.axes if tests else ())))
     return Asked(asked, list(measures.values()), tuple(columns))
 
@@ -90,7 +91,7 @@ def with_relation(fact: tlk.Fact) -> tlk.Fact:
     found = sorted({each.relation or "" for each in tlk.load_facts() if (each.subject, each.target) == (fact.subject, fact.target)})
     if len(found) != 1:
         raise DataError(
-            f"what follows from {fact.text + fact.target!r} is asked by FactLM's facts, which have it in {len(found)} relations; "
+            f"what follows from {fact.text + fact.target!r} is asked by FactLM's facts, which have it in {counted(len(found), 'relation')}; "
             "drop --measures, or use report_fact() with an EditCase and measures of your own."
         )
     return replace(fact, relation=found[0])

@@ -16,6 +16,7 @@ from tl_knowledge.cli.printing import print_json, print_line, print_table, print
 from tl_knowledge.cli.words import MEMORY_BUDGET
 from tl_knowledge.errors import InputError
 from tl_knowledge.neurons import Adaptation, AttributionSettings, AttributionVariant, LocationSettings, ThresholdKind
+from tl_knowledge.wording import counted
 
 __all__ = ["neurons_command"]
 
@@ -120,7 +121,7 @@ def _show_fact(scores: tlk.neurons.NeuronAttribution, neurons: tlk.NeuronSet, ro
     effects = Table(tuple(rows[0]), [tuple(cell if isinstance(cell, str) else f"{cell:.4f}" for cell in row.values()) for row in rows])
     cells = [(str(row["layer"]), str(row["neuron"]), f"{row['score']:.4f}", f"{row['positive']} of {len(rows)}") for row in listed]
     table = Table(("layer", "neuron", "mean score", "prompts above 0"), cells)
-    heading = f"{len(neurons)} neurons shared by {len(rows)} wordings of one fact"
+    heading = f"{counted(len(neurons), 'neuron')} shared by {counted(len(rows), 'wording')} of one fact"
     if out is not None:
         parts = [heading, table, "P(answer):", effects, scores.plot()]
         write_file(out, tlk.drawing.html_page("Knowledge neurons of one fact", parts))
@@ -141,7 +142,7 @@ def _show_fact_set(located: tlk.neurons.LocatedNeurons, effects: list[tlk.neuron
     if as_json:
         print_json(_as_data(located, effects))
         return
-    print_line((f"{len(located.sets)} facts", "bold"), f" on {located.provenance.model}")
+    print_line((counted(len(located.sets), "fact"), "bold"), f" on {located.provenance.model}")
     print_table(tlk.neurons.statistics_table(located))
     if effects:
         print_table(tlk.neurons.effects_table(effects))

@@ -51,4 +51,12 @@ def perspectives_command(
         editors.model, cases, relations=relations, methods=names, moments=editors.moments, store=store, progress=bar, **wordings
     )
     title, shown = "The entity's side and the relation's", dict[str, Any](out=out, table=table, as_json=as_json)
-    show_result(sides, sides.summary(), title=title, figures=lambda: [sides.plot()], form=".1f", **shown)
+    show_result(
+        sides,
+        sides.summary(),
+        title=title,
+        figures=lambda: [sides.plot()],
+        form=".1f",
+        scores=("entity_ES", "entity_PS", "relation_ES", "relation_PS"),
+        **shown,
+    )

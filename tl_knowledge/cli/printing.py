@@ -14,6 +14,7 @@ from rich.text import Text
 
 import tl_knowledge as tlk
 from tl_knowledge.results.plain_text import printable, strict_json
+from tl_knowledge.wording import relation_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,11 +48,14 @@ def frame_table(frame: pd.DataFrame, form: str = ".3f") -> tlk.drawing.Table:
     Args:
         form: of numbers that are not whole.
     """
-    rows = [tuple(_cell(value, form) for value in row) for row in frame.itertuples(index=False, name=None)]
-    return tlk.drawing.Table(tuple(map(str, frame.columns)), rows)
+    columns = tuple(map(str, frame.columns))
+    rows = [tuple(_cell(value, form, name) for name, value in zip(columns, row, strict=True)) for row in frame.itertuples(index=False, name=None)]
+    return tlk.drawing.Table(columns, rows)
 
 
-def _cell(value: Any, form: str) -> str:
+def _cell(value: Any, form: str, column: str) -> str:
+    if column in ("relation", "category"):
+        return relation_words(value)
     if isinstance(value, float):
         return "" if math.isnan(value) else format(value, form)
     return "" if value is None else str(value)

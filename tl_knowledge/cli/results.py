@@ -28,6 +28,7 @@ def show_result(
     as_json: bool,
     form: str = ".3f",
     notes: Sequence[str] = (),
+    scores: Sequence[str] = (),
 ) -> None:
     """Show a result.
 
@@ -40,12 +41,13 @@ def show_result(
         as_json: print JSON instead of text.
         form: of the summary's numbers.
         notes: what a reader must know of this run.
+        scores: of edits that are shown; a page says what they are.
     """
     made: Any = result
     if table is not None:
         write_file(table, result.to_dataframe().to_csv(index=False))
     if out is not None:
-        parts = [made.headline(), frame_table(summary, form), *map(tlk.drawing.note, notes), *figures()]
+        parts = [made.headline(), frame_table(summary, form), *map(tlk.drawing.note, notes), *figures(), *_definitions(scores)]
         write_file(out, tlk.drawing.html_page(title, [*parts, tlk.drawing.provenance_footer(made.provenance)]))
     if as_json:
         rows = {"rows": result.to_dataframe().to_dict(orient="records"), "summary": summary.to_dict(orient="records")}
@@ -57,3 +59,7 @@ def show_result(
         print_line(f"- {line}")
     print_written(table, "table")
     print_written(out)
+
+
+def _definitions(scores: Sequence[str]) -> list[Any]:
+    return [tlk.drawing.heading("What the scores are"), frame_table(tlk.evaluation.score_definitions(scores))] if scores else []

@@ -13,10 +13,15 @@ from tl_knowledge.cli.loading import model_and_asked
 from tl_knowledge.cli.methods import moments_argument, named_methods
 from tl_knowledge.cli.printing import frame_table, print_json, print_line, print_table, print_written, write_file
 from tl_knowledge.errors import InputError
+from tl_knowledge.wording import counted
 
 __all__ = ["Editors", "editors_argument", "method_names", "page_parts", "show_scores"]
 
 WIDEST = 5
+BETTER = (
+    "Means over cases. Better: which way a good edit has the score; unchanged: the nearer to the unedited model's. A dash or an empty cell: no "
+    "case has the score; no interval beside a mean: one case has it, of which nobody knows how far another would differ."
+)
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,7 @@ def show_scores(
     if as_json:
         print_json(_as_data(scores, reports))
         return
-    print_line((f"{scores.cases} cases", "bold"), f" on {scores.model}; percent, {scores.interval_words}")
+    print_line((counted(scores.cases, "case"), "bold"), f" on {scores.model}; percent, {scores.interval_words}")
     print_table(_as_text(scores, columns or in_terminal))
     print_written(table, "table")
     print_written(out)
@@ -117,8 +122,9 @@ def show_scores(
 
 def page_parts(scores: tlk.evaluation.ScoreTable, columns: Sequence[str], figures: Iterable[Any]) -> list[Any]:
     """What stands on a page of scores: how many cases, the table, the figures."""
-    intro = f"{scores.cases} cases, {scores.model}: means in percent; intervals: {scores.interval_words}."
-    return [intro, _as_text(scores, columns), *figures]
+    intro = f"{counted(scores.cases, 'case')}, {scores.model}: means in percent; intervals: {scores.interval_words}."
+    meaning = [tlk.drawing.heading("What the scores are"), tlk.drawing.note(BETTER), frame_table(scores.definitions(*columns))]
+    return [intro, _as_text(scores, columns), *figures, *meaning]
 
 
 def _as_text(scores: tlk.evaluation.ScoreTable, columns: Sequence[str]) -> tlk.drawing.Table:

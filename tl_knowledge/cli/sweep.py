@@ -16,6 +16,7 @@ from tl_knowledge.cli.results import show_result
 from tl_knowledge.cli.scoring import method_names
 from tl_knowledge.cli.words import PROBLEMS, SWEEP_VARIANTS
 from tl_knowledge.errors import InputError
+from tl_knowledge.wording import counted
 
 __all__ = ["sweep_command"]
 
@@ -85,7 +86,7 @@ def sweep_command(
 def _show(sweeps: dict[tuple[str, str], tlk.localised.LayerSweep], variant: Any, out: Path | None, table: Path | None, as_json: bool) -> None:
     gain = tlk.localised.compare_sweeps(*sweeps.values(), names=tuple(name for _, name in sweeps), variant=variant)
     some = {key: each.skipped for key, each in sweeps.items() if each.skipped}
-    left = [f"{problem}, {name}: {len(out_of)} cases left out ({next(iter(out_of.values()))})" for (problem, name), out_of in some.items()]
+    left = [f"{problem}, {name}: {counted(len(out_of), 'case')} left out ({next(iter(out_of.values()))})" for (problem, name), out_of in some.items()]
 
     def figures() -> list[Any]:
         return [gain.plot(), *(figure for each in sweeps.values() for figure in (each.plot(), each.plot_scatter(variant=variant)))]

@@ -16,6 +16,7 @@ from tl_knowledge.cli.words import MEMORY_BUDGET, SIDES
 from tl_knowledge.errors import ComponentError, InputError
 from tl_knowledge.models.hook_names import COMPONENTS
 from tl_knowledge.prompts.spans import occurrences
+from tl_knowledge.wording import counted
 
 __all__ = ["trace_command"]
 
@@ -125,7 +126,7 @@ def _print(prompt: tlk.Prompt, traces: list[tlk.CausalTrace], out: Path | None) 
     known = "known" if first.known else ("not what the model predicts", "yellow")
     print_line((prompt.text, "bold"), (first.target, "green"))
     samples = len(first.total_effect)
-    print_line(f"clean probability {first.clean_probability:.1%} (", known, f"), model {first.provenance.model}, {samples} noise samples")
+    print_line(f"clean probability {first.clean_probability:.1%} (", known, f"), model {first.provenance.model}, {counted(samples, 'noise sample')}")
     if first.metric.remark:
         print_line(f"effects are in {first.metric.measured_in}")
     print_table(tlk.drawing.Table(tlk.tracing.SUMMARY_HEADER, tlk.tracing.summary_rows(traces)))

@@ -16,6 +16,7 @@ from tl_knowledge.cli.words import MEMORY_BUDGET, SIDES
 from tl_knowledge.errors import ComponentError, InputError
 from tl_knowledge.models.hook_names import COMPONENTS
 from tl_knowledge.runs.metric import PROBABILITY
+from tl_knowledge.wording import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,7 +118,7 @@ def _as_data(average: tlk.TraceAverage) -> dict[str, Any]:
 def _print(average: tlk.TraceAverage, out: Path | None) -> None:
     tracing, table = tlk.tracing, tlk.drawing.Table
     left_out = f", {len(average.skipped)} of {average.given} left out" if average.skipped else ""
-    print_line((f"{len(average.facts)} facts", "bold"), f" on {average.provenance.model}{left_out}")
+    print_line((counted(len(average.facts), "fact"), "bold"), f" on {average.provenance.model}{left_out}")
     print_table(tracing.total_effect_table(average))
     print_table(tracing.peak_table(average))
     if len(average.sides) == 2 and average.components:

@@ -10,6 +10,7 @@ from more_itertools import always_iterable
 from tl_knowledge.door import public
 from tl_knowledge.errors import DataError, InputError, check_given
 from tl_knowledge.prompts.facts import EditCase, Fact, MinimalPair, Statement
+from tl_knowledge.wording import counted
 
 __all__ = ["agreement_edit_cases", "shifted_edit_cases"]
 
@@ -75,7 +76,7 @@ def agreement_edit_cases(
     given = check_given(always_iterable(pairs, MinimalPair), "minimal pair")
     usable = [pair for pair in given if pair.prefix and not pair.prefix_bad and pair.word_good != pair.word_bad]
     if not usable:
-        raise DataError(f"none of {len(given)} pairs has one prefix and two words, as regular_plural_subject_verb_agreement_1 has.")
+        raise DataError(f"none of {counted(len(given), 'pair')} has one prefix and two words, as regular_plural_subject_verb_agreement_1 has.")
     by_word: dict[tuple[str, str], list[str]] = {}
     for pair in usable:
         by_word.setdefault((pair.paradigm, pair.word_good), []).append(pair.prefix)

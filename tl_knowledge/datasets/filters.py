@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from tl_knowledge.door import public
 from tl_knowledge.errors import DataError, check_given
 from tl_knowledge.prompts.facts import Fact
+from tl_knowledge.wording import counted
 
 __all__ = ["of_relation", "sample_facts"]
 
@@ -40,7 +41,7 @@ def sample_facts(facts: Iterable[Fact], limit: int, *, seed: int = 0) -> list[Fa
         (3, True)
     """
     if limit < 1:
-        raise DataError(f"a sample of {limit} facts is empty; pass at least 1.")
+        raise DataError(f"a sample of {counted(limit, 'fact')} is empty; pass at least 1.")
     given = check_given(facts, "fact")
     drawn = sorted(random.Random(seed).sample(range(len(given)), min(limit, len(given))))
     return [given[i] for i in drawn]

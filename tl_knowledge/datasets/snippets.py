@@ -16,6 +16,7 @@ from tl_knowledge.datasets.records import Row, Source, read_rows
 from tl_knowledge.door import public
 from tl_knowledge.errors import DataError, InputError
 from tl_knowledge.prompts.facts import EditCase
+from tl_knowledge.wording import counted
 
 __all__ = ["AttributeSnippets", "Snippet", "load_attribute_snippets"]
 
@@ -170,7 +171,8 @@ def _vectors(texts: Sequence[str], vocabulary: Mapping[str, int] | None, idf: An
             raise InputError(f"no word can be counted in the snippets ({error}); pass texts.") from error
     if np.ndim(idf) != 1 or set(vocabulary.values()) != set(range(len(idf))) or len(vocabulary) != len(idf) or not np.isfinite(idf).all():
         raise InputError(
-            f"a vocabulary of {len(vocabulary)} words does not fit an idf of shape {np.shape(idf)}; each word needs its own place in 0 ... n-1."
+            f"a vocabulary of {counted(len(vocabulary), 'word')} does not fit an idf of shape {np.shape(idf)}; each "
+            f"word needs its own place in 0 ... n-1."
         )
     vectors = TfidfVectorizer(vocabulary=dict(vocabulary))
     vectors.idf_ = np.asarray(idf, dtype=np.float64)

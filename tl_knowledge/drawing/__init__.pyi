@@ -11,10 +11,13 @@ from .lines import Line as Line
 from .lines import LinePanel as LinePanel
 from .lines import line_panels as line_panels
 from .look import PALETTE as PALETTE
+from .look import ROLE_COLOURS as ROLE_COLOURS
+from .look import colour_of as colour_of
 from .look import dark as dark
 from .look import label_text as label_text
 from .maps import HeatMap as HeatMap
 from .maps import heat_maps as heat_maps
+from .narrow import narrow as narrow
 from .page import HtmlView as HtmlView
 from .page import PagePart as PagePart
 from .page import SideBySide as SideBySide
@@ -26,4 +29,7 @@ from .page import provenance_footer as provenance_footer
 from .patterns import pattern_view as pattern_view
 from .points import Points as Points
 from .points import scatter as scatter
+from .says import extremes as extremes
+from .says import sentence_of as sentence_of
+from .says import with_sentence as with_sentence
 from .slopes import slope_chart as slope_chart

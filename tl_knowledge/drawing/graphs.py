@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import plotly.graph_objects as go
 
-from tl_knowledge.drawing.look import label_text, layout
+from tl_knowledge.drawing.look import ROLE_COLOURS, frame, label_text, shortened
+from tl_knowledge.drawing.says import with_sentence
+from tl_knowledge.wording import counted
 
 __all__ = ["Arrow", "GraphPoint", "graph"]
 
-POSITIVE, NEGATIVE = "#0072b2", "#d55e00"  # of the palette that colour-blind eyes tell apart; the sign is also in the dash
+POSITIVE, NEGATIVE = ROLE_COLOURS["raises"], ROLE_COLOURS["lowers"]  # the sign is also in the dash
 WIDEST, THINNEST = 9.0, 0.8
 LARGEST, SMALLEST = 30.0, 8.0
 
@@ -57,6 +59,7 @@ def graph(
     title: str,
     subtitle: str,
     marked: frozenset[int] = frozenset(),
+    says: str | None = None,
 ) -> go.Figure:
     """Draw a graph.
 
@@ -65,6 +68,7 @@ def graph(
         rows: the tokens, top to bottom.
         columns: places and names along the x axis.
         marked: rows whose label is drawn bold with an asterisk.
+        says: the sentence for a page; by default from where to where the widest arrow goes.
     """
     figure = go.Figure()
     heaviest = max((abs(arrow.weight) for arrow in arrows), default=1.0) or 1.0
@@ -87,18 +91,36 @@ def graph(
             figure.add_trace(go.Scatter(**at, **texts, mode="markers", marker=marker, showlegend=False, legendgroup=label_text(kind)))
             look = {"symbol": symbol, "size": 11, "color": colour}
             figure.add_trace(go.Scatter(x=[None], y=[None], name=label_text(kind), mode="markers", marker=look, legendgroup=label_text(kind)))
-    labels = [f"<b>{label_text(row)}*</b>" if i in marked else label_text(row) for i, row in enumerate(rows)]
-    figure.update_yaxes(range=[len(rows) - 0.4, -0.6], tickvals=list(range(len(rows))), ticktext=labels, title_text="token", gridcolor="white")
+    short = [label_text(shortened(row, 32)) for row in rows]
+    labels = [f"<b>{row}*</b>" if i in marked else row for i, row in enumerate(short)]
+    figure.update_yaxes(
+        range=[len(rows) - 0.4, -0.6], tickvals=list(range(len(rows))), ticktext=labels, title_text="token", gridcolor="white", automargin=True
+    )
     low, high = columns[0][0], columns[-1][0]
     ticks, names = [place for place, _ in columns], [label_text(name) for _, name in columns]
     figure.update_xaxes(range=[low - 0.6, high + 0.6], tickvals=ticks, ticktext=names, title_text="layer", gridcolor="white", zeroline=False)
-    settings = layout(title, subtitle)
-    legend = {"orientation": "h", "y": 1.01, "yanchor": "bottom", "x": 0, "itemsizing": "constant"}
-    height = 230 + 44 * len(rows)
-    settings["title"] = settings["title"] | {"y": 1 - 18 / height, "yanchor": "top"}
-    settings["margin"] = settings["margin"] | {"t": 112, "r": 30}
-    figure.update_layout(**settings, height=height, width=max(760, min(1180, 240 + 66 * len(columns))), legend=legend, hovermode="closest")
-    return figure
+    names = dict.fromkeys(str(trace["name"]) for trace in figure.data if trace["name"])  # pyright: ignore
+    width, body = max(760, min(1180, 240 + 66 * len(columns))), 118 + 44 * len(rows)
+    figure.update_layout(**frame(title, subtitle, width=width, body=body, names=names, l=130, r=30), hovermode="closest")
+    figure.update_layout(legend_itemsizing="constant")
+    return with_sentence(figure, _sentence(points, arrows, rows, columns) if says is None else says)
+
+
+def _sentence(points: Sequence[GraphPoint], arrows: Sequence[Arrow], rows: Sequence[str], columns: Sequence[tuple[float, str]]) -> str:
+    """How much is drawn, and from where to where the widest arrow goes; without arrows, where the largest mark is."""
+
+    def place(point: GraphPoint) -> str:
+        row, column = rows[min(max(round(point.y), 0), len(rows) - 1)].strip(), min(columns, key=lambda column: abs(column[0] - point.x))[1]
+        layer = f" (layer {column})" if column.isdecimal() else ""
+        return "the answer" if point.kind == "answer" else f"{point.kind} at {row!r}{layer}"
+
+    drawn = f"{counted(len(points), 'mark')}, {counted(len(arrows), 'arrow')}."
+    if arrows:
+        widest = max(arrows, key=lambda arrow: abs(arrow.weight))
+        return f"{drawn} The widest arrow ({widest.weight:+.3f}) goes from {place(points[widest.source])} to {place(points[widest.target])}."
+    if points:
+        return f"{drawn} The largest mark: {place(max(points, key=lambda point: point.size))}."
+    return "Nothing is drawn: no site was kept."
 
 
 def _arrow_traces(points: Sequence[GraphPoint], arrow: Arrow, share: float, shown: set[str]) -> list[go.Scatter]:

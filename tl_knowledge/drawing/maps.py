@@ -7,15 +7,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import plotly.colors
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from tl_knowledge.drawing.look import INK, label_text, layout
+from tl_knowledge.drawing.look import INK, MUTED, PANEL_TITLE, ROLE_COLOURS, ZERO, frame, label_text, panel_titles, shade, shortened, wrapped
+from tl_knowledge.drawing.says import extremes, with_sentence
 
-__all__ = ["HeatMap", "heat_maps"]
+__all__ = ["HeatMap", "colour_range", "colour_scale", "heat_maps"]
 
-DIVERGING = ("RdBu",)  # their middle is zero
+SIGNED = "RdBu"
+ROUNDING = 1e-3  # of the largest size: what is less below zero has a colour that nobody tells from zero's
+ROW, GAP = 24, 96  # pixels of a row of cells, and between two rows of maps
+UPRIGHT, TURNED = 5, 16  # letters of a column's label that are not turned; pixels that a turned one needs
+IN_CELL = 14  # letters of what stands in a cell
+BAR_TITLE = 11  # size of a colour bar's title
 
 
 @dataclass(frozen=True)
@@ -24,7 +31,8 @@ class HeatMap:
 
     Attributes:
         marked: rows whose label is drawn bold with an asterisk.
-        colours: a plotly sequential scale, or ``"RdBu"``, whose middle is zero: losses red, gains blue.
+        colours: of the values above zero: a role (``"MLP"``), a colour (``"#009e73"``) or a sequential scale of plotly's, by its deepest colour;
+            ``"RdBu"`` for values of either sign, losses brown and gains blue.
         texts: what stands in each cell; nothing without.
     """
 
@@ -35,75 +43,156 @@ class HeatMap:
     row_axis: str
     column_axis: str
     marked: frozenset[int] = frozenset()
-    colours: str = "Purples"
+    colours: str = "residual"
     texts: Sequence[Sequence[str]] | None = None
 
 
-def heat_maps(maps: Sequence[HeatMap], *, title: str, subtitle: str, colour_axis: str, columns: int | None = None) -> go.Figure:
+def heat_maps(
+    maps: Sequence[HeatMap], *, title: str, subtitle: str, colour_axis: str, columns: int | None = None, says: str | None = None
+) -> go.Figure:
     """Heat maps side by side on one common colour range, so that equal colours mean equal values.
 
-    Maps of one colour scale share one colour bar, right of the last; maps of several have one each.
+    Zero has the panel's own background. Where values are negative beyond rounding the scale diverges, its middle at zero, so that a loss is
+    another colour and never the palest. A cell without a value is crossed out. Maps of one colour scale share one colour bar, right of the last;
+    maps of several have one each.
+
+    Args:
+        says: the sentence for a page; by default where the largest and the smallest value are.
     """
-    across = columns or len(maps)
+    across = min(columns or len(maps), len(maps))
     down = -(-len(maps) // across)
+    spacing = min(0.22, 0.34 / across)
+    needed = 220 + across * max(map(_width, maps)) / (1 - spacing * (across - 1))
+    width, tallest = int(max(min(280 + 390 * across, max(1210, 310 * across)), needed)), max(len(m.rows) for m in maps)
+    room = (width - 220) * (1 - spacing * (across - 1)) / across
+    titles, lines = panel_titles([m.title for m in maps], room)
+    gap = GAP + 16 * max(0, lines - 1)
+    drawn = down * ROW * tallest + (down - 1) * gap
     figure = make_subplots(
         rows=down,
         cols=across,
-        subplot_titles=[label_text(m.title) for m in maps],
-        horizontal_spacing=min(0.22, 0.34 / across),
-        vertical_spacing=0.36 / down if down > 1 else 0.0,
+        subplot_titles=titles,
+        horizontal_spacing=spacing,
+        vertical_spacing=gap / drawn if down > 1 else 0.0,
     )
-    finite = np.concatenate([m.values[np.isfinite(m.values)].ravel() for m in maps] + [np.zeros(1)])
-    colour_range = {"zmin": min(0.0, float(finite.min())), "zmax": max(float(finite.max()), 1e-9)}
-    if any(m.colours in DIVERGING for m in maps):
-        bound = max(colour_range["zmax"], -colour_range["zmin"])
-        colour_range = {"zmin": -bound, "zmax": bound}
-    one_scale = len({m.colours for m in maps}) == 1
+    limits = colour_range(maps)
+    one_scale, names = len({m.colours for m in maps}) == 1, wrapped(colour_axis, max(60, ROW * tallest), BAR_TITLE)
     for index, chart in enumerate(maps):
         row, col = index // across + 1, index % across + 1
-        bar = _colour_bar(figure, row, col, colour_axis) if index == len(maps) - 1 or not one_scale else None
-        figure.add_trace(_heat_map_trace(chart, colour_axis, colour_range, bar), row=row, col=col)
-        labels = [f"<b>{label_text(r)}*</b>" if i in chart.marked else label_text(r) for i, r in enumerate(chart.rows)]
-        first_in_line = maps[index - col + 1]
-        repeats_labels = col > 1 and (chart.rows, chart.marked) == (first_in_line.rows, first_in_line.marked)
-        labels = [""] * len(labels) if repeats_labels else labels
-        axis_title = label_text(chart.row_axis) if col == 1 else None
-        figure.update_yaxes(autorange="reversed", tickvals=list(range(len(labels))), ticktext=labels, title_text=axis_title, row=row, col=col)
-        shown = list(range(0, len(chart.columns), max(1, len(chart.columns) // 12)))
-        names = [label_text(chart.columns[i]) for i in shown]
-        figure.update_xaxes(tickvals=shown, ticktext=names, title_text=label_text(chart.column_axis), constrain="domain", row=row, col=col)
-    tallest = max(len(m.rows) for m in maps)
-    figure.update_layout(**layout(title, subtitle), height=190 + down * (95 + 24 * tallest), width=min(280 + 390 * across, max(1210, 310 * across)))
-    figure.update_annotations(font={"size": 13, "color": INK})
-    return figure
+        bar = _colour_bar(figure, row, col, names) if index == len(maps) - 1 or not one_scale else None
+        figure.add_trace(_heat_map_trace(chart, colour_axis, limits, bar), row=row, col=col)
+        if not np.isfinite(chart.values).all():
+            figure.add_trace(_crosses(chart.values), row=row, col=col)
+        _label_axes(figure, chart, maps[index - col + 1], row, col, room=room)
+    settings = frame(title, subtitle, width=width, body=drawn + 70, panels=lines, l=130, r=64 + 14 * len(names), b=70)
+    figure.update_layout(**settings).update_layout(plot_bgcolor=ZERO)
+    figure.update_annotations(font={"size": PANEL_TITLE, "color": INK})
+    return with_sentence(figure, _sentence(maps, colour_axis) if says is None else says)
 
 
-def _heat_map_trace(chart: HeatMap, colour_axis: str, colour_range: dict[str, float], colour_bar: dict[str, Any] | None) -> go.Heatmap:
+def colour_range(maps: Sequence[HeatMap]) -> dict[str, float]:
+    """From zero to the largest value; as far below zero as above where a value is negative beyond rounding (a thousandth of the largest size).
+
+    Example:
+        >>> chart = HeatMap(np.array([[0.5, -0.1]]), ["a"], ["0", "1"], "", "token", "layer")
+        >>> colour_range([chart])
+        {'zmin': -0.5, 'zmax': 0.5}
+    """
+    finite = np.concatenate([m.values[np.isfinite(m.values)].ravel() for m in maps] + [np.zeros(1)])
+    bound = max(float(np.abs(finite).max()), 1e-9)
+    signed = any(m.colours == SIGNED for m in maps) or float(finite.min()) < -ROUNDING * bound
+    return {"zmin": -bound if signed else 0.0, "zmax": bound}
+
+
+def colour_scale(colours: str, *, signed: bool) -> list[tuple[float, str]]:
+    """From the background at zero over a colour to its shade; with the colour of losses below zero where there are some."""
+    above = ROLE_COLOURS["raises"] if colours == SIGNED else _colour(colours)
+    half = [(0.0, ZERO), (0.6, above), (1.0, shade(above))]
+    if not signed:
+        return half
+    below = ROLE_COLOURS["lowers"]
+    return [(0.0, shade(below)), (0.2, below), *((0.5 + place / 2, colour) for place, colour in half)]
+
+
+def _colour(colours: str) -> str:
+    """A role's colour, a colour, or the deepest of a scale of plotly's."""
+    if colours.startswith("#"):
+        return colours
+    if colours in ROLE_COLOURS:
+        return ROLE_COLOURS[colours]
+    deepest = plotly.colors.unlabel_rgb(plotly.colors.convert_colors_to_same_type(plotly.colors.get_colorscale(colours)[-2][1])[0][0])
+    return "#" + "".join(f"{round(part):02x}" for part in deepest)
+
+
+def _width(chart: HeatMap) -> float:
+    """Pixels that a map's cells need: for what stands in them, or for labels that stand under them."""
+    texts = max((min(len(text), IN_CELL) for row in chart.texts or () for text in row), default=0)
+    longest = max((len(name) for name in chart.columns), default=1)
+    return len(chart.columns) * max(8 + 6.2 * texts if texts else 0, TURNED if longest > UPRIGHT else 0)
+
+
+def _label_axes(figure: go.Figure, chart: HeatMap, first_in_line: HeatMap, row: int, col: int, *, room: float) -> None:
+    """Labels of rows, where the map left of it has not the same, and of as many columns as have room."""
+    labels = [f"<b>{label_text(shortened(r))}*</b>" if i in chart.marked else label_text(shortened(r)) for i, r in enumerate(chart.rows)]
+    repeats_labels = col > 1 and (chart.rows, chart.marked) == (first_in_line.rows, first_in_line.marked)
+    labels = [""] * len(labels) if repeats_labels else labels
+    axis_title = label_text(chart.row_axis) if col == 1 else None
+    figure.update_yaxes(autorange="reversed", tickvals=list(range(len(labels))), ticktext=labels, title_text=axis_title, row=row, col=col)
+    longest = max((len(name) for name in chart.columns), default=1)
+    turned = longest > UPRIGHT and longest * 7 > room / max(1, len(chart.columns))
+    step = max(1, -(-len(chart.columns) * (TURNED if turned else 7 * longest + 6) // max(1, int(room + 1))))
+    shown = list(range(0, len(chart.columns), step))
+    names = [label_text(shortened(chart.columns[i], 32)) for i in shown]
+    figure.update_xaxes(
+        tickvals=shown,
+        ticktext=names,
+        tickangle=-60 if turned else 0,
+        title_text=label_text(chart.column_axis),
+        constrain="domain",
+        showgrid=False,
+        row=row,
+        col=col,
+    )
+    figure.update_yaxes(showgrid=False, zeroline=False, showline=True, linecolor="#c5c9d2", mirror=True, automargin=True, row=row, col=col)
+    figure.update_xaxes(zeroline=False, showline=True, linecolor="#c5c9d2", mirror=True, automargin=True, row=row, col=col)
+
+
+def _heat_map_trace(chart: HeatMap, colour_axis: str, limits: dict[str, float], colour_bar: dict[str, Any] | None) -> go.Heatmap:
     row_axis, column_axis, colour_axis = map(label_text, (chart.row_axis, chart.column_axis, colour_axis))
-    texts = None if chart.texts is None else [[label_text(text) for text in row] for row in chart.texts]
-    said = "" if texts is None else "<br>%{text}"
+    texts = None if chart.texts is None else [[label_text(shortened(text, IN_CELL)) for text in row] for row in chart.texts]
+    said = "" if texts is None else "<br>%{customdata[2]}"
+    names = [label_text(name) for name in chart.columns]
+    whole = [[label_text(text) for text in row] for row in chart.texts or [[""] * len(names)] * len(chart.rows)]
     return go.Heatmap(
-        z=chart.values,
+        z=np.where(np.isfinite(chart.values), chart.values, np.nan),
         text=texts,
         texttemplate=None if texts is None else "%{text}",
         textfont={"size": 10},
-        customdata=[[label_text(row) for _ in chart.columns] for row in chart.rows],
-        **colour_range,
-        colorscale=chart.colours,
+        customdata=[[(label_text(row), *cell) for cell in zip(names, words, strict=True)] for row, words in zip(chart.rows, whole, strict=True)],
+        **limits,
+        colorscale=[list(stop) for stop in colour_scale(chart.colours, signed=limits["zmin"] < 0)],
         showscale=colour_bar is not None,
         colorbar=colour_bar or {},
         xgap=1,
         ygap=1,
-        hovertemplate=f"{row_axis} %{{customdata}}<br>{column_axis} %{{x}}<br>{colour_axis} %{{z:.3f}}{said}<extra></extra>",
+        hoverongaps=False,
+        hovertemplate=f"{row_axis} %{{customdata[0]}}<br>{column_axis} %{{customdata[1]}}<br>{colour_axis} %{{z:.3f}}{said}<extra></extra>",
     )
 
 
-def _colour_bar(figure: go.Figure, row: int, column: int, title: str) -> dict[str, Any]:
+def _crosses(values: NDArray[np.floating[Any]]) -> go.Scatter:
+    """A small cross on every cell that has no value, so that it is not read as zero."""
+    rows, columns = np.nonzero(~np.isfinite(values))
+    marker = {"symbol": "x-thin", "size": 5, "line": {"color": MUTED, "width": 1}}
+    return go.Scatter(x=columns, y=rows, mode="markers", marker=marker, showlegend=False, hovertemplate="no value<extra></extra>")
+
+
+def _colour_bar(figure: go.Figure, row: int, column: int, title: Sequence[str]) -> dict[str, Any]:
     """A colour bar just right of its own panel."""
     panel = figure.get_subplot(row, column)
     x_domain, y_domain = panel.xaxis.domain, panel.yaxis.domain  # pyright: ignore
     return {
-        "title": {"text": label_text(title), "side": "right", "font": {"size": 11}},
+        "title": {"text": "<br>".join(map(label_text, title)), "side": "right", "font": {"size": BAR_TITLE}},
         "x": x_domain[1] + 0.01,
         "y": (y_domain[0] + y_domain[1]) / 2,
         "len": y_domain[1] - y_domain[0],
@@ -111,3 +200,15 @@ def _colour_bar(figure: go.Figure, row: int, column: int, title: str) -> dict[st
         "outlinewidth": 0,
         "tickformat": ".2f",
     }
+
+
+def _sentence(maps: Sequence[HeatMap], colour_axis: str) -> str:
+    """Where the largest and the smallest value are, over all maps."""
+    values = [float(value) for chart in maps for value in chart.values.ravel()]
+    places = [
+        f"at {chart.row_axis} {row.strip() or 'blank'!r}, {chart.column_axis} {column}{f' ({chart.title})' * bool(chart.title and len(maps) > 1)}"
+        for chart in maps
+        for row in chart.rows
+        for column in chart.columns
+    ]
+    return extremes(colour_axis, values, places)

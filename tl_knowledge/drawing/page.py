@@ -7,6 +7,8 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeAlias
 from uuid import uuid4
@@ -16,6 +18,9 @@ import plotly.io
 import plotly.offline
 
 from tl_knowledge.drawing.fragments import Markup, from_template, heading, markup, note
+from tl_knowledge.drawing.look import NIGHT, NIGHT_PAPER
+from tl_knowledge.drawing.narrow import narrow, without_head
+from tl_knowledge.drawing.says import plain_text, sentence_of
 from tl_knowledge.drawing.scripts import circuitsvis_program, content_policy, data_in_script, json_in_script, script
 from tl_knowledge.errors import DataError, check_given
 from tl_knowledge.results.provenance import Provenance
@@ -23,7 +28,6 @@ from tl_knowledge.results.storage import write_text
 
 __all__ = ["HtmlView", "PagePart", "SideBySide", "Table", "ViewPage", "html_page", "marked_prompt", "provenance_footer"]
 
-_CONFIG = {"displayModeBar": False, "responsive": False, "typesetMath": False}
 # circuitsvis' page is its frame around one line of JSON; the frame's own random name tells it from whatever a token says.
 _CALL = re.compile(
     r"""\A<div id="(?P<place>circuits-vis-[0-9a-f-]+)".*?^ *render\(\n *"(?P=place)",\n *(?P<element>\w+),\n *(?P<properties>[^\n]*)\n *\)\n""",
@@ -182,7 +186,7 @@ class _Writer:
             return from_template("table.html", table=part)
         if isinstance(part, SideBySide):
             return from_template("side_by_side.html", columns=[self.written(column) for column in part.columns])
-        return markup("<figure>{{ drawn }}</figure>", drawn=self.view(part) if isinstance(part, HtmlView) else self._figure(part))
+        return markup("<figure class='view'>{{ drawn }}</figure>", drawn=self.view(part)) if isinstance(part, HtmlView) else self._figure(part)
 
     def view(self, view: HtmlView) -> Markup:
         """A circuitsvis view."""
@@ -191,12 +195,18 @@ class _Writer:
         return self._shared(view.program) + markup('<div id="{{ place }}"></div>', place=place) + self._script(call)
 
     def _figure(self, figure: go.Figure) -> Markup:
-        place, size = self._place("figure"), {side: figure.layout[side] for side in ("height", "width")}
-        style = "; ".join(f"{side}: {pixels}px" for side, pixels in size.items() if pixels)
-        drawn = json_in_script(str(plotly.io.to_json(figure, validate=False, engine="json")))
-        call = f"{{const figure = {drawn}; Plotly.newPlot({data_in_script(place)}, figure.data, figure.layout, {data_in_script(_CONFIG)})}}"
-        div = markup('<div id="{{ place }}" class="plotly-graph-div" style="{{ style }}"></div>', place=place, style=style)
-        return self._shared(plotly.offline.get_plotlyjs()) + div + self._script(call)
+        """A figure under its title and subtitle and over its sentence, drawn as wide as there is room; in a narrow window its panels stack."""
+        place, about = self._place("figure"), figure.layout["meta"]
+        words: dict[str, str] = {key: plain_text(str(about.get(key, ""))) for key in ("title", "subtitle")} if isinstance(about, Mapping) else {}
+        words = words or {"title": plain_text(str(figure.layout["title"]["text"] or "")), "subtitle": ""}
+        wide = without_head(figure)
+        drawn = go.Figure(figure.data)
+        both = {"wide": wide, "narrow": narrow(figure)} if wide.get("width") else {"wide": wide}
+        data = json_in_script(f'{{"data": {_as_json(drawn.data)}, "layouts": {_as_json(both)}}}')
+        call = f"drawFigure({data_in_script(place)}, {data})"
+        shared = self._shared(plotly.offline.get_plotlyjs()) + self._shared(_drawing_program())
+        height = int(wide.get("height") or 450)
+        return shared + from_template("figure.html", place=place, height=height, says=sentence_of(figure), **words) + self._script(call)
 
     def _place(self, kind: str) -> str:
         self._places += 1
@@ -232,6 +242,17 @@ def _shown(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key}={_shown(inner)}" for key, inner in value.items())
     return (", ".join(map(_shown, value)) or "none") if isinstance(value, list | tuple) else str(value)
+
+
+def _as_json(value: Any) -> str:
+    return str(plotly.io.json.to_json_plotly(value, engine="json"))
+
+
+@cache
+def _drawing_program() -> str:
+    """What draws every figure of a page: as wide as there is room, by day and by night."""
+    program = (files("tl_knowledge.drawing") / "templates" / "figures.js").read_text(encoding="utf-8")
+    return program.replace('"NIGHT"', data_in_script(NIGHT)).replace('"PAPER"', data_in_script(NIGHT_PAPER))
 
 
 def _random_name() -> str:

@@ -7,8 +7,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from tl_knowledge.drawing.look import MUTED, PALETTE, label_text, layout
+from tl_knowledge.drawing.look import MUTED, PALETTE, frame, label_text, shortened
 from tl_knowledge.drawing.points import SYMBOLS
+from tl_knowledge.drawing.says import extremes, with_sentence
 
 __all__ = ["slope_chart"]
 
@@ -30,22 +31,28 @@ def slope_chart(
         values: where the lines begin, one a label.
         points: for each group its (value, low, high), one a label; a NaN end draws no interval.
     """
-    figure, value_axis = go.Figure(), label_text(value_axis)
+    figure, axis = go.Figure(), label_text(value_axis)
     texts = [label_text(label) for label in labels]
     for number, (name, rows) in enumerate(points.items()):
         places = [row + ROOM * ((number + 0.5) / len(points) - 0.5) for row in range(len(labels))]
         look = PALETTE[number % len(PALETTE)], SYMBOLS[number % len(SYMBOLS)]
-        hover = f"{label_text(name)}<br>%{{text}}<br>{value_axis} %{{x:.1f}} [%{{customdata[0]:.1f}}, %{{customdata[1]:.1f}}]<extra></extra>"
-        figure.add_traces(_lines(values, rows, places, look, name=label_text(name), text=texts, hovertemplate=hover))
-    figure.update_yaxes(autorange="reversed", tickvals=list(range(len(labels))), ticktext=texts, gridcolor="white", zeroline=False)
-    figure.update_xaxes(title_text=value_axis, gridcolor="white", zeroline=True, zerolinecolor=MUTED)
-    settings = layout(title, subtitle)
-    settings["margin"] = settings["margin"] | {"l": 60 + 7 * max(map(len, labels), default=0), "r": 40}
-    height = 210 + (22 + 9 * len(points)) * len(labels)
-    settings["title"] = settings["title"] | {"y": 1 - 20 / height, "yanchor": "top"}
-    legend = {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0}
-    figure.update_layout(**settings, height=height, width=max(760, 60 + 6 * len(subtitle)), legend=legend)
-    return figure
+        hover = f"{label_text(name)}<br>%{{text}}<br>{axis} %{{x:.1f}} [%{{customdata[0]:.1f}}, %{{customdata[1]:.1f}}]<extra></extra>"
+        figure.add_traces(_lines(values, rows, places, look, name=label_text(shortened(name, 60)), text=texts, hovertemplate=hover))
+    short = [label_text(shortened(label)) for label in labels]
+    figure.update_yaxes(autorange="reversed", tickvals=list(range(len(labels))), ticktext=short, gridcolor="white", zeroline=False, automargin=True)
+    figure.update_xaxes(title_text=axis, gridcolor="white", zeroline=True, zerolinecolor=MUTED)
+    figure.update_layout(**frame(title, subtitle, width=860, body=90 + (22 + 9 * len(points)) * len(labels), names=points if len(points) > 1 else ()))
+    return with_sentence(figure, _sentence(labels, values, points, value_axis))
+
+
+def _sentence(labels: Sequence[str], values: Sequence[float], points: Mapping[str, Sequence[tuple[float, float, float]]], value_axis: str) -> str:
+    """Which line is longest and which shortest, in either direction."""
+    moved = [
+        (after - before, f"for {label}{f', {name}' * (len(points) > 1)} (from {before:.1f} to {after:.1f})")
+        for name, rows in points.items()
+        for label, before, (after, _, _) in zip(labels, values, rows, strict=True)
+    ]
+    return extremes(f"change ({value_axis})", [by for by, _ in moved], [place for _, place in moved], form="+.1f")
 
 
 def _lines(

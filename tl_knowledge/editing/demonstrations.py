@@ -23,6 +23,7 @@ from tl_knowledge.models.reread import as_it_is
 from tl_knowledge.prompts.facts import EditCase, Fact
 from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.results.digest import digest
+from tl_knowledge.wording import counted
 
 __all__ = ["Demonstrations", "check_embedding", "fact_text", "nearest"]
 
@@ -65,7 +66,7 @@ class Demonstrations:
             InputError: they were read from a file, which has only their digest.
         """
         if len(self._cases) != self.count:
-            raise InputError(f"the {self.count} cases of these demonstrations are not kept in files; make them anew with from_cases().")
+            raise InputError(f"the {counted(self.count, 'case')} of these demonstrations are not kept in files; make them anew with from_cases().")
         return self._cases
 
     def check_apart(self, fact: Fact) -> None:

@@ -19,6 +19,7 @@ from tl_knowledge.models.protocol import HookedModel, context_length, model_devi
 from tl_knowledge.models.reread import own_start
 from tl_knowledge.prompts.facts import EditCase
 from tl_knowledge.prompts.prompt import Prompt
+from tl_knowledge.wording import counted
 
 __all__ = ["ScopeData", "answer_losses", "edit_context", "own_tokens", "scope_loss", "serac_outcome"]
 
@@ -82,7 +83,8 @@ def answer_losses(
     longest = max(map(len, rows))
     if longest > context_length(other):
         raise PromptError(
-            f"an edit, a question about it and its answer have {longest} tokens, and the context of {model_name(other)} is {context_length(other)}; "
+            f"an edit, a question about it and its answer have {counted(longest, 'token')}, and the context of "
+            f"{model_name(other)} is {context_length(other)}; "
             "leave such cases out."
         )
     logits: torch.Tensor = other(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True))

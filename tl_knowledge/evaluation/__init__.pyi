@@ -5,6 +5,7 @@ from .categories import compare_categories as compare_categories
 from .consequences import Consequences as Consequences
 from .consequences import measure_consequences as measure_consequences
 from .costs import EditCosts as EditCosts
+from .definitions import score_definitions as score_definitions
 from .driver import evaluate as evaluate
 from .edit_tests import EditTestScores as EditTestScores
 from .edit_tests import multi_hop_scores as multi_hop_scores

@@ -18,6 +18,7 @@ from tl_knowledge.evaluation.report import EditReport, EvaluationSettings, named
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import TableResult
 from tl_knowledge.results.statistics import IntervalVariant
+from tl_knowledge.wording import relation_words
 
 __all__ = ["CategoryScores", "compare_categories"]
 
@@ -70,7 +71,7 @@ class CategoryScores(TableResult):
             InputError: an unknown score.
         """
         summary, own = self.summary(metric=metric), self._of(metric)
-        groups = [f"{name} (n = {n})" for name, n in zip(summary["category"], summary["cases"], strict=True)]
+        groups = [f"{relation_words(name)} (n = {n})" for name, n in zip(summary["category"], summary["cases"], strict=True)]
         bars: dict[str, list[tuple[float, float, float]]] = {}
         for method in self.settings:
             rows = own[own["method"] == method].set_index("category").loc[summary["category"]]
@@ -83,7 +84,7 @@ class CategoryScores(TableResult):
         groups: dict[str, Points] = {}
         for method in self.settings:
             own = self.table[self.table["method"] == method].pivot(index="category", columns="score", values="mean").dropna()
-            groups[method] = Points(own[GENERALISATION].tolist(), own[SPECIFICITY].tolist(), [str(name) for name in own.index])
+            groups[method] = Points(own[GENERALISATION].tolist(), own[SPECIFICITY].tolist(), [relation_words(name) for name in own.index])
         title = f"Specificity against generalisation, by {self.category}"
         axes = {"x_axis": f"generalisation ({GENERALISATION}, percent)", "y_axis": f"specificity ({SPECIFICITY}, percent)"}
         figure = scatter(groups, title=title, subtitle=f"a point is a {self.category}; {self.provenance.model}", **axes)

@@ -33,6 +33,7 @@ from tl_knowledge.results.run_folder import RunFolder
 from tl_knowledge.runs.edits import AppliedEdit, EditPlanner
 from tl_knowledge.runs.key_moments import KeyMoments
 from tl_knowledge.runs.parts import Runner, run_on_ray
+from tl_knowledge.wording import counted
 
 __all__ = ["EditGrowth", "measure_growth"]
 
@@ -137,7 +138,7 @@ def measure_growth(
     given = check_given(cases, "case", "pass at least one, for example load_edit_cases()[:200]")
     named = dict(check_given(methods.items(), "method", "pass at least one, by name: {'MEMIT': MEMIT(...)}"))
     if not sizes or min(sizes) < 1 or max(sizes) > len(given):
-        raise InputError(f"sizes {list(sizes)} do not fit {len(given)} cases; pass numbers between 1 and that.")
+        raise InputError(f"sizes {list(sizes)} do not fit {counted(len(given), 'case')}; pass numbers between 1 and that.")
     growing, own_measures, used = sorted(set(sizes)), tuple(always_iterable(measures, EditMeasure)), given[: max(sizes)]
     check_cases(model, used, protocol, batch_size, *named.values())
     check_choice("runner", runner, Runner)

@@ -30,6 +30,7 @@ from tl_knowledge.results.result import TableResult
 from tl_knowledge.results.run_folder import RunFolder
 from tl_knowledge.runs.edits import AppliedEdit, EditPlanner
 from tl_knowledge.runs.key_moments import KeyMoments
+from tl_knowledge.wording import counted
 
 __all__ = ["LayerRangeScores", "sweep_layer_ranges"]
 
@@ -55,7 +56,9 @@ class LayerRangeScores(TableResult):
 
     @override
     def headline(self) -> str:
-        return f"{self.settings.method} over {self.table['layers'].nunique()} ranges of layers, {self.cases} cases; {self.provenance.model}"
+        return (
+            f"{self.settings.method} over {self.table['layers'].nunique()} ranges of layers, {counted(self.cases, 'case')}; {self.provenance.model}"
+        )
 
     @override
     def summary(self) -> pd.DataFrame:
@@ -77,7 +80,7 @@ class LayerRangeScores(TableResult):
         return line_panels(
             panels,
             title=f"{self.settings.method}: which layers are edited",
-            subtitle=f"{self.cases} cases; {self.provenance.model}; bands: 95% bootstrap over cases",
+            subtitle=f"{counted(self.cases, 'case')}; {self.provenance.model}; bands: 95% bootstrap over cases",
             x_axis="last edited layer",
             y_axis="share of prompts",
             columns=2,

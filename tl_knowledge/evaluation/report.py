@@ -20,6 +20,7 @@ from tl_knowledge.evaluation.table import ScoreTable
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import TableResult
 from tl_knowledge.results.statistics import IntervalVariant, paired_p_values, scalar_interval
+from tl_knowledge.wording import counted, relation_words
 
 __all__ = ["EditReport", "EvaluationProtocol", "EvaluationSettings", "ReportComparison", "named_reports", "score_table"]
 
@@ -109,7 +110,7 @@ class EditReport(TableResult):
     def headline(self) -> str:
         settings = self.settings
         together = f" of {settings.batch_size}" if settings.batch_size > 1 and settings.protocol != "batch" else ""
-        return f"{self.method} on {len(self.table)} cases, {settings.protocol}{together}; {self.provenance.model}"
+        return f"{self.method} on {counted(len(self.table), 'case')}, {settings.protocol}{together}; {self.provenance.model}"
 
     @override
     def summary(self, *, interval: IntervalVariant = "ours") -> pd.DataFrame:
@@ -162,12 +163,12 @@ class EditReport(TableResult):
         """
         frame = self.by(category, metric=metric, interval=interval)
         figure = bar_chart(
-            [f"{name} (n = {cases})" for name, cases in zip(frame[category], frame["cases"], strict=True)],
+            [f"{relation_words(name)} (n = {cases})" for name, cases in zip(frame[category], frame["cases"], strict=True)],
             frame["mean"].tolist(),
             (frame["high"] - frame["mean"]).tolist(),
             errors_below=(frame["mean"] - frame["low"]).tolist(),
             title=f"{self.method}: {metric} by {category}",
-            subtitle=f"{len(self.table)} cases; {self.provenance.model}; {INTERVAL_WORDS[interval]}",
+            subtitle=f"{counted(len(self.table), 'case')}; {self.provenance.model}; {INTERVAL_WORDS[interval]}",
             value_axis=f"{metric} (percent)",
         )
         if frame["mean"].between(0, 100).all():
@@ -211,7 +212,7 @@ class ReportComparison(TableResult):
 
     @override
     def headline(self) -> str:
-        return f"{self.first.method} less {self.second.method}, {self.cases} cases; {self.provenance.model}"
+        return f"{self.first.method} less {self.second.method}, {counted(self.cases, 'case')}; {self.provenance.model}"
 
     @override
     def summary(self) -> pd.DataFrame:
@@ -227,7 +228,7 @@ class ReportComparison(TableResult):
             (frame["high"] - frame["difference"]).tolist(),
             errors_below=(frame["difference"] - frame["low"]).tolist(),
             title=f"{self.first.method} less {self.second.method}",
-            subtitle=f"{self.cases} cases; {self.provenance.model}; 95% bootstrap over cases",
+            subtitle=f"{counted(self.cases, 'case')}; {self.provenance.model}; 95% bootstrap over cases",
             value_axis="difference (percent)",
         )
 
@@ -270,7 +271,7 @@ def named_reports(reports: Sequence[EditReport], names: Sequence[str]) -> dict[s
     given = check_given(reports, "report", "pass what evaluate() returned")
     labels = names or tuple(report.method for report in given)
     if len(labels) != len(given) or len(set(labels)) != len(labels):
-        raise InputError(f"{len(given)} report(s) cannot go by the names {labels}; pass names=, one for each report and each once.")
+        raise InputError(f"{counted(len(given), 'report')} cannot go by the names {labels}; pass names=, one for each report and each once.")
     if any(list(report.table["case_id"]) != list(given[0].table["case_id"]) for report in given):
         raise InputError("the reports are of different cases; evaluate all methods on the same ones.")
     return dict(zip(labels, given, strict=True))

@@ -14,9 +14,11 @@ from typing_extensions import override
 from tl_knowledge.drawing import grouped_bars, slope_chart
 from tl_knowledge.errors import InputError
 from tl_knowledge.evaluation.averages import INTERVAL_WORDS, Score
+from tl_knowledge.evaluation.definitions import PERCENT, score_definitions, unit_of
 from tl_knowledge.results.plain_text import latex_text, markdown_text
 from tl_knowledge.results.result import Result
 from tl_knowledge.results.statistics import IntervalVariant
+from tl_knowledge.wording import counted
 
 __all__ = ["ScoreTable"]
 
@@ -44,15 +46,6 @@ CONSEQUENCES = (
     *("subject_kept", "ripple", "single_hop", "multi_hop", "multi_hop_old", "portability"),
     *("essence_drift", "blimp", "perplexity_rise", "next_token_KL", "extracted"),
 )
-UNITS = {
-    "GE": "0.01 bit",
-    **dict.fromkeys(("essence", "perplexity"), "perplexity"),
-    "next_token_KL": "0.01 nat",
-    **dict.fromkeys(("old_rank", "old_lens_rank"), "rank"),
-    "milliseconds": "ms",
-    "stored_kib": "KiB",
-}
-"""Of scores that are no percent."""
 SHOWN = ("S", "ES", "EM", "PS", "PM", "NS", "NM", "GE", "RS", *CONSEQUENCES)
 
 
@@ -80,7 +73,7 @@ class ScoreTable(Result):
 
     @override
     def headline(self) -> str:
-        return f"{', '.join(self.rows)} on {self.cases} cases; {self.model}"
+        return f"{', '.join(self.rows)} on {counted(self.cases, 'case')}; {self.model}"
 
     @override
     def to_dataframe(self, *metrics: str) -> pd.DataFrame:
@@ -124,7 +117,7 @@ class ScoreTable(Result):
 
     def to_latex(self, *metrics: str) -> str:
         """`summary` as a LaTeX table (booktabs); names are escaped."""
-        caption = latex_text(f"{self.cases} cases, {self.model}: means in percent; intervals: {self.interval_words}.")
+        caption = latex_text(f"{counted(self.cases, 'case')}, {self.model}: means in percent; intervals: {self.interval_words}.")
         frame = _escaped(self._headed(metrics), latex_text)
         return frame.to_latex(index=False, escape=False, caption=caption, column_format="l" + "r" * (len(frame.columns) - 1))
 
@@ -135,7 +128,7 @@ class ScoreTable(Result):
             list(DRAWN.values()),
             {name: [(s.mean / 100, s.low / 100, s.high / 100) for s in (scores[key] for key in DRAWN)] for name, scores in self.rows.items()},
             title=f"{methods[0] if len(methods) == 1 else 'Editing methods'}: the new object is the likelier (ES, PS); the true one still is (NS)",
-            subtitle=f"{self.cases} cases; {self.model}; {self.interval_words}",
+            subtitle=f"{counted(self.cases, 'case')}; {self.model}; {self.interval_words}",
             group_axis="score",
             value_axis="share of prompts",
         )
@@ -155,7 +148,7 @@ class ScoreTable(Result):
         if not chosen:
             raise InputError("none of these scores has a value for every method; evaluate with measures=[subject_facts(facts), ...].")
         fewer = any(self.rows[unedited][name].cases not in (None, self.cases) for name in chosen)
-        sample = f"{self.cases} cases{', n where fewer have the score' * fewer}"
+        sample = f"{counted(self.cases, 'case')}{', n where fewer have the score' * fewer}"
         return slope_chart(
             [f"{MOVED.get(name, name)}{''.join(f' ({words})' for words in self._sample(name))}" for name in chosen],
             [self.rows[unedited][name].mean for name in chosen],
@@ -164,6 +157,19 @@ class ScoreTable(Result):
             subtitle=f"open: unedited, filled: edited; {sample}; {self.model}; {INTERVAL_WORDS[self.interval]}",
             value_axis="percent",
         )
+
+    def definitions(self, *metrics: str) -> pd.DataFrame:
+        """What the table's scores are, and those of the figures: ``score unit better definition``.
+
+        Args:
+            metrics: the table's; CounterFact's when none are given.
+
+        Raises:
+            InputError: an unknown score.
+        """
+        unedited = next(iter(self.rows.values()))
+        drawn = [name for name in (*DRAWN, *MOVED) if name in unedited and np.isfinite(unedited[name].mean)]
+        return score_definitions([*dict.fromkeys([*self._chosen(metrics), *drawn])])
 
     def measured(self, *metrics: str) -> tuple[str, ...]:
         """Those scores of these that some case has.
@@ -174,7 +180,7 @@ class ScoreTable(Result):
         unedited = next(iter(self.rows.values()))
         there = tuple(name for name in self._chosen(metrics) if np.isfinite(unedited[name].mean))
         if not there:
-            raise InputError(f"none of the scores {', '.join(metrics)} has a value; they are NaN in all of the {self.cases} cases.")
+            raise InputError(f"none of the scores {', '.join(metrics)} has a value; they are NaN in all of the {counted(self.cases, 'case')}.")
         return there
 
     def column_words(self, metric: str) -> str:
@@ -184,7 +190,7 @@ class ScoreTable(Result):
             InputError: an unknown score.
         """
         self._chosen((metric,))
-        more = [*([UNITS[metric]] if metric in UNITS else []), *self._sample(metric)]
+        more = [*([unit_of(metric)] if unit_of(metric) != PERCENT else []), *self._sample(metric)]
         return f"{metric} ({', '.join(more)})" if more else metric
 
     def _sample(self, metric: str) -> list[str]:

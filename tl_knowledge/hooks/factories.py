@@ -39,6 +39,7 @@ from tl_knowledge.errors import ComponentError, CorruptionError
 from tl_knowledge.hooks.writing import ALONE, Activations, Positions, check_not_alone, check_reach, write_component
 from tl_knowledge.models.hook_names import EMBED, Component, Module, attention_scores, block_input, component_hook, has_units, severable
 from tl_knowledge.models.routed import check_not_replaced
+from tl_knowledge.wording import counted
 
 __all__ = ["Corruption", "add_low_rank", "corrupt", "knock_out_attention", "restore", "scale_neurons", "sever"]
 
@@ -183,14 +184,17 @@ def knock_out_attention(
 
     def block(scores: torch.Tensor, *, hook: object) -> torch.Tensor:
         if scores.shape[2] != scores.shape[3]:
-            raise ComponentError(f"queries are {scores.shape[2]} of {scores.shape[3]} tokens, so positions cannot be told{ALONE}.")
+            raise ComponentError(f"queries are {scores.shape[2]} of {counted(scores.shape[3], 'token')}, so positions cannot be told{ALONE}.")
         if max(query_positions) >= scores.shape[2] or max(key_positions) >= scores.shape[3]:
             raise ComponentError(
-                f"positions {query_positions} and {key_positions} do not lie in the prompt of {scores.shape[2]} tokens; pass positions inside it."
+                f"positions {query_positions} and {key_positions} do not lie in the prompt of "
+                f"{counted(scores.shape[2], 'token')}; pass positions inside it."
             )
         outside = [head for head in head_numbers or () if not 0 <= head < scores.shape[1]]
         if outside:
-            raise ComponentError(f"head {outside[0]} is outside the layer's {scores.shape[1]} heads; pass a number from 0 to {scores.shape[1] - 1}.")
+            raise ComponentError(
+                f"head {outside[0]} is outside the layer's {counted(scores.shape[1], 'head')}; pass a number from 0 to {scores.shape[1] - 1}."
+            )
         of_rows = torch.arange(scores.shape[0]) if rows is None else torch.tensor(as_positions(rows))
         of_heads = torch.arange(scores.shape[1]) if head_numbers is None else torch.tensor(head_numbers)
         changed = scores.clone()
@@ -252,7 +256,9 @@ def add_low_rank(layer: int, left: Float[torch.Tensor, "d_mlp rank"], right: Flo
 
     def read(activation: torch.Tensor, *, hook: object) -> None:
         if activation.shape[-1] != left.shape[0]:
-            raise ComponentError(f"factors for {left.shape[0]} neurons do not fit the layer's {activation.shape[-1]}; the edit is of another model.")
+            raise ComponentError(
+                f"factors for {counted(left.shape[0], 'neuron')} do not fit the layer's {activation.shape[-1]}; the edit is of another model."
+            )
         keys[:] = [activation]
 
     def add(activation: torch.Tensor, *, hook: object) -> torch.Tensor:

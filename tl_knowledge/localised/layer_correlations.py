@@ -13,6 +13,7 @@ from tl_knowledge.drawing import Line, LinePanel, line_panels
 from tl_knowledge.localised.sweep_settings import Outcome, SweepSettings, in_words
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import TableResult
+from tl_knowledge.wording import counted
 
 __all__ = ["LayerCorrelations"]
 
@@ -41,7 +42,10 @@ class LayerCorrelations(TableResult):
     @override
     def headline(self) -> str:
         facts = int(self.table["facts"].max())
-        return f"{self.settings.method}, {in_words(self.settings.problem)}, {self.outcome}: up to {facts} facts a layer; {self.provenance.model}"
+        return (
+            f"{self.settings.method}, {in_words(self.settings.problem)}, {self.outcome}: up to {counted(facts, 'fact')} a "
+            f"layer; {self.provenance.model}"
+        )
 
     @override
     def summary(self) -> pd.DataFrame:
@@ -59,6 +63,9 @@ class LayerCorrelations(TableResult):
             Line("Spearman", layers, frame["rank_correlation"].tolist(), none, none, 1),
         ]
         title = f"Correlation of tracing effect{self.settings.metric.remark} and {self.outcome} score"
-        about = f"{self.settings.method}, {in_words(self.settings.problem)}; up to {int(frame['facts'].max())} facts a layer; {self.provenance.model}"
+        about = (
+            f"{self.settings.method}, {in_words(self.settings.problem)}; up to "
+            f"{counted(int(frame['facts'].max()), 'fact')} a layer; {self.provenance.model}"
+        )
         subtitle = f"{about}; 95% intervals; Pearson's points filled: p < .05, uncorrected"
         return line_panels([LinePanel("", lines)], title=title, subtitle=subtitle, x_axis="layer", y_axis="correlation")

@@ -18,6 +18,7 @@ from tl_knowledge.results.correlation import correlate
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import TableResult
 from tl_knowledge.results.statistics import Regression, compare_regressions, rank_correlation, scalar_interval
+from tl_knowledge.wording import counted
 
 __all__ = ["LayerSweep"]
 
@@ -81,7 +82,9 @@ class LayerSweep(TableResult):
     def headline(self) -> str:
         cases, layers = self.table["case_id"].nunique(), self.table["layer"].nunique()
         traced = f", tracing effect{self.settings.metric.remark}" if self.settings.metric.remark else ""
-        return f"{self.settings.method}, {in_words(self.settings.problem)}: {cases} facts in {layers} layers{traced}; {self.provenance.model}"
+        return (
+            f"{self.settings.method}, {in_words(self.settings.problem)}: {counted(cases, 'fact')} in {layers} layers{traced}; {self.provenance.model}"
+        )
 
     @override
     def summary(self) -> pd.DataFrame:
@@ -125,7 +128,8 @@ class LayerSweep(TableResult):
     def _subtitle(self, outcome: Outcome, variant: SweepVariant = "ours") -> str:
         fit = self.regressions(outcome=outcome, variant=variant)
         return (
-            f"{self.table['case_id'].nunique()} facts; {self.provenance.model}; R² of the score: layer {fit.first:.3f}, tracing {fit.second:.3f}, "
+            f"{counted(self.table['case_id'].nunique(), 'fact')}; {self.provenance.model}; R² of the score: layer "
+            f"{fit.first:.3f}, tracing {fit.second:.3f}, "
             f"both {fit.both:.3f} (F-test of tracing p = {fit.p:.2g})"
         )
 

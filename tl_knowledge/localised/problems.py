@@ -15,6 +15,7 @@ from tl_knowledge.prompts.facts import EditCase, Fact
 from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.runs.arguments import resolve_noise
 from tl_knowledge.runs.corruption import Noise
+from tl_knowledge.wording import counted
 
 __all__ = ["EditingProblem", "editing_problem"]
 
@@ -67,7 +68,9 @@ def editing_problem(
     model = as_model(model)
     check_choice("problem", problem, EditingProblem)
     if case.also:
-        raise InputError(f"the case of {case.fact.text!r} writes {1 + len(case.also)} facts at once, and a problem has one; evaluate it instead.")
+        raise InputError(
+            f"the case of {case.fact.text!r} writes {counted(1 + len(case.also), 'fact')} at once, and a problem has one; evaluate it instead."
+        )
     write = Objective(variant=variant)
     if problem == "error_injection":
         return case.rewrite, write

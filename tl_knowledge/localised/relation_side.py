@@ -26,6 +26,7 @@ from tl_knowledge.results.provenance import Provenance, provenance_of
 from tl_knowledge.results.result import TableResult
 from tl_knowledge.results.statistics import scalar_interval
 from tl_knowledge.results.writable import check_writable_folder
+from tl_knowledge.wording import counted
 
 __all__ = ["EditedSide", "RelationSideSettings", "RelationSides", "measure_relation_side"]
 
@@ -82,7 +83,7 @@ class RelationSides(TableResult):
 
     @override
     def headline(self) -> str:
-        return f"{', '.join(self.settings.methods)} from both sides on {self.table['case_id'].nunique()} cases; {self.provenance.model}"
+        return f"{', '.join(self.settings.methods)} from both sides on {counted(self.table['case_id'].nunique(), 'case')}; {self.provenance.model}"
 
     @override
     def summary(self) -> pd.DataFrame:

@@ -18,6 +18,7 @@ from tl_knowledge.localised.layer_sweep import LayerSweep
 from tl_knowledge.localised.sweep_settings import OUTCOMES, Outcome, SweepVariant, in_words
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import TableResult
+from tl_knowledge.wording import counted
 
 __all__ = ["TracingGain", "compare_sweeps"]
 
@@ -44,7 +45,7 @@ class TracingGain(TableResult):
     @override
     def headline(self) -> str:
         problems, methods = self.table["problem"].nunique(), self.table["method"].nunique()
-        return f"gain of tracing over the layer: {problems} problem(s), {methods} method(s); {self.provenance.model}"
+        return f"gain of tracing over the layer: {counted(problems, 'problem')}, {counted(methods, 'method')}; {self.provenance.model}"
 
     @override
     def summary(self) -> pd.DataFrame:
@@ -69,7 +70,7 @@ class TracingGain(TableResult):
             [in_words(problem) for problem in problems],
             bars,
             title=f"What tracing adds to the layer in telling the {outcome} score",
-            subtitle=f"{max(row['facts'] for row in rows)} facts at most; {self.provenance.model}; on the tracing effect, {both}; {found}",
+            subtitle=f"{counted(max(row['facts'] for row in rows), 'fact')} at most; {self.provenance.model}; on the tracing effect, {both}; {found}",
             group_axis="problem",
             value_axis="R² of layer and tracing, less R² of the layer",
         )
@@ -100,7 +101,7 @@ def compare_sweeps(*sweeps: LayerSweep, names: tuple[str, ...] = (), variant: Sw
     given = check_given(sweeps, "sweep", "pass what sweep_layers() returned")
     labels = names or tuple(f"{sweep.settings.method}{sweep.settings.metric.remark}" for sweep in given)
     if len(labels) != len(given):
-        raise InputError(f"{len(given)} sweep(s) cannot go by the names {labels}; pass names=, one for each sweep.")
+        raise InputError(f"{counted(len(given), 'sweep')} cannot go by the names {labels}; pass names=, one for each sweep.")
     models = list(dict.fromkeys(sweep.provenance.model for sweep in given))
     if len(models) > 1:
         raise InputError(f"the sweeps are of the models {', '.join(models)}; compare those of one.")

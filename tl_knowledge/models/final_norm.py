@@ -21,6 +21,7 @@ from tl_knowledge.arrays import Hooks
 from tl_knowledge.errors import UnsupportedModelError
 from tl_knowledge.models.hook_names import UNEMBED_IN, block_output
 from tl_knowledge.models.protocol import HookedModel, layer_count, model_device
+from tl_knowledge.wording import counted
 
 __all__ = ["FinalNorm", "normalised", "unembed"]
 
@@ -78,7 +79,7 @@ class FinalNorm:
         outputs = normalised(model, torch.cat([probe, -probe])).double()
         if outputs.shape != (4, probe.shape[1]):
             raise UnsupportedModelError(
-                f"between the last block and the unembedding of this model, states of {probe.shape[1]} numbers become {outputs.shape[1]} "
+                f"between the last block and the unembedding of this model, states of {counted(probe.shape[1], 'number')} become {outputs.shape[1]} "
                 "(a projection in the place of a norm), so what was written to the stream cannot be split into logits here."
             )
         plus, minus = outputs.split(2)

@@ -21,6 +21,7 @@ from jaxtyping import Int
 from tl_knowledge.errors import InputError, ModelStateError, PromptError
 from tl_knowledge.models.protocol import HookedModel, context_length, model_name
 from tl_knowledge.models.routed import foreign_hook, routed_on
+from tl_knowledge.wording import counted
 
 __all__ = ["Read", "Reader", "as_it_is", "check_calls", "check_readable", "has_readers", "match_readers", "own_start", "read_rows", "reading_of"]
 
@@ -150,7 +151,8 @@ def _check_length(model: HookedModel, length: int, context: int, more: int = 0) 
     if context and length + more > context_length(model):
         written = f" and {more} to be written" if more else ""
         raise PromptError(
-            f"with the {context} tokens that the edit puts before it the prompt has {length} tokens{written}; the context of {model_name(model)} is "
+            f"with the {counted(context, 'token')} that the edit puts before it the prompt has "
+            f"{counted(length, 'token')}{written}; the context of {model_name(model)} is "
             f"{context_length(model)}: fewer demonstrations (k=...), or a shorter prompt."
         )
 

@@ -38,6 +38,7 @@ from tl_knowledge.prompts.prompt import Prompt, check_fits
 from tl_knowledge.results.provenance import provenance_of
 from tl_knowledge.runs.metric import Against, AnyMetric
 from tl_knowledge.runs.metric_arguments import check_not_among, resolve_metric
+from tl_knowledge.wording import counted
 
 __all__ = ["activation_site", "attribute_neurons", "mean_activation"]
 
@@ -202,7 +203,8 @@ def activation_site(model: HookedModel, variant: AttributionVariant) -> str:
     shown = record(model, tokens, [], [name])[name]
     if shown.shape[-1] != width:
         raise UnsupportedModelError(
-            f"{name} of {model_name(model)} shows {shown.shape[-1]} numbers for {width} neurons (gates in the same projection); pass variant='ours'."
+            f"{name} of {model_name(model)} shows {counted(shown.shape[-1], 'number')} for {width} neurons (gates in "
+            f"the same projection); pass variant='ours'."
         )
     return "hook_pre"
 

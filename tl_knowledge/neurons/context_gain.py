@@ -22,6 +22,7 @@ from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.results.provenance import Provenance, provenance_of
 from tl_knowledge.results.result import TableResult
 from tl_knowledge.results.statistics import FEWEST_TESTED, paired_p_values, scalar_interval
+from tl_knowledge.wording import counted, relation_words
 
 __all__ = ["ContextGain", "measure_context_gain"]
 
@@ -48,7 +49,10 @@ class ContextGain(TableResult):
     def headline(self) -> str:
         """The mean probabilities."""
         alone, after = (float(self.table[column].mean()) for column in _KINDS.values())
-        return f"P(answer) {alone:.1%} alone, {after:.1%} after {self.limit} other facts; {len(self.table)} facts; {self.provenance.model}"
+        return (
+            f"P(answer) {alone:.1%} alone, {after:.1%} after {counted(self.limit, 'other fact')}; "
+            f"{counted(len(self.table), 'fact')}; {self.provenance.model}"
+        )
 
     def summary(self) -> pd.DataFrame:
         """Mean probabilities and their difference with 95% bootstrap intervals over facts, and the Wilcoxon p of the difference.
@@ -68,10 +72,10 @@ class ContextGain(TableResult):
         by_relation = {relation: self.table.loc[self.table["relation"].astype(str) == relation] for relation in relations}
         bars = {name: [scalar_interval(rows[column]) for rows in by_relation.values()] for name, column in _KINDS.items()}
         return grouped_bars(
-            [f"{relation} ({len(rows)})" for relation, rows in by_relation.items()],
+            [f"{relation_words(relation)} ({len(rows)})" for relation, rows in by_relation.items()],
             bars,
-            title=f"P(answer) alone and after {self.limit} other facts of the relation",
-            subtitle=f"{len(self.table)} facts; {self.provenance.model}; 95% bootstrap over a relation's facts",
+            title=f"P(answer) alone and after {counted(self.limit, 'other fact')} of the relation",
+            subtitle=f"{counted(len(self.table), 'fact')}; {self.provenance.model}; 95% bootstrap over a relation's facts",
             group_axis="relation (number of facts)",
             value_axis="P(answer)",
         )

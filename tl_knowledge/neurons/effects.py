@@ -19,6 +19,7 @@ from tl_knowledge.neurons.words import factor_words, place_words
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import TableResult
 from tl_knowledge.results.statistics import FEWEST_TESTED, paired_p_values, scalar_interval
+from tl_knowledge.wording import counted, relation_words
 
 __all__ = ["COLUMNS", "COMPARED", "Effect", "NeuronEffects"]
 
@@ -88,7 +89,7 @@ class NeuronEffects(TableResult):
         columns = ["change", "low", "high"]
         counts = by_kind[COMPARED[0]]["facts"]
         return grouped_bars(
-            [f"{relation} ({count})" for relation, count in zip(relations, counts, strict=True)],
+            [f"{relation_words(relation)} ({count})" for relation, count in zip(relations, counts, strict=True)],
             {kind: [tuple(row) for row in rows[columns].to_numpy().tolist()] for kind, rows in by_kind.items()},
             title=f"The facts' {self._treatment()}: change of P(answer)",
             subtitle=f"{self._counts()} have neurons; {self.provenance.model}; 95% bootstrap over a relation's facts",
@@ -100,7 +101,7 @@ class NeuronEffects(TableResult):
         return f"neurons {factor_words(self.factor)} at {place_words(self.settings.attribution.at)}"
 
     def _counts(self) -> str:
-        return f"{len(self._measured())} of {len(self.table)} facts"
+        return f"{len(self._measured())} of {counted(len(self.table), 'fact')}"
 
     def _measured(self) -> pd.DataFrame:
         return self.table.loc[self.table["own"].notna()]

@@ -23,6 +23,7 @@ from tl_knowledge.neurons.neuron_set import NeuronSet
 from tl_knowledge.neurons.settings import AttributionVariant, ThresholdKind
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.results.provenance import provenance_of
+from tl_knowledge.wording import counted
 
 __all__ = ["measure_neuron_effects"]
 
@@ -116,7 +117,7 @@ def _comparable(facts: Iterable[Fact], unrelated: int, controls: int) -> tuple[F
     """The facts, refusing those without anything to compare them with."""
     given = check_given(facts, "fact", "pass facts of at least two relations")
     if len({fact.relation for fact in given}) < 2:
-        raise DataError(f"{len(given)} facts of one relation leave no unrelated fact; pass facts of at least two.")
+        raise DataError(f"{counted(len(given), 'fact')} of one relation leave no unrelated fact; pass facts of at least two.")
     if unrelated < 1 or controls < 1:
         raise InputError(f"unrelated={unrelated} and controls={controls} compare with nothing; pass at least 1 of each.")
     return given
@@ -126,7 +127,10 @@ def _check_located(model: HookedModel, located: LocatedNeurons, facts: Sequence[
     """Refuse neurons of other weights, other facts, or another variant."""
     check_same_weights(model, located.provenance.weights, "located")
     if list(located.table["name"]) != [fact.subject for fact in facts]:
-        raise InputError(f"{len(located.sets)} located groups are not these {len(facts)} facts in their order; locate_neurons() of the same facts.")
+        raise InputError(
+            f"{counted(len(located.sets), 'located group')} are not these {counted(len(facts), 'fact')} in their "
+            f"order; locate_neurons() of the same facts."
+        )
     if program and located.settings.attribution.variant != "wen_bai":
         raise InputError(
             f"variant='wen_bai' measures neurons of that variant, and these are {located.settings.attribution.variant!r}; "

@@ -8,6 +8,7 @@ from tl_knowledge.errors import ComponentError
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.neurons.located import LocatedNeurons
 from tl_knowledge.neurons.neuron_set import Neuron, NeuronSet
+from tl_knowledge.wording import counted
 
 __all__ = ["neurons_of", "rows_of"]
 
@@ -26,7 +27,8 @@ def neurons_of(model: HookedModel, neurons: NeuronSet | LocatedNeurons) -> Neuro
         neurons = first
     if not len(neurons) or neurons.shape != own.shape:
         raise ComponentError(
-            f"a set of {len(neurons)} neurons of a model of {neurons.n_layers} x {neurons.d_mlp} cannot be looked at in one of {own.n_layers} x "
+            f"a set of {counted(len(neurons), 'neuron')} of a model of {neurons.n_layers} x {neurons.d_mlp} cannot be "
+            f"looked at in one of {own.n_layers} x "
             f"{own.d_mlp}; pass a set of this model that has neurons."
         )
     return neurons

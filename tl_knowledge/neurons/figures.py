@@ -9,10 +9,10 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from tl_knowledge.drawing import HeatMap, grouped_bars, heat_maps
+from tl_knowledge.wording import counted
 
 __all__ = ["layer_bars", "token_map", "token_maps"]
 
-CELL = 66  # pixels that most tokens fit in
 NO_BAR = (float("nan"), float("nan"), float("nan"))
 
 
@@ -24,7 +24,7 @@ def layer_bars(distributions: Mapping[str, pd.DataFrame], groups: Mapping[str, i
         groups: by the same names, how many groups of prompts.
     """
     bars = {
-        f"{name} ({int(frame['neurons'].sum())} neurons, {groups[name]} groups)": [
+        f"{name} ({counted(int(frame['neurons'].sum()), 'neuron')}, {counted(groups[name], 'group')})": [
             (row[0], row[1], row[2]) for row in frame[["share", "low", "high"]].to_numpy().tolist()
         ]
         for name, frame in distributions.items()
@@ -49,11 +49,9 @@ def token_map(title: str, rows: Mapping[str, tuple[Sequence[float], Sequence[str
     values = np.array([row for row, _ in rows.values()], dtype=float)
     texts = [[token.strip() for token in tokens] for _, tokens in rows.values()]
     ranks = [str(rank + 1) for rank in range(values.shape[1])]
-    return HeatMap(values, list(rows), ranks, title, "layer, neuron", "rank", colours="Purples", texts=texts)
+    return HeatMap(values, list(rows), ranks, title, "layer, neuron", "rank", colours="MLP", texts=texts)
 
 
 def token_maps(charts: Sequence[HeatMap], *, title: str, subtitle: str, colour_axis: str) -> go.Figure:
-    """Maps of tokens side by side, their cells wide enough for most tokens."""
-    figure = heat_maps(charts, title=title, subtitle=subtitle, colour_axis=colour_axis)
-    wide = 300 + sum(int(CELL * 1.4 * len(chart.columns)) for chart in charts)
-    return figure.update_layout(width=max(int(figure.layout.width), wide))  # pyright: ignore
+    """Maps of tokens side by side."""
+    return heat_maps(charts, title=title, subtitle=subtitle, colour_axis=colour_axis)

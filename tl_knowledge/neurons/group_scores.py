@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from tl_knowledge.door import public
-from tl_knowledge.drawing import HeatMap, heat_maps, label_text
+from tl_knowledge.drawing import HeatMap, heat_maps
 from tl_knowledge.engine.prefix import prefix_engine
 from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.engine.rows import MEMORY_BUDGET
@@ -25,6 +25,7 @@ from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.results.provenance import Provenance, provenance_of
 from tl_knowledge.results.result import TableResult
 from tl_knowledge.results.statistics import scalar_interval
+from tl_knowledge.wording import counted, relation_words
 
 __all__ = ["GroupScores", "measure_group_scores"]
 
@@ -50,14 +51,14 @@ class GroupScores(TableResult):
         """How many neurons, of how many groups."""
         groups = self.table.groupby(["relation", "name"]).ngroups
         neurons = self.table.groupby(["layer", "neuron"]).ngroups
-        return f"mean scores of {neurons} neurons in {groups} groups; {self.settings.attribution}; {self.provenance.model}"
+        return f"mean scores of {counted(neurons, 'neuron')} in {counted(groups, 'group')}; {self.settings.attribution}; {self.provenance.model}"
 
     def matrix(self) -> pd.DataFrame:
         """Mean scores, a row a neuron ``(layer, neuron)`` and a column a group; where several relations have a name, ``relation: name``."""
         table = self.table
         names = table["name"].astype(str)
         if table["relation"].nunique() > 1:
-            names = table["relation"].astype(str) + ": " + names
+            names = table["relation"].map(relation_words) + ": " + names
         order = list(dict.fromkeys(names))
         return table.assign(group=names).pivot(index=["layer", "neuron"], columns="group", values="score")[order]  # pyright: ignore
 
@@ -69,10 +70,9 @@ class GroupScores(TableResult):
         """Heat map: neurons by groups."""
         frame = self.matrix()
         rows = [f"layer {layer}, {neuron}" for layer, neuron in frame.index]
-        chart = HeatMap(frame.to_numpy(), rows, [str(name) for name in frame.columns], "", "neuron", "group", colours="Blues")
+        chart = HeatMap(frame.to_numpy(), rows, [str(name) for name in frame.columns], "", "neuron", "group", colours="MLP")
         subtitle = f"mean over each group's prompts; {self.settings.attribution}; {self.provenance.model}"
-        figure = heat_maps([chart], title="Attribution by neuron and group", subtitle=subtitle, colour_axis="score")
-        return figure.update_xaxes(tickvals=list(range(frame.shape[1])), ticktext=[label_text(str(name)) for name in frame.columns])
+        return heat_maps([chart], title="Attribution by neuron and group", subtitle=subtitle, colour_axis="score")
 
 
 @public

@@ -15,6 +15,7 @@ from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel, is_masked
 from tl_knowledge.prompts.facts import Fact, MinimalPair
 from tl_knowledge.prompts.prompt import Prompt, is_one_token, mask_token
+from tl_knowledge.wording import counted
 
 __all__ = ["PromptGroup", "agreement_groups", "determiner", "fact_groups", "masked_word", "punctuation_groups"]
 
@@ -84,7 +85,8 @@ def agreement_groups(
             groups.setdefault((pair.paradigm, by(pair) if by else prompt.target.strip()), []).append(prompt)
     if not groups:
         raise DataError(
-            f"none of {len(given)} pairs makes a prompt: an autoregressive model needs paradigms with a prefix (determiner_noun_agreement_1 and _2), "
+            f"none of {counted(len(given), 'pair')} makes a prompt: an autoregressive model needs paradigms with a "
+            f"prefix (determiner_noun_agreement_1 and _2), "
             "a masked one sentences that differ in one word of one token."
         )
     return [PromptGroup(paradigm, name, tuple(prompts[:limit])) for (paradigm, name), prompts in groups.items()]

@@ -16,6 +16,7 @@ from tl_knowledge.neurons.located import LocatedNeurons
 from tl_knowledge.neurons.settings import LocationSettings
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import TableResult
+from tl_knowledge.wording import counted
 
 __all__ = ["LayerComparison", "compare_layers"]
 
@@ -39,7 +40,10 @@ class LayerComparison(TableResult):
 
     def headline(self) -> str:
         """What is compared."""
-        parts = [f"{name} ({int(frame['neurons'].sum())} neurons, {self.groups[name]} groups)" for name, frame in self._by_name().items()]
+        parts = [
+            f"{name} ({counted(int(frame['neurons'].sum()), 'neuron')}, {counted(self.groups[name], 'group')})"
+            for name, frame in self._by_name().items()
+        ]
         return f"share of the neurons by layer: {', '.join(parts)}"
 
     def summary(self) -> pd.DataFrame:

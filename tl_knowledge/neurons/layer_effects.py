@@ -25,6 +25,7 @@ from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.results.provenance import Provenance, provenance_of
 from tl_knowledge.results.result import TableResult
 from tl_knowledge.results.statistics import scalar_interval
+from tl_knowledge.wording import counted
 
 __all__ = ["LayerEffects", "measure_layer_effects"]
 
@@ -57,7 +58,7 @@ class LayerEffects(TableResult):
         most = frame.loc[frame["change"].abs().idxmax()]
         return (
             f"neurons {factor_words(self.factor)} layer by layer: layer {most['layer']:g} changes P(answer) most, by {most['change']:+.1%}; "
-            f"{self.facts} facts; {self.provenance.model}"
+            f"{counted(self.facts, 'fact')}; {self.provenance.model}"
         )
 
     def summary(self, *, effect: Effect = "relative") -> pd.DataFrame:
@@ -81,7 +82,7 @@ class LayerEffects(TableResult):
             [f"{layer} ({facts})" for layer, facts in enumerate(frame["facts"].fillna(0).astype(int))],
             {f"neurons of the layer {factor_words(self.factor)}": bars},
             title="Change of P(answer) by the layer of the neurons",
-            subtitle=f"{self.facts} facts; {self.provenance.model}; 95% bootstrap over a layer's facts",
+            subtitle=f"{counted(self.facts, 'fact')}; {self.provenance.model}; 95% bootstrap over a layer's facts",
             group_axis="layer (facts with neurons there)",
             value_axis=f"change of P(answer), {effect}",
         )
@@ -113,7 +114,10 @@ def measure_layer_effects(
     given = check_given(always_iterable(facts, Fact), "fact")
     check_same_weights(model, located.provenance.weights, "located")
     if list(located.table["name"]) != [fact.subject for fact in given]:
-        raise InputError(f"{len(located.sets)} located groups are not these {len(given)} facts in their order; locate_neurons() of the same facts.")
+        raise InputError(
+            f"{counted(len(located.sets), 'located group')} are not these {counted(len(given), 'fact')} in their "
+            f"order; locate_neurons() of the same facts."
+        )
     groups = own_wordings(model, given)
     reading = EffectReading.of(model, groups, located.settings.attribution, factor, False)
     rows: list[dict[str, object]] = []
@@ -130,6 +134,6 @@ def measure_layer_effects(
             }
             rows.append(row | {"relative": relative, "absolute": absolute})
     if not rows:
-        raise DataError(f"none of {len(given)} facts has neurons; lower the threshold or shared_by of locate_neurons().")
+        raise DataError(f"none of {counted(len(given), 'fact')} has neurons; lower the threshold or shared_by of locate_neurons().")
     provenance = provenance_of(model, engine="hooks", has_bos=groups[0].prompts[0].has_bos, settings=located.settings, factor=factor)
     return LayerEffects(pd.DataFrame(rows), factor, len(given), located.sets[0].n_layers, located.settings, provenance)

@@ -12,7 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from scipy import sparse
 
-from tl_knowledge.drawing import HeatMap, heat_maps, label_text
+from tl_knowledge.drawing import HeatMap, heat_maps
 from tl_knowledge.errors import DataError, InputError
 from tl_knowledge.neurons.figures import layer_bars
 from tl_knowledge.neurons.neuron_set import NeuronSet
@@ -21,6 +21,7 @@ from tl_knowledge.neurons.settings import LocationSettings
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import TableResult
 from tl_knowledge.results.statistics import largest_rows, mean_interval, scalar_interval
+from tl_knowledge.wording import counted, relation_words
 
 __all__ = ["LocatedNeurons"]
 
@@ -53,7 +54,7 @@ class LocatedNeurons(TableResult):
         """
         sets = [neurons for neurons, row in zip(self.sets, self.table["name"], strict=True) if row == name]
         if len(sets) != 1:
-            raise DataError(f"{len(sets)} groups are called {name!r}; there are {', '.join(map(repr, self.table['name'][:10]))}.")
+            raise DataError(f"{counted(len(sets), 'group')} are called {name!r}; there are {', '.join(map(repr, self.table['name'][:10]))}.")
         return sets[0]
 
     @property
@@ -104,7 +105,7 @@ class LocatedNeurons(TableResult):
 
     def headline(self) -> str:
         """How many neurons, of how many groups."""
-        neurons, groups = float(self.table["neurons"].mean()), f"{len(self.sets)} groups of {len(self.relations)} relations"
+        neurons, groups = float(self.table["neurons"].mean()), f"{counted(len(self.sets), 'group')} of {counted(len(self.relations), 'relation')}"
         return f"{neurons:.1f} neurons a group, {groups}; {self.settings.attribution}; {self.provenance.model}"
 
     def top(self, k: int = 10) -> pd.DataFrame:
@@ -162,10 +163,10 @@ class LocatedNeurons(TableResult):
     def plot_overlap(self) -> go.Figure:
         """Heat map: how far two relations' groups share their neurons."""
         frame = self.overlap()
-        chart = HeatMap(frame.to_numpy(), list(frame.index), list(frame.columns), "", "relation", "relation", colours="Blues")
-        subtitle = f"mean over pairs of different groups; {len(self.sets)} groups; {self.provenance.model}"
-        figure = heat_maps([chart], title="Overlap of the neurons of two relations", subtitle=subtitle, colour_axis="Jaccard")
-        return figure.update_xaxes(tickvals=list(range(len(frame))), ticktext=[label_text(name) for name in frame.columns], tickangle=-60)
+        names = [relation_words(name) for name in frame.index]
+        chart = HeatMap(frame.to_numpy(), names, names, "", "relation", "relation", colours="MLP")
+        subtitle = f"mean over pairs of different groups; {counted(len(self.sets), 'group')}; {self.provenance.model}"
+        return heat_maps([chart], title="Overlap of the neurons of two relations", subtitle=subtitle, colour_axis="Jaccard index")
 
 
 def _shared_counts(sets: Sequence[NeuronSet]) -> tuple[np.ndarray, np.ndarray]:

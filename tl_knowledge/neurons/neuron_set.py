@@ -25,6 +25,7 @@ from tl_knowledge.models.protocol import layer_count
 from tl_knowledge.results.placing import with_ending
 from tl_knowledge.results.result import Result
 from tl_knowledge.results.storage import write_text
+from tl_knowledge.wording import counted
 
 __all__ = ["Neuron", "NeuronSet"]
 
@@ -72,7 +73,7 @@ class NeuronSet:
 
     def headline(self) -> str:
         """How many neurons, of how many."""
-        return f"{len(self)} neurons of {self.n_layers} layers x {self.d_mlp}"
+        return f"{counted(len(self), 'neuron')} of {self.n_layers} layers x {self.d_mlp}"
 
     def summary(self) -> pd.DataFrame:
         """How many neurons each layer has that has any, and their numbers."""
@@ -156,7 +157,9 @@ class NeuronSet:
         for layer, count in enumerate(self.layer_histogram()):
             others = [neuron for neuron in range(self.d_mlp) if (layer, neuron) not in self.neurons]
             if count > len(others):
-                raise ComponentError(f"layer {layer} has {len(others)} neurons outside the set, fewer than the {count} inside; take a smaller set.")
+                raise ComponentError(
+                    f"layer {layer} has {counted(len(others), 'neuron')} outside the set, fewer than the {count} inside; take a smaller set."
+                )
             drawn += [(layer, neuron) for neuron in random.Random(f"{seed}/{layer}").sample(others, count)]
         return self._with(frozenset(drawn))
 
@@ -177,7 +180,7 @@ class NeuronSet:
         """Bars: neurons by layer."""
         labels = [f"layer {layer}" for layer in range(self.n_layers)]
         counts = [float(count) for count in self.layer_histogram()]
-        return bar_chart(labels, counts, title="Neurons by layer", subtitle=f"{len(self)} neurons", value_axis="neurons")
+        return bar_chart(labels, counts, title="Neurons by layer", subtitle=counted(len(self), "neuron"), value_axis="neurons", colours="MLP")
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write to one JSON file; returns the path."""

@@ -11,6 +11,7 @@ from tl_knowledge.neurons.effects import NeuronEffects
 from tl_knowledge.neurons.located import LocatedNeurons
 from tl_knowledge.neurons.words import place_words
 from tl_knowledge.results.statistics import interval_text
+from tl_knowledge.wording import counted, relation_words
 
 __all__ = ["effects_table", "neurons_page", "statistics_table"]
 
@@ -33,7 +34,7 @@ def statistics_table(located: LocatedNeurons) -> Table:
     frame = located.statistics()
     rows = [
         (
-            str(row["relation"]),
+            relation_words(row["relation"]),
             str(row["groups"]),
             f"{row['KN']:.1f}{interval_text(row['KN_low'], row['KN_high'], '.1f')}",
             f"{row['tau']:.2f}",
@@ -72,7 +73,8 @@ def _intro(located: LocatedNeurons) -> str:
     empty = sum(not len(neurons) for neurons in located.sets)
     without = f", {empty} of them without neurons" if empty else ""
     return (
-        f"{len(located.sets)} facts of {len(located.relations)} relations{without}. Integrated gradients at {place_words(scoring.at)} "
+        f"{counted(len(located.sets), 'fact')} of {counted(len(located.relations), 'relation')}{without}. Integrated "
+        f"gradients at {place_words(scoring.at)} "
         f"({scoring.variant}, {scoring.steps} steps){scoring.metric.remark}; neurons above {settings.threshold:g} ({settings.kind}) in more than "
         f"{settings.shared_by:g} of a fact's prompts."
     )

@@ -30,6 +30,7 @@ from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.results.provenance import Provenance, provenance_of
 from tl_knowledge.results.result import TableResult
 from tl_knowledge.results.statistics import scalar_interval
+from tl_knowledge.wording import counted
 
 __all__ = ["Reliability", "measure_reliability"]
 
@@ -61,7 +62,7 @@ class Reliability(TableResult):
         word = factor_words(self.factor)
         return (
             f"minimal pairs decided rightly: {clean:.1%} clean, {scaled:.1%} neurons {word}, {control:.1%} random neurons {word}; "
-            f"{len(self.table)} pairs; {self.provenance.model}"
+            f"{counted(len(self.table), 'pair')}; {self.provenance.model}"
         )
 
     def summary(self) -> pd.DataFrame:
@@ -89,7 +90,7 @@ class Reliability(TableResult):
             [f"{name.replace('determiner_noun_agreement', 'dna')} ({counts[name]})" for name in paradigms],
             bars,
             title="Minimal pairs decided rightly",
-            subtitle=f"{len(self.table)} pairs; chance 50%; {self.provenance.model}; 95% bootstrap over pairs",
+            subtitle=f"{counted(len(self.table), 'pair')}; chance 50%; {self.provenance.model}; 95% bootstrap over pairs",
             group_axis="paradigm (number of pairs)",
             value_axis="P(good) > P(bad)",
         )

@@ -17,6 +17,7 @@ from tl_knowledge.neurons.settings import AttributionSettings
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import Result
 from tl_knowledge.runs.metric import PROBABILITY
+from tl_knowledge.wording import counted
 
 __all__ = ["NeuronAttribution"]
 
@@ -72,7 +73,8 @@ class NeuronAttribution(Result):
         """How many neurons were scored for what answer."""
         _, layers, width = self.scores.shape
         return (
-            f"{self.settings}: {layers} layers x {width} neurons, {len(self.prompts)} prompts for {self._answers()[:30]!r}; {self.provenance.model}"
+            f"{self.settings}: {layers} layers x {width} neurons, {counted(len(self.prompts), 'prompt')} for "
+            f"{self._answers()[:30]!r}; {self.provenance.model}"
         )
 
     def of_prompts(self, rows: Iterable[int]) -> NeuronAttribution:
@@ -92,8 +94,8 @@ class NeuronAttribution(Result):
         """Each layer's largest mean scores: layers by rank; the neuron's number is in the hover text."""
         ranked = self.mean_scores.sort(dim=1, descending=True).values[:, :RANKS_DRAWN]
         columns, rows = [str(rank + 1) for rank in range(ranked.shape[1])], [str(layer) for layer in self.layers]
-        chart = HeatMap(ranked.numpy(), rows, columns, "", "layer", "rank of the neuron in its layer", colours="Blues")
-        subtitle = f"mean over {len(self.prompts)} prompts for {self._answers()!r}; {self.settings.method}; {self.provenance.model}"
+        chart = HeatMap(ranked.numpy(), rows, columns, "", "layer", "rank of the neuron in its layer", colours="MLP")
+        subtitle = f"mean over {counted(len(self.prompts), 'prompt')} for {self._answers()!r}; {self.settings.method}; {self.provenance.model}"
         metric, what = self.settings.metric, "activation" if self.settings.method == "activation" else f"score ({self.settings.metric.measured_in})"
         answer = "the answer's probability" if metric == PROBABILITY else metric.of_answer()
         return heat_maps([chart], title=f"Attribution of {answer} to neurons", subtitle=subtitle, colour_axis=what)

@@ -15,6 +15,7 @@ from tl_knowledge.neurons.figures import token_map, token_maps
 from tl_knowledge.neurons.neuron_set import NeuronSet
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import TableResult
+from tl_knowledge.wording import counted
 
 __all__ = ["NeuronContexts"]
 
@@ -44,7 +45,10 @@ class NeuronContexts(TableResult):
 
     def headline(self) -> str:
         """How many neurons, and over how much text."""
-        return f"strongest contexts of {len(self.neurons)} neurons in {self.texts} texts ({self.tokens} tokens); {self.provenance.model}"
+        return (
+            f"strongest contexts of {counted(len(self.neurons), 'neuron')} in {counted(self.texts, 'text')} "
+            f"({counted(self.tokens, 'token')}); {self.provenance.model}"
+        )
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """The k strongest contexts of all, as text."""
@@ -66,7 +70,10 @@ class NeuronContexts(TableResult):
         chosen = [(int(row["layer"]), int(row["neuron"])) for row in self.summary().head(limit).to_dict(orient="records")]
         own = {f"{layer}, {number}": rows_of(self.table, (layer, number)) for layer, number in chosen}
         chart = token_map("", {name: (rows["activation"].tolist(), rows["token"].tolist()) for name, rows in own.items()})
-        subtitle = f"one token a text, the strongest first; {len(chosen)} of {len(self.neurons)} neurons, {self.texts} texts; {self.provenance.model}"
+        subtitle = (
+            f"one token a text, the strongest first; {len(chosen)} of {counted(len(self.neurons), 'neuron')}, "
+            f"{counted(self.texts, 'text')}; {self.provenance.model}"
+        )
         return token_maps([chart], title="Neurons' strongest tokens", subtitle=subtitle, colour_axis="activation")
 
     def view(self) -> HtmlView:
@@ -81,5 +88,7 @@ class NeuronContexts(TableResult):
             zeroth_dimension_labels=["activation"],
             first_dimension_labels=[f"layer {layer}, neuron {number}" for layer, number in neurons],
         )
-        note = f"{self.texts} texts, {self.tokens} tokens; {self.provenance.model}; blue above zero, red below; hover for values"
+        note = (
+            f"{counted(self.texts, 'text')}, {counted(self.tokens, 'token')}; {self.provenance.model}; blue above zero, red below; hover for values"
+        )
         return HtmlView.of(rendered, title="Neurons' strongest contexts", note=note)

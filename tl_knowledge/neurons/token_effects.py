@@ -25,6 +25,7 @@ from tl_knowledge.prompts.prompt import Prompt, is_one_token, target_tokens
 from tl_knowledge.results.provenance import Provenance, provenance_of
 from tl_knowledge.results.result import TableResult
 from tl_knowledge.results.statistics import paired_t_p_values, scalar_interval, unpaired_t_p_values
+from tl_knowledge.wording import counted
 
 __all__ = ["TokenEffects", "TokenTest", "measure_token_effects", "single_token_words"]
 
@@ -60,8 +61,9 @@ class TokenEffects(TableResult):
         """How many words change."""
         significant = int(self._significant(self.table).sum())
         return (
-            f"{len(self.neurons)} neurons {factor_words(self.factor)}: {significant} of {len(self.table)} words change significantly; "
-            f"{self.prompts} prompts; {self.provenance.model}"
+            f"{counted(len(self.neurons), 'neuron')} {factor_words(self.factor)}: {significant} of "
+            f"{counted(len(self.table), 'word')} change significantly; "
+            f"{counted(self.prompts, 'prompt')}; {self.provenance.model}"
         )
 
     def summary(self) -> pd.DataFrame:
@@ -84,7 +86,10 @@ class TokenEffects(TableResult):
             frame["effect"].tolist(),
             self._significant(frame).tolist(),
             title=f"Change of words' probability, {name} {factor_words(self.factor)}",
-            subtitle=f"{len(self.neurons)} neurons, {self.prompts} prompts, {len(frame)} words; {self.provenance.model}; red: p < .05, {test}",
+            subtitle=(
+                f"{counted(len(self.neurons), 'neuron')}, {counted(self.prompts, 'prompt')}, "
+                f"{counted(len(frame), 'word')}; {self.provenance.model}; red: p < .05, {test}"
+            ),
             value_axis="(after - before) / min(after, before)",
         )
 
@@ -166,7 +171,9 @@ def _continuation(model: HookedModel, word: str) -> str:
 def _token(model: HookedModel, word: str) -> int:
     tokens = target_tokens(model, _continuation(model, word))
     if len(tokens) != 1:
-        raise TargetError(f"word {word!r} has {len(tokens)} tokens in this model, so it has no probability of its own; see single_token_words().")
+        raise TargetError(
+            f"word {word!r} has {counted(len(tokens), 'token')} in this model, so it has no probability of its own; see single_token_words()."
+        )
     return tokens[0]
 
 

@@ -18,6 +18,7 @@ from tl_knowledge.models.protocol import model_name
 from tl_knowledge.neurons.entry import neurons_of
 from tl_knowledge.neurons.neuron_set import NeuronSet
 from tl_knowledge.prompts.prompt import Prompt
+from tl_knowledge.wording import counted
 
 __all__ = ["neuron_view"]
 
@@ -54,5 +55,5 @@ def neuron_view(model: AnyModel, prompts: Prompt | Iterable[Prompt], neurons: Ne
         first_dimension_labels=[f"layer {layer}, neuron {neuron}" for layer, neuron in neurons],
         second_dimension_labels=["activation"],
     )
-    note = f"{len(neurons)} neurons, {len(batch)} prompts; {model_name(model)}; blue above zero, red below"
+    note = f"{counted(len(neurons), 'neuron')}, {counted(len(batch), 'prompt')}; {model_name(model)}; blue above zero, red below"
     return HtmlView.of(rendered, title="Activations of the neurons", note=note)

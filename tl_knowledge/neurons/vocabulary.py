@@ -32,6 +32,7 @@ from tl_knowledge.neurons.neuron_set import Neuron, NeuronSet
 from tl_knowledge.prompts.prompt import target_tokens
 from tl_knowledge.results.provenance import Provenance, provenance_of
 from tl_knowledge.results.result import TableResult
+from tl_knowledge.wording import counted
 
 __all__ = ["NeuronWords", "neuron_words"]
 
@@ -88,7 +89,7 @@ class NeuronWords(TableResult):
         return token_maps(
             charts,
             title="What the neurons write, as words",
-            subtitle=f"rows of W_out through the final norm's weights and the unembedding; {len(chosen)} of {len(self.neurons)} neurons; "
+            subtitle=f"rows of W_out through the final norm's weights and the unembedding; {len(chosen)} of {counted(len(self.neurons), 'neuron')}; "
             f"{self.provenance.model}",
             colour_axis="standard deviations from the mean",
         )

@@ -22,6 +22,7 @@ from tl_knowledge.models.protocol import HookedModel, answered_from, context_len
 from tl_knowledge.prompts.asked import ask, mask_token
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.prompts.spans import CharRange, Occurrence, Span, covering_tokens, occurrences, relation_span
+from tl_knowledge.wording import counted
 
 __all__ = ["Occurrence", "Prompt", "Span", "check_fits", "is_one_token", "mask_token", "target_tokens", "warn_of_missing_space"]
 
@@ -143,7 +144,9 @@ class Prompt:
         names = tuple(labels) if labels is not None else tuple(str(int(t)) for t in ids[0])
         position = ids.shape[1] - 1 if last is None else last
         if not 0 <= position < ids.shape[1]:
-            raise PromptError(f"position {position} does not lie in the prompt of {ids.shape[1]} tokens; pass one from 0 to {ids.shape[1] - 1}.")
+            raise PromptError(
+                f"position {position} does not lie in the prompt of {counted(ids.shape[1], 'token')}; pass one from 0 to {ids.shape[1] - 1}."
+            )
         prompt = cls(ids, names, {"last": Span("last", (position,))}, answer, "", has_bos=has_bos)
         return prompt if subject is None else prompt._with_subject(subject)
 
@@ -207,7 +210,7 @@ class Prompt:
         outside_prompt = [p for p in inside if not 0 <= p < len(self)]
         if outside_prompt or not inside:
             raise SubjectNotFoundError(
-                f"subject positions {inside} do not lie in the prompt of {len(self)} tokens {list(self.labels)}; "
+                f"subject positions {inside} do not lie in the prompt of {counted(len(self), 'token')} {list(self.labels)}; "
                 f"pass positions from 0 to {len(self) - 1}."
             )
         left_out = {*range(int(self.has_bos)), *self.spans.get("special", ())}
@@ -266,7 +269,7 @@ def check_fits(model: HookedModel, prompt: Prompt, *, multi_token: bool = False)
     vocabulary, appended = int(model.cfg.d_vocab), max(0, len(prompt.answer) - 1) if multi_token else 0
     if len(prompt) + appended > context_length(model):
         raise PromptError(
-            f"prompt {prompt.text[:60]!r} has {len(prompt) + appended} tokens{' with its target' if appended else ''}; "
+            f"prompt {prompt.text[:60]!r} has {counted(len(prompt) + appended, 'token')}{' with its target' if appended else ''}; "
             f"the model's context is {context_length(model)}: shorten it."
         )
     outside = [token for token in prompt.tokens[0].tolist() if not 0 <= token < vocabulary]
@@ -277,7 +280,9 @@ def check_fits(model: HookedModel, prompt: Prompt, *, multi_token: bool = False)
     if unknown:
         raise TargetError(f"target token {unknown[0]} is outside the model's vocabulary of {vocabulary}; pass a token id of this model.")
     if len(prompt.answer) > 1 and is_masked(model):
-        raise TargetError(f"target {prompt.target!r} has {len(prompt.answer)} tokens; one mask predicts one token: pass a target of one token.")
+        raise TargetError(
+            f"target {prompt.target!r} has {counted(len(prompt.answer), 'token')}; one mask predicts one token: pass a target of one token."
+        )
 
 
 def target_tokens(model: HookedModel, target: str) -> tuple[int, ...]:

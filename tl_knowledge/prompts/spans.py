@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from tl_knowledge.errors import PromptError, SubjectNotFoundError
+from tl_knowledge.wording import counted
 
 __all__ = ["CharRange", "Occurrence", "Span", "covering_tokens", "encode", "occurrences", "relation_span", "template_of"]
 
@@ -73,7 +74,8 @@ def occurrences(text: str, part: str, name: str, occurrence: Occurrence) -> list
             starts = [starts[occurrence]]
         except IndexError:
             raise SubjectNotFoundError(
-                f"{name} {part!r} occurs {len(starts)} time(s) in {text!r}, so occurrence {occurrence} does not exist; pass 'all' or a smaller one."
+                f"{name} {part!r} occurs {counted(len(starts), 'time')} in {text!r}, so occurrence {occurrence} does "
+                f"not exist; pass 'all' or a smaller one."
             ) from None
     return [(s, s + len(part)) for s in starts]
 

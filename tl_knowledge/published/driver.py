@@ -29,6 +29,7 @@ from tl_knowledge.results.provenance import provenance_of
 from tl_knowledge.results.storage import write_text
 from tl_knowledge.results.writable import check_writable_file, check_writable_folder
 from tl_knowledge.runs.parts import Runner
+from tl_knowledge.wording import counted
 
 __all__ = ["Run", "factlm_rows", "reproduce", "run_experiment"]
 
@@ -188,7 +189,7 @@ def _of_this_run(experiment: Experiment, bench: Workbench) -> tuple[str, ...]:
     if bench.own_data:
         known = factlm_rows().get(experiment.name, {"cases": bench.limit})["cases"]
         own = ("FactLM's own facts stand in for the paper's data",)
-        return own if known == bench.limit else (*own, f"the committed rows are of {known} cases")
+        return own if known == bench.limit else (*own, f"the committed rows are of {counted(known, 'case')}")
     published = experiment.published_cases(_short(bench.model))
     return () if bench.limit == published else (f"the first {bench.limit} of the paper's {published} cases",)
 

@@ -19,6 +19,7 @@ from tl_knowledge.published.registry import published_experiment
 from tl_knowledge.published.rehearsal import GIBIBYTE, Rehearsal
 from tl_knowledge.results.provenance import Provenance, installed_versions
 from tl_knowledge.results.result import TableResult
+from tl_knowledge.wording import counted
 
 __all__ = ["ReproductionPlan", "plan_reproduction"]
 
@@ -49,7 +50,7 @@ class ReproductionPlan(TableResult):
     def headline(self) -> str:
         """How many cases of what, and how long."""
         hours = "pace not measured" if self.hours != self.hours else f"about {self.hours:.2g} hours on this machine"
-        return f"{self.experiment} on {self.model}: {self.cases} cases, {hours}"
+        return f"{self.experiment} on {self.model}: {counted(self.cases, 'case')}, {hours}"
 
     @override
     def summary(self) -> pd.DataFrame:
@@ -118,7 +119,7 @@ def _memory(name: str) -> dict[str, str]:
 
 def _own_rows(experiment: Experiment) -> str:
     known = factlm_rows().get(experiment.name)
-    return "" if known is None else f"; {len(known['rows'])} of FactLM's own, of {known['cases']} cases"
+    return "" if known is None else f"; {len(known['rows'])} of FactLM's own, of {counted(known['cases'], 'case')}"
 
 
 def _hours(pace: Rehearsal, cases: int, name: str) -> float:
@@ -132,4 +133,4 @@ def _hours(pace: Rehearsal, cases: int, name: str) -> float:
 
 def _time_words(pace: Rehearsal, hours: float) -> str:
     deeper = "" if pace.layers == SHAPES[pace.shape].layers else ", scaled to all layers"
-    return f"about {hours:.2g} hours on this machine: {pace.cases} cases were measured{deeper}; other facts take longer or shorter"
+    return f"about {hours:.2g} hours on this machine: {counted(pace.cases, 'case')} were measured{deeper}; other facts take longer or shorter"

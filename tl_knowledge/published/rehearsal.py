@@ -19,6 +19,7 @@ from tl_knowledge.published.driver import Run, run_experiment
 from tl_knowledge.published.registry import published_experiment
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import TableResult
+from tl_knowledge.wording import counted
 
 __all__ = ["Rehearsal", "peak_memory", "rehearse"]
 
@@ -55,8 +56,8 @@ class Rehearsal(TableResult):
         """Seconds and memory."""
         whole = float(self.table.set_index("step").loc["all", "seconds"])  # pyright: ignore
         return (
-            f"{self.experiment} at the shape of {self.shape} ({self.layers} of {SHAPES[self.shape].layers} layers), {self.cases} cases: "
-            f"{whole:.1f} s, peak memory {self.peak_memory / GIBIBYTE:.1f} GiB, {self.numbers} numbers"
+            f"{self.experiment} at the shape of {self.shape} ({self.layers} of {SHAPES[self.shape].layers} layers), {counted(self.cases, 'case')}: "
+            f"{whole:.1f} s, peak memory {self.peak_memory / GIBIBYTE:.1f} GiB, {counted(self.numbers, 'number')}"
         )
 
     @override

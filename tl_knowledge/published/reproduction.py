@@ -14,6 +14,7 @@ from typing_extensions import override
 from tl_knowledge.drawing import Points, Table, scatter
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import TableResult
+from tl_knowledge.wording import counted, with_relation_names
 
 __all__ = ["ReproducedExperiment", "Reproduction"]
 
@@ -73,8 +74,10 @@ class Reproduction(TableResult):
     def headline(self) -> str:
         """What was made again, on how many cases, and how far it lies from the paper."""
         both = self.compared
-        words = f"{len(both)} numbers beside those of {self.settings.compared_with}" if len(both) else "no published number to stand beside"
-        return f"{self.settings.source}: {self.settings.cases} of {self.settings.published_cases} cases; {words}; {self.provenance.model}"
+        words = (
+            f"{counted(len(both), 'number')} beside those of {self.settings.compared_with}" if len(both) else "no published number to stand beside"
+        )
+        return f"{self.settings.source}: {self.settings.cases} of {counted(self.settings.published_cases, 'case')}; {words}; {self.provenance.model}"
 
     @property
     def compared(self) -> pd.DataFrame:
@@ -95,7 +98,7 @@ class Reproduction(TableResult):
         """Theirs, ours and the difference, as text."""
         rows = [
             (
-                str(row["row"]),
+                with_relation_names(str(row["row"])),
                 str(row["column"]),
                 _with_half(row["theirs"], row["half_width"]),
                 _with_interval(row["ours"], row["low"], row["high"]),
@@ -110,14 +113,14 @@ class Reproduction(TableResult):
         """A point a number, theirs against ours; on the diagonal both agree."""
         both = self.compared
         groups: dict[str, Points] = {
-            str(column): Points(rows["theirs"].tolist(), rows["ours"].tolist(), [f"{row}: {column}" for row in rows["row"]])
+            str(column): Points(rows["theirs"].tolist(), rows["ours"].tolist(), [with_relation_names(f"{row}: {column}") for row in rows["row"]])
             for column, rows in both.groupby("column", sort=False)
         }
         groups = groups or {"nothing to compare with": Points([0.0], [0.0], ["no published number"])}
         figure = scatter(
             groups,
             title=f"{self.settings.source}: {self.whose} and ours",
-            subtitle=f"{len(both)} numbers; {self.settings.cases} cases; {self.provenance.model}",
+            subtitle=f"{counted(len(both), 'number')}; {counted(self.settings.cases, 'case')}; {self.provenance.model}",
             x_axis=self.settings.compared_with,
             y_axis="this run",
         )

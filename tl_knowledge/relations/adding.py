@@ -12,6 +12,7 @@ from tl_knowledge.door import public
 from tl_knowledge.errors import ComponentError
 from tl_knowledge.hooks.writing import check_not_alone
 from tl_knowledge.models.hook_names import block_output
+from tl_knowledge.wording import counted
 
 __all__ = ["add_vector"]
 
@@ -45,11 +46,13 @@ def add_vector(vector: Float[torch.Tensor, " d_model"], *, layer: int, positions
 
     def add(states: torch.Tensor, *, hook: object) -> torch.Tensor:
         if len(vector) != states.shape[-1]:
-            raise ComponentError(f"a vector of {len(vector)} numbers does not fit states of {states.shape[-1]}; it is of another model.")
+            raise ComponentError(f"a vector of {counted(len(vector), 'number')} does not fit states of {states.shape[-1]}; it is of another model.")
         check_not_alone(states, at, lengths)
         outside = [position for position in at if not -states.shape[1] <= position < states.shape[1]]
         if outside:
-            raise ComponentError(f"position {outside[0]} is outside the {states.shape[1]} tokens that run; pass positions inside the prompt.")
+            raise ComponentError(
+                f"position {outside[0]} is outside the {counted(states.shape[1], 'token')} that run; pass positions inside the prompt."
+            )
         changed = states.clone()
         changed[:, at] += vector.to(states)
         return changed

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 
 from tl_knowledge.drawing import grouped_bars
 from tl_knowledge.results.statistics import scalar_interval
+from tl_knowledge.wording import relation_words
 
 __all__ = ["means_with_intervals", "ranked", "relation_bars", "without_ends"]
 
@@ -45,7 +46,7 @@ def relation_bars(frame: pd.DataFrame, names: Mapping[str, str], *, title: str, 
         for name, shown in names.items()
     }
     return grouped_bars(
-        [str(name) for name in frame["relation"]],
+        [relation_words(name) for name in frame["relation"]],
         bars,
         title=title,
         subtitle=f"{headline}; 95% bootstrap over facts",

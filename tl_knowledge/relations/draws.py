@@ -16,6 +16,7 @@ from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.relations.settings import EXAMPLES
 from tl_knowledge.relations.states import ask, of_one_relation
+from tl_knowledge.wording import counted
 
 __all__ = ["check_counts", "draw_facts", "generator_of"]
 
@@ -52,13 +53,19 @@ def draw_facts(
     known = known_facts(model, once, progress=False) if known_only else once
     if len(known) <= examples:
         there_are = "the model knows" if known_only else "there are"
-        raise DataError(f"{there_are} {len(known)} of {len(once)} facts, none beside {examples} examples; pass more facts, or fewer examples=.")
+        raise DataError(
+            f"{there_are} {len(known)} of {counted(len(once), 'fact')}, none beside {counted(examples, 'example')}; "
+            f"pass more facts, or fewer examples=."
+        )
     drawn = of_one_relation(order.sample(known, examples))
     held = {fact.subject for fact in drawn}
     others = [fact for fact in once if fact.subject not in held]
     rest = _answered(model, order.sample(others, len(others)), drawn, separator, known_only)
     if not rest:
-        raise DataError(f"after {examples} examples the model knows none of the other {len(others)} facts; pass other facts, or known_only=False.")
+        raise DataError(
+            f"after {counted(examples, 'example')} the model knows none of the other {counted(len(others), 'fact')}; "
+            f"pass other facts, or known_only=False."
+        )
     return drawn, rest
 
 

@@ -21,6 +21,7 @@ from tl_knowledge.relations.relation_map import RelationMap
 from tl_knowledge.relations.settings import PUBLISHED, RelationMapSettings
 from tl_knowledge.relations.states import of_one_relation
 from tl_knowledge.results.provenance import provenance_of
+from tl_knowledge.wording import counted
 
 __all__ = ["check_map", "estimate_relation", "mappable_layers"]
 
@@ -102,6 +103,8 @@ def check_map(model: HookedModel, beta: float | None, rank: int | None) -> None:
         ComponentError: a rank that is not 1 to the model's width.
     """
     if rank is not None and not 1 <= rank <= int(model.cfg.d_model):
-        raise ComponentError(f"rank {rank} does not fit {model_name(model)}, whose states have {model.cfg.d_model} numbers; pass 1 to that many.")
+        raise ComponentError(
+            f"rank {rank} does not fit {model_name(model)}, whose states have {counted(model.cfg.d_model, 'number')}; pass 1 to that many."
+        )
     if beta is not None and not 0 < beta < float("inf"):
         raise InputError(f"beta {beta} must be above 0 and finite; pass for example 2.5, or None to choose it on the facts.")

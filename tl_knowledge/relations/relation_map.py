@@ -29,6 +29,7 @@ from tl_knowledge.relations.settings import RelationMapSettings
 from tl_knowledge.relations.states import ask, decode, read_states
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import Result
+from tl_knowledge.wording import counted, relation_words
 
 __all__ = ["RelationMap"]
 
@@ -62,9 +63,12 @@ class RelationMap(Result):
         """The relation, layer, strength, facts and model."""
         about = self.settings
         return (
-            f"{self.facts[0].relation or self.facts[0].template!r} after block {about.layer}, beta {about.beta:g}, rank {about.rank}; "
-            f"{len(self.facts)} facts; {self.provenance.model}"
+            f"{self._about()!r} after block {about.layer}, beta {about.beta:g}, rank {about.rank}; "
+            f"{counted(len(self.facts), 'fact')}; {self.provenance.model}"
         )
+
+    def _about(self) -> str:
+        return relation_words(self.facts[0].relation or self.facts[0].template)
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row a direction of ``W``, strongest first: its singular value, and the share of all squares in it and those before."""
@@ -80,7 +84,7 @@ class RelationMap(Result):
         line = Line("singular value", places, values, values, values, filled=frozenset(range(1, self.settings.rank + 1)))
         return line_panels(
             [LinePanel("", [line])],
-            title=f"Directions of {self.facts[0].relation or self.facts[0].template!r} as a map",
+            title=f"Directions of {self._about()!r} as a map",
             subtitle=f"{self.headline()}; filled: inverted in an edit",
             x_axis="direction",
             y_axis="singular value of W",

@@ -13,6 +13,7 @@ from tl_knowledge.errors import DataError
 from tl_knowledge.relations.by_relation import means_with_intervals, ranked, relation_bars, without_ends
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import TableResult
+from tl_knowledge.wording import counted
 
 __all__ = ["RelationMapScores", "check_measured"]
 
@@ -52,8 +53,9 @@ class RelationMapScores(TableResult):
         chosen = self.by_relation()
         faithful, causal = (means_with_intervals(chosen, (name,))[name] for name in ("faithful", "causal"))
         return (
-            f"{len(chosen)} relations, {int(chosen['facts'].sum())} facts; faithful {faithful:.0%}, causal {causal:.0%} at each relation's layer; "
-            f"maps of {self.examples} facts; {self.provenance.model}"
+            f"{counted(len(chosen), 'relation')}, {counted(int(chosen['facts'].sum()), 'fact')}; faithful "
+            f"{faithful:.0%}, causal {causal:.0%} at each relation's layer; "
+            f"maps of {counted(self.examples, 'fact')}; {self.provenance.model}"
         )
 
     def by_relation(self) -> pd.DataFrame:
@@ -98,11 +100,14 @@ class RelationMapScores(TableResult):
             LinePanel(title, [_line(frame, layers, name, shown, style) for style, (name, shown) in enumerate(names.items(), start=first)])
             for title, names, first in parts
         ]
-        facts = self.table.groupby("layer").size().max()
+        facts = max(self.table["layer"].value_counts().tolist())
         return line_panels(
             panels,
             title="Relations as maps, by layer",
-            subtitle=f"{self.table['relation'].nunique()} relations, {facts} facts; {self.provenance.model}; bands: 95% bootstrap over relations",
+            subtitle=(
+                f"{counted(self.table['relation'].nunique(), 'relation')}, {counted(facts, 'fact')}; "
+                f"{self.provenance.model}; bands: 95% bootstrap over relations"
+            ),
             x_axis="layer of the subject's state",
             y_axis="mean share of facts",
             percent=True,
@@ -122,4 +127,6 @@ def check_measured(rows: list[dict[str, Any]], left_out: dict[str, str]) -> None
     """
     if not rows:
         reason = next(iter(left_out.values()), "there is no fact")
-        raise DataError(f"none of {len(left_out)} relations could be measured ({reason}); pass more facts of a relation, or fewer examples=.")
+        raise DataError(
+            f"none of {counted(len(left_out), 'relation')} could be measured ({reason}); pass more facts of a relation, or fewer examples=."
+        )

@@ -17,6 +17,7 @@ from tl_knowledge.models.hook_names import block_output
 from tl_knowledge.models.protocol import HookedModel, layer_count
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.prompts.prompt import Prompt
+from tl_knowledge.wording import counted
 
 __all__ = ["SubjectStates", "ask", "decode", "example_prompts", "of_one_relation", "read_states", "top_tokens"]
 
@@ -33,7 +34,9 @@ def of_one_relation(facts: Sequence[Fact]) -> tuple[Fact, ...]:
     given = check_given(facts, "fact")
     relations = sorted({str(fact.relation) for fact in given})
     if len(relations) > 1:
-        raise InputError(f"facts of {len(relations)} relations were given ({', '.join(relations[:3])} ...); a map is of one: see of_relation().")
+        raise InputError(
+            f"facts of {counted(len(relations), 'relation')} were given ({', '.join(relations[:3])} ...); a map is of one: see of_relation()."
+        )
     seen: set[str] = set()
     for fact in given:
         if fact.subject in seen:

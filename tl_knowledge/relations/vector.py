@@ -30,6 +30,7 @@ from tl_knowledge.relations.states import example_prompts, of_one_relation
 from tl_knowledge.results.provenance import Provenance, provenance_of
 from tl_knowledge.results.result import Result
 from tl_knowledge.runs.windows import unit_count
+from tl_knowledge.wording import counted, relation_words
 
 __all__ = ["HEADS", "RelationVector", "check_head_count", "estimate_relation_vector", "random_heads", "vector_layer"]
 
@@ -62,8 +63,11 @@ class RelationVector(Result):
 
     def headline(self) -> str:
         """The relation, heads, facts and model."""
-        about = self.facts[0].relation or self.facts[0].template
-        return f"{about!r} from {len(self.heads)} heads, added after block {self.layer}; {len(self.facts)} facts; {self.provenance.model}"
+        about = relation_words(self.facts[0].relation or self.facts[0].template)
+        return (
+            f"{about!r} from {counted(len(self.heads), 'head')}, added after block {self.layer}; "
+            f"{counted(len(self.facts), 'fact')}; {self.provenance.model}"
+        )
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row a head: ``layer head effect``, whether it is ``chosen``, and the ``norm`` of what it writes."""
@@ -75,7 +79,7 @@ class RelationVector(Result):
     def plot(self) -> go.Figure:
         """Effects of all heads."""
         layers, heads = ([str(number) for number in range(size)] for size in self.effects.shape)
-        chart = HeatMap(self.effects.numpy(), layers, heads, "", "layer", "head", frozenset(layer for layer, _ in self.heads))
+        chart = HeatMap(self.effects.numpy(), layers, heads, "", "layer", "head", frozenset(layer for layer, _ in self.heads), colours="attention")
         return heat_maps(
             [chart],
             title="Heads whose average makes the answer",

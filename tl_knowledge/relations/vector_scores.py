@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from tl_knowledge.relations.by_relation import means_with_intervals, ranked, relation_bars, without_ends
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import TableResult
+from tl_knowledge.wording import counted
 
 __all__ = ["RelationVectorScores"]
 
@@ -47,8 +48,9 @@ class RelationVectorScores(TableResult):
         """Relations, facts, scores and model."""
         means = self.by_relation()[["said_before", "said", "random_heads"]].mean()
         return (
-            f"{self.table['relation'].nunique()} relations, {len(self.table)} facts; object said {means['said_before']:.0%} before, "
-            f"{means['said']:.0%} with {self.heads} heads, {means['random_heads']:.0%} with random ones; {self.provenance.model}"
+            f"{counted(self.table['relation'].nunique(), 'relation')}, {counted(len(self.table), 'fact')}; object "
+            f"said {means['said_before']:.0%} before, "
+            f"{means['said']:.0%} with {counted(self.heads, 'head')}, {means['random_heads']:.0%} with random ones; {self.provenance.model}"
         )
 
     def by_relation(self) -> pd.DataFrame:

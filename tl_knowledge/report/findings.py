@@ -20,6 +20,7 @@ from tl_knowledge.report.settings import ReportSettings
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import Result
 from tl_knowledge.tracing import CausalTrace, compare
+from tl_knowledge.wording import counted
 
 __all__ = ["Continuations", "EditedFact", "FactFindings", "NeuronFindings"]
 
@@ -115,7 +116,7 @@ class FactFindings(Result):
     def headline(self) -> str:
         """The fact, how probable the model finds it, how much of that its circuit keeps, and what it was edited to."""
         first, circuit = self.traces["subject"][0], self.circuits["subject"]
-        kept = f"{len(circuit.nodes)} sites keep {circuit.faithfulness:.0%}"
+        kept = f"{counted(len(circuit.nodes), 'site')} keep {circuit.faithfulness:.0%}"
         edited = "" if self.edited is None else f"; edited to {self.edited.circuit.target.strip()!r}"
         return f"{self.fact.text}{self.fact.target}, P {first.clean_probability:.1%}; {kept}{edited}; {self.provenance.model}"
 

@@ -13,6 +13,7 @@ from tl_knowledge.report.findings import EditedFact, FactFindings, NeuronFinding
 from tl_knowledge.report.settings import ReportSettings
 from tl_knowledge.tracing import SUMMARY_HEADER, CausalTrace, effect_view, summary_rows
 from tl_knowledge.tracing import compare as compare_traces
+from tl_knowledge.wording import counted
 
 __all__ = ["report_page"]
 
@@ -37,7 +38,7 @@ def _summary(report: FactFindings) -> list[PagePart]:
     first = report.traces["subject"][0]
     return [
         marked_prompt(first.labels, first.spans, first.target),
-        note("Violet: the subject. Green: the relation, every other token. Orange: the answer."),
+        note("Violet: the subject. Orange: the relation, every other token. Yellow: the answer."),
         markup(
             _INTRO,
             trace=first,
@@ -55,7 +56,7 @@ def _sentences(report: FactFindings) -> Iterator[str]:
     for side, traces in report.traces.items():
         yield _passage(traces, side)
     yield (
-        f"A circuit of {len(circuit.nodes)} sites, kept alone, keeps {circuit.faithfulness:.0%} of what the subject contributes to "
+        f"A circuit of {counted(len(circuit.nodes), 'site')}, kept alone, keeps {circuit.faithfulness:.0%} of what the subject contributes to "
         f"P({_answer(report)}); held out, it takes {circuit.completeness:.0%} of it."
     )
     if report.attention is not None:
@@ -99,11 +100,12 @@ def _traces(report: FactFindings) -> list[PagePart]:
     return [
         heading("Where the information is: causal traces"),
         "Noise on the corrupted tokens (bold, with an asterisk) makes the model lose the answer. Each cell restores one clean activation and "
-        "shows how much of the answer's probability comes back: dark cells are sites through which the information passes.",
+        "shows how much of the answer's probability comes back: cells in full colour are sites through which the information passes, brown ones take "
+        "from the answer.",
         *(compare_traces(*plain[i : i + 2]).plot() for i in range(0, len(plain), 2)),
         heading("With modules severed", 3),
-        "The same states, with the MLPs or the attention at the restored token pinned to the corrupted run. A cell that turns pale acts through "
-        "the severed module.",
+        "The same states, with the MLPs or the attention at the restored token pinned to the corrupted run. A cell that loses its colour acts "
+        "through the severed module.",
         compare_traces(*severed).plot(),
         Table(SUMMARY_HEADER, rows),
         coloured,
@@ -125,15 +127,16 @@ def _neurons(findings: NeuronFindings, settings: ReportSettings) -> list[PagePar
 
 
 def _wordings(findings: NeuronFindings, settings: ReportSettings) -> str:
-    reached = f"{len(findings.neurons)} neurons reach {settings.threshold:.0%} of the largest score"
+    reached = f"{counted(len(findings.neurons), 'neuron')} with at least {settings.threshold:.0%} of the largest score"
     if findings.wordings == 1:
         return f"in this wording alone: {reached}"
-    return f"in {findings.wordings} wordings: {reached} in more than {settings.shared_by:.0%} of them"
+    return f"in {counted(findings.wordings, 'wording')}: {reached} in more than {settings.shared_by:.0%} of them"
 
 
 def _kept(circuit: Circuit) -> str:
     return (
-        f"{len(circuit.nodes)} sites: kept alone they keep {circuit.faithfulness:.0%} of the total effect (faithfulness), {circuit.wired:.0%} when "
+        f"{counted(len(circuit.nodes), 'site')}: kept alone they keep {circuit.faithfulness:.0%} of the total effect "
+        f"(faithfulness), {circuit.wired:.0%} when "
         "each hears the others through the drawn arrows only; held at their corrupted values they take "
         f"{circuit.completeness:.0%} of it (completeness)."
     )
@@ -224,7 +227,8 @@ def _moved(moved: Consequences) -> list[PagePart]:
     read = values[values["questions"] == 0]
     parts: list[PagePart] = [
         heading("What this edit moved", 3),
-        f"{len(questions)} questions with a known answer, asked of the unedited and of the edited model; {left_out} more are left out, because the "
+        f"{counted(len(questions), 'question')} with a known answer, asked of the unedited and of the edited model; "
+        f"{left_out} more are left out, because the "
         "unedited model does not say what they rest on. This is one edit: an interval (Wilson, 95%) is over the questions of a row, which share a "
         "model and a subject, and says nothing of other edits.",
         moved.plot(),

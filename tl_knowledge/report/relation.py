@@ -26,6 +26,7 @@ from tl_knowledge.results.result import TableResult
 from tl_knowledge.results.statistics import scalar_interval
 from tl_knowledge.runs.roles import Place
 from tl_knowledge.tracing import TraceAverage, trace_facts
+from tl_knowledge.wording import counted, relation_words
 
 __all__ = ["RelationReport", "report_relation"]
 
@@ -80,7 +81,8 @@ class RelationReport(TableResult):
         """The relation, and what the test of modules says."""
         said = [f"{test.corrupt} {test.effect_size:+.2f} (p {test.p_corrected:.1g})" for test in self.modules]
         return (
-            f"{self.relation!r}: effect size of attention against MLPs, last token: {', '.join(said)}; {self._facts()} facts; {self.provenance.model}"
+            f"{relation_words(self.relation)!r}: effect size of attention against MLPs, last token: {', '.join(said)}; "
+            f"{counted(self._facts(), 'fact')}; {self.provenance.model}"
         )
 
     def plot(self) -> go.Figure:
@@ -91,10 +93,10 @@ class RelationReport(TableResult):
             rows: pd.DataFrame = self.table.loc[self.table["panel"] == panel]
             lines = [_line(rows.loc[rows["what"] == what], str(what), styles[what]) for what in dict.fromkeys(rows["what"])]
             if lines:
-                panels.append(LinePanel(f"{title} ({int(rows['facts'].max())} facts)", lines, y_axis=y_axis))
+                panels.append(LinePanel(f"{title} ({counted(int(rows['facts'].max()), 'fact')})", lines, y_axis=y_axis))
         return line_panels(
             panels,
-            title=f"Subject and relation of {self.relation!r}: same place, same form?",
+            title=f"Subject and relation of {relation_words(self.relation)!r}: same place, same form?",
             subtitle=f"{self.headline()}; bands: 95% bootstrap over facts",
             x_axis="layer",
             y_axis="",
@@ -142,7 +144,9 @@ def report_relation(
     given = check_given(always_iterable(facts, Fact), "fact")
     relations = list(dict.fromkeys(str(fact.relation) for fact in given))
     if len(relations) > 1:
-        raise InputError(f"facts of {len(relations)} relations were given ({', '.join(relations[:3])}); a report is of one: see of_relation().")
+        raise InputError(
+            f"facts of {counted(len(relations), 'relation')} were given ({', '.join(relations[:3])}); a report is of one: see of_relation()."
+        )
     missing: dict[str, str] = {}
     with progress_bar(what="relation", unit="part", progress=progress, total=3) as bar:
         maps = _mapped(model, given, examples, limit, seed)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from tl_knowledge.errors import ComponentError, InputError, check_choice
+from tl_knowledge.wording import counted
 
 __all__ = [
     "FEWEST_TESTED",
@@ -163,7 +164,7 @@ def paired_p_values(first: Float[np.ndarray[Any, Any], "fact cell"], second: Flo
         (True, True)
     """
     if len(first) < FEWEST_TESTED:
-        raise InputError(f"a paired test of {len(first)} facts cannot reach p < .05; trace at least 6 known facts.")
+        raise InputError(f"a paired test of {counted(len(first), 'fact')} cannot reach p < .05; trace at least 6 known facts.")
     difference = first - second
     raw = np.ones(difference.shape[1])
     for cell in range(difference.shape[1]):
@@ -200,7 +201,7 @@ def paired_t_p_values(first: Float[np.ndarray[Any, Any], "draw cell"], second: F
         InputError: fewer than 2 draws.
     """
     if len(first) < 2:
-        raise InputError(f"a paired t-test of {len(first)} draw(s) knows no spread; pass at least 2.")
+        raise InputError(f"a paired t-test of {counted(len(first), 'draw')} knows no spread; pass at least 2.")
     difference = first - second
     with np.errstate(invalid="ignore", divide="ignore"):
         statistic = difference.mean(0) / (difference.std(0, ddof=1) / np.sqrt(len(difference)))
@@ -215,7 +216,7 @@ def unpaired_t_p_values(first: Float[np.ndarray[Any, Any], "draw cell"], second:
         InputError: fewer than 2 draws.
     """
     if min(len(first), len(second)) < 2:
-        raise InputError(f"a t-test of {min(len(first), len(second))} draw(s) knows no spread; pass at least 2.")
+        raise InputError(f"a t-test of {counted(min(len(first), len(second)), 'draw')} knows no spread; pass at least 2.")
     with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of equal numbers
         raw: Array = np.asarray(stats.ttest_ind(first, second).pvalue)  # pyright: ignore

@@ -19,6 +19,7 @@ from tl_knowledge.prompts.prompt import Prompt, check_fits, target_tokens, warn_
 from tl_knowledge.prompts.spans import Span
 from tl_knowledge.runs.corruption import GaussianNoise, Noise, PromptSwap
 from tl_knowledge.runs.windows import TraceVariant, unit_count
+from tl_knowledge.wording import counted
 
 __all__ = [
     "Engine",
@@ -49,7 +50,9 @@ def corrupted_span(prompt: Prompt, corrupt: str | Span | int | Iterable[int]) ->
         return prompt.span(corrupt)
     span = corrupt if isinstance(corrupt, Span) else Span("positions", as_positions(corrupt))
     if span.first < 0 or span.last >= len(prompt):
-        raise PromptError(f"span {span.positions} does not lie in the prompt of {len(prompt)} tokens; pass positions from 0 to {len(prompt) - 1}.")
+        raise PromptError(
+            f"span {span.positions} does not lie in the prompt of {counted(len(prompt), 'token')}; pass positions from 0 to {len(prompt) - 1}."
+        )
     return span
 
 
@@ -90,7 +93,9 @@ def resolve_noise(
     """
     if isinstance(noise, PromptSwap):
         if len(noise.prompt) != len(prompt):
-            raise CorruptionError(f"the other prompt has {len(noise.prompt)} tokens, this one {len(prompt)}; pass a prompt of equal length.")
+            raise CorruptionError(
+                f"the other prompt has {counted(len(noise.prompt), 'token')}, this one {len(prompt)}; pass a prompt of equal length."
+            )
         return noise.resolve(model)
     settings = drawn_noise(noise)
     if variant == "meng2022_code":
@@ -122,7 +127,9 @@ def traced_positions(prompt: Prompt, span: Span, component: Component, positions
         return (span.last,) if component == "neuron" else tuple(range(len(prompt)))
     restored = tuple(sorted(set(as_positions(positions))))
     if not restored or restored[0] < 0 or restored[-1] >= len(prompt):
-        raise ComponentError(f"positions {restored} do not lie in the prompt of {len(prompt)} tokens; pass positions from 0 to {len(prompt) - 1}.")
+        raise ComponentError(
+            f"positions {restored} do not lie in the prompt of {counted(len(prompt), 'token')}; pass positions from 0 to {len(prompt) - 1}."
+        )
     return restored
 
 

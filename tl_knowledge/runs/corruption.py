@@ -33,6 +33,7 @@ from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.runs.embeddings import entering_embeddings
 from tl_knowledge.runs.windows import TraceVariant
+from tl_knowledge.wording import counted
 
 __all__ = [
     "GaussianNoise",
@@ -284,7 +285,8 @@ class PromptSwap:
             raise CorruptionError("the other prompt's embeddings are not known yet; call swap.resolve(model) first.")
         if max(positions) >= len(self.prompt):
             raise CorruptionError(
-                f"the other prompt has {len(self.prompt)} tokens, but position {max(positions)} is corrupted; pass a prompt of equal length."
+                f"the other prompt has {counted(len(self.prompt), 'token')}, but position {max(positions)} is "
+                f"corrupted; pass a prompt of equal length."
             )
         return self._embeddings[:, list(positions)].to(embeddings).expand(embeddings.shape[0], -1, -1)
 

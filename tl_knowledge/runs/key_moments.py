@@ -16,6 +16,7 @@ from tl_knowledge.models.ledger import unedited_fingerprint
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import Result
+from tl_knowledge.wording import counted
 
 __all__ = ["KeyMoments", "needed_moments"]
 
@@ -52,7 +53,8 @@ class KeyMoments(Result):
         factor, failed = torch.linalg.cholesky_ex(moment)
         if int(failed) != 0:
             raise NumericalError(
-                f"the second moments of layer {layer} are singular: {self.tokens} tokens for {len(moment)} neurons; collect more with tokens=."
+                f"the second moments of layer {layer} are singular: {counted(self.tokens, 'token')} for "
+                f"{counted(len(moment), 'neuron')}; collect more with tokens=."
             )
         return torch.cholesky_solve(keys.to(moment).T, factor).T
 
@@ -89,7 +91,7 @@ class KeyMoments(Result):
     def headline(self) -> str:
         """The layers, the tokens, and the model."""
         layers = ", ".join(map(str, sorted(self.moments)))
-        return f"E[k k^T] of layer{'s' * (len(self.moments) != 1)} {layers} over {self.tokens} tokens; {self.provenance.model}"
+        return f"E[k k^T] of layer{'s' * (len(self.moments) != 1)} {layers} over {counted(self.tokens, 'token')}; {self.provenance.model}"
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row a layer: neurons, tokens, condition number, and the change since half of the tokens."""

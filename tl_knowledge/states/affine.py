@@ -23,6 +23,7 @@ from tl_knowledge.results.provenance import Provenance, provenance_of
 from tl_knowledge.runs.corpus_tokens import activations_of, token_rows
 from tl_knowledge.runs.lenses import state_layers
 from tl_knowledge.states.layer_maps import LayerMaps
+from tl_knowledge.wording import counted
 
 __all__ = ["AffineMaps", "fit_affine_maps"]
 
@@ -60,7 +61,8 @@ class AffineMaps(LayerMaps):
     def headline(self) -> str:
         """From where to where, of which model."""
         return (
-            f"states after {len(self.layers)} layers as states after layer {self.into_layer}, fitted on {self.tokens} tokens; {self.provenance.model}"
+            f"states after {len(self.layers)} layers as states after layer {self.into_layer}, fitted on "
+            f"{counted(self.tokens, 'token')}; {self.provenance.model}"
         )
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -73,7 +75,7 @@ class AffineMaps(LayerMaps):
             ["embeddings" if layer < 0 else f"layer {layer}" for layer in self.layers],
             self.explained.tolist(),
             title=f"How well earlier states give the state after layer {self.into_layer}",
-            subtitle=f"affine maps, least squares over {self.tokens} tokens, which they were fitted on; {self.provenance.model}",
+            subtitle=f"affine maps, least squares over {counted(self.tokens, 'token')}, which they were fitted on; {self.provenance.model}",
             value_axis="share of the variance explained",
         )
 
@@ -128,7 +130,9 @@ def fit_affine_maps(
         for start in range(0, len(rows), TEXTS_AT_ONCE):
             bar.update(moments.add(model, rows[start : start + TEXTS_AT_ONCE]))
     if moments.tokens <= d_model:
-        raise InputError(f"{moments.tokens} tokens do not tell a map of {d_model} dimensions and a bias; pass more texts, or a larger tokens=.")
+        raise InputError(
+            f"{counted(moments.tokens, 'token')} do not tell a map of {d_model} dimensions and a bias; pass more texts, or a larger tokens=."
+        )
     weights, biases, explained = moments.solved(next(iter(model.parameters())).dtype)
     provenance = provenance_of(model, engine="one pass", layers=list(read), into_layer=into)
     return AffineMaps(read, weights, biases, explained, into, moments.tokens, unedited_fingerprint(model), provenance)

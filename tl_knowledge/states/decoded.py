@@ -62,17 +62,16 @@ class DecodedStates(TableResult):
         said = np.asarray(table["says"], dtype=object).reshape(shape)
         names = ["tokens" if layer < 0 else str(layer) for layer in layers]
         labels = [self.labels[pos] or " " for pos in positions]
-        chart = HeatMap(values, labels, names, "", "token", "layer", colours="Blues", texts=[[str(each).strip() for each in row] for row in said])
+        chart = HeatMap(values, labels, names, "", "token", "layer", colours="residual", texts=[[str(each).strip() for each in row] for row in said])
         where = "its own layer" if self.settings.into_layer is None else f"layer {self.settings.into_layer}"
         carried = f", through {self.settings.through}" if self.settings.through else ""
         subtitle = (
             f"each written after {where}{carried} at token {self.settings.at} of {short(self.settings.into)!r}, which without goes on with "
             f"{self.without.strip()!r} ({self.target.strip()!r} {self.without_probability:.2g}); {self.provenance.model}"
         )
-        figure = heat_maps(
+        return heat_maps(
             [chart],
             title=f"What states say in another prompt: {self.target.strip()!r}?",
             subtitle=subtitle,
             colour_axis=f"probability of {self.target.strip()!r} there",
         )
-        return figure.update_layout(width=max(int(figure.layout.width), 60 + 6 * len(subtitle)))  # pyright: ignore

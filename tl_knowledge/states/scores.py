@@ -13,6 +13,7 @@ from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import TableResult
 from tl_knowledge.results.statistics import largest_rows, scalar_interval
 from tl_knowledge.states.settings import DecodingSettings, short
+from tl_knowledge.wording import counted
 
 __all__ = ["DecodingScores"]
 
@@ -74,7 +75,10 @@ class DecodingScores(TableResult):
         return line_panels(
             panels,
             title="When the next token can be read from the state",
-            subtitle=f"last tokens of {self.prompts} prompts; Patchscope in {short(self.settings.into)!r}; -1: embeddings; {self.provenance.model}",
+            subtitle=(
+                f"last tokens of {counted(self.prompts, 'prompt')}; Patchscope in {short(self.settings.into)!r}; -1: "
+                f"embeddings; {self.provenance.model}"
+            ),
             x_axis="layer",
             y_axis="",
         )

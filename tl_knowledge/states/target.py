@@ -17,6 +17,7 @@ from tl_knowledge.models.protocol import HookedModel, context_length
 from tl_knowledge.prompts.prompt import Prompt, check_fits
 from tl_knowledge.runs.lenses import StateLens, carried, check_lens, lens_name, lens_target, state_layers
 from tl_knowledge.states.settings import IDENTITY_PROMPT, DecodingSettings
+from tl_knowledge.wording import counted
 
 __all__ = ["Target", "clean_run"]
 
@@ -95,7 +96,8 @@ class Target:
             raise InputError(f"length={length} writes nothing; pass at least 1, or None for what comes next.")
         if len(self.prompt) + (length or 0) > context_length(model):
             raise PromptError(
-                f"the target prompt has {len(self.prompt)} tokens and length={length} more are written, but the context is {context_length(model)}; "
+                f"the target prompt has {counted(len(self.prompt), 'token')} and length={length} more are written, "
+                f"but the context is {context_length(model)}; "
                 "pass a shorter prompt or length."
             )
 

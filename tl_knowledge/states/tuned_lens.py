@@ -14,6 +14,7 @@ from tl_knowledge.drawing import Line, LinePanel, line_panels
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.states.layer_maps import LayerMaps
 from tl_knowledge.states.lens_settings import LensSettings
+from tl_knowledge.wording import counted
 
 __all__ = ["TunedLens"]
 
@@ -67,7 +68,9 @@ class TunedLens(LayerMaps):
         mean = self.curve.groupby("step")["kl"].mean()
         by_step = [_line("tuned lens", [int(step) for step in mean.index.tolist()], mean.tolist(), 0)]  # pyright: ignore
         panels = [LinePanel("by layer", by_layer, "KL (nats)"), LinePanel("mean over layers, by step", by_step, "KL (nats)")]
-        subtitle = f"KL(last layer || lens) on {self.validated_on} tokens that it was not trained on; -1: embeddings; {self.provenance.model}"
+        subtitle = (
+            f"KL(last layer || lens) on {counted(self.validated_on, 'token')} that it was not trained on; -1: embeddings; {self.provenance.model}"
+        )
         figure = line_panels(panels, title="How far a lens is from what the model will say", subtitle=subtitle, x_axis="layer", y_axis="")
         return figure.update_xaxes(title_text="step", row=1, col=2)
 

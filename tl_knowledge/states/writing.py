@@ -20,6 +20,7 @@ from tl_knowledge.hooks.writing import check_not_alone
 from tl_knowledge.models.hook_names import EMBEDDINGS, state_hook
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.prompt import Prompt
+from tl_knowledge.wording import counted
 
 __all__ = ["States", "StatesIn", "in_chunks", "write_states"]
 
@@ -62,7 +63,8 @@ def write_states(states: torch.Tensor, *, layer: int, positions: Positions) -> H
         batch, length, width = activation.shape
         if width != rows.shape[1] or len(rows) not in (1, batch) or not all(-length <= position < length for position in where):
             raise ComponentError(
-                f"{len(rows)} states of {rows.shape[1]} numbers do not fit {batch} rows of {length} positions and {width} numbers at {where}; pass "
+                f"{len(rows)} states of {counted(rows.shape[1], 'number')} do not fit {batch} rows of {length} "
+                f"positions and {width} numbers at {where}; pass "
                 "one state or one a row, and positions inside the prompt (in generate() with a key-value cache every new token runs alone: pass "
                 "use_past_kv_cache=False)."
             )

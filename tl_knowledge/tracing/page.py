@@ -12,15 +12,18 @@ from tl_knowledge.errors import InputError, check_given
 from tl_knowledge.models.hook_names import unit_word
 from tl_knowledge.runs.metric import PROBABILITY
 from tl_knowledge.tracing.result import CausalTrace, check_one_metric, compare
+from tl_knowledge.wording import counted
 
 __all__ = ["SUMMARY_HEADER", "summary_rows", "trace_page"]
 
 SUMMARY_HEADER = ("corrupted", "restored", "total effect", "largest at last subject token", "largest anywhere")
 
 _HOW_TO_READ = """Noise on the embeddings of the corrupted tokens (bold, with an asterisk) makes the model lose the answer. Each cell
-then restores one clean activation, at that token and layer, and shows {}. A dark cell is a site
+then restores one clean activation, at that token and layer, and shows {}. A cell in full colour is a site
 through which the information passes: early and at the corrupted tokens, where it is looked up; late and at the last token, where it is read
-out. Zero means no effect; cells left of and above the corrupted tokens are exactly zero, because nothing differs there."""
+out.
+A cell of the background's own colour has no effect; a brown one takes from the answer; a crossed one was not measured.
+Cells left of and above the corrupted tokens are exactly zero, because nothing differs there."""
 
 
 @public
@@ -34,7 +37,7 @@ def summary_rows(traces: Sequence[CausalTrace]) -> list[tuple[str, ...]]:
     return [
         (
             trace.corrupted.name,
-            _restored(trace),
+            trace._restored(),
             f"{float(trace.total_effect.mean()):.3f}",
             _best(trace, [trace.spans["subject"].last] if "subject" in trace.spans else [], with_token=False),
             _best(trace, range(len(trace.labels)), with_token=True),
@@ -53,12 +56,6 @@ def _what_comes_back(trace: CausalTrace) -> str:
     if trace.metric == PROBABILITY:
         return "how much of the answer's probability comes back"
     return f"by how much {trace.metric.of_answer(trace.target)} rises"
-
-
-def _restored(trace: CausalTrace) -> str:
-    window = f", {trace.window} layers" if trace.window > 1 else ""
-    severed = f", {' + '.join(trace.severed)} severed" if trace.severed else ""
-    return f"{trace.component}{window}{severed}"
 
 
 def _best(trace: CausalTrace, positions: Iterable[int], *, with_token: bool) -> str:
@@ -93,7 +90,7 @@ def trace_page(traces: Sequence[CausalTrace], *, columns: int = 2) -> str:
         [
             marked_prompt(first.labels, first.spans, first.target),
             f"The clean run of {first.provenance.model} {'predicts it' if first.known else 'does not predict it'}: "
-            f"P({first.target.strip()!r}) = {first.clean_probability:.1%}. {first.settings.samples} noise samples.",
+            f"P({first.target.strip()!r}) = {first.clean_probability:.1%}. {counted(first.settings.samples, 'noise sample')}.",
             *([] if first.metric == PROBABILITY else [f"Effects are measured in {first.metric} ({first.metric.measured_in})."]),
             Table(SUMMARY_HEADER, summary_rows(traces)),
             heading("Where restoring helps"),

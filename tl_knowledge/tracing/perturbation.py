@@ -29,6 +29,7 @@ from tl_knowledge.runs.embeddings import entering_embeddings
 from tl_knowledge.runs.experiment import CorruptedRun, Experiment, answered
 from tl_knowledge.tracing.embedding_noise import is_tied, matrix_noise, noisy_matrix_probabilities, noisy_token_probabilities
 from tl_knowledge.tracing.sets.survey import fact_seed
+from tl_knowledge.wording import counted, relation_words
 
 __all__ = ["PerturbationTest", "PerturbationVariant", "perturb_embeddings", "perturbation_sd"]
 
@@ -89,7 +90,7 @@ class PerturbationTest(TableResult):
     def plot(self) -> go.Figure:
         """Bars of the drop by relation."""
         frame = self.by_relation()
-        labels = [f"{name} (n = {count})" for name, count in zip(frame["relation"], frame["facts"], strict=True)]
+        labels = [f"{relation_words(name)} (n = {count})" for name, count in zip(frame["relation"], frame["facts"], strict=True)]
         return bar_chart(
             labels,
             list(frame["drop"]),
@@ -102,7 +103,9 @@ class PerturbationTest(TableResult):
 
     def _conditions(self) -> str:
         noise = f"{type(self.noise).__name__} of scale {self.noise.scale:.4g}"
-        return f"{noise} on {self._place()}; {len(self.table)} facts, {self.samples} noise samples each; {self.provenance.model}"
+        return (
+            f"{noise} on {self._place()}; {counted(len(self.table), 'fact')}, {counted(self.samples, 'noise sample')} each; {self.provenance.model}"
+        )
 
     def _place(self) -> str:
         return "every token" if self.variant == "ours" else "the embedding matrix"

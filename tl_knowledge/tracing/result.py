@@ -23,20 +23,18 @@ from tl_knowledge.results.result import Result
 from tl_knowledge.results.statistics import largest_rows
 from tl_knowledge.runs.metric import PROBABILITY, Metric
 from tl_knowledge.tracing.screen import ScreenCheck
+from tl_knowledge.tracing.sentence import effects_sentence
 from tl_knowledge.tracing.settings import TraceSettings
+from tl_knowledge.wording import counted
 
 __all__ = ["COLOUR_SCALES", "COMPONENT_WORDS", "CausalTrace", "TraceComparison", "check_one_metric", "compare"]
 
 COLOUR_SCALES: dict[Component, str] = {
-    "resid_post": "Purples",
-    "mlp_out": "Greens",
-    "attn_out": "Reds",
-    "head": "Oranges",
-    "neuron": "Blues",
-    "resid_pre": "Purples",
-    "mlp_in": "Greens",
-    **dict.fromkeys(("q", "k", "v", "z", "pattern", "attn_scores"), "Oranges"),
+    **dict.fromkeys(("resid_post", "resid_pre"), "residual"),
+    **dict.fromkeys(("mlp_out", "mlp_in", "neuron"), "MLP"),
+    **dict.fromkeys(("attn_out", "head", "q", "k", "v", "z", "pattern", "attn_scores"), "attention"),
 }
+"""The role whose colour a component has in figures."""
 COMPONENT_WORDS: dict[Component, str] = {
     "resid_post": "residual state",
     "mlp_out": "MLP output",
@@ -187,9 +185,12 @@ class CausalTrace(Result):
                 title=title,
                 subtitle=self._subtitle(),
                 value_axis=f"{self._axis()} +- standard error over samples",
+                colours=COLOUR_SCALES["neuron"],
+                says=effects_sentence({self._restored(): self.to_dataframe()}, self._axis(), self.settings.samples),
             )
         note = "; largest over tokens" if has_units(self.component) else ""
-        return heat_maps([self._heat_map("")], title=title, subtitle=self._subtitle() + note, colour_axis=self._axis())
+        says = effects_sentence({self._restored(): self.to_dataframe()}, self._axis(), self.settings.samples)
+        return heat_maps([self._heat_map("")], title=title, subtitle=self._subtitle() + note, colour_axis=self._axis(), says=says)
 
     def _standard_error(self) -> torch.Tensor:
         samples = self.indirect_effect.shape[0]
@@ -209,11 +210,16 @@ class CausalTrace(Result):
         severed = f", {' and '.join(self.severed)} severed" if self.severed else ""
         return f"{COMPONENT_WORDS[self.component]}{window}{severed}"
 
+    def _restored(self) -> str:
+        window = f", {self.window} layers" if self.window > 1 else ""
+        severed = f", {' + '.join(self.severed)} severed" if self.severed else ""
+        return f"{self.component}{window}{severed}"
+
     def _subtitle(self) -> str:
         clean = self.clean_probability if self.metric == PROBABILITY else self.clean_score
         clean, low = (self.metric.number(value) for value in (clean, float(self.corrupted_score.mean())))
         answer = f"{self.metric.of_answer(self.target)}: clean {clean}, corrupted {low}"
-        return f"{answer}; {self.settings.samples} noise samples; {self.provenance.model}"
+        return f"{answer}; {counted(self.settings.samples, 'noise sample')}; {self.provenance.model}"
 
     def _axis(self) -> str:
         return f"indirect effect ({self.metric.measured_in})"
@@ -248,7 +254,7 @@ class TraceComparison(Result):
         """How many traces, and of what."""
         first = self.traces[0]
         words = ", ".join(f"{t._what()} ({t.corrupted.name} corrupted)" for t in self.traces)
-        return f"{len(self.traces)} traces of {first.metric.of_answer(first.target)} in {first.provenance.model}: {words}"
+        return f"{counted(len(self.traces), 'trace')} of {first.metric.of_answer(first.target)} in {first.provenance.model}: {words}"
 
     @override
     def to_dataframe(self) -> pd.DataFrame:
@@ -265,9 +271,11 @@ class TraceComparison(Result):
         number, clean = first.metric.number, first.clean_probability if first.metric == PROBABILITY else first.clean_score
         low = {t.corrupted.name: float(t.corrupted_score.mean()) for t in self.traces}
         lows = "; ".join(f"{name} corrupted {number(value)}" for name, value in low.items())
-        subtitle = f"clean {number(clean)}; {lows}; {first.settings.samples} noise samples; {first.provenance.model}"
+        subtitle = f"clean {number(clean)}; {lows}; {counted(first.settings.samples, 'noise sample')}; {first.provenance.model}"
         title = f"What restores {first.metric.of_answer(first.target)}"
-        return heat_maps(maps, title=title, subtitle=subtitle, colour_axis=first._axis(), columns=columns)
+        effects = {f"{t._restored()} ({t.corrupted.name} corrupted)": t.to_dataframe() for t in self.traces}
+        says = effects_sentence(effects, first._axis(), first.settings.samples)
+        return heat_maps(maps, title=title, subtitle=subtitle, colour_axis=first._axis(), columns=columns, says=says)
 
 
 @public

@@ -24,6 +24,7 @@ from tl_knowledge.runs.experiment import Experiment
 from tl_knowledge.runs.scoring import check_gradient
 from tl_knowledge.tracing.engines import exact_scores
 from tl_knowledge.tracing.sites import Site
+from tl_knowledge.wording import counted
 
 __all__ = ["ScreenCheck", "screen_sites", "screened_scores"]
 
@@ -125,4 +126,4 @@ def screened_scores(
     )
     scores = corrupted + estimate
     scores[verified] = exact
-    return scores, f"screen, {len(verified)} sites verified by {used}", check
+    return scores, f"screen, {counted(len(verified), 'site')} verified by {used}", check

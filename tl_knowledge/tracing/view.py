@@ -8,6 +8,7 @@ from tl_knowledge.door import public
 from tl_knowledge.drawing import HtmlView
 from tl_knowledge.errors import ComponentError
 from tl_knowledge.tracing.result import CausalTrace
+from tl_knowledge.wording import counted
 
 __all__ = ["effect_view"]
 
@@ -47,6 +48,6 @@ def effect_view(trace: CausalTrace, *, layer: int | None = None) -> HtmlView:
     note = (
         f"{trace.component}{severed}, {where}: indirect effect on {trace.metric.of_answer(trace.target)}, {trace.corrupted.name} corrupted; "
         f"full colour is {bound:.3f}, the total effect {float(trace.total_effect.mean()):.3f}; "
-        f"{len(trace.total_effect)} noise samples; {trace.provenance.model}; hover for values"
+        f"{counted(len(trace.total_effect), 'noise sample')}; {trace.provenance.model}; hover for values"
     )
     return HtmlView.of(rendered, title="Tokens by indirect effect", note=note)

@@ -20,6 +20,7 @@ from tl_knowledge.results.result import Result
 from tl_knowledge.results.statistics import bootstrap_means, interval_text, scalar_interval
 from tl_knowledge.runs.nodes import Node
 from tl_knowledge.runs.roles import ROLES
+from tl_knowledge.wording import counted
 
 __all__ = ["FactSetComparison", "compare_sets"]
 
@@ -47,7 +48,7 @@ class FactSetComparison(Result):
         if not len(shared):
             return f"{self.names[0]} against {self.names[1]}: no fact is in both sets; {self.first.provenance.model}"
         mean, low, high = scalar_interval(shared["overlap"])
-        words = f"{mean:.0%}{interval_text(low, high, '.0%')} of their sites are in both circuits, mean over {len(shared)} facts"
+        words = f"{mean:.0%}{interval_text(low, high, '.0%')} of their sites are in both circuits, mean over {counted(len(shared), 'fact')}"
         return f"{self.names[0]} against {self.names[1]}: {words}; {self.first.provenance.model}"
 
     @override

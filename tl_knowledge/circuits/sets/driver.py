@@ -38,6 +38,7 @@ from tl_knowledge.runs.metric import Against, AnyMetric
 from tl_knowledge.runs.metric_arguments import resolve_metric
 from tl_knowledge.runs.parts import PartJob, Runner, run_parts
 from tl_knowledge.runs.roles import Side
+from tl_knowledge.wording import counted
 
 __all__ = ["from_facts"]
 
@@ -155,7 +156,7 @@ class _Run:
         skipped = {index: reason for part in needs for index, reason in part.skipped.items()}
         if not rows:
             reason = next(iter(skipped.values()))
-            raise DataError(f"none of the {len(skipped)} facts could be measured (the first: {reason}); pass facts that the model knows.")
+            raise DataError(f"none of the {counted(len(skipped), 'fact')} could be measured (the first: {reason}); pass facts that the model knows.")
         places = {int(row["index"]): _places(row) for row in rows}
         need, effect = (self._by_role(rows, places, name) for name in ("need", "effect"))
         nodes = rank_nodes(need, effect, self.settings)

@@ -12,17 +12,16 @@ from tl_knowledge.circuits.figures import KINDS, LOOKS, place_of
 from tl_knowledge.circuits.sets.findings import FactSetFindings
 from tl_knowledge.circuits.sets.settings import RoleNode
 from tl_knowledge.circuits.settings import Rank
-from tl_knowledge.drawing import GraphPoint, Line, LinePanel, graph, label_text, line_panels
+from tl_knowledge.drawing import GraphPoint, Line, LinePanel, colour_of, graph, label_text, line_panels
 from tl_knowledge.results.statistics import interval_text
 from tl_knowledge.runs.nodes import Node
 from tl_knowledge.runs.roles import ROLES, roles_of_side
+from tl_knowledge.wording import counted
 
 __all__ = ["comparison_figure", "nodes_figure", "shares_figure"]
 
 SHARE_NAMES = {"faithfulness": "kept alone (faithfulness)", "completeness": "lost without it (completeness)", "restored": "restored together"}
 RANK_WORDS: dict[Rank, str] = {"need": "what is lost without it", "effect": "what it restores alone", "either": "the larger of need and effect"}
-FIRST, SECOND, BOTH = "#d55e00", "#0072b2", "#667085"
-LEGEND_ROW = 32
 MOSTLY = 0.5  # of a role's tokens that must be a circuit's sites for the role to be drawn as its
 
 
@@ -31,7 +30,7 @@ def nodes_figure(circuit: FactSetFindings) -> go.Figure:
     table, roles = circuit.to_dataframe(), list(roles_of_side(circuit.settings.corrupt))
     largest = float(table["score"].max())
     points = [_point(row, roles, circuit.n_layers, row["score"] / largest, KINDS[row["component"]], _hover(row)) for row in table.to_dict("records")]
-    title = f"What carries {len(circuit.facts)} facts: {len(circuit.nodes)} nodes"
+    title = f"What carries {counted(len(circuit.facts), 'fact')}: {counted(len(circuit.nodes), 'node')}"
     subtitle = f"{circuit.headline().partition('; ')[2]}; size: {RANK_WORDS[circuit.settings.rank]}"
     return _grid(points, roles, circuit.n_layers, title, subtitle, dict(LOOKS))
 
@@ -49,8 +48,10 @@ def shares_figure(circuit: FactSetFindings) -> go.Figure:
     settings = circuit.settings
     return line_panels(
         [LinePanel("", lines)],
-        title=f"How many nodes carry {len(circuit.facts)} facts",
-        subtitle=f"{settings.corrupt} corrupted; mean and 95% interval over facts; {settings.samples} samples each; {circuit.provenance.model}",
+        title=f"How many nodes carry {counted(len(circuit.facts), 'fact')}",
+        subtitle=(
+            f"{settings.corrupt} corrupted; mean and 95% interval over facts; {counted(settings.samples, 'sample')} each; {circuit.provenance.model}"
+        ),
         x_axis=f"nodes, in order of {'need or effect' if settings.rank == 'either' else settings.rank}",
         y_axis=f"share of the total effect{settings.metric.remark}",
         percent=True,
@@ -65,16 +66,14 @@ def comparison_figure(table: pd.DataFrame, names: tuple[str, str], n_layers: int
     looks: dict[str, tuple[str, str]] = {}
     points: list[GraphPoint] = []
     for row in drawn.to_dict("records"):
-        colour, where = (BOTH, "both") if row["first"] and row["second"] else (FIRST, names[0]) if row["first"] else (SECOND, names[1])
+        where = "both" if row["first"] and row["second"] else names[0 if row["first"] else 1]
+        colour = colour_of(where, 0 if row["first"] else 1)
         kind = f"{KINDS[row['component']]}: {where}"
         looks[kind] = (LOOKS[KINDS[row["component"]]][0], colour)
         needs = "<br>".join(f"need, {label_text(name)}: {row[name]:+.1%} of the total effect" for name in names)
         hover = f"{_title(row)}<br>{needs}<br>difference {row['difference']:+.1%}{interval_text(row['low'], row['high'], '.1%')}"
         points.append(_point(row, roles, n_layers, row["size"] / (float(drawn["size"].max()) or 1.0), kind, hover))
-    figure = _grid(points, roles, n_layers, f"{names[0].capitalize()} against {names[1]}", headline.partition(": ")[2], dict(sorted(looks.items())))
-    layout: Any = figure.layout
-    height = int(layout.height) + LEGEND_ROW  # two rows of the legend stand below the subtitle
-    return figure.update_layout(height=height, margin_t=112 + LEGEND_ROW, title_y=1 - 18 / height)
+    return _grid(points, roles, n_layers, f"{names[0].capitalize()} against {names[1]}", headline.partition(": ")[2], dict(sorted(looks.items())))
 
 
 def _point(row: dict[Any, Any], roles: Sequence[str], n_layers: int, size: float, kind: str, hover: str) -> GraphPoint:
@@ -95,7 +94,7 @@ def _title(row: dict[Any, Any]) -> str:
 
 
 def _hover(row: dict[Any, Any]) -> str:
-    lines = [_title(row), f"node {row['node']}, in {row['facts']} facts"]
+    lines = [_title(row), f"node {row['node']}, in {counted(row['facts'], 'fact')}"]
     for name, words in (("need", "lost without it"), ("effect", "restored alone")):
         if row[name] == row[name]:  # not measured with rank='need'
             lines.append(f"{words}: {row[name]:+.1%}{interval_text(row[f'{name}_low'], row[f'{name}_high'], '.1%')} of the total effect")

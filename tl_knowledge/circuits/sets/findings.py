@@ -18,6 +18,7 @@ from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import Result
 from tl_knowledge.results.statistics import interval_text, mean_interval, scalar_interval
 from tl_knowledge.runs.roles import ROLES, roles_of_side
+from tl_knowledge.wording import counted
 
 __all__ = ["SHARES", "FactSetFindings", "rank_nodes", "scores_of"]
 
@@ -86,7 +87,10 @@ class FactSetFindings(Result):
         mean, low, high = scalar_interval(self.shares["faithfulness"])
         alone = f"kept alone they keep {mean:.0%}{interval_text(low, high, '.0%')} of the effect{self.settings.metric.remark}"
         kept = f"{alone}, held out they take {self.completeness:.0%}"
-        return f"{len(self.nodes)} nodes for {len(self.facts)} facts, {self.settings.corrupt} corrupted; {kept}; {self.provenance.model}"
+        return (
+            f"{counted(len(self.nodes), 'node')} for {counted(len(self.facts), 'fact')}, {self.settings.corrupt} "
+            f"corrupted; {kept}; {self.provenance.model}"
+        )
 
     @override
     def to_dataframe(self) -> pd.DataFrame:

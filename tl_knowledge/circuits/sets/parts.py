@@ -23,6 +23,7 @@ from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.results.packing import plain
 from tl_knowledge.results.result import TableResult
 from tl_knowledge.results.run_folder import RunFolder
+from tl_knowledge.wording import counted
 
 __all__ = ["Chunk", "NeedPart", "SharePart", "read_part", "run_key"]
 
@@ -49,7 +50,7 @@ class NeedPart(TableResult):
     @override
     def headline(self) -> str:
         """How many facts."""
-        return f"needs of {len(self.table)} facts"
+        return f"needs of {counted(len(self.table), 'fact')}"
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -84,7 +85,7 @@ class SharePart(TableResult):
     @override
     def headline(self) -> str:
         """How many rows."""
-        return f"shares of {len(self.table)} facts and numbers of nodes"
+        return f"shares of {counted(len(self.table), 'fact')} and numbers of nodes"
 
     def check(self, indices: Sequence[int], nodes: Sequence[RoleNode], settings: FactSetSettings, weights: str) -> bool:
         """Whether this is the part of these facts and nodes in a run of these settings."""

@@ -28,6 +28,7 @@ from tl_knowledge.results.digest import digest
 from tl_knowledge.results.packing import plain
 from tl_knowledge.results.provenance import Provenance, provenance_of
 from tl_knowledge.runs.key_moments import KeyMoments
+from tl_knowledge.wording import counted
 
 __all__ = ["IKE", "ContextEdit"]
 
@@ -70,7 +71,7 @@ class ContextEdit(RereadEdit):
     @override
     def headline(self) -> str:
         subjects, demonstrations = ", ".join(str(note["subject"]) for note in self.notes), len(self.statements) - 1
-        before = f"{len(self.context)} tokens before the prompt, {demonstrations} demonstrations"
+        before = f"{counted(len(self.context), 'token')} before the prompt, {demonstrations} demonstrations"
         return f"{self.method}, {before}; {subjects}; {self.provenance.model}"
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -161,7 +162,8 @@ class IKE(EditMethod):
         length = len(context) + len(prompt) + len(prompt.answer) - 1
         if length > context_length(model):
             raise PromptError(
-                f"IKE(k={self.k}) reads {len(context)} tokens before the prompt {fact.text!r}, {length} with it and its target; the model's context "
+                f"IKE(k={self.k}) reads {counted(len(context), 'token')} before the prompt {fact.text!r}, {length} "
+                f"with it and its target; the model's context "
                 f"is {context_length(model)}: pass a smaller k."
             )
         table = tuple(

@@ -34,6 +34,7 @@ from tl_knowledge.results.packing import plain
 from tl_knowledge.results.provenance import Provenance, provenance_of
 from tl_knowledge.runs.key_moments import KeyMoments
 from tl_knowledge.runs.training_state import Trainable
+from tl_knowledge.wording import counted
 
 __all__ = ["SERAC", "SeracEdit"]
 
@@ -101,7 +102,8 @@ class SeracEdit(RereadEdit):
         there = sum(len(edit.contexts) for edit in routed_on(model) if isinstance(edit, SeracEdit))
         if there + len(self.contexts) > self.most_edits:
             raise ModelStateError(
-                f"the memory is full: {there} edits are in it, and {len(self.contexts)} more would exceed most_edits={self.most_edits}; revert some, "
+                f"the memory is full: {counted(there, 'edit')} are in it, and {len(self.contexts)} more would exceed "
+                f"most_edits={self.most_edits}; revert some, "
                 "or plan with SERAC(most_edits=...) of more."
             )
         self.check(model)
@@ -209,7 +211,9 @@ class SERAC(TrainedMethod):
         trained = self.trained
         trained.check(model)
         if len(facts) > self.most_edits:
-            raise InputError(f"{len(facts)} facts are more than the memory of most_edits={self.most_edits} holds; pass fewer, or a larger one.")
+            raise InputError(
+                f"{counted(len(facts), 'fact')} are more than the memory of most_edits={self.most_edits} holds; pass fewer, or a larger one."
+            )
         network = network_of(model, self.scope, self.counterfactual, self.editor, trained.networks)
         prompts = [Prompt.from_fact(model, fact) for fact in facts]
         with torch.no_grad():

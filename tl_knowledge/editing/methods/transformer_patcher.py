@@ -29,6 +29,7 @@ from tl_knowledge.models.routed import routed_on
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.runs.corpus_tokens import activations_of, token_rows
 from tl_knowledge.runs.key_moments import KeyMoments
+from tl_knowledge.wording import counted
 
 __all__ = ["TransformerPatcher"]
 
@@ -147,7 +148,8 @@ class TransformerPatcher(EditMethod):
             return Patches.none(memory), [], note | {"stopped": "nothing was wrong"}
         if len(wrong) > self.most_neurons:
             raise InputError(
-                f"{len(wrong)} tokens of {fact.target!r} are wrong, and most_neurons={self.most_neurons}; allow more, or pass a shorter target."
+                f"{counted(len(wrong), 'token')} of {fact.target!r} are wrong, and most_neurons={self.most_neurons}; "
+                f"allow more, or pass a shorter target."
             )
         at, targets = rows.scored[0][wrong], rows.answer[wrong]
         suffix = Suffix(model, rows.tokens[:1].repeat(len(wrong), 1), at, at[:, None], place.layer, (place.output,), [])

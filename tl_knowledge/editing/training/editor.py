@@ -21,6 +21,7 @@ from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.facts import EditCase
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import Result
+from tl_knowledge.wording import counted
 
 __all__ = ["TrainedEditor"]
 
@@ -72,7 +73,7 @@ class TrainedEditor(Result):
     @override
     def headline(self) -> str:
         """The method, the training's outcome and the model."""
-        return f"{len(self.facts)} facts; {self.curve.headline()}"
+        return f"{counted(len(self.facts), 'fact')}; {self.curve.headline()}"
 
     @override
     def to_dataframe(self) -> pd.DataFrame:

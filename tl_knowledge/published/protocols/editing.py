@@ -29,6 +29,7 @@ from tl_knowledge.models.protocol import layer_count
 from tl_knowledge.published.protocol import Measured, Protocol, number
 from tl_knowledge.published.workbench import Editor, Workbench
 from tl_knowledge.results.statistics import IntervalVariant, scalar_interval
+from tl_knowledge.wording import counted
 
 __all__ = ["CategoryProtocol", "EditProtocol", "GrowthProtocol", "LayerRangeProtocol", "RelationSideProtocol", "SymmetryProtocol"]
 
@@ -105,7 +106,7 @@ class GrowthProtocol(Protocol):
                 progress=bench.progress,
             )
         rows = [
-            number(f"{r['method']}, {r['edits']} edits", r["score"], r["mean"], low=r["low"], high=r["high"], n=r["edits"])
+            number(f"{r['method']}, {counted(r['edits'], 'edit')}", r["score"], r["mean"], low=r["low"], high=r["high"], n=r["edits"])
             for r in grown.table.to_dict(orient="records")
             if r["score"] in COUNTERFACT_COLUMNS
         ]

@@ -15,6 +15,7 @@ from tl_knowledge.models.protocol import layer_count
 from tl_knowledge.published.protocol import Measured, Protocol, number
 from tl_knowledge.published.protocols.editing import methods_of
 from tl_knowledge.published.workbench import Editor, Workbench
+from tl_knowledge.wording import counted
 
 __all__ = ["SweepProtocol"]
 
@@ -59,7 +60,7 @@ class SweepProtocol(Protocol):
                 sweeps.append(sweep)
                 labels.append(editor.label)
                 figures.append(sweep.plot())
-                notes += [f"{name}: {len(sweep.skipped)} facts left out ({next(iter(sweep.skipped.values()))})"] if sweep.skipped else []
+                notes += [f"{name}: {counted(len(sweep.skipped), 'fact')} left out ({next(iter(sweep.skipped.values()))})"] if sweep.skipped else []
         if not sweeps:
             raise DataError("; ".join(notes))
         gain = compare_sweeps(*sweeps, names=tuple(labels), variant=self.variant)

@@ -18,6 +18,7 @@ from tl_knowledge.published.protocol import Measured, Protocol, number
 from tl_knowledge.published.workbench import Workbench
 from tl_knowledge.runs.windows import TraceVariant
 from tl_knowledge.tracing import PerturbationVariant, TraceAverage, perturb_embeddings, trace, trace_facts
+from tl_knowledge.wording import counted
 
 __all__ = ["OneTrace", "PerturbationProtocol", "TraceProtocol"]
 
@@ -149,7 +150,11 @@ def _first_largest(effects: Sequence[float]) -> int:
 
 
 def _left_out(average: TraceAverage) -> list[str]:
-    return [f"{len(average.skipped)} of {average.given} facts were left out, most because the model does not know them."] if average.skipped else []
+    return (
+        [f"{len(average.skipped)} of {counted(average.given, 'fact')} were left out, most because the model does not know them."]
+        if average.skipped
+        else []
+    )
 
 
 @dataclass(frozen=True)

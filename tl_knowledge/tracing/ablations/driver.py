@@ -31,6 +31,7 @@ from tl_knowledge.runs.experiment import Experiment, answered
 from tl_knowledge.tracing.ablations.effects import AblationEffects, AblationSettings
 from tl_knowledge.tracing.ablations.means import counted_tokens, means_over
 from tl_knowledge.tracing.ablations.parts import Heads, Modules, Neurons, Part, parts_of
+from tl_knowledge.wording import counted
 
 __all__ = ["measure_ablation"]
 
@@ -129,7 +130,7 @@ class _Source:
         lengths = Counter(len(prompt) for prompt in self.prompts)
         alone = [prompt for prompt, place in zip(self.prompts, self.places, strict=True) if place is None and lengths[len(prompt)] < 2]
         if len(self.prompts) < 2 or alone:
-            which = f"prompt {alone[0].text[:60]!r} is the only one of {len(alone[0])} tokens" if alone else "one prompt was given"
+            which = f"prompt {alone[0].text[:60]!r} is the only one of {counted(len(alone[0]), 'token')}" if alone else "one prompt was given"
             raise DataError(f"{which}, so there is none to resample from; pass more prompts, or at='last' to ablate at one token.")
 
     def take_means(self, corpus: str | Prompt | Iterable[str | Prompt] | None, progress: bool) -> int:

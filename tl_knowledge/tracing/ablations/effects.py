@@ -15,6 +15,7 @@ from tl_knowledge.hooks import Ablation
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import TableResult
 from tl_knowledge.results.statistics import largest_rows, scalar_interval
+from tl_knowledge.wording import counted
 
 __all__ = ["AblationEffects", "AblationSettings", "Effect"]
 
@@ -132,5 +133,5 @@ class AblationEffects(TableResult):
         prompts, parts = self.table["prompt"].nunique(), self.table["part"].nunique()
         span = self.settings.at
         where = "at every token" if span is None else "at the last token" if span == "last" else f"at the last {span} token"
-        means = f" of {self.settings.tokens} tokens" if self.settings.tokens else ""
+        means = f" of {counted(self.settings.tokens, 'token')}" if self.settings.tokens else ""
         return f"{parts} part{'s' * (parts > 1)} ablated {REPLACED[self.settings.by]}{means} {where}; {prompts} prompt{'s' * (prompts > 1)}"

@@ -24,6 +24,7 @@ from tl_knowledge.tracing.sets.page import average_page
 from tl_knowledge.tracing.sets.sides import SideComparison, compare_sides, locate_sides
 from tl_knowledge.tracing.sets.store import PartHeader, PartResult, join_parts, read_part
 from tl_knowledge.tracing.sets.units import plot_units
+from tl_knowledge.wording import counted
 
 __all__ = ["TraceAverage"]
 
@@ -44,7 +45,7 @@ class TraceAverage(RoleEffects, Result):
         header = part.header
         if not part.traces:
             reason = next(iter(header.skipped.values()), "none was given")
-            raise DataError(f"none of the {header.given} facts could be traced (the first: {reason}); pass facts that the model knows.")
+            raise DataError(f"none of the {counted(header.given, 'fact')} could be traced (the first: {reason}); pass facts that the model knows.")
         return cls(part.traces, header.settings, header.given, header.skipped, header.executions, header.provenance, header.weights)
 
     @classmethod

@@ -17,6 +17,7 @@ from tl_knowledge.runs.metric import Metric
 from tl_knowledge.runs.roles import PLACES, SIDES, last_corrupted, roles_of_side
 from tl_knowledge.tracing.result import COLOUR_SCALES, COMPONENT_WORDS
 from tl_knowledge.tracing.sets.effects import RoleEffects
+from tl_knowledge.wording import counted
 
 __all__ = ["plot_heat_maps", "plot_roles", "plot_severed", "plot_sides", "sample_words"]
 
@@ -62,7 +63,7 @@ def plot_heat_maps(average: RoleEffects) -> go.Figure:
         maps,
         title="Average indirect effect by token role",
         subtitle=f"{sample_words(average)}; corrupted roles bold with *",
-        colour_axis=average.metric.measured_in,
+        colour_axis=effect_axis(average.metric),
         columns=len(average.components),
     )
 
@@ -127,7 +128,7 @@ def effect_axis(metric: Metric) -> str:
 def sample_words(average: RoleEffects) -> str:
     """How many facts and noise samples an average is of, and of which model."""
     left_out = f" of {average.given} given" if average.skipped else ""
-    return f"{len(average.facts)} facts{left_out}, {average.settings.samples} noise samples each; {average.provenance.model}"
+    return f"{counted(len(average.facts), 'fact')}{left_out}, {counted(average.settings.samples, 'noise sample')} each; {average.provenance.model}"
 
 
 def _mean_line(name: str, layers: Sequence[int], effects: NDArray[np.float64], style: int) -> Line:

@@ -19,6 +19,7 @@ from tl_knowledge.tracing.sets.effects import RoleEffects
 from tl_knowledge.tracing.sets.figures import plot_heat_maps, plot_roles, plot_severed
 from tl_knowledge.tracing.sets.sides import SideComparison, locate_sides
 from tl_knowledge.tracing.sets.units import plot_units
+from tl_knowledge.wording import counted
 
 __all__ = ["average_page", "location_table", "peak_table", "total_effect_table"]
 
@@ -131,7 +132,8 @@ def _difference_sentence(average: RoleEffects, frame: pd.DataFrame) -> str:
         if len(rows := frame.query("component == @component and place == @place"))
     ]
     return (
-        f"Layers at which the sides differ (Wilcoxon's signed-rank test, paired over {len(average.facts)} facts, p < .05 after Benjamini and "
+        f"Layers at which the sides differ (Wilcoxon's signed-rank test, paired over "
+        f"{counted(len(average.facts), 'fact')}, p < .05 after Benjamini and "
         f"Hochberg's correction for {len(frame)} comparisons): {'; '.join(counts)}."
     )
 

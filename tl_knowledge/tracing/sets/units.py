@@ -66,4 +66,5 @@ def _bars(average: RoleEffects, component: Component) -> go.Figure:
         title=f"Restoring one {COMPONENT_WORDS[component]} at the last corrupted token",
         subtitle=f"{sample_words(average)}; the {len(best)} largest; 95% bootstrap over facts",
         value_axis=effect_axis(average.metric),
+        colours=COLOUR_SCALES[component],
     )
