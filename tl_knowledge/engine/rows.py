@@ -24,12 +24,14 @@ architecture, masks expanded to the batch) is recognised by `growing_rows_refusa
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
 
 from tl_knowledge.arrays import HookFn, Hooks, Logits, Residual, Tokens
 from tl_knowledge.engine.forward import run_model
+from tl_knowledge.engine.fused import fused_activations
 from tl_knowledge.engine.proof import Proof, probe_tokens, same
 from tl_knowledge.engine.recording import capture_base
 from tl_knowledge.models.hook_names import UNEMBED_IN, block_input, block_output, by_position, component_hook
@@ -83,11 +85,15 @@ def grow_rows(base: Sequence[Residual], births: Mapping[int, Index]) -> Hooks:
     return [(site(layer), (swap_in if layer == start else append)(births[layer])) for layer in sorted(births)]
 
 
-def copy_rows(name: str, source: Index, rows: Index, positions: Index, units: Index | None = None) -> Hooks:
-    """Write, row for row, one position (and unit) of other rows: ``x[rows, positions] = x[source, positions]``."""
+def copy_rows(name: str, source: Index, rows: Index, positions: Index, units: Index | None = None, *, own: bool = False) -> Hooks:
+    """Write, row for row, one position (and unit) of other rows: ``x[rows, positions] = x[source, positions]``.
+
+    Args:
+        own: whether a hook of this package, just before, has made the tensor that comes here: it is written in place then.
+    """
 
     def copy(activation: torch.Tensor, *, hook: object) -> torch.Tensor:
-        changed = activation.clone()
+        changed = activation if own else activation.clone()
         written, values = by_position(name, changed), by_position(name, activation)
         if units is None:
             written[rows, positions] = values[source, positions]
@@ -188,21 +194,25 @@ def keep_positions(positions: Int[torch.Tensor, "#row answer"]) -> Hooks:
     return [(UNEMBED_IN, lambda states, *, hook: states.take_along_dim(positions[..., None], dim=1))]
 
 
-def run_rows(model: HookedModel, tokens: Tokens, hooks: Hooks) -> Logits:
-    """Run the model on one row of tokens; the hooks say how many rows come out."""
-    with torch.no_grad():
-        logits: torch.Tensor = run_model(model, tokens[:1], hooks)
+def run_rows(model: HookedModel, tokens: Tokens, hooks: Hooks, **arguments: Any) -> Logits:
+    """Run the model on one row of tokens; the hooks say how many rows come out, and the arguments what the tokens continue."""
+    with torch.no_grad(), fused_activations(model):
+        logits: torch.Tensor = run_model(model, tokens[:1], hooks, **arguments)
     return logits
 
 
-def row_bytes(model: HookedModel, length: int, answer_positions: int) -> int:
+def row_bytes(model: HookedModel, length: int, answer_positions: int, before: int = 0) -> int:
     """Memory one row needs while it runs, in bytes, from above: activations of a block, and the logits.
 
     Attention holds its pattern three times (scores, masked scores, softmax); gated MLPs hold three hidden vectors.
+
+    Args:
+        before: tokens of a frozen prefix, of whose keys and values a row holds a copy or two.
     """
     config = model.cfg
     d_mlp = int(config.d_mlp or 4 * config.d_model)
-    block = length * (10 * int(config.d_model) + 4 * d_mlp) + 3 * int(config.n_heads) * length * length
+    block = length * (10 * int(config.d_model) + 4 * d_mlp) + 3 * int(config.n_heads) * length * (before + length)
+    block += 4 * before * int(config.d_model)
     logits = 2 * answer_positions * int(config.d_vocab)
     return max(block, logits + length * int(config.d_model)) * next(iter(model.parameters())).element_size()
 
@@ -258,9 +268,9 @@ _GROWING = Proof("the engine of growing rows", _probe_growing, "every run is a f
 _NARROWING = Proof("running modules only where rows differ", _probe_narrowing, instead="")
 
 
-def budget_rows(model: HookedModel, length: int, answer_positions: int, memory_budget: float) -> int:
-    """How many rows fit a memory budget in bytes; at least one."""
-    return max(1, int(memory_budget // row_bytes(model, length, answer_positions)))
+def budget_rows(model: HookedModel, length: int, answer_positions: int, memory_budget: float, before: int = 0) -> int:
+    """How many rows fit a memory budget in bytes; at least one. ``before`` is the length of a frozen prefix."""
+    return max(1, int(memory_budget // row_bytes(model, length, answer_positions, before)))
 
 
 def pad_right(prompts: Sequence[Int[torch.Tensor, "_ _"]]) -> Tokens:
