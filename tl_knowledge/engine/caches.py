@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 
 from tl_knowledge.arrays import Hooks, Tokens
-from tl_knowledge.engine.recording import record, run_until
+from tl_knowledge.engine.recording import record
 from tl_knowledge.models.hook_names import UNEMBED_IN
 from tl_knowledge.models.protocol import HookedModel, layer_count
 
@@ -59,15 +59,16 @@ class Cache:
 
 
 def fill_cache(model: HookedModel, tokens: Tokens, hooks: Hooks, length: int, names: Sequence[str] = ()) -> tuple[Cache, dict[str, torch.Tensor]]:
-    """The keys and values of the first tokens of some rows, and (``HookedTransformer`` only) other activations of the same run.
+    """The keys and values of the first tokens of some rows, and other activations of the same run.
 
     Args:
         tokens: ``[row pos]``; a bridge runs the first ones only.
         hooks: in force while they run.
         length: how many tokens.
+        names: of the other activations.
     """
     if not is_hooked_transformer(model):
-        return _fill_bridge(model, tokens[:, :length], hooks), {}
+        return _fill_bridge(model, tokens[:, :length], hooks, names)
     layers = range(layer_count(model))
     parts = [(f"blocks.{layer}.attn.hook_k", f"blocks.{layer}.attn.hook_v") for layer in layers]
     recorded = record(model, tokens, hooks, [*names, *(name for pair in parts for name in pair)], stop_at_layer=len(layers))
@@ -79,12 +80,12 @@ def is_hooked_transformer(model: HookedModel) -> bool:
     return not hasattr(model, "original_model")
 
 
-def _fill_bridge(model: Any, tokens: Tokens, hooks: Hooks) -> Cache:
+def _fill_bridge(model: Any, tokens: Tokens, hooks: Hooks, names: Sequence[str]) -> tuple[Cache, dict[str, torch.Tensor]]:
     from transformers import DynamicCache
 
     filled: Any = DynamicCache(config=model.original_model.config)
-    run_until(model, tokens, hooks, UNEMBED_IN, past_key_values=filled, use_cache=True)
-    return Cache(tokens.shape[1], filled.layers, filled)
+    recorded = record(model, tokens, hooks, [*names, UNEMBED_IN], past_key_values=filled, use_cache=True)
+    return Cache(tokens.shape[1], filled.layers, filled), recorded
 
 
 def _frozen_layer(layer: Any, before: int | None, owners: Owners | None) -> Any:

@@ -103,7 +103,7 @@ def whole_sequences(model: HookedModel, tokens: Tokens, hooks: Hooks | None = No
 
 def _freeze(model: HookedModel, tokens: Tokens, kept: int) -> FrozenPrefix:
     own, entry = is_hooked_transformer(model), block_input(0)
-    cache, recorded = fill_cache(model, tokens, [], tokens.shape[1] - kept, [entry])
+    cache, recorded = fill_cache(model, tokens, [], tokens.shape[1] - kept, [entry] if own else [])
     arguments = cache.arguments(kept)
     entering = recorded[entry][:, -kept:] if own else record(model, tokens[:, -kept:], [], [entry], **arguments)[entry]
     return FrozenPrefix(tokens[:1, -kept:], entering, arguments, starts_anywhere=own)

@@ -7,6 +7,7 @@ as short as what can differ in it, on bridges as well, where `tl_knowledge.engin
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,13 +32,15 @@ PROBED = 16  # tokens: enough for single precision to show in their sums
 
 @dataclass(frozen=True)
 class PrefixBank:
-    """Keys and values of some rows' tokens.
+    """Keys and values of some rows' tokens, and what else was asked for of the run that gave them.
 
     Attributes:
+        recorded: activations of these rows, by hook name.
         length: of the rows, in tokens; a prefix has at least one less.
     """
 
     cache: Cache
+    recorded: dict[str, torch.Tensor]
     length: int
 
     def arguments(self, start: int, owners: Int[torch.Tensor, " row"]) -> dict[str, Any]:
@@ -49,7 +52,7 @@ class PrefixBank:
         return self.cache.arguments(self.length - start, before=start, owners=owners) if start else {}
 
 
-def bank_prefixes(model: HookedModel, tokens: Tokens, entering: Residual) -> PrefixBank | None:
+def bank_prefixes(model: HookedModel, tokens: Tokens, entering: Residual, names: Iterable[str] = ()) -> PrefixBank | None:
     """The prefixes of some rows, or ``None`` where rows have to run all of their tokens.
 
     That is where the model's cache is not exact, and where somebody has hooks on the model: these may count positions from the start, or from
@@ -58,21 +61,21 @@ def bank_prefixes(model: HookedModel, tokens: Tokens, entering: Residual) -> Pre
     Args:
         tokens: ``[row pos]``.
         entering: what the rows enter block 0 with.
+        names: of other activations of theirs to record.
     """
-    length = tokens.shape[1]
-    if length < 2 or length > exact_up_to(model) or has_routes(model) or foreign_hook(model) or prefix_refusal(model) or _CUTTING.refusal(model):
+    if tokens.shape[1] >= exact_up_to(model) or has_routes(model) or foreign_hook(model) or prefix_refusal(model) or _CUTTING.refusal(model):
         return None
-    return _fill(model, tokens, entering)
+    return _fill(model, tokens, entering, sorted(set(names)))
 
 
-def _fill(model: HookedModel, tokens: Tokens, entering: Residual) -> PrefixBank:
-    most = tokens.shape[1] - 1
-    swap_in: Hooks = [(block_input(0), lambda _, *, hook: entering[:, :most])]
-    return PrefixBank(fill_cache(model, tokens[:, :most], swap_in, most)[0], most + 1)
+def _fill(model: HookedModel, tokens: Tokens, entering: Residual, names: Sequence[str]) -> PrefixBank:
+    length = tokens.shape[1]
+    swap_in: Hooks = [(block_input(0), lambda _, *, hook: entering)]
+    return PrefixBank(*fill_cache(model, tokens, swap_in, length, names), length)
 
 
 def _probe(model: HookedModel) -> str:
-    """Two prompts, each continued by a row of its own and one born behind block 0, the other way round; from two tokens on.
+    """Two prompts, each continued by a row from block 0 on and by one that is born behind it, the other way round; from two tokens on.
 
     In double precision the logits must agree in it: GPT-J's attention is in single precision, and rounds otherwise where it has fewer queries.
     """
@@ -80,10 +83,9 @@ def _probe(model: HookedModel) -> str:
     plain: torch.Tensor = run_model(model, tokens, capture_base(model, base))
     if len(base) != layer_count(model) + 1:
         return "some blocks never show their output"
-    bank, order = _fill(model, tokens, base[0]), torch.tensor([0, 1, 1, 0], device=tokens.device)
+    bank, order = _fill(model, tokens, base[0], ()), torch.tensor([0, 1, 1, 0], device=tokens.device)
     for start in {1, tokens.shape[1] - 1}:
-        births = {-1: order[:0], 0: order[2:]}
-        hooks = grow_rows([stream[:, start:] for stream in base], births)
+        hooks = grow_rows([stream[:, start:] for stream in base], {-1: order[:2], 0: order[2:]}, alone=True)
         logits: torch.Tensor = run_model(model, tokens[:1, start:], hooks, **bank.arguments(start, order))
         if not same(logits, plain[order, start:], strict=True):
             return f"rows that begin at token {start} give other logits"

@@ -34,7 +34,7 @@ from tl_knowledge.engine.forward import run_model
 from tl_knowledge.engine.fused import fused_activations
 from tl_knowledge.engine.proof import Proof, probe_tokens, same
 from tl_knowledge.engine.recording import capture_base
-from tl_knowledge.models.hook_names import UNEMBED_IN, block_input, block_output, by_position, component_hook
+from tl_knowledge.models.hook_names import UNEMBED_IN, by_position, component_hook, state_hook
 from tl_knowledge.models.protocol import HookedModel, attention_input, is_encoder_decoder, layer_count, mlp_input
 
 __all__ = [
@@ -61,7 +61,7 @@ Index = Int[torch.Tensor, " written"]
 Mask = Bool[torch.Tensor, "row pos"]
 
 
-def grow_rows(base: Sequence[Residual], births: Mapping[int, Index]) -> Hooks:
+def grow_rows(base: Sequence[Residual], births: Mapping[int, Index], *, alone: bool = False) -> Hooks:
     """Swap the base rows in where the first rows are born, and append copies of rows at the outputs of later blocks.
 
     Up to there a single dummy row runs: what the base rows are in every layer is already known.
@@ -70,35 +70,45 @@ def grow_rows(base: Sequence[Residual], births: Mapping[int, Index]) -> Hooks:
         base: the base rows' residual stream ``[row pos d_model]``: entering block 0, then leaving each block.
         births: for each layer, the indices of the rows to copy at that block's output; the copies take the next free
             row numbers. Layer ``-1`` stands for the input of block 0.
+        alone: run the copies only, and not the base rows, of which everything that the copies take from them is known.
     """
     start = min(births)
 
     def swap_in(parents: Index) -> HookFn:
-        return lambda _, *, hook: torch.cat([base[start + 1], base[start + 1][parents]])
+        return lambda _, *, hook: base[start + 1][parents] if alone else torch.cat([base[start + 1], base[start + 1][parents]])
 
-    def append(parents: Index) -> HookFn:
-        return lambda rows, *, hook: torch.cat([rows, rows[parents]])
+    def append(layer: int, parents: Index) -> HookFn:
+        return lambda rows, *, hook: torch.cat([rows, (base[layer + 1] if alone else rows)[parents]])
 
-    def site(layer: int) -> str:
-        return block_input(0) if layer < 0 else block_output(layer)
-
-    return [(site(layer), (swap_in if layer == start else append)(births[layer])) for layer in sorted(births)]
+    return [(state_hook(layer), swap_in(births[layer]) if layer == start else append(layer, births[layer])) for layer in sorted(births)]
 
 
-def copy_rows(name: str, source: Index, rows: Index, positions: Index, units: Index | None = None, *, own: bool = False) -> Hooks:
+def copy_rows(
+    name: str,
+    source: Index,
+    rows: Index,
+    positions: Index,
+    units: Index | None = None,
+    *,
+    recorded: torch.Tensor | None = None,
+    start: int = 0,
+    own: bool = False,
+) -> Hooks:
     """Write, row for row, one position (and unit) of other rows: ``x[rows, positions] = x[source, positions]``.
 
     Args:
+        recorded: the activation that holds the source rows, where these are not among the rows that are run.
+        start: which of its positions is the first of the rows that are run.
         own: whether a hook of this package, just before, has made the tensor that comes here: it is written in place then.
     """
 
     def copy(activation: torch.Tensor, *, hook: object) -> torch.Tensor:
         changed = activation if own else activation.clone()
-        written, values = by_position(name, changed), by_position(name, activation)
+        written, values = by_position(name, changed), by_position(name, activation if recorded is None else recorded)
         if units is None:
-            written[rows, positions] = values[source, positions]
+            written[rows, positions] = values[source, positions + start]
         else:
-            written[rows, positions, units] = values[source, positions, units]
+            written[rows, positions, units] = values[source, positions + start, units]
         return changed
 
     return [(name, copy)]

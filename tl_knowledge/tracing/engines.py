@@ -25,7 +25,7 @@ from tl_knowledge.models.hook_names import Component
 from tl_knowledge.models.protocol import HookedModel, layer_count, site_hook
 from tl_knowledge.runs.experiment import Experiment
 from tl_knowledge.tracing.sites import Site, group_sites
-from tl_knowledge.tracing.sweep import Sweep
+from tl_knowledge.tracing.sweep import Sweep, read_names
 
 __all__ = ["engine_used", "exact_scores", "loop_over_sites", "sweep_sites"]
 
@@ -65,14 +65,14 @@ def sweep_sites(experiment: Experiment, sites: Sequence[Site], memory_budget: fl
     Where the model's cache is exact, rows begin at the first position that is restored in their forward.
     """
     model, samples, answers = experiment.model, experiment.samples, experiment.answers.shape[1]
-    bank = bank_prefixes(model, experiment.tokens[experiment.row_prompts], experiment.base.streams[0])
+    bank = bank_prefixes(model, experiment.tokens[experiment.row_prompts], experiment.base.streams[0], read_names(model, sites))
     scores = torch.empty(len(sites), samples, dtype=experiment.base.score.dtype, device=experiment.device)
     for start, group in group_sites(sites, experiment.length, layer_count(model), samples) if bank else [(0, range(len(sites)))]:
-        fitting = budget_rows(model, experiment.length - start, answers, memory_budget, start) - len(experiment.row_prompts)
+        fitting = budget_rows(model, experiment.length - start, answers, memory_budget, start) - (0 if bank else len(experiment.row_prompts))
         order = sorted(group, key=lambda k: sites[k].born_at)
         for chunk in chunked_even(order, max(1, fitting // samples)):
-            sweep = Sweep(experiment, [sites[k] for k in chunk], start)
-            arguments = bank.arguments(start, sweep.owners) if bank else {}
+            sweep = Sweep(experiment, [sites[k] for k in chunk], start, bank)
+            arguments = bank.arguments(start, sweep.parents) if bank else {}
             logits = run_rows(model, experiment.tokens[:1, start:], sweep.hooks(), **arguments)
             born = experiment.score(logits[sweep.base_rows :], sweep.row_prompts[sweep.base_rows :])
             scores[chunk] = rearrange(born, "(site sample) -> site sample", sample=samples)

@@ -108,10 +108,9 @@ def group_sites(sites: Sequence[Site], length: int, n_layers: int, samples: int)
     work = dict.fromkeys(positions, 0)
     for site in sites:
         work[site.pos] += samples * (n_layers - 1 - site.born_at)
-    base = ((samples + 1) * len({site.run for site in sites})) * n_layers
     least: list[tuple[float, int]] = [(0.0, 0)]  # of the last so many positions: the work, and how many of them go together first
     for first in reversed(range(len(positions))):
-        rows, choices = base, list[tuple[float, int]]()
+        rows, choices = 0, list[tuple[float, int]]()
         for end in range(first, len(positions)):
             rows += work[positions[end]]
             together = rows * (length - positions[first]) + PASS_COST * n_layers

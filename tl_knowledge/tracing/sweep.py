@@ -10,9 +10,10 @@ from einops import rearrange, repeat
 from jaxtyping import Int
 
 from tl_knowledge.arrays import Hooks
+from tl_knowledge.engine.prefix_bank import PrefixBank
 from tl_knowledge.engine.rows import as_index, copy_rows, grow_rows, keep_positions, narrow_attention, narrow_mlp
 from tl_knowledge.models.hook_names import COMPONENTS, STATES, Component, Module, severable, state_hook
-from tl_knowledge.models.protocol import layer_count, mlp_input, site_hook
+from tl_knowledge.models.protocol import HookedModel, layer_count, mlp_input, site_hook
 from tl_knowledge.runs.experiment import Experiment
 from tl_knowledge.tracing.sites import Site
 
@@ -36,35 +37,47 @@ class Sweep:
               .... | first site born, ``samples`` rows
               .... | second site born, ``samples`` rows, ...
 
+    With a bank of prefixes the base rows are known, and the sites' rows run alone.
+
     Args:
         start: the first position that is run, at or before every restored one; earlier ones are a frozen prefix.
+        bank: of the experiment's rows, with what `read_names` says recorded.
     """
 
-    def __init__(self, experiment: Experiment, sites: Sequence[Site], start: int = 0) -> None:
+    def __init__(self, experiment: Experiment, sites: Sequence[Site], start: int = 0, bank: PrefixBank | None = None) -> None:
         self.experiment, self.sites, self.samples, self.start = experiment, sites, experiment.samples, start
-        runs = sorted({site.run for site in sites})
-        prompts = sorted({experiment.runs[run].prompt for run in runs})
-        corrupted = [range(experiment.sample_rows(run).start, experiment.sample_rows(run).stop) for run in runs]
-        self.kept = as_index([*prompts, *(row for rows in corrupted for row in rows)], experiment.device)
+        self.recorded = bank.recorded if bank else None
+        runs, of_site = experiment.runs, [site.run for site in sites]
+        if bank:
+            self.kept = as_index((), experiment.device)
+            clean_row = {run: runs[run].prompt for run in of_site}
+            first_sample = {run: experiment.sample_rows(run).start for run in of_site}
+        else:
+            there = sorted(set(of_site))
+            prompts = sorted({runs[run].prompt for run in there})
+            corrupted = [range(experiment.sample_rows(run).start, experiment.sample_rows(run).stop) for run in there]
+            self.kept = as_index([*prompts, *(row for rows in corrupted for row in rows)], experiment.device)
+            clean_row = {run: prompts.index(runs[run].prompt) for run in there}
+            first_sample = {run: len(prompts) + i * self.samples for i, run in enumerate(there)}
         self.base_rows = len(self.kept)
-        clean_row = {prompt: row for row, prompt in enumerate(prompts)}
-        first_sample = {run: len(prompts) + i * self.samples for i, run in enumerate(runs)}
-        self.clean = as_index([clean_row[experiment.runs[site.run].prompt] for site in sites], experiment.device)
-        self.parents = as_index([first_sample[site.run] for site in sites], experiment.device)
-        self.row_prompts = torch.cat(
-            [experiment.row_prompts[self.kept], self._each([experiment.runs[site.run].prompt for site in sites])],
-        )
+        self.clean = as_index([clean_row[run] for run in of_site], experiment.device)
+        self.first_samples = as_index([first_sample[run] for run in of_site], experiment.device)
+        self.row_prompts = torch.cat([experiment.row_prompts[self.kept], self._each([runs[run].prompt for run in of_site])])
         self.births = {layer: self._parent_rows(k for k, s in enumerate(sites) if s.born_at == layer) for layer in sorted({s.born_at for s in sites})}
 
     @property
-    def owners(self) -> Int[torch.Tensor, " row"]:
-        """Which row of the experiment each row is, or is a copy of."""
-        return self.kept[self._sources(range(len(self.sites)))]
+    def parents(self) -> Int[torch.Tensor, " row"]:
+        """Which base row each site's rows are copies of."""
+        return self._parent_rows(range(len(self.sites)))
 
     def hooks(self) -> Hooks:
         """Grow the sites' rows, pin what is severed to the corrupted rows, restore from the clean rows."""
         sites = self.sites
-        hooks = grow_rows([stream[self.kept, self.start :] for stream in self.experiment.base.streams], self.births)
+        streams = self.experiment.base.streams
+        if self.recorded is None:
+            hooks = grow_rows([stream[self.kept] for stream in streams], self.births)
+        else:
+            hooks = grow_rows([stream[:, self.start :] for stream in streams], self.births, alone=True)
         for layer in range(layer_count(self.experiment.model)):
             alive = [k for k, site in enumerate(sites) if site.born_at < layer]
             copies: Hooks = []
@@ -81,7 +94,9 @@ class Sweep:
         if not severed:
             return []
         positions = self._places(severed)
-        return copy_rows(site_hook(self.experiment.model, module, layer), self._parent_rows(severed), self._rows(severed), positions)
+        name = site_hook(self.experiment.model, module, layer)
+        known = self.recorded[name] if self.recorded else None
+        return copy_rows(name, self._parent_rows(severed), self._rows(severed), positions, recorded=known, start=self.start)
 
     def _restoring(self, layer: int, restored: Sequence[int]) -> Hooks:
         """Some sites' rows get what they restore from the clean rows."""
@@ -96,7 +111,8 @@ class Sweep:
             units = self._each(numbers) if numbers else None
             name = site_hook(self.experiment.model, component, layer)
             grown = name in map(state_hook, self.births)  # there, just before, rows were appended to a new tensor
-            hooks += copy_rows(name, clean, self._rows(of_component), positions, units, own=grown)
+            known = self.recorded[name] if self.recorded else None
+            hooks += copy_rows(name, clean, self._rows(of_component), positions, units, recorded=known, start=self.start, own=grown)
         return hooks
 
     def _narrowing(self, layer: int, alive: Sequence[int]) -> Hooks:
@@ -108,7 +124,7 @@ class Sweep:
             return []
         experiment, model, sites = self.experiment, self.experiment.model, [self.sites[k] for k in alive]
         row_prompts = self.row_prompts[: self.base_rows + len(alive) * self.samples]
-        source, where = self._sources(alive), self._where()
+        where = self._where()
         inside = where < experiment.lengths[row_prompts][:, None]
         if layer == layer_count(model) - 1:
             read = inside & (where >= experiment.answer_positions[row_prompts, :1])
@@ -119,7 +135,12 @@ class Sweep:
             rows = repeat(of_sites, "site pos -> (site sample) pos", sample=self.samples)
             return among & torch.cat([torch.ones(self.base_rows, len(where), dtype=torch.bool, device=experiment.device), rows])
 
-        entering, attended, transformed = self._reach(layer, sites)
+        if self.recorded is None:
+            source = torch.cat([torch.arange(self.base_rows, device=experiment.device), self._parent_rows(alive)])
+            entering, attended, transformed = self._reach(layer, sites)
+        else:  # what equals a base row is not among the rows: only padding, and what nobody reads behind the last block, can be left out
+            source = torch.arange(len(row_prompts), device=experiment.device)
+            entering = attended = transformed = torch.ones(len(sites), len(where), dtype=torch.bool, device=experiment.device)
         touched = {word for site in self.sites for word in (site.component, *site.severed)}
         in_mlp, in_attention, after_it = with_base(transformed, read), with_base(entering, inside), with_base(attended, read)
         hooks = [] if "neuron" in touched or not _worth(in_mlp) else narrow_mlp(model, layer, in_mlp, source)
@@ -165,15 +186,12 @@ class Sweep:
     def _places(self, sites: Iterable[int]) -> Int[torch.Tensor, " row"]:
         return self._each([self.sites[k].pos - self.start for k in sites])
 
-    def _sources(self, sites: Iterable[int]) -> Int[torch.Tensor, " row"]:
-        return torch.cat([torch.arange(self.base_rows, device=self.experiment.device), self._parent_rows(sites)])
-
     def _rows(self, sites: Sequence[int]) -> Int[torch.Tensor, " row"]:
         starts = self.base_rows + as_index(sites, self.experiment.device) * self.samples
         return self._with_samples(starts)
 
     def _parent_rows(self, sites: Iterable[int]) -> Int[torch.Tensor, " row"]:
-        return self._with_samples(self.parents[list(sites)])
+        return self._with_samples(self.first_samples[list(sites)])
 
     def _with_samples(self, starts: torch.Tensor) -> Int[torch.Tensor, " row"]:
         return rearrange(starts[:, None] + torch.arange(self.samples, device=starts.device), "site sample -> (site sample)")
@@ -183,6 +201,13 @@ class Sweep:
 
     def _column(self, values: Sequence[int]) -> Int[torch.Tensor, "site 1"]:
         return as_index(values, self.experiment.device)[:, None]
+
+
+def read_names(model: HookedModel, sites: Iterable[Site]) -> set[str]:
+    """The hooks of everything that some sites restore or sever."""
+    restored = {(site.component, layer) for site in sites for layer in range(site.first, site.last + 1)}
+    severed = {(module, layer) for site in sites for module in site.severed for layer in range(layer_count(model))}
+    return {site_hook(model, component, layer) for component, layer in restored | severed}
 
 
 def _worth(needed: torch.Tensor) -> bool:
