@@ -21,18 +21,17 @@ the same::
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
-from types import MethodType
 from typing import Any
 
 import torch
 from jaxtyping import Float
 
 from tl_knowledge.arrays import Hooks, Tokens
+from tl_knowledge.engine.caches import fill_cache, is_hooked_transformer
 from tl_knowledge.engine.forward import run_model
 from tl_knowledge.engine.proof import Proof, probe_tokens, same
-from tl_knowledge.engine.recording import capture, record, run_until
+from tl_knowledge.engine.recording import capture, record
 from tl_knowledge.engine.rows import growing_rows_refusal
 from tl_knowledge.models.hook_names import UNEMBED_IN, block_input, block_output
 from tl_knowledge.models.protocol import HookedModel, answered_from, encoder_depth, is_encoder_decoder, is_masked, layer_count
@@ -47,8 +46,6 @@ __all__ = [
     "run_on_prefix_from",
     "whole_sequences",
 ]
-
-Heads = Float[torch.Tensor, "_ _ head d_head"]
 
 
 @dataclass(frozen=True)
@@ -101,12 +98,14 @@ def whole_sequences(model: HookedModel, tokens: Tokens, hooks: Hooks | None = No
     entering = record(model, tokens, hooks or [], [block_input(block)])[block_input(block)]
     if growing_rows_refusal(model):
         return FrozenPrefix(tokens, entering, {}, block=block, grows=False)
-    return FrozenPrefix(tokens[:1], entering, {}, starts_anywhere=_is_hooked_transformer(model) and not prefix_refusal(model))
+    return FrozenPrefix(tokens[:1], entering, {}, starts_anywhere=is_hooked_transformer(model) and not prefix_refusal(model))
 
 
 def _freeze(model: HookedModel, tokens: Tokens, kept: int) -> FrozenPrefix:
-    own = _is_hooked_transformer(model)
-    entering, arguments = (_freeze_hooked_transformer if own else _freeze_bridge)(model, tokens, kept)
+    own, entry = is_hooked_transformer(model), block_input(0)
+    cache, recorded = fill_cache(model, tokens, [], tokens.shape[1] - kept, [entry] if own else [])
+    arguments = cache.arguments(kept)
+    entering = recorded[entry][:, -kept:] if own else record(model, tokens[:, -kept:], [], [entry], **arguments)[entry]
     return FrozenPrefix(tokens[:1, -kept:], entering, arguments, starts_anywhere=own)
 
 
@@ -186,11 +185,6 @@ def _probe(model: HookedModel) -> str:
 _FREEZING = Proof("a frozen prefix", _probe, "rows run all of their tokens")
 
 
-def _is_hooked_transformer(model: HookedModel) -> bool:
-    """Not a bridge to a Hugging Face module."""
-    return not hasattr(model, "original_model")
-
-
 def exact_up_to(model: HookedModel) -> float:
     """The longest prompt that the probe speaks for: beyond it a model with a sliding window or switching rotary tables does something else."""
     config: Any = getattr(getattr(model, "original_model", None), "config", None)
@@ -199,64 +193,3 @@ def exact_up_to(model: HookedModel) -> float:
     if rotary.get("rope_type") in ("dynamic", "longrope"):
         limits += [rotary.get("original_max_position_embeddings"), getattr(config, "max_position_embeddings", None)]
     return min((float(limit) for limit in limits if limit), default=float("inf"))
-
-
-class _PrefixEntry:
-    """One layer's prefix as ``HookedTransformer`` reads it: keys before rotation, ``[prompt pos head d_head]``."""
-
-    def __init__(self, keys: Heads, values: Heads) -> None:
-        self.keys, self.values = keys, values
-        self.past_keys = keys[:1]  # the model reads their shape, and runs on one row of tokens
-
-    def append(self, new_keys: Heads, new_values: Heads) -> tuple[Heads, Heads]:
-        keys = torch.cat([_to_rows(self.keys, len(new_keys)), new_keys], dim=1)
-        return keys, torch.cat([_to_rows(self.values, len(new_values)), new_values], dim=1)
-
-
-class _Prefix:
-    """All layers' prefixes as ``HookedTransformer`` reads them."""
-
-    def __init__(self, entries: list[_PrefixEntry], length: int) -> None:
-        self.entries, self.length = entries, length
-
-    def __getitem__(self, layer: int) -> _PrefixEntry:
-        return self.entries[layer]
-
-    def append_attention_mask(self, attention_mask: torch.Tensor) -> torch.Tensor:
-        return torch.cat([attention_mask.new_ones(attention_mask.shape[0], self.length), attention_mask], dim=-1)
-
-
-def _freeze_hooked_transformer(model: HookedModel, tokens: Tokens, kept: int) -> tuple[torch.Tensor, dict[str, Any]]:
-    layers = range(layer_count(model))
-    names = [f"blocks.{layer}.attn.hook_{part}" for layer in layers for part in ("k", "v")]
-    recorded = record(model, tokens, [], [block_input(0), *names], stop_at_layer=len(layers))
-    entries = [_PrefixEntry(recorded[f"blocks.{i}.attn.hook_k"][:, :-kept], recorded[f"blocks.{i}.attn.hook_v"][:, :-kept]) for i in layers]
-    mask = torch.ones(1, kept, dtype=torch.long, device=tokens.device)
-    return recorded[block_input(0)][:, -kept:], {"past_kv_cache": _Prefix(entries, tokens.shape[1] - kept), "attention_mask": mask}
-
-
-def _freeze_bridge(model: Any, tokens: Tokens, kept: int) -> tuple[torch.Tensor, dict[str, Any]]:
-    """A Hugging Face cache whose layers join the prefix to any number of rows and keep nothing."""
-    from transformers import DynamicCache
-
-    filled: Any = DynamicCache(config=model.original_model.config)
-    run_until(model, tokens[:, :-kept], [], UNEMBED_IN, past_key_values=filled, use_cache=True)
-    frozen = copy.copy(filled)
-    frozen.layers = [copy.copy(layer) for layer in filled.layers]
-    for layer in frozen.layers:
-        layer.update = MethodType(_join, layer)
-    arguments = {"past_key_values": frozen}
-    return record(model, tokens[:, -kept:], [], [block_input(0)], **arguments)[block_input(0)], arguments
-
-
-def _join(layer: Any, keys: torch.Tensor, values: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    joined = torch.cat([_to_rows(layer.keys, len(keys)), keys], dim=-2)
-    return joined, torch.cat([_to_rows(layer.values, len(values)), values], dim=-2)
-
-
-def _to_rows(prompts: torch.Tensor, rows: int) -> torch.Tensor:
-    """Each row's prompt, ``[prompt ...] -> [row ...]``; a view where there is one prompt, or fewer rows than prompts."""
-    if rows < len(prompts):
-        return prompts[:rows]
-    copies = prompts.expand(rows // len(prompts), *prompts.shape) if len(prompts) > 1 else None
-    return prompts.expand(rows, *prompts.shape[1:]) if copies is None else copies.flatten(0, 1)

@@ -28,6 +28,7 @@ PROBE_LENGTH = 6
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 """Largest difference that is rounding, relative to the largest value (some models take norms and softmax in float32 whatever their weights are).
 What an engine gets wrong differs by percents."""
+STRICT = 1e-12
 
 
 class Proof:
@@ -67,18 +68,22 @@ class Proof:
             return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
 
 
-def probe_tokens(model: HookedModel) -> Int[torch.Tensor, "prompt pos"]:
-    """Two prompts of different tokens, as long as the context allows, up to six tokens."""
-    length = min(PROBE_LENGTH, context_length(model))
+def probe_tokens(model: HookedModel, most: int = PROBE_LENGTH) -> Int[torch.Tensor, "prompt pos"]:
+    """Two prompts of different tokens, as long as the context allows, up to six tokens or as many as are asked for."""
+    length = min(most, context_length(model))
     numbers = torch.arange(2 * length, device=model_device(model)) * 7 + 3
     return (numbers % int(model.cfg.d_vocab)).view(2, length)
 
 
-def same(fast: torch.Tensor, plain: torch.Tensor) -> bool:
-    """Whether two tensors are equal up to rounding."""
+def same(fast: torch.Tensor, plain: torch.Tensor, *, strict: bool = False) -> bool:
+    """Whether two tensors are equal up to rounding.
+
+    Args:
+        strict: of their own dtype in double precision: what a model computes in single precision besides rounds otherwise in other shapes.
+    """
     if fast.shape != plain.shape:
         return False
-    tolerance = TOLERANCE.get(plain.dtype, 1e-3)
+    tolerance = STRICT if strict and plain.dtype == torch.float64 else TOLERANCE.get(plain.dtype, 1e-3)
     return bool(((fast - plain).abs().max() <= tolerance * plain.abs().max()).item())  # NaN is never equal
 
 

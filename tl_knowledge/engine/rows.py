@@ -24,15 +24,17 @@ architecture, masks expanded to the batch) is recognised by `growing_rows_refusa
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
 
 from tl_knowledge.arrays import HookFn, Hooks, Logits, Residual, Tokens
 from tl_knowledge.engine.forward import run_model
+from tl_knowledge.engine.fused import fused_activations
 from tl_knowledge.engine.proof import Proof, probe_tokens, same
 from tl_knowledge.engine.recording import capture_base
-from tl_knowledge.models.hook_names import UNEMBED_IN, block_input, block_output, by_position, component_hook
+from tl_knowledge.models.hook_names import UNEMBED_IN, by_position, component_hook, state_hook
 from tl_knowledge.models.protocol import HookedModel, attention_input, is_encoder_decoder, layer_count, mlp_input
 
 __all__ = [
@@ -59,7 +61,7 @@ Index = Int[torch.Tensor, " written"]
 Mask = Bool[torch.Tensor, "row pos"]
 
 
-def grow_rows(base: Sequence[Residual], births: Mapping[int, Index]) -> Hooks:
+def grow_rows(base: Sequence[Residual], births: Mapping[int, Index], *, alone: bool = False) -> Hooks:
     """Swap the base rows in where the first rows are born, and append copies of rows at the outputs of later blocks.
 
     Up to there a single dummy row runs: what the base rows are in every layer is already known.
@@ -68,31 +70,45 @@ def grow_rows(base: Sequence[Residual], births: Mapping[int, Index]) -> Hooks:
         base: the base rows' residual stream ``[row pos d_model]``: entering block 0, then leaving each block.
         births: for each layer, the indices of the rows to copy at that block's output; the copies take the next free
             row numbers. Layer ``-1`` stands for the input of block 0.
+        alone: run the copies only, and not the base rows, of which everything that the copies take from them is known.
     """
     start = min(births)
 
     def swap_in(parents: Index) -> HookFn:
-        return lambda _, *, hook: torch.cat([base[start + 1], base[start + 1][parents]])
+        return lambda _, *, hook: base[start + 1][parents] if alone else torch.cat([base[start + 1], base[start + 1][parents]])
 
-    def append(parents: Index) -> HookFn:
-        return lambda rows, *, hook: torch.cat([rows, rows[parents]])
+    def append(layer: int, parents: Index) -> HookFn:
+        return lambda rows, *, hook: torch.cat([rows, (base[layer + 1] if alone else rows)[parents]])
 
-    def site(layer: int) -> str:
-        return block_input(0) if layer < 0 else block_output(layer)
-
-    return [(site(layer), (swap_in if layer == start else append)(births[layer])) for layer in sorted(births)]
+    return [(state_hook(layer), swap_in(births[layer]) if layer == start else append(layer, births[layer])) for layer in sorted(births)]
 
 
-def copy_rows(name: str, source: Index, rows: Index, positions: Index, units: Index | None = None) -> Hooks:
-    """Write, row for row, one position (and unit) of other rows: ``x[rows, positions] = x[source, positions]``."""
+def copy_rows(
+    name: str,
+    source: Index,
+    rows: Index,
+    positions: Index,
+    units: Index | None = None,
+    *,
+    recorded: torch.Tensor | None = None,
+    start: int = 0,
+    own: bool = False,
+) -> Hooks:
+    """Write, row for row, one position (and unit) of other rows: ``x[rows, positions] = x[source, positions]``.
+
+    Args:
+        recorded: the activation that holds the source rows, where these are not among the rows that are run.
+        start: which of its positions is the first of the rows that are run.
+        own: whether a hook of this package, just before, has made the tensor that comes here: it is written in place then.
+    """
 
     def copy(activation: torch.Tensor, *, hook: object) -> torch.Tensor:
-        changed = activation.clone()
-        written, values = by_position(name, changed), by_position(name, activation)
+        changed = activation if own else activation.clone()
+        written, values = by_position(name, changed), by_position(name, activation if recorded is None else recorded)
         if units is None:
-            written[rows, positions] = values[source, positions]
+            written[rows, positions] = values[source, positions + start]
         else:
-            written[rows, positions, units] = values[source, positions, units]
+            written[rows, positions, units] = values[source, positions + start, units]
         return changed
 
     return [(name, copy)]
@@ -188,21 +204,25 @@ def keep_positions(positions: Int[torch.Tensor, "#row answer"]) -> Hooks:
     return [(UNEMBED_IN, lambda states, *, hook: states.take_along_dim(positions[..., None], dim=1))]
 
 
-def run_rows(model: HookedModel, tokens: Tokens, hooks: Hooks) -> Logits:
-    """Run the model on one row of tokens; the hooks say how many rows come out."""
-    with torch.no_grad():
-        logits: torch.Tensor = run_model(model, tokens[:1], hooks)
+def run_rows(model: HookedModel, tokens: Tokens, hooks: Hooks, **arguments: Any) -> Logits:
+    """Run the model on one row of tokens; the hooks say how many rows come out, and the arguments what the tokens continue."""
+    with torch.no_grad(), fused_activations(model):
+        logits: torch.Tensor = run_model(model, tokens[:1], hooks, **arguments)
     return logits
 
 
-def row_bytes(model: HookedModel, length: int, answer_positions: int) -> int:
+def row_bytes(model: HookedModel, length: int, answer_positions: int, before: int = 0) -> int:
     """Memory one row needs while it runs, in bytes, from above: activations of a block, and the logits.
 
     Attention holds its pattern three times (scores, masked scores, softmax); gated MLPs hold three hidden vectors.
+
+    Args:
+        before: tokens of a frozen prefix, of whose keys and values a row holds a copy or two.
     """
     config = model.cfg
     d_mlp = int(config.d_mlp or 4 * config.d_model)
-    block = length * (10 * int(config.d_model) + 4 * d_mlp) + 3 * int(config.n_heads) * length * length
+    block = length * (10 * int(config.d_model) + 4 * d_mlp) + 3 * int(config.n_heads) * length * (before + length)
+    block += 4 * before * int(config.d_model)
     logits = 2 * answer_positions * int(config.d_vocab)
     return max(block, logits + length * int(config.d_model)) * next(iter(model.parameters())).element_size()
 
@@ -258,9 +278,9 @@ _GROWING = Proof("the engine of growing rows", _probe_growing, "every run is a f
 _NARROWING = Proof("running modules only where rows differ", _probe_narrowing, instead="")
 
 
-def budget_rows(model: HookedModel, length: int, answer_positions: int, memory_budget: float) -> int:
-    """How many rows fit a memory budget in bytes; at least one."""
-    return max(1, int(memory_budget // row_bytes(model, length, answer_positions)))
+def budget_rows(model: HookedModel, length: int, answer_positions: int, memory_budget: float, before: int = 0) -> int:
+    """How many rows fit a memory budget in bytes; at least one. ``before`` is the length of a frozen prefix."""
+    return max(1, int(memory_budget // row_bytes(model, length, answer_positions, before)))
 
 
 def pad_right(prompts: Sequence[Int[torch.Tensor, "_ _"]]) -> Tokens:

@@ -13,7 +13,9 @@ from tl_knowledge.models.protocol import layer_count
 from tl_knowledge.runs.experiment import Experiment
 from tl_knowledge.runs.windows import TraceVariant, window_layers
 
-__all__ = ["Grid", "Site"]
+__all__ = ["Grid", "Site", "group_sites"]
+
+PASS_COST = 64  # tokens whose work in a layer takes as long as reading and rearranging its weights
 
 
 @dataclass(frozen=True)
@@ -89,3 +91,36 @@ class Grid:
             places = torch.tensor([[layer_at[s.layer], s.pos, unit_at[s.unit] if s.unit is not None else 0] for s in sites])
             table[:, places[:, 0], places[:, 1], places[:, 2]] = effect.T.cpu()
         return table if has_units(self.component) else table.squeeze(-1)
+
+
+def group_sites(sites: Sequence[Site], length: int, n_layers: int, samples: int) -> list[tuple[int, list[int]]]:
+    """Which sites run together, as ``(first position, indices)``, where a row need not run what lies before the first position of its group.
+
+    A group for each position runs the fewest tokens, but every forward reads all weights: of all ways to cut the positions into neighbours, the
+    one with the least work.
+
+    Example:
+        >>> at = lambda pos: Site("resid_post", 0, pos, None, 0, 0, born_at=0)
+        >>> [start for start, group in group_sites([at(pos) for pos in range(40)], length=40, n_layers=4, samples=10)]
+        [0, 5, 11, 17, 24, 32]
+    """
+    positions = sorted({site.pos for site in sites})
+    work = dict.fromkeys(positions, 0)
+    for site in sites:
+        work[site.pos] += samples * (n_layers - 1 - site.born_at)
+    least: list[tuple[float, int]] = [(0.0, 0)]  # of the last so many positions: the work, and how many of them go together first
+    for first in reversed(range(len(positions))):
+        rows, choices = 0, list[tuple[float, int]]()
+        for end in range(first, len(positions)):
+            rows += work[positions[end]]
+            together = rows * (length - positions[first]) + PASS_COST * n_layers
+            choices.append((together + least[len(positions) - end - 1][0], end - first + 1))
+        least.append(min(choices))
+    groups: list[tuple[int, list[int]]] = []
+    first = 0
+    while first < len(positions):
+        end = first + least[len(positions) - first][1]
+        among = set(positions[first:end])
+        groups.append((positions[first], [k for k, site in enumerate(sites) if site.pos in among]))
+        first = end
+    return groups

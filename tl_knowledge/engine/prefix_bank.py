@@ -1,0 +1,95 @@
+"""Frozen prefixes of many rows, each cut at any token: what the restored runs of a trace continue.
+
+A run that is restored at one position equals its corrupted run at all earlier ones, so its rows need not have them: they begin at that position,
+and attention reads the corrupted run's keys and values of what comes before. Everything a row passes through, norms and attention too, is then
+as short as what can differ in it, on bridges as well, where `tl_knowledge.engine.rows.narrow_attention` cannot help.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Int
+
+from tl_knowledge.arrays import Hooks, Residual, Tokens
+from tl_knowledge.engine.caches import Cache, fill_cache
+from tl_knowledge.engine.forward import run_model
+from tl_knowledge.engine.prefix import exact_up_to, prefix_refusal
+from tl_knowledge.engine.proof import Proof, probe_tokens, same
+from tl_knowledge.engine.recording import capture_base
+from tl_knowledge.engine.rows import grow_rows
+from tl_knowledge.models.hook_names import block_input
+from tl_knowledge.models.protocol import HookedModel, layer_count
+from tl_knowledge.models.routed import foreign_hook, has_routes
+
+__all__ = ["PrefixBank", "bank_prefixes"]
+
+PROBED = 16  # tokens: enough for single precision to show in their sums
+
+
+@dataclass(frozen=True)
+class PrefixBank:
+    """Keys and values of some rows' tokens, and what else was asked for of the run that gave them.
+
+    Attributes:
+        recorded: activations of these rows, by hook name.
+        length: of the rows, in tokens; a prefix has at least one less.
+    """
+
+    cache: Cache
+    recorded: dict[str, torch.Tensor]
+    length: int
+
+    def arguments(self, start: int, owners: Int[torch.Tensor, " row"]) -> dict[str, Any]:
+        """What the model is given besides the tokens from ``start`` on.
+
+        Args:
+            owners: which of the bank's rows each row that is run continues.
+        """
+        return self.cache.arguments(self.length - start, before=start, owners=owners) if start else {}
+
+
+def bank_prefixes(model: HookedModel, tokens: Tokens, entering: Residual, names: Iterable[str] = ()) -> PrefixBank | None:
+    """The prefixes of some rows, or ``None`` where rows have to run all of their tokens.
+
+    That is where the model's cache is not exact, and where somebody has hooks on the model: these may count positions from the start, or from
+    the end, of the rows that they see.
+
+    Args:
+        tokens: ``[row pos]``.
+        entering: what the rows enter block 0 with.
+        names: of other activations of theirs to record.
+    """
+    if tokens.shape[1] >= exact_up_to(model) or has_routes(model) or foreign_hook(model) or prefix_refusal(model) or _CUTTING.refusal(model):
+        return None
+    return _fill(model, tokens, entering, sorted(set(names)))
+
+
+def _fill(model: HookedModel, tokens: Tokens, entering: Residual, names: Sequence[str]) -> PrefixBank:
+    length = tokens.shape[1]
+    swap_in: Hooks = [(block_input(0), lambda _, *, hook: entering)]
+    return PrefixBank(*fill_cache(model, tokens, swap_in, length, names), length)
+
+
+def _probe(model: HookedModel) -> str:
+    """Two prompts, each continued by a row from block 0 on and by one that is born behind it, the other way round; from two tokens on.
+
+    In double precision the logits must agree in it: GPT-J's attention is in single precision, and rounds otherwise where it has fewer queries.
+    """
+    tokens, base = probe_tokens(model, PROBED), list[torch.Tensor]()
+    plain: torch.Tensor = run_model(model, tokens, capture_base(model, base))
+    if len(base) != layer_count(model) + 1:
+        return "some blocks never show their output"
+    bank, order = _fill(model, tokens, base[0], ()), torch.tensor([0, 1, 1, 0], device=tokens.device)
+    for start in {1, tokens.shape[1] - 1}:
+        hooks = grow_rows([stream[:, start:] for stream in base], {-1: order[:2], 0: order[2:]}, alone=True)
+        logits: torch.Tensor = run_model(model, tokens[:1, start:], hooks, **bank.arguments(start, order))
+        if not same(logits, plain[order, start:], strict=True):
+            return f"rows that begin at token {start} give other logits"
+    return ""
+
+
+_CUTTING = Proof("rows that begin where they differ", _probe, instead="")
