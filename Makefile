@@ -58,12 +58,15 @@ wheel:
 	cd build/wheel && venv/bin/tl-knowledge trace --out trace.html
 	cd build/wheel && venv/bin/python -c "import tl_knowledge as tlk; assert 'site-packages' in tlk.__file__, tlk.__file__; print(tlk.load_model('factlm').cfg.n_layers, 'layers')"
 
-# Every architecture on both lines of TransformerLens; writes docs/models.md.
+# Every architecture on both lines of TransformerLens; writes docs/models.md and docs/what_runs_where.md.
 models: $(VENV)/.dev $(VENV4)/.dev
 	mkdir -p build
 	PYTHONPATH=tests $(RUN)/python -W ignore -m support.model_table build/models-3.json
 	PYTHONPATH=tests $(VENV4)/bin/python -W ignore -m support.model_table build/models-4.json
 	PYTHONPATH=tests $(RUN)/python -W ignore -m support.model_table build/models-3.json build/models-4.json docs/models.md
+	PYTHONPATH=tests $(RUN)/python -W ignore -m support.run_page build/runs-3.json
+	PYTHONPATH=tests $(VENV4)/bin/python -W ignore -m support.run_page build/runs-4.json
+	PYTHONPATH=tests $(RUN)/python -W ignore -m support.run_page build/runs-3.json build/runs-4.json docs/what_runs_where.md
 
 gallery: demos
 	$(RUN)/python demos/build_gallery.py build/demos docs
