@@ -33,7 +33,7 @@ LARGEST = 2**40
 SETTINGS_OF = {
     *("ROME", "MEMIT", "PMET", "EMMET", "AlphaEdit", "UltraEdit", "LoRA", "ValueSettings", "TrainingSettings"),
     *("FineTune", "FineTuneConstrained", "FineTuneAttention", "FineTuneDecayed"),
-    *("GRACE", "TransformerPatcher", "MEND", "KE", "SERAC", "IKE", "LensSettings"),
+    *("GRACE", "TransformerPatcher", "MEND", "KE", "SERAC", "IKE", "LensSettings", "SubspaceSettings"),
 }
 
 
