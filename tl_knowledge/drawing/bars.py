@@ -43,7 +43,7 @@ def bar_chart(
     look = {"marker_color": colour_of(colours, 0), "customdata": whole, "hovertemplate": hover}
     figure = go.Figure(go.Bar(x=list(values), y=places, orientation="h", error_x=bars, **look))
     texts = [label_text(shortened(x)) for x in labels]
-    figure.update_yaxes(autorange="reversed", tickvals=places, ticktext=texts, automargin=True)
+    figure.update_yaxes(autorange="reversed", tickvals=places, ticktext=texts, automargin=True, title_standoff=8)
     figure.update_xaxes(title_text=label_text(value_axis), zeroline=True, zerolinecolor=MUTED)
     figure.update_layout(**frame(title, subtitle, width=720, body=70 + 26 * len(labels), l=130, r=90))
     sentence = extremes(value_axis, values, [f"for {label.strip()}" for label in labels])
@@ -79,7 +79,7 @@ def grouped_bars(
     longest, width = max(map(len, short), default=0), max(760, 180 + 34 * len(groups))
     turned = 7 * longest > (width - 180) / max(len(groups), 1)
     texts = [label_text(group) for group in short]
-    figure.update_xaxes(title_text=label_text(group_axis), automargin=True, tickvals=list(range(len(groups))), ticktext=texts)
+    figure.update_xaxes(title_text=label_text(group_axis), automargin=True, title_standoff=8, tickvals=list(range(len(groups))), ticktext=texts)
     figure.update_xaxes(tickangle=-60 if turned else 0)
     figure.update_yaxes(title_text=label_text(value_axis), tickformat=".1%", zeroline=True, zerolinecolor=MUTED, gridcolor="white")
     room = 60 + int(6.2 * longest) * turned
@@ -105,7 +105,7 @@ def labelled_points(
         look = {"mode": "markers", "marker": {"color": colours, "size": 8}, "hovertemplate": hover}
         figure.add_trace(go.Scatter(x=x, y=y, text=[label_text(labels[i]) for i in rows], **look), row=1, col=column)
         texts = [label_text(shortened(labels[i], 24)) for i in rows]
-        figure.update_yaxes(tickvals=y, ticktext=texts, gridcolor="white", zeroline=False, automargin=True, row=1, col=column)
+        figure.update_yaxes(tickvals=y, ticktext=texts, gridcolor="white", zeroline=False, automargin=True, title_standoff=8, row=1, col=column)
         figure.update_xaxes(title_text=axis, zeroline=True, zerolinecolor=MUTED, gridcolor="white", row=1, col=column)
     longest = max((list(groups).count(name) for name in names), default=0)
     settings = frame(title, subtitle, width=width, body=110 + 18 * longest, panels=lines, l=130)

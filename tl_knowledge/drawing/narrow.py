@@ -109,7 +109,8 @@ def _label_all(panels: Sequence[_Panel], layout: Plain) -> None:
             own["title"] = leader["title"]
         if own.get("ticktext"):
             own["ticktext"] = [_short(label) for label in own["ticktext"]]
-        own["automargin"] = layout[panel.x]["automargin"] = True
+        for axis in (own, layout[panel.x]):
+            axis |= {"automargin": True, "title": dict(axis.get("title") or {}) | {"standoff": 8}}
         layout[panel.x] |= _thinned(layout[panel.x])
 
 

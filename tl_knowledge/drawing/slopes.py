@@ -39,7 +39,9 @@ def slope_chart(
         hover = f"{label_text(name)}<br>%{{text}}<br>{axis} %{{x:.1f}} [%{{customdata[0]:.1f}}, %{{customdata[1]:.1f}}]<extra></extra>"
         figure.add_traces(_lines(values, rows, places, look, name=label_text(shortened(name, 60)), text=texts, hovertemplate=hover))
     short = [label_text(shortened(label)) for label in labels]
-    figure.update_yaxes(autorange="reversed", tickvals=list(range(len(labels))), ticktext=short, gridcolor="white", zeroline=False, automargin=True)
+    figure.update_yaxes(
+        autorange="reversed", tickvals=list(range(len(labels))), ticktext=short, gridcolor="white", zeroline=False, automargin=True, title_standoff=8
+    )
     figure.update_xaxes(title_text=axis, gridcolor="white", zeroline=True, zerolinecolor=MUTED)
     figure.update_layout(**frame(title, subtitle, width=860, body=90 + (22 + 9 * len(points)) * len(labels), names=points if len(points) > 1 else ()))
     return with_sentence(figure, _sentence(labels, values, points, value_axis))
