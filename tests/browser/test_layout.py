@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from support.browser import browse
 from support.extremes import extreme_figures
@@ -16,6 +17,8 @@ from support.layout import measured
 
 import tl_knowledge as tlk
 from tl_knowledge import drawing
+from tl_knowledge.evaluation.report import EvaluationSettings
+from tl_knowledge.results.provenance import Provenance
 
 pytestmark = pytest.mark.browser
 
@@ -108,3 +111,26 @@ def test_panels_stack_and_zero_is_the_background_by_day_and_by_night(chromium, t
     assert (second > first + 50) if width == 600 else second == first
     assert said["zero"] == said["background"] == ("#1f2430" if dark else "#ffffff")
     assert (said["page"], said["ink"]) == (("rgb(21, 24, 31)", "rgb(230, 232, 236)") if dark else ("rgb(255, 255, 255)", "rgb(31, 36, 48)"))
+
+
+WHISKERS = """<script>
+addEventListener("load", () => setTimeout(() => {
+  const size = path => path.getBBox().height + path.getBBox().width;
+  const drawn = [...document.querySelectorAll("path.yerror, path.xerror")].filter(path => path.getAttribute("d") && size(path) > 0);
+  document.documentElement.setAttribute("data-whiskers", drawn.length);
+}, 3000));
+</script>"""
+
+
+@pytest.mark.parametrize(("cases", "whiskers"), [(1, 1), (9, 9)])
+def test_one_case_draws_no_whisker(chromium, tmp_path, cases, whiskers):
+    """Of a bar chart with one interval of two, one is drawn, too."""
+    names = ["ES", "EM", "PS", "PM", "NS", "NM"]
+    rows = {name: np.linspace(20, 80, cases) for name in [*names, *(f"base_{name}" for name in names)]}
+    about = {"case_id": range(cases), "subject": "s", "relation": "P36", "target_new": "t"}
+    provenance = Provenance("m", "b", {}, False, "float32", "cpu", 0, "rows")
+    report = tlk.EditReport(pd.DataFrame({**about, **rows}), EvaluationSettings("ROME"), provenance)
+    page = tmp_path / "page.html"
+    mixed = drawing.bar_chart(["a", "b"], [1.0, 2.0], [0.5, float("nan")], title="", subtitle="", value_axis="x")
+    page.write_text(drawing.html_page("t", [report.plot(), mixed]).replace("<head>", "<head>" + WHISKERS, 1), encoding="utf-8")
+    assert f'data-whiskers="{whiskers}"' in browse(chromium, page, tmp_path / "profile", "--dump-dom")

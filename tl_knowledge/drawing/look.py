@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import isfinite
 from typing import Any
 
 import plotly.graph_objects as go
@@ -31,6 +32,7 @@ __all__ = [
     "role_of",
     "shade",
     "shortened",
+    "whiskers",
     "wrapped",
 ]
 
@@ -118,6 +120,21 @@ def panel_titles(titles: Iterable[str], width: float) -> tuple[list[str], int]:
     """Titles of panels that are so many pixels wide, as labels, and how many lines the longest takes."""
     lines = [wrapped(title, width, PANEL_TITLE) for title in titles]
     return ["<br>".join(map(label_text, each)) for each in lines], max((len(each) for each in lines if any(each)), default=0)
+
+
+def whiskers(above: Iterable[float], below: Iterable[float] | None = None, **look: Any) -> dict[str, Any] | None:
+    """Error bars of plotly, as long as given above and below each value; none where a length is not finite, as of one case.
+
+    Plotly reads a missing length as 0 and draws the caps of that; a word in its place draws nothing.
+
+    Example:
+        >>> whiskers([1.0, float("nan")])["array"], whiskers([float("nan")])
+        ([1.0, 'none'], None)
+    """
+    ends = [[float(value) if isfinite(value) else "none" for value in side] for side in (above, above if below is None else below)]
+    if all(value == "none" for side in ends for value in side):
+        return None
+    return {"type": "data", "symmetric": False, "array": ends[0], "arrayminus": ends[1]} | look
 
 
 def colour_of(text: str, number: int) -> str:
