@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
+from math import ceil
 from typing import Any
 
 import plotly.graph_objects as go
@@ -115,13 +117,15 @@ def _label_all(panels: Sequence[_Panel], layout: Plain) -> None:
 
 
 def _thinned(axis: Plain) -> Plain:
-    """Of short labels under a panel, such as layers, as many as have room beside each other."""
+    """Of short labels under a panel, such as layers, as many as have room beside each other; the last one always."""
     labels, places = list(axis.get("ticktext") or ()), list(axis.get("tickvals") or ())
-    longest = max((len(plain_text(str(label))) for label in labels), default=0)
-    every = -(-len(labels) * (7 * longest + 6) // (WIDTH - 140))
-    if axis.get("tickangle") or longest > LONGEST_UPRIGHT or every < 2:
+    widths = [7 * len(plain_text(str(label))) for label in labels]
+    if axis.get("tickangle") or max(widths, default=0) > 7 * LONGEST_UPRIGHT or len(labels) < 2:
         return {}
-    return {"ticktext": labels[::every], "tickvals": places[::every]}
+    needed = max(first + second for first, second in pairwise(widths)) / 2 + 6
+    every = ceil(needed * len(labels) / (WIDTH - 140))
+    shown = [*(i for i in range(0, len(labels), every) if len(labels) - 1 - i >= every), len(labels) - 1]
+    return {"ticktext": [labels[i] for i in shown], "tickvals": [places[i] for i in shown]}
 
 
 def _short(label: str) -> str:
