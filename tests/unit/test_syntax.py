@@ -111,7 +111,7 @@ def test_significant_words_are_red():
     assert list(effects.top(2)["word"]) == ["x", "y"] and list(effects.summary()["significant"]) == [1, 0]
     theirs = replace(effects, variant="niu2024")  # which do not correct
     assert list(theirs.summary()["significant"]) == [1, 1] and "2 of 3 words" in theirs.headline()
-    assert "unpaired, uncorrected" in theirs.plot().layout.title.subtitle.text
+    assert "unpaired, uncorrected" in theirs.plot().layout.meta["subtitle"]
 
 
 def test_niu_et_als_test_is_unpaired(factlm, prompts):
