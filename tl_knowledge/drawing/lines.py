@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
@@ -139,8 +140,9 @@ def _line_traces(line: Line, x_axis: str, y_axis: str, *, show_name: bool) -> li
             mode="lines+markers",
             line={"color": colour, "dash": dash, "width": 2},
             marker={"color": [colour if f else "white" for f in filled], "line": {"color": colour, "width": 1.5}, "size": 7},
-            customdata=intervals,
-            hovertemplate=f"{name}<br>{x_axis} %{{x}}<br>{y_axis} %{{y:.3f}}%{{customdata}}<extra></extra>",
+            customdata=np.stack([np.asarray(line.low, float), np.asarray(line.high, float)], axis=1),
+            text=intervals,
+            hovertemplate=f"{name}<br>{x_axis} %{{x}}<br>{y_axis} %{{y:.3f}}%{{text}}<extra></extra>",
         ),
         # The legend's own entry: plotly would give it the first point's marker, open or filled.
         go.Scatter(

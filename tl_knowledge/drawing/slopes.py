@@ -37,7 +37,7 @@ def slope_chart(
     for number, (name, rows) in enumerate(points.items()):
         places = [row + ROOM * ((number + 0.5) / len(points) - 0.5) for row in range(len(labels))]
         look = PALETTE[number % len(PALETTE)], SYMBOLS[number % len(SYMBOLS)]
-        hover = f"{label_text(name)}<br>%{{text}}<br>{axis} %{{x:.1f}}%{{customdata}}<extra></extra>"
+        hover = f"{label_text(name)}<br>%{{text}}<br>{axis} %{{x:.1f}}%{{customdata[2]}}<extra></extra>"
         figure.add_traces(_lines(values, rows, places, look, name=label_text(shortened(name, 60)), text=texts, hovertemplate=hover))
     short = [label_text(shortened(label)) for label in labels]
     figure.update_yaxes(
@@ -73,7 +73,7 @@ def _lines(
         go.Scatter(
             x=[value for value, _, _ in rows],
             y=list(places),
-            customdata=[interval_text(low, high, ".1f") for _, low, high in rows],
+            customdata=[(low, high, interval_text(low, high, ".1f")) for _, low, high in rows],
             mode="markers",
             marker={"color": colour, "symbol": symbol, "size": 9},
             error_x=error,
