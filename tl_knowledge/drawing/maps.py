@@ -165,7 +165,7 @@ def _width(chart: HeatMap) -> float:
     """Pixels that a map's cells need: for what stands in them, or for labels that stand under them."""
     texts = max((min(len(text), IN_CELL) for row in chart.texts or () for text in row), default=0)
     longest = max((len(name) for name in chart.columns), default=1)
-    return len(chart.columns) * max(8 + 6.2 * texts if texts else 0, TURNED if longest > UPRIGHT else 0)
+    return float(len(chart.columns) * max(8 + 6.2 * texts if texts else 0, TURNED if longest > UPRIGHT else 0))
 
 
 def _below(chart: HeatMap, room: float) -> int:

@@ -88,7 +88,7 @@ def _panels(data: Sequence[Plain], layout: Plain) -> list[_Panel]:
         for name in (x, y):
             layout[name] = dict(layout.get(name) or {})
         (left, right), (low, high) = (layout[name].get("domain") or (0, 1) for name in (x, y))
-        panels.setdefault((x, y), _Panel(x, y, (left, right), (low, high))).traces.append(number)
+        panels.setdefault((x, y), _Panel(x, y, (float(left), float(right)), (float(low), float(high)))).traces.append(number)
     layout["annotations"] = [dict(each) for each in layout.get("annotations") or ()]
     for panel in panels.values():
         middle, top = sum(panel.across) / 2, panel.up[1]
@@ -181,7 +181,7 @@ def _stack(panels: Sequence[_Panel], layout: Plain, data: Sequence[Plain], *, ro
     legend = 24 * legend_lines(map(plain_text, names), WIDTH - 110) + 10 if names and layout.get("showlegend") is not False else 0
     for panel in panels:
         if panel.title is not None:
-            panel.title["text"] = panel_titles([plain_text(panel.title["text"])], WIDTH - 140)[0][0]
+            panel.title["text"] = panel_titles([plain_text(panel.title["text"])], float(WIDTH - 140))[0][0]
     tops = [_top(panel) for panel in panels]
     bottoms = [_below(layout[panel.x]) for panel in panels]
     heights = [max(60.0, was * (panel.up[1] - panel.up[0])) for panel in panels]
@@ -246,7 +246,7 @@ def _lying(data: Sequence[Plain], layout: Plain) -> Plain:
         axis |= {"anchor": anchor, "domain": [0, 1], "automargin": True}
     groups |= {"autorange": "reversed", "tickangle": 0}
     layout |= {"xaxis": values, "yaxis": groups}
-    panel = _Panel("xaxis", "yaxis", (0, 1), (0, 1), list(range(len(data))))
+    panel = _Panel("xaxis", "yaxis", (0.0, 1.0), (0.0, 1.0), list(range(len(data))))
     margin = layout["margin"]
     layout["height"] = margin["t"] + margin["b"] + len(groups["ticktext"]) * (ROWS + GROUP * len(data))
     _stack([panel], layout, data, room_above=0, room_right=16)
