@@ -308,7 +308,7 @@ def test_from_cases_to_the_figure(factlm, chained, tmp_path):
     row = labels.index("the subject&#39;s other facts are kept")
     assert after.x[row] == report.scores["subject_kept"].mean and before.x[row] == report.base["subject_kept"].mean == 100
     assert list(line.x[3 * row : 3 * row + 2]) == [before.x[row], after.x[row]]
-    low, high = after.customdata[row]
+    low, high, _ = after.customdata[row]
     assert (low, high) == (report.scores["subject_kept"].low, report.scores["subject_kept"].high)
     with pytest.raises(InputError, match="there is no score 'portability'"):
         report.plot_moved("portability")
