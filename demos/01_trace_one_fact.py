@@ -23,7 +23,7 @@ print("subject at", prompt.subject.positions, "of", prompt.labels)
 # %% [markdown]
 # ## The whole map in one call
 #
-# Rows are tokens, columns are layers. The subject's tokens (bold, with an asterisk) are corrupted; a dark cell is an activation through
+# Rows are tokens, columns are layers. The subject's tokens (bold, with an asterisk) are corrupted; a cell in full colour is an activation through
 # which the answer passes. Look for two places: early at the last subject token (the look-up), late at the last token (the read-out).
 
 # %%

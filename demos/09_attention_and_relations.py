@@ -81,7 +81,7 @@ tlk.logit_lens(model, prompt).plot()
 # %% [markdown]
 # ## Two circuits over each other
 #
-# Orange: only when the subject is corrupted. Blue: only when the relation is. Grey: both.
+# Violet: only when the subject is corrupted. Vermilion: only when the relation is. Black: both.
 
 # %%
 circuits = [tlk.circuits.from_trace(model, prompt, traces) for traces in sides.values()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import SupportsIndex
 
 __all__ = ["RELATION_NAMES", "counted", "relation_words", "with_relation_names"]
 
@@ -53,7 +54,7 @@ RELATION_NAMES = {
 """Wikidata's properties that ParaRel, CounterFact and FactLM have as relations, in FactLM's words where it has the relation."""
 
 
-def counted(count: int, noun: str, plural: str = "") -> str:
+def counted(count: SupportsIndex, noun: str, plural: str = "") -> str:
     """A number with what it counts.
 
     Args:

@@ -101,7 +101,7 @@ BAD_NEURONS = {
     "measure_layer_effects: other facts": (
         lambda m, p: tlk.neurons.measure_layer_effects(m, FACTS, tlk.locate_neurons(m, GROUPS, steps=2, progress=False)),
         errors.InputError,
-        "are not these 1 facts",
+        "are not these 1 fact",
     ),
     "measure_group_scores: none": (
         lambda m, p: tlk.neurons.measure_group_scores(m, [], tlk.locate_neurons(m, GROUPS, steps=2, progress=False)),

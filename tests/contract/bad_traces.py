@@ -88,7 +88,7 @@ BAD_TRACES = {
     "trace_facts: none known": (
         lambda m, p: tlk.trace_facts("factlm", [tlk.Fact("France", "The capital of {} is", " Oslo")], progress=False),
         errors.DataError,
-        r"none of the 1 facts could be traced \(the first: not known: the model predicts ' Paris'\)",
+        r"none of the 1 fact could be traced \(the first: not known: the model predicts ' Paris'\)",
     ),
     "TraceAverage.load: nothing": (lambda m, p: tlk.TraceAverage.load("nowhere.parquet"), errors.DataError, "cannot read"),
     "TraceAverage.of": (lambda m, p: average().of("relation", "mlp_out"), errors.ComponentError, "was not traced; there is subject, mlp_out"),

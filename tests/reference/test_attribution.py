@@ -200,4 +200,4 @@ def test_save_load_top_and_plot(tmp_path, factlm):
     assert best["score"].iloc[0] == pytest.approx(float(scores.mean_scores.max())) and len(best) == 3
     assert float(scores.mean_scores[best["layer"].iloc[0], best["neuron"].iloc[0]]) == pytest.approx(best["score"].iloc[0])
     figure = scores.plot()
-    assert figure.data[0].z.shape == (8, 20) and "mean over 2 prompts" in figure.layout.title.subtitle.text
+    assert figure.data[0].z.shape == (8, 20) and "mean over 2 prompts" in figure.layout.meta["subtitle"]

@@ -136,7 +136,7 @@ def test_perturbation_equals_the_hooks_by_hand(factlm):
         assert row["drop"] == pytest.approx(row["clean"] - row["perturbed"])
     overall = test.by_relation().set_index("relation").loc["all"]
     assert overall["drop"] == pytest.approx(test.table["drop"].mean()) and overall["low"] <= overall["drop"] <= overall["high"]
-    assert "Drop of P(answer)" in test.plot().layout.title.text
+    assert "Drop of P(answer)" in test.plot().layout.meta["title"]
 
 
 def _model_and_facts(name, tmp_path_factory):

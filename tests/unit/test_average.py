@@ -126,8 +126,8 @@ def test_role_lines_are_the_dataframe(average):
     expected = frame.query("corrupt == 'subject' and component == 'resid_post' and role == 'last subject token'")
     np.testing.assert_allclose(first_panel["last subject token"].y, expected["effect"])
     np.testing.assert_allclose(first_panel["last subject token"].customdata, expected[["low", "high"]])
-    assert "12 facts, 2 noise samples each; factlm; bands: 95% bootstrap" in figure.layout.title.subtitle.text
-    assert "1.96 sd" in average.plot("meng2022_code").layout.title.subtitle.text
+    assert "12 facts, 2 noise samples each; factlm; bands: 95% bootstrap" in figure.layout.meta["subtitle"]
+    assert "1.96 sd" in average.plot("meng2022_code").layout.meta["subtitle"]
 
 
 def test_heat_maps_are_the_dataframe(average):

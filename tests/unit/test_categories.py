@@ -35,7 +35,7 @@ def test_categories_by_hand(reports, tmp_path):
 def test_category_figures_are_the_table(reports):
     compared = tlk.evaluation.compare_categories(*reports, names=("early", "late"), interval="meng2022_code")
     summary, figure = compared.summary(metric="ES"), compared.plot(metric="ES")
-    assert [bar.name for bar in figure.data] == ["early", "late"] and "1.96 sd" in figure.layout.title.subtitle.text
+    assert [bar.name for bar in figure.data] == ["early", "late"] and "1.96 sd" in figure.layout.meta["subtitle"]
     for bar in figure.data:
         np.testing.assert_allclose(np.array(bar.y) * 100, summary[bar.name])
     assert summary[["early", "late"]].mean(axis=1).is_monotonic_decreasing and summary["cases"].sum() == 12

@@ -147,7 +147,7 @@ def test_figures_say_what_they_show(sides):
     hovers = [text for trace in figure.data for text in (trace.text or ())]
     assert sum("carries" in text for text in hovers) == len(circuit.edges)
     assert sum("restored alone" in text for text in hovers) == len(circuit.nodes)
-    assert "20 nodes" in figure.layout.title.text and "kept alone it keeps" in figure.layout.title.subtitle.text
+    assert "20 nodes" in figure.layout.meta["title"] and "kept alone it keeps" in figure.layout.meta["subtitle"]
     overlay = tlk.circuits.compare(sides["subject"], sides["relation"], names=("subject", "relation")).plot()
     assert {"subject only", "relation only", "both"} <= {trace.name for trace in overlay.data}
     assert [line.name for line in circuit.plot_growth().data if line.showlegend] == [
@@ -186,7 +186,7 @@ def test_a_logit_against_another_answer_is_their_difference(factlm, prompt_of_fa
     with torch.no_grad():
         logits = factlm(prompt_of_fact.tokens)[0, -1]
     assert direct.logit == pytest.approx(float(logits[prompt_of_fact.target_token] - logits[violin]), abs=1e-3)
-    assert "relative to ' violin';" in html.unescape(direct.plot().layout.title.subtitle.text)
+    assert "relative to ' violin';" in html.unescape(direct.plot().layout.meta["subtitle"])
 
 
 def test_views_share_one_program_on_a_page(factlm, prompt_of_fact, sides, edit, tmp_path):

@@ -96,7 +96,7 @@ def test_trace_prints_a_table_and_writes_a_page(tmp_path):
     assert result.exit_code == 0
     assert "The capital of France is Paris" in result.stdout
     assert "severed" in result.stdout and "page written to" in result.stdout
-    assert "Plotly.newPlot" in page.read_text(encoding="utf-8")
+    assert 'drawFigure("figure-' in page.read_text(encoding="utf-8")
 
 
 def test_options_reach_the_trace():
@@ -120,7 +120,7 @@ def test_trace_facts_prints_averages_and_writes_a_page_a_table_and_a_store(tmp_p
     )
     assert result.exit_code == 0
     assert "6 facts" in result.stdout and "last subject token" in result.stdout and "page written to" in result.stdout
-    assert page.read_text(encoding="utf-8").count("Plotly.newPlot") == 4
+    assert page.read_text(encoding="utf-8").count('drawFigure("figure-') == 4
     assert table.read_text().startswith("corrupt,component,severed,window,role,layer,effect,low,high,facts,tokens")
     assert [path.name for path in sorted(store.iterdir())] == [".lock", "part-00000.parquet", "run.json"]
 
@@ -141,7 +141,7 @@ def test_trace_facts_takes_every_component_that_the_function_takes(tmp_path):
     assert {row["component"] for row in data["sides"]} == {"resid_pre"}
     page = tmp_path / "page.html"
     alone = run("trace-facts", *few, "--component", "head", "--out", str(page))
-    assert alone.exit_code == 0 and ", head " in alone.stdout and page.read_text(encoding="utf-8").count("Plotly.newPlot") == 1
+    assert alone.exit_code == 0 and ", head " in alone.stdout and page.read_text(encoding="utf-8").count('drawFigure("figure-') == 1
     assert json.loads(run("trace-facts", *few, "--component", "pattern", "--json").stdout)["sides"] == []
 
 
@@ -161,7 +161,7 @@ def test_neurons_of_one_fact(tmp_path):
     printed = run("neurons", *wordings, *options).stdout
     neurons = tlk.NeuronSet.load(tmp_path / "set.json")
     assert f"{len(neurons)} neurons shared by 2 wordings" in printed and "P(answer) of every wording" in printed
-    assert (tmp_path / "page.html").read_text(encoding="utf-8").count("Plotly.newPlot") == 1
+    assert (tmp_path / "page.html").read_text(encoding="utf-8").count('drawFigure("figure-') == 1
     data = json.loads(run("neurons", *wordings, *options[:4], "--factor", "0", "--json").stdout)
     assert {(row["layer"], row["neuron"]) for row in data["neurons"]} == neurons.neurons
     assert set(data["effects"][0]) == {"prompt", "clean", "x 0", "random x 0"}
@@ -173,7 +173,7 @@ def test_neurons_of_a_fact_set(tmp_path):
     located = tlk.neurons.LocatedNeurons.load(tmp_path / "located")
     assert "4 facts on factlm" in printed and "random control" in printed and len(located.sets) == 4
     assert set(located.relations) == {"P36", "P37"}
-    assert (tmp_path / "page.html").read_text(encoding="utf-8").count("Plotly.newPlot") == 3
+    assert (tmp_path / "page.html").read_text(encoding="utf-8").count('drawFigure("figure-') == 3
     data = json.loads(run("neurons", *options, "--json").stdout)
     assert [len(fact["neurons"]) for fact in data["facts"]] == [len(neurons) for neurons in located.sets]
     assert set(data["effects"]) == {"0", "2"} and len(data["layers"]) == 8
@@ -234,7 +234,7 @@ def test_evaluate_scores_methods_side_by_side(tmp_path):
     table, page = tmp_path / "scores.tex", tmp_path / "page.html"
     printed = run("evaluate", *options, "--table", str(table), "--out", str(page)).stdout
     assert "2 cases on factlm" in printed and "unedited" in printed
-    assert "\\begin{tabular}" in table.read_text() and page.read_text(encoding="utf-8").count("Plotly.newPlot") == 3
+    assert "\\begin{tabular}" in table.read_text() and page.read_text(encoding="utf-8").count('drawFigure("figure-') == 3
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["cne", "ft"]
     data = json.loads(run("evaluate", *options, "--json").stdout)
     assert data["cases"] == 2 and set(data["scores"]) == {"unedited", "ft", "cne"} and data["scores"]["unedited"]["ES"]["mean"] == 0
@@ -457,7 +457,7 @@ def test_an_editor_is_trained_kept_and_evaluated(tmp_path, corpus):
     result = run("train", "mend", *options, "--store", str(tmp_path / "run"), "--save", str(file), "--out", str(page), "--json")
     data = json.loads(result.stdout)
     assert [row["step"] for row in data["curve"] if row["split"] == "validation"] == [4, 8] and Path(data["path"]) == file
-    assert "Plotly.newPlot" in page.read_text(encoding="utf-8")
+    assert 'drawFigure("figure-' in page.read_text(encoding="utf-8")
     scores = json.loads(run("evaluate", "--method", f"mend:editor={file}", "--limit", "2", "--json").stdout)
     assert scores["cases"] == 2 and scores["provenance"][0]["settings"]["method_settings"]["editor"] == data["editor"]
     assert "MEND" in run(*EDIT, "--method", "mend", "--setting", f"editor={file}", "--setting", "scale=0.5", "--corpus", corpus).stdout.upper()

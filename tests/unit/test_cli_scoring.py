@@ -71,7 +71,7 @@ def test_sweep(factlm, method, tmp_path):
         for problem in ("fact_amplification", "error_injection")
     ]
     assert_rows(data["rows"], tlk.localised.compare_sweeps(*sweeps, names=("ft:steps=2",) * 2).table)
-    assert page.read_text(encoding="utf-8").count("Plotly.newPlot") == 5
+    assert page.read_text(encoding="utf-8").count('drawFigure("figure-') == 5
 
 
 def test_a_sweep_moves_methods_of_several_layers(corpus):
@@ -92,7 +92,7 @@ def test_blimp(factlm, tmp_path):
     located = tlk.locate_neurons(factlm, tlk.neurons.agreement_groups(factlm, pairs, by=by), threshold=0.3, steps=4, progress=False)
     expected = tlk.neurons.measure_reliability(factlm, pairs, located, by=by, factor=2.0, progress=False)
     assert_rows(data_of(*options)["rows"], expected.table)
-    assert page.read_text(encoding="utf-8").count("Plotly.newPlot") == 2
+    assert page.read_text(encoding="utf-8").count('drawFigure("figure-') == 2
 
 
 def test_perturb(factlm, tmp_path):
@@ -102,7 +102,7 @@ def test_perturb(factlm, tmp_path):
     facts = tlk.sample_facts(tlk.known_facts(factlm, tlk.datasets.of_relation(tlk.load_facts(), "P36"), progress=False), 5, seed=0)
     sd = tlk.tracing.subject_embedding_sd(factlm, [fact.subject for fact in facts])
     assert_rows(data["rows"], tlk.tracing.perturb_embeddings(factlm, facts, sd, samples=2, progress=False).table)
-    assert "Plotly.newPlot" in page.read_text(encoding="utf-8")
+    assert 'drawFigure("figure-' in page.read_text(encoding="utf-8")
 
 
 def test_symmetry(factlm, method, tmp_path):
@@ -125,7 +125,7 @@ def test_perspectives(factlm, tmp_path):
         factlm, CASES[:2], relations=tlk.datasets.load_relations(), methods="ft", templates=["{} and [object] are related by"], progress=False
     )
     assert_rows(data_of(*options)["rows"], expected.table)
-    assert "Plotly.newPlot" in page.read_text(encoding="utf-8")
+    assert 'drawFigure("figure-' in page.read_text(encoding="utf-8")
 
 
 def test_categories(factlm, method):
@@ -157,7 +157,7 @@ def test_evaluate_with_measures(factlm, method, tmp_path):
         assert name in table.read_text() and name in page.read_text(encoding="utf-8")
     assert data["scores"]["ft:steps=2"]["ripple_forgetfulness"]["cases"] == 0 and "ripple_forgetfulness" not in table.read_text()
     text = page.read_text(encoding="utf-8")
-    assert "2 cases" in text and "95% bootstrap over cases" in text and text.count("Plotly.newPlot") == 3
+    assert "2 cases" in text and "95% bootstrap over cases" in text and text.count('drawFigure("figure-') == 3
 
 
 def test_measures_of_the_public_files(tmp_path):

@@ -150,7 +150,7 @@ def test_consequences_of_one_edit_are_those_of_its_evaluation(factlm, chained):
     assert planted["question"] == of_axis(case, "multi_hop")[0].queries[1].text and planted["moved"] == 1  # the wording that is answered
     assert planted["after"].startswith(planted["answer"]) and not planted["before"].startswith(planted["answer"])
     assert len(moved.questions()) == table["counts"].sum() and len(table.drop_duplicates(["axis", "question", "answer"])) == len(table)
-    assert f"{len(moved.questions())} questions" in moved.headline() and "n questions of one edit" in moved.plot().layout.title.subtitle.text
+    assert f"{len(moved.questions())} questions" in moved.headline() and "n questions of one edit" in moved.plot().layout.meta["subtitle"]
     assert fingerprint(factlm) == before and hooks_left(factlm) == []
 
 
@@ -308,7 +308,7 @@ def test_from_cases_to_the_figure(factlm, chained, tmp_path):
     row = labels.index("the subject&#39;s other facts are kept")
     assert after.x[row] == report.scores["subject_kept"].mean and before.x[row] == report.base["subject_kept"].mean == 100
     assert list(line.x[3 * row : 3 * row + 2]) == [before.x[row], after.x[row]]
-    low, high = after.customdata[row]
+    low, high, _ = after.customdata[row]
     assert (low, high) == (report.scores["subject_kept"].low, report.scores["subject_kept"].high)
     with pytest.raises(InputError, match="there is no score 'portability'"):
         report.plot_moved("portability")

@@ -98,7 +98,7 @@ def test_half_widths_of_meng_2022_code_by_hand():
     assert list(whole.summary(interval="meng2022_code").iloc[1][["S", "ES"]]) == ["87.5", f"87.5 ({half:.1f})"]
     assert f"87.5 ({half:.1f})" in whole.to_markdown(interval="meng2022_code") and "1.96 sd" in whole.to_latex(interval="meng2022_code")
     figure = whole.plot(interval="meng2022_code")
-    assert figure.data[1].error_y.array[1] == pytest.approx(half / 100) and "1.96 sd / sqrt(n)" in figure.layout.title.subtitle.text
+    assert figure.data[1].error_y.array[1] == pytest.approx(half / 100) and "1.96 sd / sqrt(n)" in figure.layout.meta["subtitle"]
     assert whole.by(metric="ES", interval="meng2022_code")["high"].item() == pytest.approx(87.5 + half)
     holes = tlk.EditReport(whole.table.assign(PS=[np.nan] * 10 + [0.0] * 5 + [100.0] * 5), whole.settings, PROVENANCE)
     missing = tlk.score_table(holes, interval="meng2022_code").rows["Method"]["PS"]

@@ -176,7 +176,7 @@ def test_what_cannot_be_asked_is_left_out_with_the_reason(factlm):
     circuit = tlk.circuits.from_facts(factlm, facts, samples=1, limit=5, progress=False)
     assert circuit.given == 5 and set(circuit.skipped) == {0, 4} and circuit.skipped[0].startswith("not known")
     assert circuit.facts["index"].tolist() == [1, 2, 3]
-    with pytest.raises(DataError, match=r"none of the 1 facts could be measured \(the first: not known"):
+    with pytest.raises(DataError, match=r"none of the 1 fact could be measured \(the first: not known"):
         tlk.circuits.from_facts(factlm, facts[0], samples=1, progress=False)
     with pytest.raises(ComponentError, match="fact by fact"):
         tlk.circuits.from_facts(factlm, known, components="head", progress=False)

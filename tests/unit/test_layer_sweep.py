@@ -148,7 +148,7 @@ def test_correlations_by_layer_are_scipys(tmp_path):
     uncapped = sweep.correlation_by_layer(variant="hase2023").table["correlation"]
     assert not np.allclose(uncapped, sweep.correlation_by_layer().table["correlation"])
     figure = found.plot()
-    assert "paraphrase score" in figure.layout.title.text and list(figure.data[1].y) == pytest.approx(found.table["correlation"].tolist())
+    assert "paraphrase score" in figure.layout.meta["title"] and list(figure.data[1].y) == pytest.approx(found.table["correlation"].tolist())
     again = tlk.localised.LayerCorrelations.load(found.save(tmp_path / "correlations"))
     pd.testing.assert_frame_equal(again.table, found.table, check_dtype=False)
     assert repr(again) == repr(found) == "<LayerCorrelations: ROME, error injection, paraphrase: up to 30 facts a layer; m>"
@@ -165,7 +165,7 @@ def test_a_scatter_has_a_group_for_each_layer():
     for group, layer in zip(figure.data, (0, 4, 8), strict=True):
         own = sweep.table[sweep.table["layer"] == layer]
         assert list(group.x) == own["tracing_effect"].tolist() and list(group.y) == own["overall"].tolist()
-    assert f"layer {sweep.regressions(outcome='overall').first:.3f}" in figure.layout.title.subtitle.text
+    assert f"layer {sweep.regressions(outcome='overall').first:.3f}" in figure.layout.meta["subtitle"]
     assert list(sweep.plot_scatter(variant="hase2023").data[0].x) == sweep.table[sweep.table["layer"] == 0]["fraction_restored"].tolist()
 
 
@@ -199,7 +199,7 @@ def test_sweeps_side_by_side(tmp_path):
         "fact erasure",
     ]
     rows = gain.table[gain.table["outcome"] == "paraphrase"]
-    assert f"{(rows['p'] < 0.05).sum()} of 4 gains have p &lt; .05" in figure.layout.title.subtitle.text
+    assert f"{(rows['p'] < 0.05).sum()} of 4 gains have p &lt; .05" in figure.layout.meta["subtitle"]
     assert [list(bars.y) for bars in figure.data] == [rows[rows["method"] == name]["gain"].tolist() for name in ("ROME", "MEMIT, 5 layers")]
     again = tlk.localised.TracingGain.load(gain.save(tmp_path / "gain"))
     pd.testing.assert_frame_equal(again.table, gain.table, check_dtype=False)

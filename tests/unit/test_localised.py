@@ -143,7 +143,7 @@ def test_a_sweep_edits_and_traces_every_layer(factlm, moments, tmp_path):
     pd.testing.assert_frame_equal(again.table, sweep.table)
     assert again.settings == sweep.settings and (sweep.settings.method, sweep.settings.layers, sweep.settings.samples) == ("ROME", (0, 4), 3)
     assert list(sweep.summary()["layer"]) == [0, 4] and "ROME, error injection" in repr(sweep)
-    assert len(sweep.top(3)) == 3 and "R²" in sweep.plot().layout.title.subtitle.text
+    assert len(sweep.top(3)) == 3 and "R²" in sweep.plot().layout.meta["subtitle"]
 
 
 def test_a_figure_says_what_the_regressions_found():
@@ -159,7 +159,7 @@ def test_a_figure_says_what_the_regressions_found():
     assert fit.first > 0.98 and fit.second < 0.2
     with pytest.raises(InputError, match="no column 'fraction_restored'"):
         sweep.regressions(variant="hase2023")
-    assert f"layer {fit.first:.3f}" in sweep.plot().layout.title.subtitle.text and "fact erasure" in sweep.plot().layout.title.text
+    assert f"layer {fit.first:.3f}" in sweep.plot().layout.meta["subtitle"] and "fact erasure" in sweep.plot().layout.meta["title"]
 
 
 def test_no_case_left(factlm, case):

@@ -199,9 +199,9 @@ def test_another_answers_texts_and_tokens_are_the_same(factlm):
 def test_figures_and_pages_say_the_metric(factlm):
     prompt, asked = tlk.Prompt.from_fact(factlm, FACTS[0]), {"component": "mlp_out", **QUIET}
     kl, logit = (tlk.trace(factlm, prompt, metric=metric, **asked) for metric in ("kl", "logit"))
-    assert kl.plot().data[0].colorbar.title.text == "indirect effect (fall of KL, nats)"
+    assert kl.plot().data[0].colorbar.title.text.replace("<br>", " ") == "indirect effect (fall of KL, nats)"
     assert "the negative KL from the clean run: clean 0 nats, corrupted -" in kl.headline()
-    assert tlk.compare(kl, kl).plot().layout.title.text.startswith("What restores the negative KL from the clean run")
+    assert tlk.compare(kl, kl).plot().layout.meta["title"].startswith("What restores the negative KL from the clean run")
     page = tlk.tracing.trace_page([kl])
     assert "Effects are measured in kl" in page and "by how much the negative KL from the clean run rises" in page
     with pytest.raises(errors.ComponentError, match="measured in kl and logit; pass traces of one metric"):
@@ -214,9 +214,9 @@ def test_figures_and_pages_say_the_metric(factlm):
     knockout = tlk.measure_attention_knockout(factlm, FACTS, metric="logit", progress=False)
     assert knockout.plot().layout.yaxis.title.text == "change of the logit of the answer, logits" and "logit" in knockout.headline()
     scores = tlk.attribute_neurons(factlm, prompt, steps=2, metric="log_probability", progress=False)
-    assert scores.plot().data[0].colorbar.title.text == "score (log-probability, nats)" and "(log-probability, nats)" in scores.headline()
+    assert scores.plot().data[0].colorbar.title.text.replace("<br>", " ") == "score (log-probability, nats)" and "(log-probability, nats)" in scores.headline()
     circuit = tlk.circuits.from_trace(factlm, prompt, kl, metric="kl", limit=3, progress=False)
-    assert circuit.plot().layout.title.text.startswith("What carries the negative KL from the clean run") and circuit.metric == "kl"
+    assert circuit.plot().layout.meta["title"].startswith("What carries the negative KL from the clean run") and circuit.metric == "kl"
 
 
 def test_circuits_are_compared_in_one_metric(factlm):
@@ -226,7 +226,7 @@ def test_circuits_are_compared_in_one_metric(factlm):
     with pytest.raises(errors.ComponentError, match="other metric: rank and logit; compare two that were built with one metric="):
         tlk.circuits.compare(built["rank"], built["logit"], names=("rank", "logit"))
     both = tlk.circuits.compare(built["logit"], built["logit"], names=("one", "other"))
-    for words in (both.headline(), both.plot().layout.title.subtitle.text):
+    for words in (both.headline(), both.plot().layout.meta["subtitle"]):
         assert "% (logit)" not in words and "; effects in logit; " in words
 
 

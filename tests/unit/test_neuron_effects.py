@@ -112,7 +112,7 @@ def test_effects_layer_by_layer(factlm, facts, tmp_path):
     assert len(effects.plot().data[0].y) == 8
     again = tlk.neurons.LayerEffects.load(effects.save(tmp_path / "layers"))
     assert again.table.equals(effects.table) and (again.factor, again.facts, again.layers) == (0.0, len(facts), 8)
-    with pytest.raises(InputError, match="are not these 1 facts"):
+    with pytest.raises(InputError, match="are not these 1 fact"):
         tlk.neurons.measure_layer_effects(factlm, facts[1:2], located)
     empty = replace(located, sets=tuple(some - some for some in located.sets))
     with pytest.raises(DataError, match=f"none of {len(facts)} facts has neurons"):

@@ -111,7 +111,7 @@ def test_significant_words_are_red():
     assert list(effects.top(2)["word"]) == ["x", "y"] and list(effects.summary()["significant"]) == [1, 0]
     theirs = replace(effects, variant="niu2024")  # which do not correct
     assert list(theirs.summary()["significant"]) == [1, 1] and "2 of 3 words" in theirs.headline()
-    assert "unpaired, uncorrected" in theirs.plot().layout.title.subtitle.text
+    assert "unpaired, uncorrected" in theirs.plot().layout.meta["subtitle"]
 
 
 def test_niu_et_als_test_is_unpaired(factlm, prompts):
@@ -176,4 +176,4 @@ def test_a_token_cannot_break_out_of_the_view(factlm, tmp_path):
     assert tail.count("</script>") == 1 and "\\u003c/script\\u003e\\u003cb\\u003e" in tail and "https://unpkg" not in view.source
     assert head.endswith('"></div><script>') and '<div id="circuits-vis-' in head
     page = view.save(tmp_path / "view.html").read_text()
-    assert "2 neurons, 1 prompts; factlm" in page and view._repr_html_().endswith("</div>")
+    assert "2 neurons, 1 prompt; factlm" in page and view._repr_html_().endswith("</div>")

@@ -249,7 +249,7 @@ def test_a_published_checkpoint_becomes_a_file(small, tmp_path, converter):
     torch.testing.assert_close(mend.trained.networks["shapes.16x24.U.1"], saved["model"]["mend.(16, 24).mlp.layers.1.u"])
     loaded = MEND.load(mend.save(tmp_path / "mend"))
     assert loaded.rank == 8 and float(tlk.plan_edit(small, CASES[0].rewrite, loaded).to_dataframe()["norm"].min()) > 0
-    assert "trained elsewhere" in repr(loaded.trained) and loaded.trained.plot().layout.title.text
+    assert "trained elsewhere" in repr(loaded.trained) and loaded.trained.plot().layout.meta["title"]
     with pytest.raises(DataError, match="is of other matrices than W_in and W_out of layers"):
         converter.convert(tmp_path / "mend.pt", small, (0, 1, 2))
     saved["model"]["mend.(16, 24).u_std"] += 1

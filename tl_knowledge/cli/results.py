@@ -45,7 +45,7 @@ def show_result(
     """
     made: Any = result
     if table is not None:
-        write_file(table, result.to_dataframe().to_csv(index=False))
+        write_file(table, result.to_dataframe().to_csv(index=False, na_rep="NaN"))
     if out is not None:
         parts = [made.headline(), frame_table(summary, form), *map(tlk.drawing.note, notes), *figures(), *_definitions(scores)]
         write_file(out, tlk.drawing.html_page(title, [*parts, tlk.drawing.provenance_footer(made.provenance)]))

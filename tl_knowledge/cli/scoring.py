@@ -142,5 +142,5 @@ def _as_data(scores: tlk.evaluation.ScoreTable, reports: Sequence[tlk.EditReport
 
 def _written(scores: tlk.evaluation.ScoreTable, suffix: str, columns: Sequence[str]) -> str:
     if suffix == ".csv":
-        return scores.to_dataframe(*columns).to_csv(index=False)
+        return scores.to_dataframe(*columns).to_csv(index=False, na_rep="NaN")
     return (scores.to_latex(*columns) if suffix == ".tex" else scores.to_markdown(*columns)) + "\n"

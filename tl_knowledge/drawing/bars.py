@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from tl_knowledge.drawing.look import MUTED, PALETTE, RED, colour_of, frame, label_text, panel_titles, role_of, shortened
+from tl_knowledge.drawing.look import MUTED, PALETTE, RED, colour_of, frame, label_text, panel_titles, role_of, shortened, whiskers
 from tl_knowledge.drawing.says import extremes, spread, with_sentence
 
 __all__ = ["bar_chart", "grouped_bars", "labelled_points"]
@@ -35,15 +35,13 @@ def bar_chart(
         errors: NaN where there is none: of one case there is no interval.
         says: the sentence for a page; by default which bar is longest and which shortest.
     """
-    bars = None if errors is None else {"array": list(errors), "color": MUTED}
-    if bars is not None and errors_below is not None:
-        bars |= {"arrayminus": list(errors_below), "symmetric": False}
+    bars = None if errors is None else whiskers(errors, errors_below, color=MUTED)
     whole, places = [label_text(x) for x in labels], list(range(len(labels)))
     hover = f"%{{customdata}}<br>{label_text(value_axis)} %{{x:.3f}}<extra></extra>"
     look = {"marker_color": colour_of(colours, 0), "customdata": whole, "hovertemplate": hover}
     figure = go.Figure(go.Bar(x=list(values), y=places, orientation="h", error_x=bars, **look))
     texts = [label_text(shortened(x)) for x in labels]
-    figure.update_yaxes(autorange="reversed", tickvals=places, ticktext=texts, automargin=True)
+    figure.update_yaxes(autorange="reversed", tickvals=places, ticktext=texts, automargin=True, title_standoff=8)
     figure.update_xaxes(title_text=label_text(value_axis), zeroline=True, zerolinecolor=MUTED)
     figure.update_layout(**frame(title, subtitle, width=720, body=70 + 26 * len(labels), l=130, r=90))
     sentence = extremes(value_axis, values, [f"for {label.strip()}" for label in labels])
@@ -71,7 +69,7 @@ def grouped_bars(
         number = plain.index(name) if name in plain else 0
         look = {"color": colour_of(name, number), "pattern": {"shape": ("", "/", "x", ".")[number // len(PALETTE) % 4]}}
         values, low, high = np.array(rows, dtype=float).T
-        error = {"type": "data", "symmetric": False, "array": high - values, "arrayminus": values - low, "color": MUTED, "thickness": 1}
+        error = whiskers(high - values, values - low, color=MUTED, thickness=1)
         hover = f"{label_text(name)}<br>%{{customdata}}<br>{label_text(value_axis)} %{{y:.3f}}<extra></extra>"
         at = {"customdata": [label_text(group) for group in groups], "hovertemplate": hover}
         figure.add_trace(go.Bar(x=list(range(len(groups))), y=values, name=label_text(shortened(name, LEGEND)), marker=look, error_y=error, **at))
@@ -79,7 +77,7 @@ def grouped_bars(
     longest, width = max(map(len, short), default=0), max(760, 180 + 34 * len(groups))
     turned = 7 * longest > (width - 180) / max(len(groups), 1)
     texts = [label_text(group) for group in short]
-    figure.update_xaxes(title_text=label_text(group_axis), automargin=True, tickvals=list(range(len(groups))), ticktext=texts)
+    figure.update_xaxes(title_text=label_text(group_axis), automargin=True, title_standoff=8, tickvals=list(range(len(groups))), ticktext=texts)
     figure.update_xaxes(tickangle=-60 if turned else 0)
     figure.update_yaxes(title_text=label_text(value_axis), tickformat=".1%", zeroline=True, zerolinecolor=MUTED, gridcolor="white")
     room = 60 + int(6.2 * longest) * turned
@@ -105,7 +103,7 @@ def labelled_points(
         look = {"mode": "markers", "marker": {"color": colours, "size": 8}, "hovertemplate": hover}
         figure.add_trace(go.Scatter(x=x, y=y, text=[label_text(labels[i]) for i in rows], **look), row=1, col=column)
         texts = [label_text(shortened(labels[i], 24)) for i in rows]
-        figure.update_yaxes(tickvals=y, ticktext=texts, gridcolor="white", zeroline=False, automargin=True, row=1, col=column)
+        figure.update_yaxes(tickvals=y, ticktext=texts, gridcolor="white", zeroline=False, automargin=True, title_standoff=8, row=1, col=column)
         figure.update_xaxes(title_text=axis, zeroline=True, zerolinecolor=MUTED, gridcolor="white", row=1, col=column)
     longest = max((list(groups).count(name) for name in names), default=0)
     settings = frame(title, subtitle, width=width, body=110 + 18 * longest, panels=lines, l=130)

@@ -94,7 +94,13 @@ def graph(
     short = [label_text(shortened(row, 32)) for row in rows]
     labels = [f"<b>{row}*</b>" if i in marked else row for i, row in enumerate(short)]
     figure.update_yaxes(
-        range=[len(rows) - 0.4, -0.6], tickvals=list(range(len(rows))), ticktext=labels, title_text="token", gridcolor="white", automargin=True
+        range=[len(rows) - 0.4, -0.6],
+        tickvals=list(range(len(rows))),
+        ticktext=labels,
+        title_text="token",
+        gridcolor="white",
+        automargin=True,
+        title_standoff=8,
     )
     low, high = columns[0][0], columns[-1][0]
     ticks, names = [place for place, _ in columns], [label_text(name) for _, name in columns]

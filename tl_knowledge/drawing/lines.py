@@ -12,6 +12,7 @@ from plotly.subplots import make_subplots
 
 from tl_knowledge.drawing.look import DASHES, INK, MUTED, PALETTE, PANEL_TITLE, ROLE_COLOURS, frame, label_text, panel_titles, role_of, shortened
 from tl_knowledge.drawing.says import extremes, with_sentence
+from tl_knowledge.results.statistics import interval_text
 
 __all__ = ["Line", "LinePanel", "line_panels"]
 
@@ -125,7 +126,7 @@ def _line_traces(line: Line, x_axis: str, y_axis: str, *, show_name: bool) -> li
     colour = role or PALETTE[line.style % len(PALETTE)]
     x, band = list(line.x), [*line.high, *reversed(list(line.low))]
     filled = [line.filled is None or value in line.filled for value in x]
-    interval = " [%{customdata[0]:.3f}, %{customdata[1]:.3f}]"
+    intervals = [interval_text(low, high) if low < y or y < high else "" for y, low, high in zip(line.y, line.low, line.high, strict=True)]
     return [
         go.Scatter(
             x=x + x[::-1], y=band, fill="toself", fillcolor=colour, opacity=0.18, line={"width": 0}, hoverinfo="skip", showlegend=False, mode="lines"
@@ -140,7 +141,8 @@ def _line_traces(line: Line, x_axis: str, y_axis: str, *, show_name: bool) -> li
             line={"color": colour, "dash": dash, "width": 2},
             marker={"color": [colour if f else "white" for f in filled], "line": {"color": colour, "width": 1.5}, "size": 7},
             customdata=np.stack([np.asarray(line.low, float), np.asarray(line.high, float)], axis=1),
-            hovertemplate=f"{name}<br>{x_axis} %{{x}}<br>{y_axis} %{{y:.3f}}{interval}<extra></extra>",
+            text=intervals,
+            hovertemplate=f"{name}<br>{x_axis} %{{x}}<br>{y_axis} %{{y:.3f}}%{{text}}<extra></extra>",
         ),
         # The legend's own entry: plotly would give it the first point's marker, open or filled.
         go.Scatter(

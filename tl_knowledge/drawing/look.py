@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import isfinite
 from typing import Any
 
 import plotly.graph_objects as go
@@ -31,6 +32,7 @@ __all__ = [
     "role_of",
     "shade",
     "shortened",
+    "whiskers",
     "wrapped",
 ]
 
@@ -87,7 +89,7 @@ def shortened(text: str, most: int = LONGEST) -> str:
     return text if len(text) <= most else f"{text[: most - end - 1].rstrip()}…{text[-end:].lstrip() if end > 1 else ''}"[:most]
 
 
-def wrapped(text: str, width: float, size: int) -> list[str]:
+def wrapped(text: str, width: int, size: int) -> list[str]:
     """The lines of a text in a font of that size, none wider than ``width`` pixels; broken between words where it can be.
 
     Example:
@@ -116,8 +118,23 @@ def role_of(name: str) -> str:
 
 def panel_titles(titles: Iterable[str], width: float) -> tuple[list[str], int]:
     """Titles of panels that are so many pixels wide, as labels, and how many lines the longest takes."""
-    lines = [wrapped(title, width, PANEL_TITLE) for title in titles]
+    lines = [wrapped(title, int(width), PANEL_TITLE) for title in titles]
     return ["<br>".join(map(label_text, each)) for each in lines], max((len(each) for each in lines if any(each)), default=0)
+
+
+def whiskers(above: Iterable[float], below: Iterable[float] | None = None, **look: Any) -> dict[str, Any] | None:
+    """Error bars of plotly, as long as given above and below each value; none where a length is not finite, as of one case.
+
+    Plotly reads a missing length as 0 and draws the caps of that; a word in its place draws nothing.
+
+    Example:
+        >>> whiskers([1.0, float("nan")])["array"], whiskers([float("nan")])
+        ([1.0, 'none'], None)
+    """
+    ends = [[float(value) if isfinite(value) else "none" for value in side] for side in (above, above if below is None else below)]
+    if all(value == "none" for side in ends for value in side):
+        return None
+    return {"type": "data", "symmetric": False, "array": ends[0], "arrayminus": ends[1]} | look
 
 
 def colour_of(text: str, number: int) -> str:
@@ -130,12 +147,12 @@ def shade(colour: str, share: float = 0.55) -> str:
     return "#" + "".join(f"{round(share * int(colour[i : i + 2], 16)):02x}" for i in (1, 3, 5))
 
 
-def legend_lines(names: Iterable[str], width: float) -> int:
+def legend_lines(names: Iterable[str], width: int) -> int:
     """How many lines plotly needs for a legend: one where all names fit, else columns as wide as the longest."""
     widths = [44 + 7 * len(name) for name in names]
     if sum(widths) <= width:
         return min(1, len(widths))
-    return -(-len(widths) // max(1, int(width // max(widths))))
+    return -(-len(widths) // max(1, width // max(widths)))
 
 
 def frame(title: str, subtitle: str, *, width: int, body: int, names: Iterable[str] = (), panels: int = 0, **margin: int) -> dict[str, Any]:

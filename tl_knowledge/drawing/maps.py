@@ -21,6 +21,8 @@ SIGNED = "RdBu"
 ROUNDING = 1e-3  # of the largest size: what is less below zero has a colour that nobody tells from zero's
 ROW, GAP = 24, 96  # pixels of a row of cells, and between two rows of maps
 UPRIGHT, TURNED = 5, 16  # letters of a column's label that are not turned; pixels that a turned one needs
+PAGE = 1216  # pixels that a page is wide, at most
+LONGEST_BELOW = 32  # letters of a column's label
 IN_CELL = 14  # letters of what stands in a cell
 BAR_TITLE = 11  # size of a colour bar's title
 
@@ -59,35 +61,70 @@ def heat_maps(
     Args:
         says: the sentence for a page; by default where the largest and the smallest value are.
     """
-    across = min(columns or len(maps), len(maps))
-    down = -(-len(maps) // across)
-    spacing = min(0.22, 0.34 / across)
-    needed = 220 + across * max(map(_width, maps)) / (1 - spacing * (across - 1))
-    width, tallest = int(max(min(280 + 390 * across, max(1210, 310 * across)), needed)), max(len(m.rows) for m in maps)
-    room = (width - 220) * (1 - spacing * (across - 1)) / across
-    titles, lines = panel_titles([m.title for m in maps], room)
-    gap = GAP + 16 * max(0, lines - 1)
-    drawn = down * ROW * tallest + (down - 1) * gap
+    grid = _Grid.of(maps, columns)
     figure = make_subplots(
-        rows=down,
-        cols=across,
-        subplot_titles=titles,
-        horizontal_spacing=spacing,
-        vertical_spacing=gap / drawn if down > 1 else 0.0,
+        rows=grid.down,
+        cols=grid.across,
+        subplot_titles=grid.titles,
+        horizontal_spacing=grid.spacing,
+        vertical_spacing=grid.gap / grid.drawn if grid.down > 1 else 0.0,
     )
     limits = colour_range(maps)
-    one_scale, names = len({m.colours for m in maps}) == 1, wrapped(colour_axis, max(60, ROW * tallest), BAR_TITLE)
+    one_scale, names = len({m.colours for m in maps}) == 1, wrapped(colour_axis, max(60, ROW * grid.tallest), BAR_TITLE)
     for index, chart in enumerate(maps):
-        row, col = index // across + 1, index % across + 1
+        row, col = index // grid.across + 1, index % grid.across + 1
         bar = _colour_bar(figure, row, col, names) if index == len(maps) - 1 or not one_scale else None
         figure.add_trace(_heat_map_trace(chart, colour_axis, limits, bar), row=row, col=col)
         if not np.isfinite(chart.values).all():
             figure.add_trace(_crosses(chart.values), row=row, col=col)
-        _label_axes(figure, chart, maps[index - col + 1], row, col, room=room)
-    settings = frame(title, subtitle, width=width, body=drawn + 70, panels=lines, l=130, r=64 + 14 * len(names), b=70)
+        _label_axes(figure, chart, maps[index - col + 1], row, col, room=grid.room)
+    below = 70 + grid.below
+    right = 64 + 14 * len(names)
+    settings = frame(title, subtitle, width=grid.width, body=grid.drawn + below, panels=grid.lines, l=130, r=right, b=below)
     figure.update_layout(**settings).update_layout(plot_bgcolor=ZERO)
     figure.update_annotations(font={"size": PANEL_TITLE, "color": INK})
     return with_sentence(figure, _sentence(maps, colour_axis) if says is None else says)
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Where the maps of a figure stand, in pixels: of a panel (``room``), below one (``below``), between two rows (``gap``), of all (``drawn``)."""
+
+    across: int
+    down: int
+    spacing: float
+    width: int
+    room: float
+    titles: list[str]
+    lines: int
+    below: int
+    gap: int
+    tallest: int
+    drawn: int
+
+    @classmethod
+    def of(cls, maps: Sequence[HeatMap], columns: int | None) -> _Grid:
+        """As many beside each other as were asked for; else as a page has room for with what stands in and under the cells."""
+        across, needs = min(columns or len(maps), len(maps)), max(map(_width, maps))
+        while columns is None and across > 1 and _needed(across, needs) > PAGE:
+            across -= 1
+        down, spacing, tallest = -(-len(maps) // across), _spacing(across), max(len(m.rows) for m in maps)
+        width = int(max(min(280 + 390 * across, max(1210, 310 * across)), _needed(across, needs)))
+        room = (width - 220) * (1 - spacing * (across - 1)) / across
+        titles, lines = panel_titles([m.title for m in maps], room)
+        below = max(_below(chart, room) for chart in maps)
+        gap = GAP + 16 * max(0, lines - 1) + below
+        return cls(across, down, spacing, width, room, titles, lines, below, gap, tallest, down * ROW * tallest + (down - 1) * gap)
+
+
+def _spacing(across: int) -> float:
+    """Between two panels, as a share of the figure's width."""
+    return min(0.22, 0.34 / across)
+
+
+def _needed(across: int, each: float) -> float:
+    """Pixels of a figure whose panels need so many each."""
+    return 220 + across * each / (1 - _spacing(across) * (across - 1))
 
 
 def colour_range(maps: Sequence[HeatMap]) -> dict[str, float]:
@@ -128,7 +165,14 @@ def _width(chart: HeatMap) -> float:
     """Pixels that a map's cells need: for what stands in them, or for labels that stand under them."""
     texts = max((min(len(text), IN_CELL) for row in chart.texts or () for text in row), default=0)
     longest = max((len(name) for name in chart.columns), default=1)
-    return len(chart.columns) * max(8 + 6.2 * texts if texts else 0, TURNED if longest > UPRIGHT else 0)
+    return float(len(chart.columns) * max(8 + 6.2 * texts if texts else 0, TURNED if longest > UPRIGHT else 0))
+
+
+def _below(chart: HeatMap, room: float) -> int:
+    """Pixels that the columns' labels need where they have to be turned; none where they have room beside each other."""
+    longest = max((len(name) for name in chart.columns), default=1)
+    turned = longest > UPRIGHT and longest * 7 > room / max(1, len(chart.columns))
+    return int(5.6 * min(longest, LONGEST_BELOW)) if turned else 0
 
 
 def _label_axes(figure: go.Figure, chart: HeatMap, first_in_line: HeatMap, row: int, col: int, *, room: float) -> None:
@@ -137,24 +181,24 @@ def _label_axes(figure: go.Figure, chart: HeatMap, first_in_line: HeatMap, row: 
     repeats_labels = col > 1 and (chart.rows, chart.marked) == (first_in_line.rows, first_in_line.marked)
     labels = [""] * len(labels) if repeats_labels else labels
     axis_title = label_text(chart.row_axis) if col == 1 else None
-    figure.update_yaxes(autorange="reversed", tickvals=list(range(len(labels))), ticktext=labels, title_text=axis_title, row=row, col=col)
-    longest = max((len(name) for name in chart.columns), default=1)
-    turned = longest > UPRIGHT and longest * 7 > room / max(1, len(chart.columns))
+    figure.update_yaxes(range=[len(labels) - 0.5, -0.5], tickvals=list(range(len(labels))), ticktext=labels, title_text=axis_title, row=row, col=col)
+    longest, turned = max((len(name) for name in chart.columns), default=1), _below(chart, room) > 0
     step = max(1, -(-len(chart.columns) * (TURNED if turned else 7 * longest + 6) // max(1, int(room + 1))))
     shown = list(range(0, len(chart.columns), step))
-    names = [label_text(shortened(chart.columns[i], 32)) for i in shown]
+    names = [label_text(shortened(chart.columns[i], LONGEST_BELOW)) for i in shown]
     figure.update_xaxes(
         tickvals=shown,
         ticktext=names,
         tickangle=-60 if turned else 0,
         title_text=label_text(chart.column_axis),
-        constrain="domain",
+        range=[-0.5, len(chart.columns) - 0.5],
         showgrid=False,
         row=row,
         col=col,
     )
-    figure.update_yaxes(showgrid=False, zeroline=False, showline=True, linecolor="#c5c9d2", mirror=True, automargin=True, row=row, col=col)
-    figure.update_xaxes(zeroline=False, showline=True, linecolor="#c5c9d2", mirror=True, automargin=True, row=row, col=col)
+    edge: dict[str, Any] = {"showline": True, "linecolor": "#c5c9d2", "mirror": True, "automargin": True, "title_standoff": 8}
+    for update in (figure.update_xaxes, figure.update_yaxes):
+        update(showgrid=False, zeroline=False, **edge, row=row, col=col)
 
 
 def _heat_map_trace(chart: HeatMap, colour_axis: str, limits: dict[str, float], colour_bar: dict[str, Any] | None) -> go.Heatmap:

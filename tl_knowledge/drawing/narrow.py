@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
+from math import ceil
 from typing import Any
 
 import plotly.graph_objects as go
@@ -86,7 +88,7 @@ def _panels(data: Sequence[Plain], layout: Plain) -> list[_Panel]:
         for name in (x, y):
             layout[name] = dict(layout.get(name) or {})
         (left, right), (low, high) = (layout[name].get("domain") or (0, 1) for name in (x, y))
-        panels.setdefault((x, y), _Panel(x, y, (left, right), (low, high))).traces.append(number)
+        panels.setdefault((x, y), _Panel(x, y, (float(left), float(right)), (float(low), float(high)))).traces.append(number)
     layout["annotations"] = [dict(each) for each in layout.get("annotations") or ()]
     for panel in panels.values():
         middle, top = sum(panel.across) / 2, panel.up[1]
@@ -109,18 +111,21 @@ def _label_all(panels: Sequence[_Panel], layout: Plain) -> None:
             own["title"] = leader["title"]
         if own.get("ticktext"):
             own["ticktext"] = [_short(label) for label in own["ticktext"]]
-        own["automargin"] = layout[panel.x]["automargin"] = True
+        for axis in (own, layout[panel.x]):
+            axis |= {"automargin": True, "title": dict(axis.get("title") or {}) | {"standoff": 8}}
         layout[panel.x] |= _thinned(layout[panel.x])
 
 
 def _thinned(axis: Plain) -> Plain:
-    """Of short labels under a panel, such as layers, as many as have room beside each other."""
+    """Of short labels under a panel, such as layers, as many as have room beside each other; the last one always."""
     labels, places = list(axis.get("ticktext") or ()), list(axis.get("tickvals") or ())
-    longest = max((len(plain_text(str(label))) for label in labels), default=0)
-    every = -(-len(labels) * (7 * longest + 6) // (WIDTH - 140))
-    if axis.get("tickangle") or longest > LONGEST_UPRIGHT or every < 2:
+    widths = [7 * len(plain_text(str(label))) for label in labels]
+    if axis.get("tickangle") or max(widths, default=0) > 7 * LONGEST_UPRIGHT or len(labels) < 2:
         return {}
-    return {"ticktext": labels[::every], "tickvals": places[::every]}
+    needed = max(first + second for first, second in pairwise(widths)) / 2 + 6
+    every = ceil(needed * len(labels) / (WIDTH - 140))
+    shown = [*(i for i in range(0, len(labels), every) if len(labels) - 1 - i >= every), len(labels) - 1]
+    return {"ticktext": [labels[i] for i in shown], "tickvals": [places[i] for i in shown]}
 
 
 def _short(label: str) -> str:
@@ -176,7 +181,7 @@ def _stack(panels: Sequence[_Panel], layout: Plain, data: Sequence[Plain], *, ro
     legend = 24 * legend_lines(map(plain_text, names), WIDTH - 110) + 10 if names and layout.get("showlegend") is not False else 0
     for panel in panels:
         if panel.title is not None:
-            panel.title["text"] = panel_titles([plain_text(panel.title["text"])], WIDTH - 140)[0][0]
+            panel.title["text"] = panel_titles([plain_text(panel.title["text"])], float(WIDTH - 140))[0][0]
     tops = [_top(panel) for panel in panels]
     bottoms = [_below(layout[panel.x]) for panel in panels]
     heights = [max(60.0, was * (panel.up[1] - panel.up[0])) for panel in panels]
@@ -241,7 +246,7 @@ def _lying(data: Sequence[Plain], layout: Plain) -> Plain:
         axis |= {"anchor": anchor, "domain": [0, 1], "automargin": True}
     groups |= {"autorange": "reversed", "tickangle": 0}
     layout |= {"xaxis": values, "yaxis": groups}
-    panel = _Panel("xaxis", "yaxis", (0, 1), (0, 1), list(range(len(data))))
+    panel = _Panel("xaxis", "yaxis", (0.0, 1.0), (0.0, 1.0), list(range(len(data))))
     margin = layout["margin"]
     layout["height"] = margin["t"] + margin["b"] + len(groups["ticktext"]) * (ROWS + GROUP * len(data))
     _stack([panel], layout, data, room_above=0, room_right=16)

@@ -7,9 +7,10 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from tl_knowledge.drawing.look import MUTED, PALETTE, frame, label_text, shortened
+from tl_knowledge.drawing.look import MUTED, PALETTE, frame, label_text, shortened, whiskers
 from tl_knowledge.drawing.points import SYMBOLS
 from tl_knowledge.drawing.says import extremes, with_sentence
+from tl_knowledge.results.statistics import interval_text
 
 __all__ = ["slope_chart"]
 
@@ -36,10 +37,12 @@ def slope_chart(
     for number, (name, rows) in enumerate(points.items()):
         places = [row + ROOM * ((number + 0.5) / len(points) - 0.5) for row in range(len(labels))]
         look = PALETTE[number % len(PALETTE)], SYMBOLS[number % len(SYMBOLS)]
-        hover = f"{label_text(name)}<br>%{{text}}<br>{axis} %{{x:.1f}} [%{{customdata[0]:.1f}}, %{{customdata[1]:.1f}}]<extra></extra>"
+        hover = f"{label_text(name)}<br>%{{text}}<br>{axis} %{{x:.1f}}%{{customdata[2]}}<extra></extra>"
         figure.add_traces(_lines(values, rows, places, look, name=label_text(shortened(name, 60)), text=texts, hovertemplate=hover))
     short = [label_text(shortened(label)) for label in labels]
-    figure.update_yaxes(autorange="reversed", tickvals=list(range(len(labels))), ticktext=short, gridcolor="white", zeroline=False, automargin=True)
+    figure.update_yaxes(
+        autorange="reversed", tickvals=list(range(len(labels))), ticktext=short, gridcolor="white", zeroline=False, automargin=True, title_standoff=8
+    )
     figure.update_xaxes(title_text=axis, gridcolor="white", zeroline=True, zerolinecolor=MUTED)
     figure.update_layout(**frame(title, subtitle, width=860, body=90 + (22 + 9 * len(points)) * len(labels), names=points if len(points) > 1 else ()))
     return with_sentence(figure, _sentence(labels, values, points, value_axis))
@@ -63,14 +66,14 @@ def _lines(
     line_x = [x for value, (after, _, _) in zip(values, rows, strict=True) for x in (value, after, None)]
     line_y = [y for place in places for y in (place, place, None)]
     above, below = [high - value for value, _, high in rows], [value - low for value, low, _ in rows]
-    error = {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "color": colour, "thickness": 1, "width": 3}
+    error = whiskers(above, below, color=colour, thickness=1, width=3)
     start = {"color": "white", "symbol": symbol, "size": 7, "line": {"color": colour, "width": 1.2}}
     return [
         go.Scatter(x=line_x, y=line_y, mode="lines", line={"color": colour, "width": 4}, opacity=0.25, hoverinfo="skip", showlegend=False),
         go.Scatter(
             x=[value for value, _, _ in rows],
             y=list(places),
-            customdata=[(low, high) for _, low, high in rows],
+            customdata=[(low, high, interval_text(low, high, ".1f")) for _, low, high in rows],
             mode="markers",
             marker={"color": colour, "symbol": symbol, "size": 9},
             error_x=error,

@@ -92,7 +92,7 @@ def _harmonic(values: np.ndarray, interval: IntervalVariant) -> Score:
     if np.isnan(values).all(axis=0).any():
         return NO_SCORE
     mean = float(_harmonic_means(values))
-    if interval == "meng2022_code" or len(values) < 2:
+    if interval == "meng2022_code" or np.isfinite(values).sum(axis=0).min() < 2:  # of one case nobody knows how far another would differ
         return Score(mean, float("nan"), float("nan"), len(values))
     drawn = np.random.default_rng(0).integers(0, len(values), (RESAMPLES, len(values)))
     low, high = np.nanquantile(_harmonic_means(values[drawn]), [0.025, 0.975])

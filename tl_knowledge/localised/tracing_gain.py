@@ -95,7 +95,7 @@ def compare_sweeps(*sweeps: LayerSweep, names: tuple[str, ...] = (), variant: Sw
         >>> def tuned(layer, objective): return tlk.FineTune(layer=layer, objective=objective, steps=3)
         >>> def swept(problem): return tlk.localised.sweep_layers(model, cases, tuned, problem=problem, layers=[0, 4], samples=2, progress=False)
         >>> tlk.localised.compare_sweeps(swept("error_injection"), swept("fact_erasure"))
-        <TracingGain: gain of tracing over the layer: 2 problem(s), 1 method(s); factlm>
+        <TracingGain: gain of tracing over the layer: 2 problems, 1 method; factlm>
     """
     check_choice("variant", variant, SweepVariant)
     given = check_given(sweeps, "sweep", "pass what sweep_layers() returned")

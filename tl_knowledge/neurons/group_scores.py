@@ -25,7 +25,7 @@ from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.results.provenance import Provenance, provenance_of
 from tl_knowledge.results.result import TableResult
 from tl_knowledge.results.statistics import scalar_interval
-from tl_knowledge.wording import counted, relation_words
+from tl_knowledge.wording import counted, with_relation_names
 
 __all__ = ["GroupScores", "measure_group_scores"]
 
@@ -58,7 +58,7 @@ class GroupScores(TableResult):
         table = self.table
         names = table["name"].astype(str)
         if table["relation"].nunique() > 1:
-            names = table["relation"].map(relation_words) + ": " + names
+            names = table["relation"].astype(str) + ": " + names
         order = list(dict.fromkeys(names))
         return table.assign(group=names).pivot(index=["layer", "neuron"], columns="group", values="score")[order]  # pyright: ignore
 
@@ -70,7 +70,7 @@ class GroupScores(TableResult):
         """Heat map: neurons by groups."""
         frame = self.matrix()
         rows = [f"layer {layer}, {neuron}" for layer, neuron in frame.index]
-        chart = HeatMap(frame.to_numpy(), rows, [str(name) for name in frame.columns], "", "neuron", "group", colours="MLP")
+        chart = HeatMap(frame.to_numpy(), rows, [with_relation_names(str(name)) for name in frame.columns], "", "neuron", "group", colours="MLP")
         subtitle = f"mean over each group's prompts; {self.settings.attribution}; {self.provenance.model}"
         return heat_maps([chart], title="Attribution by neuron and group", subtitle=subtitle, colour_axis="score")
 
