@@ -21,6 +21,7 @@ MOST_LINES = 40
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 TABLE = re.compile(r'<table\b[^>]*class="dataframe".*?</table>', re.DOTALL)
 HIDDEN = re.compile(r"<(Axes|Figure|IPython|bound method|function)\b")
+BAR = re.compile(r"\d+%\|[#█ ]")
 HEAD = """<!-- Written by `make gallery` from demos/{name}.py. -->
 
 """
@@ -72,7 +73,7 @@ def _printed(output: Any) -> str:
     if table := TABLE.search(data.get("text/html", "")):
         return re.sub(r"<(table|tr|th|td)\b[^>]*>", r"<\1>", re.sub(r"\n\s*", "", table[0])) + "\n\n"
     text = COLOUR.sub("", output.get("text") or data.get("text/plain", "")).rstrip()
-    if not text or HIDDEN.match(text):
+    if not text or HIDDEN.match(text) or BAR.search(text):
         return ""
     lines = text.splitlines()
     if len(lines) > MOST_LINES:
