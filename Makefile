@@ -70,6 +70,7 @@ models: $(VENV)/.dev $(VENV4)/.dev
 
 gallery: demos
 	$(RUN)/python demos/build_gallery.py build/demos docs
+	$(RUN)/python demos/build_tutorials.py build/demos docs
 	$(RUN)/python docs/tools/import_graph.py
 
 bench: $(VENV)/.dev

@@ -27,24 +27,31 @@ FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--
 def main() -> None:
     """Write ``gallery.md`` and its pictures into the documentation."""
     notebooks, docs = Path(sys.argv[1]), Path(sys.argv[2])
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        sys.exit("Chromium is not installed, so nothing can be drawn (Debian: apt-get install chromium).")
-    lines = ["# Gallery", "", "Every figure and view of four demos, drawn from their notebooks by `make gallery`.", ""]
+    chromium = chromium_or_exit()
+    lines = ["# Gallery", "", "Every figure and view of four demos with the code that draws it, made from their notebooks by `make gallery`.", ""]
     for path in sorted(notebooks.glob("[0-9]*.ipynb")):
         if not path.name.startswith(SHOWN):
             continue
-        lines += [f"## {path.stem[3:].replace('_', ' ').capitalize()}", "", f"`demos/{path.stem}.py`", ""]
-        for number, (heading, source, size) in enumerate(_pictures(path), start=1):
+        title = path.stem[3:].replace("_", " ").capitalize()
+        lines += [f"## {title}", "", f"From the tutorial [{title}](tutorials/{path.stem}.md), where everything before it stands.", ""]
+        for number, (heading, code, source, size) in enumerate(_pictures(path), start=1):
             picture = docs / "images" / "gallery" / f"{path.stem[:2]}_{number}.png"
             picture.parent.mkdir(parents=True, exist_ok=True)
-            _draw(chromium, source, size, picture)
-            lines += [f"**{heading}**", "", f"![{heading}](images/gallery/{picture.name})", ""]
+            draw(chromium, source, size, picture)
+            lines += [f"**{heading}**", "", f"![{heading}](images/gallery/{picture.name})", "", "```python", *code.splitlines(), "```", ""]
     (docs / "gallery.md").write_text("\n".join(lines), encoding="utf-8")
 
 
-def _pictures(path: Path) -> Iterator[tuple[str, str, tuple[int, int]]]:
-    """Heading, page and size of everything a notebook draws."""
+def chromium_or_exit() -> str:
+    """Where Chromium is."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        sys.exit("Chromium is not installed, so nothing can be drawn (Debian: apt-get install chromium).")
+    return chromium
+
+
+def _pictures(path: Path) -> Iterator[tuple[str, str, str, tuple[int, int]]]:
+    """Heading, code, page and size of everything a notebook draws."""
     heading = path.stem
     for cell in nbformat.read(path, as_version=4).cells:
         if cell.cell_type == "markdown":
@@ -52,17 +59,24 @@ def _pictures(path: Path) -> Iterator[tuple[str, str, tuple[int, int]]]:
             heading = headings[-1] if headings else heading
             continue
         for output in cell.get("outputs", []):
-            data: dict[str, Any] = output.get("data", {})
-            if "application/vnd.plotly.v1+json" in data:
-                shown = data["application/vnd.plotly.v1+json"]
-                figure = go.Figure(data=shown["data"], layout=shown["layout"])
-                page = plotly.io.to_html(figure, config={"displayModeBar": False})
-                yield heading, page, (int(figure.layout.width) + 16, int(figure.layout.height) + 16)
-            elif "CircuitsVis" in data.get("text/html", ""):
-                yield heading, f"<!doctype html><meta charset='utf-8'><body style='font-family: sans-serif'>{data['text/html']}</body>", VIEW_SIZE
+            for page, size in pages_of(output):
+                yield heading, cell.source, page, size
 
 
-def _draw(chromium: str, page: str, size: tuple[int, int], picture: Path) -> None:
+def pages_of(output: Any) -> Iterator[tuple[str, tuple[int, int]]]:
+    """A cell's output as a page of its own with its size, where it is a figure or a circuitsvis view."""
+    data: dict[str, Any] = output.get("data", {})
+    if "application/vnd.plotly.v1+json" in data:
+        shown = data["application/vnd.plotly.v1+json"]
+        figure = go.Figure(data=shown["data"], layout=shown["layout"])
+        size = (int(figure.layout.width or VIEW_SIZE[0]) + 16, int(figure.layout.height or VIEW_SIZE[1]) + 16)
+        yield plotly.io.to_html(figure, config={"displayModeBar": False}), size
+    elif "CircuitsVis" in data.get("text/html", ""):
+        yield f"<!doctype html><meta charset='utf-8'><body style='font-family: sans-serif'>{data['text/html']}</body>", VIEW_SIZE
+
+
+def draw(chromium: str, page: str, size: tuple[int, int], picture: Path) -> None:
+    """A page as a picture."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "page.html"
         source.write_text(page, encoding="utf-8")

@@ -28,9 +28,13 @@ class Block:
 
 
 def pages() -> list[str]:
-    """Every page with code of its own, by its path; the model's card stands once, as ``docs/factlm.md``."""
+    """Every page with code of its own, by its path; the model's card stands once, as ``docs/factlm.md``.
+
+    Tutorials and the gallery are written from executed notebooks, which `make demos` runs.
+    """
     written = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("**/*.md"))]
-    return [str(page.relative_to(ROOT)) for page in written]
+    named = [str(page.relative_to(ROOT)) for page in written]
+    return [name for name in named if not name.startswith("docs/tutorials/") and name != "docs/gallery.md"]
 
 
 def blocks_of(page: str) -> list[Block]:

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import jupytext
 import pytest
 import typer
 from support.snippets import ROOT, blocks_of, commands_of, pages, run_python
@@ -39,6 +40,10 @@ OTHER_COMMANDS = {"pip", "make", "cd", ".venv/bin/pytest", ".venv/bin/pre-commit
 def test_the_python_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run_python(page)
+
+
+def test_the_models_card_is_its_page():
+    assert (ROOT / "tl_knowledge" / "factlm" / "README.md").read_bytes() == (ROOT / "docs" / "factlm.md").read_bytes()
 
 
 def test_what_is_not_run_is_listed_here():
@@ -77,3 +82,11 @@ def test_the_commands_of_a_page_run(block, tmp_path, monkeypatch):
         assert ran.exit_code == 0, ran.output
         for written in re.findall(r"--(?:out|table|save) (\S+)", " ".join(words)):
             assert Path(written).exists(), written
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "tutorials").glob("*.md")), ids=lambda page: page.stem)
+def test_a_tutorial_has_the_code_of_its_demo(page):
+    """`make gallery` writes tutorials from executed notebooks; a demo that was changed since has another code than its page."""
+    cells = jupytext.read(ROOT / "demos" / f"{page.stem}.py").cells
+    shown = [block.source.split() for block in blocks_of(str(page.relative_to(ROOT))) if block.language == "python"]
+    assert shown == [cell.source.split() for cell in cells if cell.cell_type == "code"]
