@@ -365,4 +365,17 @@ def test_a_target_without_its_space_is_hinted_at(factlm):
     assert "has no space before it" in asked(session, "predict", state)["prediction"].hint
     assert asked(session, "predict", replace(state, target=" Paris"))["prediction"].hint == ""
     assert "BOS" in refused(session, "trace", replace(state, subject=(0, 2)))
+    edit = EditRequest("ft", "France", "The capital of {} is", "London")
+    assert "has no space before it" in refused(session, "compare", replace(state, edits=(edit,)))
     session.close()
+
+
+def test_an_answer_of_several_tokens_says_that_its_first_is_measured(factlm):
+    session = ExplorerSession(factlm, name="factlm")
+    state = ExplorerState("The capital of France is", target=" Paris Rome", knocked_out=((0, 0),))
+    prediction = asked(session, "predict", state)["prediction"]
+    assert prediction.hint == "' Paris Rome' has 2 tokens; what is measured is the first of them, ' Paris'."
+    (row,) = asked(session, "compare", state)["comparisons"]
+    session.close()
+    assert [each.answer for each in row.answers] == [" Paris Rome (first token)"]
+    assert abs(row.answers[0].before - prediction.probability) < 1e-7
