@@ -169,7 +169,7 @@ def _change(methods: Sequence[MethodOffer]) -> html.Section:
         html.Div(
             [
                 _field("Method", "method", dcc.Dropdown(id="method", options=list(map(_offered, methods)), value="rome", clearable=False)),
-                _field("Layers, such as 3, 4 (empty: the method's own)", "layers", _text("layers", "the method's own"), "small"),
+                _field("Layers", "layers", _text("layers", "its own"), "small"),
                 _field("New answer, with its leading space", "target-new", _text("target-new", " London")),
                 html.Button("Edit", id="edit", className="main"),
             ],
