@@ -40,7 +40,7 @@ def tab(browser, served) -> Iterator[Tab]:
     """A tab with the page, which at the end has asked nobody but the server for anything and has complained of nothing."""
     opened = fresh(browser, served)
     yield opened
-    assert opened.complaints() == []
+    assert opened.complaints() == [] and opened.value("document.querySelector('#error-link').innerText") == ""
     assert [each for each in opened.requested() if not each.startswith((served.address, "data:", "blob:", "about:"))] == []
     opened.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,7 +24,8 @@ __all__ = ["explorer_app"]
 
 def explorer_app(session: ExplorerSession) -> Dash:
     """A Dash app, offline: its programs come from the installed packages."""
-    app = Dash(__name__, title="tl_knowledge explorer", update_title="", serve_locally=True, enable_mcp=False, suppress_callback_exceptions=True)
+    about: dict[str, Any] = {"title": "tl_knowledge explorer", "update_title": "", "on_error": _failed}
+    app = Dash(__name__, serve_locally=True, enable_mcp=False, suppress_callback_exceptions=True, **about)
     app.layout = page_layout(session)
     in_the_page = [("tab", "name", Input("address", "pathname")), ("pace", "pace", Input("jobs", "data"))]
     for name, function, heard in in_the_page:
@@ -33,6 +35,13 @@ def explorer_app(session: ExplorerSession) -> Dash:
     add_actions(app, session)
     add_keeping(app, session)
     return app
+
+
+def _failed(error: Exception) -> None:
+    """Whatever a control ran into, as a sentence on the page; in the terminal as a whole."""
+    logging.getLogger(__name__).error("the explorer's page failed", exc_info=error)
+    words = f"{type(error).__name__}: {error}. This is not a mistake of yours that we know of; load the page again, or report it."
+    set_props("error-link", {"children": words})
 
 
 def _ask(app: Dash, session: ExplorerSession) -> None:
@@ -63,7 +72,7 @@ def _ask(app: Dash, session: ExplorerSession) -> None:
         set_props("error-link", {"children": ""})
         fill_in(state, state_at(before.get("address")))
         set_props("active", {"children": active_changes(state)})
-        set_props("code", {"children": state_code(state, session.name, circuit="circuit" in asked) if state.prompt else ""})
+        set_props("code", {"children": state_code(state, session.name, options=session.options, circuit="circuit" in asked) if state.prompt else ""})
         now, pending, _ = show_news(session, tab, asked, drawn or {}, Shown(state, _is_dark(beat)))
         return {"of": asked, "address": address or "", "again": again, "pending": pending}, now
 

@@ -115,6 +115,7 @@ def _maps() -> html.Section:
         ),
         html.Div(
             [
+                _field("Layers restored together", "window", _text("window", "auto"), "small"),
                 _field("Noise samples", "samples", _number("samples", 10, 1, 200), "small"),
                 _field("Seed", "seed", _number("seed", 0, 0, 2**31 - 1), "small"),
                 _field("Effects measured in", "metric", dcc.Dropdown(id="metric", options=list(METRICS), value="probability", clearable=False)),
