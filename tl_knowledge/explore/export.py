@@ -107,7 +107,7 @@ def _known(session: ExplorerSession, state: ExplorerState) -> dict[str, Any]:
 
 
 def _code(session: ExplorerSession, state: ExplorerState, known: dict[str, Any]) -> str:
-    return state_code(state, session.name, circuit="circuit" in known)
+    return state_code(state, session.name, options=session.options, circuit="circuit" in known)
 
 
 def _results(known: dict[str, Any]) -> Iterator[tuple[str, Result]]:

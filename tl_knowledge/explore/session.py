@@ -25,6 +25,7 @@ from typing import Any
 from tl_knowledge.datasets import load_corpus
 from tl_knowledge.editing import KeyMoments
 from tl_knowledge.errors import InputError, check_choice
+from tl_knowledge.explore.code import loading_options
 from tl_knowledge.explore.edits import Editor, MethodOffer, offers
 from tl_knowledge.explore.jobs import JobView
 from tl_knowledge.explore.state import ExplorerState
@@ -61,12 +62,14 @@ class ExplorerSession:
     Attributes:
         model: the model; only the session's own thread may run it.
         name: as it was given.
+        options: what a program has to load it with besides.
         layers, heads: of the model.
         methods: the editing methods, for a form; those that cannot be used here with the reason.
     """
 
     def __init__(self, model: AnyModel, *, name: str, moments: KeyMoments | None = None, corpus: Callable[[], Iterable[str]] | None = None) -> None:
         self.model, self.name = as_model(model), name
+        self.options = loading_options(self.model, name)
         if moments is not None:
             moments.check(self.model)
         texts = load_corpus if corpus is None and name == "factlm" else corpus
