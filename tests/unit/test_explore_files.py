@@ -41,7 +41,7 @@ STATE = ExplorerState(
 )
 
 
-@pytest.fixture(params=["bridge-gpt2", "bridge-llama"])
+@pytest.fixture(params=[pytest.param("bridge-gpt2", marks=pytest.mark.typed), "bridge-llama"])
 def session(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[ExplorerSession]:
     """On a tiny model, which programs load by its name, too."""
     model = build(request.param)
@@ -121,13 +121,17 @@ def test_texts_of_a_tab_are_literals_of_its_program():
     assert "\x07" not in code and "KeyMoments.load" in code
 
 
-@pytest.fixture
-def looked_at(session: ExplorerSession) -> tuple[ExplorerSession, ExplorerState]:
+@pytest.fixture(scope="module")
+def looked_at() -> Iterator[tuple[ExplorerSession, ExplorerState]]:
     """A session in which everything of a tab was computed."""
-    state = replace(STATE, cell=("attn_out", 2, 4))
+    model, state = build("bridge-gptneox"), replace(STATE, cell=("attn_out", 2, 4))  # no other test here has it
+    before, model.tokenizer = model.tokenizer, tokenizer_of_sixty_words()
+    session = ExplorerSession(model, name="random")
     for task in TASKS:
         asked(session, task, state)
-    return session, state
+    yield session, state
+    session.close()
+    model.tokenizer = before
 
 
 def test_a_page_has_all_that_was_looked_at(looked_at):
