@@ -278,3 +278,20 @@ def test_a_server_that_dies_is_missed_and_the_page_goes_on_where_it_was(browser,
     np.testing.assert_array_equal(drawn_maps(tab, 1)[0], before[0])
     assert tab.value("document.querySelector('#prompt').value") == PROMPT
     tab.close()
+
+
+def test_another_model_on_the_same_port_is_not_taken_for_the_old_one(browser, served):
+    tab = fresh(browser, served, f"{MARKED}&components=mlp_out&samples=3")
+    before = drawn_maps(tab, 1)
+    served.kill()
+    served.start("--no-prepend-bos")
+    try:
+        tab.says("Another model answers here now.", 60)
+        np.testing.assert_array_equal(drawn_maps(tab, 1)[0], before[0])
+        again = fresh(browser, served, MARKED)
+        again.says("What comes next", 60)
+        again.close()
+    finally:
+        served.kill()
+        served.start()
+    tab.close()

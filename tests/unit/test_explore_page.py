@@ -15,8 +15,9 @@ from tl_knowledge.errors import InputError, SubjectNotFoundError
 from tl_knowledge.explore.page import changes
 from tl_knowledge.explore.page.app import explorer_app
 from tl_knowledge.explore.page.marks import fact_marked
-from tl_knowledge.explore.page.server import guard, local_socket
+from tl_knowledge.explore.page.server import IDENTITY, guard, local_socket
 from tl_knowledge.explore.page.wanted import circuit_key, submitted, wanted_tasks
+from tl_knowledge.explore.session import ExplorerSession
 from tl_knowledge.explore.state import EditRequest, ExplorerState
 
 PORT = 8050
@@ -144,7 +145,7 @@ def test_a_tab_asks_for_what_its_state_needs_and_for_nothing_twice():
 class Recorder:
     """A session that only writes down what it is asked."""
 
-    name, layers, heads, methods = "nobody", 1, 1, ()
+    name, layers, heads, methods, identity, options = "nobody", 1, 1, (), "abc", ""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -186,6 +187,31 @@ def test_whatever_goes_wrong_in_the_page_is_a_sentence_on_it(without_type_checks
         "changedPropIds": ["beat.data"],
         "state": [{"id": name, "property": "data", "value": value} for name, value in state.items()],
     }
-    answer = app.server.test_client().post("/_dash-update-component", json=request)
+    answer = app.server.test_client().post("/_dash-update-component", json=request, headers={IDENTITY: "abc"})
     assert answer.status_code == 200 and "the explorer's page failed" in caplog.text
     assert "InputError: the link's cell '1' is not understood" in answer.json["sideUpdate"]["error-link"]["children"]
+
+
+@pytest.mark.parametrize("headers", [{}, {IDENTITY: "abd"}])
+def test_a_page_of_another_model_is_told_so_and_gets_no_numbers(without_type_checks, headers):
+    client = explorer_app(Recorder()).server.test_client()  # pyright: ignore[reportArgumentType]
+    assert f'<meta name="{IDENTITY}" content="abc">' in client.get("/").text
+    answer = client.post("/_dash-update-component", json={}, headers=headers)
+    assert answer.status_code == 409 and answer.text == "Another model answers here now; load the page again.\n"
+
+
+def test_the_identity_is_of_the_name_the_loading_and_the_weights(gpt2):
+    def identity(name: str) -> str:
+        session = ExplorerSession(gpt2, name=name)
+        session.close()
+        return session.identity
+
+    first = identity("a")
+    assert first == identity("a") != identity("b")
+    bias = next(iter(gpt2.parameters())).data
+    before = bias.clone()
+    try:
+        bias.flatten()[0] += 1
+        assert identity("a") != first
+    finally:
+        bias.copy_(before)

@@ -16,6 +16,7 @@ from tl_knowledge.explore.page.forms import fill_in
 from tl_knowledge.explore.page.keeping import add_keeping
 from tl_knowledge.explore.page.layout import page_layout
 from tl_knowledge.explore.page.news import Shown, show_news
+from tl_knowledge.explore.page.server import IDENTITY, answer_only
 from tl_knowledge.explore.page.wanted import submitted, wanted_tasks
 from tl_knowledge.explore.session import ExplorerSession
 
@@ -25,8 +26,10 @@ __all__ = ["explorer_app"]
 def explorer_app(session: ExplorerSession) -> Dash:
     """A Dash app, offline: its programs come from the installed packages."""
     about: dict[str, Any] = {"title": "tl_knowledge explorer", "update_title": "", "on_error": _failed}
+    about["meta_tags"] = [{"name": IDENTITY, "content": session.identity}]  # what explorer.js sends with every question
     app = Dash(__name__, serve_locally=True, enable_mcp=False, suppress_callback_exceptions=True, **about)
     app.layout = page_layout(session)
+    answer_only(app.server, session.identity)
     in_the_page = [("tab", "name", Input("address", "pathname")), ("pace", "pace", Input("jobs", "data"))]
     for name, function, heard in in_the_page:
         app.clientside_callback(ClientsideFunction("explorer", function), Output(name, "data"), heard)
