@@ -21,8 +21,6 @@ MARKED = f"#prompt={quote_plus(PROMPT)}&subject=1-3"
 SLOW = f"#prompt={quote_plus(' '.join(['Paul McCartney plays the piano and'] * 20))}&subject=1-3&components=&samples=200"
 """A trace that nobody waits for."""
 
-AFTER = "#compared tbody tr td.number:nth-of-type(4)"
-
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory) -> Iterator[ServedExplorer]:
@@ -42,7 +40,7 @@ def tab(browser, served) -> Iterator[Tab]:
     """A tab with the page, which at the end has asked nobody but the server for anything and has complained of nothing."""
     opened = fresh(browser, served)
     yield opened
-    assert opened.complaints() == []
+    assert opened.complaints() == [] and opened.value("document.querySelector('#error-link').innerText") == ""
     assert [each for each in opened.requested() if not each.startswith((served.address, "data:", "blob:", "about:"))] == []
     opened.close()
 
@@ -76,8 +74,11 @@ def click_cell(tab: Tab, number: int, row: int, column: int, rows: int, columns:
 
 
 def compared(tab: Tab) -> list[list[str]]:
-    """The table of before and after: prompt, answer, before, after, as far as a row has them."""
-    return tab.value("[...document.querySelectorAll('#compared tbody tr')].map(row => [...row.querySelectorAll('td')].map(cell => cell.innerText))")
+    """What stands there of before and after: prompt, answer, before, after."""
+    return tab.value(
+        "[...document.querySelectorAll('.comparison')].flatMap(each => [...each.querySelectorAll('tbody tr')].map(row =>"
+        " [each.querySelector('.asked').innerText, ...[...row.querySelectorAll('td')].map(cell => cell.innerText)]))"
+    )
 
 
 def test_a_prompt_is_typed_marked_and_traced(tab, factlm):
@@ -154,8 +155,8 @@ def test_an_edit_is_seen_in_its_tab_and_in_no_other(browser, served):
     mine.click("#edit")
     mine.says("rome: Paul McCartney plays the", 60)
     mine.wait("document.querySelectorAll('#compared tbody tr').length == 2", 120)
-    answers = {row[-3] if len(row) == 3 else row[1]: row[-2:] if len(row) == 3 else row[2:4] for row in compared(mine)}
-    before, after = (float(share.strip("%")) for share in answers["' guitar'"])
+    shares = {row[1]: row[2:] for row in compared(mine)}
+    before, after = (float(share.strip("%")) for share in shares["' guitar'"])
     assert before < 5 and after > 50
     other.type("#further", "The capital of France is")
     other.click("#compare")
@@ -276,4 +277,21 @@ def test_a_server_that_dies_is_missed_and_the_page_goes_on_where_it_was(browser,
     tab.says("MLP output, layer 0, token 2", 60)
     np.testing.assert_array_equal(drawn_maps(tab, 1)[0], before[0])
     assert tab.value("document.querySelector('#prompt').value") == PROMPT
+    tab.close()
+
+
+def test_another_model_on_the_same_port_is_not_taken_for_the_old_one(browser, served):
+    tab = fresh(browser, served, f"{MARKED}&components=mlp_out&samples=3")
+    before = drawn_maps(tab, 1)
+    served.kill()
+    served.start("--no-prepend-bos")
+    try:
+        tab.says("Another model answers here now.", 60)
+        np.testing.assert_array_equal(drawn_maps(tab, 1)[0], before[0])
+        again = fresh(browser, served, MARKED)
+        again.says("What comes next", 60)
+        again.close()
+    finally:
+        served.kill()
+        served.start()
     tab.close()

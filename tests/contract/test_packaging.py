@@ -36,7 +36,9 @@ def test_every_package_has_the_stub_that_its_lazy_names_come_from():
             assert initial.with_suffix(".pyi").is_file(), initial
 
 
-@pytest.mark.parametrize("needed", ["py.typed", "factlm/model.safetensors", "factlm/facts.json", "datasets/blimp_sample", "drawing/templates"])
+@pytest.mark.parametrize(
+    "needed", ["py.typed", "factlm/model.safetensors", "factlm/facts.json", "datasets/blimp_sample", "drawing/templates", "explore/page/assets"]
+)
 def test_what_is_read_at_run_time_lies_in_the_package(needed):
     assert (PACKAGE / needed).exists()
 

@@ -28,9 +28,13 @@ class ServedExplorer:
         """Of the page."""
         return f"http://127.0.0.1:{self.port}/"
 
-    def start(self) -> None:
-        """Start it and wait until it answers."""
-        command = [sys.executable, "-m", "tl_knowledge", "explore", "--no-browser", "--port", str(self.port), "--device", "cpu"]
+    def start(self, *options: str) -> None:
+        """Start it and wait until it answers.
+
+        Args:
+            options: of the command, besides.
+        """
+        command = [sys.executable, "-m", "tl_knowledge", "explore", "--no-browser", "--port", str(self.port), "--device", "cpu", *options]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
         with self._said.open("w") as said:
             self._process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=environment)

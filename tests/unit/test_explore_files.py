@@ -19,7 +19,7 @@ from support.explorer import asked
 import tl_knowledge as tlk
 from tl_knowledge.errors import InputError
 from tl_knowledge.explore.arrows import arrows_at
-from tl_knowledge.explore.code import state_code
+from tl_knowledge.explore.code import loading_options, state_code
 from tl_knowledge.explore.export import changes_in_words, export_data, export_page, plain_cells
 from tl_knowledge.explore.links import from_query
 from tl_knowledge.explore.session import ExplorerSession
@@ -41,12 +41,12 @@ STATE = ExplorerState(
 )
 
 
-@pytest.fixture(params=["bridge-gpt2", "bridge-llama"])
+@pytest.fixture(params=[pytest.param("bridge-gpt2", marks=pytest.mark.typed), "bridge-llama"])
 def session(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[ExplorerSession]:
     """On a tiny model, which programs load by its name, too."""
     model = build(request.param)
     before, model.tokenizer = model.tokenizer, tokenizer_of_sixty_words()
-    monkeypatch.setattr(tlk, "load_model", {"random": model}.__getitem__)
+    monkeypatch.setattr(tlk, "load_model", lambda name, **options: {("random", torch.float64): model}[name, options["dtype"]])
     made = ExplorerSession(model, name="random")
     yield made
     made.close()
@@ -56,7 +56,8 @@ def session(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 def ran(state: ExplorerState, name: str, *, circuit: bool = False) -> dict[str, Any]:
     """The names that a tab's program leaves."""
     names: dict[str, Any] = {}
-    exec(compile(state_code(state, name, circuit=circuit), "program", "exec"), names)
+    options = "" if name == "factlm" else "dtype=torch.float64"
+    exec(compile(state_code(state, name, options=options, circuit=circuit), "program", "exec"), names)
     return names
 
 
@@ -120,13 +121,17 @@ def test_texts_of_a_tab_are_literals_of_its_program():
     assert "\x07" not in code and "KeyMoments.load" in code
 
 
-@pytest.fixture
-def looked_at(session: ExplorerSession) -> tuple[ExplorerSession, ExplorerState]:
+@pytest.fixture(scope="module")
+def looked_at() -> Iterator[tuple[ExplorerSession, ExplorerState]]:
     """A session in which everything of a tab was computed."""
-    state = replace(STATE, cell=("attn_out", 2, 4))
+    model, state = build("bridge-gptneox"), replace(STATE, cell=("attn_out", 2, 4))  # no other test here has it
+    before, model.tokenizer = model.tokenizer, tokenizer_of_sixty_words()
+    session = ExplorerSession(model, name="random")
     for task in TASKS:
         asked(session, task, state)
-    return session, state
+    yield session, state
+    session.close()
+    model.tokenizer = before
 
 
 def test_a_page_has_all_that_was_looked_at(looked_at):
@@ -181,7 +186,7 @@ def test_data_can_be_read_again(looked_at, tmp_path):
     assert from_query(about["link"]) == state and about["model"] == "random"
     compared = json.loads((tmp_path / "comparisons.json").read_text())
     assert [row["text"] for row in compared] == [state.prompt, "w1 w2"]
-    assert (tmp_path / "program.py").read_text() == state_code(state, "random", circuit=True)
+    assert (tmp_path / "program.py").read_text() == state_code(state, "random", options="dtype=torch.float64", circuit=True)
 
 
 def test_no_spreadsheet_computes_a_table(gpt2):
@@ -206,6 +211,17 @@ def test_changes_are_sentences():
         "w3 w14 w15 w9 → w7 (ft)",
         "w20 w1 → w8 (ft-attn)",
     )
+
+
+def test_the_program_loads_the_model_as_it_was_loaded(factlm):
+    half, plain = tlk.load_model("factlm", dtype=torch.float16, prepend_bos=False), "tlk.load_model('factlm')"
+    assert loading_options(factlm, "factlm") == "" and f"model = {plain}" in state_code(ExplorerState("a"), "factlm")
+    options = loading_options(half, "factlm")
+    assert options == "dtype=torch.float16, prepend_bos=False"
+    names: dict[str, Any] = {}
+    exec(state_code(ExplorerState("The capital"), "factlm", options=options), names)
+    assert len(names["prompt"]) == 2 and names["probabilities"].dtype == torch.float16
+    assert loading_options(factlm, "some/directory") == "prepend_bos=True"
 
 
 def test_paths_of_models_are_literals_too(tmp_path):

@@ -13,9 +13,11 @@ from typer.testing import CliRunner
 from tl_knowledge.cli import app as commands
 from tl_knowledge.errors import InputError, SubjectNotFoundError
 from tl_knowledge.explore.page import changes
+from tl_knowledge.explore.page.app import explorer_app
 from tl_knowledge.explore.page.marks import fact_marked
-from tl_knowledge.explore.page.server import guard, local_socket
+from tl_knowledge.explore.page.server import IDENTITY, guard, local_socket
 from tl_knowledge.explore.page.wanted import circuit_key, submitted, wanted_tasks
+from tl_knowledge.explore.session import ExplorerSession
 from tl_knowledge.explore.state import EditRequest, ExplorerState
 
 PORT = 8050
@@ -91,13 +93,15 @@ def test_marks_come_off_where_they_meet_and_when_they_are_made_again():
 
 def test_a_trace_needs_a_mark_and_a_component():
     with pytest.raises(InputError, match="no component is ticked"):
-        changes.traced(STATE, "subject", [], 10, 0, "logit")
+        changes.traced(STATE, "subject", [], "auto", 10, 0, "logit")
     with pytest.raises(InputError, match="no token is marked"):
-        changes.traced(ExplorerState("Rome is in"), "subject", ["mlp_out"], 10, 0, "logit")
+        changes.traced(ExplorerState("Rome is in"), "subject", ["mlp_out"], "auto", 10, 0, "logit")
     with pytest.raises(InputError, match="noise samples is None; type a whole number"):
-        changes.traced(STATE, "subject", ["mlp_out"], None, 0, "logit")
-    new = changes.traced(STATE, "subject", ["attn_out", "resid_post"], 3, 1, "logit")
-    assert (new.components, new.samples, new.seed, new.metric) == (("resid_post", "attn_out"), 3, 1, "logit")
+        changes.traced(STATE, "subject", ["mlp_out"], "auto", None, 0, "logit")
+    new = changes.traced(STATE, "subject", ["attn_out", "resid_post"], "3", 3, 1, "logit")
+    assert (new.components, new.window, new.samples, new.seed, new.metric) == (("resid_post", "attn_out"), 3, 3, 1, "logit")
+    with pytest.raises(InputError, match="layers restored together are 'two'"):
+        changes.traced(STATE, "subject", ["mlp_out"], "two", 10, 0, "logit")
 
 
 def test_units_are_switched_off_and_on_again_together():
@@ -141,6 +145,8 @@ def test_a_tab_asks_for_what_its_state_needs_and_for_nothing_twice():
 class Recorder:
     """A session that only writes down what it is asked."""
 
+    name, layers, heads, methods, identity, options = "nobody", 1, 1, (), "abc", ""
+
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.given_up: list[str] = []
@@ -167,3 +173,45 @@ def test_jobs_go_on_while_they_answer_the_same_and_are_asked_again_when_forgotte
     session.status = "unknown"
     submitted(session, "tab", moved, wanted_tasks(moved, None), second, once_more=True)  # pyright: ignore[reportArgumentType]
     assert session.asked[3:] == ["predict", "trace"]
+
+
+def test_whatever_goes_wrong_in_the_page_is_a_sentence_on_it(without_type_checks, caplog):
+    app = explorer_app(Recorder())  # pyright: ignore[reportArgumentType]
+    output = next(name for name in app.callback_map if name.startswith("..drawn.data@"))
+    names = [part.rsplit(".", 1) for part in output.strip(".").split("...")]
+    state = {"tab": "1", "jobs": {"of": {}, "address": "#prompt=a&cell=1", "pending": False}, "drawn": {}, "again": 0}
+    request = {
+        "output": output,
+        "outputs": [{"id": name, "property": place} for name, place in names],
+        "inputs": [{"id": "beat", "property": "data", "value": {"number": 1, "dark": False}}],
+        "changedPropIds": ["beat.data"],
+        "state": [{"id": name, "property": "data", "value": value} for name, value in state.items()],
+    }
+    answer = app.server.test_client().post("/_dash-update-component", json=request, headers={IDENTITY: "abc"})
+    assert answer.status_code == 200 and "the explorer's page failed" in caplog.text
+    assert "InputError: the link's cell '1' is not understood" in answer.json["sideUpdate"]["error-link"]["children"]
+
+
+@pytest.mark.parametrize("headers", [{}, {IDENTITY: "abd"}])
+def test_a_page_of_another_model_is_told_so_and_gets_no_numbers(without_type_checks, headers):
+    client = explorer_app(Recorder()).server.test_client()  # pyright: ignore[reportArgumentType]
+    assert f'<meta name="{IDENTITY}" content="abc">' in client.get("/").text
+    answer = client.post("/_dash-update-component", json={}, headers=headers)
+    assert answer.status_code == 409 and answer.text == "Another model answers here now; load the page again.\n"
+
+
+def test_the_identity_is_of_the_name_the_loading_and_the_weights(gpt2):
+    def identity(name: str) -> str:
+        session = ExplorerSession(gpt2, name=name)
+        session.close()
+        return session.identity
+
+    first = identity("a")
+    assert first == identity("a") != identity("b")
+    bias = next(iter(gpt2.parameters())).data
+    before = bias.clone()
+    try:
+        bias.flatten()[0] += 1
+        assert identity("a") != first
+    finally:
+        bias.copy_(before)

@@ -263,29 +263,38 @@ def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     return at
 
 
-@pytest.mark.parametrize("task", ["trace", "cell", "circuit", "compare"])
-def test_a_job_stopped_anywhere_leaves_the_model_as_it_was(session, stop_at, task):
-    model = session.model
+def stop_and_start_again(model: Any, stop_at: Callable[[int], None], task: Any) -> None:
+    """Stop a job in many places; afterwards the model is as it was, and the whole job gives what it gives on a session that never stopped."""
     state = replace(STATE, edits=(EDIT, SECOND), knocked_out=((1, 1),), cell=("mlp_out", 1, 2))
-    before, hooks, stopped = fingerprint(model), hooks_left(model), 0
+    session, before, stopped = ExplorerSession(model, name="random"), fingerprint(model), 0
     for number in (1, 2, 7, 30, 111, 403, 1201, 3001):
         stop_at(number)
         view = finished(session, session.submit("tab", task, state))
         assert view.status in ("cancelled", "done"), view
         stopped += view.status == "cancelled"
-        assert fingerprint(model) == before and hooks_left(model) == hooks == []
+        assert fingerprint(model) == before and not hooks_left(model)
         assert all(parameter.grad is None for parameter in model.parameters())
     assert stopped >= 3
     stop_at(0)
-    results = asked(session, task, state)
     fresh = ExplorerSession(model, name="random")
-    wanted = asked(fresh, task, state)
-    fresh.close()
-    if task == "compare":
-        assert results == wanted
-    elif task == "trace":
-        for name in wanted:
+    results, wanted = asked(session, task, state), asked(fresh, task, state)
+    for made in (session, fresh):
+        made.close()
+    for name in wanted:
+        if task == "trace":
             same_trace(results[name], wanted[name])
+        elif task == "compare":
+            assert results[name] == wanted[name]
+
+
+@pytest.mark.parametrize("task", ["trace", "compare"])
+def test_a_job_stopped_anywhere_leaves_every_model_as_it_was(random_model, stop_at, task):
+    stop_and_start_again(random_model, stop_at, task)
+
+
+@pytest.mark.parametrize("task", ["cell", "circuit"])
+def test_other_jobs_stopped_anywhere_do_so_too(gpt2_that_reads, stop_at, task):
+    stop_and_start_again(gpt2_that_reads, stop_at, task)
 
 
 def test_what_is_asked_again_is_not_computed_again(session):
@@ -365,4 +374,17 @@ def test_a_target_without_its_space_is_hinted_at(factlm):
     assert "has no space before it" in asked(session, "predict", state)["prediction"].hint
     assert asked(session, "predict", replace(state, target=" Paris"))["prediction"].hint == ""
     assert "BOS" in refused(session, "trace", replace(state, subject=(0, 2)))
+    edit = EditRequest("ft", "France", "The capital of {} is", "London")
+    assert "has no space before it" in refused(session, "compare", replace(state, edits=(edit,)))
     session.close()
+
+
+def test_an_answer_of_several_tokens_says_that_its_first_is_measured(factlm):
+    session = ExplorerSession(factlm, name="factlm")
+    state = ExplorerState("The capital of France is", target=" Paris Rome", knocked_out=((0, 0),))
+    prediction = asked(session, "predict", state)["prediction"]
+    assert prediction.hint == "' Paris Rome' has 2 tokens; what is measured is the first of them, ' Paris'."
+    (row,) = asked(session, "compare", state)["comparisons"]
+    session.close()
+    assert [each.answer for each in row.answers] == [" Paris Rome (first token)"]
+    assert abs(row.answers[0].before - prediction.probability) < 1e-7

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import webbrowser
+from functools import partial
 from importlib.util import find_spec
 from typing import Annotated
 
 import typer
 
+import tl_knowledge as tlk
 from tl_knowledge.cli import options
+from tl_knowledge.cli.arguments import corpus_argument
 from tl_knowledge.cli.loading import loads_model, model_argument
 from tl_knowledge.cli.printing import print_line
 from tl_knowledge.errors import InputError
@@ -19,6 +22,8 @@ __all__ = ["explore_command"]
 @loads_model
 def explore_command(
     model: options.Model = "factlm",
+    moments: options.Moments = None,
+    corpus: options.Corpus = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of this machine; 0 takes any that is free.")] = 8050,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
 ) -> None:
@@ -27,9 +32,11 @@ def explore_command(
         raise InputError('explore needs Dash; pip install "tl-knowledge[explore]".')
     from tl_knowledge.explore.page.local import LocalPage
 
+    texts, kept = corpus_argument(corpus, model), None if moments is None else tlk.KeyMoments.load(moments)
     with LocalPage.at(port) as page:
         print_line(f"loading {model} ...")
-        page.show(model_argument(model), model)
+        loaded = model_argument(model)
+        page.show(loaded, model, moments=kept, corpus=None if texts is None else partial(tlk.datasets.corpus_texts, texts))
         print_line((page.address, "bold"), "  Ctrl+C ends it.")
         if browser:
             webbrowser.open(page.address)

@@ -12,11 +12,11 @@ from tl_knowledge.explore.state import ExplorerState
 from tl_knowledge.hooks import ablate
 from tl_knowledge.models.checks import check_layers
 from tl_knowledge.models.protocol import HookedModel
-from tl_knowledge.prompts.prompt import Prompt
+from tl_knowledge.prompts.prompt import Prompt, target_tokens
 from tl_knowledge.prompts.spans import Span
 from tl_knowledge.runs.windows import unit_count
 
-__all__ = ["ablating_hooks", "corrupted_side", "plain_prompt", "space_hint", "traced_prompt", "traced_with"]
+__all__ = ["ablating_hooks", "corrupted_side", "plain_prompt", "several_tokens", "space_hint", "target_hint", "traced_prompt", "traced_with"]
 
 
 def plain_prompt(model: HookedModel, text: str, target: str | None = None) -> Prompt:
@@ -29,16 +29,36 @@ def plain_prompt(model: HookedModel, text: str, target: str | None = None) -> Pr
     if not text.strip():
         raise PromptError("the prompt is empty; type the beginning of a sentence, such as 'The capital of France is'.")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", MissingSpaceWarning)  # the page says it beside the target: `space_hint`
+        warnings.simplefilter("ignore", MissingSpaceWarning)  # the page says it beside the target: `target_hint`
         return Prompt.from_text(model, text, target=target)
 
 
+def target_hint(model: HookedModel, text: str, target: str) -> str:
+    """What somebody should know of a target before they read its number; empty where there is nothing.
+
+    Raises:
+        TargetError: it has no tokens.
+    """
+    return space_hint(model, text, target) or several_tokens(model, target)
+
+
 def space_hint(model: HookedModel, text: str, target: str) -> str:
-    """What is likely to be wrong with a target's first character; empty where nothing is."""
+    """That a target lacks the space before it; empty where it does not."""
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         Prompt.from_text(model, text, target=target)
     return next((str(each.message) for each in said if issubclass(each.category, MissingSpaceWarning)), "")
+
+
+def several_tokens(model: HookedModel, target: str) -> str:
+    """That only the first of a target's tokens is scored; empty where there is one.
+
+    Raises:
+        TargetError: there is none.
+    """
+    tokens = target_tokens(model, target)
+    first = str(model.tokenizer.decode([tokens[0]]))
+    return f"{target!r} has {len(tokens)} tokens; what is measured is the first of them, {first!r}." if len(tokens) > 1 else ""
 
 
 def traced_prompt(model: HookedModel, state: ExplorerState) -> Prompt:

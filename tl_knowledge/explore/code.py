@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
+
 from tl_knowledge.editing import method_class
 from tl_knowledge.explore.details import NEURONS_SHOWN, WORDS_SHOWN
 from tl_knowledge.explore.predictions import SHOWN
 from tl_knowledge.explore.state import EditRequest, ExplorerState
+from tl_knowledge.models.protocol import HookedModel, prepends_bos
 
-__all__ = ["state_code"]
+__all__ = ["loading_options", "state_code"]
 
 
-def state_code(state: ExplorerState, name: str, *, circuit: bool = False) -> str:
+def state_code(state: ExplorerState, name: str, *, options: str = "", circuit: bool = False) -> str:
     """A program for what a tab shows; every text of the tab stands in it as a literal.
 
     Args:
         name: what the model is loaded by.
+        options: how, as `loading_options` writes it.
         circuit: whether the circuit is on the screen.
 
     Example:
@@ -38,7 +42,7 @@ def state_code(state: ExplorerState, name: str, *, circuit: bool = False) -> str
             print(trace.headline(), trace.top(5), sep="\\n")
         <BLANKLINE>
     """
-    blocks = [_start(name), _prediction(state)]
+    blocks = [_start(name, options), _prediction(state)]
     if getattr(state, state.corrupt) is not None or (state.corrupt == "relation" and state.subject is not None):
         blocks += [_traces(state), *([_cell(state)] if state.cell is not None else []), *([_circuit(state)] if circuit else [])]
     if state.edits or state.suppressed or state.knocked_out:
@@ -46,8 +50,25 @@ def state_code(state: ExplorerState, name: str, *, circuit: bool = False) -> str
     return "\n".join("\n".join(block) + "\n" for block in blocks)
 
 
-def _start(name: str) -> list[str]:
-    return ["import tl_knowledge as tlk", "", f"model = tlk.load_model({name!r})"]
+def loading_options(model: HookedModel, name: str) -> str:
+    """What ``load_model`` has to be told beside a name to give this model: its precision, and whether it puts BOS before prompts.
+
+    Example:
+        >>> import tl_knowledge as tlk
+        >>> loading_options(tlk.load_model("factlm"), "factlm")
+        ''
+    """
+    dtype, bos = next(iter(model.parameters())).dtype, prepends_bos(model)
+    options = [] if dtype == torch.float32 else [f"dtype={dtype}"]
+    has_bos = getattr(model.tokenizer, "bos_token_id", None) is not None
+    if has_bos and not (name == "factlm" and bos):  # what is usual differs from model to model
+        options.append(f"prepend_bos={bos}")
+    return ", ".join(options)
+
+
+def _start(name: str, options: str) -> list[str]:
+    imports = ["import torch", "import tl_knowledge as tlk"] if "torch." in options else ["import tl_knowledge as tlk"]
+    return [*imports, "", f"model = tlk.load_model({', '.join([repr(name), *([options] if options else [])])})"]
 
 
 def _prediction(state: ExplorerState) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tl_knowledge.arrays import Hooks
 from tl_knowledge.editing import PlannedEdit
-from tl_knowledge.explore.asking import ablating_hooks, plain_prompt
+from tl_knowledge.explore.asking import ablating_hooks, plain_prompt, several_tokens
 from tl_knowledge.explore.edits import edit_hooks
 from tl_knowledge.explore.predictions import Prediction, predict_next
 from tl_knowledge.explore.state import ExplorerState
@@ -19,7 +19,7 @@ __all__ = ["AnswerChange", "Comparison", "answers_of", "compare_one", "tab_hooks
 
 @dataclass(frozen=True)
 class AnswerChange:
-    """One answer's probability (of its first token) before and after."""
+    """One answer's probability before and after; of an answer of several tokens, which says so, its first token's."""
 
     answer: str
     before: float
@@ -52,13 +52,19 @@ def tab_hooks(model: HookedModel, state: ExplorerState, edits: Iterable[PlannedE
 
 
 def answers_of(model: HookedModel, state: ExplorerState) -> dict[str, int]:
-    """The answers whose probabilities are compared: the tab's target, or what the model says as it is, and each edit's new object; first tokens.
+    """The first tokens of the answers that are compared, by what these are called: the tab's target, or the model's own, and each edit's new object.
 
     Raises:
         PromptError, TargetError: a prompt or an answer that does not fit the model.
     """
     main = predict_next(model, plain_prompt(model, state.prompt, state.target), [])
-    return {main.target: main.target_token} | {edit.target_new: target_tokens(model, edit.target_new)[0] for edit in state.edits}
+    own = {} if state.target else {main.target: main.target_token}
+    given = [*([state.target] if state.target else []), *(edit.target_new for edit in state.edits)]
+    return own | {_called(model, target): target_tokens(model, target)[0] for target in given}
+
+
+def _called(model: HookedModel, target: str) -> str:
+    return f"{target} (first token)" if several_tokens(model, target) else target
 
 
 def compare_one(model: HookedModel, text: str, answers: Mapping[str, int], hooks: Hooks) -> Comparison:

@@ -22,10 +22,11 @@ from tl_knowledge.editing import (
     plan_edit,
 )
 from tl_knowledge.errors import InputError, TLKnowledgeError
+from tl_knowledge.explore.asking import space_hint
 from tl_knowledge.explore.cache import Cache
 from tl_knowledge.explore.state import EditRequest
 from tl_knowledge.lock import model_lock
-from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.models.protocol import HookedModel, layer_count
 from tl_knowledge.prompts.facts import Fact
 
 __all__ = ["Editor", "MethodOffer", "edit_hooks", "fact_of", "method_of", "offers"]
@@ -134,7 +135,10 @@ class Editor:
 
     def _plan(self, requests: tuple[EditRequest, ...]) -> PlannedEdit:
         *before, request = requests
-        method = method_of(self._model, request)
+        method, fact = method_of(self._model, request), fact_of(request)
+        hint = space_hint(self._model, fact.text, fact.target)
+        if hint:
+            raise InputError(hint)
         earlier = self.all_plans(before)
         for edit in earlier:
             if not isinstance(edit, Edit):
@@ -143,7 +147,7 @@ class Editor:
         with model_lock(self._model), ExitStack() as stack:
             for edit in earlier:
                 stack.enter_context(edit.applied(self._model))
-            return plan_edit(self._model, fact_of(request), method, moments=moments, progress=False)
+            return plan_edit(self._model, fact, method, moments=moments, progress=False)
 
     def _moments_for(self, method: EditMethod) -> KeyMoments | None:
         """The key moments that a method needs.
@@ -154,7 +158,8 @@ class Editor:
         wanted = method.moment_layers
         if wanted == ():
             return None
-        if self._moments is not None and wanted is not None and set(wanted) <= set(self._moments.moments):
+        layers = range(layer_count(self._model)) if wanted is None else wanted
+        if self._moments is not None and set(layers) <= set(self._moments.moments):
             return self._moments
         if self._corpus is None:
             where = "of the whole model" if wanted is None else f"of layers {', '.join(map(str, wanted))}"

@@ -61,8 +61,8 @@ def export_page(session: ExplorerSession, state: ExplorerState) -> str:
     parts += _traces([known[part] for part in state.components if part in known])
     parts += _cell(known["cell"]) if "cell" in known else []
     parts += _circuit(known["circuit"], state) if "circuit" in known else []
-    parts += [heading("The same in Python"), markup("<pre><code>{{ code }}</code></pre>", code=_code(session, state, known))]
-    parts.append(note(f"In the explorer: {to_query(state)}"))
+    parts += [heading("The same in Python"), markup(_WRAPPED, text=_code(session, state, known))]
+    parts += [note("What stands after # in the explorer's address:"), markup(_WRAPPED, text=to_query(state))]
     footer = next((result.provenance for result in known.values() if isinstance(result, CausalTrace | Circuit)), None)
     return html_page(state.prompt, parts if footer is None else [*parts, provenance_footer(footer)])
 
@@ -89,7 +89,7 @@ def export_data(session: ExplorerSession, state: ExplorerState) -> bytes:
     return packed.getvalue()
 
 
-_READ_ME = """state.json        what the tab showed; "link" stands after the explorer's address
+_READ_ME = """state.json        what the tab showed; "link" stands after # in the explorer's address
 program.py        computes the same numbers
 prediction.json   the next tokens
 comparisons.json  before and after
@@ -107,7 +107,7 @@ def _known(session: ExplorerSession, state: ExplorerState) -> dict[str, Any]:
 
 
 def _code(session: ExplorerSession, state: ExplorerState, known: dict[str, Any]) -> str:
-    return state_code(state, session.name, circuit="circuit" in known)
+    return state_code(state, session.name, options=session.options, circuit="circuit" in known)
 
 
 def _results(known: dict[str, Any]) -> Iterator[tuple[str, Result]]:
@@ -178,6 +178,7 @@ def _cell(cell: CellDetails) -> list[PagePart]:
     return [*parts, "What the model would say of the answer if it stopped at a layer."]
 
 
+_WRAPPED = "<pre style='white-space: pre-wrap; overflow-wrap: anywhere'><code>{{ text }}</code></pre>"
 _READ_ROWS = "Along a row: the share of its attention that a token gives to each token before it."
 _MEASURED = "the largest effects are measured, the others estimated to first order."
 

@@ -19,18 +19,21 @@ Example:
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from tl_knowledge.datasets import load_corpus
 from tl_knowledge.editing import KeyMoments
 from tl_knowledge.errors import InputError, check_choice
+from tl_knowledge.explore.code import loading_options
 from tl_knowledge.explore.edits import Editor, MethodOffer, offers
 from tl_knowledge.explore.jobs import JobView
 from tl_knowledge.explore.state import ExplorerState
 from tl_knowledge.explore.tasks import TASKS, Desk, TaskName
 from tl_knowledge.explore.worker import Worker
 from tl_knowledge.lock import model_lock
+from tl_knowledge.models.description import weight_fingerprint
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import layer_count
 from tl_knowledge.runs.windows import unit_count
@@ -61,12 +64,16 @@ class ExplorerSession:
     Attributes:
         model: the model; only the session's own thread may run it.
         name: as it was given.
+        options: what a program has to load it with besides.
+        identity: of the model under its name, as loaded: what another session with other numbers does not have.
         layers, heads: of the model.
         methods: the editing methods, for a form; those that cannot be used here with the reason.
     """
 
     def __init__(self, model: AnyModel, *, name: str, moments: KeyMoments | None = None, corpus: Callable[[], Iterable[str]] | None = None) -> None:
         self.model, self.name = as_model(model), name
+        self.options = loading_options(self.model, name)
+        self.identity = hashlib.sha256(repr((name, self.options, weight_fingerprint(self.model))).encode()).hexdigest()
         if moments is not None:
             moments.check(self.model)
         texts = load_corpus if corpus is None and name == "factlm" else corpus

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
 from tl_knowledge.circuits import Circuit, from_trace
-from tl_knowledge.explore.asking import plain_prompt, space_hint, traced_prompt, traced_with
+from tl_knowledge.explore.asking import plain_prompt, target_hint, traced_prompt, traced_with
 from tl_knowledge.explore.cache import Cache
 from tl_knowledge.explore.comparison import Comparison, answers_of, compare_one, tab_hooks
 from tl_knowledge.explore.details import CellDetails, cell_details
@@ -99,7 +99,7 @@ class Desk:
 
         def make() -> Prediction:
             prompt = plain_prompt(self.model, state.prompt, state.target)
-            hint = "" if state.target is None else space_hint(self.model, state.prompt, state.target)
+            hint = "" if state.target is None else target_hint(self.model, state.prompt, state.target)
             return predict_next(self.model, prompt, [], hint=hint)
 
         yield Step(1, 1, "", {"prediction": self._kept.get_or_make(_Keys(state).prediction, make)})

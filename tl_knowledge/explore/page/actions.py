@@ -44,7 +44,7 @@ def _typed_actions(app: Dash, session: ExplorerSession) -> None:
     """Controls with something typed, ticked or marked beside them."""
     _action(app, "predict", Input("read", "n_clicks"), changes.asked, State("prompt", "value"), State("target", "value"))
     _action(app, "predict", Input("marked", "data"), _marked, State("marked", "data"), State("role", "value"))
-    settings = [State(name, "value") for name in ("corrupt", "components", "samples", "seed", "metric")]
+    settings = [State(name, "value") for name in ("corrupt", "components", "window", "samples", "seed", "metric")]
     _action(app, "trace", Input("trace", "n_clicks"), changes.traced, *settings)
     cell = [State(name, "value") for name in ("cell-component", "cell-layer", "cell-token")]
     _action(app, "cell", Input("look", "n_clicks"), changes.looked_at, *cell)

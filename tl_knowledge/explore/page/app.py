@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from tl_knowledge.explore.page.forms import fill_in
 from tl_knowledge.explore.page.keeping import add_keeping
 from tl_knowledge.explore.page.layout import page_layout
 from tl_knowledge.explore.page.news import Shown, show_news
+from tl_knowledge.explore.page.server import IDENTITY, answer_only
 from tl_knowledge.explore.page.wanted import submitted, wanted_tasks
 from tl_knowledge.explore.session import ExplorerSession
 
@@ -23,8 +25,11 @@ __all__ = ["explorer_app"]
 
 def explorer_app(session: ExplorerSession) -> Dash:
     """A Dash app, offline: its programs come from the installed packages."""
-    app = Dash(__name__, title="tl_knowledge explorer", update_title="", serve_locally=True, enable_mcp=False, suppress_callback_exceptions=True)
+    about: dict[str, Any] = {"title": "tl_knowledge explorer", "update_title": "", "on_error": _failed}
+    about["meta_tags"] = [{"name": IDENTITY, "content": session.identity}]  # what explorer.js sends with every question
+    app = Dash(__name__, serve_locally=True, enable_mcp=False, suppress_callback_exceptions=True, **about)
     app.layout = page_layout(session)
+    answer_only(app.server, session.identity)
     in_the_page = [("tab", "name", Input("address", "pathname")), ("pace", "pace", Input("jobs", "data"))]
     for name, function, heard in in_the_page:
         app.clientside_callback(ClientsideFunction("explorer", function), Output(name, "data"), heard)
@@ -33,6 +38,13 @@ def explorer_app(session: ExplorerSession) -> Dash:
     add_actions(app, session)
     add_keeping(app, session)
     return app
+
+
+def _failed(error: Exception) -> None:
+    """Whatever a control ran into, as a sentence on the page; in the terminal as a whole."""
+    logging.getLogger(__name__).error("the explorer's page failed", exc_info=error)
+    words = f"{type(error).__name__}: {error}. This is not a mistake of yours that we know of; load the page again, or report it."
+    set_props("error-link", {"children": words})
 
 
 def _ask(app: Dash, session: ExplorerSession) -> None:
@@ -63,7 +75,7 @@ def _ask(app: Dash, session: ExplorerSession) -> None:
         set_props("error-link", {"children": ""})
         fill_in(state, state_at(before.get("address")))
         set_props("active", {"children": active_changes(state)})
-        set_props("code", {"children": state_code(state, session.name, circuit="circuit" in asked) if state.prompt else ""})
+        set_props("code", {"children": state_code(state, session.name, options=session.options, circuit="circuit" in asked) if state.prompt else ""})
         now, pending, _ = show_news(session, tab, asked, drawn or {}, Shown(state, _is_dark(beat)))
         return {"of": asked, "address": address or "", "again": again, "pending": pending}, now
 

@@ -40,15 +40,23 @@ def marked(state: ExplorerState, role: Role, start: int, stop: int) -> ExplorerS
     return replace(state, **marks)
 
 
-def traced(state: ExplorerState, corrupt: Any, components: Sequence[Any], samples: Any, seed: Any, metric: Any) -> ExplorerState:
+def traced(state: ExplorerState, corrupt: Any, components: Sequence[Any], window: str | None, samples: Any, seed: Any, metric: Any) -> ExplorerState:
     """Maps of some components, with their settings."""
     chosen = tuple(each for each in COMPONENTS if each in components)
     if not chosen:
         raise InputError("no component is ticked; tick at least one to restore.")
     if state.subject is None and state.relation is None:
         raise InputError("no token is marked; mark the subject or the relation above, so that there is something to corrupt.")
-    settings = {"corrupt": corrupt, "samples": _whole("noise samples", samples), "seed": _whole("seed", seed), "metric": metric}
+    numbers = {"samples": _whole("noise samples", samples), "seed": _whole("seed", seed)}
+    settings: dict[str, Any] = {"corrupt": corrupt, "window": _window(window), "metric": metric} | numbers
     return replace(state, components=chosen, **settings)
+
+
+def _window(text: str | None) -> Any:
+    words = (text or "auto").strip()
+    if words != "auto" and not _is_number(words):
+        raise InputError(f"layers restored together are {words!r}; type a whole number, or auto.")
+    return words if words == "auto" else int(words)
 
 
 def looked_at(state: ExplorerState, component: Any, layer: Any, pos: Any) -> ExplorerState:
@@ -78,9 +86,13 @@ def edited(state: ExplorerState, fact: tuple[str, str], method: Any, layers: str
 
 def _layers(text: str | None) -> tuple[int, ...]:
     parts = (text or "").replace(",", " ").split()
-    if not all(part.isdecimal() for part in parts):
+    if not all(map(_is_number, parts)):
         raise InputError(f"layers {text!r} are no numbers; type them with commas between, such as 3, 4, or leave the field empty.")
     return tuple(map(int, parts))
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 10
 
 
 def compared_on(state: ExplorerState, text: str | None) -> ExplorerState:

@@ -12,12 +12,13 @@ from dash import dcc, html
 
 from tl_knowledge.circuits import Circuit
 from tl_knowledge.drawing import dark
+from tl_knowledge.explore.arrows import arrows_at
 from tl_knowledge.explore.comparison import Comparison
 from tl_knowledge.explore.details import CellDetails, HeadDetails, NeuronDetails
 from tl_knowledge.explore.page.attributes import attributes
 from tl_knowledge.explore.page.layout import COMPONENT_NAMES
 from tl_knowledge.explore.predictions import Prediction
-from tl_knowledge.explore.state import ExplorerState
+from tl_knowledge.explore.state import Cell, ExplorerState
 from tl_knowledge.results.plain_text import printable
 from tl_knowledge.tracing import CausalTrace
 
@@ -213,33 +214,47 @@ def _chip(kind: str, number: int, words: str) -> html.Span:
 
 def comparison_table(compared: Sequence[Comparison]) -> list[Any]:
     """Every prompt before and after, side by side."""
-    header = [html.Th("prompt"), html.Th("answer"), html.Th("before", className="number"), html.Th("after", className="number")]
-    header += [html.Th("says before"), html.Th("says after")]
-    rows = [row for each in compared for row in _comparison_rows(each)]
     words = "Probabilities of each answer's first token, without and with all that is changed in this tab; beside them the likeliest five tokens."
-    return [html.Div(html.Table([html.Thead(html.Tr(header)), html.Tbody(rows)]), className="table"), html.P(words, className="hint")]
+    return [*map(_comparison, compared), html.P(words, className="hint")]
 
 
-def _comparison_rows(each: Comparison) -> list[html.Tr]:
-    shared: dict[str, Any] = {"rowSpan": max(1, len(each.answers))}
-    around = html.Td(html.Span(printable(each.text), className="words"), **shared)
-    says = [html.Td(_says(prediction), **shared) for prediction in (each.before, each.after)]
-    rows: list[html.Tr] = []
-    for number, change in enumerate(each.answers):
-        cells = [html.Td(html.Span(_shown(change.answer), className="words"))]
-        cells += [html.Td(f"{value:.1%}", className="number") for value in (change.before, change.after)]
-        rows.append(html.Tr([around, *cells, *says] if number == 0 else cells))
-    return rows
+def _comparison(each: Comparison) -> html.Div:
+    header = [html.Th("answer"), html.Th("before", className="number"), html.Th("after", className="number")]
+    rows = [html.Tr([html.Td(_shown(change.answer)), *(_share(value) for value in (change.before, change.after))]) for change in each.answers]
+    table = html.Table([html.Thead(html.Tr(header)), html.Tbody(rows)])
+    says = [html.Div([html.B(f"says {when}"), *_says(said)]) for when, said in (("before", each.before), ("after", each.after))]
+    return html.Div([html.Div(printable(each.text), className="words asked"), html.Div([table, *says], className="beside")], className="comparison")
+
+
+def _share(value: float) -> html.Td:
+    return html.Td(f"{value:.1%}", className="number")
 
 
 def _says(prediction: Prediction) -> list[Any]:
     return [html.Div(f"{printable(each.text)} {each.probability:.1%}", className="words") for each in prediction.top[:5]]
 
 
-def circuit_parts(circuit: Circuit, *, night: bool) -> list[Any]:
-    """The circuit of a prompt."""
+def circuit_parts(circuit: Circuit, cell: Cell | None, *, night: bool) -> list[Any]:
+    """The circuit of a prompt, and what the clicked site hears and passes on in it."""
     words = (
         f"{len(circuit.nodes)} sites; together they explain {circuit.faithfulness:.0%} of the effect. An arrow is what one site hands on to another: "
         "the thicker, the more."
     )
-    return [figure_part(circuit.plot(), "circuit-figure", night=night, words=words)]
+    parts: list[Any] = [_circuit_figure(circuit, words, night=night)]
+    arrows = () if cell is None else arrows_at(circuit, cell)
+    if not arrows:
+        return parts
+    header = [html.Th(""), html.Th("site"), html.Th("carries", className="number"), html.Th("lost when cut", className="number")]
+    rows = [
+        html.Tr([html.Td("hears" if arrow.into else "passes on to"), html.Td(arrow.other), *_numbers(arrow.weight, arrow.need)]) for arrow in arrows
+    ]
+    return [*parts, html.H3("The clicked site in it"), html.Div(html.Table([html.Thead(html.Tr(header)), html.Tbody(rows)]), className="table")]
+
+
+def _numbers(*values: float) -> list[html.Td]:
+    return [html.Td(f"{value:+.3f}", className="number") for value in values]
+
+
+@lru_cache(maxsize=16)
+def _circuit_figure(circuit: Circuit, words: str, *, night: bool) -> html.Div:
+    return figure_part(circuit.plot(), "circuit-figure", night=night, words=words)

@@ -24,6 +24,7 @@ def _values(state: ExplorerState) -> dict[str, Any]:
         "prompt": state.prompt,
         "target": state.target or "",
         "corrupt": state.corrupt,
+        "window": str(state.window),
         "samples": state.samples,
         "seed": state.seed,
         "metric": state.metric,

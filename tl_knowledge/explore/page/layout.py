@@ -115,6 +115,7 @@ def _maps() -> html.Section:
         ),
         html.Div(
             [
+                _field("Layers restored together", "window", _text("window", "auto"), "small"),
                 _field("Noise samples", "samples", _number("samples", 10, 1, 200), "small"),
                 _field("Seed", "seed", _number("seed", 0, 0, 2**31 - 1), "small"),
                 _field("Effects measured in", "metric", dcc.Dropdown(id="metric", options=list(METRICS), value="probability", clearable=False)),
@@ -169,7 +170,7 @@ def _change(methods: Sequence[MethodOffer]) -> html.Section:
         html.Div(
             [
                 _field("Method", "method", dcc.Dropdown(id="method", options=list(map(_offered, methods)), value="rome", clearable=False)),
-                _field("Layers, such as 3, 4 (empty: the method's own)", "layers", _text("layers", "the method's own"), "small"),
+                _field("Layers", "layers", _text("layers", "its own"), "small"),
                 _field("New answer, with its leading space", "target-new", _text("target-new", " London")),
                 html.Button("Edit", id="edit", className="main"),
             ],

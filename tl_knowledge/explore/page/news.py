@@ -75,9 +75,13 @@ def _drawn_now(views: Mapping[str, JobView], drawn: Mapping[str, str], shown: Sh
 def _version(view: JobView, shown: Shown) -> str:
     """What decides how a job's results look."""
     state = shown.state
-    marks = (state.subject, state.relation) if view.task == "predict" else (state.suppressed, state.knocked_out) if view.task == "cell" else ()
+    parts: dict[str, tuple[object, ...]] = {
+        "predict": (state.subject, state.relation),
+        "cell": (state.suppressed, state.knocked_out),
+        "circuit": (state.cell,),
+    }
     size = len(view.results) + len(view.results.get("comparisons", ()))
-    return f"{view.id} {view.status if view.over else ''} {size} {shown.night} {marks}"
+    return f"{view.id} {view.status if view.over else ''} {size} {shown.night} {parts.get(view.task, ())}"
 
 
 def _doing(view: JobView) -> str:
@@ -109,6 +113,8 @@ def _draw_prediction(view: JobView, shown: Shown) -> None:
     labels = prediction.labels
     set_props("tokens", {"children": token_buttons(labels, shown.state, has_bos=prediction.has_bos)})
     set_props("cell-token", {"options": [{"label": f"{pos}: {label}", "value": pos} for pos, label in enumerate(labels)]})
+    if shown.state.cell is not None:
+        set_props("cell-token", {"value": shown.state.cell[2]})  # a list without that token would have taken it off
     set_props("marking", {"hidden": False})
     set_props("edited-fact", {"children": _fact_in_words(labels, shown.state)})
     set_props("prediction", {"children": prediction_bars(prediction)})
@@ -141,7 +147,7 @@ def _draw_comparison(view: JobView, shown: Shown) -> None:
 
 def _draw_circuit(view: JobView, shown: Shown) -> None:
     circuit = view.results.get("circuit")
-    set_props("circuit", {"children": [] if circuit is None else circuit_parts(circuit, night=shown.night)})
+    set_props("circuit", {"children": [] if circuit is None else circuit_parts(circuit, shown.state.cell, night=shown.night)})
 
 
 _DRAWN: dict[str, Callable[[JobView, Shown], None]] = {

@@ -15,9 +15,11 @@ from werkzeug.serving import BaseWSGIServer, make_server
 
 from tl_knowledge.errors import InputError
 
-__all__ = ["LOCAL", "guard", "local_server", "local_socket"]
+__all__ = ["IDENTITY", "LOCAL", "answer_only", "guard", "local_server", "local_socket"]
 
 LOCAL = "127.0.0.1"
+IDENTITY = "X-Explorer-Model"
+"""In what header a page says whose it is."""
 
 
 def local_socket(port: int) -> socket.socket:
@@ -79,5 +81,19 @@ def guard(served: Flask, port: int, *, scripts: Iterable[str] = ()) -> None:
         return response
 
 
-def _refused(reason: str) -> Response:
-    return Response(reason + "\n", status=403, mimetype="text/plain")
+def answer_only(served: Flask, identity: str) -> None:
+    """Refuse pages of another model: one that is still open when another explorer has taken the port would show its numbers under the old name.
+
+    Args:
+        identity: of the model.
+    """
+
+    @served.before_request
+    def refuse_old_pages() -> Response | None:  # pyright: ignore[reportUnusedFunction]
+        if request.method == "POST" and request.headers.get(IDENTITY) != identity:
+            return _refused("Another model answers here now; load the page again.", status=409)
+        return None
+
+
+def _refused(reason: str, status: int = 403) -> Response:
+    return Response(reason + "\n", status=status, mimetype="text/plain")

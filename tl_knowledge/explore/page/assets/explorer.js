@@ -3,7 +3,8 @@
   const BUSY = 400, CALM = 2000, PATIENCE = 1000;
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const asked = new Map();  // requests without an answer yet, and since when
-  let beats = 0, asking = false, lastBeat = 0, silentSince = null;
+  let beats = 0, asking = false, lastBeat = 0, silentSince = null, trouble = "", troubled = "";
+  const model = document.querySelector("meta[name=X-Explorer-Model]").content;
 
   window.explorer = {tab: crypto.randomUUID(), every: CALM};
 
@@ -17,8 +18,16 @@
     asked.set(key, performance.now());
     if (beat) asking = true;
     try {
-      const answer = await fetched(address, options);
-      if (answer.status < 500) silentSince = null;
+      const headers = new Headers(options && options.headers);
+      headers.set("X-Explorer-Model", model);
+      const answer = await fetched(address, {...options, headers});
+      silentSince = null;
+      if (answer.status === 409) trouble = "Another model answers here now. Load this page again; what it shows is of the one before.";
+      else if (answer.ok && (!beat || troubled === "beat") && !replaced()) trouble = troubled = "";
+      else if (!answer.ok && !replaced()) {
+        troubled = beat ? "beat" : "control";
+        trouble = `The server could not answer (${answer.status}); its terminal says why. Try once more, or load the page again.`;
+      }
       return answer;
     } catch (error) {
       silentSince = silentSince || performance.now();
@@ -29,16 +38,19 @@
     }
   };
 
+  const replaced = () => trouble.startsWith("Another model");
   const seconds = since => Math.round((performance.now() - since) / 1000);
 
   setInterval(() => {
     const silence = document.getElementById("silence"), waiting = document.getElementById("waiting");
-    document.documentElement.classList.toggle("no-answer", silentSince !== null);
-    if (silence && silentSince !== null) silence.textContent = `No answer from the server for ${seconds(silentSince)} s, trying again.`;
+    document.documentElement.classList.toggle("no-answer", silentSince !== null || replaced());
+    document.documentElement.classList.toggle("trouble", trouble !== "");
+    const words = trouble || (silentSince !== null ? `No answer from the server for ${seconds(silentSince)} s, trying again.` : "");
+    if (silence && silence.textContent !== words) silence.textContent = words;
     const oldest = Math.min(...asked.values());
     if (waiting) waiting.textContent = performance.now() - oldest > PATIENCE && silentSince === null ? ` waiting for an answer, ${seconds(oldest)} s` : "";
     const due = silentSince !== null ? 1000 : explorer.every === BUSY ? BUSY : CALM;
-    if (waiting && !asking && performance.now() - lastBeat >= due) {
+    if (waiting && !asking && !replaced() && performance.now() - lastBeat >= due) {
       lastBeat = performance.now();
       set("beat", {data: {number: ++beats, dark: dark.matches}});
     }
