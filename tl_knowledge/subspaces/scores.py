@@ -85,13 +85,18 @@ class SubspaceScores(TableResult):
             bars = [(float(row["said"]), float(row["said_low"]), float(row["said_high"])) for row in rows.to_dict("records")]
             about = {"title": title, "subtitle": subtitle, "group_axis": "subspace", "value_axis": "says the source's answer"}
             return grouped_bars([NAMES[name] for name in names], {f"layer {layers[0]}": bars}, **about)
-        lines = [_line(frame.loc[frame["subspace"] == name], NAMES[name], style) for style, name in enumerate(names)]
-        return line_panels([LinePanel("", lines)], title=title, subtitle=subtitle, x_axis="layer", y_axis="says the source's answer", percent=True)
+        said, effect = (
+            [_line(frame.loc[frame["subspace"] == name], NAMES[name], column, style) for style, name in enumerate(names)]
+            for column in ("said", "effect")
+        )
+        panels = [LinePanel("interchange accuracy", said), LinePanel("source's answer over the base's", effect, "effect (logits)")]
+        subtitle = subtitle.replace("Wilson 95%", "95% intervals")
+        return line_panels(panels, title=title, subtitle=subtitle, x_axis="layer", y_axis="says the source's answer", percent=True)
 
 
-def _line(rows: pd.DataFrame, name: str, style: int) -> Line:
-    layers, said, low, high = (rows[column].tolist() for column in ("layer", "said", "said_low", "said_high"))
-    return Line(name, layers, said, low, high, style=style)
+def _line(rows: pd.DataFrame, name: str, column: str, style: int) -> Line:
+    layers, values, low, high = (rows[each].tolist() for each in ("layer", column, f"{column}_low", f"{column}_high"))
+    return Line(name, layers, values, low, high, style=style)
 
 
 def with_intervals(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
