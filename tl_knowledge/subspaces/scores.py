@@ -86,7 +86,7 @@ class SubspaceScores(TableResult):
             about = {"title": title, "subtitle": subtitle, "group_axis": "subspace", "value_axis": "says the source's answer"}
             return grouped_bars([NAMES[name] for name in names], {f"layer {layers[0]}": bars}, **about)
         said, effect = (
-            [_line(frame.loc[frame["subspace"] == name], NAMES[name], column, style) for style, name in enumerate(names)]
+            [_line(frame.loc[frame["subspace"] == name], NAMES[name], column, [*NAMES].index(name)) for name in names]
             for column in ("said", "effect")
         )
         panels = [LinePanel("interchange accuracy", said), LinePanel("source's answer over the base's", effect, "effect (logits)")]
