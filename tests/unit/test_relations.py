@@ -289,6 +289,7 @@ def test_a_vector_for_the_prompt_is_not_added_to_every_new_token(factlm):
     width = int(factlm.cfg.d_model)
     for hooks in (
         tlk.relations.add_vector(torch.ones(width), layer=1, positions=0),
+        tlk.relations.add_vector(torch.ones(width), layer=1, positions=-1),
         tlk.states.write_states(torch.ones(width), layer=1, positions=0),
     ):
         with factlm.hooks(fwd_hooks=hooks), pytest.raises(ComponentError, match="use_past_kv_cache=False"):
