@@ -81,10 +81,10 @@ class SubspaceScores(TableResult):
         title = f"Does a subspace of {self.dims} dimension{'s' * (self.dims > 1)} carry the answer?"
         subtitle = f"{self.component} at {self.at!r}, {pairs} held-out pairs, Wilson 95%; {self.provenance.model}"
         if len(layers) == 1:
-            rows = frame.set_index("subspace").loc[names]
+            rows, subtitle = frame.set_index("subspace").loc[names], f"layer {layers[0]}, {subtitle}"
             bars = [(float(row["said"]), float(row["said_low"]), float(row["said_high"])) for row in rows.to_dict("records")]
             about = {"title": title, "subtitle": subtitle, "group_axis": "subspace", "value_axis": "says the source's answer"}
-            return grouped_bars([NAMES[name] for name in names], {f"layer {layers[0]}": bars}, **about)
+            return grouped_bars([NAMES[name] for name in names], {"interchanged": bars}, **about)
         said, effect = (
             [_line(frame.loc[frame["subspace"] == name], NAMES[name], column, [*NAMES].index(name)) for name in names]
             for column in ("said", "effect")

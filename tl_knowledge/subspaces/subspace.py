@@ -96,7 +96,7 @@ class Subspace(Result):
             _line("validation", frame["step"].tolist(), frame["validation"].tolist(), 0, self.best_step),
             _line("trained on", frame["step"].tolist()[1:], frame["trained"].tolist()[1:], 1, self.best_step),
         ]
-        subtitle = f"filled: step {self.best_step}, whose basis is kept; {self.headline()}"
+        subtitle = f"filled: step {self.best_step}, which is kept; {self.dims} dims of {self._site}; {self.provenance.model}"
         return line_panels([LinePanel("", lines)], title="Training of a subspace", subtitle=subtitle, x_axis="step", y_axis=word)
 
     @property
