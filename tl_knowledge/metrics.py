@@ -7,7 +7,16 @@ from collections.abc import Iterable, Sequence
 import torch
 from jaxtyping import Float, Int
 
-__all__ = ["answer_log_probability", "answer_logit", "answer_probability", "answer_rank", "divergence_from", "next_log_probabilities", "unlikelihood"]
+__all__ = [
+    "answer_log_probability",
+    "answer_logit",
+    "answer_probability",
+    "answer_rank",
+    "divergence_from",
+    "next_log_probabilities",
+    "unlikelihood",
+    "widened",
+]
 
 ROWS_AT_ONCE = 256  # softmax copies the logits; a few rows at a time keep the copy small
 
@@ -20,7 +29,7 @@ def answer_probability(logits: Float[torch.Tensor, "row answer d_vocab"], answer
         answer: each row's answer, or one answer for all; one token for single-token answers.
 
     Returns:
-        One probability for each row.
+        One probability for each row, in at least single precision.
 
     Example:
         >>> answer_probability(torch.zeros(2, 1, 4), torch.tensor([[3]]))
@@ -62,7 +71,7 @@ def answer_logit(
         >>> answer_logit(torch.arange(4.0)[None, None], torch.tensor([[3]]), against=[0, 1])
         tensor([2.5000])
     """
-    first = _wide(logits[:, 0])
+    first = widened(logits[:, 0])
     own = first.gather(-1, _first(logits, answer))[:, 0]
     return _unless_broken(own - first[:, list(against)].mean(-1) if against else own, first)
 
@@ -87,7 +96,7 @@ def answer_rank(logits: Float[torch.Tensor, "row answer d_vocab"], answer: Int[t
 
 def next_log_probabilities(logits: Float[torch.Tensor, "row answer d_vocab"]) -> Float[torch.Tensor, "row d_vocab"]:
     """Log-probability of every token at the first of the positions, in nats, in at least single precision."""
-    return _wide(logits[:, 0]).log_softmax(-1)
+    return widened(logits[:, 0]).log_softmax(-1)
 
 
 def divergence_from(clean: Float[torch.Tensor, "#row d_vocab"], logits: Float[torch.Tensor, "row answer d_vocab"]) -> Float[torch.Tensor, " row"]:
@@ -123,9 +132,9 @@ def unlikelihood(log_probability: Float[torch.Tensor, "*row"]) -> Float[torch.Te
 
 
 def _few_rows(logits: torch.Tensor, answer: torch.Tensor) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
-    """Logits and the indices of the answers in them, a few rows at a time."""
+    """Logits, in at least single precision, and the indices of the answers in them, a few rows at a time."""
     index = answer.to(logits.device)[..., None].expand(logits.shape[0], -1, 1)
-    return zip(logits.split(ROWS_AT_ONCE), index.split(ROWS_AT_ONCE), strict=True)
+    return zip(map(widened, logits.split(ROWS_AT_ONCE)), index.split(ROWS_AT_ONCE), strict=True)
 
 
 def _first(logits: torch.Tensor, answer: torch.Tensor) -> torch.Tensor:
@@ -133,8 +142,8 @@ def _first(logits: torch.Tensor, answer: torch.Tensor) -> torch.Tensor:
     return answer[:, :1].to(logits.device).expand(len(logits), 1)
 
 
-def _wide(values: torch.Tensor) -> torch.Tensor:
-    """In at least single precision: a difference of halves would be rounded twice."""
+def widened(values: Float[torch.Tensor, "*row"]) -> Float[torch.Tensor, "*row"]:
+    """In at least single precision: a difference or a softmax of halves would be rounded twice, to two or three digits."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 

@@ -117,6 +117,25 @@ def test_plain_hooks_compose(gpt2, prompt):
     assert torch.equal(before[:, others], after[:, others])
 
 
+def check_parts_of_an_interchange(model):
+    """A null space's part does nothing, and the parts of every direction add up, in any model."""
+    pairs, place = random_pairs(), {"component": "neuron", "layer": 1, "at": "subject", "dims": 3}
+    training = tlk.subspaces.SubspaceSettings(steps=1)
+    found = tlk.subspaces.learn_subspace(model, pairs[:2], validation=pairs[2:], training=training, **place, **QUIET)
+    check = found.check_illusion(model, pairs, known_only=False)
+    effects = check.table.groupby("part")["effect"]
+    assert effects.get_group("null_space").abs().max() < 100 * rounding(model) < 1e-3 < effects.get_group("subspace").abs().max()
+    assert 0 < check.null_share < 1 and check.read["null_space"] > 1e-3 < check.read["row_space"]
+
+
+def test_parts_of_an_interchange(model):
+    check_parts_of_an_interchange(model)
+
+
+def test_parts_of_an_interchange_where_tokens_are_one_long_row():
+    check_parts_of_an_interchange(build("bridge-opt"))
+
+
 # Planted models: which subspace carries the answer is known.
 
 DIMS, ANSWERS, NUISANCES = 2, 3, 17

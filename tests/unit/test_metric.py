@@ -13,7 +13,8 @@ from support import fingerprint, hooks_left
 
 import tl_knowledge as tlk
 from tl_knowledge import errors
-from tl_knowledge.metrics import answer_logit, answer_rank, divergence_from, next_log_probabilities
+from tl_knowledge.engine.batches import text_log_probabilities
+from tl_knowledge.metrics import answer_log_probability, answer_logit, answer_probability, answer_rank, divergence_from, next_log_probabilities
 from tl_knowledge.prompts.prompt import target_tokens
 from tl_knowledge.results.digest import function_digest
 from tl_knowledge.results.packing import packed_fields, plain, unpack
@@ -250,3 +251,29 @@ def test_a_sweeps_tracing_effect_is_in_its_metric(factlm):
         np.testing.assert_allclose(sweep.table["fraction_restored"], expected.clamp(min=0).numpy(), rtol=1e-5)
         assert sweep.headline().split("; ")[0].endswith(f"in 2 layers, tracing effect{sweep.settings.metric.remark}")
         assert sweep.settings.metric.name == metric and isinstance(sweep.table, pd.DataFrame)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_probabilities_of_halves_are_taken_in_single_precision(dtype):
+    """A softmax in bfloat16 has two or three digits: 0.9961 and 1 are neighbours there."""
+    logits = torch.randn(300, 2, 50, generator=torch.Generator().manual_seed(0)).mul(4).to(dtype)
+    answer = torch.randint(0, 50, (300, 2), generator=torch.Generator().manual_seed(1))
+    log_p = logits.double().log_softmax(-1).gather(-1, answer[..., None])[..., 0].sum(-1)
+    found = answer_probability(logits, answer)
+    assert found.dtype == answer_log_probability(logits, answer).dtype == torch.float32
+    torch.testing.assert_close(found.double(), log_p.exp(), rtol=1e-5, atol=0)
+    torch.testing.assert_close(answer_log_probability(logits, answer).double(), log_p, rtol=1e-6, atol=1e-5)
+
+
+def test_a_lens_and_a_texts_probability_of_halves_too():
+    """What the model's own halves say, no more of them rounded away: probabilities of a row sum to one."""
+    model = tlk.load_model("factlm", backend="bridge", dtype=torch.bfloat16)
+    prompt = tlk.Prompt.from_text(model, "The capital of France is", subject="France", target=" Paris")
+    table = tlk.logit_lens(model, prompt).table
+    with torch.no_grad():
+        logits = model(prompt.tokens).double()
+    expected = logits[0, -1].softmax(-1)[prompt.target_token]
+    last = table[(table["layer"] == 7) & (table["pos"] == len(prompt) - 1)]["probability"].iloc[0]
+    assert last == pytest.approx(float(expected), rel=1e-5) and last != float(expected.bfloat16())
+    texts = logits[0, :-1].log_softmax(-1).gather(-1, prompt.tokens[0, 1:, None]).sum()
+    assert float(text_log_probabilities(model, [prompt], [])[0]) == pytest.approx(float(texts), rel=1e-6)

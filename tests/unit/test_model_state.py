@@ -265,8 +265,11 @@ def test_hooks_in_generate(name, cached):
     model, tokens = build(name), torch.tensor([[7, 8, 9, 1, 2, 3, 4]])
     before, model.tokenizer = model.tokenizer, tokenizer_of_sixty_words()
     recorded = model.run_with_cache(tokens)[1]
-    always = [random_edit(model, (1,), 1).hooks(), tlk.scale_neurons([(0, 3)], 0.0), tlk.scale_neurons([(0, 3)], 0.0, positions=-1)]
+    always = [random_edit(model, (1,), 1).hooks(), tlk.scale_neurons([(0, 3)], 0.0)]
     uncached = [tlk.scale_neurons([(0, 3)], 0.0, positions=2), tlk.knock_out_attention(6, [0], layers=[0])]
+    uncached += [tlk.scale_neurons([(0, 3)], 9.0, positions=-1), tlk.ablate(modules=(1, "mlp_out"), positions=-1)]  # a cache keeps every last token
+    patched = {"component": "resid_post", "layer": 1, "positions": -1}
+    uncached.append(tlk.hooks.patch_subspace(torch.eye(16, 2), torch.ones(16, dtype=torch.float64), **patched))
     uncached += [tlk.scale_neurons([(0, 3)], 0.0, positions=0), tlk.knock_out_attention([0], [5], layers=[0])]  # a new token is no first one
     always.append(tlk.ablate(heads=[(0, 1)], neurons=[(1, 3)], modules=[(1, "mlp_out")]))
     uncached += [tlk.ablate(heads=(0, 1), positions=2), tlk.ablate(modules=[(0, "mlp_out")], positions=0), tlk.ablate(neurons=(0, 3), positions=0)]

@@ -84,6 +84,17 @@ def test_a_map_of_other_weights_is_refused(factlm, relation):
         other.check(factlm)
 
 
+def test_a_vector_knows_whose_it_is(factlm, gpt2):
+    vector = tlk.relations.estimate_relation_vector(factlm, INSTRUMENTS[:3], templates="{}", k=3, **QUIET)
+    with tlk.plan_edit(factlm, INSTRUMENTS[0].retarget(" piano"), tlk.FineTune(layer=0, steps=1)).applied(factlm):
+        assert vector.check(factlm) is factlm
+    with pytest.raises(InputError, match=r"the vector is of 8 blocks of width 128, .* has 4 of 16"):
+        vector.check(gpt2)
+    other = replace(vector, provenance=replace(vector.provenance, weights="of another training"))
+    with pytest.raises(ModelStateError, match=r"the vector is of other weights of 'factlm'"):
+        other.check(factlm)
+
+
 def test_the_chosen_layer_agrees_best_with_the_facts_left_out(factlm, relation):
     every = [tlk.relations.estimate_relation(factlm, INSTRUMENTS[:6], layer=layer, **QUIET).held_out for layer in range(7)]
     assert relation.held_out == max(every) == every[relation.settings.layer]
@@ -289,6 +300,7 @@ def test_a_vector_for_the_prompt_is_not_added_to_every_new_token(factlm):
     width = int(factlm.cfg.d_model)
     for hooks in (
         tlk.relations.add_vector(torch.ones(width), layer=1, positions=0),
+        tlk.relations.add_vector(torch.ones(width), layer=1, positions=-1),
         tlk.states.write_states(torch.ones(width), layer=1, positions=0),
     ):
         with factlm.hooks(fwd_hooks=hooks), pytest.raises(ComponentError, match="use_past_kv_cache=False"):

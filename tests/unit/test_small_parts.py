@@ -10,7 +10,8 @@ import torch
 
 import tl_knowledge as tlk
 from tl_knowledge.drawing import HeatMap, grouped_bars, heat_maps, html_page
-from tl_knowledge.errors import ComponentError, DataError, InputError, TLKnowledgeError
+from tl_knowledge.editing.optimise.linear_system import solved
+from tl_knowledge.errors import ComponentError, DataError, InputError, NumericalError, TLKnowledgeError
 from tl_knowledge.metrics import answer_probability
 from tl_knowledge.results.storage import read_result, write_result
 from tl_knowledge.runs.windows import resolve_window, window_layers
@@ -139,3 +140,17 @@ def test_no_bar_is_lost_beyond_the_palette():
     drawn = grouped_bars(["S"], bars, title="t", subtitle="s", group_axis="g", value_axis="v").data
     assert [bar.name for bar in drawn] == list(bars)
     assert len({(bar.marker.color, bar.marker.pattern.shape) for bar in drawn}) == 9
+
+
+@pytest.mark.parametrize("size", [5, 50])
+def test_a_system_that_is_singular_but_for_rounding_is_refused(size):
+    """Its pivots are not zero, and its solution is made of their rounding."""
+    draw = torch.Generator().manual_seed(size)
+    keys, right = torch.randn(size, size, generator=draw, dtype=torch.float64), torch.randn(size, 2, generator=draw, dtype=torch.float64)
+    whole, lacking = keys @ keys.T, keys[:, 1:] @ keys[:, 1:].T
+    torch.testing.assert_close(whole @ solved(whole, right, "the keys"), right, rtol=0, atol=1e-9)
+    assert torch.linalg.solve_ex(lacking, right).info == 0
+    with pytest.raises(NumericalError, match=rf"the keys give a singular system of {size} equations"):
+        solved(lacking, right, "the keys")
+    badly_scaled = torch.diag(torch.logspace(0, -14, size, dtype=torch.float64))  # far apart, and still told exactly
+    torch.testing.assert_close(badly_scaled @ solved(badly_scaled, right, "the keys"), right, rtol=0, atol=1e-12)

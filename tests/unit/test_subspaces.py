@@ -142,7 +142,7 @@ def test_it_is_bound_to_the_weights_it_was_trained_for(small):
 
 
 def test_the_sources_target_may_be_another(small):
-    """A control: the answer should stay the base's, or be one that neither prompt has."""
+    """What the interchanged run should say may be what neither prompt does."""
     pairs = [(base, source.retarget(" w33")) for base, source in TRAIN]
     prompts = as_prompts(small, pairs)
     assert {source.target_token for _, source in prompts} == {33}

@@ -16,6 +16,7 @@ import torch
 from tl_knowledge.door import public
 from tl_knowledge.drawing import HeatMap, heat_maps
 from tl_knowledge.engine.recording import record
+from tl_knowledge.metrics import widened
 from tl_knowledge.models.final_norm import unembed
 from tl_knowledge.models.hook_names import state_hook
 from tl_knowledge.models.loading import AnyModel, as_model
@@ -96,7 +97,7 @@ def logit_lens(model: AnyModel, prompt: Prompt, *, target: str | int | None = No
     states = record(model, prompt.tokens, [], names)
     rows: list[dict[str, Any]] = []
     for layer, name in zip(layers, names, strict=True):
-        said = unembed(model, carried(through, states[name][0], layer)).softmax(-1)
+        said = widened(unembed(model, carried(through, states[name][0], layer))).softmax(-1)
         probability = said[:, int(answer[0])]
         rank = (said > probability[:, None]).sum(1)
         for pos, best in enumerate(said.argmax(1).tolist()):

@@ -15,7 +15,7 @@ from more_itertools import chunked, map_reduce
 from tl_knowledge.arrays import Hooks
 from tl_knowledge.engine.reading import logits_at, logits_of_texts
 from tl_knowledge.errors import NumericalError
-from tl_knowledge.metrics import answer_probability
+from tl_knowledge.metrics import answer_probability, widened
 from tl_knowledge.models.checks import check_reads_on
 from tl_knowledge.models.protocol import HookedModel, answered_from
 from tl_knowledge.prompts.prompt import Prompt
@@ -116,7 +116,7 @@ def text_log_probabilities(model: HookedModel, prompts: Sequence[Prompt], hooks:
     for group in equal_groups([len(prompt) for prompt in prompts]):
         tokens = torch.cat([prompts[i].tokens for i in group])
         logits = logits_of_texts(model, tokens, hooks)
-        each = logits[:, :-1].log_softmax(-1).gather(-1, tokens[:, 1:, None])
+        each = widened(logits[:, :-1]).log_softmax(-1).gather(-1, tokens[:, 1:, None])
         log_probability[group] = each.double().sum((1, 2)).cpu()
     return log_probability
 
@@ -130,7 +130,7 @@ def perplexity(model: HookedModel, prompts: Sequence[Prompt], hooks: Hooks) -> f
 def likeliest_next(model: HookedModel, prompt: Prompt, hooks: Hooks) -> tuple[tuple[str, float], ...]:
     """The likeliest tokens where the prompt is answered, with their probabilities, under some hooks."""
     last = prompt.last.last
-    best = logits_at(model, prompt.tokens, range(last, last + 1), hooks)[0, 0].softmax(-1).topk(SHOWN)
+    best = widened(logits_at(model, prompt.tokens, range(last, last + 1), hooks)[0, 0]).softmax(-1).topk(SHOWN)
     return tuple((str(model.tokenizer.decode([token])), value) for token, value in zip(best.indices.tolist(), best.values.tolist(), strict=True))
 
 

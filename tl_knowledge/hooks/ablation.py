@@ -50,7 +50,7 @@ def ablate(
 
     Raises:
         ComponentError: nothing to ablate, an unknown word, or nothing recorded to write; on running, a head, neuron or position outside the
-            activation, or a position counted from the start in a step of ``generate`` with a key-value cache.
+            activation, or any position at a step of ``generate`` with a key-value cache.
 
     Example:
         >>> import tl_knowledge as tlk

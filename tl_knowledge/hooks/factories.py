@@ -222,7 +222,8 @@ def scale_neurons(
         One hook a layer, on ``mlp.hook_post`` (or ``mlp.hook_pre``).
 
     Raises:
-        ComponentError: a factor that is not finite; on running, a neuron or position outside the activation.
+        ComponentError: a factor that is not finite; on running, a neuron or position outside the activation, or any position at a step of
+            ``generate`` with a key-value cache.
 
     Example:
         >>> import tl_knowledge as tlk

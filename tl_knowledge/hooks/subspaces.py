@@ -39,7 +39,7 @@ def patch_subspace(basis: Basis | None, states: torch.Tensor, *, component: Subs
 
     Raises:
         ComponentError: an unknown component, no position, states of another shape, or columns that are not orthonormal; on running, what does not fit
-            the model, the batch or the prompt, or one of the prompt's positions at a step of ``generate`` with a cache.
+            the model, the batch or the prompt, or a step of ``generate`` with a cache.
 
     Example:
         >>> import tl_knowledge as tlk

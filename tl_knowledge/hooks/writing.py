@@ -118,10 +118,15 @@ def _write_flat(write: Callable[..., torch.Tensor], source: torch.Tensor, activa
 
 
 def check_not_alone(activation: torch.Tensor, positions: Iterable[int], lengths: list[int]) -> None:
-    """Refuse the one new token of a step of ``generate`` with a cache, which is not at the position that it has there; the prompt came before."""
+    """Refuse the one new token of a step of ``generate`` with a cache, which is not at the position that it has there; the prompt came before.
+
+    It is the last one, too; but the cache keeps what the hooks made of every token that was the last before, which a run of the whole text does not.
+    """
     lengths[:] = [max([activation.shape[1], *lengths])]
-    if activation.shape[1] == 1 < lengths[0] and min(positions) >= 0:
-        raise ComponentError(f"position {min(positions)} means the prompt's token, but a single token came after a prompt of {lengths[0]}{ALONE}.")
+    if activation.shape[1] == 1 < lengths[0]:
+        first = min(positions)
+        meant = "the prompt's token" if first >= 0 else "a place in the whole text"
+        raise ComponentError(f"position {first} means {meant}, but a single token came after a text of {lengths[0]}{ALONE}.")
 
 
 def check_reach(activation: torch.Tensor, positions: Iterable[int], name: str) -> None:

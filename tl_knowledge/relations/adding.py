@@ -30,8 +30,8 @@ def add_vector(vector: Float[torch.Tensor, " d_model"], *, layer: int, positions
         One hook, on ``hook_resid_post``.
 
     Raises:
-        ComponentError: no position; on running, a vector of another width, or a position outside the prompt, or one of
-            the prompt's at a step of ``generate`` with a cache.
+        ComponentError: no position; on running, a vector of another width, or a position outside the prompt, or any
+            position at a step of ``generate`` with a cache.
 
     Example:
         >>> import tl_knowledge as tlk

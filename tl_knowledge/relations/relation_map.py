@@ -16,15 +16,14 @@ from more_itertools import always_iterable
 from tl_knowledge.arrays import Hooks
 from tl_knowledge.door import public
 from tl_knowledge.drawing import Line, LinePanel, line_panels
-from tl_knowledge.errors import InputError, ModelStateError, check_given
-from tl_knowledge.models.description import weight_fingerprint
-from tl_knowledge.models.ledger import unedited_fingerprint
+from tl_knowledge.errors import check_given
 from tl_knowledge.models.loading import AnyModel, as_model
-from tl_knowledge.models.protocol import HookedModel, layer_count, model_name
+from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.relations.adding import add_vector
 from tl_knowledge.relations.inverse import LowRankInverse
+from tl_knowledge.relations.owner import check_own
 from tl_knowledge.relations.settings import RelationMapSettings
 from tl_knowledge.relations.states import ask, decode, read_states
 from tl_knowledge.results.provenance import Provenance
@@ -170,12 +169,4 @@ class RelationMap(Result):
             InputError: a model of another width or depth.
             ModelStateError: other weights.
         """
-        model = as_model(model)
-        if (int(model.cfg.d_model), layer_count(model)) != (len(self.bias), self.n_layers):
-            raise InputError(
-                f"the map is of {self.n_layers} blocks of width {len(self.bias)}, {model_name(model)} has {layer_count(model)} of "
-                f"{model.cfg.d_model}; estimate one of its own."
-            )
-        if self.provenance.weights not in ("", weight_fingerprint(model), unedited_fingerprint(model)):
-            raise ModelStateError(f"the map is of other weights of {self.provenance.model!r} than {model_name(model)} has; estimate one of its own.")
-        return model
+        return check_own(as_model(model), self.provenance, "map", (len(self.bias), self.n_layers))

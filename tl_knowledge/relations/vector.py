@@ -26,6 +26,7 @@ from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.relations.adding import add_vector
 from tl_knowledge.relations.heads import MeanHeads, head_effects, mean_heads
+from tl_knowledge.relations.owner import check_own
 from tl_knowledge.relations.states import example_prompts, of_one_relation
 from tl_knowledge.results.provenance import Provenance, provenance_of
 from tl_knowledge.results.result import Result
@@ -88,8 +89,18 @@ class RelationVector(Result):
         )
 
     @public
+    def check(self, model: AnyModel) -> HookedModel:
+        """Refuse a model that the vector is not of; the model. Edits that are written since do not matter.
+
+        Raises:
+            InputError: a model of another width or depth.
+            ModelStateError: other weights.
+        """
+        return check_own(as_model(model), self.provenance, "vector", (len(self.vector), len(self.effects)))
+
+    @public
     def hooks(self, *, positions: int | Iterable[int] | None = None) -> Hooks:
-        """Hooks that add the vector, at the last position unless others are given."""
+        """Hooks that add the vector, at the last position unless others are given; `check` says whether a model is the one that it is of."""
         return add_vector(self.vector, layer=self.layer, positions=-1 if positions is None else positions)
 
 

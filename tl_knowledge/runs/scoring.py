@@ -42,7 +42,7 @@ def row_scores(
         case "probability":
             return answer_probability(logits, answer)
         case "log_probability":
-            return answer_log_probability(logits.to(torch.promote_types(logits.dtype, torch.float32)), answer)
+            return answer_log_probability(logits, answer)
         case "logit" | "logit_difference":
             return answer_logit(logits, answer, metric.against)
         case "rank":

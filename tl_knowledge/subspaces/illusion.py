@@ -91,13 +91,14 @@ class IllusionCheck(TableResult):
 
     def plot(self) -> go.Figure:
         """How often the source's answer is said, by part."""
-        frame = self.by_part()
+        frame, (kept, low, high) = self.by_part(), self.retained
         bars = [(float(row["said"]), float(row["said_low"]), float(row["said_high"])) for row in frame.to_dict("records")]
         return grouped_bars(
             [PARTS[part] for part in frame["part"]],
             {"interchanged": bars},
             title=f"Is this the subspace? {self.verdict.capitalize()}",
-            subtitle=f"neurons of layer {self.layer} at {self.at!r}, {int(frame['pairs'].iloc[0])} pairs, Wilson 95%; {self.provenance.model}",
+            subtitle=f"neurons of layer {self.layer} at {self.at!r}, {int(frame['pairs'].iloc[0])} pairs, Wilson 95%; written part keeps "
+            f"{kept:.0%}{interval_text(low, high, '.0%')} of the effect; {self.provenance.model}",
             group_axis="what is taken from the source",
             value_axis="says the source's answer",
         )

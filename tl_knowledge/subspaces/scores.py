@@ -81,17 +81,22 @@ class SubspaceScores(TableResult):
         title = f"Does a subspace of {self.dims} dimension{'s' * (self.dims > 1)} carry the answer?"
         subtitle = f"{self.component} at {self.at!r}, {pairs} held-out pairs, Wilson 95%; {self.provenance.model}"
         if len(layers) == 1:
-            rows = frame.set_index("subspace").loc[names]
+            rows, subtitle = frame.set_index("subspace").loc[names], f"layer {layers[0]}, {subtitle}"
             bars = [(float(row["said"]), float(row["said_low"]), float(row["said_high"])) for row in rows.to_dict("records")]
             about = {"title": title, "subtitle": subtitle, "group_axis": "subspace", "value_axis": "says the source's answer"}
-            return grouped_bars([NAMES[name] for name in names], {f"layer {layers[0]}": bars}, **about)
-        lines = [_line(frame.loc[frame["subspace"] == name], NAMES[name], style) for style, name in enumerate(names)]
-        return line_panels([LinePanel("", lines)], title=title, subtitle=subtitle, x_axis="layer", y_axis="says the source's answer", percent=True)
+            return grouped_bars([NAMES[name] for name in names], {"interchanged": bars}, **about)
+        said, effect = (
+            [_line(frame.loc[frame["subspace"] == name], NAMES[name], column, [*NAMES].index(name)) for name in names]
+            for column in ("said", "effect")
+        )
+        panels = [LinePanel("interchange accuracy", said), LinePanel("source's answer over the base's", effect, "effect (logits)")]
+        subtitle = subtitle.replace("Wilson 95%", "95% intervals")
+        return line_panels(panels, title=title, subtitle=subtitle, x_axis="layer", y_axis="says the source's answer", percent=True)
 
 
-def _line(rows: pd.DataFrame, name: str, style: int) -> Line:
-    layers, said, low, high = (rows[column].tolist() for column in ("layer", "said", "said_low", "said_high"))
-    return Line(name, layers, said, low, high, style=style)
+def _line(rows: pd.DataFrame, name: str, column: str, style: int) -> Line:
+    layers, values, low, high = (rows[each].tolist() for each in ("layer", column, f"{column}_low", f"{column}_high"))
+    return Line(name, layers, values, low, high, style=style)
 
 
 def with_intervals(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:

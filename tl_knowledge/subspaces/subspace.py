@@ -19,7 +19,7 @@ from tl_knowledge.hooks import Positions, SubspaceComponent, patch_subspace
 from tl_knowledge.models.ledger import check_made_for
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel
-from tl_knowledge.models.weights import output_weights
+from tl_knowledge.models.weights import output_hook, output_weights
 from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.results.provenance import Provenance, provenance_of
 from tl_knowledge.results.result import Result
@@ -96,7 +96,7 @@ class Subspace(Result):
             _line("validation", frame["step"].tolist(), frame["validation"].tolist(), 0, self.best_step),
             _line("trained on", frame["step"].tolist()[1:], frame["trained"].tolist()[1:], 1, self.best_step),
         ]
-        subtitle = f"filled: step {self.best_step}, whose basis is kept; {self.headline()}"
+        subtitle = f"filled: step {self.best_step}, which is kept; {self.dims} dims of {self._site}; {self.provenance.model}"
         return line_panels([LinePanel("", lines)], title="Training of a subspace", subtitle=subtitle, x_axis="step", y_axis=word)
 
     @property
@@ -166,6 +166,7 @@ class Subspace(Result):
         Raises:
             ComponentError: a component that is not an MLP's hidden activations: all else is in the stream or is added to it as it is, so that nothing
                 of it is unwritten and there is nothing to take apart.
+            UnsupportedModelError: what is written is not ``W_out``'s product with these activations.
             DataError, ModelStateError: as in `score`.
         """
         if self.component != "neuron":
@@ -174,6 +175,7 @@ class Subspace(Result):
                 "nothing; learn the subspace with component='neuron', or compare it with the whole state: see score()."
             )
         model = self.check(model)
+        output_hook(model, self.layer)  # finds that W_out, and nothing else, reads these activations as they are
         trials = self._trials(model, pairs, known_only)
         parts = written_parts(self.basis, output_weights(model, self.layer))
         table, read, retained = illusion_table(model, trials, self.basis, parts)

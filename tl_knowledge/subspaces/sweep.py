@@ -66,9 +66,9 @@ def measure_subspaces(
 
     Example:
         >>> import tl_knowledge as tlk
-        >>> model, facts = tlk.load_model("factlm"), tlk.datasets.of_relation(tlk.load_facts(), "P103")
+        >>> model, facts = tlk.load_model("factlm"), tlk.datasets.of_relation(tlk.load_facts(), "P1303")
         >>> place, quick = {"component": "resid_post", "at": "subject"}, tlk.subspaces.SubspaceSettings(steps=2)
-        >>> scores = tlk.subspaces.measure_subspaces(model, facts, layers=[2], dims=4, training=quick, **place, progress=False)
+        >>> scores = tlk.subspaces.measure_subspaces(model, facts, layers=[2], dims=2, training=quick, **place, progress=False)
         >>> scores.by_layer()["subspace"].tolist()
         ['learned', 'random', 'variance', 'means', 'whole']
     """
