@@ -24,6 +24,7 @@ architecture, masks expanded to the batch) is recognised by `growing_rows_refusa
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -39,6 +40,7 @@ from tl_knowledge.models.protocol import HookedModel, attention_input, is_encode
 
 __all__ = [
     "MEMORY_BUDGET",
+    "KnownRows",
     "as_index",
     "budget_rows",
     "copy_rows",
@@ -48,6 +50,7 @@ __all__ = [
     "keep_positions",
     "narrow_attention",
     "narrow_mlp",
+    "narrowed_hooks",
     "pad_right",
     "row_bytes",
     "rows_engine",
@@ -139,7 +142,34 @@ def each_row(hooks: Mapping[int, Hooks]) -> Hooks:
     return [(name, together(of_rows)) for name, of_rows in of_name.items()]
 
 
-def narrow_mlp(model: HookedModel, layer: int, needed: Mask, source: Int[torch.Tensor, " row"]) -> Hooks:
+@dataclass(frozen=True)
+class KnownRows:
+    """Rows that are not run: what they hold at every hook that `narrowed_hooks` names.
+
+    Attributes:
+        start: which of their positions is the first of the rows that are run.
+    """
+
+    recorded: Mapping[str, torch.Tensor]
+    start: int
+
+    def at(self, name: str) -> torch.Tensor:
+        """An activation of theirs, ``[row pos ...]``."""
+        return self.recorded[name][:, self.start :]
+
+
+def narrowed_hooks(model: HookedModel) -> list[str]:
+    """Where `narrow_mlp` and `narrow_attention` take from other rows what is not computed."""
+    if _NARROWING.refusal(model):
+        return []
+    names: list[str] = []
+    for layer in range(layer_count(model)):
+        names += [component_hook("mlp_out", layer)] if mlp_input(model, layer) else []
+        names += [*_projections(layer), component_hook("attn_out", layer)] if attention_input(model, layer) else []
+    return names
+
+
+def narrow_mlp(model: HookedModel, layer: int, needed: Mask, source: Int[torch.Tensor, " row"], known: KnownRows | None = None) -> Hooks:
     """Run a block's MLP only where a row can differ from its source row, and take the rest from there.
 
     An MLP treats positions one by one, so the needed ones run as one long row, and its output is spread out again. A
@@ -149,33 +179,42 @@ def narrow_mlp(model: HookedModel, layer: int, needed: Mask, source: Int[torch.T
     Args:
         needed: where to compute. Where neither a row nor its source row is needed, anything may come out.
         source: for each row, the row it equals elsewhere.
+        known: what holds these rows where they are not among those that are run.
     """
-    return [] if _NARROWING.refusal(model) else _narrow_mlp(model, layer, needed, source)
+    return [] if _NARROWING.refusal(model) else _narrow_mlp(model, layer, needed, source, known)
 
 
-def narrow_attention(model: HookedModel, layer: int, needed: Mask, read: Mask, source: Int[torch.Tensor, " row"]) -> Hooks:
+def narrow_attention(
+    model: HookedModel, layer: int, needed: Mask, read: Mask, source: Int[torch.Tensor, " row"], known: KnownRows | None = None
+) -> Hooks:
     """The same for attention's projections, on models whose queries, keys and values can be spread out (``HookedTransformer``).
 
     Args:
         needed: where queries, keys and values are computed; elsewhere they are the source row's.
         read: where the output projection is computed.
-        source: for each row, the row it equals elsewhere.
+        source, known: as in `narrow_mlp`.
     """
-    return [] if _NARROWING.refusal(model) else _narrow_attention(model, layer, needed, read, source)
+    return [] if _NARROWING.refusal(model) else _narrow_attention(model, layer, needed, read, source, known)
 
 
-def _narrow_mlp(model: HookedModel, layer: int, needed: Mask, source: Int[torch.Tensor, " row"]) -> Hooks:
-    name = mlp_input(model, layer)
-    return [] if name is None else [(name, _pack(needed)), (component_hook("mlp_out", layer), _spread(needed, source))]
+def _narrow_mlp(model: HookedModel, layer: int, needed: Mask, source: Int[torch.Tensor, " row"], known: KnownRows | None = None) -> Hooks:
+    name, written = mlp_input(model, layer), component_hook("mlp_out", layer)
+    return [] if name is None else [(name, _pack(needed)), *_spread(written, needed, source, known)]
 
 
-def _narrow_attention(model: HookedModel, layer: int, needed: Mask, read: Mask, source: Int[torch.Tensor, " row"]) -> Hooks:
+def _narrow_attention(
+    model: HookedModel, layer: int, needed: Mask, read: Mask, source: Int[torch.Tensor, " row"], known: KnownRows | None = None
+) -> Hooks:
     name = attention_input(model, layer)
     if name is None:
         return []
-    projected: Hooks = [(f"blocks.{layer}.attn.hook_{part}", _spread(needed, source)) for part in ("q", "k", "v")]
-    written: Hooks = [(component_hook("head", layer), _pack(read)), (component_hook("attn_out", layer), _spread(read, source))]
-    return [(name, _pack(needed)), *projected, *written]
+    projected = [pair for part in _projections(layer) for pair in _spread(part, needed, source, known)]
+    written = _spread(component_hook("attn_out", layer), read, source, known)
+    return [(name, _pack(needed)), *projected, (component_hook("head", layer), _pack(read)), *written]
+
+
+def _projections(layer: int) -> list[str]:
+    return [f"blocks.{layer}.attn.hook_{part}" for part in ("q", "k", "v")]
 
 
 def _pack(needed: Mask) -> HookFn:
@@ -191,12 +230,22 @@ def _pack(needed: Mask) -> HookFn:
     return lambda states, *, hook: states.flatten(0, 1).index_select(0, places)[None]
 
 
-def _spread(needed: Mask, source: Int[torch.Tensor, " row"]) -> HookFn:
+def _spread(name: str, needed: Mask, source: Int[torch.Tensor, " row"], known: KnownRows | None) -> Hooks:
     """Undo `_pack`; a position that was not needed is taken from the source row."""
-    number = torch.zeros(needed.shape, dtype=torch.long, device=needed.device)
-    number[needed] = torch.arange(int(needed.sum()), device=needed.device)
-    taken = torch.where(needed, number, number[source]).flatten()
-    return lambda packed, *, hook: packed[0].index_select(0, taken).unflatten(0, needed.shape)
+    number, count = torch.zeros(needed.shape, dtype=torch.long, device=needed.device), int(needed.sum())
+    number[needed] = torch.arange(count, device=needed.device)
+    if known is None:
+        elsewhere, others = number[source], None
+    else:
+        others = known.at(name).flatten(0, 1)
+        elsewhere = count + source[:, None] * needed.shape[1] + torch.arange(needed.shape[1], device=needed.device)
+    taken = torch.where(needed, number, elsewhere).flatten()
+
+    def spread(packed: torch.Tensor, *, hook: object) -> torch.Tensor:
+        there = packed[0] if others is None else torch.cat([packed[0], others])
+        return there.index_select(0, taken).unflatten(0, needed.shape)
+
+    return [(name, spread)]
 
 
 def keep_positions(positions: Int[torch.Tensor, "#row answer"]) -> Hooks:
