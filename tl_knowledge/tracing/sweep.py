@@ -10,8 +10,9 @@ from einops import rearrange, repeat
 from jaxtyping import Int
 
 from tl_knowledge.arrays import Hooks
+from tl_knowledge.engine.narrowing import KnownRows, narrow_attention, narrow_mlp, narrowed_hooks
 from tl_knowledge.engine.prefix_bank import PrefixBank
-from tl_knowledge.engine.rows import KnownRows, as_index, copy_rows, grow_rows, keep_positions, narrow_attention, narrow_mlp, narrowed_hooks
+from tl_knowledge.engine.rows import as_index, copy_rows, grow_rows, keep_positions
 from tl_knowledge.models.hook_names import COMPONENTS, STATES, Component, Module, severable, state_hook
 from tl_knowledge.models.protocol import HookedModel, layer_count, mlp_input, site_hook
 from tl_knowledge.runs.experiment import Experiment
