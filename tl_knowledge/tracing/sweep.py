@@ -203,8 +203,8 @@ class Sweep:
 
 def read_names(model: HookedModel, sites: Iterable[Site]) -> set[str]:
     """The hooks of everything that some sites restore or sever, and of what is taken from the base rows besides."""
-    restored = {(site.component, layer) for site in sites for layer in range(site.first, site.last + 1)}
-    severed = {(module, layer) for site in sites for module in site.severed for layer in range(layer_count(model))}
+    restored: set[tuple[Component, int]] = {(site.component, layer) for site in sites for layer in range(site.first, site.last + 1)}
+    severed: set[tuple[Component, int]] = {(module, layer) for site in sites for module in site.severed for layer in range(layer_count(model))}
     return {site_hook(model, component, layer) for component, layer in restored | severed} | set(narrowed_hooks(model))
 
 
