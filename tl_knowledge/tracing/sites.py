@@ -103,7 +103,7 @@ def group_sites(sites: Sequence[Site], length: int, n_layers: int, samples: int)
     Example:
         >>> at = lambda pos: Site("resid_post", 0, pos, None, 0, 0, born_at=0)
         >>> [start for start, group in group_sites([at(pos) for pos in range(40)], length=40, n_layers=4, samples=10)]
-        [0, 5, 11, 17, 24, 32]
+        [0, 5, 10, 15, 20, 25, 30, 35]
     """
     positions = sorted({site.pos for site in sites})
     work = dict.fromkeys(positions, 0)
