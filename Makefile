@@ -75,6 +75,7 @@ gallery: demos
 
 bench: $(VENV)/.dev
 	$(RUN)/python benchmarks/trace_engines.py
+	$(RUN)/python benchmarks/engine_work.py --plain
 	$(RUN)/python benchmarks/trace_fact_sets.py
 	$(RUN)/python benchmarks/attribution.py
 	$(RUN)/python benchmarks/editing.py

@@ -25,7 +25,7 @@ MIB = 2**20
 LENGTH, SAMPLES, NOISE = 12, 10, 0.1
 SHAPES = {
     "gpt2-small": {"n_layer": 12, "n_head": 12, "n_embd": 768, "vocab_size": 50257, "n_positions": 128},
-    "gpt2-small-wide": {"n_layer": 3, "n_head": 12, "n_embd": 768, "vocab_size": 5000, "n_positions": 128},  # in a few seconds on a busy machine
+    "gpt2-small-wide": {"n_layer": 6, "n_head": 12, "n_embd": 768, "vocab_size": 5000, "n_positions": 128},  # in a few seconds on a busy machine
     "factlm": {"n_layer": 8, "n_head": 4, "n_embd": 128, "vocab_size": 2500, "n_positions": 128},
 }
 

@@ -94,4 +94,4 @@ def test_the_probe_finds_a_model_that_mixes_rows(gpt2, monkeypatch):
     mixing = [("blocks.2.hook_mlp_out", lambda x, *, hook: x + x.mean(0, keepdim=True) * x.shape[0])]
     real = rows.run_rows
     monkeypatch.setattr(rows, "run_rows", lambda model, tokens, hooks: real(model, tokens, hooks + mixing))
-    assert "different from the row" in rows._probe(gpt2, narrow=False)
+    assert "different from the row" in rows.probe_growth(gpt2)

@@ -2,7 +2,7 @@
 
 A run that is restored at one position equals its corrupted run at all earlier ones, so its rows need not have them: they begin at that position,
 and attention reads the corrupted run's keys and values of what comes before. Everything a row passes through, norms and attention too, is then
-as short as what can differ in it, on bridges as well, where `tl_knowledge.engine.rows.narrow_attention` cannot help.
+as short as what can differ in it, on bridges as well, where `tl_knowledge.engine.narrowing.narrow_attention` cannot help.
 """
 
 from __future__ import annotations

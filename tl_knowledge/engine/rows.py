@@ -14,7 +14,7 @@ every restored run of a causal trace, and each restored run costs only the layer
    where the first rows are born (`grow_rows`);
 2. at the output of block ``l`` append copies of the parents of the rows born there (`grow_rows`);
 3. let row-masked hooks make the newborn rows differ (`copy_rows`);
-4. run MLPs and projections only where rows can differ (`narrow_mlp`, `narrow_attention`);
+4. run MLPs and projections only where rows can differ (`tl_knowledge.engine.narrowing`);
 5. keep only the answer's positions just before the unembedding (`keep_positions`).
 
 All of these are plain hook lists, so the engine composes with everything else. A model that refuses growing rows (unknown
@@ -23,19 +23,19 @@ architecture, masks expanded to the batch) is recognised by `growing_rows_refusa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
 from tl_knowledge.arrays import HookFn, Hooks, Logits, Residual, Tokens
 from tl_knowledge.engine.forward import run_model
 from tl_knowledge.engine.fused import fused_activations
 from tl_knowledge.engine.proof import Proof, probe_tokens, same
 from tl_knowledge.engine.recording import capture_base
-from tl_knowledge.models.hook_names import UNEMBED_IN, by_position, component_hook, state_hook
-from tl_knowledge.models.protocol import HookedModel, attention_input, is_encoder_decoder, layer_count, mlp_input
+from tl_knowledge.models.hook_names import UNEMBED_IN, by_position, state_hook
+from tl_knowledge.models.protocol import HookedModel, is_encoder_decoder, layer_count
 
 __all__ = [
     "MEMORY_BUDGET",
@@ -46,9 +46,8 @@ __all__ = [
     "grow_rows",
     "growing_rows_refusal",
     "keep_positions",
-    "narrow_attention",
-    "narrow_mlp",
     "pad_right",
+    "probe_growth",
     "row_bytes",
     "rows_engine",
     "run_rows",
@@ -58,7 +57,6 @@ MEMORY_BUDGET = 2.0**28
 """Bytes that activations may take by default: small chunks stay in the processor's caches and were the faster at every size tried."""
 
 Index = Int[torch.Tensor, " written"]
-Mask = Bool[torch.Tensor, "row pos"]
 
 
 def grow_rows(base: Sequence[Residual], births: Mapping[int, Index], *, alone: bool = False) -> Hooks:
@@ -139,66 +137,6 @@ def each_row(hooks: Mapping[int, Hooks]) -> Hooks:
     return [(name, together(of_rows)) for name, of_rows in of_name.items()]
 
 
-def narrow_mlp(model: HookedModel, layer: int, needed: Mask, source: Int[torch.Tensor, " row"]) -> Hooks:
-    """Run a block's MLP only where a row can differ from its source row, and take the rest from there.
-
-    An MLP treats positions one by one, so the needed ones run as one long row, and its output is spread out again. A
-    restored row differs from its corrupted one at and after the restored position only, and in the last layer only the
-    answer's positions are read: about half the work is not needed.
-
-    Args:
-        needed: where to compute. Where neither a row nor its source row is needed, anything may come out.
-        source: for each row, the row it equals elsewhere.
-    """
-    return [] if _NARROWING.refusal(model) else _narrow_mlp(model, layer, needed, source)
-
-
-def narrow_attention(model: HookedModel, layer: int, needed: Mask, read: Mask, source: Int[torch.Tensor, " row"]) -> Hooks:
-    """The same for attention's projections, on models whose queries, keys and values can be spread out (``HookedTransformer``).
-
-    Args:
-        needed: where queries, keys and values are computed; elsewhere they are the source row's.
-        read: where the output projection is computed.
-        source: for each row, the row it equals elsewhere.
-    """
-    return [] if _NARROWING.refusal(model) else _narrow_attention(model, layer, needed, read, source)
-
-
-def _narrow_mlp(model: HookedModel, layer: int, needed: Mask, source: Int[torch.Tensor, " row"]) -> Hooks:
-    name = mlp_input(model, layer)
-    return [] if name is None else [(name, _pack(needed)), (component_hook("mlp_out", layer), _spread(needed, source))]
-
-
-def _narrow_attention(model: HookedModel, layer: int, needed: Mask, read: Mask, source: Int[torch.Tensor, " row"]) -> Hooks:
-    name = attention_input(model, layer)
-    if name is None:
-        return []
-    projected: Hooks = [(f"blocks.{layer}.attn.hook_{part}", _spread(needed, source)) for part in ("q", "k", "v")]
-    written: Hooks = [(component_hook("head", layer), _pack(read)), (component_hook("attn_out", layer), _spread(read, source))]
-    return [(name, _pack(needed)), *projected, *written]
-
-
-def _pack(needed: Mask) -> HookFn:
-    """Needed positions of all rows as one row, and `_spread` undoes it.
-
-    ::
-
-        row 0   # # # .              # # # # # # #        one row, without the dots
-        row 1   . # # .    _pack ->  0 0 0 1 1 2 2
-        row 2   . . # #  <- _spread  (a dot is taken from the row's source row)
-    """
-    places = needed.flatten().nonzero().squeeze(1)
-    return lambda states, *, hook: states.flatten(0, 1).index_select(0, places)[None]
-
-
-def _spread(needed: Mask, source: Int[torch.Tensor, " row"]) -> HookFn:
-    """Undo `_pack`; a position that was not needed is taken from the source row."""
-    number = torch.zeros(needed.shape, dtype=torch.long, device=needed.device)
-    number[needed] = torch.arange(int(needed.sum()), device=needed.device)
-    taken = torch.where(needed, number, number[source]).flatten()
-    return lambda packed, *, hook: packed[0].index_select(0, taken).unflatten(0, needed.shape)
-
-
 def keep_positions(positions: Int[torch.Tensor, "#row answer"]) -> Hooks:
     """Unembed only some positions of each row: the logits come out as ``[row answer d_vocab]``."""
     return [(UNEMBED_IN, lambda states, *, hook: states.take_along_dim(positions[..., None], dim=1))]
@@ -228,10 +166,7 @@ def row_bytes(model: HookedModel, length: int, answer_positions: int, before: in
 
 
 def growing_rows_refusal(model: HookedModel) -> str | None:
-    """Why this model cannot run growing rows, or ``None`` where it can; an encoder with a decoder is two runs, and cannot.
-
-    The probe: two prompts, and a copy of each born in each block; every born row must equal its parent, and the parents one plain forward.
-    """
+    """Why this model cannot run growing rows (`probe_growth`), or ``None`` where it can; an encoder with a decoder is two runs, and cannot."""
     return "its decoder runs after its encoder" if is_encoder_decoder(model) else _GROWING.refusal(model)
 
 
@@ -241,15 +176,12 @@ def rows_engine(model: HookedModel) -> str:
     return f"loop (growing rows refused: {refusal})" if refusal else "rows"
 
 
-def _probe_growing(model: HookedModel) -> str:
-    return _probe(model, narrow=False)
+def probe_growth(model: HookedModel, more: Callable[[Tokens], Hooks] = lambda _: []) -> str:
+    """The probe: two prompts, and a copy of each born in each block; every born row must equal its parent, and the parents one plain forward.
 
-
-def _probe_narrowing(model: HookedModel) -> str:
-    return _probe(model, narrow=True)
-
-
-def _probe(model: HookedModel, *, narrow: bool) -> str:
+    Args:
+        more: further hooks, which must change nothing.
+    """
     tokens = probe_tokens(model)
     base: list[torch.Tensor] = []
     births = dict.fromkeys(range(-1, layer_count(model)), torch.arange(2, device=tokens.device))
@@ -257,25 +189,14 @@ def _probe(model: HookedModel, *, narrow: bool) -> str:
     plain: torch.Tensor = run_model(model, tokens, capture_base(model, base))
     if len(base) != layer_count(model) + 1:
         return "some blocks never show their output"
-    narrowing = [pair for layer in range(layer_count(model)) if narrow for pair in _narrow_newborn(model, layer, tokens)]
-    grown = run_rows(model, tokens, grow_rows(base, births) + narrowing + keep_positions(last))
+    grown = run_rows(model, tokens, grow_rows(base, births) + more(tokens) + keep_positions(last))
     expected = plain[:, -1:].repeat(layer_count(model) + 2, 1, 1)
     if grown.shape != expected.shape:
         return f"the logits came out as {tuple(grown.shape)} instead of {tuple(expected.shape)}"
     return "" if same(grown, expected) else "copies of a row came out different from the row"
 
 
-def _narrow_newborn(model: HookedModel, layer: int, tokens: Tokens) -> Hooks:
-    """The rows born before a layer take their last position from the parent."""
-    rows = 2 * (layer + 2)
-    needed = torch.ones(rows, tokens.shape[1], dtype=torch.bool, device=tokens.device)
-    needed[2:, -1] = False
-    source = torch.arange(rows, device=tokens.device) % 2
-    return _narrow_mlp(model, layer, needed, source) + _narrow_attention(model, layer, needed, needed, source)
-
-
-_GROWING = Proof("the engine of growing rows", _probe_growing, "every run is a forward of its own")
-_NARROWING = Proof("running modules only where rows differ", _probe_narrowing, instead="")
+_GROWING = Proof("the engine of growing rows", probe_growth, "every run is a forward of its own")
 
 
 def budget_rows(model: HookedModel, length: int, answer_positions: int, memory_budget: float, before: int = 0) -> int:

@@ -17,6 +17,7 @@ from more_itertools import chunked
 
 from tl_knowledge.arrays import HookFn, Hooks
 from tl_knowledge.engine.forward import run_model
+from tl_knowledge.engine.narrowing import narrow_attention, narrow_mlp
 from tl_knowledge.engine.progress import progress_bar, progress_shown
 from tl_knowledge.engine.rows import (
     as_index,
@@ -24,8 +25,6 @@ from tl_knowledge.engine.rows import (
     grow_rows,
     growing_rows_refusal,
     keep_positions,
-    narrow_attention,
-    narrow_mlp,
     rows_engine,
     run_rows,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -19,6 +20,8 @@ from tl_knowledge.results.result import Result
 from tl_knowledge.wording import counted
 
 __all__ = ["KeyMoments", "needed_moments"]
+
+MOST_KEPT = 2**31  # bytes of eigenvectors
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +70,23 @@ class KeyMoments(Result):
         if layer not in self.moments:
             raise InputError(f"layer {layer} was not collected; there are {sorted(self.moments)}: pass layers= to collect_key_moments().")
         return self.moments[layer]
+
+    def eigenvectors(self, layer: int) -> tuple[Float[torch.Tensor, " d_mlp"], Float[torch.Tensor, "d_mlp d_mlp"]]:
+        """Eigenvalues of one layer's moments, ascending, and their eigenvectors in columns.
+
+        Computed once: they are kept for as long as the moments are, of as many layers as fit in two gigabytes, the latest ones first.
+
+        Raises:
+            InputError: the layer was not collected.
+        """
+        moment, kept = self.of_layer(layer), _eigenvectors.setdefault(self, {})
+        known = kept.pop(layer, None)
+        if known is None or known[0] != moment._version:
+            known = (moment._version, *torch.linalg.eigh(moment))
+        kept[layer] = known
+        while sum(vectors.nbytes for *_, vectors in kept.values()) > MOST_KEPT:
+            del kept[next(iter(kept))]
+        return known[1:]
 
     def only(self, layer: int) -> KeyMoments:
         """One layer of them.
@@ -124,6 +144,10 @@ class KeyMoments(Result):
             y_axis="eigenvalue of E[k k^T]",
         )
         return figure.update_yaxes(type="log")
+
+
+_eigenvectors: WeakKeyDictionary[KeyMoments, dict[int, tuple[int, torch.Tensor, torch.Tensor]]] = WeakKeyDictionary()
+"""By layer: the version of the moments' tensor, which a change in place moves, eigenvalues and eigenvectors."""
 
 
 def needed_moments(moments: KeyMoments | None, method: str) -> KeyMoments:

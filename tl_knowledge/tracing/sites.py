@@ -15,7 +15,8 @@ from tl_knowledge.runs.windows import TraceVariant, window_layers
 
 __all__ = ["Grid", "Site", "group_sites"]
 
-PASS_COST = 64  # tokens whose work in a layer takes as long as reading and rearranging its weights
+PASS_COST = 32  # tokens whose work in a layer takes as long as reading and rearranging its weights: 20 to 50, measured
+OUTSIDE = 0.4  # what a token costs that only goes through norms and attention
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def group_sites(sites: Sequence[Site], length: int, n_layers: int, samples: int)
     Example:
         >>> at = lambda pos: Site("resid_post", 0, pos, None, 0, 0, born_at=0)
         >>> [start for start, group in group_sites([at(pos) for pos in range(40)], length=40, n_layers=4, samples=10)]
-        [0, 5, 11, 17, 24, 32]
+        [0, 5, 10, 15, 20, 25, 30, 35]
     """
     positions = sorted({site.pos for site in sites})
     work = dict.fromkeys(positions, 0)
@@ -110,10 +111,11 @@ def group_sites(sites: Sequence[Site], length: int, n_layers: int, samples: int)
         work[site.pos] += samples * (n_layers - 1 - site.born_at)
     least: list[tuple[float, int]] = [(0.0, 0)]  # of the last so many positions: the work, and how many of them go together first
     for first in reversed(range(len(positions))):
-        rows, choices = 0, list[tuple[float, int]]()
+        rows, choices = 0.0, list[tuple[float, int]]()
         for end in range(first, len(positions)):
-            rows += work[positions[end]]
-            together = rows * (length - positions[first]) + PASS_COST * n_layers
+            pos = positions[end]
+            rows += work[pos] * (length - pos + OUTSIDE * (pos - positions[first]))
+            together = rows + PASS_COST * n_layers
             choices.append((together + least[len(positions) - end - 1][0], end - first + 1))
         least.append(min(choices))
     groups: list[tuple[int, list[int]]] = []

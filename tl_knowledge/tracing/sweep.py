@@ -10,8 +10,9 @@ from einops import rearrange, repeat
 from jaxtyping import Int
 
 from tl_knowledge.arrays import Hooks
+from tl_knowledge.engine.narrowing import KnownRows, narrow_attention, narrow_mlp, narrowed_hooks
 from tl_knowledge.engine.prefix_bank import PrefixBank
-from tl_knowledge.engine.rows import as_index, copy_rows, grow_rows, keep_positions, narrow_attention, narrow_mlp
+from tl_knowledge.engine.rows import as_index, copy_rows, grow_rows, keep_positions
 from tl_knowledge.models.hook_names import COMPONENTS, STATES, Component, Module, severable, state_hook
 from tl_knowledge.models.protocol import HookedModel, layer_count, mlp_input, site_hook
 from tl_knowledge.runs.experiment import Experiment
@@ -95,7 +96,7 @@ class Sweep:
             return []
         positions = self._places(severed)
         name = site_hook(self.experiment.model, module, layer)
-        known = self.recorded[name] if self.recorded else None
+        known = self.recorded[name] if self.recorded is not None else None
         return copy_rows(name, self._parent_rows(severed), self._rows(severed), positions, recorded=known, start=self.start)
 
     def _restoring(self, layer: int, restored: Sequence[int]) -> Hooks:
@@ -111,7 +112,7 @@ class Sweep:
             units = self._each(numbers) if numbers else None
             name = site_hook(self.experiment.model, component, layer)
             grown = name in map(state_hook, self.births)  # there, just before, rows were appended to a new tensor
-            known = self.recorded[name] if self.recorded else None
+            known = self.recorded[name] if self.recorded is not None else None
             hooks += copy_rows(name, clean, self._rows(of_component), positions, units, recorded=known, start=self.start, own=grown)
         return hooks
 
@@ -135,18 +136,15 @@ class Sweep:
             rows = repeat(of_sites, "site pos -> (site sample) pos", sample=self.samples)
             return among & torch.cat([torch.ones(self.base_rows, len(where), dtype=torch.bool, device=experiment.device), rows])
 
-        if self.recorded is None:
-            source = torch.cat([torch.arange(self.base_rows, device=experiment.device), self._parent_rows(alive)])
-            entering, attended, transformed = self._reach(layer, sites)
-        else:  # what equals a base row is not among the rows: only padding, and what nobody reads behind the last block, can be left out
-            source = torch.arange(len(row_prompts), device=experiment.device)
-            entering = attended = transformed = torch.ones(len(sites), len(where), dtype=torch.bool, device=experiment.device)
+        source = torch.cat([torch.arange(self.base_rows, device=experiment.device), self._parent_rows(alive)])
+        known = KnownRows(self.recorded, self.start) if self.recorded is not None else None
+        entering, attended, transformed = self._reach(layer, sites)
         touched = {word for site in self.sites for word in (site.component, *site.severed)}
         in_mlp, in_attention, after_it = with_base(transformed, read), with_base(entering, inside), with_base(attended, read)
-        hooks = [] if "neuron" in touched or not _worth(in_mlp) else narrow_mlp(model, layer, in_mlp, source)
+        hooks = [] if "neuron" in touched or not _worth(in_mlp) else narrow_mlp(model, layer, in_mlp, source, known)
         if touched & {"head", "z"} or not (_worth(in_attention) or _worth(after_it)):
             return hooks
-        return hooks + narrow_attention(model, layer, in_attention, after_it, source)
+        return hooks + narrow_attention(model, layer, in_attention, after_it, source, known)
 
     def _reach(self, layer: int, sites: Sequence[Site]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Where ``[site pos]`` a row can differ from its corrupted run: entering attention, in what attention writes, entering the MLP.
@@ -204,10 +202,10 @@ class Sweep:
 
 
 def read_names(model: HookedModel, sites: Iterable[Site]) -> set[str]:
-    """The hooks of everything that some sites restore or sever."""
-    restored = {(site.component, layer) for site in sites for layer in range(site.first, site.last + 1)}
-    severed = {(module, layer) for site in sites for module in site.severed for layer in range(layer_count(model))}
-    return {site_hook(model, component, layer) for component, layer in restored | severed}
+    """The hooks of everything that some sites restore or sever, and of what is taken from the base rows besides."""
+    restored: set[tuple[Component, int]] = {(site.component, layer) for site in sites for layer in range(site.first, site.last + 1)}
+    severed: set[tuple[Component, int]] = {(module, layer) for site in sites for module in site.severed for layer in range(layer_count(model))}
+    return {site_hook(model, component, layer) for component, layer in restored | severed} | set(narrowed_hooks(model))
 
 
 def _worth(needed: torch.Tensor) -> bool:

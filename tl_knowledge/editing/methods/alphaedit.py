@@ -101,7 +101,7 @@ def free_directions(moments: KeyMoments, layer: int, below: float) -> Float[torc
     Raises:
         NumericalError: there is none.
     """
-    values, vectors = torch.linalg.eigh(moments.of_layer(layer))
+    values, vectors = moments.eigenvectors(layer)
     if not bool((values < below).any()):
         raise NumericalError(
             f"no direction of layer {layer}'s keys has a second moment below {below:g} (the smallest is {float(values[0]):.3g}); raise null_below."
