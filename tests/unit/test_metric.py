@@ -214,7 +214,10 @@ def test_figures_and_pages_say_the_metric(factlm):
     knockout = tlk.measure_attention_knockout(factlm, FACTS, metric="logit", progress=False)
     assert knockout.plot().layout.yaxis.title.text == "change of the logit of the answer, logits" and "logit" in knockout.headline()
     scores = tlk.attribute_neurons(factlm, prompt, steps=2, metric="log_probability", progress=False)
-    assert scores.plot().data[0].colorbar.title.text.replace("<br>", " ") == "score (log-probability, nats)" and "(log-probability, nats)" in scores.headline()
+    assert (
+        scores.plot().data[0].colorbar.title.text.replace("<br>", " ") == "score (log-probability, nats)"
+        and "(log-probability, nats)" in scores.headline()
+    )
     circuit = tlk.circuits.from_trace(factlm, prompt, kl, metric="kl", limit=3, progress=False)
     assert circuit.plot().layout.meta["title"].startswith("What carries the negative KL from the clean run") and circuit.metric == "kl"
 
