@@ -37,8 +37,9 @@ class IllusionCheck(TableResult):
     (*disconnected*), and a part in the row space that hardly varies (*dormant*), still makes the model say the source's answer: what the first part
     reads, the second one writes, though nothing in the model connects them (Makelov et al. 2024).
 
-    It speaks of the null space of ``W_out`` alone. What is written can still be disconnected or dormant further on, where later heads and MLPs do not
-    read it; the effect of the ``whole`` state, less than the subspace's, is then the sign.
+    It speaks of the null space of ``W_out`` alone, and what a norm takes out afterwards counts as written. What is written can still be
+    disconnected or dormant further on, where later heads and MLPs do not read it: the effect of the ``whole`` state, less than the subspace's, is
+    then the sign.
 
     Attributes:
         table: one row a part and pair: ``part base source target says said effect``, as `SubspaceScores.table` has them. Parts are the ``subspace``;

@@ -166,16 +166,17 @@ class Subspace(Result):
             known_only: as in `score`.
 
         Raises:
-            ComponentError: a component that is not an MLP's hidden activations: all else is in the stream or is added to it (through a norm where one
-                follows the module, as in Gemma 2 and OLMo 2), and there is no matrix by which to take it apart.
+            ComponentError: a component that is not an MLP's hidden activations: all else is in the stream or is added to it (in some models
+                through a norm or a factor), and there is no matrix by which to take it apart.
             NumericalError: the unwritten part has an effect all the same, as rounding in half precision can give it.
             UnsupportedModelError: what is written is not ``W_out``'s product with these activations.
             DataError, ModelStateError: as in `score`.
         """
         if self.component != "neuron":
             raise ComponentError(
-                f"{self.component!r} is part of the stream, or is added to it (in some models through a norm): no single matrix reads it, whose null "
-                "space this check could take apart; learn the subspace with component='neuron', or compare it with the whole state: see score()."
+                f"{self.component!r} is part of the stream, or is added to it (in some models through a norm or a factor): no single matrix "
+                "reads it, whose null space this check could take apart; learn the subspace with component='neuron', or compare it with the "
+                "whole state: see score()."
             )
         model = self.check(model)
         output_hook(model, self.layer)  # finds that W_out, and nothing else, reads these activations as they are
