@@ -67,7 +67,7 @@ BAD_SUBSPACES: dict[str, tuple[Callable[[Any, Any], Any], type[Exception], str]]
     "learn_subspace: not known": (lambda m, p: learn(m, p, known_only=True), errors.DataError, "1 whose answers the model does not say"),
     "learn_subspace: validation": (lambda m, p: learn(m, p, [(SOURCE, OTHER)]), errors.InputError, "1 of 1 validation pairs are among"),
     "learn_subspace: too late": (lambda m, p: learn(m, p, layer=3), errors.InputError, "nothing that is put in the resid_post of layer 3"),
-    "check_illusion: component": (lambda m, p: learn(m, p).check_illusion(m, [(SOURCE, OTHER)]), errors.ComponentError, "no direction of it is unwr"),
+    "check_illusion: component": (lambda m, p: learn(m, p).check_illusion(m, [(SOURCE, OTHER)]), errors.ComponentError, "no single matrix reads it"),
     "subspace: other weights": (lambda m, p: learnt(m, p).score("factlm", [(FACT, FACT)]), errors.ModelStateError, "trained for other weights"),
     "measure_subspaces: few": (
         lambda m, p: tlk.subspaces.measure_subspaces("factlm", FACT, component="resid_post", at="subject", dims=2),

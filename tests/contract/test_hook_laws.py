@@ -130,3 +130,24 @@ def test_the_dictionary_of_hooks_is_the_one_it_would_be(model):
     if hasattr(model, "hook_dict_made_anew"):
         made_anew = model.hook_dict_made_anew()
         assert list(model.hook_dict) == list(made_anew) and all(model.hook_dict[name] is point for name, point in made_anew.items())
+
+
+def test_hooks_that_ran_on_a_longer_prompt_say_that_one_of_a_single_token_needs_new_ones(gpt2):
+    """They cannot tell it from a step of generate() with a cache; hooks of its own work, and so do used ones where nothing longer came before."""
+    one, long = torch.tensor([[7]]), torch.tensor([[7, 8, 9]])
+    makers = {
+        "scale_neurons": lambda: tlk.scale_neurons([(0, 3)], 0.0, positions=0),
+        "ablate": lambda: tlk.ablate(modules=(1, "mlp_out"), positions=0),
+        "corrupt": lambda: tlk.corrupt([0], tlk.GaussianNoise(3.0)),
+        "write_states": lambda: tlk.states.write_states(torch.ones(16), layer=1, positions=0),
+        "add_vector": lambda: tlk.relations.add_vector(torch.ones(16), layer=1, positions=0),
+        "patch_subspace": lambda: tlk.hooks.patch_subspace(torch.eye(16, 2), torch.ones(16), component="resid_post", layer=1, positions=0),
+    }
+    for name, make in makers.items():
+        hooks, expected = make(), gpt2.run_with_hooks(one, fwd_hooks=make())
+        assert torch.equal(gpt2.run_with_hooks(one, fwd_hooks=hooks), expected), name
+        assert torch.equal(gpt2.run_with_hooks(one, fwd_hooks=hooks), expected), name
+        gpt2.run_with_hooks(long, fwd_hooks=hooks)
+        with pytest.raises(tlk.errors.InputError, match="a prompt of one token, make the hooks anew"):
+            gpt2.run_with_hooks(one, fwd_hooks=hooks)
+        assert torch.equal(gpt2.run_with_hooks(one, fwd_hooks=make()), expected), name

@@ -193,12 +193,12 @@ def matrix_of(model, name):
 
 
 def planted_pairs(part):
-    """Every two answers with nuisances that are drawn; three parts share no base."""
-    draw, pairs = torch.Generator().manual_seed(part), []
-    for n in (range(9), range(9, 13), range(13, 17))[part]:
+    """Every two answers with nuisances that are drawn; three parts share no base, and no source is a base of an earlier part."""
+    draw, pairs, own = torch.Generator().manual_seed(part), [], (range(9), range(9, 13), range(13, 17))[part]
+    for n in own:
         for a in range(ANSWERS):
             for b in {*range(ANSWERS)} - {a}:
-                m = int(torch.randint(0, NUISANCES, (), generator=draw))
+                m = int(torch.randint(own.start, NUISANCES, (), generator=draw))
                 pairs.append((planted_prompt(a, n), planted_prompt(b, m)))
     return pairs
 

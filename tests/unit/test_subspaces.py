@@ -225,3 +225,18 @@ def test_an_orthonormal_matrix_is_its_own_q():
     basis = random_basis(16, 4, 0, torch.float64)
     torch.testing.assert_close(orthonormal(basis), basis, rtol=0, atol=1e-14)
     assert torch.equal(random_basis(16, 4, 0, torch.float32), basis.float())
+
+
+def test_columns_that_depend_on_each_other_still_give_orthonormal_directions():
+    """Where ``R`` has a 0 on its diagonal no direction may be lost."""
+    matrix = torch.zeros(5, 3, dtype=torch.float64)
+    matrix[0, 0], matrix[1, 2] = -2.0, 3.0  # the second column is 0
+    basis = orthonormal(matrix)
+    torch.testing.assert_close(basis.mT @ basis, torch.eye(3, dtype=torch.float64), rtol=0, atol=1e-14)
+    torch.testing.assert_close(orthonormal(basis), basis, rtol=0, atol=1e-14)
+
+
+def test_a_pair_that_is_trained_on_is_no_validation_either_way_round(small):
+    for given, count in (([TRAIN[0]], 1), ([TRAIN[0][::-1], TRAIN[1][::-1], VALIDATION[0]], 2)):
+        with pytest.raises(InputError, match=f"{count} of {len(given)} validation pairs are among"):
+            tlk.subspaces.learn_subspace(small, TRAIN, validation=given, **PLACE)

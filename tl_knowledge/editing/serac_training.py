@@ -15,6 +15,7 @@ from tl_knowledge.editing.training.outcome import Outcome, Sample
 from tl_knowledge.editing.training.samples import TrainingData
 from tl_knowledge.editing.training.seen import fact_digest
 from tl_knowledge.errors import PromptError
+from tl_knowledge.metrics import widened
 from tl_knowledge.models.protocol import HookedModel, context_length, model_device, model_name
 from tl_knowledge.models.reread import own_start
 from tl_knowledge.prompts.facts import EditCase
@@ -91,8 +92,7 @@ def answer_losses(
     losses, said = list[torch.Tensor](), list[torch.Tensor]()
     for i, (row, sample) in enumerate(zip(rows, samples, strict=True)):
         answer = row.new_tensor(sample.asked.answer)
-        scored = logits[i, len(row) - len(answer) : len(row)]
-        scored = scored.to(torch.promote_types(scored.dtype, torch.float32)).log_softmax(-1)
+        scored = widened(logits[i, len(row) - len(answer) : len(row)]).log_softmax(-1)
         losses.append(-scored.gather(-1, answer[:, None]).mean())
         said.append((scored.argmax(-1) == answer).all())
     return torch.stack(losses), torch.stack(said)

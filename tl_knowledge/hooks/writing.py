@@ -16,6 +16,7 @@ __all__ = ["ALONE", "Activations", "Positions", "check_not_alone", "check_reach"
 Positions: TypeAlias = int | Iterable[int]
 
 ALONE = " (in generate() with a key-value cache every new token runs alone: pass use_past_kv_cache=False)"
+ANEW = "; if it is a prompt of one token, make the hooks anew, because they cannot tell the two apart"
 
 
 @runtime_checkable
@@ -121,12 +122,18 @@ def check_not_alone(activation: torch.Tensor, positions: Iterable[int], lengths:
     """Refuse the one new token of a step of ``generate`` with a cache, which is not at the position that it has there; the prompt came before.
 
     It is the last one, too; but the cache keeps what the hooks made of every token that was the last before, which a run of the whole text does not.
+
+    A hook sees neither the cache nor the prompt. So hooks that ran on a longer text refuse a *prompt* of one token as well, in another run or in the
+    same context: the message says to make them anew. And steps that follow a prompt of one token look like prompts: they are not refused.
+
+    Args:
+        lengths: of the longest text so far; the hook's own, as long as it lives.
     """
     lengths[:] = [max([activation.shape[1], *lengths])]
     if activation.shape[1] == 1 < lengths[0]:
         first = min(positions)
         meant = "the prompt's token" if first >= 0 else "a place in the whole text"
-        raise ComponentError(f"position {first} means {meant}, but a single token came after a text of {lengths[0]}{ALONE}.")
+        raise ComponentError(f"position {first} means {meant}, but a single token came after a text of {lengths[0]}{ALONE}{ANEW}.")
 
 
 def check_reach(activation: torch.Tensor, positions: Iterable[int], name: str) -> None:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 
 from tl_knowledge.drawing import grouped_bars
+from tl_knowledge.errors import NumericalError
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import TableResult
@@ -18,12 +19,14 @@ from tl_knowledge.results.statistics import interval_text, ratio_interval
 from tl_knowledge.subspaces.scores import interchange_rows, with_intervals
 from tl_knowledge.subspaces.trials import Basis, Trials, outcome
 
-__all__ = ["IllusionCheck", "Verdict", "WrittenParts", "illusion_table", "written_parts"]
+__all__ = ["IllusionCheck", "Verdict", "WrittenParts", "check_unwritten", "illusion_table", "written_parts"]
 
 Verdict: TypeAlias = Literal["illusion", "no illusion", "undecided", "no effect"]
 
 PARTS = {"subspace": "subspace", "row_space": "its written part", "null_space": "its unwritten part", "whole": "whole state"}
 HALF = 0.5
+LEAK = 0.1
+"""Of the subspace's effect, what its unwritten part may have by rounding before a verdict is refused."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +36,10 @@ class IllusionCheck(TableResult):
     Activations in the null space of ``W_out`` change nothing that is written. A direction with a part there that varies with the answer
     (*disconnected*), and a part in the row space that hardly varies (*dormant*), still makes the model say the source's answer: what the first part
     reads, the second one writes, though nothing in the model connects them (Makelov et al. 2024).
+
+    It speaks of the null space of ``W_out`` alone, and what a norm takes out afterwards counts as written. What is written can still be
+    disconnected or dormant further on, where later heads and MLPs do not read it: the effect of the ``whole`` state, less than the subspace's, is
+    then the sign.
 
     Attributes:
         table: one row a part and pair: ``part base source target says said effect``, as `SubspaceScores.table` has them. Parts are the ``subspace``;
@@ -62,7 +69,7 @@ class IllusionCheck(TableResult):
 
         - ``"no effect"``: the subspace does not raise the source's answer, by the interval of its effect;
         - ``"illusion"``: its written part alone keeps less than half of the effect, by the interval of ``retained``;
-        - ``"no illusion"``: it keeps more than half;
+        - ``"no illusion"``: it keeps more than half, so that the null space of ``W_out`` does not make the effect; of later layers it says nothing;
         - ``"undecided"``: the interval holds one half.
         """
         subspace = self.by_part().set_index("part").loc["subspace"]
@@ -75,8 +82,9 @@ class IllusionCheck(TableResult):
         """The verdict, and the numbers it is made of."""
         kept, low, high = self.retained
         pairs = int((self.table["part"] == "subspace").sum())
+        found = "no illusion by W_out's null space" if self.verdict == "no illusion" else self.verdict
         return (
-            f"{self.verdict}: alone, the written part keeps {kept:.0%}{interval_text(low, high, '.0%')} of the effect; {self.null_share:.0%} of the "
+            f"{found}: alone, the written part keeps {kept:.0%}{interval_text(low, high, '.0%')} of the effect; {self.null_share:.0%} of the "
             f"subspace is unwritten; layer {self.layer}, {pairs} pairs; {self.provenance.model}"
         )
 
@@ -96,7 +104,7 @@ class IllusionCheck(TableResult):
         return grouped_bars(
             [PARTS[part] for part in frame["part"]],
             {"interchanged": bars},
-            title=f"Is this the subspace? {self.verdict.capitalize()}",
+            title=f"Does W_out write this subspace? {self.verdict.capitalize()}",
             subtitle=f"neurons of layer {self.layer} at {self.at!r}, {int(frame['pairs'].iloc[0])} pairs, Wilson 95%; written part keeps "
             f"{kept:.0%}{interval_text(low, high, '.0%')} of the effect; {self.provenance.model}",
             group_axis="what is taken from the source",
@@ -122,7 +130,8 @@ class WrittenParts:
 def written_parts(basis: Basis, weights: Float[torch.Tensor, "d d_model"]) -> WrittenParts:
     """Project a subspace on the row space and on the null space of a matrix that reads it, ``x @ weights``; in float64.
 
-    Singular values below the rounding of the weights' own type are taken for 0.
+    What counts as 0 is a singular value below the rounding of the decomposition, or of weights that were computed in single precision (a centred
+    ``W_out`` is singular but for that). Halves are taken as they are: their own rounding, times the size of a matrix, would be more than its norm.
 
     Example:
         >>> parts = written_parts(torch.tensor([[0.6], [0.8], [0.0]]), torch.tensor([[1.0], [0.0], [0.0]]))
@@ -130,7 +139,8 @@ def written_parts(basis: Basis, weights: Float[torch.Tensor, "d d_model"]) -> Wr
         ([[1.0, 0.0, 0.0]], 0.64)
     """
     left, sizes, _ = torch.linalg.svd(weights.detach().double(), full_matrices=False)
-    directions = left[:, sizes > sizes[:1] * max(weights.shape) * torch.finfo(weights.dtype).eps]
+    size, single = max(weights.shape), 0.0 if weights.dtype == torch.float64 else torch.finfo(torch.float32).eps
+    directions = left[:, sizes > sizes[:1] * max(size * torch.finfo(torch.float64).eps, size**HALF * single)]
     wide = basis.detach().double().to(directions.device)
     written = directions @ (directions.mT @ wide)
     unwritten, rounding = wide - written, torch.finfo(basis.dtype).eps ** HALF
@@ -159,3 +169,18 @@ def illusion_table(
         taken = change if directions is None else change @ directions.to(change)
         read[name] = float(taken.square().sum(-1).mean().sqrt())
     return pd.DataFrame(rows), read, ratio_interval(effects["row_space"], effects["subspace"])
+
+
+def check_unwritten(check: IllusionCheck) -> None:
+    """Refuse a verdict where what should change nothing does.
+
+    Raises:
+        NumericalError: the unwritten part has an effect.
+    """
+    table = check.table
+    whole, unwritten = (float(table.loc[table["part"] == part, "effect"].mean()) for part in ("subspace", "null_space"))
+    if check.verdict != "no effect" and not abs(unwritten) <= LEAK * whole:
+        raise NumericalError(
+            f"the part in the null space of W_out of layer {check.layer} should change nothing, and has an effect of {unwritten:.2g} logits of "
+            f"{whole:.2g}: no verdict; load the model in float32, and without hooks or edits that read these activations."
+        )

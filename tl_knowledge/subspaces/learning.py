@@ -65,7 +65,7 @@ def learn_subspace(
 
     Raises:
         DataError: no pair can be used.
-        InputError: a pair in both, a rank as metric, or a place from which nothing reaches the answer.
+        InputError: a pair in both (with base and source exchanged, too), a rank as metric, or a place from which nothing reaches the answer.
         ComponentError: an unknown component, a layer that the model does not have, or as many directions as the state has numbers.
         PromptError, TargetError: a prompt without the span, or without a target.
         ModelStateError: edits are written into the model.
@@ -115,7 +115,7 @@ def read_both(
     """The pairs that are trained on, and those of the validation.
 
     Raises:
-        InputError: a pair in both.
+        InputError: a pair in both, with base and source exchanged, too.
     """
     first, second = (as_prompts(model, as_fact_pairs(some)) for some in (pairs, validation))
     check_apart(first, second)

@@ -107,11 +107,17 @@ def split_pairs(
 
 
 def check_apart(first: Sequence[tuple[Prompt, Prompt]], second: Sequence[tuple[Prompt, Prompt]]) -> None:
-    """Refuse pairs that are trained on and judged by.
+    """Refuse pairs that are trained on and judged by, whichever of the two prompts is the base.
+
+    Two pairs may have one prompt in common: `split_pairs` makes parts that have not even a subject in common.
 
     Raises:
         InputError: there are such pairs.
     """
-    both = len(set(first) & set(second))
+    trained = {frozenset(pair) for pair in first}
+    both = sum(frozenset(pair) in trained for pair in second)
     if both:
-        raise InputError(f"{both} of {len(second)} validation pairs are among those that are trained on; take them out of one of the two.")
+        raise InputError(
+            f"{both} of {len(second)} validation pairs are among those that are trained on, as they are or with base and source exchanged; take "
+            "them out of one of the two, or see split_pairs()."
+        )

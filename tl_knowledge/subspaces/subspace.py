@@ -24,7 +24,7 @@ from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.results.provenance import Provenance, provenance_of
 from tl_knowledge.results.result import Result
 from tl_knowledge.runs.metric import Metric
-from tl_knowledge.subspaces.illusion import IllusionCheck, illusion_table, written_parts
+from tl_knowledge.subspaces.illusion import IllusionCheck, check_unwritten, illusion_table, written_parts
 from tl_knowledge.subspaces.pairs import Pair, as_fact_pairs
 from tl_knowledge.subspaces.scores import SubspaceScores, subspace_scores
 from tl_knowledge.subspaces.settings import SubspaceSettings
@@ -159,20 +159,24 @@ class Subspace(Result):
     def check_illusion(self, model: AnyModel, pairs: Pair | Iterable[Pair], *, known_only: bool = True) -> IllusionCheck:
         """Is this the subspace that the model uses, or a disconnected and a dormant direction in one (Makelov et al. 2024)?
 
+        It speaks of what ``W_out`` does not write, and of nothing after it: see `IllusionCheck`.
+
         Args:
             pairs: as in `score`, better some that nothing was chosen by.
             known_only: as in `score`.
 
         Raises:
-            ComponentError: a component that is not an MLP's hidden activations: all else is in the stream or is added to it as it is, so that nothing
-                of it is unwritten and there is nothing to take apart.
+            ComponentError: a component that is not an MLP's hidden activations: all else is in the stream or is added to it (in some models
+                through a norm or a factor), and there is no matrix by which to take it apart.
+            NumericalError: the unwritten part has an effect all the same, as rounding in half precision can give it.
             UnsupportedModelError: what is written is not ``W_out``'s product with these activations.
             DataError, ModelStateError: as in `score`.
         """
         if self.component != "neuron":
             raise ComponentError(
-                f"{self.component!r} is part of the stream, or is added to it as it is: no direction of it is unwritten, and this check would say "
-                "nothing; learn the subspace with component='neuron', or compare it with the whole state: see score()."
+                f"{self.component!r} is part of the stream, or is added to it (in some models through a norm or a factor): no single matrix "
+                "reads it, whose null space this check could take apart; learn the subspace with component='neuron', or compare it with the "
+                "whole state: see score()."
             )
         model = self.check(model)
         output_hook(model, self.layer)  # finds that W_out, and nothing else, reads these activations as they are
@@ -180,7 +184,9 @@ class Subspace(Result):
         parts = written_parts(self.basis, output_weights(model, self.layer))
         table, read, retained = illusion_table(model, trials, self.basis, parts)
         provenance = provenance_of(model, engine="one forward a part", seed=self.settings.seed, dims=self.dims)
-        return IllusionCheck(table, parts.null_share, read, retained, self.layer, self.at, trials.left_out, provenance)
+        check = IllusionCheck(table, parts.null_share, read, retained, self.layer, self.at, trials.left_out, provenance)
+        check_unwritten(check)
+        return check
 
     def _trials(self, model: HookedModel, pairs: Pair | Iterable[Pair], known_only: bool) -> Trials:
         return read_trials(model, as_prompts(model, as_fact_pairs(pairs)), self._site, known_only=known_only)

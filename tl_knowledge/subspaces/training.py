@@ -25,9 +25,10 @@ __all__ = ["SubspaceTraining", "metric_of", "orthonormal", "random_basis"]
 
 
 def orthonormal(matrix: Basis) -> Basis:
-    """The ``Q`` of ``matrix = Q R`` with a positive diagonal of ``R``, so that an orthonormal matrix is its own."""
+    """The ``Q`` of ``matrix = Q R`` with no negative number on the diagonal of ``R``, so that an orthonormal matrix is its own."""
     q, r = torch.linalg.qr(matrix)
-    return q * r.diagonal().sign()
+    diagonal = r.diagonal()
+    return q * torch.where(diagonal < 0, -1.0, 1.0).to(q)  # not sign(), whose 0 would take a direction away
 
 
 def random_basis(width: int, dims: int, seed: int, dtype: torch.dtype) -> Basis:

@@ -16,6 +16,7 @@ from tl_knowledge.arrays import HookFn, Hooks
 from tl_knowledge.engine.batches import equal_groups
 from tl_knowledge.engine.forward import run_model
 from tl_knowledge.engine.rows import keep_positions
+from tl_knowledge.metrics import widened
 from tl_knowledge.models.matrices import BlockMatrix, matrix_weights
 from tl_knowledge.models.matrix_sites import matrix_sites
 from tl_knowledge.models.protocol import HookedModel
@@ -102,7 +103,7 @@ def target_log_probabilities(model: HookedModel, prompts: Sequence[Prompt], hook
     tokens = torch.cat([torch.cat([prompt.tokens for prompt in prompts]), answers[:, :-1]], dim=1)
     positions = torch.arange(len(prompts[0]) - 1, tokens.shape[1], device=tokens.device)[None].expand(len(prompts), -1)
     logits: torch.Tensor = run_model(model, tokens, [*hooks, *keep_positions(positions)])
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+    return widened(logits).log_softmax(-1)
 
 
 class _Caught:

@@ -37,7 +37,7 @@ from tl_knowledge.editing.optimise.value_parts import Losses, Optimised, ValueSe
 from tl_knowledge.engine.progress import progress_bar, progress_shown
 from tl_knowledge.engine.rows import pad_right
 from tl_knowledge.errors import InputError, NumericalError
-from tl_knowledge.metrics import unlikelihood
+from tl_knowledge.metrics import unlikelihood, widened
 from tl_knowledge.models.hook_names import block_output
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.models.unembedding import Unembedding
@@ -143,7 +143,7 @@ class FactBatch:
 
         self.parts = [(g, part(g)) for g in groups]
         starts = self._in_order([part.starts for _, part in self.parts])[first]
-        self.starts = starts.to(torch.promote_types(starts.dtype, torch.float32))  # Adam divides by what float16 rounds to zero
+        self.starts = widened(starts)  # Adam divides by what float16 rounds to zero
         self.lengths = torch.stack([own.norm(dim=-1) for own in self._by_site(self.starts)], dim=-1)
 
     def run(self) -> list[Optimised]:
@@ -205,7 +205,7 @@ class FactBatch:
         """
         stacked = torch.stack(list(deltas))
         logits = self._logits([stacked[self.owner[group]] for group, _ in self.parts])  # [unembedded d_vocab]
-        log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+        log_p = widened(logits).log_softmax(-1)
         number = self.unembedded.flatten().cumsum(0).view_as(self.unembedded) - 1
         essence = log_p[number[self.essence_rows, 0]]
         target, probability = self._target_losses(log_p, len(deltas))

@@ -13,6 +13,7 @@ from tl_knowledge.editing.low_rank import LowRank
 from tl_knowledge.editing.optimise.gradient_factors import target_gradients, target_log_probabilities
 from tl_knowledge.editing.training.network import EditNetwork
 from tl_knowledge.engine.forward import run_model
+from tl_knowledge.metrics import widened
 from tl_knowledge.models.matrices import BlockMatrix
 from tl_knowledge.models.matrix_sites import add_at, matrix_sites
 from tl_knowledge.models.protocol import HookedModel
@@ -93,4 +94,4 @@ def drift(model: HookedModel, text: Tokens, hooks: Hooks) -> Float[torch.Tensor,
 
 
 def _log_p(logits: torch.Tensor) -> torch.Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+    return widened(logits).log_softmax(-1)
