@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 import torch
+from support import build
+from support.interrupts import InterruptAt
 
 import tl_knowledge as tlk
+from tl_knowledge.editing.serac_network import copy_of
 from tl_knowledge.engine import prefix_bank
 from tl_knowledge.engine.fused import fused_activations
 from tl_knowledge.engine.prefix_bank import bank_prefixes
@@ -65,7 +70,7 @@ def test_a_refusal_falls_back_to_whole_rows(gpt2, prompt, monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_fused_activations_are_the_same_and_leave_nothing(gpt2, prompt, dtype):
-    gpt2 = gpt2.to(dtype)
+    gpt2 = copy_of(gpt2).to(dtype)
     before = [(module, dict(vars(module))) for module in gpt2.modules()]
     plain = gpt2(prompt.tokens)
     with pytest.raises(KeyboardInterrupt), fused_activations(gpt2):
@@ -83,10 +88,60 @@ def test_fused_activations_are_the_same_and_leave_nothing(gpt2, prompt, dtype):
 
 
 def test_half_precision_is_left_alone(gpt2):
-    own = [dict(vars(module)) for module in gpt2.to(torch.bfloat16).modules()]
+    gpt2 = copy_of(gpt2).to(torch.bfloat16)
+    own = [dict(vars(module)) for module in gpt2.modules()]
     with fused_activations(gpt2):
         assert all(now.keys() == vars(module).keys() for now, module in zip(own, gpt2.modules(), strict=True))
         assert not any("gelu" in repr(vars(module).get("forward", "")) for module in gpt2.modules())
+
+
+def activations_of(model):
+    return [(vars(module).get("act_fn"), vars(module).get("forward")) for module in model.modules()]
+
+
+@pytest.mark.parametrize("name", ["bridge-gpt2", "ht-gpt2"])
+def test_an_interrupt_anywhere_leaves_the_activations(name):
+    model = build(name)
+    model(torch.tensor([[4, 5, 6]]))
+    before, raised, line = activations_of(model), True, 0
+    with fused_activations(model):
+        assert activations_of(model) != before  # what is known of an activation is asked once a process
+    while raised:
+        line += 1
+        interrupt = InterruptAt(line, ("fused.py",))
+        with suppress(KeyboardInterrupt), interrupt, fused_activations(model):
+            pass
+        assert activations_of(model) == before, f"line {line}"
+        raised = interrupt.raised
+    assert line > 2 * model.cfg.n_layers
+
+
+@pytest.mark.parametrize("name", ["bridge-gpt2", "ht-gpt2"])
+def test_the_precision_of_what_is_given_decides(name):
+    """Half-precision activations in a model whose first parameter is double: the written-out function's own roundings."""
+    model, given = build(name), torch.linspace(-4, 4, 257, dtype=torch.bfloat16)
+
+    def activate():
+        own = [module for module in model.modules() if type(module).__name__ == "NewGELUActivation" or "act_fn" in vars(module)]
+        return (vars(own[0]).get("act_fn") or own[0].forward)(given)
+
+    plain = activate()
+    with fused_activations(model):
+        assert torch.equal(activate(), plain)
+    assert not torch.equal(torch.nn.functional.gelu(given, approximate="tanh"), plain)
+
+
+def test_an_activation_of_the_same_name_only_is_left_alone(monkeypatch):
+    """Named as GPT-2's, and another function."""
+
+    def gelu_new(x):
+        return torch.relu(x)
+
+    model = build("ht-gpt2")
+    monkeypatch.setattr(model.blocks[1].mlp, "act_fn", gelu_new)
+    with fused_activations(model):
+        assert vars(model.blocks[1].mlp)["act_fn"] is gelu_new
+        assert vars(model.blocks[0].mlp)["act_fn"] is not vars(model.blocks[1].mlp)["act_fn"]
 
 
 def test_groups_are_neighbours_and_hold_every_site_once():
