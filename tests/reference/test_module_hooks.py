@@ -39,7 +39,7 @@ def test_sweep_under_a_hook_is_the_loop(model, prompt, part):
     assert "PyTorch hook is on 'blocks.1" in swept.provenance.engine
     torch.testing.assert_close(swept.indirect_effect, loop.indirect_effect, rtol=0, atol=EXACT, equal_nan=True)
     assert float(loop.indirect_effect.nan_to_num().abs().max()) > 1e-6
-    assert next(traces(model, prompt)).provenance.engine == "rows"
+    assert next(traces(model, prompt)).provenance.engine.startswith("rows")
 
 
 def test_pre_hooks_and_raw_hooks_of_hook_points_count(gpt2):

@@ -58,6 +58,7 @@ def test_hooks_of_somebody_else_see_whole_rows(gpt2, prompt):
     with gpt2.hooks(fwd_hooks=[("blocks.1.hook_resid_post", double_third)]):
         assert bank_of(gpt2, prompt.tokens) is None
         swept, loop = (tlk.trace(gpt2, prompt, 0.7, samples=2, engine=engine) for engine in ("rows", "loop"))
+    assert swept.provenance.engine == "rows (whole rows: somebody's hook is on 'blocks.1.hook_out')"
     torch.testing.assert_close(swept.indirect_effect, loop.indirect_effect, rtol=0, atol=EXACT, equal_nan=True)
 
 
@@ -65,7 +66,9 @@ def test_a_refusal_falls_back_to_whole_rows(gpt2, prompt, monkeypatch):
     expected = tlk.trace(gpt2, prompt, 0.7, samples=2)
     monkeypatch.setattr(prefix_bank._CUTTING, "refusal", lambda model: "other logits")
     assert bank_of(gpt2, prompt.tokens) is None
-    torch.testing.assert_close(tlk.trace(gpt2, prompt, 0.7, samples=2).indirect_effect, expected.indirect_effect, rtol=0, atol=EXACT)
+    whole = tlk.trace(gpt2, prompt, 0.7, samples=2)
+    assert (expected.provenance.engine, whole.provenance.engine) == ("rows", "rows (whole rows: other logits)")
+    torch.testing.assert_close(whole.indirect_effect, expected.indirect_effect, rtol=0, atol=EXACT)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from more_itertools import chunked_even
 
 from tl_knowledge.engine.forward import run_model
-from tl_knowledge.engine.prefix_bank import bank_prefixes
+from tl_knowledge.engine.prefix_bank import bank_prefixes, bank_refusal
 from tl_knowledge.engine.recording import record
 from tl_knowledge.engine.rows import budget_rows, rows_engine, run_rows
 from tl_knowledge.errors import NumericalError
@@ -42,10 +42,10 @@ def exact_scores(
         NumericalError: a score that is not finite.
     """
     base = experiment.base  # first, for its own clear error where activations are not finite
-    used = engine_used(experiment.model, engine)
+    used = engine_used(experiment.model, engine, experiment.length)
     if not sites:
         return base.score.new_empty(0, experiment.samples), used
-    if used == "rows":
+    if used.startswith("rows"):
         scores = sweep_sites(experiment, sites, memory_budget, advance)
     else:
         scores = loop_over_sites(experiment, sites, advance)
@@ -54,9 +54,11 @@ def exact_scores(
     return scores, used
 
 
-def engine_used(model: HookedModel, engine: Literal["rows", "loop"]) -> str:
-    """The engine that will run, with the reason where the model refuses the other one."""
-    return rows_engine(model) if engine == "rows" else engine
+def engine_used(model: HookedModel, engine: Literal["rows", "loop"], length: int = 0) -> str:
+    """The engine that will run, with the reason where the model refuses the other one, or rows of so many tokens that begin anywhere."""
+    used = rows_engine(model) if engine == "rows" else engine
+    refusal = bank_refusal(model, length) if used == "rows" else None
+    return f"rows (whole rows: {refusal})" if refusal else used
 
 
 def sweep_sites(experiment: Experiment, sites: Sequence[Site], memory_budget: float, advance: Advance) -> SiteScore:
