@@ -13,11 +13,14 @@ import tl_knowledge as tlk
 from tl_knowledge.editing.serac_network import copy_of
 from tl_knowledge.engine import prefix_bank
 from tl_knowledge.engine.fused import fused_activations
+from tl_knowledge.engine.narrowing import narrowed_hooks
 from tl_knowledge.engine.prefix_bank import bank_prefixes
 from tl_knowledge.engine.recording import record
 from tl_knowledge.models.hook_names import block_input
+from tl_knowledge.models.protocol import site_hook
 from tl_knowledge.tracing import engines
 from tl_knowledge.tracing.sites import Site, group_sites
+from tl_knowledge.tracing.sweep import read_names
 
 EXACT = 1e-12
 
@@ -60,6 +63,41 @@ def test_hooks_of_somebody_else_see_whole_rows(gpt2, prompt):
         swept, loop = (tlk.trace(gpt2, prompt, 0.7, samples=2, engine=engine) for engine in ("rows", "loop"))
     assert swept.provenance.engine == "rows (whole rows: somebody's hook is on 'blocks.1.hook_out')"
     torch.testing.assert_close(swept.indirect_effect, loop.indirect_effect, rtol=0, atol=EXACT, equal_nan=True)
+
+
+@pytest.mark.parametrize("name", ["bridge-gpt2", "ht-gpt2"])
+def test_prefixes_count_in_the_memory_budget(name, prompt, monkeypatch):
+    """All of them take half of it at most, the rows what they leave, and without room for them rows run whole."""
+    model, banks, budgets = build(name), [], []
+    real_bank, real_rows = engines.bank_prefixes, engines.budget_rows
+
+    def watched_bank(*args):
+        banks.append(real_bank(*args))
+        return banks[-1]
+
+    def watched_rows(model, length, answers, budget, before):
+        budgets.append(budget)
+        return real_rows(model, length, answers, budget, before)
+
+    monkeypatch.setattr(engines, "bank_prefixes", watched_bank)
+    monkeypatch.setattr(engines, "budget_rows", watched_rows)
+    roomy = tlk.trace(model, prompt, 0.7, samples=2, memory_budget=2.0**28)
+    size = banks[0].bytes
+    layers, heads, rows = int(model.cfg.n_layers), int(model.cfg.n_heads) * int(model.cfg.d_head), 3
+    assert size >= 2 * 8 * layers * heads * rows * len(prompt) and set(budgets) == {2.0**28 - size}
+    fits = tlk.trace(model, prompt, 0.7, samples=2, memory_budget=2.0 * size)
+    tight = tlk.trace(model, prompt, 0.7, samples=2, memory_budget=2.0 * size - 1)
+    assert banks[1].bytes == size and banks[2] is None
+    assert (roomy.provenance.engine, fits.provenance.engine) == ("rows", "rows")
+    assert tight.provenance.engine == "rows (whole rows: their prefixes would take over half of memory_budget)"
+    for other in (fits, tight):
+        torch.testing.assert_close(other.indirect_effect, roomy.indirect_effect, rtol=0, atol=EXACT, equal_nan=True)
+
+
+def test_only_what_alive_rows_read_is_recorded(gpt2):
+    late = [Site("resid_post", 2, 3, None, 2, 2, born_at=2)]
+    assert read_names(gpt2, late) == {site_hook(gpt2, "resid_post", 2), *narrowed_hooks(gpt2, 3)}
+    assert set(narrowed_hooks(gpt2, 3)) < set(narrowed_hooks(gpt2))
 
 
 def test_a_refusal_falls_back_to_whole_rows(gpt2, prompt, monkeypatch):

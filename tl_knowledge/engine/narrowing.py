@@ -44,12 +44,12 @@ def may_narrow(model: HookedModel) -> bool:
     return not (has_routes(model) or foreign_hook(model) or module_hook(model) or _NARROWING.refusal(model))
 
 
-def narrowed_hooks(model: HookedModel) -> list[str]:
-    """Where `narrow_mlp` and `narrow_attention` take from other rows what is not computed."""
+def narrowed_hooks(model: HookedModel, first: int = 0) -> list[str]:
+    """Where `narrow_mlp` and `narrow_attention` take from other rows what is not computed, from a layer on."""
     if not may_narrow(model):
         return []
     names: list[str] = []
-    for layer in range(layer_count(model)):
+    for layer in range(first, layer_count(model)):
         names += [component_hook("mlp_out", layer)] if mlp_input(model, layer) else []
         names += [*_projections(layer), component_hook("attn_out", layer)] if attention_input(model, layer) else []
     return names

@@ -43,6 +43,12 @@ class PrefixBank:
     recorded: dict[str, torch.Tensor]
     length: int
 
+    @property
+    def bytes(self) -> int:
+        """Memory that it takes; what shares a storage counts once."""
+        tensors = [*self.recorded.values(), *self.cache.tensors()]
+        return sum({storage.data_ptr(): storage.nbytes() for storage in (each.untyped_storage() for each in tensors)}.values())
+
     def arguments(self, start: int, owners: Int[torch.Tensor, " row"]) -> dict[str, Any]:
         """What the model is given besides the tokens from ``start`` on.
 
@@ -65,17 +71,23 @@ def bank_refusal(model: HookedModel, length: int = 0) -> str | None:
     return prefix_refusal(model) or _CUTTING.refusal(model)
 
 
-def bank_prefixes(model: HookedModel, tokens: Tokens, entering: Residual, names: Iterable[str] = ()) -> PrefixBank | None:
-    """The prefixes of some rows, or ``None`` where rows have to run all of their tokens (`bank_refusal`).
+def bank_prefixes(
+    model: HookedModel, tokens: Tokens, entering: Residual, names: Iterable[str] = (), memory_budget: float = float("inf")
+) -> PrefixBank | None:
+    """The prefixes of some rows, or ``None`` where rows have to run all of their tokens (`bank_refusal`), or all prefixes take too much memory.
 
     Args:
         tokens: ``[row pos]``.
         entering: what the rows enter block 0 with.
         names: of other activations of theirs to record.
+        memory_budget: bytes that the prefixes may take, with all that is recorded; one row's are measured.
     """
     if bank_refusal(model, tokens.shape[1]):
         return None
-    return _fill(model, tokens, entering, sorted(set(names)))
+    wanted = sorted(set(names))
+    if memory_budget < float("inf") and len(tokens) * _fill(model, tokens[:1], entering[:1], wanted).bytes > memory_budget:
+        return None
+    return _fill(model, tokens, entering, wanted)
 
 
 def _fill(model: HookedModel, tokens: Tokens, entering: Residual, names: Sequence[str]) -> PrefixBank:

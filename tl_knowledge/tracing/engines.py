@@ -46,7 +46,8 @@ def exact_scores(
     if not sites:
         return base.score.new_empty(0, experiment.samples), used
     if used.startswith("rows"):
-        scores = sweep_sites(experiment, sites, memory_budget, advance)
+        scores, whole = sweep_sites(experiment, sites, memory_budget, advance)
+        used = f"rows (whole rows: {whole})" if whole else used
     else:
         scores = loop_over_sites(experiment, sites, advance)
     if not bool(scores.isfinite().all()):
@@ -61,16 +62,20 @@ def engine_used(model: HookedModel, engine: Literal["rows", "loop"], length: int
     return f"rows (whole rows: {refusal})" if refusal else used
 
 
-def sweep_sites(experiment: Experiment, sites: Sequence[Site], memory_budget: float, advance: Advance) -> SiteScore:
+def sweep_sites(experiment: Experiment, sites: Sequence[Site], memory_budget: float, advance: Advance) -> tuple[SiteScore, str]:
     """Growing rows: one forward for as many sites as the memory budget allows, those born together kept together.
 
-    Where the model's cache is exact, rows begin at the first position that is restored in their forward.
+    Where the model's cache is exact, and all prefixes take half of the budget at most, rows begin at the first position that is restored in
+    their forward. Elsewhere they run whole; why is given, too.
     """
     model, samples, answers = experiment.model, experiment.samples, experiment.answers.shape[1]
-    bank = bank_prefixes(model, experiment.tokens[experiment.row_prompts], experiment.base.streams[0], read_names(model, sites))
+    tokens, entering = experiment.tokens[experiment.row_prompts], experiment.base.streams[0]
+    bank = bank_prefixes(model, tokens, entering, read_names(model, sites), memory_budget / 2)
+    whole = "" if bank else bank_refusal(model, experiment.length) or "their prefixes would take over half of memory_budget"
+    left = memory_budget - (bank.bytes if bank else 0)
     scores = torch.empty(len(sites), samples, dtype=experiment.base.score.dtype, device=experiment.device)
     for start, group in group_sites(sites, experiment.length, layer_count(model), samples) if bank else [(0, range(len(sites)))]:
-        fitting = budget_rows(model, experiment.length - start, answers, memory_budget, start) - (0 if bank else len(experiment.row_prompts))
+        fitting = budget_rows(model, experiment.length - start, answers, left, start) - (0 if bank else len(experiment.row_prompts))
         order = sorted(group, key=lambda k: sites[k].born_at)
         for chunk in chunked_even(order, max(1, fitting // samples)):
             sweep = Sweep(experiment, [sites[k] for k in chunk], start, bank)
@@ -79,7 +84,7 @@ def sweep_sites(experiment: Experiment, sites: Sequence[Site], memory_budget: fl
             born = experiment.score(logits[sweep.base_rows :], sweep.row_prompts[sweep.base_rows :])
             scores[chunk] = rearrange(born, "(site sample) -> site sample", sample=samples)
             advance(len(chunk))
-    return scores
+    return scores, whole
 
 
 def loop_over_sites(experiment: Experiment, sites: Sequence[Site], advance: Advance) -> SiteScore:

@@ -202,11 +202,12 @@ class Sweep:
         return as_index(values, self.experiment.device)[:, None]
 
 
-def read_names(model: HookedModel, sites: Iterable[Site]) -> set[str]:
+def read_names(model: HookedModel, sites: Sequence[Site]) -> set[str]:
     """The hooks of everything that some sites restore or sever, and of what is taken from the base rows besides."""
     restored: set[tuple[Component, int]] = {(site.component, layer) for site in sites for layer in range(site.first, site.last + 1)}
     severed: set[tuple[Component, int]] = {(module, layer) for site in sites for module in site.severed for layer in range(layer_count(model))}
-    return {site_hook(model, component, layer) for component, layer in restored | severed} | set(narrowed_hooks(model))
+    alive_from = min((site.born_at for site in sites), default=-1) + 1
+    return {site_hook(model, component, layer) for component, layer in restored | severed} | set(narrowed_hooks(model, alive_from))
 
 
 def _worth(needed: torch.Tensor) -> bool:
