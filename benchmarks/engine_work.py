@@ -48,7 +48,8 @@ class Counted(TorchDispatchMode):
 
 
 def count(run: Callable[[], object]) -> Counted:
-    """The products of a run."""
+    """The products of a run, but not of the probes that a model's first run asks."""
+    run()
     with Counted() as counted:
         run()
     return counted
@@ -133,7 +134,7 @@ def main() -> None:
         flush=True,
     )
     wanted = {name: run for name, run in engines(model, args.plain).items() if not args.only or any(map(name.startswith, args.only))}
-    counted = {name: count(run) for name, run in wanted.items()}  # also the first, slower run
+    counted = {name: count(run) for name, run in wanted.items()}
     alone = {name: products_alone(of_run.products) for name, of_run in counted.items()}
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in wanted}
     for _ in range(args.repeats):  # interleaved: what slows the machine for a while slows all of them

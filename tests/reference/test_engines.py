@@ -20,7 +20,7 @@ SMALLEST_BUDGET = 1.0  # one site at a time
 def assert_engines_agree(model, prompt, **kwargs) -> tlk.CausalTrace:
     swept = tlk.trace(model, prompt, 0.7, samples=3, **kwargs)
     loop = tlk.trace(model, prompt, 0.7, samples=3, engine="loop", **kwargs)
-    assert swept.provenance.engine == "rows"
+    assert swept.provenance.engine.startswith("rows")
     torch.testing.assert_close(swept.indirect_effect, loop.indirect_effect, rtol=0, atol=EXACT, equal_nan=True)
     torch.testing.assert_close(swept.total_effect, loop.total_effect, rtol=0, atol=EXACT)
     return loop

@@ -69,7 +69,7 @@ def test_prompts_of_unequal_length_in_one_experiment_equal_single_traces(model, 
         ]
         sites = [grid.sites(experiment, run) for run, grid in grids]
         probability, used = exact_scores(experiment, [s for group in sites for s in group], "rows", budget, lambda count: None)
-        assert used == "rows"
+        assert used.startswith("rows")
         for (run, grid), group, part in zip(grids, sites, probability.split([len(group) for group in sites]), strict=True):
             row, side = runs[run]
             alone = tlk.trace(model, prompts[row], noise[row], corrupt=side, component=component, window=window, sever=severed, samples=2)

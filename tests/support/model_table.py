@@ -45,7 +45,7 @@ def trace_of(component: str) -> Callable[[Any, tlk.Prompt], str]:
         trace = tlk.trace(model, prompt, noise, component=component, samples=2, progress=False)
         for layer, pos in ((1, 2), (2, 4)):
             _close(trace.indirect_effect[:, layer, pos].mean(), torch.tensor(restored_effect(model, prompt, noise, component, layer, pos)).double())
-        return "ok" if trace.provenance.engine == "rows" else "slow"
+        return "ok" if trace.provenance.engine.startswith("rows") else "slow"
 
     return check
 

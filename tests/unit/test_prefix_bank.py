@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 import torch
+from support import build
+from support.interrupts import InterruptAt
 
 import tl_knowledge as tlk
+from tl_knowledge.editing.serac_network import copy_of
 from tl_knowledge.engine import prefix_bank
 from tl_knowledge.engine.fused import fused_activations
+from tl_knowledge.engine.narrowing import narrowed_hooks
 from tl_knowledge.engine.prefix_bank import bank_prefixes
 from tl_knowledge.engine.recording import record
 from tl_knowledge.models.hook_names import block_input
+from tl_knowledge.models.protocol import site_hook
 from tl_knowledge.tracing import engines
 from tl_knowledge.tracing.sites import Site, group_sites
+from tl_knowledge.tracing.sweep import read_names
 
 EXACT = 1e-12
 
@@ -53,19 +61,57 @@ def test_hooks_of_somebody_else_see_whole_rows(gpt2, prompt):
     with gpt2.hooks(fwd_hooks=[("blocks.1.hook_resid_post", double_third)]):
         assert bank_of(gpt2, prompt.tokens) is None
         swept, loop = (tlk.trace(gpt2, prompt, 0.7, samples=2, engine=engine) for engine in ("rows", "loop"))
+    assert swept.provenance.engine == "rows (whole rows: somebody's hook is on 'blocks.1.hook_out')"
     torch.testing.assert_close(swept.indirect_effect, loop.indirect_effect, rtol=0, atol=EXACT, equal_nan=True)
+
+
+@pytest.mark.parametrize("name", ["bridge-gpt2", "ht-gpt2"])
+def test_prefixes_count_in_the_memory_budget(name, prompt, monkeypatch):
+    """All of them take half of it at most, the rows what they leave, and without room for them rows run whole."""
+    model, banks, budgets = build(name), [], []
+    real_bank, real_rows = engines.bank_prefixes, engines.budget_rows
+
+    def watched_bank(*args):
+        banks.append(real_bank(*args))
+        return banks[-1]
+
+    def watched_rows(model, length, answers, budget, before):
+        budgets.append(budget)
+        return real_rows(model, length, answers, budget, before)
+
+    monkeypatch.setattr(engines, "bank_prefixes", watched_bank)
+    monkeypatch.setattr(engines, "budget_rows", watched_rows)
+    roomy = tlk.trace(model, prompt, 0.7, samples=2, memory_budget=2.0**28)
+    size = banks[0].bytes
+    layers, heads, rows = int(model.cfg.n_layers), int(model.cfg.n_heads) * int(model.cfg.d_head), 3
+    assert size >= 2 * 8 * layers * heads * rows * len(prompt) and set(budgets) == {2.0**28 - size}
+    fits = tlk.trace(model, prompt, 0.7, samples=2, memory_budget=2.0 * size)
+    tight = tlk.trace(model, prompt, 0.7, samples=2, memory_budget=2.0 * size - 1)
+    assert banks[1].bytes == size and banks[2] is None
+    assert (roomy.provenance.engine, fits.provenance.engine) == ("rows", "rows")
+    assert tight.provenance.engine == "rows (whole rows: their prefixes would take over half of memory_budget)"
+    for other in (fits, tight):
+        torch.testing.assert_close(other.indirect_effect, roomy.indirect_effect, rtol=0, atol=EXACT, equal_nan=True)
+
+
+def test_only_what_alive_rows_read_is_recorded(gpt2):
+    late = [Site("resid_post", 2, 3, None, 2, 2, born_at=2)]
+    assert read_names(gpt2, late) == {site_hook(gpt2, "resid_post", 2), *narrowed_hooks(gpt2, 3)}
+    assert set(narrowed_hooks(gpt2, 3)) < set(narrowed_hooks(gpt2))
 
 
 def test_a_refusal_falls_back_to_whole_rows(gpt2, prompt, monkeypatch):
     expected = tlk.trace(gpt2, prompt, 0.7, samples=2)
     monkeypatch.setattr(prefix_bank._CUTTING, "refusal", lambda model: "other logits")
     assert bank_of(gpt2, prompt.tokens) is None
-    torch.testing.assert_close(tlk.trace(gpt2, prompt, 0.7, samples=2).indirect_effect, expected.indirect_effect, rtol=0, atol=EXACT)
+    whole = tlk.trace(gpt2, prompt, 0.7, samples=2)
+    assert (expected.provenance.engine, whole.provenance.engine) == ("rows", "rows (whole rows: other logits)")
+    torch.testing.assert_close(whole.indirect_effect, expected.indirect_effect, rtol=0, atol=EXACT)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_fused_activations_are_the_same_and_leave_nothing(gpt2, prompt, dtype):
-    gpt2 = gpt2.to(dtype)
+    gpt2 = copy_of(gpt2).to(dtype)
     before = [(module, dict(vars(module))) for module in gpt2.modules()]
     plain = gpt2(prompt.tokens)
     with pytest.raises(KeyboardInterrupt), fused_activations(gpt2):
@@ -83,10 +129,60 @@ def test_fused_activations_are_the_same_and_leave_nothing(gpt2, prompt, dtype):
 
 
 def test_half_precision_is_left_alone(gpt2):
-    own = [dict(vars(module)) for module in gpt2.to(torch.bfloat16).modules()]
+    gpt2 = copy_of(gpt2).to(torch.bfloat16)
+    own = [dict(vars(module)) for module in gpt2.modules()]
     with fused_activations(gpt2):
         assert all(now.keys() == vars(module).keys() for now, module in zip(own, gpt2.modules(), strict=True))
         assert not any("gelu" in repr(vars(module).get("forward", "")) for module in gpt2.modules())
+
+
+def activations_of(model):
+    return [(vars(module).get("act_fn"), vars(module).get("forward")) for module in model.modules()]
+
+
+@pytest.mark.parametrize("name", ["bridge-gpt2", "ht-gpt2"])
+def test_an_interrupt_anywhere_leaves_the_activations(name):
+    model = build(name)
+    model(torch.tensor([[4, 5, 6]]))
+    before, raised, line = activations_of(model), True, 0
+    with fused_activations(model):
+        assert activations_of(model) != before  # what is known of an activation is asked once a process
+    while raised:
+        line += 1
+        interrupt = InterruptAt(line, ("fused.py",))
+        with suppress(KeyboardInterrupt), interrupt, fused_activations(model):
+            pass
+        assert activations_of(model) == before, f"line {line}"
+        raised = interrupt.raised
+    assert line > 2 * model.cfg.n_layers
+
+
+@pytest.mark.parametrize("name", ["bridge-gpt2", "ht-gpt2"])
+def test_the_precision_of_what_is_given_decides(name):
+    """Half-precision activations in a model whose first parameter is double: the written-out function's own roundings."""
+    model, given = build(name), torch.linspace(-4, 4, 257, dtype=torch.bfloat16)
+
+    def activate():
+        own = [module for module in model.modules() if type(module).__name__ == "NewGELUActivation" or "act_fn" in vars(module)]
+        return (vars(own[0]).get("act_fn") or own[0].forward)(given)
+
+    plain = activate()
+    with fused_activations(model):
+        assert torch.equal(activate(), plain)
+    assert not torch.equal(torch.nn.functional.gelu(given, approximate="tanh"), plain)
+
+
+def test_an_activation_of_the_same_name_only_is_left_alone(monkeypatch):
+    """Named as GPT-2's, and another function."""
+
+    def gelu_new(x):
+        return torch.relu(x)
+
+    model = build("ht-gpt2")
+    monkeypatch.setattr(model.blocks[1].mlp, "act_fn", gelu_new)
+    with fused_activations(model):
+        assert vars(model.blocks[1].mlp)["act_fn"] is gelu_new
+        assert vars(model.blocks[0].mlp)["act_fn"] is not vars(model.blocks[1].mlp)["act_fn"]
 
 
 def test_groups_are_neighbours_and_hold_every_site_once():

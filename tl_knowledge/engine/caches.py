@@ -40,6 +40,10 @@ class Cache:
     layers: Sequence[Any]
     filled: Any = None
 
+    def tensors(self) -> list[torch.Tensor]:
+        """All keys and values."""
+        return [each for layer in self.layers for each in (layer if self.filled is None else (layer.keys, layer.values))]
+
     def arguments(self, kept: int, *, before: int | None = None, owners: Owners | None = None) -> dict[str, Any]:
         """What the model is given besides its new tokens.
 

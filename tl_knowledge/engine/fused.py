@@ -21,6 +21,8 @@ __all__ = ["fused_activations"]
 WRITTEN_OUT = ("gelu_new", "gelu_fast", "NewGELUActivation", "FastGELUActivation")
 """Names of the functions (of ``HookedTransformer``) and classes (of Hugging Face) that are tried."""
 
+EXACT_IN = (torch.float32, torch.float64)
+
 ROUNDINGS = 8  # by how many units in the last place, of numbers about 1, the two may differ
 
 _fused: Callable[[torch.Tensor], torch.Tensor] = partial(torch.nn.functional.gelu, approximate="tanh")
@@ -31,25 +33,43 @@ _same: dict[Hashable, bool] = {}
 @contextmanager
 def fused_activations(model: HookedModel) -> Generator[None]:
     """For the length of a ``with``, compute the model's GELUs in one kernel; afterwards they are what they were, whatever happens."""
-    dtype = next(iter(model.parameters())).dtype
     functions: list[tuple[Any, Any]] = []
     modules: list[Any] = []
     try:
-        for module in model.modules() if dtype in (torch.float32, torch.float64) else ():
-            own = vars(module)
-            function = own.get("act_fn")
-            if getattr(function, "__name__", "") in WRITTEN_OUT and _is_same(function, function, dtype):
-                functions.append((own, function))
-                own["act_fn"] = _fused
-            elif type(module).__name__ in WRITTEN_OUT and "forward" not in own and _is_same(type(module), module.forward, dtype):
-                modules.append(own)
-                own["forward"] = _fused
-        yield
-    finally:
-        for own, function in functions:
-            own["act_fn"] = function
-        for own in modules:
-            own.pop("forward", None)
+        try:
+            _put_in(model, functions, modules)
+            yield
+        finally:
+            _put_back(functions, modules)
+    except BaseException:  # an interrupt does not stop it half-way
+        _put_back(functions, modules)
+        raise
+
+
+def _put_in(model: HookedModel, functions: list[tuple[Any, Any]], modules: list[Any]) -> None:
+    """Note each activation, then replace it."""
+    dtype = next(iter(model.parameters())).dtype
+    for module in model.modules() if dtype in EXACT_IN else ():
+        own = vars(module)
+        function = own.get("act_fn")
+        if getattr(function, "__name__", "") in WRITTEN_OUT and _is_same(function, function, dtype):
+            functions.append((own, function))
+            own["act_fn"] = partial(_run, function, function)
+        elif type(module).__name__ in WRITTEN_OUT and "forward" not in own and _is_same(type(module), module.forward, dtype):
+            modules.append(own)
+            own["forward"] = partial(_run, type(module), module.forward)
+
+
+def _put_back(functions: list[tuple[Any, Any]], modules: list[Any]) -> None:
+    for own, function in functions:
+        own["act_fn"] = function
+    for own in modules:
+        own.pop("forward", None)
+
+
+def _run(key: Hashable, function: Callable[[torch.Tensor], torch.Tensor], given: torch.Tensor) -> torch.Tensor:
+    """What is given decides, which may have another precision than the model's weights."""
+    return _fused(given) if given.dtype in EXACT_IN and _is_same(key, function, given.dtype) else function(given)
 
 
 def _is_same(key: Hashable, function: Callable[[torch.Tensor], torch.Tensor], dtype: torch.dtype) -> bool:

@@ -16,8 +16,9 @@ from tl_knowledge.engine.proof import Proof
 from tl_knowledge.engine.rows import probe_growth
 from tl_knowledge.models.hook_names import component_hook
 from tl_knowledge.models.protocol import HookedModel, attention_input, layer_count, mlp_input
+from tl_knowledge.models.routed import foreign_hook, has_routes, module_hook
 
-__all__ = ["KnownRows", "narrow_attention", "narrow_mlp", "narrowed_hooks"]
+__all__ = ["KnownRows", "may_narrow", "narrow_attention", "narrow_mlp", "narrowed_hooks"]
 
 Mask = Bool[torch.Tensor, "row pos"]
 
@@ -38,12 +39,17 @@ class KnownRows:
         return self.recorded[name][:, self.start :]
 
 
-def narrowed_hooks(model: HookedModel) -> list[str]:
-    """Where `narrow_mlp` and `narrow_attention` take from other rows what is not computed."""
-    if _NARROWING.refusal(model):
+def may_narrow(model: HookedModel) -> bool:
+    """Whether modules may be run on packed positions: nobody's hook, nor an edit that is one, would see them in other places."""
+    return not (has_routes(model) or foreign_hook(model) or module_hook(model) or _NARROWING.refusal(model))
+
+
+def narrowed_hooks(model: HookedModel, first: int = 0) -> list[str]:
+    """Where `narrow_mlp` and `narrow_attention` take from other rows what is not computed, from a layer on."""
+    if not may_narrow(model):
         return []
     names: list[str] = []
-    for layer in range(layer_count(model)):
+    for layer in range(first, layer_count(model)):
         names += [component_hook("mlp_out", layer)] if mlp_input(model, layer) else []
         names += [*_projections(layer), component_hook("attn_out", layer)] if attention_input(model, layer) else []
     return names

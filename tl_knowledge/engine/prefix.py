@@ -5,8 +5,8 @@ each attention layer joins them to however many rows it is given, so the prefix 
 costs one token (or a few) instead of a prompt. Several prompts of one length go together: row ``r`` continues prompt ``r % prompts``.
 Layers that only feed ones whose input is swapped in may run fewer rows than there are prompts.
 
-Hooks that the caller has set on the model see the prefix and the new token in two runs, so positions that count from the end mean
-another token in each.
+Hooks that somebody has set on the model would see the prefix and the new token in two runs, and another token at their positions in each:
+under them nothing is frozen.
 
 The prefix is handed to the model as its own key-value cache, in the form that the model's class reads, and never grows.
 
@@ -35,6 +35,7 @@ from tl_knowledge.engine.recording import capture, record
 from tl_knowledge.engine.rows import growing_rows_refusal
 from tl_knowledge.models.hook_names import UNEMBED_IN, block_input, block_output
 from tl_knowledge.models.protocol import HookedModel, answered_from, encoder_depth, is_encoder_decoder, is_masked, layer_count
+from tl_knowledge.models.routed import foreign_hook, module_hook
 
 __all__ = [
     "FrozenPrefix",
@@ -144,11 +145,15 @@ def prefix_refusal(model: HookedModel) -> str | None:
 
     The probe freezes all but the last two tokens of two prompts, and runs two rows of each from the embedding on, then from the middle of the
     model on; their last states and logits must be those of a plain forward. A masked model reads in both directions: a change anywhere changes
-    every position, so nothing is frozen there, and no warning given.
+    every position, so nothing is frozen there, and no warning given. Nor is anything under hooks of somebody else: they may count positions.
     """
     if is_encoder_decoder(model):
         return growing_rows_refusal(model)
-    return "it reads in both directions" if is_masked(model) else _FREEZING.refusal(model)
+    if is_masked(model):
+        return "it reads in both directions"
+    if (hooked := foreign_hook(model) or module_hook(model)) is not None:
+        return f"somebody's hook is on {hooked!r}"
+    return _FREEZING.refusal(model)
 
 
 def prefix_engine(model: HookedModel) -> str:

@@ -23,9 +23,9 @@ from tl_knowledge.engine.recording import capture_base
 from tl_knowledge.engine.rows import grow_rows
 from tl_knowledge.models.hook_names import block_input
 from tl_knowledge.models.protocol import HookedModel, layer_count
-from tl_knowledge.models.routed import foreign_hook, has_routes
+from tl_knowledge.models.routed import has_routes
 
-__all__ = ["PrefixBank", "bank_prefixes"]
+__all__ = ["PrefixBank", "bank_prefixes", "bank_refusal"]
 
 PROBED = 16  # tokens: enough for single precision to show in their sums
 
@@ -43,6 +43,12 @@ class PrefixBank:
     recorded: dict[str, torch.Tensor]
     length: int
 
+    @property
+    def bytes(self) -> int:
+        """Memory that it takes; what shares a storage counts once."""
+        tensors = [*self.recorded.values(), *self.cache.tensors()]
+        return sum({storage.data_ptr(): storage.nbytes() for storage in (each.untyped_storage() for each in tensors)}.values())
+
     def arguments(self, start: int, owners: Int[torch.Tensor, " row"]) -> dict[str, Any]:
         """What the model is given besides the tokens from ``start`` on.
 
@@ -52,20 +58,36 @@ class PrefixBank:
         return self.cache.arguments(self.length - start, before=start, owners=owners) if start else {}
 
 
-def bank_prefixes(model: HookedModel, tokens: Tokens, entering: Residual, names: Iterable[str] = ()) -> PrefixBank | None:
-    """The prefixes of some rows, or ``None`` where rows have to run all of their tokens.
+def bank_refusal(model: HookedModel, length: int = 0) -> str | None:
+    """Why rows of so many tokens have to run all of them, or ``None`` where they may begin anywhere.
 
-    That is where the model's cache is not exact, and where somebody has hooks on the model: these may count positions from the start, or from
-    the end, of the rows that they see.
+    That is where the model's cache is not exact, and where hooks are on the model: these may count positions from the start, or from the end, of
+    the rows that they see.
+    """
+    if has_routes(model):
+        return "an edit that is on the model sees them whole"
+    if length >= exact_up_to(model):
+        return f"the model's cache is exact below {exact_up_to(model):.0f} tokens"
+    return prefix_refusal(model) or _CUTTING.refusal(model)
+
+
+def bank_prefixes(
+    model: HookedModel, tokens: Tokens, entering: Residual, names: Iterable[str] = (), memory_budget: float = float("inf")
+) -> PrefixBank | None:
+    """The prefixes of some rows, or ``None`` where rows have to run all of their tokens (`bank_refusal`), or all prefixes take too much memory.
 
     Args:
         tokens: ``[row pos]``.
         entering: what the rows enter block 0 with.
         names: of other activations of theirs to record.
+        memory_budget: bytes that the prefixes may take, with all that is recorded; one row's are measured.
     """
-    if tokens.shape[1] >= exact_up_to(model) or has_routes(model) or foreign_hook(model) or prefix_refusal(model) or _CUTTING.refusal(model):
+    if bank_refusal(model, tokens.shape[1]):
         return None
-    return _fill(model, tokens, entering, sorted(set(names)))
+    wanted = sorted(set(names))
+    if memory_budget < float("inf") and len(tokens) * _fill(model, tokens[:1], entering[:1], wanted).bytes > memory_budget:
+        return None
+    return _fill(model, tokens, entering, wanted)
 
 
 def _fill(model: HookedModel, tokens: Tokens, entering: Residual, names: Sequence[str]) -> PrefixBank:

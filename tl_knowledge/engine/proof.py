@@ -4,9 +4,12 @@ A probe runs a few tokens of two prompts through the engine and through one plai
 asked once a model and kept with it, until a setting of the model changes. Where the probe differs or fails, the caller runs what is exact but
 slower, provenance names the reason, and a warning says so once::
 
-    engine                 proved by                                        instead
-    frozen prefix          `tl_knowledge.engine.prefix.prefix_refusal`      growing rows of full sequences
-    growing rows           `tl_knowledge.engine.rows.growing_rows_refusal`  every row a full sequence from the first block on
+    engine                        proved by                                        instead
+    rows that begin in a prompt   `tl_knowledge.engine.prefix_bank.bank_refusal`   whole rows, with the base rows beside them
+    frozen prefix                 `tl_knowledge.engine.prefix.prefix_refusal`      growing rows of full sequences
+    growing rows                  `tl_knowledge.engine.rows.growing_rows_refusal`  every row a full sequence from the first block on
+
+Rows that begin in a prompt only save time, so they fall back without a warning; provenance says it.
 """
 
 from __future__ import annotations

@@ -36,6 +36,7 @@ from tl_knowledge.engine.proof import Proof, probe_tokens, same
 from tl_knowledge.engine.recording import capture_base
 from tl_knowledge.models.hook_names import UNEMBED_IN, by_position, state_hook
 from tl_knowledge.models.protocol import HookedModel, is_encoder_decoder, layer_count
+from tl_knowledge.models.routed import module_hook
 
 __all__ = [
     "MEMORY_BUDGET",
@@ -166,8 +167,15 @@ def row_bytes(model: HookedModel, length: int, answer_positions: int, before: in
 
 
 def growing_rows_refusal(model: HookedModel) -> str | None:
-    """Why this model cannot run growing rows (`probe_growth`), or ``None`` where it can; an encoder with a decoder is two runs, and cannot."""
-    return "its decoder runs after its encoder" if is_encoder_decoder(model) else _GROWING.refusal(model)
+    """Why this model cannot run growing rows (`probe_growth`), or ``None`` where it can; an encoder with a decoder is two runs, and cannot.
+
+    Nor can a model with somebody's PyTorch forward hook: it would see other rows and positions than in a forward of its own.
+    """
+    if is_encoder_decoder(model):
+        return "its decoder runs after its encoder"
+    if (hooked := module_hook(model)) is not None:
+        return f"a PyTorch hook is on {hooked!r}"
+    return _GROWING.refusal(model)
 
 
 def rows_engine(model: HookedModel) -> str:

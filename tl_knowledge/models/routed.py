@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -26,6 +27,7 @@ __all__ = [
     "is_on",
     "late_hooks",
     "mark_replaced",
+    "module_hook",
     "put_on",
     "replaced_from",
     "route_digests",
@@ -55,6 +57,9 @@ class Routed:
 _on: WeakKeyDictionary[object, dict[Hashable, Routed]] = WeakKeyDictionary()
 
 _GUARD, _MARK = "_tl_knowledge_guard", "_tl_knowledge_trail"
+
+WIRING = ("transformer_lens.", "transformers.", "torch.nn.utils.")
+"""Where hooks are from that belong to what the model is."""
 
 BETWEEN = (
     "another hook lies between the edits that are on the model and this one's, so it cannot start from the same place; "
@@ -173,6 +178,26 @@ def foreign_hook(model: HookedModel) -> str | None:
     own = _own_handles(model)
     points = model.hook_dict.items()
     return next((name for name, point in points if any(id(handle) not in own for handle in (*point.fwd_hooks, *point.bwd_hooks))), None)
+
+
+def module_hook(model: HookedModel) -> str | None:
+    """The first module of the model that has a PyTorch forward hook of somebody, ``register_forward_hook`` or ``register_forward_pre_hook``.
+
+    Left out are a model's own wiring, which its probes have seen, the hooks of TransformerLens' hook points, which `foreign_hook` looks at, and
+    PyTorch's reparametrisations, which only set weights.
+    """
+    for module in model.modules():
+        if not all(_is_wiring(hook) for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values())):
+            whole: Any = model
+            name = next((name for name, each in whole.named_modules() if each is module), "")
+            return name.replace("._original_component", "") or type(module).__name__
+    return None
+
+
+def _is_wiring(hook: Any) -> bool:
+    """Whether a library has put it there: a function of its own, or an object of a class of its own."""
+    function = hook.func if isinstance(hook, partial) else hook
+    return str(getattr(function, "__module__", "")).startswith(WIRING)
 
 
 def has_routes(model: HookedModel) -> bool:

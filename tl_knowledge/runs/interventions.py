@@ -17,7 +17,7 @@ from more_itertools import chunked
 
 from tl_knowledge.arrays import HookFn, Hooks
 from tl_knowledge.engine.forward import run_model
-from tl_knowledge.engine.narrowing import narrow_attention, narrow_mlp
+from tl_knowledge.engine.narrowing import may_narrow, narrow_attention, narrow_mlp
 from tl_knowledge.engine.progress import progress_bar, progress_shown
 from tl_knowledge.engine.rows import (
     as_index,
@@ -195,7 +195,7 @@ class _Batch:
         touched = {node.component for one in self.runs.values() for node in (*one.writes, *one.reads)}
         length, last = contrast.tokens.shape[1], layer_count(model) - 1
         where = torch.arange(length, device=self.device)
-        for layer in range(last + 1):
+        for layer in range(last + 1) if may_narrow(model) else ():
             alive = [one for one in self.runs.values() if one.born_at < layer]
             if not alive:
                 continue

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from more_itertools import chunked_even
 
 from tl_knowledge.engine.forward import run_model
-from tl_knowledge.engine.prefix_bank import bank_prefixes
+from tl_knowledge.engine.prefix_bank import bank_prefixes, bank_refusal
 from tl_knowledge.engine.recording import record
 from tl_knowledge.engine.rows import budget_rows, rows_engine, run_rows
 from tl_knowledge.errors import NumericalError
@@ -42,11 +42,12 @@ def exact_scores(
         NumericalError: a score that is not finite.
     """
     base = experiment.base  # first, for its own clear error where activations are not finite
-    used = engine_used(experiment.model, engine)
+    used = engine_used(experiment.model, engine, experiment.length)
     if not sites:
         return base.score.new_empty(0, experiment.samples), used
-    if used == "rows":
-        scores = sweep_sites(experiment, sites, memory_budget, advance)
+    if used.startswith("rows"):
+        scores, whole = sweep_sites(experiment, sites, memory_budget, advance)
+        used = f"rows (whole rows: {whole})" if whole else used
     else:
         scores = loop_over_sites(experiment, sites, advance)
     if not bool(scores.isfinite().all()):
@@ -54,21 +55,27 @@ def exact_scores(
     return scores, used
 
 
-def engine_used(model: HookedModel, engine: Literal["rows", "loop"]) -> str:
-    """The engine that will run, with the reason where the model refuses the other one."""
-    return rows_engine(model) if engine == "rows" else engine
+def engine_used(model: HookedModel, engine: Literal["rows", "loop"], length: int = 0) -> str:
+    """The engine that will run, with the reason where the model refuses the other one, or rows of so many tokens that begin anywhere."""
+    used = rows_engine(model) if engine == "rows" else engine
+    refusal = bank_refusal(model, length) if used == "rows" else None
+    return f"rows (whole rows: {refusal})" if refusal else used
 
 
-def sweep_sites(experiment: Experiment, sites: Sequence[Site], memory_budget: float, advance: Advance) -> SiteScore:
+def sweep_sites(experiment: Experiment, sites: Sequence[Site], memory_budget: float, advance: Advance) -> tuple[SiteScore, str]:
     """Growing rows: one forward for as many sites as the memory budget allows, those born together kept together.
 
-    Where the model's cache is exact, rows begin at the first position that is restored in their forward.
+    Where the model's cache is exact, and all prefixes take half of the budget at most, rows begin at the first position that is restored in
+    their forward. Elsewhere they run whole; why is given, too.
     """
     model, samples, answers = experiment.model, experiment.samples, experiment.answers.shape[1]
-    bank = bank_prefixes(model, experiment.tokens[experiment.row_prompts], experiment.base.streams[0], read_names(model, sites))
+    tokens, entering = experiment.tokens[experiment.row_prompts], experiment.base.streams[0]
+    bank = bank_prefixes(model, tokens, entering, read_names(model, sites), memory_budget / 2)
+    whole = "" if bank else bank_refusal(model, experiment.length) or "their prefixes would take over half of memory_budget"
+    left = memory_budget - (bank.bytes if bank else 0)
     scores = torch.empty(len(sites), samples, dtype=experiment.base.score.dtype, device=experiment.device)
     for start, group in group_sites(sites, experiment.length, layer_count(model), samples) if bank else [(0, range(len(sites)))]:
-        fitting = budget_rows(model, experiment.length - start, answers, memory_budget, start) - (0 if bank else len(experiment.row_prompts))
+        fitting = budget_rows(model, experiment.length - start, answers, left, start) - (0 if bank else len(experiment.row_prompts))
         order = sorted(group, key=lambda k: sites[k].born_at)
         for chunk in chunked_even(order, max(1, fitting // samples)):
             sweep = Sweep(experiment, [sites[k] for k in chunk], start, bank)
@@ -77,7 +84,7 @@ def sweep_sites(experiment: Experiment, sites: Sequence[Site], memory_budget: fl
             born = experiment.score(logits[sweep.base_rows :], sweep.row_prompts[sweep.base_rows :])
             scores[chunk] = rearrange(born, "(site sample) -> site sample", sample=samples)
             advance(len(chunk))
-    return scores
+    return scores, whole
 
 
 def loop_over_sites(experiment: Experiment, sites: Sequence[Site], advance: Advance) -> SiteScore:

@@ -10,7 +10,7 @@ from einops import rearrange, repeat
 from jaxtyping import Int
 
 from tl_knowledge.arrays import Hooks
-from tl_knowledge.engine.narrowing import KnownRows, narrow_attention, narrow_mlp, narrowed_hooks
+from tl_knowledge.engine.narrowing import KnownRows, may_narrow, narrow_attention, narrow_mlp, narrowed_hooks
 from tl_knowledge.engine.prefix_bank import PrefixBank
 from tl_knowledge.engine.rows import as_index, copy_rows, grow_rows, keep_positions
 from tl_knowledge.models.hook_names import COMPONENTS, STATES, Component, Module, severable, state_hook
@@ -48,6 +48,7 @@ class Sweep:
     def __init__(self, experiment: Experiment, sites: Sequence[Site], start: int = 0, bank: PrefixBank | None = None) -> None:
         self.experiment, self.sites, self.samples, self.start = experiment, sites, experiment.samples, start
         self.recorded = bank.recorded if bank else None
+        self.narrows = may_narrow(experiment.model)
         runs, of_site = experiment.runs, [site.run for site in sites]
         if bank:
             self.kept = as_index((), experiment.device)
@@ -121,7 +122,7 @@ class Sweep:
 
         What is written inside a narrowed part (a head's ``z``, a neuron) needs it to keep its shape.
         """
-        if not alive:
+        if not (alive and self.narrows):
             return []
         experiment, model, sites = self.experiment, self.experiment.model, [self.sites[k] for k in alive]
         row_prompts = self.row_prompts[: self.base_rows + len(alive) * self.samples]
@@ -201,11 +202,12 @@ class Sweep:
         return as_index(values, self.experiment.device)[:, None]
 
 
-def read_names(model: HookedModel, sites: Iterable[Site]) -> set[str]:
+def read_names(model: HookedModel, sites: Sequence[Site]) -> set[str]:
     """The hooks of everything that some sites restore or sever, and of what is taken from the base rows besides."""
     restored: set[tuple[Component, int]] = {(site.component, layer) for site in sites for layer in range(site.first, site.last + 1)}
     severed: set[tuple[Component, int]] = {(module, layer) for site in sites for module in site.severed for layer in range(layer_count(model))}
-    return {site_hook(model, component, layer) for component, layer in restored | severed} | set(narrowed_hooks(model))
+    alive_from = min((site.born_at for site in sites), default=-1) + 1
+    return {site_hook(model, component, layer) for component, layer in restored | severed} | set(narrowed_hooks(model, alive_from))
 
 
 def _worth(needed: torch.Tensor) -> bool:
