@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 from dataclasses import replace
+from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from dash import Dash, html
@@ -175,19 +177,35 @@ def test_jobs_go_on_while_they_answer_the_same_and_are_asked_again_when_forgotte
     assert session.asked[3:] == ["predict", "trace"]
 
 
-def test_whatever_goes_wrong_in_the_page_is_a_sentence_on_it(without_type_checks, caplog):
-    app = explorer_app(Recorder())  # pyright: ignore[reportArgumentType]
-    output = next(name for name in app.callback_map if name.startswith("..drawn.data@"))
-    names = [part.rsplit(".", 1) for part in output.strip(".").split("...")]
-    state = {"tab": "1", "jobs": {"of": {}, "address": "#prompt=a&cell=1", "pending": False}, "drawn": {}, "again": 0}
+def called(app: Dash, pressed: str, values: dict[str, Any]) -> Any:
+    """What a page gets when a control is pressed.
+
+    Args:
+        pressed: the control; the callback is the first that it alone, or it among others, starts.
+        values: of all controls that the callback reads.
+    """
+    output, callback = next(
+        (name, each) for name, each in app.callback_map.items() if "callback" in each and pressed in [heard["id"] for heard in each["inputs"]]
+    )
+    parts = [dict(zip(("id", "property"), part.split("@")[0].rsplit(".", 1), strict=True)) for part in output.strip(".").split("...")]
+
+    def filled(kind: str) -> list[dict[str, Any]]:
+        return [each | {"value": values.get(each["id"])} for each in callback[kind]]
+
     request = {
         "output": output,
-        "outputs": [{"id": name, "property": place} for name, place in names],
-        "inputs": [{"id": "beat", "property": "data", "value": {"number": 1, "dark": False}}],
-        "changedPropIds": ["beat.data"],
-        "state": [{"id": name, "property": "data", "value": value} for name, value in state.items()],
+        "outputs": parts if output.startswith("..") else parts[0],
+        "inputs": filled("inputs"),
+        "changedPropIds": [f"{each['id']}.{each['property']}" for each in callback["inputs"] if each["id"] == pressed],
+        "state": filled("state"),
     }
-    answer = app.server.test_client().post("/_dash-update-component", json=request, headers={IDENTITY: "abc"})
+    return app.server.test_client().post("/_dash-update-component", json=request, headers={IDENTITY: "abc"})
+
+
+def test_whatever_goes_wrong_in_the_page_is_a_sentence_on_it(without_type_checks, caplog):
+    app = explorer_app(Recorder())  # pyright: ignore[reportArgumentType]
+    values = {"tab": "1", "jobs": {"of": {}, "address": "#prompt=a&cell=1", "pending": False}, "drawn": {}, "again": 0}
+    answer = called(app, "beat", values | {"beat": {"number": 1, "dark": False}})
     assert answer.status_code == 200 and "the explorer's page failed" in caplog.text
     assert "InputError: the link's cell '1' is not understood" in answer.json["sideUpdate"]["error-link"]["children"]
 
@@ -215,3 +233,19 @@ def test_the_identity_is_of_the_name_the_loading_and_the_weights(gpt2):
         assert identity("a") != first
     finally:
         bias.copy_(before)
+
+
+BROKEN = "#" + urlencode({"prompt": "Rome is in", "edits": '["rme","Rome","{} is in"," x"]'})
+
+
+def test_a_link_with_an_unknown_method_is_refused_whole_and_a_prompt_can_still_be_typed(without_type_checks):
+    session = Recorder()
+    app = explorer_app(session)  # pyright: ignore[reportArgumentType]
+    refused = called(app, "address", {"address": BROKEN, "tab": "1"})
+    assert "did you mean 'rome'" in refused.json["sideUpdate"]["error-link"]["children"] and session.asked == []
+    typed = called(app, "read", {"read": 1, "address": BROKEN, "prompt": "Paris is in", "past": ["#prompt=a"]}).json["response"]
+    assert typed["address"]["hash"] == "#prompt=Paris+is+in&components="
+    assert typed["past"]["data"] == ["#prompt=a"]
+    circuit = called(app, "find-circuit", {"find-circuit": 1, "address": BROKEN})
+    assert "There is no trace yet" in circuit.json["sideUpdate"]["error-circuit"]["children"]
+    assert "error-link" not in called(app, "cancel", {"cancel": 1, "tab": "1"}).json.get("sideUpdate", {})

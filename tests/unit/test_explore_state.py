@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tl_knowledge.editing import METHODS
 from tl_knowledge.errors import InputError
 from tl_knowledge.explore.links import from_query, to_query
 from tl_knowledge.explore.state import COMPONENTS, METRICS, EditRequest, ExplorerState
@@ -19,7 +20,7 @@ PAIRS = st.lists(st.tuples(NUMBERS, NUMBERS), max_size=4, unique=True).map(tuple
 RANGES = st.none() | st.tuples(st.integers(0, 100), st.integers(1, 100)).map(lambda pair: (pair[0], pair[0] + pair[1]))
 EDITS = st.builds(
     EditRequest,
-    method=TEXTS,
+    method=st.sampled_from(list(METHODS)),
     subject=TEXTS,
     template=st.tuples(TEXTS, TEXTS).map("{}".join),
     target_new=TEXTS,
@@ -122,6 +123,8 @@ def test_every_field_of_a_state_is_in_its_link(name):
         ("prompt=a&edits=" + quote('["rome","a","b"," c"]'), "has no {}"),
         ("prompt=a&edits=" + quote('["rome","a","{} b"," c","x"]'), "layer is 'x'"),
         ("prompt=a&edits=" + quote('["rome","a","{} b"," c",true]'), "layer is True"),
+        ("prompt=a&edits=" + quote('["rme","a","{} b"," c"]'), "an edit's method 'rme' is unknown, did you mean 'rome'"),
+        ("prompt=a&edits=" + quote(f'["{"m" * 9000}","a","{{}} b"," c"]'), "an edit's method 'mmm"),
         ("prompt=a&target=", "the target is '', which is empty"),
         ("prompt=a&further=+", "a further prompt is ' ', which is empty"),
         ("prompt=" + "a" * 20_001, "the prompt has 20001 characters"),

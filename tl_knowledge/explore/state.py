@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
+from tl_knowledge.editing import METHODS
 from tl_knowledge.errors import InputError, check_choice
 
 __all__ = ["COMPONENTS", "METRICS", "Cell", "CorruptedSide", "EditRequest", "ExplorerState", "MetricName", "TracedComponent"]
@@ -38,7 +39,7 @@ class EditRequest:
         layers: where to edit; the model's published layers when empty.
 
     Raises:
-        InputError: a text that is empty or too long, a template without ``{}``, or a layer below 0.
+        InputError: a text that is empty or too long, an unknown method, a template without ``{}``, or a layer below 0.
     """
 
     method: str
@@ -50,6 +51,7 @@ class EditRequest:
     def __post_init__(self) -> None:
         for name in ("method", "subject", "template", "target_new"):
             _check_text(f"an edit's {name}", getattr(self, name))
+        check_choice("an edit's method", self.method[:60], METHODS)
         if "{}" not in self.template:
             raise InputError(f"an edit's template {_short(self.template)} has no {{}}; mark the subject's place, as in '{{}} was born in'.")
         _check_many("an edit's layers", self.layers, MOST_UNITS)

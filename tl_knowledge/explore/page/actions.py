@@ -113,8 +113,8 @@ def _action(app: Dash, where: str, trigger: Input, change: Change, *values: Stat
     def act(_: Any, address: str | None, past: list[str] | None, again: int | None, *given: Any) -> tuple[Any, Any, Any]:  # pyright: ignore[reportUnusedFunction]
         if not any(each["value"] for each in ctx.triggered):  # it came onto the page, nobody pressed it
             return no_update, no_update, no_update
+        old, known = _state_or_empty(address)
         try:
-            old = state_at(address)
             new = change(old, *given)
         except InputError as error:
             set_props(f"error-{where}", {"children": str(error)})
@@ -122,7 +122,15 @@ def _action(app: Dash, where: str, trigger: Input, change: Change, *values: Stat
         set_props(f"error-{where}", {"children": ""})
         if new == old:  # asked once more: what failed or was cancelled is tried again
             return no_update, no_update, (again or 0) + 1
-        return f"#{to_query(new)}", [*(past or []), address or ""][-PAST:], no_update
+        return f"#{to_query(new)}", [*(past or []), *([address or ""] if known else [])][-PAST:], no_update
+
+
+def _state_or_empty(address: str | None) -> tuple[ExplorerState, bool]:
+    """The tab that an address says; an empty one where it says none, so that a broken link stops nobody who types a prompt of his own."""
+    try:
+        return state_at(address), True
+    except InputError:
+        return ExplorerState(components=()), False
 
 
 def _undo(app: Dash) -> None:
@@ -152,7 +160,7 @@ def _jobs(app: Dash, session: ExplorerSession) -> None:
         prevent_initial_call=True,
     )
     def cancel(_: Any, tab: str, jobs: Any) -> Any:  # pyright: ignore[reportUnusedFunction]
-        for job in jobs["of"].values():
+        for job in (jobs or {"of": {}})["of"].values():
             session.cancel(tab, job["id"])
         return no_update
 
@@ -165,7 +173,7 @@ def _jobs(app: Dash, session: ExplorerSession) -> None:
         prevent_initial_call=True,
     )
     def find_circuit(_: Any, address: str | None, again: int | None) -> tuple[Any, Any]:  # pyright: ignore[reportUnusedFunction]
-        state = state_at(address)
+        state, _ = _state_or_empty(address)
         if not state.components or not (state.subject or state.relation):
             set_props("error-circuit", {"children": "There is no trace yet; mark the subject and press Trace first."})
             return no_update, no_update

@@ -68,14 +68,16 @@ def _ask(app: Dash, session: ExplorerSession) -> None:
         try:
             state = state_at(address)
             once_more = again != before.get("again")
-            asked = submitted(session, tab, state, wanted_tasks(state, circuit), before["of"], once_more=once_more)
+            wanted = wanted_tasks(state, circuit)
+            program = state_code(state, session.name, options=session.options, circuit="circuit" in wanted) if state.prompt else ""
+            asked = submitted(session, tab, state, wanted, before["of"], once_more=once_more)
         except InputError as error:
             set_props("error-link", {"children": f"This cannot be opened: {error}"})
             return no_update, no_update
         set_props("error-link", {"children": ""})
         fill_in(state, state_at(before.get("address")))
         set_props("active", {"children": active_changes(state)})
-        set_props("code", {"children": state_code(state, session.name, options=session.options, circuit="circuit" in asked) if state.prompt else ""})
+        set_props("code", {"children": program})
         now, pending, _ = show_news(session, tab, asked, drawn or {}, Shown(state, _is_dark(beat)))
         return {"of": asked, "address": address or "", "again": again, "pending": pending}, now
 
