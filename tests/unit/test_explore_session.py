@@ -16,6 +16,7 @@ from tl_knowledge.editing import KeyMoments
 from tl_knowledge.errors import InputError
 from tl_knowledge.explore import jobs
 from tl_knowledge.explore.details import HeadDetails, NeuronDetails, StateDetails
+from tl_knowledge.explore.edits import first_that_works
 from tl_knowledge.explore.session import ExplorerSession
 from tl_knowledge.explore.state import EditRequest, ExplorerState
 
@@ -326,7 +327,6 @@ def test_what_is_asked_again_is_not_computed_again(session):
         ("compare", replace(STATE, further=("w1 " * 33,)), "has 33 tokens"),
         ("compare", replace(STATE, edits=(replace(EDIT, method="mend"),)), "MEND edits with networks that are trained first"),
         ("compare", replace(STATE, edits=(replace(EDIT, method="ike"),)), "IKE changes what the model reads"),
-        ("compare", replace(STATE, edits=(replace(EDIT, method="roem"),)), "did you mean 'rome'"),
         ("compare", replace(STATE, edits=(replace(EDIT, layers=()),)), "nothing is published"),
         ("compare", replace(STATE, edits=(replace(EDIT, method="rome"),)), "ROME needs key moments of layers 1, and there are none"),
         ("compare", replace(STATE, edits=(replace(SECOND, method="grace"), SECOND)), "GRACE changes activations"),
@@ -365,7 +365,25 @@ def test_factlm_has_every_method_or_a_reason(factlm):
     session.close()
     assert list(offers) == list(tlk.editing.METHODS)
     assert [name for name, offer in offers.items() if offer.refusal] == ["mend", "ke", "serac", "ike"]
+    assert first_that_works(session.methods) == "rome"
     assert offers["rome"].layers == (0,) and offers["rome"].needs_moments and not offers["rome"].asks_layers
+
+
+def test_methods_that_lack_their_moments_say_so_and_are_not_the_first(gpt2_that_reads, texts):
+    def offered(**given: Any) -> dict[str, Any]:
+        session = ExplorerSession(gpt2_that_reads, name="random", **given)
+        session.close()
+        return {offer.name: offer for offer in session.methods}
+
+    bare, moments = offered(), tlk.collect_key_moments(gpt2_that_reads, texts, layers=[1], progress=False)
+    lacking = [
+        name for name in ("rome", "memit", "pmet", "emmet", "alphaedit") if "--moments" in bare[name].refusal and "--corpus" in bare[name].refusal
+    ]
+    assert lacking == ["rome", "memit", "pmet", "emmet", "alphaedit"]
+    first = first_that_works(tuple(bare.values()))
+    assert first is not None and not bare[first].refusal and not bare[first].needs_moments
+    for given in ({"corpus": lambda: texts}, {"moments": moments}):
+        assert not any("--moments" in offer.refusal for offer in offered(**given).values())
 
 
 def test_a_target_without_its_space_is_hinted_at(factlm):

@@ -27,7 +27,7 @@ from tl_knowledge.datasets import load_corpus
 from tl_knowledge.editing import KeyMoments
 from tl_knowledge.errors import InputError, check_choice
 from tl_knowledge.explore.code import loading_options
-from tl_knowledge.explore.edits import Editor, MethodOffer, offers
+from tl_knowledge.explore.edits import Editor, MethodOffer
 from tl_knowledge.explore.jobs import JobView
 from tl_knowledge.explore.state import ExplorerState
 from tl_knowledge.explore.tasks import TASKS, Desk, TaskName
@@ -78,8 +78,9 @@ class ExplorerSession:
             moments.check(self.model)
         texts = load_corpus if corpus is None and name == "factlm" else corpus
         self.layers, self.heads = layer_count(self.model), unit_count(self.model, "head")
-        self.methods: tuple[MethodOffer, ...] = offers(self.model)
-        self._desk = Desk(self.model, Editor(self.model, moments, texts))
+        editor = Editor(self.model, moments, texts)
+        self.methods: tuple[MethodOffer, ...] = editor.offers()
+        self._desk = Desk(self.model, editor)
         self._worker = Worker(TASKS, lambda: model_lock(self.model))  # nobody's ``with edit.applied(model):`` is seen in a step
 
     def submit(self, tab: str, task: TaskName, state: ExplorerState) -> str:
