@@ -136,19 +136,30 @@ def looked_at() -> Iterator[tuple[ExplorerSession, ExplorerState]]:
 
 def test_a_page_has_all_that_was_looked_at(looked_at):
     session, state = looked_at
-    page = export_page(session, state)
+    page = export_page(session, "tab", state)
     assert page.startswith("<!doctype html>") and page.count("Plotly.newPlot(") == 6
     for words in ("Before and after", "neuron 3 of layer 1 suppressed", "head 0 of layer 2 knocked out", "w3 w14 w15 w9 → w7 (ft)", "tlk.load_model"):
         assert words in page.replace("&#39;", "'").replace("&#34;", '"')
-    one = export_page(session, replace(state, components=("mlp_out",), cell=None, edits=()))
+    one = export_page(session, "tab", replace(state, components=("mlp_out",), cell=None, edits=()))
     assert one.count("Plotly.newPlot(") == 2 and "Before and after" not in one
+
+
+def test_what_is_lacking_is_said_and_never_left_out_in_silence(looked_at):
+    session, state = looked_at
+    assert "Not there when this was saved" not in export_page(session, "tab", state)
+    more = replace(state, seed=5, further=("w1 w9",))
+    lacking = "Not there when this was saved, as it was not finished, failed or was cancelled: the map of residual state, the map of MLP output, "
+    lacking += "the map of attention output, what is behind the clicked cell, before and after."
+    assert lacking in export_page(session, "tab", more)
+    with zipfile.ZipFile(io.BytesIO(export_data(session, "tab", more))) as archive:
+        assert lacking in archive.read("READ_ME.txt").decode()
 
 
 def test_a_page_has_every_text_as_text(session):
     state = ExplorerState(HOSTILE, further=(HOSTILE,), knocked_out=((0, 0),))
     asked(session, "predict", state)
     asked(session, "compare", state)
-    page = export_page(session, state)
+    page = export_page(session, "tab", state)
     assert "alert(" in page and "<script>alert" not in page
     assert "</pre> w1" not in page and "\x07" not in page
 
@@ -171,7 +182,7 @@ def test_a_sites_arrows_are_those_that_begin_or_end_there(looked_at):
 
 def test_data_can_be_read_again(looked_at, tmp_path):
     session, state = looked_at
-    packed = export_data(session, state)
+    packed = export_data(session, "tab", state)
     (tmp_path / "tab.zip").write_bytes(packed)
     with zipfile.ZipFile(tmp_path / "tab.zip") as archive:
         archive.extractall(tmp_path)
@@ -199,7 +210,7 @@ def test_no_spreadsheet_computes_a_table(gpt2):
 def test_nothing_is_kept_of_a_tab_that_asked_for_nothing(session):
     for export in (export_page, export_data):
         with pytest.raises(InputError, match="read or trace the prompt first"):
-            export(session, replace(STATE, seed=77, prompt="w9 w9"))
+            export(session, "tab", replace(STATE, seed=77, prompt="w9 w9"))
 
 
 def test_changes_are_sentences():

@@ -152,7 +152,7 @@ class Recorder:
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.given_up: list[str] = []
-        self.status = "done"
+        self.status, self.results, self.held = "done", {"it": 1}, {"it": 1}
 
     def submit(self, tab: str, task: str, state: ExplorerState) -> str:
         self.asked.append(task)
@@ -160,6 +160,9 @@ class Recorder:
 
     def view(self, tab: str, job: str) -> Recorder:
         return self
+
+    def known(self, tab: str, state: ExplorerState) -> dict[str, int]:
+        return self.held
 
     def cancel(self, tab: str, job: str) -> None:
         self.given_up.append(job)
@@ -172,7 +175,10 @@ def test_jobs_go_on_while_they_answer_the_same_and_are_asked_again_when_forgotte
     moved = replace(STATE, cell=None)
     second = submitted(session, "tab", moved, wanted_tasks(moved, None), first, once_more=True)  # pyright: ignore[reportArgumentType]
     assert session.asked == ["predict", "trace", "cell"] and session.given_up == [first["cell"]["id"]]
-    session.status = "unknown"
+    session.held = {}
+    submitted(session, "tab", moved, wanted_tasks(moved, None), second, once_more=True)  # pyright: ignore[reportArgumentType]
+    assert session.asked[3:] == ["predict", "trace"]
+    session.asked[3:], session.status = [], "unknown"
     submitted(session, "tab", moved, wanted_tasks(moved, None), second, once_more=True)  # pyright: ignore[reportArgumentType]
     assert session.asked[3:] == ["predict", "trace"]
 

@@ -14,7 +14,7 @@ from support.explorer import asked, finished, refused
 import tl_knowledge as tlk
 from tl_knowledge.editing import KeyMoments
 from tl_knowledge.errors import InputError
-from tl_knowledge.explore import jobs
+from tl_knowledge.explore import jobs, tasks
 from tl_knowledge.explore.details import HeadDetails, NeuronDetails, StateDetails
 from tl_knowledge.explore.edits import first_that_works
 from tl_knowledge.explore.session import ExplorerSession
@@ -303,9 +303,25 @@ def test_what_is_asked_again_is_not_computed_again(session):
     moved = replace(STATE, cell=("mlp_out", 0, 0), further=("w1",), suppressed=((0, 1),))
     again = asked(session, "trace", moved)
     assert all(again[name] is first[name] for name in first)
-    known = session.known(moved)
+    known = session.known("tab", moved)
     assert {name: known[name] for name in first} == first and "cell" not in known and "comparisons" not in known
     assert asked(session, "trace", replace(STATE, seed=1))["mlp_out"] is not first["mlp_out"]
+
+
+def test_no_other_tab_and_no_other_cell_takes_a_tabs_results_away(gpt2_that_reads, monkeypatch):
+    monkeypatch.setattr(tasks, "KEPT", 2)
+    monkeypatch.setattr(tasks, "TAB_KEPT", 6)
+    session = ExplorerSession(gpt2_that_reads, name="random")
+    for task in ("predict", "trace"):
+        asked(session, task, STATE, "mine")
+    for text in ("w1", "w2", "w3"):
+        asked(session, "predict", ExplorerState(text), "other")
+    assert set(session.known("mine", STATE)) == {"prediction", *STATE.components} and session.known("third", STATE) == {}
+    for layer in (0, 1, 2):
+        for pos in (1, 2):
+            asked(session, "cell", replace(STATE, cell=("resid_post", layer, pos)), "mine")
+    assert set(session.known("mine", STATE)) == {"prediction", *STATE.components}
+    session.close()
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ class ExplorerSession:
             InputError: an unknown task, or too many tabs.
         """
         check_choice("task", task, TASKS)
-        return self._worker.submit(tab, task, self._desk.steps(task, state))
+        return self._worker.submit(tab, task, self._desk.steps(tab, task, state))
 
     def view(self, tab: str, job: str) -> JobView:
         """How a tab's job is now, with its results so far; ``"unknown"`` for one that is not this tab's, or was dropped."""
@@ -100,9 +100,9 @@ class ExplorerSession:
         """Stop a tab's job, wherever it is."""
         self._worker.cancel(tab, job)
 
-    def known(self, state: ExplorerState) -> dict[str, Any]:
-        """What is there already of all that belongs to a state, by name as in the results; nothing is computed."""
-        return self._desk.known(state)
+    def known(self, tab: str, state: ExplorerState) -> dict[str, Any]:
+        """What is there already for a tab of all that belongs to a state, by name as in the results; nothing is computed."""
+        return self._desk.known(tab, state)
 
     def close(self) -> None:
         """Stop everything; what is asked for afterwards is refused.

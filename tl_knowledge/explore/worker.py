@@ -13,7 +13,7 @@ from tl_knowledge.engine.progress import watch_progress
 from tl_knowledge.errors import InputError, TLKnowledgeError
 from tl_knowledge.explore.jobs import Job, JobCancelled, JobView, Step, checkpoints
 
-__all__ = ["Worker"]
+__all__ = ["MOST_TABS", "Worker"]
 
 TAB_KEPT = 15 * 60.0  # seconds without a word from it
 JOBS_KEPT = 12  # of a tab: what is over, too

@@ -49,13 +49,22 @@ def _typed_actions(app: Dash, session: ExplorerSession) -> None:
     cell = [State(name, "value") for name in ("cell-component", "cell-layer", "cell-token")]
     _action(app, "cell", Input("look", "n_clicks"), changes.looked_at, *cell)
 
-    def edit(state: ExplorerState, method: Any, layers: Any, target_new: Any) -> ExplorerState:
-        known = session.known(state)
+    def edit(state: ExplorerState, tab: str, method: Any, layers: Any, target_new: Any) -> ExplorerState:
+        known = session.known(tab, state)
         if "prediction" not in known:
             raise InputError("the prompt is not read yet; wait a moment, or press Read.")
         return changes.edited(state, fact_marked(known["prediction"].labels, state), method, layers, target_new)
 
-    _action(app, "edit", Input("edit", "n_clicks"), edit, State("method", "value"), State("layers", "value"), State("target-new", "value"))
+    _action(
+        app,
+        "edit",
+        Input("edit", "n_clicks"),
+        edit,
+        State("tab", "data"),
+        State("method", "value"),
+        State("layers", "value"),
+        State("target-new", "value"),
+    )
     _action(app, "further", Input("compare", "n_clicks"), changes.compared_on, State("further", "value"))
 
 

@@ -55,7 +55,7 @@ def submitted(
 
     Args:
         before: the jobs so far.
-        once_more: what failed, was cancelled or is forgotten is asked for again.
+        once_more: what failed, was cancelled or is forgotten, or whose results are, is asked for again.
 
     Raises:
         InputError: as `ExplorerSession.submit`.
@@ -63,7 +63,7 @@ def submitted(
     jobs: dict[str, dict[str, str]] = {}
     for task, key in wanted.items():
         known = before.get(task)
-        if known is None or known["key"] != key or (once_more and not _goes_on(session, tab, known["id"])):
+        if known is None or known["key"] != key or (once_more and not _goes_on(session, tab, known["id"], state)):
             known = {"id": session.submit(tab, task, state), "key": key}
         jobs[task] = known
     for task, known in before.items():
@@ -72,5 +72,6 @@ def submitted(
     return jobs
 
 
-def _goes_on(session: ExplorerSession, tab: str, job: str) -> bool:
-    return session.view(tab, job).status in ("queued", "running", "done")
+def _goes_on(session: ExplorerSession, tab: str, job: str, state: ExplorerState) -> bool:
+    view = session.view(tab, job)
+    return view.status in ("queued", "running") or (view.status == "done" and view.results.keys() <= session.known(tab, state).keys())
