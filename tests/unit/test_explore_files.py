@@ -25,6 +25,7 @@ from tl_knowledge.explore.links import from_query
 from tl_knowledge.explore.session import ExplorerSession
 from tl_knowledge.explore.state import EditRequest, ExplorerState
 from tl_knowledge.explore.tasks import TASKS
+from tl_knowledge.models.loading import hooked_transformer_available
 
 pytestmark = pytest.mark.touches_model
 
@@ -197,7 +198,7 @@ def test_data_can_be_read_again(looked_at, tmp_path):
     assert from_query(about["link"]) == state and about["model"] == "random"
     compared = json.loads((tmp_path / "comparisons.json").read_text())
     assert [row["text"] for row in compared] == [state.prompt, "w1 w2"]
-    assert (tmp_path / "program.py").read_text() == state_code(state, "random", options="dtype=torch.float64", circuit=True)
+    assert (tmp_path / "program.py").read_text() == state_code(state, "random", options=session.options, circuit=True)
 
 
 def test_no_spreadsheet_computes_a_table(gpt2):
@@ -224,7 +225,7 @@ def test_changes_are_sentences():
     )
 
 
-def test_the_program_loads_the_model_as_it_was_loaded(factlm):
+def test_the_program_loads_the_model_as_it_was_loaded(factlm, monkeypatch):
     half, plain = tlk.load_model("factlm", dtype=torch.float16, prepend_bos=False), "tlk.load_model('factlm')"
     assert loading_options(factlm, "factlm") == "" and f"model = {plain}" in state_code(ExplorerState("a"), "factlm")
     options = loading_options(half, "factlm")
@@ -233,6 +234,18 @@ def test_the_program_loads_the_model_as_it_was_loaded(factlm):
     exec(state_code(ExplorerState("The capital"), "factlm", options=options), names)
     assert len(names["prompt"]) == 2 and names["probabilities"].dtype == torch.float16
     assert loading_options(factlm, "some/directory") == "prepend_bos=True"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    assert loading_options(factlm, "factlm") == "device='cpu'"
+
+
+@pytest.mark.skipif(not hooked_transformer_available(), reason="there is but one class")
+def test_the_program_loads_the_class_that_was_loaded():
+    options = loading_options(tlk.load_model("factlm", backend="bridge", device="cpu"), "factlm")
+    assert options == "backend='bridge'"
+    names: dict[str, Any] = {}
+    exec(state_code(ExplorerState("The capital"), "factlm", options=options), names)
+    assert type(names["model"]).__name__ == "TransformerBridge"
 
 
 def test_paths_of_models_are_literals_too(tmp_path):

@@ -139,6 +139,9 @@ def test_a_tab_asks_for_what_its_state_needs_and_for_nothing_twice():
     assert list(wanted_tasks(STATE, None)) == ["predict", "trace", "cell"]
     assert list(wanted_tasks(STATE, circuit_key(STATE))) == ["predict", "trace", "cell", "circuit"]
     assert circuit_key(STATE) != circuit_key(replace(STATE, samples=3))
+    assert circuit_key(STATE) != circuit_key(replace(STATE, window=2)) and circuit_key(STATE) == circuit_key(replace(STATE, cell=None))
+    for change in ({"window": 2}, {"components": ("attn_out",)}, {"metric": "logit"}):
+        assert wanted_tasks(replace(STATE, **change), None)["trace"] != wanted_tasks(STATE, None)["trace"]
     other = wanted_tasks(replace(STATE, cell=("mlp_out", 1, 2), knocked_out=((1, 1),)), None)
     own = wanted_tasks(STATE, None)
     assert {name for name in own if other[name] == own[name]} == {"predict", "trace"} and "compare" in other

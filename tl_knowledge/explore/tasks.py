@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
 from tl_knowledge.circuits import Circuit, from_trace
@@ -13,6 +12,7 @@ from tl_knowledge.explore.comparison import Comparison, answers_of, compare_one,
 from tl_knowledge.explore.details import CellDetails, cell_details
 from tl_knowledge.explore.edits import Editor
 from tl_knowledge.explore.jobs import Step
+from tl_knowledge.explore.keys import ResultKeys
 from tl_knowledge.explore.predictions import Prediction, predict_next
 from tl_knowledge.explore.state import ExplorerState, TracedComponent
 from tl_knowledge.explore.worker import MOST_TABS
@@ -27,38 +27,6 @@ TASKS: tuple[TaskName, ...] = get_args(TaskName)
 
 KEPT, TAB_KEPT = 80, 48  # results: of all tabs, and of one; a state has no more than 29, the two maps of its circuit and 21 comparisons among them
 MODULES: tuple[TracedComponent, ...] = ("mlp_out", "attn_out")  # whose sites a circuit is made of
-
-
-@dataclass(frozen=True)
-class _Keys:
-    """What decides each result: the parts of a state that it depends on."""
-
-    state: ExplorerState
-
-    @property
-    def prediction(self) -> tuple[object, ...]:
-        return "predict", self.state.prompt, self.state.target
-
-    def trace(self, component: TracedComponent) -> tuple[object, ...]:
-        return "trace", component, self.state.window, self._runs
-
-    @property
-    def cell(self) -> tuple[object, ...]:
-        return "cell", self.state.cell, self._runs
-
-    @property
-    def circuit(self) -> tuple[object, ...]:
-        return "circuit", self.state.window, self._runs
-
-    def comparison(self, text: str) -> tuple[object, ...]:
-        state = self.state
-        return "compare", text, state.prompt, state.target, state.suppressed, state.knocked_out, state.edits
-
-    @property
-    def _runs(self) -> tuple[object, ...]:
-        """The clean run and the corrupted ones."""
-        state = self.state
-        return state.prompt, state.subject, state.relation, state.target, state.corrupt, state.samples, state.seed, state.metric
 
 
 class Desk:
@@ -88,7 +56,7 @@ class Desk:
 
     def known(self, tab: str, state: ExplorerState) -> dict[str, Any]:
         """What is kept of everything that belongs to a tab, by name as in a job's results; nothing is computed."""
-        keys, kept = _Keys(state), self._tabs.get(tab) or self._kept
+        keys, kept = ResultKeys(state), self._tabs.get(tab) or self._kept
         found: dict[str, Any] = {"prediction": kept.get(keys.prediction)}
         found |= {component: kept.get(keys.trace(component)) for component in state.components}
         found |= {"cell": kept.get(keys.cell) if state.cell else None, "circuit": kept.get(keys.circuit)}
@@ -105,7 +73,7 @@ class Desk:
             hint = "" if state.target is None else target_hint(self.model, state.prompt, state.target)
             return predict_next(self.model, prompt, [], hint=hint)
 
-        yield Step(1, 1, "", {"prediction": kept.get_or_make(_Keys(state).prediction, make)})
+        yield Step(1, 1, "", {"prediction": kept.get_or_make(ResultKeys(state).prediction, make)})
 
     def _trace(self, state: ExplorerState, kept: TabCache) -> Generator[Step]:
         total = len(state.components)
@@ -118,7 +86,7 @@ class Desk:
             prompt = traced_prompt(self.model, state)
             return trace(self.model, prompt, component=component, window=state.window, **traced_with(prompt, state))
 
-        return kept.get_or_make(_Keys(state).trace(component), make)
+        return kept.get_or_make(ResultKeys(state).trace(component), make)
 
     def _cell(self, state: ExplorerState, kept: TabCache) -> Generator[Step]:
         yield Step(0, 1, "looking into the cell")
@@ -126,7 +94,7 @@ class Desk:
         def make() -> CellDetails:
             return cell_details(self.model, state)
 
-        yield Step(1, 1, "", {"cell": kept.get_or_make(_Keys(state).cell, make)})
+        yield Step(1, 1, "", {"cell": kept.get_or_make(ResultKeys(state).cell, make)})
 
     def _circuit(self, state: ExplorerState, kept: TabCache) -> Generator[Step]:
         total = len(MODULES) + 1
@@ -139,11 +107,11 @@ class Desk:
             traces = [self._traced(state, component, kept) for component in MODULES]
             return from_trace(self.model, traced_prompt(self.model, state), traces, metric=state.metric, progress=False)
 
-        yield Step(total, total, "", {"circuit": kept.get_or_make(_Keys(state).circuit, make)})
+        yield Step(total, total, "", {"circuit": kept.get_or_make(ResultKeys(state).circuit, make)})
 
     def _compare(self, state: ExplorerState, kept: TabCache) -> Generator[Step]:
         texts = (state.prompt, *state.further)
-        total, keys = len(state.edits) + len(texts), _Keys(state)
+        total, keys = len(state.edits) + len(texts), ResultKeys(state)
         for number, edit in enumerate(state.edits):
             yield Step(number, total, f"planning edit {number + 1} of {len(state.edits)} ({edit.method})")
             self.editor.plan(state.edits[: number + 1])
