@@ -14,8 +14,10 @@ from typer.testing import CliRunner
 
 from tl_knowledge.cli import app as commands
 from tl_knowledge.errors import InputError, SubjectNotFoundError
-from tl_knowledge.explore.page import changes
+from tl_knowledge.explore.jobs import JobView
+from tl_knowledge.explore.page import changes, news
 from tl_knowledge.explore.page.app import explorer_app
+from tl_knowledge.explore.page.draw import token_buttons
 from tl_knowledge.explore.page.marks import fact_marked
 from tl_knowledge.explore.page.server import IDENTITY, guard, local_socket
 from tl_knowledge.explore.page.wanted import circuit_key, submitted, wanted_tasks
@@ -213,7 +215,7 @@ def called(app: Dash, pressed: str, values: dict[str, Any]) -> Any:
 
 def test_whatever_goes_wrong_in_the_page_is_a_sentence_on_it(without_type_checks, caplog):
     app = explorer_app(Recorder())  # pyright: ignore[reportArgumentType]
-    values = {"tab": "1", "jobs": {"of": {}, "address": "#prompt=a&cell=1", "pending": False}, "drawn": {}, "again": 0}
+    values = {"tab": "1", "jobs": {"of": {}, "address": "#prompt=a&cell=1"}, "drawn": {}, "again": 0}
     answer = called(app, "beat", values | {"beat": {"number": 1, "dark": False}})
     assert answer.status_code == 200 and "the explorer's page failed" in caplog.text
     assert "InputError: the link's cell '1' is not understood" in answer.json["sideUpdate"]["error-link"]["children"]
@@ -258,3 +260,73 @@ def test_a_link_with_an_unknown_method_is_refused_whole_and_a_prompt_can_still_b
     circuit = called(app, "find-circuit", {"find-circuit": 1, "address": BROKEN})
     assert "There is no trace yet" in circuit.json["sideUpdate"]["error-circuit"]["children"]
     assert "error-link" not in called(app, "cancel", {"cancel": 1, "tab": "1"}).json.get("sideUpdate", {})
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, str], Any]:
+    """What the page is told, by place and property; the last word counts."""
+    said: dict[tuple[str, str], Any] = {}
+    monkeypatch.setattr(news, "set_props", lambda place, props: said.update({(place, name): value for name, value in props.items()}))
+    return said
+
+
+class Views:
+    """A session whose jobs are what a test says, each its task's."""
+
+    def __init__(self, *views: JobView) -> None:
+        self.views = {view.id: view for view in views}
+
+    def view(self, tab: str, job: str) -> JobView:
+        return self.views[job]
+
+
+def told_of(view: JobView, drawn: dict[str, str]) -> dict[str, str]:
+    now, _, _ = news.show_news(Views(view), "tab", {view.task: {"id": view.id}}, drawn, news.Shown(STATE, night=False))  # pyright: ignore
+    return now
+
+
+def test_words_of_what_was_cancelled_go_with_it(told, without_type_checks):
+    told_of(JobView("1", "trace", "cancelled"), {})
+    assert told["progress", "children"].startswith("Cancelled; what was traced by then is shown")
+    told_of(JobView("2", "predict", "running"), {"trace": "1"})
+    assert told["progress", "children"] == "" and told["maps", "children"].children == []
+
+
+def test_tokens_are_stale_while_another_prompt_is_read_and_gone_when_that_fails(told, without_type_checks):
+    now = told_of(JobView("1", "predict", "running"), {"predict": "0"})
+    assert told["tokens", "className"] == told["prediction", "className"] == "stale" and told["error-predict", "children"] == ""
+    told_of(JobView("1", "predict", "failed", error="too long."), now)
+    assert told["error-predict", "children"] == "too long." and told["tokens", "className"] == ""
+    assert told["tokens", "children"] == told["edited-fact", "children"] == told["cell-token", "options"] == []
+    assert told["cell-token", "value"] is None and told["marking", "hidden"] is True
+
+
+@pytest.mark.parametrize(("task", "words"), [("compare", "Press Compare"), ("cell", "Press Look"), ("circuit", "Press Find the circuit")])
+def test_whatever_is_cancelled_says_so_and_what_starts_it_again(told, without_type_checks, task, words):
+    told_of(JobView("1", task, "cancelled"), {})
+    assert told[f"error-{task}", "children"] == f"Cancelled. {words} to start again."
+    told_of(JobView("2", task, "queued"), {})
+    assert told[f"error-{task}", "children"] == ""
+
+
+def test_a_job_that_says_nothing_for_long_is_said_to(told, without_type_checks):
+    told_of(JobView("1", "trace", "running", seconds=9, silent=1), {})
+    assert "no sign of life" not in told["doing", "children"]
+    told_of(JobView("1", "trace", "running", seconds=9, silent=8), {})
+    assert told["doing", "children"].endswith(", 9 s, no sign of life for 8 s")
+
+
+def test_a_click_on_a_token_of_the_prompt_before_marks_nothing(without_type_checks):
+    app = explorer_app(Recorder())  # pyright: ignore[reportArgumentType]
+    buttons = token_buttons(["BOS", "Rome"], ExplorerState("Rome"), has_bos=True)
+    click = {"start": 1, "stop": 2, "of": getattr(buttons[0], "data-of")}
+    own = called(app, "marked", {"marked": click, "role": "subject", "address": "#prompt=Rome"})
+    assert own.json["response"]["address"]["hash"] == "#prompt=Rome&subject=1-2"
+    other = called(app, "marked", {"marked": click, "role": "subject", "address": "#prompt=Paris"})
+    assert "are of the prompt before" in other.json["sideUpdate"]["error-predict"]["children"]
+
+
+def test_news_never_write_down_jobs_which_others_ask_for_meanwhile(without_type_checks):
+    app = explorer_app(Recorder())  # pyright: ignore[reportArgumentType]
+    heard = [name for name, each in app.callback_map.items() if [one["id"] for one in each["inputs"]] == ["beat"]]
+    assert len(heard) == 1 and "jobs.data" not in heard[0] and "pending.data" in heard[0]

@@ -10,6 +10,7 @@ from dash import ALL, Dash, Input, Output, State, ctx, no_update, set_props
 from tl_knowledge.errors import InputError
 from tl_knowledge.explore.links import from_query, to_query
 from tl_knowledge.explore.page import changes
+from tl_knowledge.explore.page.draw import prompt_mark
 from tl_knowledge.explore.page.marks import fact_marked
 from tl_knowledge.explore.page.wanted import circuit_key
 from tl_knowledge.explore.session import ExplorerSession
@@ -77,6 +78,8 @@ def _pressed_actions(app: Dash) -> None:
 
 
 def _marked(state: ExplorerState, marked: dict[str, Any], role: Any) -> ExplorerState:
+    if marked["of"] != prompt_mark(state.prompt):
+        raise InputError("those tokens are of the prompt before; wait until this one is read, and mark its own.")
     return changes.marked(state, role, int(marked["start"]), int(marked["stop"]))
 
 

@@ -19,7 +19,7 @@ COMPONENT_NAMES = {"resid_post": "residual stream", "mlp_out": "MLP output", "at
 
 def page_layout(session: ExplorerSession) -> html.Div:
     """The page of one model."""
-    stores = [dcc.Store(id=name) for name in ("tab", "beat", "marked", "jobs", "drawn", "past", "again", "pace", "circuit-of")]
+    stores = [dcc.Store(id=name) for name in ("tab", "beat", "marked", "jobs", "pending", "drawn", "past", "again", "pace", "circuit-of")]
     left = [_prompt(), _change(session.methods), _keep()]
     right = [_maps(), _site(), _compare()]
     return html.Div(
