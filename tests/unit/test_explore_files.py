@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from support import build, tokenizer_of_sixty_words
@@ -206,6 +207,11 @@ def test_no_spreadsheet_computes_a_table(gpt2):
     table = tlk.trace(gpt2, prompt, samples=1, progress=False).to_dataframe()
     safe = plain_cells(table)
     assert set(safe["token"]) == {"'=cmd()", "'-w", "w3"} and safe["effect"].equals(table["effect"])
+
+
+@pytest.mark.parametrize("text", ["=1", "+1", "-1", "@a", "\t=1", "\r=1", "\n=1", "\uff1d1", "\uff0b1", "\uff0d1", "\uff201"])
+def test_every_beginning_that_a_spreadsheet_computes_is_made_text(text):
+    assert plain_cells(pd.DataFrame({"a": [text, "b", 1]}))["a"].tolist() == [f"'{text}", "b", 1]
 
 
 def test_nothing_is_kept_of_a_tab_that_asked_for_nothing(session):

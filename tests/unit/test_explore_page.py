@@ -156,6 +156,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.left: list[str] = []
         self.given_up: list[str] = []
         self.status, self.results, self.held = "done", {"it": 1}, {"it": 1}
 
@@ -165,6 +166,9 @@ class Recorder:
 
     def view(self, tab: str, job: str) -> Recorder:
         return self
+
+    def leave(self, tab: str) -> None:
+        self.left.append(tab)
 
     def known(self, tab: str, state: ExplorerState) -> dict[str, int]:
         return self.held
@@ -330,3 +334,11 @@ def test_news_never_write_down_jobs_which_others_ask_for_meanwhile(without_type_
     app = explorer_app(Recorder())  # pyright: ignore[reportArgumentType]
     heard = [name for name, each in app.callback_map.items() if [one["id"] for one in each["inputs"]] == ["beat"]]
     assert len(heard) == 1 and "jobs.data" not in heard[0] and "pending.data" in heard[0]
+
+
+def test_a_closed_tab_is_left_by_its_own_page_only(without_type_checks):
+    session = Recorder()
+    client = explorer_app(session).server.test_client()  # pyright: ignore[reportArgumentType]
+    assert client.post("/leave", data="mine", headers={IDENTITY: "abc"}).status_code == 204
+    assert client.post("/leave", data="mine").status_code == 409
+    assert session.left == ["mine"]

@@ -16,7 +16,7 @@ from tl_knowledge.editing import KeyMoments
 from tl_knowledge.errors import InputError
 from tl_knowledge.explore import jobs, tasks
 from tl_knowledge.explore.details import HeadDetails, NeuronDetails, StateDetails
-from tl_knowledge.explore.edits import first_that_works
+from tl_knowledge.explore.edits import Editor, first_that_works
 from tl_knowledge.explore.session import ExplorerSession
 from tl_knowledge.explore.state import EditRequest, ExplorerState
 
@@ -312,6 +312,16 @@ def test_what_is_asked_again_is_not_computed_again(session):
     known = session.known("tab", moved)
     assert {name: known[name] for name in first} == first and "cell" not in known and "comparisons" not in known
     assert asked(session, "trace", replace(STATE, seed=1))["mlp_out"] is not first["mlp_out"]
+
+
+def test_two_full_tabs_plan_each_edit_once(gpt2_that_reads, monkeypatch):
+    planned_now: list[Any] = []
+    monkeypatch.setattr(Editor, "_plan", lambda editor, requests: planned_now.append(requests) or requests)
+    editor = Editor(gpt2_that_reads, None, None)
+    for _ in range(2):
+        for tab in ("w1", "w2"):
+            editor.all_plans([replace(EDIT, target_new=f"{tab} w{number}") for number in range(8)])
+    assert len(planned_now) == 16
 
 
 def test_no_other_tab_and_no_other_cell_takes_a_tabs_results_away(gpt2_that_reads, monkeypatch):

@@ -196,11 +196,26 @@ def test_tabs_that_nobody_asks_for_are_forgotten(bench, monkeypatch):
     assert bench.log == ["a0", "b0", "b1"]
 
 
-def test_too_many_tabs_are_refused(bench, monkeypatch):
-    monkeypatch.setattr(worker_module, "MOST_TABS", 1)
-    bench.submit("a", "one")
-    with pytest.raises(InputError, match="close some"):
-        bench.submit("b", "two")
+def test_of_too_many_tabs_the_longest_silent_is_forgotten(bench, monkeypatch):
+    monkeypatch.setattr(worker_module, "MOST_TABS", 2)
+    silent = bench.submit("a", "one")
+    bench.wait()
+    heard = bench.submit("b", "two")
+    third = bench.submit("c", "three")
+    assert bench.worker.view("one", silent).status == "unknown"
+    assert bench.worker.view("two", heard).status == "queued"
+    assert bench.settle("three", third) == "done" and bench.settle("two", heard) == "done"
+
+
+def test_what_a_closed_tab_has_asked_for_is_given_up(bench):
+    left = bench.submit("a", "one", steps=5)
+    bench.wait()
+    bench.submit("q", "one", "quick")
+    bench.worker.leave("one")
+    bench.worker.leave("nobody")
+    assert bench.worker.view("one", left).status == "unknown"
+    assert bench.settle("two", bench.submit("b", "two")) == "done"
+    assert bench.log == ["a0", "b0", "b1"]
 
 
 def test_old_jobs_of_a_tab_are_forgotten(bench):

@@ -24,14 +24,17 @@ from tl_knowledge.editing import (
 from tl_knowledge.errors import InputError, TLKnowledgeError
 from tl_knowledge.explore.asking import space_hint
 from tl_knowledge.explore.cache import Cache
-from tl_knowledge.explore.state import EditRequest
+from tl_knowledge.explore.state import MOST_EDITS, EditRequest
 from tl_knowledge.lock import model_lock
 from tl_knowledge.models.protocol import HookedModel, layer_count
 from tl_knowledge.prompts.facts import Fact
 
 __all__ = ["Editor", "MethodOffer", "edit_hooks", "fact_of", "first_that_works", "method_of"]
 
-PLANS_KEPT, MOMENTS_KEPT = 12, 3  # moments are as large as a layer's W_out, or larger
+PLANS_KEPT, MOMENTS_KEPT = (
+    3 * MOST_EDITS,
+    3,
+)  # plans of three full tabs, as each may be as large as a matrix; moments are as large as a layer's W_out, or larger
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from tl_knowledge.tracing import COMPONENT_WORDS, CausalTrace
 __all__ = ["changes_in_words", "export_data", "export_page", "plain_cells"]
 
 SHOWN = 5
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20", "\t", "\r", "\n")
 """What a cell begins with that spreadsheets compute."""
 
 

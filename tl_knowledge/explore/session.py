@@ -87,7 +87,7 @@ class ExplorerSession:
         """Ask for something; the job's id. What the same tab asked for by the same task before is given up.
 
         Raises:
-            InputError: an unknown task, or too many tabs.
+            InputError: an unknown task, or a session that was closed.
         """
         check_choice("task", task, TASKS)
         return self._worker.submit(tab, task, self._desk.steps(tab, task, state))
@@ -99,6 +99,10 @@ class ExplorerSession:
     def cancel(self, tab: str, job: str) -> None:
         """Stop a tab's job, wherever it is."""
         self._worker.cancel(tab, job)
+
+    def leave(self, tab: str) -> None:
+        """Forget a tab that was closed, and give up what it has asked for."""
+        self._worker.leave(tab)
 
     def known(self, tab: str, state: ExplorerState) -> dict[str, Any]:
         """What is there already for a tab of all that belongs to a state, by name as in the results; nothing is computed."""

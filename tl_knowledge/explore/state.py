@@ -9,7 +9,18 @@ from typing import Any, Literal, TypeAlias, get_args
 from tl_knowledge.editing import METHODS
 from tl_knowledge.errors import InputError, check_choice
 
-__all__ = ["COMPONENTS", "METRICS", "MOST_TEXT", "Cell", "CorruptedSide", "EditRequest", "ExplorerState", "MetricName", "TracedComponent"]
+__all__ = [
+    "COMPONENTS",
+    "METRICS",
+    "MOST_EDITS",
+    "MOST_TEXT",
+    "Cell",
+    "CorruptedSide",
+    "EditRequest",
+    "ExplorerState",
+    "MetricName",
+    "TracedComponent",
+]
 
 TracedComponent: TypeAlias = Literal["resid_post", "mlp_out", "attn_out"]
 COMPONENTS: tuple[TracedComponent, ...] = get_args(TracedComponent)

@@ -57,7 +57,7 @@ class Worker:
         """Add a job; one of the same tab and task that is not over is no longer wanted.
 
         Raises:
-            InputError: too many tabs, or the worker was closed.
+            InputError: the worker was closed.
         """
         job = Job(uuid.uuid4().hex[:16], tab, task, steps)
         with self._changed:
@@ -66,7 +66,7 @@ class Worker:
             if self._stopped:
                 raise InputError("the explorer is closed; start it again.")
             if tab not in self._tabs and len(self._tabs) >= MOST_TABS:
-                raise InputError(f"{len(self._tabs)} tabs are open; close some, and try again in a quarter of an hour.")
+                self._forget(min(self._tabs, key=lambda each: self._heard[each]))  # where it is open still, it asks again
             own = self._tabs.setdefault(tab, {})
             for other in own.values():
                 if other.task == task:
@@ -96,6 +96,11 @@ class Worker:
             if found is not None:
                 self._give_up(found)
 
+    def leave(self, tab: str) -> None:
+        """A tab is closed: nobody waits for its jobs. Nothing where it is unknown."""
+        with self._changed:
+            self._forget(tab)
+
     def close(self, timeout: float = 30.0) -> bool:
         """Give up all jobs and end the thread; whether it has ended."""
         with self._changed:
@@ -116,9 +121,12 @@ class Worker:
         """Forget tabs that nobody has asked for a while; what they wait for is given up."""
         now = time.monotonic()
         for tab in [tab for tab, heard in self._heard.items() if now - heard > TAB_KEPT]:
-            for job in self._tabs.pop(tab, {}).values():
-                self._give_up(job)
-            del self._heard[tab]
+            self._forget(tab)
+
+    def _forget(self, tab: str) -> None:
+        for job in self._tabs.pop(tab, {}).values():
+            self._give_up(job)
+        self._heard.pop(tab, None)
 
     def _order(self) -> list[Job]:
         """What is to be made, in the order in which its next steps come: the tabs' first jobs, then their second ones, ..."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dash import ClientsideFunction, Dash, Input, Output, State, no_update, set_props
+from flask import request
 
 from tl_knowledge.errors import InputError
 from tl_knowledge.explore.code import state_code
@@ -33,11 +34,21 @@ def explorer_app(session: ExplorerSession) -> Dash:
     in_the_page = [("tab", "name", Input("address", "pathname")), ("pace", "pace", Input("pending", "data"))]
     for name, function, heard in in_the_page:
         app.clientside_callback(ClientsideFunction("explorer", function), Output(name, "data"), heard)
+    _leave(app, session)
     _ask(app, session)
     _listen(app, session)
     add_actions(app, session)
     add_keeping(app, session)
     return app
+
+
+def _leave(app: Dash, session: ExplorerSession) -> None:
+    """A tab says that it is closed, so that nothing is computed any more that nobody will see."""
+
+    @app.server.post("/leave")
+    def leave() -> tuple[str, int]:  # pyright: ignore[reportUnusedFunction]
+        session.leave(request.get_data(as_text=True)[:100])
+        return "", 204
 
 
 def _failed(error: Exception) -> None:

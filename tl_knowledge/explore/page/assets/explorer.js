@@ -55,6 +55,9 @@
       set("beat", {data: {number: ++beats, dark: dark.matches}});
     }
   }, 100);
+  window.addEventListener("pagehide", () => {
+    fetched("leave", {method: "POST", body: explorer.tab, keepalive: true, headers: {"X-Explorer-Model": model}}).catch(() => {});
+  });
   dark.addEventListener("change", () => { lastBeat = 0; });
 
   window.dash_clientside = window.dash_clientside || {};
