@@ -145,7 +145,7 @@ def test_a_cell_of_attention_opens_its_heads(browser, served):
     tab.close()
 
 
-def test_an_edit_is_seen_in_its_tab_and_in_no_other(browser, served):
+def test_an_edit_is_seen_in_its_tab_and_in_no_other(browser, served, factlm):
     mine, other = (
         fresh(browser, served, f"{MARKED}&components="),
         fresh(browser, served, f"{MARKED}&components=&further=Paul+McCartney+performs+on+the"),
@@ -161,7 +161,9 @@ def test_an_edit_is_seen_in_its_tab_and_in_no_other(browser, served):
     other.type("#further", "The capital of France is")
     other.click("#compare")
     other.wait("document.querySelectorAll('#compared tbody tr').length == 2 && document.querySelector('#compared').innerText.includes('France')", 60)
-    assert all(row[2] == row[3] for row in compared(other))
+    answer = int(factlm(tlk.Prompt.from_text(factlm, PROMPT).tokens)[0, -1].argmax())
+    direct = [factlm(tlk.Prompt.from_text(factlm, text).tokens)[0, -1].softmax(-1)[answer].item() for text in (PROMPT, "The capital of France is")]
+    assert [row[2:] for row in compared(other)] == [[f"{share:.1%}"] * 2 for share in direct]
     mine.click("#undo")
     mine.says("Nothing is changed in this tab.")
     mine.close()

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from support import build, tokenizer_of_sixty_words
@@ -25,6 +26,7 @@ from tl_knowledge.explore.links import from_query
 from tl_knowledge.explore.session import ExplorerSession
 from tl_knowledge.explore.state import EditRequest, ExplorerState
 from tl_knowledge.explore.tasks import TASKS
+from tl_knowledge.models.loading import hooked_transformer_available
 
 pytestmark = pytest.mark.touches_model
 
@@ -136,19 +138,30 @@ def looked_at() -> Iterator[tuple[ExplorerSession, ExplorerState]]:
 
 def test_a_page_has_all_that_was_looked_at(looked_at):
     session, state = looked_at
-    page = export_page(session, state)
+    page = export_page(session, "tab", state)
     assert page.startswith("<!doctype html>") and page.count("Plotly.newPlot(") == 6
     for words in ("Before and after", "neuron 3 of layer 1 suppressed", "head 0 of layer 2 knocked out", "w3 w14 w15 w9 → w7 (ft)", "tlk.load_model"):
         assert words in page.replace("&#39;", "'").replace("&#34;", '"')
-    one = export_page(session, replace(state, components=("mlp_out",), cell=None, edits=()))
+    one = export_page(session, "tab", replace(state, components=("mlp_out",), cell=None, edits=()))
     assert one.count("Plotly.newPlot(") == 2 and "Before and after" not in one
+
+
+def test_what_is_lacking_is_said_and_never_left_out_in_silence(looked_at):
+    session, state = looked_at
+    assert "Not there when this was saved" not in export_page(session, "tab", state)
+    more = replace(state, seed=5, further=("w1 w9",))
+    lacking = "Not there when this was saved, as it was not finished, failed or was cancelled: the map of residual state, the map of MLP output, "
+    lacking += "the map of attention output, what is behind the clicked cell, before and after."
+    assert lacking in export_page(session, "tab", more)
+    with zipfile.ZipFile(io.BytesIO(export_data(session, "tab", more))) as archive:
+        assert lacking in archive.read("READ_ME.txt").decode()
 
 
 def test_a_page_has_every_text_as_text(session):
     state = ExplorerState(HOSTILE, further=(HOSTILE,), knocked_out=((0, 0),))
     asked(session, "predict", state)
     asked(session, "compare", state)
-    page = export_page(session, state)
+    page = export_page(session, "tab", state)
     assert "alert(" in page and "<script>alert" not in page
     assert "</pre> w1" not in page and "\x07" not in page
 
@@ -171,7 +184,7 @@ def test_a_sites_arrows_are_those_that_begin_or_end_there(looked_at):
 
 def test_data_can_be_read_again(looked_at, tmp_path):
     session, state = looked_at
-    packed = export_data(session, state)
+    packed = export_data(session, "tab", state)
     (tmp_path / "tab.zip").write_bytes(packed)
     with zipfile.ZipFile(tmp_path / "tab.zip") as archive:
         archive.extractall(tmp_path)
@@ -186,7 +199,7 @@ def test_data_can_be_read_again(looked_at, tmp_path):
     assert from_query(about["link"]) == state and about["model"] == "random"
     compared = json.loads((tmp_path / "comparisons.json").read_text())
     assert [row["text"] for row in compared] == [state.prompt, "w1 w2"]
-    assert (tmp_path / "program.py").read_text() == state_code(state, "random", options="dtype=torch.float64", circuit=True)
+    assert (tmp_path / "program.py").read_text() == state_code(state, "random", options=session.options, circuit=True)
 
 
 def test_no_spreadsheet_computes_a_table(gpt2):
@@ -196,10 +209,15 @@ def test_no_spreadsheet_computes_a_table(gpt2):
     assert set(safe["token"]) == {"'=cmd()", "'-w", "w3"} and safe["effect"].equals(table["effect"])
 
 
+@pytest.mark.parametrize("text", ["=1", "+1", "-1", "@a", "\t=1", "\r=1", "\n=1", "\uff1d1", "\uff0b1", "\uff0d1", "\uff201"])
+def test_every_beginning_that_a_spreadsheet_computes_is_made_text(text):
+    assert plain_cells(pd.DataFrame({"a": [text, "b", 1]}))["a"].tolist() == [f"'{text}", "b", 1]
+
+
 def test_nothing_is_kept_of_a_tab_that_asked_for_nothing(session):
     for export in (export_page, export_data):
         with pytest.raises(InputError, match="read or trace the prompt first"):
-            export(session, replace(STATE, seed=77, prompt="w9 w9"))
+            export(session, "tab", replace(STATE, seed=77, prompt="w9 w9"))
 
 
 def test_changes_are_sentences():
@@ -213,7 +231,7 @@ def test_changes_are_sentences():
     )
 
 
-def test_the_program_loads_the_model_as_it_was_loaded(factlm):
+def test_the_program_loads_the_model_as_it_was_loaded(factlm, monkeypatch):
     half, plain = tlk.load_model("factlm", dtype=torch.float16, prepend_bos=False), "tlk.load_model('factlm')"
     assert loading_options(factlm, "factlm") == "" and f"model = {plain}" in state_code(ExplorerState("a"), "factlm")
     options = loading_options(half, "factlm")
@@ -222,6 +240,18 @@ def test_the_program_loads_the_model_as_it_was_loaded(factlm):
     exec(state_code(ExplorerState("The capital"), "factlm", options=options), names)
     assert len(names["prompt"]) == 2 and names["probabilities"].dtype == torch.float16
     assert loading_options(factlm, "some/directory") == "prepend_bos=True"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    assert loading_options(factlm, "factlm") == "device='cpu'"
+
+
+@pytest.mark.skipif(not hooked_transformer_available(), reason="there is but one class")
+def test_the_program_loads_the_class_that_was_loaded():
+    options = loading_options(tlk.load_model("factlm", backend="bridge", device="cpu"), "factlm")
+    assert options == "backend='bridge'"
+    names: dict[str, Any] = {}
+    exec(state_code(ExplorerState("The capital"), "factlm", options=options), names)
+    assert type(names["model"]).__name__ == "TransformerBridge"
 
 
 def test_paths_of_models_are_literals_too(tmp_path):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 from dataclasses import replace
+from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from dash import Dash, html
@@ -12,8 +14,10 @@ from typer.testing import CliRunner
 
 from tl_knowledge.cli import app as commands
 from tl_knowledge.errors import InputError, SubjectNotFoundError
-from tl_knowledge.explore.page import changes
+from tl_knowledge.explore.jobs import JobView
+from tl_knowledge.explore.page import changes, news
 from tl_knowledge.explore.page.app import explorer_app
+from tl_knowledge.explore.page.draw import token_buttons
 from tl_knowledge.explore.page.marks import fact_marked
 from tl_knowledge.explore.page.server import IDENTITY, guard, local_socket
 from tl_knowledge.explore.page.wanted import circuit_key, submitted, wanted_tasks
@@ -137,6 +141,9 @@ def test_a_tab_asks_for_what_its_state_needs_and_for_nothing_twice():
     assert list(wanted_tasks(STATE, None)) == ["predict", "trace", "cell"]
     assert list(wanted_tasks(STATE, circuit_key(STATE))) == ["predict", "trace", "cell", "circuit"]
     assert circuit_key(STATE) != circuit_key(replace(STATE, samples=3))
+    assert circuit_key(STATE) != circuit_key(replace(STATE, window=2)) and circuit_key(STATE) == circuit_key(replace(STATE, cell=None))
+    for change in ({"window": 2}, {"components": ("attn_out",)}, {"metric": "logit"}):
+        assert wanted_tasks(replace(STATE, **change), None)["trace"] != wanted_tasks(STATE, None)["trace"]
     other = wanted_tasks(replace(STATE, cell=("mlp_out", 1, 2), knocked_out=((1, 1),)), None)
     own = wanted_tasks(STATE, None)
     assert {name for name in own if other[name] == own[name]} == {"predict", "trace"} and "compare" in other
@@ -149,8 +156,9 @@ class Recorder:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.left: list[str] = []
         self.given_up: list[str] = []
-        self.status = "done"
+        self.status, self.results, self.held = "done", {"it": 1}, {"it": 1}
 
     def submit(self, tab: str, task: str, state: ExplorerState) -> str:
         self.asked.append(task)
@@ -158,6 +166,12 @@ class Recorder:
 
     def view(self, tab: str, job: str) -> Recorder:
         return self
+
+    def leave(self, tab: str) -> None:
+        self.left.append(tab)
+
+    def known(self, tab: str, state: ExplorerState) -> dict[str, int]:
+        return self.held
 
     def cancel(self, tab: str, job: str) -> None:
         self.given_up.append(job)
@@ -170,24 +184,43 @@ def test_jobs_go_on_while_they_answer_the_same_and_are_asked_again_when_forgotte
     moved = replace(STATE, cell=None)
     second = submitted(session, "tab", moved, wanted_tasks(moved, None), first, once_more=True)  # pyright: ignore[reportArgumentType]
     assert session.asked == ["predict", "trace", "cell"] and session.given_up == [first["cell"]["id"]]
-    session.status = "unknown"
+    session.held = {}
+    submitted(session, "tab", moved, wanted_tasks(moved, None), second, once_more=True)  # pyright: ignore[reportArgumentType]
+    assert session.asked[3:] == ["predict", "trace"]
+    session.asked[3:], session.status = [], "unknown"
     submitted(session, "tab", moved, wanted_tasks(moved, None), second, once_more=True)  # pyright: ignore[reportArgumentType]
     assert session.asked[3:] == ["predict", "trace"]
 
 
-def test_whatever_goes_wrong_in_the_page_is_a_sentence_on_it(without_type_checks, caplog):
-    app = explorer_app(Recorder())  # pyright: ignore[reportArgumentType]
-    output = next(name for name in app.callback_map if name.startswith("..drawn.data@"))
-    names = [part.rsplit(".", 1) for part in output.strip(".").split("...")]
-    state = {"tab": "1", "jobs": {"of": {}, "address": "#prompt=a&cell=1", "pending": False}, "drawn": {}, "again": 0}
+def called(app: Dash, pressed: str, values: dict[str, Any]) -> Any:
+    """What a page gets when a control is pressed.
+
+    Args:
+        pressed: the control; the callback is the first that it alone, or it among others, starts.
+        values: of all controls that the callback reads.
+    """
+    output, callback = next(
+        (name, each) for name, each in app.callback_map.items() if "callback" in each and pressed in [heard["id"] for heard in each["inputs"]]
+    )
+    parts = [dict(zip(("id", "property"), part.split("@")[0].rsplit(".", 1), strict=True)) for part in output.strip(".").split("...")]
+
+    def filled(kind: str) -> list[dict[str, Any]]:
+        return [each | {"value": values.get(each["id"])} for each in callback[kind]]
+
     request = {
         "output": output,
-        "outputs": [{"id": name, "property": place} for name, place in names],
-        "inputs": [{"id": "beat", "property": "data", "value": {"number": 1, "dark": False}}],
-        "changedPropIds": ["beat.data"],
-        "state": [{"id": name, "property": "data", "value": value} for name, value in state.items()],
+        "outputs": parts if output.startswith("..") else parts[0],
+        "inputs": filled("inputs"),
+        "changedPropIds": [f"{each['id']}.{each['property']}" for each in callback["inputs"] if each["id"] == pressed],
+        "state": filled("state"),
     }
-    answer = app.server.test_client().post("/_dash-update-component", json=request, headers={IDENTITY: "abc"})
+    return app.server.test_client().post("/_dash-update-component", json=request, headers={IDENTITY: "abc"})
+
+
+def test_whatever_goes_wrong_in_the_page_is_a_sentence_on_it(without_type_checks, caplog):
+    app = explorer_app(Recorder())  # pyright: ignore[reportArgumentType]
+    values = {"tab": "1", "jobs": {"of": {}, "address": "#prompt=a&cell=1"}, "drawn": {}, "again": 0}
+    answer = called(app, "beat", values | {"beat": {"number": 1, "dark": False}})
     assert answer.status_code == 200 and "the explorer's page failed" in caplog.text
     assert "InputError: the link's cell '1' is not understood" in answer.json["sideUpdate"]["error-link"]["children"]
 
@@ -215,3 +248,97 @@ def test_the_identity_is_of_the_name_the_loading_and_the_weights(gpt2):
         assert identity("a") != first
     finally:
         bias.copy_(before)
+
+
+BROKEN = "#" + urlencode({"prompt": "Rome is in", "edits": '["rme","Rome","{} is in"," x"]'})
+
+
+def test_a_link_with_an_unknown_method_is_refused_whole_and_a_prompt_can_still_be_typed(without_type_checks):
+    session = Recorder()
+    app = explorer_app(session)  # pyright: ignore[reportArgumentType]
+    refused = called(app, "address", {"address": BROKEN, "tab": "1"})
+    assert "did you mean 'rome'" in refused.json["sideUpdate"]["error-link"]["children"] and session.asked == []
+    typed = called(app, "read", {"read": 1, "address": BROKEN, "prompt": "Paris is in", "past": ["#prompt=a"]}).json["response"]
+    assert typed["address"]["hash"] == "#prompt=Paris+is+in&components="
+    assert typed["past"]["data"] == ["#prompt=a"]
+    circuit = called(app, "find-circuit", {"find-circuit": 1, "address": BROKEN})
+    assert "There is no trace yet" in circuit.json["sideUpdate"]["error-circuit"]["children"]
+    assert "error-link" not in called(app, "cancel", {"cancel": 1, "tab": "1"}).json.get("sideUpdate", {})
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, str], Any]:
+    """What the page is told, by place and property; the last word counts."""
+    said: dict[tuple[str, str], Any] = {}
+    monkeypatch.setattr(news, "set_props", lambda place, props: said.update({(place, name): value for name, value in props.items()}))
+    return said
+
+
+class Views:
+    """A session whose jobs are what a test says, each its task's."""
+
+    def __init__(self, *views: JobView) -> None:
+        self.views = {view.id: view for view in views}
+
+    def view(self, tab: str, job: str) -> JobView:
+        return self.views[job]
+
+
+def told_of(view: JobView, drawn: dict[str, str]) -> dict[str, str]:
+    now, _, _ = news.show_news(Views(view), "tab", {view.task: {"id": view.id}}, drawn, news.Shown(STATE, night=False))  # pyright: ignore
+    return now
+
+
+def test_words_of_what_was_cancelled_go_with_it(told, without_type_checks):
+    told_of(JobView("1", "trace", "cancelled"), {})
+    assert told["progress", "children"].startswith("Cancelled; what was traced by then is shown")
+    told_of(JobView("2", "predict", "running"), {"trace": "1"})
+    assert told["progress", "children"] == "" and told["maps", "children"].children == []
+
+
+def test_tokens_are_stale_while_another_prompt_is_read_and_gone_when_that_fails(told, without_type_checks):
+    now = told_of(JobView("1", "predict", "running"), {"predict": "0"})
+    assert told["tokens", "className"] == told["prediction", "className"] == "stale" and told["error-predict", "children"] == ""
+    told_of(JobView("1", "predict", "failed", error="too long."), now)
+    assert told["error-predict", "children"] == "too long." and told["tokens", "className"] == ""
+    assert told["tokens", "children"] == told["edited-fact", "children"] == told["cell-token", "options"] == []
+    assert told["cell-token", "value"] is None and told["marking", "hidden"] is True
+
+
+@pytest.mark.parametrize(("task", "words"), [("compare", "Press Compare"), ("cell", "Press Look"), ("circuit", "Press Find the circuit")])
+def test_whatever_is_cancelled_says_so_and_what_starts_it_again(told, without_type_checks, task, words):
+    told_of(JobView("1", task, "cancelled"), {})
+    assert told[f"error-{task}", "children"] == f"Cancelled. {words} to start again."
+    told_of(JobView("2", task, "queued"), {})
+    assert told[f"error-{task}", "children"] == ""
+
+
+def test_a_job_that_says_nothing_for_long_is_said_to(told, without_type_checks):
+    told_of(JobView("1", "trace", "running", seconds=9, silent=1), {})
+    assert "no sign of life" not in told["doing", "children"]
+    told_of(JobView("1", "trace", "running", seconds=9, silent=8), {})
+    assert told["doing", "children"].endswith(", 9 s, no sign of life for 8 s")
+
+
+def test_a_click_on_a_token_of_the_prompt_before_marks_nothing(without_type_checks):
+    app = explorer_app(Recorder())  # pyright: ignore[reportArgumentType]
+    buttons = token_buttons(["BOS", "Rome"], ExplorerState("Rome"), has_bos=True)
+    click = {"start": 1, "stop": 2, "of": getattr(buttons[0], "data-of")}
+    own = called(app, "marked", {"marked": click, "role": "subject", "address": "#prompt=Rome"})
+    assert own.json["response"]["address"]["hash"] == "#prompt=Rome&subject=1-2"
+    other = called(app, "marked", {"marked": click, "role": "subject", "address": "#prompt=Paris"})
+    assert "are of the prompt before" in other.json["sideUpdate"]["error-predict"]["children"]
+
+
+def test_news_never_write_down_jobs_which_others_ask_for_meanwhile(without_type_checks):
+    app = explorer_app(Recorder())  # pyright: ignore[reportArgumentType]
+    heard = [name for name, each in app.callback_map.items() if [one["id"] for one in each["inputs"]] == ["beat"]]
+    assert len(heard) == 1 and "jobs.data" not in heard[0] and "pending.data" in heard[0]
+
+
+def test_a_closed_tab_is_left_by_its_own_page_only(without_type_checks):
+    session = Recorder()
+    client = explorer_app(session).server.test_client()  # pyright: ignore[reportArgumentType]
+    assert client.post("/leave", data="mine", headers={IDENTITY: "abc"}).status_code == 204
+    assert client.post("/leave", data="mine").status_code == 409
+    assert session.left == ["mine"]

@@ -14,8 +14,9 @@ from support.explorer import asked, finished, refused
 import tl_knowledge as tlk
 from tl_knowledge.editing import KeyMoments
 from tl_knowledge.errors import InputError
-from tl_knowledge.explore import jobs
+from tl_knowledge.explore import jobs, tasks
 from tl_knowledge.explore.details import HeadDetails, NeuronDetails, StateDetails
+from tl_knowledge.explore.edits import Editor, first_that_works
 from tl_knowledge.explore.session import ExplorerSession
 from tl_knowledge.explore.state import EditRequest, ExplorerState
 
@@ -241,7 +242,13 @@ def test_two_tabs_at_once_are_as_each_alone(session):
             else:
                 assert found == wanted[name]
     alone.close()
-    assert not any(row.answers[1:] for row in together["b", "compare"]["comparisons"])
+    for row in together["b", "compare"]["comparisons"]:  # nothing of the other tab's edit, in the numbers of the model itself
+        tokens = tlk.Prompt.from_text(session.model, row.text).tokens
+        for said, hooks in ((row.before, []), (row.after, tlk.ablate(heads=other.knocked_out))):
+            direct = session.model.run_with_hooks(tokens, fwd_hooks=hooks)[0, -1].softmax(-1)
+            assert [each.probability for each in said.top[:3]] == pytest.approx(direct.topk(3).values.tolist(), abs=1e-12)
+    edit = together["a", "compare"]["comparisons"][0]
+    assert edit.answers[-1].after > edit.answers[-1].before  # there was something that could have been seen
 
 
 @pytest.fixture
@@ -302,9 +309,35 @@ def test_what_is_asked_again_is_not_computed_again(session):
     moved = replace(STATE, cell=("mlp_out", 0, 0), further=("w1",), suppressed=((0, 1),))
     again = asked(session, "trace", moved)
     assert all(again[name] is first[name] for name in first)
-    known = session.known(moved)
+    known = session.known("tab", moved)
     assert {name: known[name] for name in first} == first and "cell" not in known and "comparisons" not in known
     assert asked(session, "trace", replace(STATE, seed=1))["mlp_out"] is not first["mlp_out"]
+
+
+def test_two_full_tabs_plan_each_edit_once(gpt2_that_reads, monkeypatch):
+    planned_now: list[Any] = []
+    monkeypatch.setattr(Editor, "_plan", lambda editor, requests: planned_now.append(requests) or requests)
+    editor = Editor(gpt2_that_reads, None, None)
+    for _ in range(2):
+        for tab in ("w1", "w2"):
+            editor.all_plans([replace(EDIT, target_new=f"{tab} w{number}") for number in range(8)])
+    assert len(planned_now) == 16
+
+
+def test_no_other_tab_and_no_other_cell_takes_a_tabs_results_away(gpt2_that_reads, monkeypatch):
+    monkeypatch.setattr(tasks, "KEPT", 2)
+    monkeypatch.setattr(tasks, "TAB_KEPT", 6)
+    session = ExplorerSession(gpt2_that_reads, name="random")
+    for task in ("predict", "trace"):
+        asked(session, task, STATE, "mine")
+    for text in ("w1", "w2", "w3"):
+        asked(session, "predict", ExplorerState(text), "other")
+    assert set(session.known("mine", STATE)) == {"prediction", *STATE.components} and session.known("third", STATE) == {}
+    for layer in (0, 1, 2):
+        for pos in (1, 2):
+            asked(session, "cell", replace(STATE, cell=("resid_post", layer, pos)), "mine")
+    assert set(session.known("mine", STATE)) == {"prediction", *STATE.components}
+    session.close()
 
 
 @pytest.mark.parametrize(
@@ -326,7 +359,6 @@ def test_what_is_asked_again_is_not_computed_again(session):
         ("compare", replace(STATE, further=("w1 " * 33,)), "has 33 tokens"),
         ("compare", replace(STATE, edits=(replace(EDIT, method="mend"),)), "MEND edits with networks that are trained first"),
         ("compare", replace(STATE, edits=(replace(EDIT, method="ike"),)), "IKE changes what the model reads"),
-        ("compare", replace(STATE, edits=(replace(EDIT, method="roem"),)), "did you mean 'rome'"),
         ("compare", replace(STATE, edits=(replace(EDIT, layers=()),)), "nothing is published"),
         ("compare", replace(STATE, edits=(replace(EDIT, method="rome"),)), "ROME needs key moments of layers 1, and there are none"),
         ("compare", replace(STATE, edits=(replace(SECOND, method="grace"), SECOND)), "GRACE changes activations"),
@@ -365,7 +397,25 @@ def test_factlm_has_every_method_or_a_reason(factlm):
     session.close()
     assert list(offers) == list(tlk.editing.METHODS)
     assert [name for name, offer in offers.items() if offer.refusal] == ["mend", "ke", "serac", "ike"]
+    assert first_that_works(session.methods) == "rome"
     assert offers["rome"].layers == (0,) and offers["rome"].needs_moments and not offers["rome"].asks_layers
+
+
+def test_methods_that_lack_their_moments_say_so_and_are_not_the_first(gpt2_that_reads, texts):
+    def offered(**given: Any) -> dict[str, Any]:
+        session = ExplorerSession(gpt2_that_reads, name="random", **given)
+        session.close()
+        return {offer.name: offer for offer in session.methods}
+
+    bare, moments = offered(), tlk.collect_key_moments(gpt2_that_reads, texts, layers=[1], progress=False)
+    lacking = [
+        name for name in ("rome", "memit", "pmet", "emmet", "alphaedit") if "--moments" in bare[name].refusal and "--corpus" in bare[name].refusal
+    ]
+    assert lacking == ["rome", "memit", "pmet", "emmet", "alphaedit"]
+    first = first_that_works(tuple(bare.values()))
+    assert first is not None and not bare[first].refusal and not bare[first].needs_moments
+    for given in ({"corpus": lambda: texts}, {"moments": moments}):
+        assert not any("--moments" in offer.refusal for offer in offered(**given).values())
 
 
 def test_a_target_without_its_space_is_hinted_at(factlm):

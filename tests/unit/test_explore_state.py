@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tl_knowledge.editing import METHODS
 from tl_knowledge.errors import InputError
 from tl_knowledge.explore.links import from_query, to_query
 from tl_knowledge.explore.state import COMPONENTS, METRICS, EditRequest, ExplorerState
@@ -19,7 +20,7 @@ PAIRS = st.lists(st.tuples(NUMBERS, NUMBERS), max_size=4, unique=True).map(tuple
 RANGES = st.none() | st.tuples(st.integers(0, 100), st.integers(1, 100)).map(lambda pair: (pair[0], pair[0] + pair[1]))
 EDITS = st.builds(
     EditRequest,
-    method=TEXTS,
+    method=st.sampled_from(list(METHODS)),
     subject=TEXTS,
     template=st.tuples(TEXTS, TEXTS).map("{}".join),
     target_new=TEXTS,
@@ -122,10 +123,12 @@ def test_every_field_of_a_state_is_in_its_link(name):
         ("prompt=a&edits=" + quote('["rome","a","b"," c"]'), "has no {}"),
         ("prompt=a&edits=" + quote('["rome","a","{} b"," c","x"]'), "layer is 'x'"),
         ("prompt=a&edits=" + quote('["rome","a","{} b"," c",true]'), "layer is True"),
+        ("prompt=a&edits=" + quote('["rme","a","{} b"," c"]'), "an edit's method 'rme' is unknown, did you mean 'rome'"),
+        ("prompt=a&edits=" + quote(f'["{"m" * 9000}","a","{{}} b"," c"]'), "an edit's method 'mmm"),
         ("prompt=a&target=", "the target is '', which is empty"),
         ("prompt=a&further=+", "a further prompt is ' ', which is empty"),
         ("prompt=" + "a" * 20_001, "the prompt has 20001 characters"),
-        ("prompt=" + "a" * 200_000, "the link has 200007 characters"),
+        ("prompt=" + "a" * 600_000, "the link has 600007 characters"),
         ("&".join(["further=a"] * 21), "21 further prompts were given; pass at most 20"),
         ("&".join(["further=a"] * 65), "cannot be read"),
     ],
@@ -150,6 +153,7 @@ def test_a_link_is_taken_whole_or_refused(query, words):
         ({"subject": (1,)}, "no range of tokens"),
         ({"edits": ("rome",)}, "no EditRequest"),
         ({"cell": "abc"}, "no cell"),
+        ({"further": ("a" * 15_000,) * 3}, "the tab's texts have 45001 characters together; at most 40000"),
     ],
 )
 def test_values_that_no_page_sends_are_refused(change, words, without_type_checks):
@@ -161,4 +165,24 @@ def test_values_that_no_page_sends_are_refused(change, words, without_type_check
 def test_ten_thousand_characters_fit_into_a_state_and_a_link():
     state = ExplorerState("<script>alert(1)</script> $x^2$ %{y} =cmd() " * 250)
     assert len(state.prompt) > 10_000
+    assert from_query(to_query(state)) == state
+
+
+LONG = st.sampled_from(["a", "\N{GRINNING FACE}", '"', "\\", "\x00", "\u2028", "{}", "é"]).map(lambda text: "x" + text * (9_000 // len(text)))
+
+
+@settings(max_examples=25, deadline=None)
+@given(LONG, LONG, LONG, LONG)
+def test_the_longest_texts_fit_into_a_link(prompt, target, further, subject):
+    edit = EditRequest("rome", subject[:4_000], "{}", " x", tuple([2**31 - 1] * 500))
+    most = tuple((2**31 - 1 - number, 2**31 - 1) for number in range(500))
+    state = ExplorerState(prompt, target=target, further=(further,), edits=(edit,) * 2, suppressed=most, knocked_out=most)
+    assert from_query(to_query(state)) == state
+
+
+def test_twenty_thousand_emoji_and_all_numbers_fit_into_a_link():
+    numbers, most = tuple([2**31 - 1] * 500), tuple((2**31 - 1 - number, 2**31 - 1) for number in range(500))
+    edits = tuple(EditRequest("rome", "\x00" * 10 + "a", "{}", " x", numbers) for _ in range(8))
+    emoji = "\N{GRINNING FACE}"
+    state = ExplorerState(emoji * 20_000, further=(emoji * 19_800,), edits=edits, suppressed=most, knocked_out=most)
     assert from_query(to_query(state)) == state

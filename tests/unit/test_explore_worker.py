@@ -122,7 +122,10 @@ def test_other_tabs_and_strangers_cannot_see_or_cancel_a_job(bench):
     assert bench.settle("one", job) == "done"
 
 
-@pytest.mark.parametrize("error", [PromptError("the prompt is too long."), ZeroDivisionError("by zero"), RecursionError("deep")])
+@pytest.mark.parametrize(
+    "error",
+    [PromptError("the prompt is too long."), ZeroDivisionError("by zero"), RecursionError("deep"), SystemExit("out"), KeyboardInterrupt("stop")],
+)
 def test_a_job_that_fails_does_not_stop_the_worker(bench, error):
     def fail() -> Generator[Step]:
         yield Step(0, 1)
@@ -133,6 +136,53 @@ def test_a_job_that_fails_does_not_stop_the_worker(bench, error):
     view = bench.worker.view("one", failed)
     assert view.status == "failed" and str(error) in view.error
     assert view.error == str(error) or type(error).__name__ in view.error
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory.\nTried"), RuntimeError("can't allocate memory")])
+def test_too_little_memory_is_called_that(bench, error):
+    def fail() -> Generator[Step]:
+        yield Step(0, 1)
+        raise error
+
+    failed = bench.worker.submit("one", "slow", fail())
+    bench.settle("one", failed)
+    words = bench.worker.view("one", failed).error
+    assert words.startswith("There is not enough memory for this") and "Tried" not in words and "take a shorter prompt" in words
+
+
+def test_a_job_whose_cleaning_up_fails_does_not_stop_the_worker(bench):
+    def stubborn() -> Generator[Step]:
+        try:
+            bench.entered.release()
+            assert bench.gate.acquire(timeout=LONGEST)
+            yield Step(0, 2)
+        finally:
+            raise SystemExit("in the end")
+
+    job = bench.worker.submit("one", "slow", stubborn())
+    bench.wait()
+    bench.worker.cancel("one", job)
+    bench.gate.release()
+    assert bench.settle("two", bench.submit("a", "two")) == "done"
+    assert bench.worker.view("one", job).over
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_has_ended_is_started_again(bench, monkeypatch):
+    ended = threading.Event()
+
+    def end(job: object) -> None:
+        ended.set()
+        raise SystemExit
+
+    monkeypatch.setattr(bench.worker, "_step", end)
+    lost = bench.submit("a", "one")
+    assert ended.wait(LONGEST)
+    bench.worker._thread.join(LONGEST)
+    monkeypatch.undo()
+    view = bench.worker.view("one", lost)
+    assert view.status == "failed" and "ask again" in view.error
+    assert bench.settle("one", bench.submit("b", "one")) == "done"
 
 
 def test_tabs_that_nobody_asks_for_are_forgotten(bench, monkeypatch):
@@ -146,11 +196,26 @@ def test_tabs_that_nobody_asks_for_are_forgotten(bench, monkeypatch):
     assert bench.log == ["a0", "b0", "b1"]
 
 
-def test_too_many_tabs_are_refused(bench, monkeypatch):
-    monkeypatch.setattr(worker_module, "MOST_TABS", 1)
-    bench.submit("a", "one")
-    with pytest.raises(InputError, match="close some"):
-        bench.submit("b", "two")
+def test_of_too_many_tabs_the_longest_silent_is_forgotten(bench, monkeypatch):
+    monkeypatch.setattr(worker_module, "MOST_TABS", 2)
+    silent = bench.submit("a", "one")
+    bench.wait()
+    heard = bench.submit("b", "two")
+    third = bench.submit("c", "three")
+    assert bench.worker.view("one", silent).status == "unknown"
+    assert bench.worker.view("two", heard).status == "queued"
+    assert bench.settle("three", third) == "done" and bench.settle("two", heard) == "done"
+
+
+def test_what_a_closed_tab_has_asked_for_is_given_up(bench):
+    left = bench.submit("a", "one", steps=5)
+    bench.wait()
+    bench.submit("q", "one", "quick")
+    bench.worker.leave("one")
+    bench.worker.leave("nobody")
+    assert bench.worker.view("one", left).status == "unknown"
+    assert bench.settle("two", bench.submit("b", "two")) == "done"
+    assert bench.log == ["a0", "b0", "b1"]
 
 
 def test_old_jobs_of_a_tab_are_forgotten(bench):

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
-__all__ = ["Cache"]
+__all__ = ["Cache", "TabCache"]
 
 Value = TypeVar("Value")
 
@@ -44,3 +44,26 @@ class Cache:
             while len(self._kept) > self._most:
                 self._kept.popitem(last=False)
         return made
+
+
+class TabCache:
+    """What one tab has asked for, which no other tab takes away, in front of what all have.
+
+    Example:
+        >>> shared = Cache(1)
+        >>> tab = TabCache(shared, 3)
+        >>> tab.get_or_make("a", lambda: 1), shared.get_or_make("b", lambda: 2), shared.get("a"), tab.get("a"), tab.get("b")
+        (1, 2, None, 1, 2)
+    """
+
+    def __init__(self, shared: Cache, most: int) -> None:
+        self._own, self._shared = Cache(most), shared
+
+    def get(self, key: Hashable) -> Any | None:
+        """What is kept, or ``None``."""
+        found = self._own.get(key)
+        return self._shared.get(key) if found is None else found
+
+    def get_or_make(self, key: Hashable, make: Callable[[], Value]) -> Value:
+        """What is kept, or what is made now; the tab has it from then on."""
+        return self._own.get_or_make(key, lambda: self._shared.get_or_make(key, make))

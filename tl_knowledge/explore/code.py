@@ -10,6 +10,7 @@ from tl_knowledge.editing import method_class
 from tl_knowledge.explore.details import NEURONS_SHOWN, WORDS_SHOWN
 from tl_knowledge.explore.predictions import SHOWN
 from tl_knowledge.explore.state import EditRequest, ExplorerState
+from tl_knowledge.models.loading import hooked_transformer_available
 from tl_knowledge.models.protocol import HookedModel, prepends_bos
 
 __all__ = ["loading_options", "state_code"]
@@ -51,7 +52,7 @@ def state_code(state: ExplorerState, name: str, *, options: str = "", circuit: b
 
 
 def loading_options(model: HookedModel, name: str) -> str:
-    """What ``load_model`` has to be told beside a name to give this model: its precision, and whether it puts BOS before prompts.
+    """What ``load_model`` has to be told beside a name to give this model: its precision, BOS before prompts, its class and its device.
 
     Example:
         >>> import tl_knowledge as tlk
@@ -63,6 +64,11 @@ def loading_options(model: HookedModel, name: str) -> str:
     has_bos = getattr(model.tokenizer, "bos_token_id", None) is not None
     if has_bos and not (name == "factlm" and bos):  # what is usual differs from model to model
         options.append(f"prepend_bos={bos}")
+    if hooked_transformer_available() and type(model).__name__ == "TransformerBridge":
+        options.append("backend='bridge'")
+    device = next(iter(model.parameters())).device
+    if device != torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else device.type != "cpu":
+        options.append(f"device={str(device)!r}")
     return ", ".join(options)
 
 

@@ -24,14 +24,17 @@ from tl_knowledge.editing import (
 from tl_knowledge.errors import InputError, TLKnowledgeError
 from tl_knowledge.explore.asking import space_hint
 from tl_knowledge.explore.cache import Cache
-from tl_knowledge.explore.state import EditRequest
+from tl_knowledge.explore.state import MOST_EDITS, EditRequest
 from tl_knowledge.lock import model_lock
 from tl_knowledge.models.protocol import HookedModel, layer_count
 from tl_knowledge.prompts.facts import Fact
 
-__all__ = ["Editor", "MethodOffer", "edit_hooks", "fact_of", "method_of", "offers"]
+__all__ = ["Editor", "MethodOffer", "edit_hooks", "fact_of", "first_that_works", "method_of"]
 
-PLANS_KEPT, MOMENTS_KEPT = 12, 3  # moments are as large as a layer's W_out, or larger
+PLANS_KEPT, MOMENTS_KEPT = (
+    3 * MOST_EDITS,
+    3,
+)  # plans of three full tabs, as each may be as large as a matrix; moments are as large as a layer's W_out, or larger
 
 
 @dataclass(frozen=True)
@@ -55,14 +58,17 @@ class MethodOffer:
     refusal: str = ""
 
 
-def offers(model: HookedModel) -> tuple[MethodOffer, ...]:
-    """Every editing method of the package; those that cannot be used here with the reason."""
-    return tuple(_offer(model, name) for name in METHODS)
+def first_that_works(offers: Sequence[MethodOffer]) -> str | None:
+    """The method that a form begins with: the first that can be used as it is, else the first that can be used once layers are given."""
+    usable = [offer for offer in offers if not offer.refusal]
+    return next((offer.name for offer in sorted(usable, key=lambda offer: offer.asks_layers)), None)
 
 
-def _offer(model: HookedModel, name: str) -> MethodOffer:
+def _offer(model: HookedModel, name: str, *, has_moments: bool) -> MethodOffer:
     kind = method_class(name)
     title, word, refusal = kind.__name__, kind.layer_word(), _refusal(name)
+    if not refusal and kind.needs_moments and not has_moments:
+        refusal = f"{title} needs key moments: start the explorer with --moments FILE, which tl-knowledge moments writes, or with --corpus FILE."
     if refusal:
         return MethodOffer(name, title, kind.needs_moments, refusal=refusal)
     try:
@@ -118,6 +124,11 @@ class Editor:
         self._model, self._moments, self._corpus = model, moments, corpus
         self._plans, self._collected = Cache(PLANS_KEPT), Cache(MOMENTS_KEPT)
 
+    def offers(self) -> tuple[MethodOffer, ...]:
+        """Every editing method of the package; those that cannot be used here with the reason."""
+        has_moments = self._moments is not None or self._corpus is not None
+        return tuple(_offer(self._model, name, has_moments=has_moments) for name in METHODS)
+
     def plan(self, requests: Sequence[EditRequest]) -> PlannedEdit:
         """The last of some edits, each of which is planned on the model that the ones before it have left.
 
@@ -164,8 +175,8 @@ class Editor:
         if self._corpus is None:
             where = "of the whole model" if wanted is None else f"of layers {', '.join(map(str, wanted))}"
             raise InputError(
-                f"{type(method).__name__} needs key moments {where}, and there are none: give the explorer a file of moments (tl-knowledge moments), "
-                "or a corpus of the kind that the model was trained on."
+                f"{type(method).__name__} needs key moments {where}, and there are none: start the explorer with --moments FILE (tl-knowledge "
+                "moments writes one), or with --corpus FILE of the kind that the model was trained on."
             )
         corpus = self._corpus
         return self._collected.get_or_make(wanted, lambda: collect_key_moments(self._model, corpus(), layers=wanted, progress=False))

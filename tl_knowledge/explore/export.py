@@ -26,12 +26,12 @@ from tl_knowledge.explore.session import ExplorerSession
 from tl_knowledge.explore.state import ExplorerState
 from tl_knowledge.results.plain_text import strict_json
 from tl_knowledge.results.result import Result
-from tl_knowledge.tracing import CausalTrace
+from tl_knowledge.tracing import COMPONENT_WORDS, CausalTrace
 
 __all__ = ["changes_in_words", "export_data", "export_page", "plain_cells"]
 
 SHOWN = 5
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20", "\t", "\r", "\n")
 """What a cell begins with that spreadsheets compute."""
 
 
@@ -48,37 +48,38 @@ def changes_in_words(state: ExplorerState) -> tuple[str, ...]:
     return (*neurons, *heads, *edits)
 
 
-def export_page(session: ExplorerSession, state: ExplorerState) -> str:
+def export_page(session: ExplorerSession, tab: str, state: ExplorerState) -> str:
     """A self-contained page of what was computed for a tab; every text of the tab stands in it as text.
 
     Raises:
         InputError: nothing was computed yet.
     """
-    known = _known(session, state)
+    known = _known(session, tab, state)
     parts: list[PagePart] = []
     parts += _prediction(known["prediction"], state) if "prediction" in known else []
     parts += _comparisons(known["comparisons"], state) if "comparisons" in known else []
     parts += _traces([known[part] for part in state.components if part in known])
     parts += _cell(known["cell"]) if "cell" in known else []
     parts += _circuit(known["circuit"], state) if "circuit" in known else []
+    parts += [note(words) for words in _missing(known, state)]
     parts += [heading("The same in Python"), markup(_WRAPPED, text=_code(session, state, known))]
     parts += [note("What stands after # in the explorer's address:"), markup(_WRAPPED, text=to_query(state))]
     footer = next((result.provenance for result in known.values() if isinstance(result, CausalTrace | Circuit)), None)
     return html_page(state.prompt, parts if footer is None else [*parts, provenance_footer(footer)])
 
 
-def export_data(session: ExplorerSession, state: ExplorerState) -> bytes:
+def export_data(session: ExplorerSession, tab: str, state: ExplorerState) -> bytes:
     """A zip file of what was computed for a tab: the state, the program, tables, and every result as its own ``save`` writes it.
 
     Raises:
         InputError: nothing was computed yet.
     """
-    known = _known(session, state)
+    known = _known(session, tab, state)
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive, tempfile.TemporaryDirectory() as folder:
         archive.writestr("state.json", strict_json({"model": session.name, "link": to_query(state), **asdict(state)}))
         archive.writestr("program.py", _code(session, state, known))
-        archive.writestr("READ_ME.txt", _READ_ME)
+        archive.writestr("READ_ME.txt", "\n".join([_READ_ME, *_missing(known, state)]))
         for name, values in (("prediction", known.get("prediction")), ("comparisons", known.get("comparisons"))):
             if values is not None:
                 archive.writestr(f"{name}.json", strict_json([asdict(each) for each in values] if isinstance(values, tuple) else asdict(values)))
@@ -99,11 +100,21 @@ comparisons.json  before and after
 """
 
 
-def _known(session: ExplorerSession, state: ExplorerState) -> dict[str, Any]:
-    known = session.known(state)
+def _known(session: ExplorerSession, tab: str, state: ExplorerState) -> dict[str, Any]:
+    known = session.known(tab, state)
     if not known:
         raise InputError("nothing was computed for this prompt yet, so there is nothing to keep; read or trace the prompt first.")
     return known
+
+
+def _missing(known: dict[str, Any], state: ExplorerState) -> list[str]:
+    """What belongs to the tab and is not there, in a sentence; a tab without a mark has no maps."""
+    marked = state.subject is not None or state.relation is not None
+    wanted = {part: f"the map of {COMPONENT_WORDS[part]}" for part in state.components if marked}
+    wanted |= {"cell": "what is behind the clicked cell"} if wanted and state.cell is not None else {}
+    wanted |= {"comparisons": "before and after"} if state.edits or state.suppressed or state.knocked_out or state.further else {}
+    missing = [words for name, words in ({"prediction": "the next tokens"} | wanted).items() if name not in known]
+    return [f"Not there when this was saved, as it was not finished, failed or was cancelled: {', '.join(missing)}."] if missing else []
 
 
 def _code(session: ExplorerSession, state: ExplorerState, known: dict[str, Any]) -> str:

@@ -10,11 +10,11 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from tl_knowledge.errors import InputError, check_choice
-from tl_knowledge.explore.state import EditRequest, ExplorerState
+from tl_knowledge.explore.state import MOST_TEXT, EditRequest, ExplorerState
 
 __all__ = ["from_query", "to_query"]
 
-LONGEST_QUERY = 200_000  # characters
+LONGEST_QUERY = 12 * MOST_TEXT + 120_000  # characters; one of a text is up to four bytes of three characters each, and 120,000 hold all numbers
 MOST_FIELDS = 64
 
 

@@ -27,7 +27,7 @@ from tl_knowledge.datasets import load_corpus
 from tl_knowledge.editing import KeyMoments
 from tl_knowledge.errors import InputError, check_choice
 from tl_knowledge.explore.code import loading_options
-from tl_knowledge.explore.edits import Editor, MethodOffer, offers
+from tl_knowledge.explore.edits import Editor, MethodOffer
 from tl_knowledge.explore.jobs import JobView
 from tl_knowledge.explore.state import ExplorerState
 from tl_knowledge.explore.tasks import TASKS, Desk, TaskName
@@ -78,18 +78,19 @@ class ExplorerSession:
             moments.check(self.model)
         texts = load_corpus if corpus is None and name == "factlm" else corpus
         self.layers, self.heads = layer_count(self.model), unit_count(self.model, "head")
-        self.methods: tuple[MethodOffer, ...] = offers(self.model)
-        self._desk = Desk(self.model, Editor(self.model, moments, texts))
+        editor = Editor(self.model, moments, texts)
+        self.methods: tuple[MethodOffer, ...] = editor.offers()
+        self._desk = Desk(self.model, editor)
         self._worker = Worker(TASKS, lambda: model_lock(self.model))  # nobody's ``with edit.applied(model):`` is seen in a step
 
     def submit(self, tab: str, task: TaskName, state: ExplorerState) -> str:
         """Ask for something; the job's id. What the same tab asked for by the same task before is given up.
 
         Raises:
-            InputError: an unknown task, or too many tabs.
+            InputError: an unknown task, or a session that was closed.
         """
         check_choice("task", task, TASKS)
-        return self._worker.submit(tab, task, self._desk.steps(task, state))
+        return self._worker.submit(tab, task, self._desk.steps(tab, task, state))
 
     def view(self, tab: str, job: str) -> JobView:
         """How a tab's job is now, with its results so far; ``"unknown"`` for one that is not this tab's, or was dropped."""
@@ -99,9 +100,13 @@ class ExplorerSession:
         """Stop a tab's job, wherever it is."""
         self._worker.cancel(tab, job)
 
-    def known(self, state: ExplorerState) -> dict[str, Any]:
-        """What is there already of all that belongs to a state, by name as in the results; nothing is computed."""
-        return self._desk.known(state)
+    def leave(self, tab: str) -> None:
+        """Forget a tab that was closed, and give up what it has asked for."""
+        self._worker.leave(tab)
+
+    def known(self, tab: str, state: ExplorerState) -> dict[str, Any]:
+        """What is there already for a tab of all that belongs to a state, by name as in the results; nothing is computed."""
+        return self._desk.known(tab, state)
 
     def close(self) -> None:
         """Stop everything; what is asked for afterwards is refused.

@@ -6,9 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
+from tl_knowledge.editing import METHODS
 from tl_knowledge.errors import InputError, check_choice
 
-__all__ = ["COMPONENTS", "METRICS", "Cell", "CorruptedSide", "EditRequest", "ExplorerState", "MetricName", "TracedComponent"]
+__all__ = [
+    "COMPONENTS",
+    "METRICS",
+    "MOST_EDITS",
+    "MOST_TEXT",
+    "Cell",
+    "CorruptedSide",
+    "EditRequest",
+    "ExplorerState",
+    "MetricName",
+    "TracedComponent",
+]
 
 TracedComponent: TypeAlias = Literal["resid_post", "mlp_out", "attn_out"]
 COMPONENTS: tuple[TracedComponent, ...] = get_args(TracedComponent)
@@ -19,7 +31,7 @@ MetricName: TypeAlias = Literal["probability", "log_probability", "logit", "kl",
 METRICS: tuple[MetricName, ...] = get_args(MetricName)
 """What effects can be measured in here: those that need no second answer."""
 
-LONGEST_TEXT = 20_000  # characters
+LONGEST_TEXT, MOST_TEXT = 20_000, 40_000  # characters: of one text, and of all texts of a tab together, which a link has to hold
 MOST_FURTHER, MOST_EDITS, MOST_UNITS, MOST_SAMPLES, LARGEST_NUMBER = 20, 8, 500, 200, 2**31 - 1
 
 Range: TypeAlias = tuple[int, int]
@@ -38,7 +50,7 @@ class EditRequest:
         layers: where to edit; the model's published layers when empty.
 
     Raises:
-        InputError: a text that is empty or too long, a template without ``{}``, or a layer below 0.
+        InputError: a text that is empty or too long, an unknown method, a template without ``{}``, or a layer below 0.
     """
 
     method: str
@@ -50,6 +62,7 @@ class EditRequest:
     def __post_init__(self) -> None:
         for name in ("method", "subject", "template", "target_new"):
             _check_text(f"an edit's {name}", getattr(self, name))
+        check_choice("an edit's method", self.method[:60], METHODS)
         if "{}" not in self.template:
             raise InputError(f"an edit's template {_short(self.template)} has no {{}}; mark the subject's place, as in '{{}} was born in'.")
         _check_many("an edit's layers", self.layers, MOST_UNITS)
@@ -108,6 +121,12 @@ class ExplorerState:
             _check_text("a further prompt", text)
         if any(not isinstance(edit, EditRequest) for edit in self.edits):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InputError("an edit is no EditRequest; pass EditRequest(method, subject, template, target_new).")
+        edits = [text for edit in self.edits for text in (edit.subject, edit.template, edit.target_new)]
+        size = sum(map(len, (self.prompt, self.target or "", *self.further, *edits)))
+        if size > MOST_TEXT:
+            raise InputError(
+                f"the tab's texts have {size} characters together; at most {MOST_TEXT} fit into its link: shorten some, or take some out."
+            )
 
     def _check_words(self) -> None:
         check_choice("corrupt", self.corrupt, CorruptedSide)

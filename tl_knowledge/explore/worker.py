@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 import uuid
@@ -9,11 +10,13 @@ from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
+
 from tl_knowledge.engine.progress import watch_progress
 from tl_knowledge.errors import InputError, TLKnowledgeError
 from tl_knowledge.explore.jobs import Job, JobCancelled, JobView, Step, checkpoints
 
-__all__ = ["Worker"]
+__all__ = ["MOST_TABS", "Worker"]
 
 TAB_KEPT = 15 * 60.0  # seconds without a word from it
 JOBS_KEPT = 12  # of a tab: what is over, too
@@ -34,22 +37,36 @@ class Worker:
         self._tabs: dict[str, dict[str, Job]] = {}  # by tab and id; the tab whose turn it is comes first
         self._heard: dict[str, float] = {}
         self._stopped = False
-        self._thread = threading.Thread(target=self._work, name="tl-knowledge explore", daemon=True)
-        self._thread.start()
+        self._thread = self._started()
+
+    def _started(self) -> threading.Thread:
+        thread = threading.Thread(target=self._work, name="tl-knowledge explore", daemon=True)
+        thread.start()
+        return thread
+
+    def _revive(self) -> None:
+        """Another thread where the last one has ended by itself, which no job should be able to do."""
+        if not self._stopped and not self._thread.is_alive():
+            for own in self._tabs.values():
+                for job in own.values():
+                    if job.status == "running":
+                        job.end("failed", "The explorer's thread has ended in the middle of it and was started anew; ask again, and report it.")
+            self._thread = self._started()
 
     def submit(self, tab: str, task: str, steps: Generator[Step]) -> str:
         """Add a job; one of the same tab and task that is not over is no longer wanted.
 
         Raises:
-            InputError: too many tabs, or the worker was closed.
+            InputError: the worker was closed.
         """
         job = Job(uuid.uuid4().hex[:16], tab, task, steps)
         with self._changed:
             self._drop_old_tabs()
+            self._revive()
             if self._stopped:
                 raise InputError("the explorer is closed; start it again.")
             if tab not in self._tabs and len(self._tabs) >= MOST_TABS:
-                raise InputError(f"{len(self._tabs)} tabs are open; close some, and try again in a quarter of an hour.")
+                self._forget(min(self._tabs, key=lambda each: self._heard[each]))  # where it is open still, it asks again
             own = self._tabs.setdefault(tab, {})
             for other in own.values():
                 if other.task == task:
@@ -64,6 +81,7 @@ class Worker:
     def view(self, tab: str, job: str) -> JobView:
         """A tab's job as it is now; another tab's is unknown."""
         with self._changed:
+            self._revive()
             if tab in self._tabs:
                 self._heard[tab] = time.monotonic()
             found = self._tabs.get(tab, {}).get(job)
@@ -77,6 +95,11 @@ class Worker:
             found = self._tabs.get(tab, {}).get(job)
             if found is not None:
                 self._give_up(found)
+
+    def leave(self, tab: str) -> None:
+        """A tab is closed: nobody waits for its jobs. Nothing where it is unknown."""
+        with self._changed:
+            self._forget(tab)
 
     def close(self, timeout: float = 30.0) -> bool:
         """Give up all jobs and end the thread; whether it has ended."""
@@ -98,9 +121,12 @@ class Worker:
         """Forget tabs that nobody has asked for a while; what they wait for is given up."""
         now = time.monotonic()
         for tab in [tab for tab, heard in self._heard.items() if now - heard > TAB_KEPT]:
-            for job in self._tabs.pop(tab, {}).values():
-                self._give_up(job)
-            del self._heard[tab]
+            self._forget(tab)
+
+    def _forget(self, tab: str) -> None:
+        for job in self._tabs.pop(tab, {}).values():
+            self._give_up(job)
+        self._heard.pop(tab, None)
 
     def _order(self) -> list[Job]:
         """What is to be made, in the order in which its next steps come: the tabs' first jobs, then their second ones, ..."""
@@ -142,8 +168,8 @@ class Worker:
             self._end(job, lambda: job.end("cancelled"))
         except TLKnowledgeError as error:
             self._fail(job, str(error))
-        except Exception as error:  # of any library: the worker goes on with the next job
-            self._fail(job, f"{type(error).__name__}: {error}. Nothing that was typed is known to cause this; try another prompt, or report it.")
+        except BaseException as error:  # of any library, SystemExit too: the worker goes on with the next job
+            self._fail(job, _in_words(error))
         else:
             with self._changed:
                 job.progress, job.inner = step, None
@@ -153,9 +179,20 @@ class Worker:
         self._end(job, lambda: job.end("failed", words))
 
     def _end(self, job: Job, end: Callable[[], None]) -> None:
-        job.steps.close()
+        try:
+            job.steps.close()
+        except BaseException as error:  # by what it cleans up with
+            logging.getLogger(__name__).error("a job of the explorer did not end as it should", exc_info=error)
         with self._changed:
             end()
+
+
+def _in_words(error: BaseException) -> str:
+    """An error that is not the package's own."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in str(error).lower() for words in ("out of memory", "allocate memory")):
+        said = str(error).strip().splitlines()
+        return f"There is not enough memory for this ({said[0] if said else type(error).__name__}); take a shorter prompt or a smaller model."
+    return f"{type(error).__name__}: {error}. Nothing that was typed is known to cause this; try another prompt, or report it."
 
 
 def _listener(job: Job) -> Callable[[str, int, int | None], None]:

@@ -10,6 +10,7 @@ from dash import ALL, Dash, Input, Output, State, ctx, no_update, set_props
 from tl_knowledge.errors import InputError
 from tl_knowledge.explore.links import from_query, to_query
 from tl_knowledge.explore.page import changes
+from tl_knowledge.explore.page.draw import prompt_mark
 from tl_knowledge.explore.page.marks import fact_marked
 from tl_knowledge.explore.page.wanted import circuit_key
 from tl_knowledge.explore.session import ExplorerSession
@@ -49,13 +50,22 @@ def _typed_actions(app: Dash, session: ExplorerSession) -> None:
     cell = [State(name, "value") for name in ("cell-component", "cell-layer", "cell-token")]
     _action(app, "cell", Input("look", "n_clicks"), changes.looked_at, *cell)
 
-    def edit(state: ExplorerState, method: Any, layers: Any, target_new: Any) -> ExplorerState:
-        known = session.known(state)
+    def edit(state: ExplorerState, tab: str, method: Any, layers: Any, target_new: Any) -> ExplorerState:
+        known = session.known(tab, state)
         if "prediction" not in known:
             raise InputError("the prompt is not read yet; wait a moment, or press Read.")
         return changes.edited(state, fact_marked(known["prediction"].labels, state), method, layers, target_new)
 
-    _action(app, "edit", Input("edit", "n_clicks"), edit, State("method", "value"), State("layers", "value"), State("target-new", "value"))
+    _action(
+        app,
+        "edit",
+        Input("edit", "n_clicks"),
+        edit,
+        State("tab", "data"),
+        State("method", "value"),
+        State("layers", "value"),
+        State("target-new", "value"),
+    )
     _action(app, "further", Input("compare", "n_clicks"), changes.compared_on, State("further", "value"))
 
 
@@ -68,6 +78,8 @@ def _pressed_actions(app: Dash) -> None:
 
 
 def _marked(state: ExplorerState, marked: dict[str, Any], role: Any) -> ExplorerState:
+    if marked["of"] != prompt_mark(state.prompt):
+        raise InputError("those tokens are of the prompt before; wait until this one is read, and mark its own.")
     return changes.marked(state, role, int(marked["start"]), int(marked["stop"]))
 
 
@@ -113,8 +125,8 @@ def _action(app: Dash, where: str, trigger: Input, change: Change, *values: Stat
     def act(_: Any, address: str | None, past: list[str] | None, again: int | None, *given: Any) -> tuple[Any, Any, Any]:  # pyright: ignore[reportUnusedFunction]
         if not any(each["value"] for each in ctx.triggered):  # it came onto the page, nobody pressed it
             return no_update, no_update, no_update
+        old, known = _state_or_empty(address)
         try:
-            old = state_at(address)
             new = change(old, *given)
         except InputError as error:
             set_props(f"error-{where}", {"children": str(error)})
@@ -122,7 +134,15 @@ def _action(app: Dash, where: str, trigger: Input, change: Change, *values: Stat
         set_props(f"error-{where}", {"children": ""})
         if new == old:  # asked once more: what failed or was cancelled is tried again
             return no_update, no_update, (again or 0) + 1
-        return f"#{to_query(new)}", [*(past or []), address or ""][-PAST:], no_update
+        return f"#{to_query(new)}", [*(past or []), *([address or ""] if known else [])][-PAST:], no_update
+
+
+def _state_or_empty(address: str | None) -> tuple[ExplorerState, bool]:
+    """The tab that an address says; an empty one where it says none, so that a broken link stops nobody who types a prompt of his own."""
+    try:
+        return state_at(address), True
+    except InputError:
+        return ExplorerState(components=()), False
 
 
 def _undo(app: Dash) -> None:
@@ -152,7 +172,7 @@ def _jobs(app: Dash, session: ExplorerSession) -> None:
         prevent_initial_call=True,
     )
     def cancel(_: Any, tab: str, jobs: Any) -> Any:  # pyright: ignore[reportUnusedFunction]
-        for job in jobs["of"].values():
+        for job in (jobs or {"of": {}})["of"].values():
             session.cancel(tab, job["id"])
         return no_update
 
@@ -165,7 +185,7 @@ def _jobs(app: Dash, session: ExplorerSession) -> None:
         prevent_initial_call=True,
     )
     def find_circuit(_: Any, address: str | None, again: int | None) -> tuple[Any, Any]:  # pyright: ignore[reportUnusedFunction]
-        state = state_at(address)
+        state, _ = _state_or_empty(address)
         if not state.components or not (state.subject or state.relation):
             set_props("error-circuit", {"children": "There is no trace yet; mark the subject and press Trace first."})
             return no_update, no_update

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dash import ClientsideFunction, Dash, Input, Output, State, no_update, set_props
+from flask import request
 
 from tl_knowledge.errors import InputError
 from tl_knowledge.explore.code import state_code
@@ -30,14 +31,24 @@ def explorer_app(session: ExplorerSession) -> Dash:
     app = Dash(__name__, serve_locally=True, enable_mcp=False, suppress_callback_exceptions=True, **about)
     app.layout = page_layout(session)
     answer_only(app.server, session.identity)
-    in_the_page = [("tab", "name", Input("address", "pathname")), ("pace", "pace", Input("jobs", "data"))]
+    in_the_page = [("tab", "name", Input("address", "pathname")), ("pace", "pace", Input("pending", "data"))]
     for name, function, heard in in_the_page:
         app.clientside_callback(ClientsideFunction("explorer", function), Output(name, "data"), heard)
+    _leave(app, session)
     _ask(app, session)
     _listen(app, session)
     add_actions(app, session)
     add_keeping(app, session)
     return app
+
+
+def _leave(app: Dash, session: ExplorerSession) -> None:
+    """A tab says that it is closed, so that nothing is computed any more that nobody will see."""
+
+    @app.server.post("/leave")
+    def leave() -> tuple[str, int]:  # pyright: ignore[reportUnusedFunction]
+        session.leave(request.get_data(as_text=True)[:100])
+        return "", 204
 
 
 def _failed(error: Exception) -> None:
@@ -53,6 +64,7 @@ def _ask(app: Dash, session: ExplorerSession) -> None:
     @app.callback(
         Output("jobs", "data"),
         Output("drawn", "data"),
+        Output("pending", "data"),
         Input("address", "hash"),
         Input("again", "data"),
         Input("tab", "data"),
@@ -61,23 +73,25 @@ def _ask(app: Dash, session: ExplorerSession) -> None:
         State("drawn", "data"),
         State("beat", "data"),
     )
-    def ask(address: str | None, again: int | None, tab: str | None, circuit: str | None, jobs: Any, drawn: Any, beat: Any) -> tuple[Any, Any]:  # pyright: ignore[reportUnusedFunction]
+    def ask(address: str | None, again: int | None, tab: str | None, circuit: str | None, jobs: Any, drawn: Any, beat: Any) -> tuple[Any, Any, Any]:  # pyright: ignore[reportUnusedFunction]
         if not tab:
-            return no_update, no_update
+            return no_update, no_update, no_update
         before: Mapping[str, Any] = jobs or {"of": {}}
         try:
             state = state_at(address)
             once_more = again != before.get("again")
-            asked = submitted(session, tab, state, wanted_tasks(state, circuit), before["of"], once_more=once_more)
+            wanted = wanted_tasks(state, circuit)
+            program = state_code(state, session.name, options=session.options, circuit="circuit" in wanted) if state.prompt else ""
+            asked = submitted(session, tab, state, wanted, before["of"], once_more=once_more)
         except InputError as error:
             set_props("error-link", {"children": f"This cannot be opened: {error}"})
-            return no_update, no_update
+            return no_update, no_update, no_update
         set_props("error-link", {"children": ""})
         fill_in(state, state_at(before.get("address")))
         set_props("active", {"children": active_changes(state)})
-        set_props("code", {"children": state_code(state, session.name, options=session.options, circuit="circuit" in asked) if state.prompt else ""})
+        set_props("code", {"children": program})
         now, pending, _ = show_news(session, tab, asked, drawn or {}, Shown(state, _is_dark(beat)))
-        return {"of": asked, "address": address or "", "again": again, "pending": pending}, now
+        return {"of": asked, "address": address or "", "again": again}, now, pending
 
 
 def _listen(app: Dash, session: ExplorerSession) -> None:
@@ -85,22 +99,24 @@ def _listen(app: Dash, session: ExplorerSession) -> None:
 
     @app.callback(
         Output("drawn", "data", allow_duplicate=True),
-        Output("jobs", "data", allow_duplicate=True),
+        Output("pending", "data", allow_duplicate=True),
         Output("again", "data", allow_duplicate=True),
         Input("beat", "data"),
         State("tab", "data"),
         State("jobs", "data"),
         State("drawn", "data"),
+        State("pending", "data"),
         State("again", "data"),
         prevent_initial_call=True,
     )
-    def listen(beat: Any, tab: str | None, jobs: Any, drawn: Any, again: int | None) -> tuple[Any, Any, Any]:  # pyright: ignore[reportUnusedFunction]
+    def listen(beat: Any, tab: str | None, jobs: Any, drawn: Any, before: bool | None, again: int | None) -> tuple[Any, Any, Any]:  # pyright: ignore[reportUnusedFunction]
         if not tab or not jobs:
             return no_update, no_update, no_update
         now, pending, forgotten = show_news(session, tab, jobs["of"], drawn or {}, Shown(state_at(jobs["address"]), _is_dark(beat)))
         if forgotten:
-            return now, no_update, (again or 0) + 1
-        return now if now != drawn else no_update, {**jobs, "pending": pending} if pending != jobs["pending"] else no_update, no_update
+            return now, pending, (again or 0) + 1
+        paced = pending if pending != before else no_update
+        return now if now != drawn else no_update, paced, no_update  # never the jobs: meanwhile others may have been asked for
 
 
 def _is_dark(beat: Mapping[str, Any] | None) -> bool:

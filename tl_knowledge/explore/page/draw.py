@@ -15,6 +15,7 @@ from tl_knowledge.drawing import dark
 from tl_knowledge.explore.arrows import arrows_at
 from tl_knowledge.explore.comparison import Comparison
 from tl_knowledge.explore.details import CellDetails, HeadDetails, NeuronDetails
+from tl_knowledge.explore.keys import key_text
 from tl_knowledge.explore.page.attributes import attributes
 from tl_knowledge.explore.page.layout import COMPONENT_NAMES
 from tl_knowledge.explore.predictions import Prediction
@@ -22,7 +23,17 @@ from tl_knowledge.explore.state import Cell, ExplorerState
 from tl_knowledge.results.plain_text import printable
 from tl_knowledge.tracing import CausalTrace
 
-__all__ = ["active_changes", "circuit_parts", "comparison_table", "figure_part", "prediction_bars", "site_parts", "token_buttons", "trace_map"]
+__all__ = [
+    "active_changes",
+    "circuit_parts",
+    "comparison_table",
+    "figure_part",
+    "prediction_bars",
+    "prompt_mark",
+    "site_parts",
+    "token_buttons",
+    "trace_map",
+]
 
 _CONFIG: Any = {"displayModeBar": False, "responsive": True, "typesetMath": False}
 
@@ -30,7 +41,13 @@ _CONFIG: Any = {"displayModeBar": False, "responsive": True, "typesetMath": Fals
 def token_buttons(labels: Sequence[str], state: ExplorerState, *, has_bos: bool) -> list[html.Button]:
     """The prompt's tokens, in the colours of their roles."""
     first = 1 if has_bos else 0
-    return [_token(pos, label, _role(state, pos)) for pos, label in enumerate(labels) if pos >= first]
+    of = prompt_mark(state.prompt)
+    return [_token(pos, label, _role(state, pos), of) for pos, label in enumerate(labels) if pos >= first]
+
+
+def prompt_mark(prompt: str) -> str:
+    """A short name of a prompt, by which a click on a token says of which one it is."""
+    return key_text((prompt,))
 
 
 def _role(state: ExplorerState, pos: int) -> str:
@@ -41,10 +58,10 @@ def _role(state: ExplorerState, pos: int) -> str:
     return ""
 
 
-def _token(pos: int, text: str, role: str) -> html.Button:
+def _token(pos: int, text: str, role: str, of: str) -> html.Button:
     shown = printable(text).replace("\n", "\\n")
     label = f"token {pos}: {shown}{', ' + role if role else ''}"
-    said = attributes(data_pos=str(pos), aria_pressed="true" if role else "false", aria_label=label)
+    said = attributes(data_pos=str(pos), data_of=of, aria_pressed="true" if role else "false", aria_label=label)
     return html.Button(shown or " ", className=role, type="button", title=f"token {pos}", **said)
 
 

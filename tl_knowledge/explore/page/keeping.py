@@ -20,21 +20,27 @@ __all__ = ["add_keeping"]
 def add_keeping(app: Dash, session: ExplorerSession) -> None:
     """Connect the two buttons that download something."""
 
-    def page(state: ExplorerState) -> Any:
-        return {"content": export_page(session, state), "filename": _file_name(state, ".html"), "type": "text/html"}
+    def page(tab: str, state: ExplorerState) -> Any:
+        return {"content": export_page(session, tab, state), "filename": _file_name(state, ".html"), "type": "text/html"}
 
-    def data(state: ExplorerState) -> Any:
-        return dcc.send_bytes(export_data(session, state), _file_name(state, ".zip"))
+    def data(tab: str, state: ExplorerState) -> Any:
+        return dcc.send_bytes(export_data(session, tab, state), _file_name(state, ".zip"))
 
     _download(app, "save-page", page)
     _download(app, "save-data", data)
 
 
-def _download(app: Dash, button: str, write: Callable[[ExplorerState], Any]) -> None:
-    @app.callback(Output("download", "data", allow_duplicate=True), Input(button, "n_clicks"), State("address", "hash"), prevent_initial_call=True)
-    def download(_: Any, address: str | None) -> Any:  # pyright: ignore[reportUnusedFunction]
+def _download(app: Dash, button: str, write: Callable[[str, ExplorerState], Any]) -> None:
+    @app.callback(
+        Output("download", "data", allow_duplicate=True),
+        Input(button, "n_clicks"),
+        State("tab", "data"),
+        State("address", "hash"),
+        prevent_initial_call=True,
+    )
+    def download(_: Any, tab: str, address: str | None) -> Any:  # pyright: ignore[reportUnusedFunction]
         try:
-            written = write(state_at(address))
+            written = write(tab, state_at(address))
         except InputError as error:
             set_props("error-keep", {"children": str(error)})
             return no_update

@@ -7,7 +7,7 @@ from typing import Any
 
 from dash import dcc, html
 
-from tl_knowledge.explore.edits import MethodOffer
+from tl_knowledge.explore.edits import MethodOffer, first_that_works
 from tl_knowledge.explore.page.attributes import attributes
 from tl_knowledge.explore.session import ExplorerSession
 from tl_knowledge.explore.state import COMPONENTS, METRICS
@@ -19,7 +19,7 @@ COMPONENT_NAMES = {"resid_post": "residual stream", "mlp_out": "MLP output", "at
 
 def page_layout(session: ExplorerSession) -> html.Div:
     """The page of one model."""
-    stores = [dcc.Store(id=name) for name in ("tab", "beat", "marked", "jobs", "drawn", "past", "again", "pace", "circuit-of")]
+    stores = [dcc.Store(id=name) for name in ("tab", "beat", "marked", "jobs", "pending", "drawn", "past", "again", "pace", "circuit-of")]
     left = [_prompt(), _change(session.methods), _keep()]
     right = [_maps(), _site(), _compare()]
     return html.Div(
@@ -169,7 +169,11 @@ def _change(methods: Sequence[MethodOffer]) -> html.Section:
         html.P(id="edited-fact", className="hint"),
         html.Div(
             [
-                _field("Method", "method", dcc.Dropdown(id="method", options=list(map(_offered, methods)), value="rome", clearable=False)),
+                _field(
+                    "Method",
+                    "method",
+                    dcc.Dropdown(id="method", options=list(map(_offered, methods)), value=first_that_works(methods), clearable=False),
+                ),
                 _field("Layers", "layers", _text("layers", "its own"), "small"),
                 _field("New answer, with its leading space", "target-new", _text("target-new", " London")),
                 html.Button("Edit", id="edit", className="main"),

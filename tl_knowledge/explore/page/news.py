@@ -21,6 +21,9 @@ __all__ = ["TASK_WORDS", "Shown", "show_news"]
 PATIENCE = 0.2
 """Seconds that an answer may take to draw."""
 
+QUIET = 5.0
+"""Seconds after which a job that says nothing is told."""
+
 TASK_WORDS = {"predict": "reading", "trace": "tracing", "cell": "looking into the cell", "compare": "comparing", "circuit": "finding the circuit"}
 
 
@@ -49,8 +52,7 @@ def show_news(
     pending = [view for view in views.values() if not view.over]
     set_props("doing", {"children": "; ".join(map(_doing, pending)) or "ready"})
     set_props("pulse", {"className": "busy" if pending else ""})
-    if "trace" in views:
-        set_props("progress", {"children": _progress(views["trace"])})
+    set_props("progress", {"children": _progress(views["trace"]) if "trace" in views else ""})
     set_props("cancel", {"disabled": not any(view.task in ("trace", "circuit", "compare", "cell") for view in pending)})
     return now, bool(pending) or left, any(view.status == "unknown" for view in views.values())
 
@@ -64,12 +66,20 @@ def _drawn_now(views: Mapping[str, JobView], drawn: Mapping[str, str], shown: Sh
             continue
         if time.monotonic() > end:
             return now, True
-        set_props(_PLACES[task], {"className": "" if view.results or view.over else "stale"})
+        for place in _PLACES[task]:
+            set_props(place, {"className": "" if view.results or view.over else "stale"})
         if view.results or view.over:
             _DRAWN[task](view, shown)
-            set_props(f"error-{task}", {"children": view.error if view.status == "failed" else ""})
+        set_props(f"error-{task}", {"children": _went_wrong(view)})
         now[task] = version
     return now, False
+
+
+def _went_wrong(view: JobView) -> str:
+    """What a job failed of, or that it was cancelled; a cancelled trace says so where its progress stood."""
+    if view.status == "cancelled" and view.task in _AGAIN:
+        return f"Cancelled{'; what was there by then is shown' if view.results else ''}. {_AGAIN[view.task]} to start again."
+    return view.error if view.status == "failed" else ""
 
 
 def _version(view: JobView, shown: Shown) -> str:
@@ -88,7 +98,8 @@ def _doing(view: JobView) -> str:
     words = TASK_WORDS[view.task]
     if view.status == "queued":
         return f"{words}: {view.place} before it in the queue, {view.seconds:.0f} s"
-    return f"{words} {_far(view)}, {view.seconds:.0f} s"
+    quiet = f", no sign of life for {view.silent:.0f} s" if view.silent >= QUIET else ""
+    return f"{words} {_far(view)}, {view.seconds:.0f} s{quiet}"
 
 
 def _far(view: JobView) -> str:
@@ -108,7 +119,9 @@ def _draw_prediction(view: JobView, shown: Shown) -> None:
     if prediction is None:
         if view.over:
             set_props("marking", {"hidden": True})
-            set_props("prediction", {"children": []})
+            set_props("cell-token", {"options": [], "value": None})
+            for place in ("prediction", "tokens", "edited-fact"):
+                set_props(place, {"children": []})
         return
     labels = prediction.labels
     set_props("tokens", {"children": token_buttons(labels, shown.state, has_bos=prediction.has_bos)})
@@ -158,4 +171,5 @@ _DRAWN: dict[str, Callable[[JobView, Shown], None]] = {
     "circuit": _draw_circuit,
 }
 
-_PLACES = {"predict": "prediction", "trace": "maps", "cell": "site", "compare": "compared", "circuit": "circuit"}
+_PLACES = {"predict": ("prediction", "tokens"), "trace": ("maps",), "cell": ("site",), "compare": ("compared",), "circuit": ("circuit",)}
+_AGAIN = {"predict": "Press Read", "cell": "Press Look", "compare": "Press Compare", "circuit": "Press Find the circuit"}

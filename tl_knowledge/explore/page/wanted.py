@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
-from tl_knowledge.explore.links import to_query
+from tl_knowledge.explore.keys import ResultKeys, key_text
 from tl_knowledge.explore.session import ExplorerSession
 from tl_knowledge.explore.state import ExplorerState
 from tl_knowledge.explore.tasks import TaskName
@@ -22,30 +21,22 @@ def wanted_tasks(state: ExplorerState, circuit_of: str | None) -> dict[TaskName,
     """
     if not state.prompt:
         return {}
-    runs = _runs(state)
-    found: dict[TaskName, str] = {"predict": to_query(ExplorerState(state.prompt, target=state.target))}
+    keys = ResultKeys(state)
+    found: dict[TaskName, str] = {"predict": key_text(keys.prediction)}
     if state.components and (state.subject or state.relation):
-        found["trace"] = to_query(replace(runs, components=state.components, window=state.window))
+        found["trace"] = key_text(keys.traces)
         if state.cell is not None:
-            found["cell"] = to_query(replace(runs, cell=state.cell))
+            found["cell"] = key_text(keys.cell)
         if circuit_of is not None and circuit_of == circuit_key(state):
             found["circuit"] = circuit_of
     if state.edits or state.suppressed or state.knocked_out or state.further:
-        usual = ExplorerState(state.prompt, target=state.target)
-        found["compare"] = to_query(
-            replace(usual, suppressed=state.suppressed, knocked_out=state.knocked_out, edits=state.edits, further=state.further)
-        )
+        found["compare"] = key_text(keys.comparisons)
     return found
 
 
 def circuit_key(state: ExplorerState) -> str:
     """What decides a circuit."""
-    return to_query(_runs(state))
-
-
-def _runs(state: ExplorerState) -> ExplorerState:
-    """A state with nothing but what decides its clean and corrupted runs."""
-    return replace(state, cell=None, suppressed=(), knocked_out=(), edits=(), further=(), components=(), window="auto")
+    return key_text(ResultKeys(state).circuit)
 
 
 def submitted(
@@ -55,7 +46,7 @@ def submitted(
 
     Args:
         before: the jobs so far.
-        once_more: what failed, was cancelled or is forgotten is asked for again.
+        once_more: what failed, was cancelled or is forgotten, or whose results are, is asked for again.
 
     Raises:
         InputError: as `ExplorerSession.submit`.
@@ -63,7 +54,7 @@ def submitted(
     jobs: dict[str, dict[str, str]] = {}
     for task, key in wanted.items():
         known = before.get(task)
-        if known is None or known["key"] != key or (once_more and not _goes_on(session, tab, known["id"])):
+        if known is None or known["key"] != key or (once_more and not _goes_on(session, tab, known["id"], state)):
             known = {"id": session.submit(tab, task, state), "key": key}
         jobs[task] = known
     for task, known in before.items():
@@ -72,5 +63,6 @@ def submitted(
     return jobs
 
 
-def _goes_on(session: ExplorerSession, tab: str, job: str) -> bool:
-    return session.view(tab, job).status in ("queued", "running", "done")
+def _goes_on(session: ExplorerSession, tab: str, job: str, state: ExplorerState) -> bool:
+    view = session.view(tab, job)
+    return view.status in ("queued", "running") or (view.status == "done" and view.results.keys() <= session.known(tab, state).keys())

@@ -55,13 +55,16 @@
       set("beat", {data: {number: ++beats, dark: dark.matches}});
     }
   }, 100);
+  window.addEventListener("pagehide", () => {
+    fetched("leave", {method: "POST", body: explorer.tab, keepalive: true, headers: {"X-Explorer-Model": model}}).catch(() => {});
+  });
   dark.addEventListener("change", () => { lastBeat = 0; });
 
   window.dash_clientside = window.dash_clientside || {};
   window.dash_clientside.explorer = {
     name: () => explorer.tab,
-    pace: jobs => {
-      explorer.every = jobs && jobs.pending ? BUSY : CALM;
+    pace: pending => {
+      explorer.every = pending ? BUSY : CALM;
       if (explorer.every === BUSY) lastBeat = Math.min(lastBeat, performance.now() - BUSY + 50);
       return "";
     },
@@ -69,13 +72,13 @@
 
   // Marks: click one token, shift-click or drag for several; with the keyboard Enter, Shift+Enter, and the arrow keys.
   let anchor = null, pressed = null;
-  const tokenAt = place => place && place.closest && place.closest("#tokens button");
+  const tokenAt = place => place && place.closest && place.closest("#tokens:not(.stale) button");
   const at = token => Number(token.dataset.pos);
   const aim = (from, to) => document.querySelectorAll("#tokens button").forEach(token => {
     const inside = from !== null && at(token) >= Math.min(from, to) && at(token) <= Math.max(from, to);
     token.classList.toggle("aimed", inside);
   });
-  const mark = (from, to) => set("marked", {data: {start: Math.min(from, to), stop: Math.max(from, to) + 1, at: Date.now()}});
+  const mark = (from, to) => set("marked", {data: {start: Math.min(from, to), stop: Math.max(from, to) + 1, of: document.querySelector("#tokens button").dataset.of, at: Date.now()}});
 
   document.addEventListener("pointerdown", event => {
     const token = tokenAt(event.target);
