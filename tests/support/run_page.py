@@ -25,7 +25,6 @@ TransformerLens' classes? Every cell is measured: `make models` writes this page
 
 - **yes**: equal to a loop of whole forwards, to rounding.
 - **an error's name**: refused, by this error; the message says what to do instead.
-- **stays**: runs, and means something else than without a cache, see [below](#the-last-position-in-generate).
 - Where the classes differ, the cell says which is which.
 
 ## Hooks
@@ -38,7 +37,7 @@ Plain hooks, on {models}, in float64; in bfloat16 no further from float64 than t
 |---|{dashes}|
 {factories}
 
-In short: what acts at **every** position runs everywhere. What acts at **a position of the prompt** needs the whole prompt in every forward, so
+In short: what acts at **every** position runs everywhere. What acts at **a position**, the last one too, needs the whole text in every forward, so
 pass `use_past_kv_cache=False` to `generate`. What is **recorded** (`restore`, `sever`) has the length of its prompt, so it runs in forwards of
 that length only. `HookedTransformer.generate` embeds without passing `hook_embed`, so a corruption would be left out silently; it is refused.
 
@@ -55,12 +54,6 @@ with model.hooks(fwd_hooks=hooks):
     except tlk.errors.ComponentError as refusal:
         print(refusal)  # position 4 means the prompt's token, but a single token came after a prompt of 6 ...
 ```
-
-### The last position in `generate`
-
-`positions=-1` is the last token of each forward. Without a cache a forward has the whole text, so only its newest token is changed, and the
-tokens before it are as they always were. With a cache each new token is the last one once, and what was written there stays in its keys and values:
-from the prompt's last token on, **every** new token is changed. Both are held to loops of whole forwards; they are two different experiments.
 
 ## Editing methods
 
@@ -102,7 +95,7 @@ def cell(by_model: Outcome) -> str:
 def _mark(outcome: str) -> str:
     if outcome.startswith("refused: "):
         return f"`{outcome.removeprefix('refused: ')}`"
-    return outcome if outcome in ("yes", "stays") else f"**{outcome}**"
+    return outcome if outcome == "yes" else f"**{outcome}**"
 
 
 def edits_row(by_method: Outcome) -> str:
