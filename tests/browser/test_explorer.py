@@ -297,3 +297,15 @@ def test_another_model_on_the_same_port_is_not_taken_for_the_old_one(browser, se
         served.kill()
         served.start()
     tab.close()
+
+
+def test_a_tab_that_is_left_says_so_and_one_that_comes_back_asks_again(browser, served):
+    tab = fresh(browser, served, f"{MARKED}&components=mlp_out&samples=3")
+    before = drawn_maps(tab, 1)
+    tab.value("dispatchEvent(new Event('pagehide'))")
+    tab.wait("performance.getEntriesByType('resource').some(each => each.name.endsWith('/leave') && each.responseStatus == 204)", 30)
+    click_cell(tab, 0, row=2, column=0, rows=5, columns=8)
+    tab.says("MLP output, layer 0, token 2", 60)
+    np.testing.assert_array_equal(drawn_maps(tab, 1)[0], before[0])
+    assert tab.complaints() == []
+    tab.close()

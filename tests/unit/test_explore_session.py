@@ -314,7 +314,7 @@ def test_what_is_asked_again_is_not_computed_again(session):
     assert asked(session, "trace", replace(STATE, seed=1))["mlp_out"] is not first["mlp_out"]
 
 
-def test_two_full_tabs_plan_each_edit_once(gpt2_that_reads, monkeypatch):
+def test_two_full_tabs_plan_each_edit_once(gpt2_that_reads, monkeypatch, without_type_checks):
     planned_now: list[Any] = []
     monkeypatch.setattr(Editor, "_plan", lambda editor, requests: planned_now.append(requests) or requests)
     editor = Editor(gpt2_that_reads, None, None)
