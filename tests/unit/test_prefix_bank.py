@@ -13,11 +13,12 @@ import tl_knowledge as tlk
 from tl_knowledge.editing.serac_network import copy_of
 from tl_knowledge.engine import prefix_bank
 from tl_knowledge.engine.fused import fused_activations
-from tl_knowledge.engine.narrowing import narrowed_hooks
+from tl_knowledge.engine.narrowing import may_narrow, narrowed_hooks
 from tl_knowledge.engine.prefix_bank import bank_prefixes
 from tl_knowledge.engine.recording import record
 from tl_knowledge.models.hook_names import block_input
 from tl_knowledge.models.protocol import site_hook
+from tl_knowledge.models.routed import put_on, take_off
 from tl_knowledge.tracing import engines
 from tl_knowledge.tracing.sites import Site, group_sites
 from tl_knowledge.tracing.sweep import read_names
@@ -28,6 +29,10 @@ EXACT = 1e-12
 def bank_of(model, tokens):
     entering = record(model, tokens, [], [block_input(0)])[block_input(0)]
     return bank_prefixes(model, tokens, entering)
+
+
+def activations_of(model):
+    return [(vars(module).get("act_fn"), vars(module).get("forward")) for module in model.modules()]
 
 
 def test_rows_begin_where_they_are_restored(gpt2, prompt, monkeypatch):
@@ -63,6 +68,62 @@ def test_hooks_of_somebody_else_see_whole_rows(gpt2, prompt):
         swept, loop = (tlk.trace(gpt2, prompt, 0.7, samples=2, engine=engine) for engine in ("rows", "loop"))
     assert swept.provenance.engine == "rows (whole rows: somebody's hook is on 'blocks.1.hook_out')"
     torch.testing.assert_close(swept.indirect_effect, loop.indirect_effect, rtol=0, atol=EXACT, equal_nan=True)
+
+
+def test_an_edit_kept_on_the_model_sees_whole_rows(gpt2, prompt):
+    """It may count positions as anybody's hook does."""
+
+    def shift(x, *, hook):
+        changed = x.clone()
+        changed[:, 3] += torch.linspace(-2, 2, x.shape[-1], dtype=x.dtype)
+        return changed
+
+    with_bank = bank_of(gpt2, prompt.tokens)
+    put_on(gpt2, "key", object(), "digest", [("blocks.1.mlp.hook_out", shift)])
+    try:
+        swept, loop = (tlk.trace(gpt2, prompt, 0.7, samples=2, engine=engine) for engine in ("rows", "loop"))
+        assert with_bank is not None and bank_of(gpt2, prompt.tokens) is None and not may_narrow(gpt2)
+    finally:
+        take_off(gpt2, "key")
+    assert swept.provenance.engine == "rows (whole rows: an edit that is on the model sees them whole)"
+    torch.testing.assert_close(swept.indirect_effect, loop.indirect_effect, rtol=0, atol=EXACT, equal_nan=True)
+
+
+def test_behind_a_sliding_window_rows_run_whole(prompt, monkeypatch):
+    model = build("bridge-gemma2")
+    assert bank_of(model, prompt.tokens) is not None
+    monkeypatch.setattr(model.original_model.config, "sliding_window", len(prompt))
+    assert bank_of(model, prompt.tokens) is None and bank_of(model, prompt.tokens[:, :-1]) is not None
+    assert engines.engine_used(model, "rows", len(prompt)) == f"rows (whole rows: the model's cache is exact below {len(prompt)} tokens)"
+
+
+@pytest.mark.parametrize("name", ["bridge-gpt2", "ht-gpt2", "bridge-gemma2"])
+def test_a_long_prompt_runs_in_several_groups(name, monkeypatch):
+    """Each from its own first position on, with the activations in one kernel; all effects are the loop's."""
+    model, starts, fused = build(name), list[int](), set[bool]()
+    real = engines.run_rows
+    written_out = [
+        module for module in model.modules() if type(module).__name__ == "NewGELUActivation" or hasattr(vars(module).get("act_fn"), "__name__")
+    ]
+    plain = activations_of(model)
+
+    def watched(model, tokens, hooks, **arguments):
+        starts.append(24 - tokens.shape[1])
+        watch = (
+            "blocks.3.mlp.hook_out" if "bridge" in name else "blocks.3.hook_mlp_out",
+            lambda x, *, hook: fused.add(activations_of(model) != plain),
+        )
+        return real(model, tokens, [*hooks, watch], **arguments)
+
+    monkeypatch.setattr(engines, "run_rows", watched)
+    prompt = tlk.Prompt.from_tokens([7 * i % 53 + 2 for i in range(24)], subject=[1, 2], target=9)
+    settings = {"samples": 10, "layers": [0, 2], "positions": [1, 2, 11, 22, 23]}
+    swept = tlk.trace(model, prompt, 0.7, **settings)
+    assert swept.provenance.engine == "rows" and len(set(starts)) > 1 and set(starts) <= {1, 2, 11, 22, 23}
+    assert fused == {bool(written_out)}
+    loop = tlk.trace(model, prompt, 0.7, engine="loop", **settings)
+    torch.testing.assert_close(swept.indirect_effect, loop.indirect_effect, rtol=0, atol=EXACT, equal_nan=True)
+    assert float(loop.indirect_effect.nan_to_num().abs().max()) > 1e-9
 
 
 @pytest.mark.parametrize("name", ["bridge-gpt2", "ht-gpt2"])
@@ -134,10 +195,6 @@ def test_half_precision_is_left_alone(gpt2):
     with fused_activations(gpt2):
         assert all(now.keys() == vars(module).keys() for now, module in zip(own, gpt2.modules(), strict=True))
         assert not any("gelu" in repr(vars(module).get("forward", "")) for module in gpt2.modules())
-
-
-def activations_of(model):
-    return [(vars(module).get("act_fn"), vars(module).get("forward")) for module in model.modules()]
 
 
 @pytest.mark.parametrize("name", ["bridge-gpt2", "ht-gpt2"])
