@@ -68,7 +68,7 @@ class Proof:
         except TLKnowledgeError:
             raise
         except Exception as error:  # any error of any architecture means the same: it cannot run this
-            return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+            return f"{type(error).__name__}: {str(error).splitlines()[0]}" if str(error) else f"the model raises {type(error).__name__}"
 
 
 def probe_tokens(model: HookedModel, most: int = PROBE_LENGTH) -> Int[torch.Tensor, "prompt pos"]:
