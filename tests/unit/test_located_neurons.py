@@ -274,7 +274,7 @@ def test_context_gain_is_the_probability_with_and_without(factlm, facts):
         (
             lambda m, f: tlk.neurons.agreement_groups(m, tlk.datasets.MinimalPair("Who left?", "Whom left?", "wh")),
             DataError,
-            "none of 1 pairs",
+            "none of 1 pair",
         ),
         (lambda m, f: tlk.neurons.determiner(tlk.datasets.MinimalPair("A dog runs.", "A dog run.", "x")), InputError, "has no demonstrative"),
         (lambda m, f: tlk.neurons.punctuation_groups(m, ["no mark"]), DataError, "no sentence ends in any of"),

@@ -135,7 +135,7 @@ def test_agreement_edits_are_measured_on_other_subjects(factlm):
                 logits = factlm(prompt.tokens)[0, -1]
             right.append(float(logits[prompt.target_token] > logits[says]))
         assert value == pytest.approx(100 * np.mean(right))
-    with pytest.raises(DataError, match="none of 1 pairs has one prefix and two words"):
+    with pytest.raises(DataError, match="none of 1 pair has one prefix and two words"):
         tlk.datasets.agreement_edit_cases(pairs[-1:])
     with pytest.raises(InputError, match="neighbours=0"):
         tlk.datasets.agreement_edit_cases(pairs, neighbours=0)
