@@ -139,11 +139,11 @@ def looked_at() -> Iterator[tuple[ExplorerSession, ExplorerState]]:
 def test_a_page_has_all_that_was_looked_at(looked_at):
     session, state = looked_at
     page = export_page(session, "tab", state)
-    assert page.startswith("<!doctype html>") and page.count("Plotly.newPlot(") == 6
+    assert page.startswith("<!doctype html>") and page.count('drawFigure("figure-') == 6
     for words in ("Before and after", "neuron 3 of layer 1 suppressed", "head 0 of layer 2 knocked out", "w3 w14 w15 w9 → w7 (ft)", "tlk.load_model"):
         assert words in page.replace("&#39;", "'").replace("&#34;", '"')
     one = export_page(session, "tab", replace(state, components=("mlp_out",), cell=None, edits=()))
-    assert one.count("Plotly.newPlot(") == 2 and "Before and after" not in one
+    assert one.count('drawFigure("figure-') == 2 and "Before and after" not in one
 
 
 def test_what_is_lacking_is_said_and_never_left_out_in_silence(looked_at):

@@ -47,7 +47,7 @@ def test_repeated_subject(factlm):
     last = tlk.Prompt.from_text(factlm, text, subject="Paris", occurrence=-1)
     assert set(every.subject) == set(first.subject) | set(last.subject)
     assert first.subject.last < last.subject.first
-    with pytest.raises(SubjectNotFoundError, match=r"occurs 2 time\(s\).*occurrence 2 does not exist"):
+    with pytest.raises(SubjectNotFoundError, match=r"occurs 2 times.*occurrence 2 does not exist"):
         tlk.Prompt.from_text(factlm, text, subject="Paris", occurrence=2)
 
 
