@@ -212,9 +212,9 @@ BAD_TRACES = {
     ),
     "measure_ablation: span": (lambda m, p: tlk.tracing.measure_ablation(m, p, heads=(0, 1), at="verb"), errors.PromptError, "has no span 'verb'"),
     "measure_ablation: corpus": (
-        lambda m, p: tlk.tracing.measure_ablation(m, p, heads=(0, 1), by="mean", corpus=[" "]),
-        errors.DataError,
-        "no text with a token but BOS",
+        lambda m, p: tlk.tracing.measure_ablation(m, p, heads=(0, 1), by="mean", corpus=["A text."]),
+        errors.InputError,
+        "this model has no tokenizer, so it reads no text",
     ),
     "mean_activations: tokens": (
         lambda m, p: tlk.tracing.mean_activations(m, p, heads=(0, 1), tokens=0),

@@ -188,3 +188,14 @@ def test_intervals_are_over_prompts(factlm):
         assert summary.loc[part, "change"] == pytest.approx(float((own["ablated"] - own["clean"]).mean()), abs=1e-12)
         assert own["change_absolute"].min() <= summary.loc[part, "low"] <= summary.loc[part, "change"] <= summary.loc[part, "high"]
     assert effects.settings.tokens > 500
+
+
+def test_texts_of_means_are_read_as_every_corpus_is(factlm):
+    """Behind BOS, cut at the context; one without a token of its own is left out."""
+    name, texts = "blocks.1.attn.hook_z", ["", "The capital of France is", "Rome " * 200]
+    rows = [factlm.to_tokens(text)[:, : factlm.cfg.n_ctx] for text in texts[1:]]
+    expected = torch.cat([seen(factlm, row, name)[1:] for row in rows]).double().mean(0)
+    mean = tlk.tracing.mean_activations(factlm, texts, heads=(1, 0), progress=False)
+    torch.testing.assert_close(mean[name][0, 0].double(), expected, rtol=0, atol=1e-5)
+    with pytest.raises(tlk.errors.DataError, match="no text with a token but BOS"):
+        tlk.tracing.mean_activations(factlm, [""], heads=(1, 0), progress=False)
