@@ -35,7 +35,7 @@ from tl_knowledge.engine.recording import capture, record
 from tl_knowledge.engine.rows import growing_rows_refusal
 from tl_knowledge.models.hook_names import UNEMBED_IN, block_input, block_output
 from tl_knowledge.models.protocol import HookedModel, answered_from, encoder_depth, is_encoder_decoder, is_masked, layer_count
-from tl_knowledge.models.routed import foreign_hook, module_hook
+from tl_knowledge.models.routed import users_hook
 
 __all__ = [
     "FrozenPrefix",
@@ -151,7 +151,7 @@ def prefix_refusal(model: HookedModel) -> str | None:
         return growing_rows_refusal(model)
     if is_masked(model):
         return "it reads in both directions"
-    if (hooked := foreign_hook(model) or module_hook(model)) is not None:
+    if (hooked := users_hook(model)) is not None:
         return f"somebody's hook is on {hooked!r}"
     return _FREEZING.refusal(model)
 

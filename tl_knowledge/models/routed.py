@@ -34,6 +34,7 @@ __all__ = [
     "routed_at",
     "routed_on",
     "take_off",
+    "users_hook",
 ]
 
 
@@ -192,6 +193,18 @@ def module_hook(model: HookedModel) -> str | None:
             name = next((name for name, each in whole.named_modules() if each is module), "")
             return name.replace("._original_component", "") or type(module).__name__
     return None
+
+
+def users_hook(model: HookedModel) -> str | None:
+    """The first hook point or module that has a hook of neither this package nor a library: it may count positions.
+
+    TransformerLens 4 wires some bridges, such as OPT's, with permanent hooks of its own, which the probes have seen.
+    """
+    own = _own_handles(model)
+    for name, point in model.hook_dict.items():
+        if any(id(handle) not in own and not _is_wiring(getattr(handle, "user_hook", None)) for handle in (*point.fwd_hooks, *point.bwd_hooks)):
+            return name
+    return module_hook(model)
 
 
 def _is_wiring(hook: Any) -> bool:
