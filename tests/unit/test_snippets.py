@@ -20,6 +20,7 @@ NOT_RUN = {
     "CONTRIBUTING.md": 1,
     "docs/command_line.md": 1,
     "docs/consequences.md": 1,
+    "docs/explorer.md": 1,
     "docs/fact_sets.md": 1,
     "docs/from_easyedit.md": 1,
     "docs/from_knowledge_neurons.md": 1,
