@@ -160,7 +160,7 @@ def test_what_does_not_fit_is_refused(small, tmp_path):
     with pytest.raises(InputError, match="2 facts are more than the memory of most_edits=1"):
         tlk.plan_edit(small, facts, replace(trained, most_edits=1))
     first, second = (tlk.plan_edit(small, fact, replace(trained, most_edits=1)) for fact in facts)
-    with first.applied(small), pytest.raises(ModelStateError, match="the memory is full: 1 edits are in it"):
+    with first.applied(small), pytest.raises(ModelStateError, match="the memory is full: it holds 1 edit, and 1 more"):
         second.write_into(small)
     with first.applied(small), pytest.raises(ModelStateError, match=r"edits are written into this model|a copy would keep it, too"):
         train(small)

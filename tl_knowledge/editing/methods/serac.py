@@ -102,7 +102,7 @@ class SeracEdit(RereadEdit):
         there = sum(len(edit.contexts) for edit in routed_on(model) if isinstance(edit, SeracEdit))
         if there + len(self.contexts) > self.most_edits:
             raise ModelStateError(
-                f"the memory is full: {counted(there, 'edit')} are in it, and {len(self.contexts)} more would exceed "
+                f"the memory is full: it holds {counted(there, 'edit')}, and {len(self.contexts)} more would exceed "
                 f"most_edits={self.most_edits}; revert some, "
                 "or plan with SERAC(most_edits=...) of more."
             )
