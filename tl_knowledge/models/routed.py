@@ -6,7 +6,7 @@ weights without them (`tl_knowledge.models.description.weight_fingerprint`).
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -176,9 +176,7 @@ def _own_handles(model: HookedModel) -> set[int]:
 
 def foreign_hook(model: HookedModel) -> str | None:
     """The first hook point of the model that has somebody else's hook."""
-    own = _own_handles(model)
-    points = model.hook_dict.items()
-    return next((name for name, point in points if any(id(handle) not in own for handle in (*point.fwd_hooks, *point.bwd_hooks))), None)
+    return _hooked_point(model, lambda _: True)
 
 
 def module_hook(model: HookedModel) -> str | None:
@@ -200,11 +198,14 @@ def users_hook(model: HookedModel) -> str | None:
 
     TransformerLens 4 wires some bridges, such as OPT's, with permanent hooks of its own, which the probes have seen.
     """
-    own = _own_handles(model)
-    for name, point in model.hook_dict.items():
-        if any(id(handle) not in own and not _is_wiring(getattr(handle, "user_hook", None)) for handle in (*point.fwd_hooks, *point.bwd_hooks)):
-            return name
-    return module_hook(model)
+    return _hooked_point(model, lambda handle: not _is_wiring(getattr(handle, "user_hook", None))) or module_hook(model)
+
+
+def _hooked_point(model: HookedModel, counts: Callable[[Any], bool]) -> str | None:
+    """The first hook point with a handle that is not ours, and counts."""
+    own, points = _own_handles(model), model.hook_dict.items()
+    found = (name for name, point in points if any(id(each) not in own and counts(each) for each in (*point.fwd_hooks, *point.bwd_hooks)))
+    return next(found, None)
 
 
 def _is_wiring(hook: Any) -> bool:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from tl_knowledge.engine.forward import run_model
 from tl_knowledge.engine.proof import Proof, same
+from tl_knowledge.metrics import widened
 from tl_knowledge.models.final_norm import unembed
 from tl_knowledge.models.hook_names import block_output
 from tl_knowledge.models.protocol import HookedModel, layer_count, model_device
@@ -28,7 +29,7 @@ def read_states(model: HookedModel, states: States) -> Float[torch.Tensor, "stat
     """
     precise = states.to(next(iter(model.parameters())).dtype)
     logits = _short_way(model, precise) if _ALONE.refusal(model) is None else _whole_run(model, precise)
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return widened(logits)
 
 
 def _short_way(model: HookedModel, states: States) -> Float[torch.Tensor, "state d_vocab"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 
+from tl_knowledge.metrics import widened
 from tl_knowledge.subspaces.training import random_basis
 from tl_knowledge.subspaces.trials import Basis, Trials
 
@@ -19,7 +20,7 @@ def control_bases(trials: Trials, dims: int, seed: int) -> dict[str, Basis]:
     - ``means``: the principal components of the answers' mean states, which for two answers is the difference of their means (Marks and Tegmark
       2024); left out where there are too few answers for so many dimensions.
     """
-    states = torch.cat([trials.own, trials.states]).to(torch.promote_types(trials.states.dtype, torch.float32))
+    states = widened(torch.cat([trials.own, trials.states]))
     answers = trials.answers.mT.flip(0).flatten()  # the bases' first
     bases = {"random": random_basis(states.shape[1], dims, seed, states.dtype).to(states.device)}
     means = torch.stack([states[answers == answer].mean(0) for answer in answers.unique()])

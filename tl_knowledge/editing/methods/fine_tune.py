@@ -23,7 +23,7 @@ from tl_knowledge.engine.forward import run_model
 from tl_knowledge.engine.progress import progress_bar, progress_shown
 from tl_knowledge.engine.rows import keep_positions
 from tl_knowledge.errors import InputError, NumericalError, check_choice
-from tl_knowledge.metrics import unlikelihood
+from tl_knowledge.metrics import unlikelihood, widened
 from tl_knowledge.models.checks import check_layers
 from tl_knowledge.models.matrices import BlockMatrix, Matrix, check_matrices, matrix_weights, places_in
 from tl_knowledge.models.protocol import HookedModel
@@ -217,7 +217,7 @@ class _Trained:
         self._places, self._biased = tuple(places), tuple(layer for layer, bias in biases.items() if bias is not None)
         held = [matrix_weights(model, place) for place in places] + [bias for bias in biases.values() if bias is not None]
         # Adam divides by what float16 rounds to zero.
-        self.starts = [each.detach().to(torch.promote_types(each.dtype, torch.float32)) for each in held]
+        self.starts = [widened(each.detach()) for each in held]
         self.changes = [torch.zeros_like(start).requires_grad_(True) for start in self.starts]
         weights, own = self.changes[: len(places)], self.changes[len(places) :]
         self.hooks: Hooks = [

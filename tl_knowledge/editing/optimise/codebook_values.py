@@ -17,6 +17,7 @@ from tl_knowledge.engine.progress import progress_bar, progress_shown
 from tl_knowledge.engine.recording import Reached
 from tl_knowledge.engine.rows import keep_positions
 from tl_knowledge.errors import NumericalError
+from tl_knowledge.metrics import widened
 from tl_knowledge.models.mlp_maps import MLPMap
 from tl_knowledge.models.protocol import HookedModel
 
@@ -53,7 +54,7 @@ def read_map(
 
     def catch(queries: torch.Tensor, outputs: torch.Tensor, _: object) -> None:
         base = trail_after(queries, outputs, there).base
-        found.extend(each.detach().flatten(0, -2)[position].to(torch.promote_types(each.dtype, torch.float32)) for each in (queries, base))
+        found.extend(widened(each.detach().flatten(0, -2)[position]) for each in (queries, base))
         raise Reached
 
     with torch.no_grad(), suppress(Reached):
