@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from tl_knowledge.circuits.edges import Edge
 from tl_knowledge.circuits.findings import CircuitFindings
 from tl_knowledge.drawing import ROLE_COLOURS, Arrow, GraphPoint, Line, LinePanel, graph, label_text, line_panels
+from tl_knowledge.results.plain_text import token_text
 from tl_knowledge.runs.metric import PROBABILITY
 from tl_knowledge.runs.nodes import Node
 from tl_knowledge.wording import counted
@@ -77,7 +78,7 @@ def points_of(circuits: Sequence[CircuitFindings]) -> tuple[list[GraphPoint], di
 def on_tokens(circuits: Sequence[CircuitFindings], points: Sequence[GraphPoint], arrows: Sequence[Arrow], title: str, subtitle: str) -> go.Figure:
     """Draw points and arrows over the tokens and layers of circuits of one prompt."""
     first = circuits[0]
-    rows = [label.replace("\n", "\\n") or " " for label in first.labels]
+    rows = [token_text(label) for label in first.labels]
     columns = [(-1.0, "tokens"), *((float(layer), str(layer)) for layer in range(first.n_layers)), (float(first.n_layers), "answer")]
     marked = frozenset(pos for circuit in circuits for pos in circuit.corrupted.positions) if len(circuits) == 1 else frozenset[int]()
     return graph(points, arrows, looks=LOOKS, rows=rows, columns=columns, title=title, subtitle=subtitle, marked=marked)

@@ -19,6 +19,7 @@ from tl_knowledge.models.hook_names import attention_pattern
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.neurons import NeuronSet, NeuronWords, neuron_words
 from tl_knowledge.prompts.prompt import Prompt
+from tl_knowledge.results.plain_text import token_text
 from tl_knowledge.tracing import CausalTrace, trace
 
 __all__ = ["CellDetails", "HeadDetails", "NeuronDetails", "StateDetails", "cell_details"]
@@ -64,7 +65,7 @@ class HeadDetails:
         chosen = self.units[0][1] if head is None else head
         if not 0 <= chosen < len(self.pattern):
             raise ComponentError(f"head {chosen} is outside the layer's {len(self.pattern)} heads; pass a number from 0 to {len(self.pattern) - 1}.")
-        names = [_label(label) for label in self.labels]
+        names = [token_text(label) for label in self.labels]
         chart = HeatMap(
             self.pattern[chosen].numpy(), names, names, "", "token that attends", "token that is read", frozenset({self.cell[2]}), "Oranges"
         )
@@ -181,11 +182,7 @@ def _bars(traced: CausalTrace, cell: Cell, labels: tuple[str, ...], units: tuple
     return bar_chart(
         [f"{word} {unit}" for _, unit, _ in units],
         [effect for *_, effect in units],
-        title=f"What each {word} of layer {layer} restores at {_label(labels[pos]).strip()!r}",
+        title=f"What each {word} of layer {layer} restores at {token_text(labels[pos]).strip()!r}",
         subtitle=f"{traced.corrupted.name} corrupted; {traced.settings.samples} noise samples; {traced.provenance.model}",
         value_axis=f"indirect effect ({traced.metric.measured_in})",
     )
-
-
-def _label(label: str) -> str:
-    return label.replace("\n", "\\n") or " "

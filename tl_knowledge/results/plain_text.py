@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["latex_text", "markdown_text", "printable", "strict_json"]
+__all__ = ["latex_text", "markdown_text", "printable", "strict_json", "token_text"]
 
 _SIGNS = {
     **{code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"},
@@ -41,6 +41,16 @@ def printable(text: str) -> str:
         (True, True)
     """
     return text.translate(_SIGNS)
+
+
+def token_text(label: str) -> str:
+    """A token as a label on one line: its line breaks are written out, and where nothing is left there is a blank.
+
+    Example:
+        >>> token_text(" a\\n"), token_text("")
+        (' a\\\\n', ' ')
+    """
+    return label.replace("\n", "\\n") or " "
 
 
 def latex_text(text: str) -> str:

@@ -18,6 +18,7 @@ from tl_knowledge.drawing import HeatMap, bar_chart, heat_maps
 from tl_knowledge.errors import ComponentError, check_given
 from tl_knowledge.models.hook_names import Component, Module, has_units, unit_word
 from tl_knowledge.prompts.spans import Span
+from tl_knowledge.results.plain_text import token_text
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import Result
 from tl_knowledge.results.statistics import largest_rows
@@ -232,7 +233,7 @@ class CausalTrace(Result):
             return HeatMap(values.numpy(), rows, [str(x) for x in self.layers], title, axis, "layer", colours=COLOUR_SCALES[self.component])
         return HeatMap(
             self.mean_effect.T.numpy(),
-            [label.replace("\n", "\\n") or " " for label in self.labels],
+            [token_text(label) for label in self.labels],
             [str(x) for x in self.layers],
             title,
             "token",
