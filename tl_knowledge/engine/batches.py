@@ -25,6 +25,7 @@ __all__ = [
     "HooksAt",
     "answer_logits",
     "answer_probabilities",
+    "check_finite",
     "equal_groups",
     "in_words",
     "likeliest_next",
@@ -99,10 +100,19 @@ def predicted_tokens(model: HookedModel, prompts: Sequence[Prompt], hooks_at: Ho
     """
     tokens: dict[int, int] = {}
     for group, logits in answer_logits(model, prompts, hooks_at, bar=bar):
-        if not bool(logits.isfinite().all()):
-            raise NumericalError("the logits are not finite; check the weights for NaN, or load the model in float32.")
+        check_finite(logits)
         tokens |= dict(zip(group, logits.argmax(-1).tolist(), strict=True))
     return [tokens[i] for i in range(len(prompts))]
+
+
+def check_finite(logits: Float[torch.Tensor, "..."]) -> None:
+    """Refuse logits that say nothing.
+
+    Raises:
+        NumericalError: one of them is not finite.
+    """
+    if not bool(logits.isfinite().all()):
+        raise NumericalError("the logits are not finite; check the weights for NaN, or load the model in float32.")
 
 
 def text_log_probabilities(model: HookedModel, prompts: Sequence[Prompt], hooks: Hooks) -> Float[torch.Tensor, " prompt"]:

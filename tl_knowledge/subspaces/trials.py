@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
 from more_itertools import unique_everseen
 
 from tl_knowledge.arrays import Hooks
-from tl_knowledge.engine.batches import equal_groups
+from tl_knowledge.engine.batches import check_finite, equal_groups
 from tl_knowledge.engine.forward import run_model
 from tl_knowledge.engine.recording import capture, record
 from tl_knowledge.engine.rows import keep_positions
-from tl_knowledge.errors import DataError, NumericalError, UnsupportedModelError
+from tl_knowledge.errors import DataError, UnsupportedModelError
 from tl_knowledge.hooks import SubspaceComponent, patch_subspace
 from tl_knowledge.models.hook_names import component_hook
 from tl_knowledge.models.protocol import HookedModel, model_name
@@ -75,7 +76,7 @@ class Trials:
     def __len__(self) -> int:
         return len(self.pairs)
 
-    @property
+    @cached_property
     def answers(self) -> Int[torch.Tensor, "pair 2"]:
         """The source's answer and the base's, by their first tokens."""
         return torch.tensor([[source.target_token, base.target_token] for base, source in self.pairs], device=self.states.device)
@@ -126,7 +127,7 @@ def outcome(model: HookedModel, trials: Trials, basis: Basis | None, *, put: boo
     for group in trials.groups(ROWS_AT_ONCE):
         with torch.no_grad():
             logits = trials.run(model, group, trials.interchange(basis, group) if put else [])
-        _check_finite(logits)
+        check_finite(logits)
         says[group] = logits.argmax(-1).cpu()
         both = logits.gather(-1, answers[group]).double().cpu()
         difference[group] = both[:, 0] - both[:, 1]
@@ -198,7 +199,7 @@ def _read(
         with torch.no_grad():
             logits = _logits(model, [prompts[i] for i in group], capture(site.hook, caught))
         at = prompts[group[0]].span(site.at).last
-        _check_finite(logits)
+        check_finite(logits)
         if not caught or caught[0].ndim != 3:
             raise UnsupportedModelError(
                 f"{site.hook} of {model_name(model)} shows no [batch pos d], so nothing can be put there; pass another component."
@@ -231,8 +232,3 @@ def _logits(model: HookedModel, prompts: Sequence[Prompt], hooks: Hooks) -> Floa
     tokens = torch.cat([prompt.tokens for prompt in prompts])
     kept = torch.full((len(tokens), 1), prompts[0].last.last, device=tokens.device)
     return run_model(model, tokens, [*hooks, *keep_positions(kept)])[:, 0]
-
-
-def _check_finite(logits: torch.Tensor) -> None:
-    if not bool(logits.isfinite().all()):
-        raise NumericalError("the logits are not finite; check the weights for NaN, or load the model in float32.")
