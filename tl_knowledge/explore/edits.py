@@ -31,10 +31,8 @@ from tl_knowledge.prompts.facts import Fact
 
 __all__ = ["Editor", "MethodOffer", "edit_hooks", "fact_of", "first_that_works", "method_of"]
 
-PLANS_KEPT, MOMENTS_KEPT = (
-    3 * MOST_EDITS,
-    3,
-)  # plans of three full tabs, as each may be as large as a matrix; moments are as large as a layer's W_out, or larger
+PLANS_KEPT = 3 * MOST_EDITS  # those of three full tabs, as each may be as large as a matrix
+MOMENTS_KEPT = 3  # as large as a layer's W_out, or larger
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from functools import cache
 from typing import Any, Literal, TypeAlias, get_args
 
 from tl_knowledge.circuits import Circuit, from_trace
@@ -115,13 +116,14 @@ class Desk:
         for number, edit in enumerate(state.edits):
             yield Step(number, total, f"planning edit {number + 1} of {len(state.edits)} ({edit.method})")
             self.editor.plan(state.edits[: number + 1])
+        answers = cache(lambda: answers_of(self.model, state))  # the same for every text
         done: list[Comparison] = []
         for text in texts:
             yield Step(len(state.edits) + len(done), total, "asking before and after", {"comparisons": tuple(done)})
 
             def make(text: str = text) -> Comparison:
                 hooks = tab_hooks(self.model, state, self.editor.all_plans(state.edits))
-                return compare_one(self.model, text, answers_of(self.model, state), hooks)
+                return compare_one(self.model, text, answers(), hooks)
 
             done.append(kept.get_or_make(keys.comparison(text), make))
         yield Step(total, total, "", {"comparisons": tuple(done)})

@@ -42,12 +42,12 @@ def exact_scores(
         NumericalError: a score that is not finite.
     """
     base = experiment.base  # first, for its own clear error where activations are not finite
-    used = engine_used(experiment.model, engine, experiment.length)
+    used = rows_engine(experiment.model) if engine == "rows" else engine
     if not sites:
-        return base.score.new_empty(0, experiment.samples), used
-    if used.startswith("rows"):
+        return base.score.new_empty(0, experiment.samples), engine_used(experiment.model, engine, experiment.length)
+    if used == "rows":
         scores, whole = sweep_sites(experiment, sites, memory_budget, advance)
-        used = f"rows (whole rows: {whole})" if whole else used
+        used = _rows_said(whole)
     else:
         scores = loop_over_sites(experiment, sites, advance)
     if not bool(scores.isfinite().all()):
@@ -58,8 +58,12 @@ def exact_scores(
 def engine_used(model: HookedModel, engine: Literal["rows", "loop"], length: int = 0) -> str:
     """The engine that will run, with the reason where the model refuses the other one, or rows of so many tokens that begin anywhere."""
     used = rows_engine(model) if engine == "rows" else engine
-    refusal = bank_refusal(model, length) if used == "rows" else None
-    return f"rows (whole rows: {refusal})" if refusal else used
+    return _rows_said(bank_refusal(model, length)) if used == "rows" else used
+
+
+def _rows_said(whole: str | None) -> str:
+    """The engine of growing rows, with the reason where its rows run whole."""
+    return f"rows (whole rows: {whole})" if whole else "rows"
 
 
 def sweep_sites(experiment: Experiment, sites: Sequence[Site], memory_budget: float, advance: Advance) -> tuple[SiteScore, str]:

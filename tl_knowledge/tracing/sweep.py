@@ -18,7 +18,7 @@ from tl_knowledge.models.protocol import HookedModel, layer_count, mlp_input, si
 from tl_knowledge.runs.experiment import Experiment
 from tl_knowledge.tracing.sites import Site
 
-__all__ = ["Sweep"]
+__all__ = ["Sweep", "read_names"]
 
 READ_LATER: tuple[Component, ...] = ("k", "v")
 IN_ATTENTION: tuple[Component, ...] = ("q", "k", "v", "pattern", "attn_scores")

@@ -139,13 +139,13 @@ def site_parts(details: CellDetails, state: ExplorerState, *, night: bool) -> li
     return [
         *parts,
         html.P(words),
-        figure_part(details.plot(), "site-figure", night=night, words="Each cell: the answer's probability if the model stopped there."),
+        _site_figure(details, "Each cell: the answer's probability if the model stopped there.", night=night),
     ]
 
 
 @lru_cache(maxsize=32)
 def _site_figure(details: CellDetails, words: str, *, night: bool) -> html.Div:
-    """Drawn once, however often its neurons are switched off and on."""
+    """Drawn once, however often its heads or neurons are switched off and on."""
     return figure_part(details.plot(), "site-figure", night=night, words=words)
 
 
@@ -174,9 +174,7 @@ def _neurons(details: NeuronDetails, state: ExplorerState, *, night: bool) -> li
     units = [(layer, neuron) for layer, neuron, _ in details.units]
     rows = [_unit_row("suppressed", layer, neuron, effect, said.get((layer, neuron), ""), state) for layer, neuron, effect in details.units]
     parts: list[Any] = [
-        figure_part(
-            details.plot(), "site-figure", night=night, words="The longest bars are the neurons through which most comes back at this token."
-        ),
+        _site_figure(details, "The longest bars are the neurons through which most comes back at this token.", night=night),
         _unit_table("neuron", rows, words=bool(said)),
         _all_button("suppressed", units, state, "neurons shown"),
     ]
