@@ -174,7 +174,7 @@ def _moved(comparison: Comparison) -> Iterator[str]:
 def _traces(traces: Sequence[CausalTrace]) -> list[PagePart]:
     if not traces:
         return []
-    what = "Each cell restores one clean activation in the corrupted run: dark cells are sites through which the information passes."
+    what = "Each cell restores one clean activation in the corrupted run: strongly coloured cells are sites through which the information passes."
     return [heading("Where the information is"), what, *(trace.plot() for trace in traces)]
 
 
