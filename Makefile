@@ -6,6 +6,7 @@ VENV4 := .venv-tl4
 PIP_FLAGS := --quiet --disable-pip-version-check
 RUN := $(VENV)/bin
 WORKERS ?= 2
+ARCHITECTURES ?= 2
 PYTEST_FLAGS := -q -n $(WORKERS) --dist worksteal
 PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/pytest $(PYTEST_FLAGS)
 
@@ -35,9 +36,9 @@ unit: $(VENV)/.dev
 	$(PYTEST) -m typed --jaxtyping-packages=tl_knowledge,beartype.beartype
 	$(PYTEST) -m "not typed"
 
-# The newest TransformerLens: what touches a model.
+# The newest TransformerLens: what touches a model, each test on ARCHITECTURES of the architectures.
 newest: $(VENV4)/.dev
-	OMP_NUM_THREADS=1 $(VENV4)/bin/pytest tests $(PYTEST_FLAGS) -m "touches_model and not slow and not browser"
+	OMP_NUM_THREADS=1 $(VENV4)/bin/pytest tests $(PYTEST_FLAGS) --architectures $(ARCHITECTURES) -m "touches_model and not slow and not browser"
 
 # Not --quiet: under it MkDocs counts no warnings, so that --strict lets broken links pass.
 docs: $(VENV)/.dev

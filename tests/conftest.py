@@ -2,8 +2,8 @@
 
 ``make unit`` runs every test once, in two parts: those marked ``typed`` (docstrings' examples, and one architecture) with the types and shapes
 of every call checked, which costs as much again, and the others without. ``make newest`` runs those marked ``touches_model`` with the newest
-TransformerLens. Both marks are given here, by the fixtures that a test uses; a file whose tests reach a model in another way says
-``pytestmark = pytest.mark.touches_model``.
+TransformerLens, each on two of its architectures (``--architectures 2``), which a checksum of its name chooses. Both marks are given here, by
+the fixtures that a test uses; a file whose tests reach a model in another way says ``pytestmark = pytest.mark.touches_model``.
 
 Nothing heavy is imported before a test needs it, since xdist's controller reads this file too.
 """
@@ -13,8 +13,10 @@ from __future__ import annotations
 import gc
 import logging
 import os
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import pytest
 
@@ -29,6 +31,11 @@ TYPED = {"model": "bridge-gpt2", "masked_model": "bridge-bert"}
 MODEL_FIXTURES = {"model", "masked_model", "gpt2", "factlm", "speaking", "moments", "factlm_moments"}
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How many architectures a test runs on."""
+    parser.addoption("--architectures", type=int, metavar="N", help="run each test on N of its architectures: which, a checksum of its name says")
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """``model`` and ``masked_model`` are every architecture in turn."""
     from support.models import BUILDERS, MASKED_BUILDERS
@@ -39,14 +46,33 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each test the marks of the lanes it belongs to."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give each test the marks of the lanes it belongs to, and leave out the architectures that are not asked for."""
     for item in items:
-        parameters = getattr(getattr(item, "callspec", None), "params", {})
-        if _is_typed(item, parameters):
+        if _is_typed(item, _parameters(item)):
             item.add_marker("typed")
         if MODEL_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker("touches_model")
+    count = config.getoption("architectures")
+    if count is not None:
+        kept = set(_on_some_architectures(items, count))
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = [item for item in items if item in kept]
+
+
+def _on_some_architectures(items: list[pytest.Item], count: int) -> Iterator[pytest.Item]:
+    """Of each test that every architecture runs, `count`, evenly apart in their order; every other test."""
+    tests: dict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        architecture = _parameters(item).get("model", "")
+        tests[item.nodeid.replace(architecture, "*", 1) if architecture else item.nodeid].append(item)
+    for name, same in tests.items():
+        first, used = crc32(name.encode()) % len(same), min(count, len(same))
+        yield from (same[(first + position * len(same) // used) % len(same)] for position in range(used))
+
+
+def _parameters(item: pytest.Item) -> dict[str, Any]:
+    return getattr(getattr(item, "callspec", None), "params", {})
 
 
 def pytest_collection_finish() -> None:
