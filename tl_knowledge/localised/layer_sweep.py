@@ -82,9 +82,8 @@ class LayerSweep(TableResult):
     def headline(self) -> str:
         cases, layers = self.table["case_id"].nunique(), self.table["layer"].nunique()
         traced = f", tracing effect{self.settings.metric.remark}" if self.settings.metric.remark else ""
-        return (
-            f"{self.settings.method}, {in_words(self.settings.problem)}: {counted(cases, 'fact')} in {layers} layers{traced}; {self.provenance.model}"
-        )
+        sample = f"{counted(cases, 'fact')} in {counted(layers, 'layer')}"
+        return f"{self.settings.method}, {in_words(self.settings.problem)}: {sample}{traced}; {self.provenance.model}"
 
     @override
     def summary(self) -> pd.DataFrame:

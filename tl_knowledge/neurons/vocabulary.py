@@ -64,7 +64,7 @@ class NeuronWords(TableResult):
 
     def headline(self) -> str:
         """How many neurons, of which model."""
-        return f"{len(self.neurons)} neurons' words; {self.provenance.model}"
+        return f"words of {counted(len(self.neurons), 'neuron')}; {self.provenance.model}"
 
     def summary(self) -> pd.DataFrame:
         """One row a neuron: what it promotes and suppresses, as text; the most outspoken first."""

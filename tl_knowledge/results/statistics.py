@@ -297,7 +297,7 @@ def compare_regressions(
     (rest_first, rank_first), (rest_second, _), (rest, rank) = (_residual(y, columns) for columns in (first, second, together))
     added, free = rank - rank_first, len(y) - rank
     if total == 0 or free < 1:
-        raise InputError(f"{len(y)} rows cannot be regressed: y does not vary, or there are no more rows than columns; pass more facts.")
+        raise InputError(f"{counted(len(y), 'row')} cannot be regressed: y does not vary, or there are no more rows than columns; pass more facts.")
     f = ((rest_first - rest) / added) / (rest / free) if added and rest > 0 else (float("inf") if added and rest_first > rest else 0.0)
     p = float(stats.f.sf(f, added, free)) if added else 1.0
     return Regression(1 - rest_first / total, 1 - rest_second / total, 1 - rest / total, float(f), p)

@@ -23,6 +23,7 @@ from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import Result
 from tl_knowledge.results.statistics import largest_rows
 from tl_knowledge.runs.metric import PROBABILITY, Metric
+from tl_knowledge.runs.windows import layer_axis
 from tl_knowledge.tracing.screen import ScreenCheck
 from tl_knowledge.tracing.sentence import effects_sentence
 from tl_knowledge.tracing.settings import TraceSettings
@@ -237,7 +238,7 @@ class CausalTrace(Result):
             [str(x) for x in self.layers],
             title,
             "token",
-            "layer" if self.window == 1 else f"centre of {self.window} layers",
+            layer_axis(self.window),
             marked=frozenset(self.corrupted.positions),
             colours=COLOUR_SCALES[self.component],
         )

@@ -22,6 +22,7 @@ from tl_knowledge.explore.predictions import Prediction
 from tl_knowledge.explore.state import Cell, ExplorerState
 from tl_knowledge.results.plain_text import printable
 from tl_knowledge.tracing import CausalTrace
+from tl_knowledge.wording import counted
 
 __all__ = [
     "active_changes",
@@ -73,7 +74,7 @@ def prediction_bars(prediction: Prediction) -> list[Any]:
         bar = html.Div(html.Div(className="fill", style={"width": f"{100 * each.probability:.2f}%"}), className="track")
         bars += [html.Span(printable(each.text).replace("\n", "\\n"), className="name"), bar, html.Span(share, className="share")]
     bos = " The model puts BOS before the prompt." if prediction.has_bos else ""
-    words = f"The bars are the probabilities of the {len(prediction.top)} likeliest next tokens.{bos}"
+    words = f"The bars are the probabilities of the {counted(len(prediction.top), 'likeliest next token')}.{bos}"
     asked = f"Answer {prediction.target!r}: {prediction.probability:.1%}, number {prediction.rank + 1} of all tokens." if prediction.given else ""
     parts: list[Any] = [html.H3("What comes next"), html.Div(bars, className="bars"), html.P(f"{asked} {words}", className="hint")]
     return [*parts, html.Div(prediction.hint, className="sentence-of-error")] if prediction.hint else parts
@@ -252,8 +253,8 @@ def _says(prediction: Prediction) -> list[Any]:
 def circuit_parts(circuit: Circuit, cell: Cell | None, *, night: bool) -> list[Any]:
     """The circuit of a prompt, and what the clicked site hears and passes on in it."""
     words = (
-        f"{len(circuit.nodes)} sites; together they explain {circuit.faithfulness:.0%} of the effect. An arrow is what one site hands on to another: "
-        "the thicker, the more."
+        f"{counted(len(circuit.nodes), 'site')}; together they explain {circuit.faithfulness:.0%} of the effect. "
+        "An arrow is what one site hands on to another: the thicker, the more."
     )
     parts: list[Any] = [_circuit_figure(circuit, words, night=night)]
     arrows = () if cell is None else arrows_at(circuit, cell)

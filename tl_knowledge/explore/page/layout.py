@@ -11,6 +11,7 @@ from tl_knowledge.explore.edits import MethodOffer, first_that_works
 from tl_knowledge.explore.page.attributes import attributes
 from tl_knowledge.explore.session import ExplorerSession
 from tl_knowledge.explore.state import COMPONENTS, METRICS
+from tl_knowledge.wording import counted
 
 __all__ = ["COMPONENT_NAMES", "page_layout"]
 
@@ -31,7 +32,7 @@ def page_layout(session: ExplorerSession) -> html.Div:
             html.Header(
                 [
                     html.H1("tl_knowledge explorer"),
-                    html.Span([html.B(session.name), f", {session.layers} layers of {session.heads} heads"]),
+                    html.Span([html.B(session.name), f", {counted(session.layers, 'layer')} of {counted(session.heads, 'head')}"]),
                     html.Span([html.Span("ready", id="doing"), html.Span(id="waiting")], id="pulse", role="status"),
                 ]
             ),

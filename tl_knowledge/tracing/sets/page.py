@@ -126,7 +126,7 @@ def _centre(row: pd.Series) -> str:
 
 def _difference_sentence(average: RoleEffects, frame: pd.DataFrame) -> str:
     counts = [
-        f"{COMPONENT_WORDS[component]} at the {place}: {int(rows['differs'].sum())} of {len(rows)} layers"
+        f"{COMPONENT_WORDS[component]} at the {place}: {int(rows['differs'].sum())} of {counted(len(rows), 'layer')}"
         for component in average.components
         for place in PLACES
         if len(rows := frame.query("component == @component and place == @place"))
@@ -134,7 +134,7 @@ def _difference_sentence(average: RoleEffects, frame: pd.DataFrame) -> str:
     return (
         f"Layers at which the sides differ (Wilcoxon's signed-rank test, paired over "
         f"{counted(len(average.facts), 'fact')}, p < .05 after Benjamini and "
-        f"Hochberg's correction for {len(frame)} comparisons): {'; '.join(counts)}."
+        f"Hochberg's correction for {counted(len(frame), 'comparison')}): {'; '.join(counts)}."
     )
 
 
