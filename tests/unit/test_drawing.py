@@ -93,7 +93,7 @@ def test_one_colour_a_role_in_every_kind_of_figure():
     )
     assert [bar.marker.color for bar in bars.data] == [ROLE_COLOURS["before"], *drawing.PALETTE[:2]]
     from tl_knowledge.circuits.figures import LOOKS
-    from tl_knowledge.tracing.result import COLOUR_SCALES
+    from tl_knowledge.tracing.words import COLOUR_SCALES
 
     assert {LOOKS[kind][1] for kind in ("attention", "head")} == {ROLE_COLOURS[COLOUR_SCALES["attn_out"]]} == {ROLE_COLOURS[COLOUR_SCALES["head"]]}
     assert {LOOKS[kind][1] for kind in ("MLP", "neurons")} == {ROLE_COLOURS[COLOUR_SCALES["mlp_out"]]} == {ROLE_COLOURS[COLOUR_SCALES["neuron"]]}

@@ -20,7 +20,7 @@ from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.neurons import NeuronSet, NeuronWords, neuron_words
 from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.results.plain_text import token_text
-from tl_knowledge.tracing import CausalTrace, trace
+from tl_knowledge.tracing import COLOUR_SCALES, CausalTrace, trace
 from tl_knowledge.wording import counted
 
 __all__ = ["CellDetails", "HeadDetails", "NeuronDetails", "StateDetails", "cell_details"]
@@ -188,4 +188,5 @@ def _bars(traced: CausalTrace, cell: Cell, labels: tuple[str, ...], units: tuple
         title=f"What each {word} of layer {layer} restores at {token_text(labels[pos]).strip()!r}",
         subtitle=f"{traced.corrupted.name} corrupted; {counted(traced.settings.samples, 'noise sample')}; {traced.provenance.model}",
         value_axis=f"indirect effect ({traced.metric.measured_in})",
+        colours=COLOUR_SCALES[traced.component],
     )

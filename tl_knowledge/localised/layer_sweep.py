@@ -17,7 +17,8 @@ from tl_knowledge.localised.sweep_settings import OUTCOMES, Outcome, SweepSettin
 from tl_knowledge.results.correlation import correlate
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import TableResult
-from tl_knowledge.results.statistics import Regression, compare_regressions, rank_correlation, scalar_interval
+from tl_knowledge.results.significance import Regression, compare_regressions, rank_correlation
+from tl_knowledge.results.statistics import scalar_interval
 from tl_knowledge.wording import counted
 
 __all__ = ["LayerSweep"]

@@ -20,7 +20,7 @@ COMPONENT_NAMES = {"resid_post": "residual stream", "mlp_out": "MLP output", "at
 
 def page_layout(session: ExplorerSession) -> html.Div:
     """The page of one model."""
-    stores = [dcc.Store(id=name) for name in ("tab", "beat", "marked", "jobs", "pending", "drawn", "past", "again", "pace", "circuit-of")]
+    stores = [dcc.Store(id=name) for name in ("tab", "beat", "marked", "jobs", "pending", "drawn", "past", "again", "pace")]
     left = [_prompt(), _change(session.methods), _keep()]
     right = [_maps(), _site(), _compare()]
     return html.Div(
@@ -221,7 +221,7 @@ def _keep() -> html.Section:
             ],
             className="row",
         ),
-        _hint("The address of this page is the link: it opens with the same prompt, marks, maps and changes, for whoever runs the explorer there."),
+        _hint("The address of this page is the link: it opens with the same prompt, marks, maps, circuit and changes, wherever the explorer runs."),
         _error("keep"),
         html.Details([html.Summary("The same in Python"), html.Pre(id="code")]),
     )

@@ -16,8 +16,8 @@ from tl_knowledge.results.statistics import IntervalVariant, mean_interval
 from tl_knowledge.runs.metric import Metric
 from tl_knowledge.runs.roles import PLACES, SIDES, last_corrupted, roles_of_side
 from tl_knowledge.runs.windows import layer_axis
-from tl_knowledge.tracing.result import COLOUR_SCALES, COMPONENT_WORDS
 from tl_knowledge.tracing.sets.effects import RoleEffects
+from tl_knowledge.tracing.words import COLOUR_SCALES, COMPONENT_WORDS
 from tl_knowledge.wording import counted
 
 __all__ = ["plot_heat_maps", "plot_roles", "plot_severed", "plot_sides", "sample_words"]
@@ -58,7 +58,8 @@ def plot_heat_maps(average: RoleEffects) -> go.Figure:
             columns = [str(layer) for layer in table.columns]
             window = average.of(side, component)[0].window
             title = f"{side} corrupted: {COMPONENT_WORDS[component]}"
-            maps.append(HeatMap(table.to_numpy(), roles, columns, title, "token role", layer_axis(window), marked=marked, colours=COLOUR_SCALES[component]))
+            colours = COLOUR_SCALES[component]
+            maps.append(HeatMap(table.to_numpy(), roles, columns, title, "token role", layer_axis(window), marked=marked, colours=colours))
     return heat_maps(
         maps,
         title="Average indirect effect by token role",

@@ -14,11 +14,11 @@ from tl_knowledge.models.hook_names import Module, unit_word
 from tl_knowledge.results.statistics import interval_text
 from tl_knowledge.runs.metric import PROBABILITY, Metric
 from tl_knowledge.runs.roles import PLACES, SIDES
-from tl_knowledge.tracing.result import COMPONENT_WORDS
 from tl_knowledge.tracing.sets.effects import RoleEffects
 from tl_knowledge.tracing.sets.figures import plot_heat_maps, plot_roles, plot_severed
 from tl_knowledge.tracing.sets.sides import SideComparison, locate_sides
 from tl_knowledge.tracing.sets.units import plot_units
+from tl_knowledge.tracing.words import COMPONENT_WORDS
 from tl_knowledge.wording import counted
 
 __all__ = ["average_page", "location_table", "peak_table", "total_effect_table"]
