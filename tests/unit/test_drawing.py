@@ -92,6 +92,9 @@ def test_one_colour_a_role_in_every_kind_of_figure():
         ["S"], {n: [(0.5, 0.4, 0.6)] for n in ("unedited", "ROME", "MEMIT")}, title="", subtitle="", group_axis="", value_axis=""
     )
     assert [bar.marker.color for bar in bars.data] == [ROLE_COLOURS["before"], *drawing.PALETTE[:2]]
+    beside = {name: [(0.5, 0.4, 0.6)] for name in ("clean", "neurons suppressed", "random neurons suppressed")}
+    bars = drawing.grouped_bars(["S"], beside, title="", subtitle="", group_axis="", value_axis="")
+    assert [bar.marker.color for bar in bars.data] == [ROLE_COLOURS["before"], *drawing.PALETTE[:2]]
     from tl_knowledge.circuits.figures import LOOKS
     from tl_knowledge.tracing.words import COLOUR_SCALES
 

@@ -52,7 +52,7 @@ ROLE_COLOURS = {
     "MLP": "#009e73",
     "attention": "#cc79a7",
     "restored": "#8a7a00",
-    **dict.fromkeys(("before", "unedited", "before the edit"), "#667085"),
+    **dict.fromkeys(("before", "unedited", "before the edit", "clean"), "#667085"),
     **dict.fromkeys(("after", "after the edit"), "#0072b2"),
     "both": "#000000",
     "raises": "#0072b2",

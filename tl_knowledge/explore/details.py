@@ -69,9 +69,8 @@ class HeadDetails:
                 f"head {chosen} is outside the layer's {counted(len(self.pattern), 'head')}; pass a number from 0 to {len(self.pattern) - 1}."
             )
         names = [token_text(label) for label in self.labels]
-        chart = HeatMap(
-            self.pattern[chosen].numpy(), names, names, "", "token that attends", "token that is read", frozenset({self.cell[2]}), "Oranges"
-        )
+        axes, clicked = ("token that attends", "token that is read"), frozenset({self.cell[2]})
+        chart = HeatMap(self.pattern[chosen].numpy(), names, names, "", *axes, clicked, COLOUR_SCALES["pattern"])
         return heat_maps(
             [chart],
             title=f"Attention of head {chosen} in layer {self.cell[1]}",
