@@ -42,12 +42,12 @@ BAD_SUBSPACES: dict[str, tuple[Callable[[Any, Any], Any], type[Exception], str]]
     "patch_subspace: model": (
         lambda m, p: m.run_with_hooks(p.tokens, fwd_hooks=patch(component="neuron")),
         errors.ComponentError,
-        "1 states of 16 numbers do not fit",
+        r"states \[1, 16\] do not fit",
     ),
     "patch_subspace: rows": (
         lambda m, p: m.run_with_hooks(p.tokens, fwd_hooks=patch(states=torch.zeros(2, 16))),
         errors.ComponentError,
-        "2 states of 16 numbers do not fit",
+        r"states \[2, 16\] do not fit",
     ),
     "patch_subspace: outside": (lambda m, p: m.run_with_hooks(p.tokens, fwd_hooks=patch(positions=7)), errors.ComponentError, "position 7"),
     "learn_subspace: no pair": (lambda m, p: learn(m, p, []), errors.DataError, "no pair of a base and a source"),

@@ -169,6 +169,11 @@ def test_an_edit_goes_into_the_hugging_face_model(name, prompt):
     with pytest.raises(UnsupportedModelError, match="layer 9 of"):
         replace(edit, factors={0: edit.factors[0], 9: edit.factors[2]}).to_hf(plain)
     assert all(map(torch.equal, plain.parameters(), before))
+    weights = fingerprint(model)
+    for held in (model, wrapped):
+        with pytest.raises(UnsupportedModelError, match=r"that a TransformerLens model computes with .*edit\.write_into\(model\), or pass to_hf"):
+            edit.to_hf(held)
+    assert fingerprint(model) == weights
 
 
 def test_health_measures_the_change_and_the_text(speaking, moments, texts):

@@ -29,7 +29,7 @@ def _maps(rng: np.random.Generator) -> Iterator[go.Figure]:
     values, layers = rng.normal(size=(20, 48)), [str(i) for i in range(48)]
 
     def layered(title: str, colours: str = "MLP") -> drawing.HeatMap:
-        return drawing.HeatMap(values, TOKENS, layers, title, "token", "centre of 10 layers", frozenset({0, 1}), colours=colours)
+        return drawing.HeatMap(values, TOKENS, layers, title, "token", "window of 10 layers around layer", frozenset({0, 1}), colours=colours)
 
     axis = "average indirect effect (probability)"
     yield drawing.heat_maps([layered(f"subject corrupted: MLP output (10 layers, {LONG})"), layered("relation corrupted")], **ABOUT, colour_axis=axis)

@@ -92,16 +92,28 @@ def test_one_colour_a_role_in_every_kind_of_figure():
         ["S"], {n: [(0.5, 0.4, 0.6)] for n in ("unedited", "ROME", "MEMIT")}, title="", subtitle="", group_axis="", value_axis=""
     )
     assert [bar.marker.color for bar in bars.data] == [ROLE_COLOURS["before"], *drawing.PALETTE[:2]]
+    beside = {name: [(0.5, 0.4, 0.6)] for name in ("clean", "neurons suppressed", "random neurons suppressed")}
+    bars = drawing.grouped_bars(["S"], beside, title="", subtitle="", group_axis="", value_axis="")
+    assert [bar.marker.color for bar in bars.data] == [ROLE_COLOURS["before"], *drawing.PALETTE[:2]]
     from tl_knowledge.circuits.figures import LOOKS
-    from tl_knowledge.tracing.result import COLOUR_SCALES
+    from tl_knowledge.tracing.words import COLOUR_SCALES
 
     assert {LOOKS[kind][1] for kind in ("attention", "head")} == {ROLE_COLOURS[COLOUR_SCALES["attn_out"]]} == {ROLE_COLOURS[COLOUR_SCALES["head"]]}
     assert {LOOKS[kind][1] for kind in ("MLP", "neurons")} == {ROLE_COLOURS[COLOUR_SCALES["mlp_out"]]} == {ROLE_COLOURS[COLOUR_SCALES["neuron"]]}
     assert LOOKS["state"][1] == ROLE_COLOURS[COLOUR_SCALES["resid_post"]]
 
 
+def test_what_is_restored_together_has_its_roles_colour_beside_the_other_curves():
+    from tl_knowledge.circuits.sets.figures import SHARE_NAMES
+
+    lines = [drawing.Line(name, [0], [1.0], [1.0], [1.0], style) for style, name in enumerate(SHARE_NAMES.values())]
+    figure = drawing.line_panels([drawing.LinePanel("", lines)], title="", subtitle="", x_axis="x", y_axis="y")
+    drawn = {trace.name: trace.line.color for trace in figure.data if trace.showlegend}
+    assert drawn[SHARE_NAMES["restored"]] == ROLE_COLOURS["restored"] and len(set(drawn.values())) == len(SHARE_NAMES) == 3
+
+
 @pytest.mark.parametrize("family", [("subject", "relation", "last token", "answer"), ("attention", "MLP", "residual"),
-                                    ("clean", "corrupted", "restored"), ("before", "after", "both"), ("raises", "lowers")])  # fmt: skip
+                                    ("before", "after", "both"), ("raises", "lowers")])  # fmt: skip
 def test_roles_that_meet_in_a_figure_differ_by_day_and_by_night(family):
     colours = [ROLE_COLOURS[role] for role in family]
     assert len(set(colours)) == len({NIGHT.get(colour, colour) for colour in colours}) == len(family)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import tl_knowledge as tlk
+from tl_knowledge.cli.scoring import page_parts
 from tl_knowledge.errors import DataError, InputError
 from tl_knowledge.evaluation.scores import COUNTERFACT, Answer, Candidates, case_scores, read_candidates
 from tl_knowledge.models.weights import output_weights
@@ -110,6 +111,21 @@ def test_half_widths_of_meng_2022_code_by_hand():
 def test_the_harmonic_mean_with_a_zero_is_zero():
     score = report([0.0] * 8).scores["S"]
     assert score.numbers == {"mean": 0, "low": 0, "high": 0} and score.cases == 8
+
+
+def test_a_page_says_which_scores_have_no_interval_and_why():
+    whole = report([100.0, 50.0, 75.0, 100.0])
+    assert tlk.score_table(whole).missing_intervals() == ""
+    holes = tlk.EditReport(whole.table.assign(PS=[60.0, np.nan, np.nan, np.nan]), whole.settings, PROVENANCE)
+    scores = tlk.score_table(holes)
+    assert scores.rows["Method"]["S"].mean > 0 and math.isnan(scores.rows["Method"]["S"].low) and not math.isnan(scores.rows["Method"]["ES"].low)
+    words = "Without an interval: PS, which one case has; S, the harmonic mean of ES, PS and NS, because PS has none."
+    assert scores.missing_intervals("S", "ES", "PS") == words and scores.missing_intervals("ES", "NS") == ""
+    page = tlk.drawing.html_page("t", page_parts(scores, ("S", "ES", "PS"), []))
+    assert words in page and "Without an interval" not in tlk.drawing.html_page("t", page_parts(tlk.score_table(whole), ("S", "ES"), []))
+    theirs = tlk.score_table(whole, interval="meng2022_code").missing_intervals()
+    assert theirs == "Without an interval: S, the harmonic mean of ES, PS and NS, in Meng et al.'s program."
+    assert tlk.score_table(report([50.0])).missing_intervals() == "Nothing has an interval: of one case nobody knows how far another would differ."
 
 
 def test_the_report_averages_with_intervals_and_a_harmonic_mean(tmp_path):

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from support import build, tokenizer_of_sixty_words
+from support import BUILDERS, build, tokenizer_of_sixty_words
 from support.explorer import asked
 
 import tl_knowledge as tlk
@@ -55,11 +55,11 @@ def session(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     model.tokenizer = before
 
 
-def ran(state: ExplorerState, name: str, *, circuit: bool = False) -> dict[str, Any]:
+def ran(state: ExplorerState, name: str, *, dtype: torch.dtype = torch.float64) -> dict[str, Any]:
     """The names that a tab's program leaves."""
     names: dict[str, Any] = {}
-    options = "" if name == "factlm" else "dtype=torch.float64"
-    exec(compile(state_code(state, name, options=options, circuit=circuit), "program", "exec"), names)
+    options = "" if name == "factlm" else f"dtype={dtype}"
+    exec(compile(state_code(state, name, options=options), "program", "exec"), names)
     return names
 
 
@@ -69,8 +69,9 @@ def same_effects(first: Any, second: Any) -> bool:
 
 @pytest.mark.parametrize("cell", [("attn_out", 2, 4), ("mlp_out", 1, 2), ("resid_post", 3, 5)])
 def test_the_program_gives_what_the_tab_shows(session, cell):
-    state = replace(STATE, cell=cell, components=("mlp_out", "attn_out"), window=2, metric="logit", seed=3, further=())
-    names = ran(state, "random", circuit=cell[0] == "resid_post")
+    about = {"window": 2, "metric": "logit", "seed": 3, "further": (), "circuit": cell[0] == "resid_post"}
+    state = replace(STATE, cell=cell, components=("mlp_out", "attn_out"), **about)
+    names = ran(state, "random")
     prediction = asked(session, "predict", state)["prediction"]
     assert [each.token for each in prediction.top] == names["probabilities"].topk(10).indices.tolist()
     assert abs(prediction.probability - float(names["probabilities"][5])) <= 1e-12
@@ -97,6 +98,21 @@ def test_the_program_changes_what_the_tab_changes(session):
     assert row.before != row.after
 
 
+def test_probabilities_of_a_model_in_half_precision_are_in_single(monkeypatch):
+    model = BUILDERS["bridge-gpt2"]().to(torch.bfloat16)
+    model.tokenizer = tokenizer_of_sixty_words()
+    monkeypatch.setattr(tlk, "load_model", lambda name, dtype: {("random", torch.bfloat16): model}[name, dtype])
+    session, state = ExplorerSession(model, name="random"), replace(STATE, edits=())
+    prediction, compared = asked(session, "predict", state)["prediction"], asked(session, "compare", state)["comparisons"]
+    session.close()
+    names = ran(state, "random", dtype=torch.bfloat16)
+    for shown, wanted in ((prediction, names["probabilities"]), (compared[-1].before, names["before"]), (compared[-1].after, names["after"])):
+        assert wanted.dtype == torch.float32
+        assert all(each.probability == pytest.approx(float(wanted[each.token]), rel=1e-6) for each in shown.top)
+    logits = model(tlk.Prompt.from_text(model, STATE.prompt).tokens)[0, -1].detach()
+    assert names["probabilities"][5] == logits.double().softmax(-1)[5].float() != logits.softmax(-1)[5].float()
+
+
 @pytest.mark.parametrize("side", ["subject", "relation"])
 def test_a_marked_relation_is_in_the_program(session, side):
     state = ExplorerState(STATE.prompt, subject=(1, 2), relation=(3, 5), corrupt=side, components=("resid_post",), samples=2)
@@ -117,7 +133,7 @@ def test_the_program_of_an_edit_with_moments(factlm):
 
 def test_texts_of_a_tab_are_literals_of_its_program():
     state = replace(STATE, prompt=HOSTILE, target=HOSTILE, edits=(EditRequest("rome", HOSTILE, f"a {HOSTILE}", HOSTILE),), further=(HOSTILE,))
-    code = state_code(state, HOSTILE, circuit=True)
+    code = state_code(replace(state, circuit=True), HOSTILE)
     compile(code, "program", "exec")
     assert f"subject_span=(1, 3), target={HOSTILE!r})" in code and f"tlk.load_model({HOSTILE!r})" in code
     assert "\x07" not in code and "KeyMoments.load" in code
@@ -126,7 +142,7 @@ def test_texts_of_a_tab_are_literals_of_its_program():
 @pytest.fixture(scope="module")
 def looked_at() -> Iterator[tuple[ExplorerSession, ExplorerState]]:
     """A session in which everything of a tab was computed."""
-    model, state = build("bridge-gptneox"), replace(STATE, cell=("attn_out", 2, 4))  # no other test here has it
+    model, state = build("bridge-gptneox"), replace(STATE, cell=("attn_out", 2, 4), circuit=True)  # no other test here has it
     before, model.tokenizer = model.tokenizer, tokenizer_of_sixty_words()
     session = ExplorerSession(model, name="random")
     for task in TASKS:
@@ -151,7 +167,7 @@ def test_what_is_lacking_is_said_and_never_left_out_in_silence(looked_at):
     assert "Not there when this was saved" not in export_page(session, "tab", state)
     more = replace(state, seed=5, further=("w1 w9",))
     lacking = "Not there when this was saved, as it was not finished, failed or was cancelled: the map of residual state, the map of MLP output, "
-    lacking += "the map of attention output, what is behind the clicked cell, before and after."
+    lacking += "the map of attention output, what is behind the clicked cell, the circuit, before and after."
     assert lacking in export_page(session, "tab", more)
     with zipfile.ZipFile(io.BytesIO(export_data(session, "tab", more))) as archive:
         assert lacking in archive.read("READ_ME.txt").decode()
@@ -199,7 +215,7 @@ def test_data_can_be_read_again(looked_at, tmp_path):
     assert from_query(about["link"]) == state and about["model"] == "random"
     compared = json.loads((tmp_path / "comparisons.json").read_text())
     assert [row["text"] for row in compared] == [state.prompt, "w1 w2"]
-    assert (tmp_path / "program.py").read_text() == state_code(state, "random", options=session.options, circuit=True)
+    assert (tmp_path / "program.py").read_text() == state_code(state, "random", options=session.options)
 
 
 def test_no_spreadsheet_computes_a_table(gpt2):

@@ -20,7 +20,7 @@ from tl_knowledge.explore.page.app import explorer_app
 from tl_knowledge.explore.page.draw import token_buttons
 from tl_knowledge.explore.page.marks import fact_marked
 from tl_knowledge.explore.page.server import IDENTITY, guard, local_socket
-from tl_knowledge.explore.page.wanted import circuit_key, submitted, wanted_tasks
+from tl_knowledge.explore.page.wanted import submitted, wanted_tasks
 from tl_knowledge.explore.session import ExplorerSession
 from tl_knowledge.explore.state import EditRequest, ExplorerState
 
@@ -136,17 +136,28 @@ def test_the_marked_fact_is_read_off_tokens_with_and_without_their_spaces():
 
 
 def test_a_tab_asks_for_what_its_state_needs_and_for_nothing_twice():
-    assert wanted_tasks(ExplorerState(""), None) == {}
-    assert list(wanted_tasks(ExplorerState("Rome"), None)) == ["predict"]
-    assert list(wanted_tasks(STATE, None)) == ["predict", "trace", "cell"]
-    assert list(wanted_tasks(STATE, circuit_key(STATE))) == ["predict", "trace", "cell", "circuit"]
-    assert circuit_key(STATE) != circuit_key(replace(STATE, samples=3))
-    assert circuit_key(STATE) != circuit_key(replace(STATE, window=2)) and circuit_key(STATE) == circuit_key(replace(STATE, cell=None))
+    assert wanted_tasks(ExplorerState("")) == {}
+    assert list(wanted_tasks(ExplorerState("Rome"))) == ["predict"]
+    assert list(wanted_tasks(STATE)) == ["predict", "trace", "cell"]
+    assert list(wanted_tasks(replace(STATE, circuit=True))) == ["predict", "trace", "cell", "circuit"]
+    assert list(wanted_tasks(replace(STATE, circuit=True, subject=None))) == ["predict"]
     for change in ({"window": 2}, {"components": ("attn_out",)}, {"metric": "logit"}):
-        assert wanted_tasks(replace(STATE, **change), None)["trace"] != wanted_tasks(STATE, None)["trace"]
-    other = wanted_tasks(replace(STATE, cell=("mlp_out", 1, 2), knocked_out=((1, 1),)), None)
-    own = wanted_tasks(STATE, None)
+        assert wanted_tasks(replace(STATE, **change))["trace"] != wanted_tasks(STATE)["trace"]
+    other = wanted_tasks(replace(STATE, cell=("mlp_out", 1, 2), knocked_out=((1, 1),)))
+    own = wanted_tasks(STATE)
     assert {name for name in own if other[name] == own[name]} == {"predict", "trace"} and "compare" in other
+
+
+def test_a_circuit_stays_while_it_is_the_states_own_and_another_one_waits_to_be_asked_for():
+    found = changes.circuit_found(STATE)
+    assert found == replace(STATE, circuit=True) and changes.settled(STATE, found) == found
+    for kept in ({"cell": None}, {"components": ("attn_out",)}, {"further": ("Rome",)}, {"knocked_out": ((0, 1),)}):
+        assert changes.settled(found, replace(found, **kept)).circuit
+    for other in ({"samples": 3}, {"window": 2}, {"subject": (1, 2)}, {"target": " x"}, {"metric": "logit"}, {"prompt": "Rome"}):
+        assert changes.settled(found, replace(found, **other)) == replace(STATE, **other)
+    for bare in (replace(STATE, components=()), replace(STATE, subject=None)):
+        with pytest.raises(InputError, match="there is no trace yet; mark the subject and press Trace first"):
+            changes.circuit_found(bare)
 
 
 class Recorder:
@@ -179,16 +190,16 @@ class Recorder:
 
 def test_jobs_go_on_while_they_answer_the_same_and_are_asked_again_when_forgotten(without_type_checks):
     session = Recorder()
-    first = submitted(session, "tab", STATE, wanted_tasks(STATE, None), {}, once_more=False)  # pyright: ignore[reportArgumentType]
+    first = submitted(session, "tab", STATE, wanted_tasks(STATE), {}, once_more=False)  # pyright: ignore[reportArgumentType]
     assert session.asked == ["predict", "trace", "cell"]
     moved = replace(STATE, cell=None)
-    second = submitted(session, "tab", moved, wanted_tasks(moved, None), first, once_more=True)  # pyright: ignore[reportArgumentType]
+    second = submitted(session, "tab", moved, wanted_tasks(moved), first, once_more=True)  # pyright: ignore[reportArgumentType]
     assert session.asked == ["predict", "trace", "cell"] and session.given_up == [first["cell"]["id"]]
     session.held = {}
-    submitted(session, "tab", moved, wanted_tasks(moved, None), second, once_more=True)  # pyright: ignore[reportArgumentType]
+    submitted(session, "tab", moved, wanted_tasks(moved), second, once_more=True)  # pyright: ignore[reportArgumentType]
     assert session.asked[3:] == ["predict", "trace"]
     session.asked[3:], session.status = [], "unknown"
-    submitted(session, "tab", moved, wanted_tasks(moved, None), second, once_more=True)  # pyright: ignore[reportArgumentType]
+    submitted(session, "tab", moved, wanted_tasks(moved), second, once_more=True)  # pyright: ignore[reportArgumentType]
     assert session.asked[3:] == ["predict", "trace"]
 
 
@@ -262,7 +273,9 @@ def test_a_link_with_an_unknown_method_is_refused_whole_and_a_prompt_can_still_b
     assert typed["address"]["hash"] == "#prompt=Paris+is+in&components="
     assert typed["past"]["data"] == ["#prompt=a"]
     circuit = called(app, "find-circuit", {"find-circuit": 1, "address": BROKEN})
-    assert "There is no trace yet" in circuit.json["sideUpdate"]["error-circuit"]["children"]
+    assert "there is no trace yet" in circuit.json["sideUpdate"]["error-circuit"]["children"]
+    found = called(app, "find-circuit", {"find-circuit": 1, "address": "#prompt=Rome+is+in&subject=1-2"}).json["response"]
+    assert found["address"]["hash"] == "#prompt=Rome+is+in&subject=1-2&circuit=yes"
     assert "error-link" not in called(app, "cancel", {"cancel": 1, "tab": "1"}).json.get("sideUpdate", {})
 
 

@@ -43,6 +43,7 @@ STATES = st.builds(
     knocked_out=PAIRS,
     edits=st.lists(EDITS, max_size=3).map(tuple),
     further=st.lists(TEXTS, max_size=3).map(tuple),
+    circuit=st.booleans(),
 )
 
 
@@ -89,6 +90,7 @@ def test_every_field_of_a_state_is_in_its_link(name):
         ((1, 0),),
         (EditRequest("rome", "a", "{} b", " c"),),
         ("d",),
+        True,
     )
     usual = ExplorerState("this")
     changed = replace(usual, **{name: getattr(other, name)})
@@ -115,6 +117,7 @@ def test_every_field_of_a_state_is_in_its_link(name):
         ("prompt=a&cell=head-1-2", "'head' is unknown"),
         ("prompt=a&cell=mlp_out", "cell 'mlp_out' is not understood"),
         ("prompt=a&window=0", "window is 0"),
+        ("prompt=a&circuit=1", "the link's circuit '1' is not understood; an example: circuit=yes"),
         ("prompt=a&suppressed=1.2,1.2", "a pair twice"),
         ("prompt=a&suppressed=1", "suppressed '1' is not understood"),
         ("prompt=a&edits=[1,2]", "edits '[1,2]' is not understood"),

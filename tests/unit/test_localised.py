@@ -11,7 +11,7 @@ from support import fingerprint, hooks_left
 import tl_knowledge as tlk
 from tl_knowledge.errors import DataError, InputError, TargetError
 from tl_knowledge.results.provenance import Provenance
-from tl_knowledge.results.statistics import compare_regressions
+from tl_knowledge.results.significance import compare_regressions
 
 
 @pytest.fixture(scope="module")

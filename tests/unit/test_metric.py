@@ -15,7 +15,7 @@ import tl_knowledge as tlk
 from tl_knowledge import errors
 from tl_knowledge.engine.batches import text_log_probabilities
 from tl_knowledge.metrics import answer_log_probability, answer_logit, answer_probability, answer_rank, divergence_from, next_log_probabilities
-from tl_knowledge.prompts.prompt import target_tokens
+from tl_knowledge.prompts.targets import target_tokens
 from tl_knowledge.results.digest import function_digest
 from tl_knowledge.results.packing import packed_fields, plain, unpack
 from tl_knowledge.runs.metric import PROBABILITY, Metric

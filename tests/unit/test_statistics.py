@@ -7,7 +7,8 @@ import pytest
 from scipy import stats
 
 from tl_knowledge.errors import InputError
-from tl_knowledge.results.statistics import bootstrap_means, mean_interval, paired_p_values, rank_correlation
+from tl_knowledge.results.significance import paired_p_values, rank_correlation
+from tl_knowledge.results.statistics import bootstrap_means, mean_interval
 
 
 def test_bootstrap_of_one_value_a_fact_agrees_with_scipy():

@@ -13,7 +13,7 @@ from scipy import stats
 import tl_knowledge as tlk
 from tl_knowledge.errors import ComponentError, DataError, InputError, TargetError
 from tl_knowledge.results.provenance import Provenance
-from tl_knowledge.results.statistics import paired_t_p_values
+from tl_knowledge.results.significance import paired_t_p_values
 
 PARADIGM = "determiner_noun_agreement_1"
 PROVENANCE = Provenance("m", "b", {}, False, "float32", "cpu", 0, "hooks", {})

@@ -36,7 +36,7 @@ from tl_knowledge.results.statistics import mean_interval
 from tl_knowledge.runs.experiment import Experiment, answered
 from tl_knowledge.runs.metric import PROBABILITY, Against, AnyMetric, Metric
 from tl_knowledge.runs.metric_arguments import check_not_among, resolve_metric
-from tl_knowledge.runs.windows import window_layers
+from tl_knowledge.runs.windows import layer_axis, window_layers
 from tl_knowledge.wording import counted
 
 __all__ = ["AttentionKnockout", "Blocked", "measure_attention_knockout"]
@@ -102,12 +102,11 @@ class AttentionKnockout(Result):
                 x, y, low, high = (rows[column].tolist() for column in ("layer", "change", "low", "high"))
                 lines.append(Line(f"{blocked} tokens" if blocked != "last" else "last token", x, y, low, high, style))
         unit = ", relative" if self.metric == PROBABILITY else f",{self.metric.unit}" * bool(self.metric.unit)
-        together = f"centre of {self.window} layers" if self.window > 1 else "layer"
         return line_panels(
             [LinePanel("", lines)],
             title="What the last position must read",
             subtitle=f"attention from the last position blocked; {counted(len(self.facts), 'fact')}; {self.provenance.model}; bands: 95% bootstrap",
-            x_axis=together,
+            x_axis=layer_axis(self.window),
             y_axis=f"change of {self.metric.of_answer()}{unit}",
             percent=self.metric == PROBABILITY,
         )
@@ -206,7 +205,7 @@ def _window(model: HookedModel, window: int | Literal["auto"]) -> int:
         check_choice("window", window, ("auto",), ComponentError)
         return usual_window(layer_count(model))
     if not 1 <= window <= layer_count(model):
-        raise ComponentError(f"window {window} does not fit the model; pass 1 to {layer_count(model)} layers, or 'auto'.")
+        raise ComponentError(f"window {window} does not fit the model; pass 1 to {counted(layer_count(model), 'layer')}, or 'auto'.")
     return window
 
 

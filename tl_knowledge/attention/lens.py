@@ -51,7 +51,8 @@ class LogitLens(TableResult):
 
     def headline(self) -> str:
         """The answer, layers, tokens and model."""
-        return f"{self.target.strip()!r} in {self.table['layer'].nunique()} states of {counted(len(self.labels), 'token')}; {self.provenance.model}"
+        states = counted(self.table["layer"].nunique(), "state")
+        return f"{self.target.strip()!r} in {states} of {counted(len(self.labels), 'token')}; {self.provenance.model}"
 
     def plot(self) -> go.Figure:
         """Heat map: the answer's probability, tokens by layers."""

@@ -116,6 +116,8 @@ def show_scores(
         return
     print_line((counted(scores.cases, "case"), "bold"), f" on {scores.model}; percent, {scores.interval_words}")
     print_table(_as_text(scores, columns or in_terminal))
+    if missing := scores.missing_intervals(*(columns or in_terminal)):
+        print_line(missing)
     print_written(table, "table")
     print_written(out)
 
@@ -124,7 +126,8 @@ def page_parts(scores: tlk.evaluation.ScoreTable, columns: Sequence[str], figure
     """What stands on a page of scores: how many cases, the table, the figures."""
     intro = f"{counted(scores.cases, 'case')}, {scores.model}: means in percent; intervals: {scores.interval_words}."
     meaning = [tlk.drawing.heading("What the scores are"), tlk.drawing.note(BETTER), frame_table(scores.definitions(*columns))]
-    return [intro, _as_text(scores, columns), *figures, *meaning]
+    missing = scores.missing_intervals(*columns)
+    return [intro, _as_text(scores, columns), *([tlk.drawing.note(missing)] if missing else []), *figures, *meaning]
 
 
 def _as_text(scores: tlk.evaluation.ScoreTable, columns: Sequence[str]) -> tlk.drawing.Table:

@@ -1,4 +1,4 @@
-"""What options take whose types live in modules that need torch; ``tests/unit/test_cli.py`` holds these to those."""
+"""What options take whose types live in modules that need torch; ``tests/unit/test_cli_words.py`` holds these to those."""
 
 from __future__ import annotations
 

@@ -12,7 +12,8 @@ from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.errors import DataError, InputError
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.prompts.facts import Fact
-from tl_knowledge.prompts.prompt import Prompt, is_one_token
+from tl_knowledge.prompts.prompt import Prompt
+from tl_knowledge.prompts.targets import is_one_token
 
 __all__ = ["known_facts", "paraphrases", "single_token_facts"]
 

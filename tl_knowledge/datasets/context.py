@@ -16,6 +16,7 @@ from more_itertools import always_iterable
 from tl_knowledge.door import public
 from tl_knowledge.errors import DataError, check_given
 from tl_knowledge.prompts.facts import Fact
+from tl_knowledge.wording import counted
 
 __all__ = ["CONTEXT_PAIRS", "CONTEXT_SEPARATOR", "Pair", "draw_pairs", "in_context", "state", "with_context"]
 
@@ -109,7 +110,7 @@ def draw_pairs(fact: Fact, pairs: Sequence[Pair], limit: int, draw: random.Rando
         if len(drawn) == limit:
             return list(drawn.values())
     raise DataError(
-        f"relation {fact.relation!r} has {len(drawn)} different objects beside that of {fact.subject!r}, fewer than {limit}; "
+        f"relation {fact.relation!r} has {counted(len(drawn), 'different object')} beside that of {fact.subject!r}, fewer than {limit}; "
         "pass a pool= with more, or a smaller limit=."
     )
 

@@ -18,6 +18,7 @@ from .look import label_text as label_text
 from .maps import HeatMap as HeatMap
 from .maps import heat_maps as heat_maps
 from .narrow import narrow as narrow
+from .narrow import without_head as without_head
 from .page import HtmlView as HtmlView
 from .page import PagePart as PagePart
 from .page import SideBySide as SideBySide
@@ -30,6 +31,7 @@ from .patterns import pattern_view as pattern_view
 from .points import Points as Points
 from .points import scatter as scatter
 from .says import extremes as extremes
+from .says import head_of as head_of
 from .says import sentence_of as sentence_of
 from .says import with_sentence as with_sentence
 from .slopes import slope_chart as slope_chart

@@ -51,10 +51,8 @@ ROLE_COLOURS = {
     "residual": "#56b4e9",
     "MLP": "#009e73",
     "attention": "#cc79a7",
-    "clean": "#0072b2",
-    "corrupted": "#b35806",
     "restored": "#8a7a00",
-    **dict.fromkeys(("before", "unedited", "before the edit"), "#667085"),
+    **dict.fromkeys(("before", "unedited", "before the edit", "clean"), "#667085"),
     **dict.fromkeys(("after", "after the edit"), "#0072b2"),
     "both": "#000000",
     "raises": "#0072b2",
@@ -108,11 +106,11 @@ def role_of(name: str) -> str:
     """The role that a name in a legend is of; empty where it is of none.
 
     Example:
-        >>> role_of("subject corrupted (costs 30%)"), role_of("relation tokens"), role_of("MLPs"), role_of("ROME")
-        ('subject', 'relation', 'MLP', '')
+        >>> role_of("subject corrupted (costs 30%)"), role_of("MLPs"), role_of("restored together"), role_of("ROME")
+        ('subject', 'MLP', 'restored', '')
     """
     bare = name.partition(" (")[0]
-    forms = (bare, *(bare.removesuffix(end) for end in (" corrupted", " tokens", " only", "s", " output")))
+    forms = (bare, *(bare.removesuffix(end) for end in (" corrupted", " tokens", " only", " together", "s", " output")))
     return next((form for form in forms if form in ROLE_COLOURS), "")
 
 

@@ -20,7 +20,7 @@ import plotly.offline
 from tl_knowledge.drawing.fragments import Markup, from_template, heading, markup, note
 from tl_knowledge.drawing.look import NIGHT, NIGHT_PAPER
 from tl_knowledge.drawing.narrow import narrow, without_head
-from tl_knowledge.drawing.says import plain_text, sentence_of
+from tl_knowledge.drawing.says import head_of, sentence_of
 from tl_knowledge.drawing.scripts import circuitsvis_program, content_policy, data_in_script, json_in_script, script
 from tl_knowledge.errors import DataError, check_given
 from tl_knowledge.results.provenance import Provenance
@@ -196,17 +196,15 @@ class _Writer:
 
     def _figure(self, figure: go.Figure) -> Markup:
         """A figure under its title and subtitle and over its sentence, drawn as wide as there is room; in a narrow window its panels stack."""
-        place, about = self._place("figure"), figure.layout["meta"]
-        words: dict[str, str] = {key: plain_text(str(about.get(key, ""))) for key in ("title", "subtitle")} if isinstance(about, Mapping) else {}
-        words = words or {"title": plain_text(str(figure.layout["title"]["text"] or "")), "subtitle": ""}
-        wide = without_head(figure)
+        place, (title, subtitle) = self._place("figure"), head_of(figure)
+        wide, words = without_head(figure), {"title": title, "subtitle": subtitle, "says": sentence_of(figure)}
         drawn = go.Figure(figure.data)
         both = {"wide": wide, "narrow": narrow(figure)} if wide.get("width") else {"wide": wide}
         data = json_in_script(f'{{"data": {_as_json(drawn.data)}, "layouts": {_as_json(both)}}}')
         call = f"drawFigure({data_in_script(place)}, {data})"
         shared = self._shared(plotly.offline.get_plotlyjs()) + self._shared(_drawing_program())
         height = int(wide.get("height") or 450)
-        return shared + from_template("figure.html", place=place, height=height, says=sentence_of(figure), **words) + self._script(call)
+        return shared + from_template("figure.html", place=place, height=height, **words) + self._script(call)
 
     def _place(self, kind: str) -> str:
         self._places += 1

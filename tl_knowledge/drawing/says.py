@@ -14,7 +14,7 @@ from tl_knowledge.drawing.look import label_text
 from tl_knowledge.results.statistics import interval_text
 from tl_knowledge.wording import counted
 
-__all__ = ["extremes", "has_sentence", "plain_text", "sentence_of", "spread", "with_sentence"]
+__all__ = ["extremes", "has_sentence", "head_of", "plain_text", "sentence_of", "spread", "with_sentence"]
 
 Estimate = tuple[float, float, float]
 SHARED = 1e-6  # of the largest value: closer ones are one value
@@ -39,6 +39,19 @@ def sentence_of(figure: go.Figure) -> str:
     """A figure's sentence as text; empty where it has none."""
     meta: Any = figure.layout["meta"]
     return plain_text(str(meta.get("says", ""))) if isinstance(meta, Mapping) else ""
+
+
+def head_of(figure: go.Figure) -> tuple[str, str]:
+    """A figure's title and subtitle as text, which a page writes above it.
+
+    Example:
+        >>> head_of(go.Figure(layout_title_text="<b>a</b> &lt; b"))
+        ('a < b', '')
+    """
+    meta: Any = figure.layout["meta"]
+    if isinstance(meta, Mapping) and "title" in meta:
+        return plain_text(str(meta["title"])), plain_text(str(meta.get("subtitle", "")))
+    return plain_text(str(figure.layout["title"]["text"] or "")), ""
 
 
 def plain_text(label: str) -> str:

@@ -203,8 +203,8 @@ class Edit(PlannedEdit):
         """Add the edit to a Hugging Face model's own weights, in all layers or in none; keep a copy to go back.
 
         Raises:
-            UnsupportedModelError: a model without these matrices (or biases) or of another shape, or a change of what reads a norm that was
-                folded into it.
+            UnsupportedModelError: a model that TransformerLens computes with, such as a bridge's ``original_model``; one without these matrices (or
+                biases) or of another shape, or a change of what reads a norm that was folded into it.
         """
         folded = self.provenance.weight_processing.get("fold_ln", False)
         changes = {BlockMatrix.named(name): change.dense for name, change in self.changes.items()}

@@ -95,7 +95,8 @@ class NeuronEdit(MapEdit):
         if lines is not None:
             return lines
         labels, values = [target.strip() for target in self.targets], self.activations.tolist()
-        return bar_chart(labels, values, title="Activation where each neuron was made", subtitle=self.headline(), value_axis="activation")
+        about = {"title": "Activation where each neuron was made", "subtitle": self.headline(), "value_axis": "activation"}
+        return bar_chart(labels, values, **about, colours="MLP")
 
 
 def neuron_sum(

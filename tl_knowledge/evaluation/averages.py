@@ -10,7 +10,7 @@ import pandas as pd
 
 from tl_knowledge.results.statistics import IntervalVariant, mean_interval
 
-__all__ = ["DIGITS", "INTERVAL_WORDS", "NO_SCORE", "Score", "table_scores"]
+__all__ = ["DIGITS", "HARMONIC", "INTERVAL_WORDS", "NO_SCORE", "Score", "table_scores"]
 
 DIGITS = 1
 HARMONIC = ("ES", "PS", "NS")
@@ -88,11 +88,14 @@ def _score(values: np.ndarray, interval: IntervalVariant) -> Score:
 
 
 def _harmonic(values: np.ndarray, interval: IntervalVariant) -> Score:
-    """Harmonic mean of three columns' means, 0 where one of them is; the interval is that of resampled cases."""
+    """Harmonic mean of three columns' means, 0 where one of them is; the interval is that of resampled cases.
+
+    None where a column has one case: resampling would hold that column's mean still, and the interval would be too narrow by all it may vary.
+    """
     if np.isnan(values).all(axis=0).any():
         return NO_SCORE
     mean = float(_harmonic_means(values))
-    if interval == "meng2022_code" or np.isfinite(values).sum(axis=0).min() < 2:  # of one case nobody knows how far another would differ
+    if interval == "meng2022_code" or np.isfinite(values).sum(axis=0).min() < 2:
         return Score(mean, float("nan"), float("nan"), len(values))
     drawn = np.random.default_rng(0).integers(0, len(values), (RESAMPLES, len(values)))
     low, high = np.nanquantile(_harmonic_means(values[drawn]), [0.025, 0.975])

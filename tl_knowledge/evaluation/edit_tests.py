@@ -15,7 +15,8 @@ from tl_knowledge.evaluation.scores import read_answers
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.edit_tests import EditTest, Query
 from tl_knowledge.prompts.facts import EditCase, Fact
-from tl_knowledge.prompts.prompt import Prompt, check_fits, target_tokens
+from tl_knowledge.prompts.prompt import Prompt, check_fits
+from tl_knowledge.prompts.targets import target_tokens
 
 __all__ = ["EditTestScores", "TestReading", "multi_hop_scores", "portability_scores", "read_queries", "ripple_scores", "subject_facts"]
 

@@ -18,7 +18,8 @@ from tl_knowledge.models.final_norm import unembed
 from tl_knowledge.models.hook_names import block_output
 from tl_knowledge.models.protocol import HookedModel, layer_count
 from tl_knowledge.prompts.facts import EditCase, Fact
-from tl_knowledge.prompts.prompt import Prompt, check_fits, target_tokens
+from tl_knowledge.prompts.prompt import Prompt, check_fits
+from tl_knowledge.prompts.targets import target_tokens
 
 __all__ = ["ExtractionAttacks", "ExtractionReading"]
 

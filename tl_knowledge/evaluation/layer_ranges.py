@@ -56,9 +56,8 @@ class LayerRangeScores(TableResult):
 
     @override
     def headline(self) -> str:
-        return (
-            f"{self.settings.method} over {self.table['layers'].nunique()} ranges of layers, {counted(self.cases, 'case')}; {self.provenance.model}"
-        )
+        ranges = counted(self.table["layers"].nunique(), "range")
+        return f"{self.settings.method} over {ranges} of layers, {counted(self.cases, 'case')}; {self.provenance.model}"
 
     @override
     def summary(self) -> pd.DataFrame:

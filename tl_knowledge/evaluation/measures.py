@@ -12,7 +12,8 @@ from tl_knowledge.door import public
 from tl_knowledge.evaluation.scores import read_answers
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.facts import EditCase, Fact
-from tl_knowledge.prompts.prompt import Prompt, target_tokens
+from tl_knowledge.prompts.prompt import Prompt
+from tl_knowledge.prompts.targets import target_tokens
 
 __all__ = ["EditMeasure", "PromptAccuracy", "perspectives", "subject_synonymy", "symmetry", "synonymy"]
 

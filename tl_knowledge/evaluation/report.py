@@ -19,7 +19,8 @@ from tl_knowledge.evaluation.scores import COUNTERFACT
 from tl_knowledge.evaluation.table import ScoreTable
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import TableResult
-from tl_knowledge.results.statistics import IntervalVariant, paired_p_values, scalar_interval
+from tl_knowledge.results.significance import paired_p_values
+from tl_knowledge.results.statistics import IntervalVariant, scalar_interval
 from tl_knowledge.wording import counted, relation_words
 
 __all__ = ["EditReport", "EvaluationProtocol", "EvaluationSettings", "ReportComparison", "named_reports", "score_table"]

@@ -21,7 +21,8 @@ from tl_knowledge.errors import check_choice
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel, answered_from
 from tl_knowledge.prompts.facts import EditCase, Fact, Statement
-from tl_knowledge.prompts.prompt import Prompt, check_fits, target_tokens
+from tl_knowledge.prompts.prompt import Prompt, check_fits
+from tl_knowledge.prompts.targets import target_tokens
 
 __all__ = ["COUNTERFACT", "Answer", "Candidates", "HaseVariant", "Reading", "case_scores", "hase_scores", "read_answers", "read_candidates"]
 

@@ -11,7 +11,8 @@ from tl_knowledge.errors import DataError, check_given
 from tl_knowledge.evaluation.scores import read_answers
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.facts import EditCase, Fact
-from tl_knowledge.prompts.prompt import Prompt, target_tokens
+from tl_knowledge.prompts.prompt import Prompt
+from tl_knowledge.prompts.targets import target_tokens
 
 __all__ = ["INVERSE_TEMPLATES", "SymmetryAccuracies", "symmetry_accuracies"]
 

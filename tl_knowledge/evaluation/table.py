@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from tl_knowledge.drawing import grouped_bars, slope_chart
 from tl_knowledge.errors import InputError
-from tl_knowledge.evaluation.averages import INTERVAL_WORDS, Score
+from tl_knowledge.evaluation.averages import HARMONIC, INTERVAL_WORDS, Score
 from tl_knowledge.evaluation.definitions import PERCENT, score_definitions, unit_of
 from tl_knowledge.results.plain_text import latex_text, markdown_text
 from tl_knowledge.results.result import Result
@@ -182,6 +182,29 @@ class ScoreTable(Result):
         if not there:
             raise InputError(f"none of the scores {', '.join(metrics)} has a value; they are NaN in all of the {counted(self.cases, 'case')}.")
         return there
+
+    def missing_intervals(self, *metrics: str) -> str:
+        """Which of these scores have no interval, and why, in a sentence; empty where each has one.
+
+        Raises:
+            InputError: an unknown score.
+
+        Example:
+            >>> sure, alone = Score(60.0, 50.0, 70.0, 5), Score(60.0, float("nan"), float("nan"), 1)
+            >>> ScoreTable({"ROME": {"S": alone, "ES": sure, "PS": alone, "NS": sure}}, 5, "factlm").missing_intervals()
+            'Without an interval: PS, which one case has; S, the harmonic mean of ES, PS and NS, because PS has none.'
+        """
+        chosen = self._chosen(metrics)
+        bare = [metric for metric in chosen if any(np.isfinite(row[metric].mean) and np.isnan(row[metric].low) for row in self.rows.values())]
+        if bare and self.cases == 1:
+            return "Nothing has an interval: of one case nobody knows how far another would differ."
+        alone = [metric for metric in bare if metric != "S"]
+        said = [f"{', '.join(alone)}, which one case has"] if alone else []
+        if "S" in bare:
+            without = [name for name in HARMONIC if any(np.isnan(row[name].low) for row in self.rows.values())]
+            why = f"because {' and '.join(without)} has none" if without else "in Meng et al.'s program"
+            said.append(f"S, the harmonic mean of {', '.join(HARMONIC[:-1])} and {HARMONIC[-1]}, {why}")
+        return f"Without an interval: {'; '.join(said)}." if said else ""
 
     def column_words(self, metric: str) -> str:
         """A score's name, with its unit where that is not percent, and with the number of cases where not all have it: ``old_rank (rank, n = 14)``.

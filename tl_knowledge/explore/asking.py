@@ -12,8 +12,9 @@ from tl_knowledge.explore.state import ExplorerState
 from tl_knowledge.hooks import ablate
 from tl_knowledge.models.checks import check_layers
 from tl_knowledge.models.protocol import HookedModel
-from tl_knowledge.prompts.prompt import Prompt, target_tokens
+from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.prompts.spans import Span
+from tl_knowledge.prompts.targets import target_tokens
 from tl_knowledge.runs.windows import unit_count
 
 __all__ = ["ablating_hooks", "corrupted_side", "plain_prompt", "several_tokens", "space_hint", "target_hint", "traced_prompt", "traced_with"]

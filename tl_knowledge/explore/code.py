@@ -16,13 +16,12 @@ from tl_knowledge.models.protocol import HookedModel, prepends_bos
 __all__ = ["loading_options", "state_code"]
 
 
-def state_code(state: ExplorerState, name: str, *, options: str = "", circuit: bool = False) -> str:
+def state_code(state: ExplorerState, name: str, *, options: str = "") -> str:
     """A program for what a tab shows; every text of the tab stands in it as a literal.
 
     Args:
         name: what the model is loaded by.
         options: how, as `loading_options` writes it.
-        circuit: whether the circuit is on the screen.
 
     Example:
         >>> print(state_code(ExplorerState("The capital of France is", subject=(4, 5), components=("mlp_out",)), "factlm"))
@@ -43,11 +42,12 @@ def state_code(state: ExplorerState, name: str, *, options: str = "", circuit: b
             print(trace.headline(), trace.top(5), sep="\\n")
         <BLANKLINE>
     """
-    blocks = [_start(name, options), _prediction(state)]
+    wide = ".float()" if "float16" in options else ""  # of float16 and bfloat16: a softmax of halves would be rounded twice
+    blocks = [_start(name, options), _prediction(state, wide)]
     if getattr(state, state.corrupt) is not None or (state.corrupt == "relation" and state.subject is not None):
-        blocks += [_traces(state), *([_cell(state)] if state.cell is not None else []), *([_circuit(state)] if circuit else [])]
+        blocks += [_traces(state), *([_cell(state)] if state.cell is not None else []), *([_circuit(state)] if state.circuit else [])]
     if state.edits or state.suppressed or state.knocked_out:
-        blocks.append([*_changes(state, name), *_comparison(state)])
+        blocks.append([*_changes(state, name), *_comparison(state, wide)])
     return "\n".join("\n".join(block) + "\n" for block in blocks)
 
 
@@ -77,14 +77,14 @@ def _start(name: str, options: str) -> list[str]:
     return [*imports, "", f"model = tlk.load_model({', '.join([repr(name), *([options] if options else [])])})"]
 
 
-def _prediction(state: ExplorerState) -> list[str]:
+def _prediction(state: ExplorerState, wide: str) -> list[str]:
     arguments = [repr(state.prompt)]
     arguments += [] if state.subject is None else [f"subject_span={state.subject!r}"]
     arguments += [] if state.target is None else [f"target={state.target!r}"]
     return [
         "# What the model says next",
         f"prompt = tlk.Prompt.from_text(model, {', '.join(arguments)})",
-        "probabilities = model(prompt.tokens)[0, prompt.last.last].softmax(-1).detach()",
+        f"probabilities = model(prompt.tokens)[0, prompt.last.last]{wide}.softmax(-1).detach()",
         f"for token in probabilities.topk({SHOWN}).indices.tolist():",
         '    print(f"{model.tokenizer.decode([token])!r} {probabilities[token]:.2%}")',
     ]
@@ -164,12 +164,12 @@ def _edit(request: EditRequest, number: int, name: str) -> Iterator[str]:
     yield f"hooks += edit{number}.hooks()"
 
 
-def _comparison(state: ExplorerState) -> list[str]:
+def _comparison(state: ExplorerState, wide: str) -> list[str]:
     return [
         f"for text in {(state.prompt, *state.further)!r}:",
         "    tokens = tlk.Prompt.from_text(model, text).tokens",
-        "    before = model(tokens)[0, -1].softmax(-1).detach()",
-        "    after = model.run_with_hooks(tokens, fwd_hooks=hooks)[0, -1].softmax(-1).detach()",
+        f"    before = model(tokens)[0, -1]{wide}.softmax(-1).detach()",
+        f"    after = model.run_with_hooks(tokens, fwd_hooks=hooks)[0, -1]{wide}.softmax(-1).detach()",
         "    for when, p in (('before', before), ('after', after)):",
         "        print(text, when, *(f'{model.tokenizer.decode([token])!r} {p[token]:.2%}' for token in p.topk(5).indices.tolist()))",
     ]

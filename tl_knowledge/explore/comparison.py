@@ -12,7 +12,7 @@ from tl_knowledge.explore.edits import edit_hooks
 from tl_knowledge.explore.predictions import Prediction, predict_next
 from tl_knowledge.explore.state import ExplorerState
 from tl_knowledge.models.protocol import HookedModel
-from tl_knowledge.prompts.prompt import target_tokens
+from tl_knowledge.prompts.targets import target_tokens
 
 __all__ = ["AnswerChange", "Comparison", "answers_of", "compare_one", "tab_hooks"]
 

@@ -20,7 +20,8 @@ from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.neurons import NeuronSet, NeuronWords, neuron_words
 from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.results.plain_text import token_text
-from tl_knowledge.tracing import CausalTrace, trace
+from tl_knowledge.tracing import COLOUR_SCALES, CausalTrace, trace
+from tl_knowledge.wording import counted
 
 __all__ = ["CellDetails", "HeadDetails", "NeuronDetails", "StateDetails", "cell_details"]
 
@@ -64,11 +65,12 @@ class HeadDetails:
             return None
         chosen = self.units[0][1] if head is None else head
         if not 0 <= chosen < len(self.pattern):
-            raise ComponentError(f"head {chosen} is outside the layer's {len(self.pattern)} heads; pass a number from 0 to {len(self.pattern) - 1}.")
+            raise ComponentError(
+                f"head {chosen} is outside the layer's {counted(len(self.pattern), 'head')}; pass a number from 0 to {len(self.pattern) - 1}."
+            )
         names = [token_text(label) for label in self.labels]
-        chart = HeatMap(
-            self.pattern[chosen].numpy(), names, names, "", "token that attends", "token that is read", frozenset({self.cell[2]}), "Oranges"
-        )
+        axes, clicked = ("token that attends", "token that is read"), frozenset({self.cell[2]})
+        chart = HeatMap(self.pattern[chosen].numpy(), names, names, "", *axes, clicked, COLOUR_SCALES["pattern"])
         return heat_maps(
             [chart],
             title=f"Attention of head {chosen} in layer {self.cell[1]}",
@@ -146,7 +148,7 @@ def cell_details(model: HookedModel, state: ExplorerState) -> CellDetails:
     prompt = traced_prompt(model, state)
     check_layers(model, (layer,))
     if pos >= len(prompt):
-        raise ComponentError(f"position {pos} is outside the prompt of {len(prompt)} tokens; click a cell of this prompt's map.")
+        raise ComponentError(f"position {pos} is outside the prompt of {counted(len(prompt), 'token')}; click a cell of this prompt's map.")
     if component == "resid_post":
         return StateDetails(state.cell, logit_lens(model, prompt), prompt.labels)
     return _heads(model, prompt, state, state.cell) if component == "attn_out" else _neurons(model, prompt, state, state.cell)
@@ -183,6 +185,7 @@ def _bars(traced: CausalTrace, cell: Cell, labels: tuple[str, ...], units: tuple
         [f"{word} {unit}" for _, unit, _ in units],
         [effect for *_, effect in units],
         title=f"What each {word} of layer {layer} restores at {token_text(labels[pos]).strip()!r}",
-        subtitle=f"{traced.corrupted.name} corrupted; {traced.settings.samples} noise samples; {traced.provenance.model}",
+        subtitle=f"{traced.corrupted.name} corrupted; {counted(traced.settings.samples, 'noise sample')}; {traced.provenance.model}",
         value_axis=f"indirect effect ({traced.metric.measured_in})",
+        colours=COLOUR_SCALES[traced.component],
     )

@@ -62,7 +62,7 @@ def export_page(session: ExplorerSession, tab: str, state: ExplorerState) -> str
     parts += _cell(known["cell"]) if "cell" in known else []
     parts += _circuit(known["circuit"], state) if "circuit" in known else []
     parts += [note(words) for words in _missing(known, state)]
-    parts += [heading("The same in Python"), markup(_WRAPPED, text=_code(session, state, known))]
+    parts += [heading("The same in Python"), markup(_WRAPPED, text=state_code(state, session.name, options=session.options))]
     parts += [note("What stands after # in the explorer's address:"), markup(_WRAPPED, text=to_query(state))]
     footer = next((result.provenance for result in known.values() if isinstance(result, CausalTrace | Circuit)), None)
     return html_page(state.prompt, parts if footer is None else [*parts, provenance_footer(footer)])
@@ -78,7 +78,7 @@ def export_data(session: ExplorerSession, tab: str, state: ExplorerState) -> byt
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive, tempfile.TemporaryDirectory() as folder:
         archive.writestr("state.json", strict_json({"model": session.name, "link": to_query(state), **asdict(state)}))
-        archive.writestr("program.py", _code(session, state, known))
+        archive.writestr("program.py", state_code(state, session.name, options=session.options))
         archive.writestr("READ_ME.txt", "\n".join([_READ_ME, *_missing(known, state)]))
         for name, values in (("prediction", known.get("prediction")), ("comparisons", known.get("comparisons"))):
             if values is not None:
@@ -112,13 +112,10 @@ def _missing(known: dict[str, Any], state: ExplorerState) -> list[str]:
     marked = state.subject is not None or state.relation is not None
     wanted = {part: f"the map of {COMPONENT_WORDS[part]}" for part in state.components if marked}
     wanted |= {"cell": "what is behind the clicked cell"} if wanted and state.cell is not None else {}
+    wanted |= {"circuit": "the circuit"} if wanted and state.circuit else {}
     wanted |= {"comparisons": "before and after"} if state.edits or state.suppressed or state.knocked_out or state.further else {}
     missing = [words for name, words in ({"prediction": "the next tokens"} | wanted).items() if name not in known]
     return [f"Not there when this was saved, as it was not finished, failed or was cancelled: {', '.join(missing)}."] if missing else []
-
-
-def _code(session: ExplorerSession, state: ExplorerState, known: dict[str, Any]) -> str:
-    return state_code(state, session.name, options=session.options, circuit="circuit" in known)
 
 
 def _results(known: dict[str, Any]) -> Iterator[tuple[str, Result]]:

@@ -107,6 +107,12 @@ def _cell(text: str) -> tuple[str, int, int]:
     return component, _number(layer), _number(pos)
 
 
+def _yes(text: str) -> bool:
+    if text != "yes":
+        raise ValueError(text)
+    return True
+
+
 def _edit(text: str) -> EditRequest:
     values = json.loads(text)
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values[:4]) or len(values) < 4:
@@ -145,6 +151,7 @@ _FORMS: dict[str, tuple[Callable[[Any], str], Callable[[str], Any]]] = {
     "knocked_out": (_as_pairs, _pairs),
     "edits": (_as_edit, _edit),
     "further": (str, str),
+    "circuit": (lambda shown: "yes" if shown else "no", _yes),
 }
 """Each field of a state: how it is written, and how it is read."""
 
@@ -158,4 +165,5 @@ _EXAMPLES = {
     "suppressed": "suppressed=3.17,4.2 (layer and neuron)",
     "knocked_out": "knocked_out=3.0,5.2 (layer and head)",
     "edits": 'edits=["rome","France","The capital of {} is"," London"]',
+    "circuit": "circuit=yes, or nothing",
 }

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from tl_knowledge.arrays import Hooks
 from tl_knowledge.engine.reading import logits_at
 from tl_knowledge.errors import NumericalError
+from tl_knowledge.metrics import widened
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.prompt import Prompt
 
@@ -86,7 +87,7 @@ def predict_next(model: HookedModel, prompt: Prompt, hooks: Hooks, *, also: Sequ
 
 
 def next_probabilities(model: HookedModel, prompt: Prompt, hooks: Hooks) -> Float[torch.Tensor, " d_vocab"]:
-    """Probabilities of every token where the prompt is answered.
+    """Probabilities of every token where the prompt is answered, in single precision at least.
 
     Raises:
         NumericalError: logits that are not finite.
@@ -95,7 +96,7 @@ def next_probabilities(model: HookedModel, prompt: Prompt, hooks: Hooks) -> Floa
     logits = logits_at(model, prompt.tokens, range(last, last + 1), hooks)[0, 0]
     if not bool(logits.isfinite().all()):
         raise NumericalError("the logits are not finite; check the weights for NaN, or undo the last edit.")
-    return logits.softmax(-1)
+    return widened(logits).softmax(-1)
 
 
 def said(model: HookedModel, token: int) -> str:

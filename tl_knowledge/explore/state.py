@@ -88,6 +88,7 @@ class ExplorerState:
         knocked_out: heads that write nothing, pairs of layer and head.
         edits: in the order in which they are made, each on the model that the ones before it left.
         further: more prompts to compare on.
+        circuit: whether the circuit of the prompt is shown.
 
     Raises:
         InputError: a value that no page sends: what it is, and what it may be.
@@ -108,6 +109,7 @@ class ExplorerState:
     knocked_out: tuple[tuple[int, int], ...] = ()
     edits: tuple[EditRequest, ...] = ()
     further: tuple[str, ...] = ()
+    circuit: bool = False
 
     def __post_init__(self) -> None:
         _check_text("the prompt", self.prompt, empty=True)
@@ -136,6 +138,8 @@ class ExplorerState:
             check_choice("component", component, TracedComponent)
         if len(set(self.components)) < len(self.components):
             raise InputError(f"components {self.components} has one twice; pass each once.")
+        if not isinstance(self.circuit, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError(f"circuit is {_short(self.circuit)}; pass True or False.")
 
     def _check_numbers(self) -> None:
         if self.window != "auto":

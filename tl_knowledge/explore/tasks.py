@@ -60,7 +60,7 @@ class Desk:
         keys, kept = ResultKeys(state), self._tabs.get(tab) or self._kept
         found: dict[str, Any] = {"prediction": kept.get(keys.prediction)}
         found |= {component: kept.get(keys.trace(component)) for component in state.components}
-        found |= {"cell": kept.get(keys.cell) if state.cell else None, "circuit": kept.get(keys.circuit)}
+        found |= {"cell": kept.get(keys.cell) if state.cell else None, "circuit": kept.get(keys.circuit) if state.circuit else None}
         texts = (state.prompt, *state.further)
         compared = [kept.get(keys.comparison(text)) for text in texts]
         found["comparisons"] = None if None in compared else tuple(compared)

@@ -12,6 +12,7 @@ from tl_knowledge.door import public
 from tl_knowledge.errors import ComponentError, check_choice
 from tl_knowledge.hooks.writing import Positions, check_not_alone, check_reach
 from tl_knowledge.models.hook_names import component_hook
+from tl_knowledge.wording import counted
 
 __all__ = ["SubspaceComponent", "check_orthonormal", "patch_subspace"]
 
@@ -60,7 +61,9 @@ def patch_subspace(basis: Basis | None, states: torch.Tensor, *, component: Subs
     if basis is not None:
         check_orthonormal(basis)
         if len(basis) != rows.shape[1]:
-            raise ComponentError(f"a basis of {len(basis)} numbers a direction does not fit states of {rows.shape[1]}; it is of another component.")
+            raise ComponentError(
+                f"a basis of {counted(len(basis), 'number')} a direction does not fit states of {rows.shape[1]}; it is of another component."
+            )
     return [(name, _interchange(basis, rows, name, where, lengths))]
 
 
@@ -69,9 +72,7 @@ def _interchange(basis: Basis | None, rows: Float[torch.Tensor, "source d"], nam
         if activation.ndim != 3:
             raise ComponentError(f"this model shows {name} as {list(activation.shape)}, not as [batch pos d]; pass another component.")
         if activation.shape[2] != rows.shape[1] or len(rows) not in (1, activation.shape[0]):
-            raise ComponentError(
-                f"{len(rows)} states of {rows.shape[1]} numbers do not fit {name} of {list(activation.shape)}; pass one state or one a row."
-            )
+            raise ComponentError(f"states {list(rows.shape)} do not fit {name} of {list(activation.shape)}; pass one state or one a row.")
         check_not_alone(activation, where, lengths)
         check_reach(activation, where, name)
         changed = activation.clone()

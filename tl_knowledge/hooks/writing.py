@@ -10,6 +10,7 @@ import torch
 from tl_knowledge.arrays import HookFn, Hooks, as_positions
 from tl_knowledge.errors import ComponentError
 from tl_knowledge.models.hook_names import Component, by_position, component_hook
+from tl_knowledge.wording import counted
 
 __all__ = ["ALONE", "Activations", "Positions", "check_not_alone", "check_reach", "has_recorded", "write_component", "write_part", "write_recorded"]
 
@@ -142,5 +143,6 @@ def check_reach(activation: torch.Tensor, positions: Iterable[int], name: str) -
     for position in positions:
         if not -length <= position < length:
             raise ComponentError(
-                f"position {position} is outside the {length} positions of {name}; pass positions from 0 to {length - 1}{ALONE * (length == 1)}."
+                f"position {position} is outside the {counted(length, 'position')} of {name}; "
+                f"pass positions from 0 to {length - 1}{ALONE * (length == 1)}."
             )

@@ -17,7 +17,8 @@ from tl_knowledge.localised.sweep_settings import OUTCOMES, Outcome, SweepSettin
 from tl_knowledge.results.correlation import correlate
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import TableResult
-from tl_knowledge.results.statistics import Regression, compare_regressions, rank_correlation, scalar_interval
+from tl_knowledge.results.significance import Regression, compare_regressions, rank_correlation
+from tl_knowledge.results.statistics import scalar_interval
 from tl_knowledge.wording import counted
 
 __all__ = ["LayerSweep"]
@@ -82,9 +83,8 @@ class LayerSweep(TableResult):
     def headline(self) -> str:
         cases, layers = self.table["case_id"].nunique(), self.table["layer"].nunique()
         traced = f", tracing effect{self.settings.metric.remark}" if self.settings.metric.remark else ""
-        return (
-            f"{self.settings.method}, {in_words(self.settings.problem)}: {counted(cases, 'fact')} in {layers} layers{traced}; {self.provenance.model}"
-        )
+        sample = f"{counted(cases, 'fact')} in {counted(layers, 'layer')}"
+        return f"{self.settings.method}, {in_words(self.settings.problem)}: {sample}{traced}; {self.provenance.model}"
 
     @override
     def summary(self) -> pd.DataFrame:

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from tl_knowledge.engine.batches import predicted_tokens
 from tl_knowledge.models.protocol import HookedModel, embedding_matrix
 from tl_knowledge.prompts.facts import Fact
-from tl_knowledge.prompts.prompt import Prompt, check_fits, target_tokens
+from tl_knowledge.prompts.prompt import Prompt, check_fits
+from tl_knowledge.prompts.targets import target_tokens
 
 __all__ = ["NeuronEditVariant", "ObjectEmbeddings", "object_embeddings"]
 

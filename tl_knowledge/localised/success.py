@@ -9,7 +9,8 @@ from tl_knowledge.evaluation import Answer, Candidates, HaseVariant, Reading, ha
 from tl_knowledge.hooks import corrupt
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.facts import EditCase, Fact
-from tl_knowledge.prompts.prompt import Prompt, target_tokens
+from tl_knowledge.prompts.prompt import Prompt
+from tl_knowledge.prompts.targets import target_tokens
 
 __all__ = ["CaseReader"]
 

@@ -45,9 +45,10 @@ def add_to_hugging_face(
         norms_folded: whether the changes are of weights that norms were folded into, as TransformerLens does; Hugging Face's are not.
 
     Raises:
-        UnsupportedModelError: a layer without such a projection of that shape, one without a bias that should change, or a change of what reads
-            a norm that was folded into it.
+        UnsupportedModelError: a model of TransformerLens, or one that a bridge has wrapped; a layer without such a projection of that shape, one
+            without a bias that should change, or a change of what reads a norm that was folded into it.
     """
+    _check_not_wrapped(module)
     pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
     for place, change in sorted(changes.items(), key=lambda pair: pair[0]):
         if norms_folded and place.name in READ_A_NORM:
@@ -62,6 +63,20 @@ def add_to_hugging_face(
     with torch.no_grad():
         for held, change in pairs:
             held.copy_((held.double() + change.to(held.device).double()).to(held.dtype))
+
+
+def _check_not_wrapped(module: torch.nn.Module) -> None:
+    """Refuse weights that a model of TransformerLens computes with: what is added to them past its ledger could not be taken out again.
+
+    Raises:
+        UnsupportedModelError: they are.
+    """
+    if any(type(part).__module__.partition(".")[0] == "transformer_lens" for part in module.modules()):
+        raise UnsupportedModelError(
+            f"{type(module).__name__} holds the weights that a TransformerLens model computes with (a bridge wraps the model that it was made of, "
+            "its original_model); edit those with edit.write_into(model), or pass to_hf() a Hugging Face model of its own, such as "
+            "AutoModelForCausalLM.from_pretrained(...)."
+        )
 
 
 def _held_beside(module: torch.nn.Module, place: BlockMatrix, change: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

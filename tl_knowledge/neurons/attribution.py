@@ -203,7 +203,7 @@ def activation_site(model: HookedModel, variant: AttributionVariant) -> str:
     shown = record(model, tokens, [], [name])[name]
     if shown.shape[-1] != width:
         raise UnsupportedModelError(
-            f"{name} of {model_name(model)} shows {counted(shown.shape[-1], 'number')} for {width} neurons (gates in "
+            f"{name} of {model_name(model)} shows {counted(shown.shape[-1], 'number')} for {counted(width, 'neuron')} (gates in "
             f"the same projection); pass variant='ours'."
         )
     return "hook_pre"

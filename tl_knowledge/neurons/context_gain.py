@@ -21,7 +21,8 @@ from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.results.provenance import Provenance, provenance_of
 from tl_knowledge.results.result import TableResult
-from tl_knowledge.results.statistics import FEWEST_TESTED, paired_p_values, scalar_interval
+from tl_knowledge.results.significance import FEWEST_TESTED, paired_p_values
+from tl_knowledge.results.statistics import scalar_interval
 from tl_knowledge.wording import counted, relation_words
 
 __all__ = ["ContextGain", "measure_context_gain"]

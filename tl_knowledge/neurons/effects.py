@@ -18,7 +18,8 @@ from tl_knowledge.neurons.settings import LocationSettings
 from tl_knowledge.neurons.words import factor_words, place_words
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import TableResult
-from tl_knowledge.results.statistics import FEWEST_TESTED, paired_p_values, scalar_interval
+from tl_knowledge.results.significance import FEWEST_TESTED, paired_p_values
+from tl_knowledge.results.statistics import scalar_interval
 from tl_knowledge.wording import counted, relation_words
 
 __all__ = ["COLUMNS", "COMPARED", "Effect", "NeuronEffects"]

@@ -14,7 +14,8 @@ from tl_knowledge.errors import DataError, InputError, check_given
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel, is_masked
 from tl_knowledge.prompts.facts import Fact, MinimalPair
-from tl_knowledge.prompts.prompt import Prompt, is_one_token, mask_token
+from tl_knowledge.prompts.prompt import Prompt, mask_token
+from tl_knowledge.prompts.targets import is_one_token
 from tl_knowledge.wording import counted
 
 __all__ = ["PromptGroup", "agreement_groups", "determiner", "fact_groups", "masked_word", "punctuation_groups"]

@@ -58,7 +58,9 @@ class NeuronSet:
     def __post_init__(self) -> None:
         for layer, neuron in self.neurons:
             if not (0 <= layer < self.n_layers and 0 <= neuron < self.d_mlp):
-                raise ComponentError(f"neuron {neuron} of layer {layer} is outside the model's {self.n_layers} layers of {self.d_mlp} neurons.")
+                raise ComponentError(
+                    f"neuron {neuron} of layer {layer} is outside the model's {counted(self.n_layers, 'layer')} of {counted(self.d_mlp, 'neuron')}."
+                )
 
     @classmethod
     def of(cls, model: AnyModel, neurons: Iterable[Neuron]) -> NeuronSet:
@@ -73,7 +75,7 @@ class NeuronSet:
 
     def headline(self) -> str:
         """How many neurons, of how many."""
-        return f"{counted(len(self), 'neuron')} of {self.n_layers} layers x {self.d_mlp}"
+        return f"{counted(len(self), 'neuron')} of {counted(self.n_layers, 'layer')} x {self.d_mlp}"
 
     def summary(self) -> pd.DataFrame:
         """How many neurons each layer has that has any, and their numbers."""
@@ -118,7 +120,9 @@ class NeuronSet:
         wanted = set(always_iterable(layers))
         outside = sorted(layer for layer in wanted if not 0 <= layer < self.n_layers)
         if outside:
-            raise ComponentError(f"layer {outside[0]} is outside the model's {self.n_layers} layers; pass numbers from 0 to {self.n_layers - 1}.")
+            raise ComponentError(
+                f"layer {outside[0]} is outside the model's {counted(self.n_layers, 'layer')}; pass numbers from 0 to {self.n_layers - 1}."
+            )
         return self._with(frozenset(neuron for neuron in self.neurons if neuron[0] in wanted))
 
     def suppress(self, *, positions: Positions | None = None, before_nonlinearity: bool = False) -> Hooks:

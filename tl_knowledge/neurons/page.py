@@ -75,6 +75,7 @@ def _intro(located: LocatedNeurons) -> str:
     return (
         f"{counted(len(located.sets), 'fact')} of {counted(len(located.relations), 'relation')}{without}. Integrated "
         f"gradients at {place_words(scoring.at)} "
-        f"({scoring.variant}, {scoring.steps} steps){scoring.metric.remark}; neurons above {settings.threshold:g} ({settings.kind}) in more than "
+        f"({scoring.variant}, {counted(scoring.steps, 'step')}){scoring.metric.remark}; "
+        f"neurons above {settings.threshold:g} ({settings.kind}) in more than "
         f"{settings.shared_by:g} of a fact's prompts."
     )

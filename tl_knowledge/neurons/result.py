@@ -73,7 +73,7 @@ class NeuronAttribution(Result):
         """How many neurons were scored for what answer."""
         _, layers, width = self.scores.shape
         return (
-            f"{self.settings}: {layers} layers x {width} neurons, {counted(len(self.prompts), 'prompt')} for "
+            f"{self.settings}: {counted(layers, 'layer')} x {counted(width, 'neuron')}, {counted(len(self.prompts), 'prompt')} for "
             f"{self._answers()[:30]!r}; {self.provenance.model}"
         )
 

@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 from tl_knowledge.errors import InputError, check_choice
 from tl_knowledge.neurons.words import place_words
 from tl_knowledge.runs.metric import PROBABILITY, Metric
+from tl_knowledge.wording import counted
 
 __all__ = [
     "BEFORE_NONLINEARITY",
@@ -86,7 +87,7 @@ class AttributionSettings:
             raise InputError(f"method='activation' takes no gradient, so that metric={self.metric} would change nothing; leave it out.")
 
     def __str__(self) -> str:
-        path = f", {self.steps} steps" if self.method == "integrated_gradients" else ""
+        path = f", {counted(self.steps, 'step')}" if self.method == "integrated_gradients" else ""
         return f"{self.method.replace('_', ' ')} at {place_words(self.at)} ({self.variant}{path}){self.metric.remark}"
 
 

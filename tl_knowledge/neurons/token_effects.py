@@ -21,10 +21,12 @@ from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel, is_masked
 from tl_knowledge.neurons.neuron_set import NeuronSet
 from tl_knowledge.neurons.words import factor_words
-from tl_knowledge.prompts.prompt import Prompt, is_one_token, target_tokens
+from tl_knowledge.prompts.prompt import Prompt
+from tl_knowledge.prompts.targets import is_one_token, target_tokens
 from tl_knowledge.results.provenance import Provenance, provenance_of
 from tl_knowledge.results.result import TableResult
-from tl_knowledge.results.statistics import paired_t_p_values, scalar_interval, unpaired_t_p_values
+from tl_knowledge.results.significance import paired_t_p_values, unpaired_t_p_values
+from tl_knowledge.results.statistics import scalar_interval
 from tl_knowledge.wording import counted
 
 __all__ = ["TokenEffects", "TokenTest", "measure_token_effects", "single_token_words"]

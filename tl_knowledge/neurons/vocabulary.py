@@ -29,7 +29,7 @@ from tl_knowledge.neurons.entry import neurons_of, rows_of
 from tl_knowledge.neurons.figures import token_map, token_maps
 from tl_knowledge.neurons.located import LocatedNeurons
 from tl_knowledge.neurons.neuron_set import Neuron, NeuronSet
-from tl_knowledge.prompts.prompt import target_tokens
+from tl_knowledge.prompts.targets import target_tokens
 from tl_knowledge.results.provenance import Provenance, provenance_of
 from tl_knowledge.results.result import TableResult
 from tl_knowledge.wording import counted
@@ -64,7 +64,7 @@ class NeuronWords(TableResult):
 
     def headline(self) -> str:
         """How many neurons, of which model."""
-        return f"{len(self.neurons)} neurons' words; {self.provenance.model}"
+        return f"words of {counted(len(self.neurons), 'neuron')}; {self.provenance.model}"
 
     def summary(self) -> pd.DataFrame:
         """One row a neuron: what it promotes and suppresses, as text; the most outspoken first."""

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from tl_knowledge.errors import PromptError, UnsupportedModelError
 from tl_knowledge.models.protocol import HookedModel, is_encoder_decoder, is_masked, model_name, prepends_bos
 from tl_knowledge.prompts.spans import CharRange, encode
+from tl_knowledge.wording import counted
 
 __all__ = ["Asked", "ask", "mask_token"]
 
@@ -84,7 +85,7 @@ def _of_masked(model: HookedModel, text: str) -> Asked:
     """With one mask: the text's own, or one at its end."""
     mask = mask_token(model)
     if text.count(mask) > 1:
-        raise PromptError(f"the prompt {text!r} has {text.count(mask)} masks; leave one.")
+        raise PromptError(f"the prompt {text!r} has {counted(text.count(mask), 'mask')}; leave one.")
     shown = text if mask in text else f"{text.rstrip()} {mask}."
     ids, offsets, labels = encode(model.tokenizer, shown, special=True)
     last = ids.index(model.tokenizer.mask_token_id)
@@ -95,7 +96,7 @@ def _of_encoder_decoder(model: HookedModel, text: str) -> Asked:
     """The text and its end for the encoder; for the decoder its start, and a blank's name where the text has one."""
     blanks = BLANK.findall(text)
     if len(blanks) > 1:
-        raise PromptError(f"the prompt {text!r} has {len(blanks)} blanks; leave one.")
+        raise PromptError(f"the prompt {text!r} has {counted(len(blanks), 'blank')}; leave one.")
     tokenizer, start = model.tokenizer, int(getattr(model, "decoder_start", -1))
     ids, offsets, labels = encode(tokenizer, text)
     if start in ids:

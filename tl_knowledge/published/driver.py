@@ -191,7 +191,7 @@ def _of_this_run(experiment: Experiment, bench: Workbench) -> tuple[str, ...]:
         own = ("FactLM's own facts stand in for the paper's data",)
         return own if known == bench.limit else (*own, f"the committed rows are of {counted(known, 'case')}")
     published = experiment.published_cases(_short(bench.model))
-    return () if bench.limit == published else (f"the first {bench.limit} of the paper's {published} cases",)
+    return () if bench.limit == published else (f"the first {bench.limit} of the paper's {counted(published, 'case')}",)
 
 
 def _joined(expected: Iterable[PublishedValue], measured: Measured) -> pd.DataFrame:

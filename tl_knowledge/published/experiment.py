@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from tl_knowledge.errors import InputError
 from tl_knowledge.published.data import DataSet
 from tl_knowledge.published.protocol import Protocol
+from tl_knowledge.wording import counted
 
 __all__ = ["Experiment", "PublishedValue", "printed"]
 
@@ -49,7 +50,9 @@ def printed(table: str) -> tuple[PublishedValue, ...]:
     values: list[PublishedValue] = []
     for row, *cells in lines[1:]:
         if len(cells) != len(columns):
-            raise InputError(f"row {row!r} has {len(cells)} cells for {len(columns)} columns; write '-' where the paper prints nothing.")
+            raise InputError(
+                f"row {row!r} has {counted(len(cells), 'cell')} for {counted(len(columns), 'column')}; write '-' where the paper prints nothing."
+            )
         for column, cell in zip(columns, cells, strict=True):
             if cell == "-":
                 continue

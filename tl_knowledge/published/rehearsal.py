@@ -56,7 +56,8 @@ class Rehearsal(TableResult):
         """Seconds and memory."""
         whole = float(self.table.set_index("step").loc["all", "seconds"])  # pyright: ignore
         return (
-            f"{self.experiment} at the shape of {self.shape} ({self.layers} of {SHAPES[self.shape].layers} layers), {counted(self.cases, 'case')}: "
+            f"{self.experiment} at the shape of {self.shape} ({self.layers} of {counted(SHAPES[self.shape].layers, 'layer')}), "
+            f"{counted(self.cases, 'case')}: "
             f"{whole:.1f} s, peak memory {self.peak_memory / GIBIBYTE:.1f} GiB, {counted(self.numbers, 'number')}"
         )
 

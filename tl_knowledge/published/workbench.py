@@ -18,7 +18,8 @@ from tl_knowledge.errors import DataError, MissingSpaceWarning
 from tl_knowledge.models.loading import AnyModel
 from tl_knowledge.models.protocol import HookedModel, layer_count
 from tl_knowledge.prompts.facts import EditCase, Fact
-from tl_knowledge.prompts.prompt import Prompt, target_tokens
+from tl_knowledge.prompts.prompt import Prompt
+from tl_knowledge.prompts.targets import target_tokens
 from tl_knowledge.published.data import DataSet
 from tl_knowledge.tracing import subject_embedding_sd
 

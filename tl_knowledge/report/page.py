@@ -67,7 +67,7 @@ def _sentences(report: FactFindings) -> Iterator[str]:
         )
     if len(report.neurons.neurons):
         p = report.neurons.probability
-        yield f"Suppressing {len(report.neurons.neurons)} knowledge neurons: P {p['left alone']:.1%} to {p['suppressed']:.1%}."
+        yield f"Suppressing {counted(len(report.neurons.neurons), 'knowledge neuron')}: P {p['left alone']:.1%} to {p['suppressed']:.1%}."
     if report.edited is not None:
         new = report.edited.circuit
         low = float(new.corrupted_probability.mean())

@@ -15,8 +15,9 @@ from tl_knowledge.engine.batches import predicted_tokens
 from tl_knowledge.errors import ComponentError, CorruptionError, PromptError, check_choice
 from tl_knowledge.models.hook_names import COMPONENTS, Component, has_units
 from tl_knowledge.models.protocol import HookedModel, model_device
-from tl_knowledge.prompts.prompt import Prompt, check_fits, target_tokens, warn_of_missing_space
+from tl_knowledge.prompts.prompt import Prompt, check_fits
 from tl_knowledge.prompts.spans import Span
+from tl_knowledge.prompts.targets import target_tokens, warn_of_missing_space
 from tl_knowledge.runs.corruption import GaussianNoise, Noise, PromptSwap
 from tl_knowledge.runs.windows import TraceVariant, unit_count
 from tl_knowledge.wording import counted

@@ -10,7 +10,7 @@ from more_itertools import always_iterable
 from tl_knowledge.errors import ComponentError, InputError, TargetError, check_choice
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel
-from tl_knowledge.prompts.prompt import target_tokens
+from tl_knowledge.prompts.targets import target_tokens
 from tl_knowledge.runs.metric import Against, AnyMetric, Metric, MetricWord
 
 __all__ = ["check_not_among", "other_tokens", "resolve_metric"]

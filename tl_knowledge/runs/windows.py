@@ -11,8 +11,9 @@ from tl_knowledge.engine.recording import record
 from tl_knowledge.errors import ComponentError, UnsupportedModelError
 from tl_knowledge.models.hook_names import Component, component_hook, unit_word
 from tl_knowledge.models.protocol import HookedModel, layer_count, model_name
+from tl_knowledge.wording import counted
 
-__all__ = ["TraceVariant", "Window", "resolve_window", "unit_count", "window_layers"]
+__all__ = ["TraceVariant", "Window", "layer_axis", "resolve_window", "unit_count", "window_layers"]
 
 Window: TypeAlias = int | Literal["auto"]
 
@@ -38,8 +39,18 @@ def resolve_window(model: HookedModel, component: Component, window: Window, var
             return 1
         return WINDOW_MENG_2022 if variant == "meng2022_code" else max(1, round(most / 5))
     if not isinstance(window, int) or window < 1 or (window > most and variant == "ours"):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ComponentError(f"window {window!r} does not fit the model; pass 1 to {most} layers, or 'auto'.")
+        raise ComponentError(f"window {window!r} does not fit the model; pass 1 to {counted(most, 'layer')}, or 'auto'.")
     return window
+
+
+def layer_axis(window: int) -> str:
+    """What an axis is called along which windows of so many layers move; with a number after it, where one of them is.
+
+    Example:
+        >>> layer_axis(1), f"{layer_axis(2)} 5"
+        ('layer', 'window of 2 layers around layer 5')
+    """
+    return "layer" if window == 1 else f"window of {window} layers around layer"
 
 
 def window_layers(layer: int, window: int, n_layers: int, variant: TraceVariant) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from tl_knowledge.drawing import HeatMap, heat_maps
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import TableResult
 from tl_knowledge.states.settings import DecodingSettings, short
+from tl_knowledge.wording import counted
 
 __all__ = ["DecodedStates"]
 
@@ -45,7 +46,9 @@ class DecodedStates(TableResult):
 
     def headline(self) -> str:
         """How many states of which model, and where they were written."""
-        return f"{len(self.table)} states decoded in {short(self.settings.into)!r}, answer {self.target.strip()!r}; {self.provenance.model}"
+        return (
+            f"{counted(len(self.table), 'state')} decoded in {short(self.settings.into)!r}, answer {self.target.strip()!r}; {self.provenance.model}"
+        )
 
     def summary(self) -> pd.DataFrame:
         """By layer: precision@1 and mean surprisal (nats) of the model's own next tokens, and the answer's largest probability."""

@@ -41,7 +41,7 @@ class DecodingScores(TableResult):
 
     def headline(self) -> str:
         """How many prompts, what reads, which model."""
-        return f"{', '.join(dict.fromkeys(self.table['by']))} of {self.prompts} prompts' last states; {self.provenance.model}"
+        return f"{', '.join(dict.fromkeys(self.table['by']))} of the last states of {counted(self.prompts, 'prompt')}; {self.provenance.model}"
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """The k layers (by what reads them) of the largest precision@1."""

@@ -50,7 +50,7 @@ class TunedLens(LayerMaps):
     def headline(self) -> str:
         """How long it was trained, and what came of it."""
         frame = self.to_dataframe()
-        trained = f"tuned lens of {len(self.layers)} layers, step {self.best_step} of {self.settings.steps}"
+        trained = f"tuned lens of {counted(len(self.layers), 'layer')}, step {self.best_step} of {self.settings.steps}"
         return f"{trained}: KL {frame['kl'].mean():.3g}, logit lens {frame['logit_lens_kl'].mean():.3g}; {self.provenance.model}"
 
     def to_dataframe(self) -> pd.DataFrame:

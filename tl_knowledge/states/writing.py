@@ -63,8 +63,8 @@ def write_states(states: torch.Tensor, *, layer: int, positions: Positions) -> H
         batch, length, width = activation.shape
         if width != rows.shape[1] or len(rows) not in (1, batch) or not all(-length <= position < length for position in where):
             raise ComponentError(
-                f"{len(rows)} states of {counted(rows.shape[1], 'number')} do not fit {batch} rows of {length} "
-                f"positions and {width} numbers at {where}; pass "
+                f"states {list(rows.shape)} do not fit {counted(batch, 'row')} of "
+                f"{counted(length, 'position')} and {counted(width, 'number')} at {where}; pass "
                 "one state or one a row, and positions inside the prompt (in generate() with a key-value cache every new token runs alone: pass "
                 "use_past_kv_cache=False)."
             )

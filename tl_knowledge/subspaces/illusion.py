@@ -18,6 +18,7 @@ from tl_knowledge.results.result import TableResult
 from tl_knowledge.results.statistics import interval_text, ratio_interval
 from tl_knowledge.subspaces.scores import interchange_rows, with_intervals
 from tl_knowledge.subspaces.trials import Basis, Trials, outcome
+from tl_knowledge.wording import counted
 
 __all__ = ["IllusionCheck", "Verdict", "WrittenParts", "check_unwritten", "illusion_table", "written_parts"]
 
@@ -85,7 +86,7 @@ class IllusionCheck(TableResult):
         found = "no illusion by W_out's null space" if self.verdict == "no illusion" else self.verdict
         return (
             f"{found}: alone, the written part keeps {kept:.0%}{interval_text(low, high, '.0%')} of the effect; {self.null_share:.0%} of the "
-            f"subspace is unwritten; layer {self.layer}, {pairs} pairs; {self.provenance.model}"
+            f"subspace is unwritten; layer {self.layer}, {counted(pairs, 'pair')}; {self.provenance.model}"
         )
 
     def by_part(self) -> pd.DataFrame:
@@ -105,7 +106,7 @@ class IllusionCheck(TableResult):
             [PARTS[part] for part in frame["part"]],
             {"interchanged": bars},
             title=f"Does W_out write this subspace? {self.verdict.capitalize()}",
-            subtitle=f"neurons of layer {self.layer} at {self.at!r}, {int(frame['pairs'].iloc[0])} pairs, Wilson 95%; written part keeps "
+            subtitle=f"neurons of layer {self.layer} at {self.at!r}, {counted(int(frame['pairs'].iloc[0]), 'pair')}, Wilson 95%; written part keeps "
             f"{kept:.0%}{interval_text(low, high, '.0%')} of the effect; {self.provenance.model}",
             group_axis="what is taken from the source",
             value_axis="says the source's answer",

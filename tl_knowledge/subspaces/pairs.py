@@ -10,6 +10,7 @@ from tl_knowledge.door import public
 from tl_knowledge.errors import DataError, InputError, check_choice, check_given
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.prompts.prompt import Prompt
+from tl_knowledge.wording import counted
 
 __all__ = ["Pair", "Shared", "as_fact_pairs", "check_apart", "draw_pairs", "split_pairs"]
 
@@ -102,7 +103,7 @@ def split_pairs(
     try:
         train, validation, held_out = (draw_pairs([fact for fact in given if fact.subject in part], by=by, seed=seed) for part in parts)
     except DataError as error:
-        raise DataError(f"{len(subjects)} subjects are too few for three parts with pairs each; pass more facts. ({error})") from error
+        raise DataError(f"three parts with pairs each cannot be made of {counted(len(subjects), 'subject')}; pass more facts. ({error})") from error
     return train, validation, held_out
 
 
@@ -118,6 +119,6 @@ def check_apart(first: Sequence[tuple[Prompt, Prompt]], second: Sequence[tuple[P
     both = sum(frozenset(pair) in trained for pair in second)
     if both:
         raise InputError(
-            f"{both} of {len(second)} validation pairs are among those that are trained on, as they are or with base and source exchanged; take "
-            "them out of one of the two, or see split_pairs()."
+            f"{both} of {counted(len(second), 'validation pair')} are among those that are trained on, as they are or with base and source "
+            "exchanged; take them out of one of the two, or see split_pairs()."
         )

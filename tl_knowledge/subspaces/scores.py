@@ -15,6 +15,7 @@ from tl_knowledge.results.provenance import Provenance, provenance_of
 from tl_knowledge.results.result import TableResult
 from tl_knowledge.results.statistics import interval_text, largest_rows, scalar_interval, share_interval
 from tl_knowledge.subspaces.trials import Basis, Outcome, Trials, outcome
+from tl_knowledge.wording import counted
 
 __all__ = ["SubspaceScores", "interchange_rows", "subspace_scores", "with_intervals"]
 
@@ -60,7 +61,8 @@ class SubspaceScores(TableResult):
         frame = self.by_layer()
         best = largest_rows(frame.loc[frame["subspace"] == "learned"], 1, "said").iloc[0]
         return (
-            f"{self.component} at {self.at!r}, {self.dims} dims; {int(best['pairs'])} pairs: source's answer said in {best['said']:.0%}"
+            f"{self.component} at {self.at!r}, {counted(self.dims, 'dim')}; {counted(int(best['pairs']), 'pair')}: "
+            f"source's answer said in {best['said']:.0%}"
             f"{interval_text(best['said_low'], best['said_high'], '.0%')} at layer {int(best['layer'])}; {self.provenance.model}"
         )
 
@@ -79,7 +81,7 @@ class SubspaceScores(TableResult):
         names = [name for name in NAMES if name in set(frame["subspace"])]
         pairs = int(frame["pairs"].iloc[0])
         title = f"Does a subspace of {self.dims} dimension{'s' * (self.dims > 1)} carry the answer?"
-        subtitle = f"{self.component} at {self.at!r}, {pairs} held-out pairs, Wilson 95%; {self.provenance.model}"
+        subtitle = f"{self.component} at {self.at!r}, {counted(pairs, 'held-out pair')}, Wilson 95%; {self.provenance.model}"
         if len(layers) == 1:
             rows, subtitle = frame.set_index("subspace").loc[names], f"layer {layers[0]}, {subtitle}"
             bars = [(float(row["said"]), float(row["said_low"]), float(row["said_high"])) for row in rows.to_dict("records")]

@@ -29,6 +29,7 @@ from tl_knowledge.subspaces.pairs import Pair, as_fact_pairs
 from tl_knowledge.subspaces.scores import SubspaceScores, subspace_scores
 from tl_knowledge.subspaces.settings import SubspaceSettings
 from tl_knowledge.subspaces.trials import Site, Trials, as_prompts, read_trials, state_of
+from tl_knowledge.wording import counted
 
 __all__ = ["Subspace"]
 
@@ -77,8 +78,9 @@ class Subspace(Result):
         """Where, from how many pairs, and what came of it."""
         learned = self.to_dataframe().set_index("subspace").loc["learned"]
         return (
-            f"{self.dims} of {len(self.basis)} dims of {self._site}, from {self.pairs} pairs, step {self.best_step}; source's answer in "
-            f"{learned['said']:.0%} of {int(learned['pairs'])} validation pairs; {self.provenance.model}"
+            f"{self.dims} of {counted(len(self.basis), 'dim')} of {self._site}, from {counted(self.pairs, 'pair')}, step {self.best_step}; "
+            f"source's answer in "
+            f"{learned['said']:.0%} of {counted(int(learned['pairs']), 'validation pair')}; {self.provenance.model}"
         )
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -96,7 +98,7 @@ class Subspace(Result):
             _line("validation", frame["step"].tolist(), frame["validation"].tolist(), 0, self.best_step),
             _line("trained on", frame["step"].tolist()[1:], frame["trained"].tolist()[1:], 1, self.best_step),
         ]
-        subtitle = f"filled: step {self.best_step}, which is kept; {self.dims} dims of {self._site}; {self.provenance.model}"
+        subtitle = f"filled: step {self.best_step}, which is kept; {counted(self.dims, 'dim')} of {self._site}; {self.provenance.model}"
         return line_panels([LinePanel("", lines)], title="Training of a subspace", subtitle=subtitle, x_axis="step", y_axis=word)
 
     @property

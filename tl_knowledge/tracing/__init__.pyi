@@ -2,6 +2,8 @@ from .ablations.driver import measure_ablation as measure_ablation
 from .ablations.effects import AblationEffects as AblationEffects
 from .ablations.effects import AblationSettings as AblationSettings
 from .ablations.means import mean_activations as mean_activations
+from .comparison import TraceComparison as TraceComparison
+from .comparison import compare as compare
 from .noise import GaussianNoise as GaussianNoise
 from .noise import MultivariateGaussianNoise as MultivariateGaussianNoise
 from .noise import Noise as Noise
@@ -18,10 +20,7 @@ from .perturbation import PerturbationTest as PerturbationTest
 from .perturbation import PerturbationVariant as PerturbationVariant
 from .perturbation import perturb_embeddings as perturb_embeddings
 from .perturbation import perturbation_sd as perturbation_sd
-from .result import COMPONENT_WORDS as COMPONENT_WORDS
 from .result import CausalTrace as CausalTrace
-from .result import TraceComparison as TraceComparison
-from .result import compare as compare
 from .screen import ScreenCheck as ScreenCheck
 from .sets.average import TraceAverage as TraceAverage
 from .sets.driver import trace_facts as trace_facts
@@ -37,3 +36,5 @@ from .sets.survey import FactTrace as FactTrace
 from .sets.survey import fact_seed as fact_seed
 from .settings import TraceSettings as TraceSettings
 from .view import effect_view as effect_view
+from .words import COLOUR_SCALES as COLOUR_SCALES
+from .words import COMPONENT_WORDS as COMPONENT_WORDS

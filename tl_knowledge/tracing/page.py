@@ -11,7 +11,8 @@ from tl_knowledge.drawing import PagePart, Table, heading, html_page, marked_pro
 from tl_knowledge.errors import InputError, check_given
 from tl_knowledge.models.hook_names import unit_word
 from tl_knowledge.runs.metric import PROBABILITY
-from tl_knowledge.tracing.result import CausalTrace, check_one_metric, compare
+from tl_knowledge.tracing.comparison import check_one_metric, compare
+from tl_knowledge.tracing.result import CausalTrace
 from tl_knowledge.wording import counted
 
 __all__ = ["SUMMARY_HEADER", "summary_rows", "trace_page"]

@@ -19,7 +19,7 @@ from tl_knowledge.engine.rows import keep_positions
 from tl_knowledge.errors import ComponentError
 from tl_knowledge.models.hook_names import EMBED, STATES, Component, by_position
 from tl_knowledge.models.protocol import site_hook
-from tl_knowledge.results.statistics import rank_correlation
+from tl_knowledge.results.significance import rank_correlation
 from tl_knowledge.runs.experiment import Experiment
 from tl_knowledge.runs.scoring import check_gradient
 from tl_knowledge.tracing.engines import exact_scores

@@ -71,7 +71,7 @@ class ContextEdit(RereadEdit):
     @override
     def headline(self) -> str:
         subjects, demonstrations = ", ".join(str(note["subject"]) for note in self.notes), len(self.statements) - 1
-        before = f"{counted(len(self.context), 'token')} before the prompt, {demonstrations} demonstrations"
+        before = f"{counted(len(self.context), 'token')} before the prompt, {counted(demonstrations, 'demonstration')}"
         return f"{self.method}, {before}; {subjects}; {self.provenance.model}"
 
     def to_dataframe(self) -> pd.DataFrame:

@@ -26,6 +26,7 @@ from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.runs.key_moments import KeyMoments
+from tl_knowledge.wording import counted
 
 __all__ = ["GradientTokens", "UltraEdit"]
 
@@ -161,7 +162,7 @@ class UltraEdit(EditMethod):
 
     def _record(self, shape: tuple[int, int]) -> str:
         """What the spread of matrices of a shape is kept under; edits by other tokens have other ones."""
-        return f"gradient factors of {shape[0]} x {shape[1]}, {self.tokens} tokens"
+        return f"gradient factors of {shape[0]} x {shape[1]}, {counted(self.tokens, 'token')}"
 
 
 def _shape(factors: GradientFactors) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from typing_extensions import override
 from tl_knowledge.drawing import Line, LinePanel, line_panels
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import TableResult
+from tl_knowledge.wording import counted
 
 __all__ = ["CURVE_COLUMNS", "TrainingCurve"]
 
@@ -49,7 +50,7 @@ class TrainingCurve(TableResult):
         best, where = self.best, f"; {self.provenance.model}"
         if not best:
             return f"{self.method}, trained elsewhere{where}"
-        trained = f"{self.method} trained for {int(self.table['step'].max())} steps, best at {best['step']}"
+        trained = f"{self.method} trained for {counted(int(self.table['step'].max()), 'step')}, best at {best['step']}"
         return f"{trained}: success {best['success']:.0%}, KL {best['kl']:.3g}{where}"
 
     def plot(self) -> go.Figure:

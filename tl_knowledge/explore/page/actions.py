@@ -12,7 +12,6 @@ from tl_knowledge.explore.links import from_query, to_query
 from tl_knowledge.explore.page import changes
 from tl_knowledge.explore.page.draw import prompt_mark
 from tl_knowledge.explore.page.marks import fact_marked
-from tl_knowledge.explore.page.wanted import circuit_key
 from tl_knowledge.explore.session import ExplorerSession
 from tl_knowledge.explore.state import ExplorerState
 
@@ -38,7 +37,7 @@ def add_actions(app: Dash, session: ExplorerSession) -> None:
     _typed_actions(app, session)
     _pressed_actions(app)
     _undo(app)
-    _jobs(app, session)
+    _cancel(app, session)
 
 
 def _typed_actions(app: Dash, session: ExplorerSession) -> None:
@@ -71,6 +70,7 @@ def _typed_actions(app: Dash, session: ExplorerSession) -> None:
 
 def _pressed_actions(app: Dash) -> None:
     """Controls that came with results; which one was pressed says what to do."""
+    _action(app, "circuit", Input("find-circuit", "n_clicks"), changes.circuit_found)
     _action(app, "cell", Input({"type": "map", "component": ALL}, "clickData"), _clicked)
     _action(app, "cell", Input({"type": "unit", "kind": ALL, "layer": ALL, "unit": ALL}, "n_clicks"), _switched)
     _action(app, "cell", Input({"type": "units", "kind": ALL, "units": ALL}, "n_clicks"), _all_switched)
@@ -127,7 +127,7 @@ def _action(app: Dash, where: str, trigger: Input, change: Change, *values: Stat
             return no_update, no_update, no_update
         old, known = _state_or_empty(address)
         try:
-            new = change(old, *given)
+            new = changes.settled(old, change(old, *given))
         except InputError as error:
             set_props(f"error-{where}", {"children": str(error)})
             return no_update, no_update, no_update
@@ -161,8 +161,8 @@ def _undo(app: Dash) -> None:
         return not past
 
 
-def _jobs(app: Dash, session: ExplorerSession) -> None:
-    """Controls of jobs, which change no state."""
+def _cancel(app: Dash, session: ExplorerSession) -> None:
+    """What is computed is given up; the state stays."""
 
     @app.callback(
         Output("jobs", "data", allow_duplicate=True),
@@ -175,18 +175,3 @@ def _jobs(app: Dash, session: ExplorerSession) -> None:
         for job in (jobs or {"of": {}})["of"].values():
             session.cancel(tab, job["id"])
         return no_update
-
-    @app.callback(
-        Output("circuit-of", "data"),
-        Output("again", "data", allow_duplicate=True),
-        Input("find-circuit", "n_clicks"),
-        State("address", "hash"),
-        State("again", "data"),
-        prevent_initial_call=True,
-    )
-    def find_circuit(_: Any, address: str | None, again: int | None) -> tuple[Any, Any]:  # pyright: ignore[reportUnusedFunction]
-        state, _ = _state_or_empty(address)
-        if not state.components or not (state.subject or state.relation):
-            set_props("error-circuit", {"children": "There is no trace yet; mark the subject and press Trace first."})
-            return no_update, no_update
-        return circuit_key(state), (again or 0) + 1

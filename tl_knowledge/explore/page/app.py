@@ -68,20 +68,19 @@ def _ask(app: Dash, session: ExplorerSession) -> None:
         Input("address", "hash"),
         Input("again", "data"),
         Input("tab", "data"),
-        Input("circuit-of", "data"),
         State("jobs", "data"),
         State("drawn", "data"),
         State("beat", "data"),
     )
-    def ask(address: str | None, again: int | None, tab: str | None, circuit: str | None, jobs: Any, drawn: Any, beat: Any) -> tuple[Any, Any, Any]:  # pyright: ignore[reportUnusedFunction]
+    def ask(address: str | None, again: int | None, tab: str | None, jobs: Any, drawn: Any, beat: Any) -> tuple[Any, Any, Any]:  # pyright: ignore[reportUnusedFunction]
         if not tab:
             return no_update, no_update, no_update
         before: Mapping[str, Any] = jobs or {"of": {}}
         try:
             state = state_at(address)
             once_more = again != before.get("again")
-            wanted = wanted_tasks(state, circuit)
-            program = state_code(state, session.name, options=session.options, circuit="circuit" in wanted) if state.prompt else ""
+            wanted = wanted_tasks(state)
+            program = state_code(state, session.name, options=session.options) if state.prompt else ""
             asked = submitted(session, tab, state, wanted, before["of"], once_more=once_more)
         except InputError as error:
             set_props("error-link", {"children": f"This cannot be opened: {error}"})

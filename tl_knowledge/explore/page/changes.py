@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from tl_knowledge.errors import InputError
+from tl_knowledge.explore.keys import ResultKeys
 from tl_knowledge.explore.state import COMPONENTS, EditRequest, ExplorerState
 
-__all__ = ["asked", "compared_on", "edited", "looked_at", "marked", "toggled", "traced", "without"]
+__all__ = ["asked", "circuit_found", "compared_on", "edited", "looked_at", "marked", "settled", "toggled", "traced", "without"]
 
 Role = Literal["subject", "relation"]
 Units = Literal["suppressed", "knocked_out"]
@@ -62,6 +63,19 @@ def _window(text: str | None) -> Any:
 def looked_at(state: ExplorerState, component: Any, layer: Any, pos: Any) -> ExplorerState:
     """A cell."""
     return replace(state, cell=(component, _whole("layer", layer), _whole("token", pos)))
+
+
+def circuit_found(state: ExplorerState) -> ExplorerState:
+    """The circuit of what is traced."""
+    if not state.components or (state.subject is None and state.relation is None):
+        raise InputError("there is no trace yet; mark the subject and press Trace first.")
+    return replace(state, circuit=True)
+
+
+def settled(old: ExplorerState, new: ExplorerState) -> ExplorerState:
+    """The next state without a circuit that is of the one before: it may take minutes, so another one waits until it is asked for."""
+    stale = old.circuit and ResultKeys(old).circuit != ResultKeys(new).circuit
+    return replace(new, circuit=False) if stale else new
 
 
 def toggled(state: ExplorerState, kind: Units, units: Sequence[tuple[int, int]]) -> ExplorerState:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html as entities
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -11,7 +10,7 @@ import plotly.graph_objects as go
 from dash import dcc, html
 
 from tl_knowledge.circuits import Circuit
-from tl_knowledge.drawing import dark
+from tl_knowledge.drawing import dark, head_of, without_head
 from tl_knowledge.explore.arrows import arrows_at
 from tl_knowledge.explore.comparison import Comparison
 from tl_knowledge.explore.details import CellDetails, HeadDetails, NeuronDetails
@@ -22,6 +21,7 @@ from tl_knowledge.explore.predictions import Prediction
 from tl_knowledge.explore.state import Cell, ExplorerState
 from tl_knowledge.results.plain_text import printable
 from tl_knowledge.tracing import CausalTrace
+from tl_knowledge.wording import counted
 
 __all__ = [
     "active_changes",
@@ -35,6 +35,7 @@ __all__ = [
     "trace_map",
 ]
 
+SIDE = 12  # pixels left and right of a figure
 _CONFIG: Any = {"displayModeBar": False, "responsive": True, "typesetMath": False}
 
 
@@ -73,7 +74,7 @@ def prediction_bars(prediction: Prediction) -> list[Any]:
         bar = html.Div(html.Div(className="fill", style={"width": f"{100 * each.probability:.2f}%"}), className="track")
         bars += [html.Span(printable(each.text).replace("\n", "\\n"), className="name"), bar, html.Span(share, className="share")]
     bos = " The model puts BOS before the prompt." if prediction.has_bos else ""
-    words = f"The bars are the probabilities of the {len(prediction.top)} likeliest next tokens.{bos}"
+    words = f"The bars are the probabilities of the {counted(len(prediction.top), 'likeliest next token')}.{bos}"
     asked = f"Answer {prediction.target!r}: {prediction.probability:.1%}, number {prediction.rank + 1} of all tokens." if prediction.given else ""
     parts: list[Any] = [html.H3("What comes next"), html.Div(bars, className="bars"), html.P(f"{asked} {words}", className="hint")]
     return [*parts, html.Div(prediction.hint, className="sentence-of-error")] if prediction.hint else parts
@@ -81,26 +82,15 @@ def prediction_bars(prediction: Prediction) -> list[Any]:
 
 def figure_part(figure: go.Figure, name: Any, *, night: bool, words: str = "") -> html.Div:
     """A figure of this package in the width that there is, its title and subtitle as text above it, and a sentence under it."""
-    title, figure = figure.layout.title, (dark(figure) if night else go.Figure(figure))  # pyright: ignore[reportAttributeAccessIssue]
-    height = _height(figure)
-    figure.update_layout(
-        title=None, width=None, height=None, autosize=True, margin={"l": 12, "r": 12, "t": 24, "b": 44}, paper_bgcolor="rgba(0,0,0,0)"
-    )
+    (title, subtitle), layout = head_of(figure), without_head(figure)
+    figure = dark(figure) if night else go.Figure(figure)
+    margin = layout["margin"] | {"l": SIDE, "r": SIDE}  # the labels' room comes by itself
+    figure.update_layout(title=None, width=None, height=None, autosize=True, margin=margin, paper_bgcolor="rgba(0,0,0,0)")
     figure.update_yaxes(automargin=True)
     figure.update_xaxes(automargin=True)
-    graph = dcc.Graph(id=name, figure=figure, config=_CONFIG, style={"width": "100%", "height": f"{height}px"})
-    heading = [html.H3(_text(title.text)), html.P(_text(title.subtitle.text), className="hint")]
+    graph = dcc.Graph(id=name, figure=figure, config=_CONFIG, style={"width": "100%", "height": f"{layout['height']}px"})
+    heading = [html.H3(title), html.P(subtitle, className="hint")]
     return html.Div([*heading, graph, *([html.P(words, className="hint")] if words else [])])
-
-
-def _height(figure: go.Figure) -> int:
-    """Without the room that its title had."""
-    return max(180, int(figure.layout.height or 400) - int(figure.layout.margin.t or 100) + 24)  # pyright: ignore
-
-
-def _text(words: str | None) -> str:
-    """Text of a figure, which knows a little HTML, as text."""
-    return entities.unescape((words or "").replace("<br>", " "))
 
 
 @lru_cache(maxsize=64)
@@ -252,8 +242,8 @@ def _says(prediction: Prediction) -> list[Any]:
 def circuit_parts(circuit: Circuit, cell: Cell | None, *, night: bool) -> list[Any]:
     """The circuit of a prompt, and what the clicked site hears and passes on in it."""
     words = (
-        f"{len(circuit.nodes)} sites; together they explain {circuit.faithfulness:.0%} of the effect. An arrow is what one site hands on to another: "
-        "the thicker, the more."
+        f"{counted(len(circuit.nodes), 'site')}; together they explain {circuit.faithfulness:.0%} of the effect. "
+        "An arrow is what one site hands on to another: the thicker, the more."
     )
     parts: list[Any] = [_circuit_figure(circuit, words, night=night)]
     arrows = () if cell is None else arrows_at(circuit, cell)

@@ -11,6 +11,7 @@ from tl_knowledge.explore.edits import MethodOffer, first_that_works
 from tl_knowledge.explore.page.attributes import attributes
 from tl_knowledge.explore.session import ExplorerSession
 from tl_knowledge.explore.state import COMPONENTS, METRICS
+from tl_knowledge.wording import counted
 
 __all__ = ["COMPONENT_NAMES", "page_layout"]
 
@@ -19,7 +20,7 @@ COMPONENT_NAMES = {"resid_post": "residual stream", "mlp_out": "MLP output", "at
 
 def page_layout(session: ExplorerSession) -> html.Div:
     """The page of one model."""
-    stores = [dcc.Store(id=name) for name in ("tab", "beat", "marked", "jobs", "pending", "drawn", "past", "again", "pace", "circuit-of")]
+    stores = [dcc.Store(id=name) for name in ("tab", "beat", "marked", "jobs", "pending", "drawn", "past", "again", "pace")]
     left = [_prompt(), _change(session.methods), _keep()]
     right = [_maps(), _site(), _compare()]
     return html.Div(
@@ -31,7 +32,7 @@ def page_layout(session: ExplorerSession) -> html.Div:
             html.Header(
                 [
                     html.H1("tl_knowledge explorer"),
-                    html.Span([html.B(session.name), f", {session.layers} layers of {session.heads} heads"]),
+                    html.Span([html.B(session.name), f", {counted(session.layers, 'layer')} of {counted(session.heads, 'head')}"]),
                     html.Span([html.Span("ready", id="doing"), html.Span(id="waiting")], id="pulse", role="status"),
                 ]
             ),
@@ -220,7 +221,7 @@ def _keep() -> html.Section:
             ],
             className="row",
         ),
-        _hint("The address of this page is the link: it opens with the same prompt, marks, maps and changes, for whoever runs the explorer there."),
+        _hint("The address of this page is the link: it opens with the same prompt, marks, maps, circuit and changes, wherever the explorer runs."),
         _error("keep"),
         html.Details([html.Summary("The same in Python"), html.Pre(id="code")]),
     )

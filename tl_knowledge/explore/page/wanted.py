@@ -10,15 +10,11 @@ from tl_knowledge.explore.session import ExplorerSession
 from tl_knowledge.explore.state import ExplorerState
 from tl_knowledge.explore.tasks import TaskName
 
-__all__ = ["circuit_key", "submitted", "wanted_tasks"]
+__all__ = ["submitted", "wanted_tasks"]
 
 
-def wanted_tasks(state: ExplorerState, circuit_of: str | None) -> dict[TaskName, str]:
-    """The tasks of a state, each with what decides its answer, as text.
-
-    Args:
-        circuit_of: what a circuit was asked for.
-    """
+def wanted_tasks(state: ExplorerState) -> dict[TaskName, str]:
+    """The tasks of a state, each with what decides its answer, as text."""
     if not state.prompt:
         return {}
     keys = ResultKeys(state)
@@ -27,16 +23,11 @@ def wanted_tasks(state: ExplorerState, circuit_of: str | None) -> dict[TaskName,
         found["trace"] = key_text(keys.traces)
         if state.cell is not None:
             found["cell"] = key_text(keys.cell)
-        if circuit_of is not None and circuit_of == circuit_key(state):
-            found["circuit"] = circuit_of
+        if state.circuit:
+            found["circuit"] = key_text(keys.circuit)
     if state.edits or state.suppressed or state.knocked_out or state.further:
         found["compare"] = key_text(keys.comparisons)
     return found
-
-
-def circuit_key(state: ExplorerState) -> str:
-    """What decides a circuit."""
-    return key_text(ResultKeys(state).circuit)
 
 
 def submitted(

@@ -16,7 +16,8 @@ from tl_knowledge.errors import ComponentError, check_choice
 from tl_knowledge.models.hook_names import Component, Module, has_units
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.results.provenance import Provenance
-from tl_knowledge.results.statistics import FEWEST_TESTED, IntervalVariant, largest_rows, mean_interval
+from tl_knowledge.results.significance import FEWEST_TESTED
+from tl_knowledge.results.statistics import IntervalVariant, largest_rows, mean_interval
 from tl_knowledge.runs.metric import Metric
 from tl_knowledge.runs.roles import PLACES, ROLES, SIDES, Place, Role, Side, last_corrupted, role_positions, roles_of_side
 from tl_knowledge.tracing.sets.settings import Execution, Survey

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tl_knowledge.results.statistics import bootstrap_means, paired_p_values
+from tl_knowledge.results.significance import paired_p_values
+from tl_knowledge.results.statistics import bootstrap_means
 
 __all__ = ["QUANTILES", "paired_estimates", "paired_tests"]
 

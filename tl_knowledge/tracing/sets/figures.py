@@ -15,8 +15,9 @@ from tl_knowledge.models.hook_names import Component
 from tl_knowledge.results.statistics import IntervalVariant, mean_interval
 from tl_knowledge.runs.metric import Metric
 from tl_knowledge.runs.roles import PLACES, SIDES, last_corrupted, roles_of_side
-from tl_knowledge.tracing.result import COLOUR_SCALES, COMPONENT_WORDS
+from tl_knowledge.runs.windows import layer_axis
 from tl_knowledge.tracing.sets.effects import RoleEffects
+from tl_knowledge.tracing.words import COLOUR_SCALES, COMPONENT_WORDS
 from tl_knowledge.wording import counted
 
 __all__ = ["plot_heat_maps", "plot_roles", "plot_severed", "plot_sides", "sample_words"]
@@ -56,9 +57,9 @@ def plot_heat_maps(average: RoleEffects) -> go.Figure:
             table = frame.query("corrupt == @side and component == @component").pivot(index="role", columns="layer", values="effect").loc[roles]
             columns = [str(layer) for layer in table.columns]
             window = average.of(side, component)[0].window
-            axis = "layer" if window == 1 else f"centre of {window} layers"
             title = f"{side} corrupted: {COMPONENT_WORDS[component]}"
-            maps.append(HeatMap(table.to_numpy(), roles, columns, title, "token role", axis, marked=marked, colours=COLOUR_SCALES[component]))
+            colours = COLOUR_SCALES[component]
+            maps.append(HeatMap(table.to_numpy(), roles, columns, title, "token role", layer_axis(window), marked=marked, colours=colours))
     return heat_maps(
         maps,
         title="Average indirect effect by token role",

@@ -19,7 +19,7 @@ from tl_knowledge.errors import ComponentError
 from tl_knowledge.models.hook_names import Module
 from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import TableResult
-from tl_knowledge.results.statistics import rank_biserial
+from tl_knowledge.results.significance import rank_biserial
 from tl_knowledge.runs.roles import PLACES, last_corrupted
 from tl_knowledge.tracing.sets.effects import RoleEffects
 from tl_knowledge.tracing.sets.estimates import paired_estimates, paired_tests

@@ -14,11 +14,11 @@ from tl_knowledge.models.hook_names import Module, unit_word
 from tl_knowledge.results.statistics import interval_text
 from tl_knowledge.runs.metric import PROBABILITY, Metric
 from tl_knowledge.runs.roles import PLACES, SIDES
-from tl_knowledge.tracing.result import COMPONENT_WORDS
 from tl_knowledge.tracing.sets.effects import RoleEffects
 from tl_knowledge.tracing.sets.figures import plot_heat_maps, plot_roles, plot_severed
 from tl_knowledge.tracing.sets.sides import SideComparison, locate_sides
 from tl_knowledge.tracing.sets.units import plot_units
+from tl_knowledge.tracing.words import COMPONENT_WORDS
 from tl_knowledge.wording import counted
 
 __all__ = ["average_page", "location_table", "peak_table", "total_effect_table"]
@@ -126,7 +126,7 @@ def _centre(row: pd.Series) -> str:
 
 def _difference_sentence(average: RoleEffects, frame: pd.DataFrame) -> str:
     counts = [
-        f"{COMPONENT_WORDS[component]} at the {place}: {int(rows['differs'].sum())} of {len(rows)} layers"
+        f"{COMPONENT_WORDS[component]} at the {place}: {int(rows['differs'].sum())} of {counted(len(rows), 'layer')}"
         for component in average.components
         for place in PLACES
         if len(rows := frame.query("component == @component and place == @place"))
@@ -134,7 +134,7 @@ def _difference_sentence(average: RoleEffects, frame: pd.DataFrame) -> str:
     return (
         f"Layers at which the sides differ (Wilcoxon's signed-rank test, paired over "
         f"{counted(len(average.facts), 'fact')}, p < .05 after Benjamini and "
-        f"Hochberg's correction for {len(frame)} comparisons): {'; '.join(counts)}."
+        f"Hochberg's correction for {counted(len(frame), 'comparison')}): {'; '.join(counts)}."
     )
 
 

@@ -26,6 +26,7 @@ from tl_knowledge.tracing.sets.effects import RoleEffects
 from tl_knowledge.tracing.sets.estimates import QUANTILES, paired_estimates, paired_tests
 from tl_knowledge.tracing.sets.figures import plot_sides, sample_words
 from tl_knowledge.tracing.sets.settings import Survey
+from tl_knowledge.wording import counted
 
 __all__ = ["SideComparison", "compare_sides", "locate_sides"]
 
@@ -55,7 +56,7 @@ class SideComparison(TableResult):
     @override
     def headline(self) -> str:
         """At how many places and layers the sides differ."""
-        return f"the sides differ at {int(self.table['differs'].sum())} of {len(self.table)} places and layers; {self.sample}"
+        return f"the sides differ at {int(self.table['differs'].sum())} of {counted(len(self.table), 'place')} and layers; {self.sample}"
 
     def plot(self) -> go.Figure:
         """Subject against relation by layer; filled points differ after correction for many comparisons."""

@@ -10,9 +10,9 @@ from tl_knowledge.errors import ComponentError
 from tl_knowledge.models.hook_names import Component, unit_word
 from tl_knowledge.results.statistics import largest_rows
 from tl_knowledge.runs.roles import PLACES, last_corrupted
-from tl_knowledge.tracing.result import COLOUR_SCALES, COMPONENT_WORDS
 from tl_knowledge.tracing.sets.effects import RoleEffects
 from tl_knowledge.tracing.sets.figures import effect_axis, sample_words
+from tl_knowledge.tracing.words import COLOUR_SCALES, COMPONENT_WORDS
 
 __all__ = ["plot_units"]
 
