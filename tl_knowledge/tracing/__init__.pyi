@@ -36,4 +36,5 @@ from .sets.sides import SideComparison as SideComparison
 from .sets.survey import FactTrace as FactTrace
 from .sets.survey import fact_seed as fact_seed
 from .settings import TraceSettings as TraceSettings
+from .together import trace_together as trace_together
 from .view import effect_view as effect_view

@@ -7,7 +7,7 @@ only: one forward a site. The sweep runs a chunk of sites in one forward (see `t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -80,8 +80,7 @@ def sweep_sites(experiment: Experiment, sites: Sequence[Site], memory_budget: fl
     scores = torch.empty(len(sites), samples, dtype=experiment.base.score.dtype, device=experiment.device)
     for start, group in group_sites(sites, experiment.length, layer_count(model), samples) if bank else [(0, range(len(sites)))]:
         fitting = budget_rows(model, experiment.length - start, answers, left, start) - (0 if bank else len(experiment.row_prompts))
-        order = sorted(group, key=lambda k: sites[k].born_at)
-        for chunk in chunked_even(order, max(1, fitting // samples)):
+        for chunk in _chunks(sites, group, max(1, fitting // samples)):
             sweep = Sweep(experiment, [sites[k] for k in chunk], start, bank)
             arguments = bank.arguments(start, sweep.parents) if bank else {}
             logits = run_rows(model, experiment.tokens[:1, start:], sweep.hooks(), **arguments)
@@ -89,6 +88,15 @@ def sweep_sites(experiment: Experiment, sites: Sequence[Site], memory_budget: fl
             scores[chunk] = rearrange(born, "(site sample) -> site sample", sample=samples)
             advance(len(chunk))
     return scores, whole
+
+
+def _chunks(sites: Sequence[Site], group: Iterable[int], most: int) -> Iterator[Sequence[int]]:
+    """At most so many sites together, those born together beside each other: of units by themselves, since these need their parts to run whole."""
+    of_kind: dict[tuple[str, ...], list[int]] = {}
+    for k in sorted(group, key=lambda k: sites[k].born_at):
+        of_kind.setdefault(sites[k].parts_run_whole, []).append(k)
+    for alike in of_kind.values():
+        yield from chunked_even(alike, most)
 
 
 def loop_over_sites(experiment: Experiment, sites: Sequence[Site], advance: Advance) -> SiteScore:
