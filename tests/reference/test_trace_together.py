@@ -6,8 +6,10 @@ import pytest
 import torch
 
 import tl_knowledge as tlk
+from tl_knowledge.engine import recording
+from tl_knowledge.engine import rows as engine_rows
+from tl_knowledge.engine.forward import run_model
 from tl_knowledge.runs import experiment
-from tl_knowledge.tracing import engines
 
 EXACT = 1e-12
 PARTS = ("resid_post", "mlp_out", "attn_out")
@@ -51,12 +53,18 @@ def test_parts_inside_a_block_go_with_the_others(model, prompt):
 
 
 def test_base_runs_and_prefixes_are_computed_once(gpt2, prompt, monkeypatch):
-    runs, banks = [], []
-    real_run, real_bank = experiment.run_model, engines.bank_prefixes
-    monkeypatch.setattr(experiment, "run_model", lambda *args, **kwargs: runs.append(1) or real_run(*args, **kwargs))
-    monkeypatch.setattr(engines, "bank_prefixes", lambda *args: banks.append(1) or real_bank(*args))
+    tlk.tracing.trace_together(gpt2, prompt, 0.7, samples=1)  # what the model can do is known from here on
+    rows: list[int] = []
+
+    def watched(model, tokens, hooks=(), **arguments):
+        rows.append(len(tokens))
+        return run_model(model, tokens, hooks, **arguments)
+
+    for user in (recording, experiment, engine_rows):
+        monkeypatch.setattr(user, "run_model", watched)
     tlk.tracing.trace_together(gpt2, prompt, 0.7, components=PARTS, sever=SEVERED, samples=2)
-    assert (len(runs), len(banks)) == (1, 1)
+    assert [number for number in rows if number > 1] == [5]  # clean, and two corrupted runs of two samples
+    assert len(rows) - 1 <= 3 * len(prompt)  # each forward of restored runs begins with one row
 
 
 def test_a_swap_a_span_and_positions(gpt2, prompt):
