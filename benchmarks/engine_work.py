@@ -82,7 +82,7 @@ def seconds(run: Callable[[], object]) -> float:
 @contextmanager
 def plain() -> Iterator[None]:
     """The sweep as it is on models that refuse frozen prefixes and have no written-out GELU."""
-    with patch("tl_knowledge.tracing.engines.bank_prefixes", lambda *_: None), patch("tl_knowledge.engine.rows.fused_activations", nullcontext_of):
+    with patch("tl_knowledge.runs.experiment.Experiment.bank", lambda *_: None), patch("tl_knowledge.engine.rows.fused_activations", nullcontext_of):
         yield
 
 

@@ -14,11 +14,10 @@ from tl_knowledge.editing.serac_network import copy_of
 from tl_knowledge.engine import prefix_bank
 from tl_knowledge.engine.fused import fused_activations
 from tl_knowledge.engine.narrowing import may_narrow, narrowed_hooks
-from tl_knowledge.engine.prefix_bank import bank_prefixes
-from tl_knowledge.engine.recording import record
-from tl_knowledge.models.hook_names import block_input
+from tl_knowledge.engine.prefix_bank import bank_prefixes, bank_refusal
 from tl_knowledge.models.protocol import site_hook
 from tl_knowledge.models.routed import put_on, take_off
+from tl_knowledge.runs.experiment import Experiment
 from tl_knowledge.tracing import engines
 from tl_knowledge.tracing.sites import Site, group_sites
 from tl_knowledge.tracing.sweep import read_names
@@ -27,8 +26,7 @@ EXACT = 1e-12
 
 
 def bank_of(model, tokens):
-    entering = record(model, tokens, [], [block_input(0)])[block_input(0)]
-    return bank_prefixes(model, tokens, entering)
+    return None if bank_refusal(model, tokens.shape[1]) else bank_prefixes(model, tokens, [])[1]
 
 
 def activations_of(model):
@@ -48,7 +46,7 @@ def test_rows_begin_where_they_are_restored(gpt2, prompt, monkeypatch):
     last = len(prompt) - 1
     late = tlk.trace(gpt2, prompt, 0.7, samples=2, positions=[last])
     assert lengths == [1]
-    monkeypatch.setattr(engines, "bank_prefixes", lambda *_: None)
+    monkeypatch.setattr(Experiment, "bank", lambda *_: None)
     whole = tlk.trace(gpt2, prompt, 0.7, samples=2, positions=[last])
     assert lengths == [1, len(prompt)]
     torch.testing.assert_close(late.indirect_effect, whole.indirect_effect, rtol=0, atol=EXACT, equal_nan=True)
@@ -130,7 +128,7 @@ def test_a_long_prompt_runs_in_several_groups(name, monkeypatch):
 def test_prefixes_count_in_the_memory_budget(name, prompt, monkeypatch):
     """All of them take half of it at most, the rows what they leave, and without room for them rows run whole."""
     model, banks, budgets = build(name), [], []
-    real_bank, real_rows = engines.bank_prefixes, engines.budget_rows
+    real_bank, real_rows = Experiment.bank, engines.budget_rows
 
     def watched_bank(*args):
         banks.append(real_bank(*args))
@@ -140,7 +138,7 @@ def test_prefixes_count_in_the_memory_budget(name, prompt, monkeypatch):
         budgets.append(budget)
         return real_rows(model, length, answers, budget, before)
 
-    monkeypatch.setattr(engines, "bank_prefixes", watched_bank)
+    monkeypatch.setattr(Experiment, "bank", watched_bank)
     monkeypatch.setattr(engines, "budget_rows", watched_rows)
     roomy = tlk.trace(model, prompt, 0.7, samples=2, memory_budget=2.0**28)
     size = banks[0].bytes

@@ -50,7 +50,6 @@ def trace_command(
     shared: dict[str, Any] = {
         "noise": noise_argument(noise),
         "window": window_argument(window),
-        "sever": words_argument(sever, ()),
         "layers": layer or None,
         "samples": samples,
         "seed": seed,
@@ -65,7 +64,11 @@ def trace_command(
     traced = _prompt(loaded, prompt, subject, target)
     parts, sides = words_argument(component, DEFAULT_COMPONENTS), words_argument(corrupt, SIDES)
     shared["noise"] = subject_noise(shared["noise"], loaded, [subject or DEMO_SUBJECT])
-    traces = [tlk.trace(loaded, traced, corrupt=side, component=part, **shared) for part in parts for side in sides]
+    if sever:
+        pinned = words_argument(sever, ())
+        traces = [tlk.trace(loaded, traced, corrupt=side, component=part, sever=pinned, **shared) for part in parts for side in sides]
+    else:
+        traces = tlk.tracing.trace_together(loaded, traced, corrupt=sides, components=parts, **shared)
     if out is not None:
         write_file(out, tlk.tracing.trace_page(traces))
     if as_json:

@@ -7,7 +7,7 @@ Each attention layer joins the frozen keys and values to those of the new tokens
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ from tl_knowledge.engine.recording import record
 from tl_knowledge.models.hook_names import UNEMBED_IN
 from tl_knowledge.models.protocol import HookedModel, layer_count
 
-__all__ = ["Cache", "fill_cache", "is_hooked_transformer"]
+__all__ = ["Cache", "fill_cache", "filled_cache", "filling", "is_hooked_transformer"]
 
 Owners = Int[torch.Tensor, " row"]
 Heads = Float[torch.Tensor, "_ _ _ d_head"]
@@ -71,25 +71,36 @@ def fill_cache(model: HookedModel, tokens: Tokens, hooks: Hooks, length: int, na
         length: how many tokens.
         names: of the other activations.
     """
-    if not is_hooked_transformer(model):
-        return _fill_bridge(model, tokens[:, :length], hooks, names)
-    layers = range(layer_count(model))
-    parts = [(f"blocks.{layer}.attn.hook_k", f"blocks.{layer}.attn.hook_v") for layer in layers]
-    recorded = record(model, tokens, hooks, [*names, *(name for pair in parts for name in pair)], stop_at_layer=len(layers))
-    return Cache(length, [(recorded[keys][:, :length], recorded[values][:, :length]) for keys, values in parts]), recorded
+    shown, arguments = filling(model)
+    if is_hooked_transformer(model):
+        recorded = record(model, tokens, hooks, [*names, *shown], stop_at_layer=layer_count(model))
+    else:
+        recorded = record(model, tokens[:, :length], hooks, [*names, UNEMBED_IN], **arguments)
+    return filled_cache(length, shown, recorded, arguments), recorded
+
+
+def filling(model: HookedModel) -> tuple[list[str], dict[str, Any]]:
+    """What of a run to record, and what to give the model besides its tokens, so that `filled_cache` has their keys and values afterwards."""
+    if is_hooked_transformer(model):
+        return [f"blocks.{layer}.attn.hook_{part}" for layer in range(layer_count(model)) for part in ("k", "v")], {}
+    from transformers import DynamicCache
+
+    bridge: Any = model
+    return [], {"past_key_values": DynamicCache(config=bridge.original_model.config), "use_cache": True}
+
+
+def filled_cache(length: int, shown: Sequence[str], recorded: Mapping[str, torch.Tensor], arguments: Mapping[str, Any]) -> Cache:
+    """The keys and values of a run's first tokens, of which `filling` said what to record and what to give the model."""
+    if shown:
+        kept = [recorded[name][:, :length] for name in shown]
+        return Cache(length, list(zip(kept[::2], kept[1::2], strict=True)))
+    filled = arguments["past_key_values"]
+    return Cache(length, filled.layers, filled)
 
 
 def is_hooked_transformer(model: HookedModel) -> bool:
     """Not a bridge to a Hugging Face module."""
     return not hasattr(model, "original_model")
-
-
-def _fill_bridge(model: Any, tokens: Tokens, hooks: Hooks, names: Sequence[str]) -> tuple[Cache, dict[str, torch.Tensor]]:
-    from transformers import DynamicCache
-
-    filled: Any = DynamicCache(config=model.original_model.config)
-    recorded = record(model, tokens, hooks, [*names, UNEMBED_IN], past_key_values=filled, use_cache=True)
-    return Cache(tokens.shape[1], filled.layers, filled), recorded
 
 
 def _frozen_layer(layer: Any, before: int | None, owners: Owners | None) -> Any:

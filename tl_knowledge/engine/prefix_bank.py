@@ -7,21 +7,20 @@ as short as what can differ in it, on bridges as well, where `tl_knowledge.engin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Int
 
-from tl_knowledge.arrays import Hooks, Residual, Tokens
-from tl_knowledge.engine.caches import Cache, fill_cache
+from tl_knowledge.arrays import Hooks, Logits, Tokens
+from tl_knowledge.engine.caches import Cache, filled_cache, filling
 from tl_knowledge.engine.forward import run_model
 from tl_knowledge.engine.prefix import exact_up_to, prefix_refusal
 from tl_knowledge.engine.proof import Proof, probe_tokens, same
-from tl_knowledge.engine.recording import capture_base
+from tl_knowledge.engine.recording import capture_base, record_beside, stored_bytes
 from tl_knowledge.engine.rows import grow_rows
-from tl_knowledge.models.hook_names import block_input
 from tl_knowledge.models.protocol import HookedModel, layer_count
 from tl_knowledge.models.routed import has_routes
 
@@ -46,8 +45,7 @@ class PrefixBank:
     @property
     def bytes(self) -> int:
         """Memory that it takes; what shares a storage counts once."""
-        tensors = [*self.recorded.values(), *self.cache.tensors()]
-        return sum({storage.data_ptr(): storage.nbytes() for storage in (each.untyped_storage() for each in tensors)}.values())
+        return stored_bytes([*self.recorded.values(), *self.cache.tensors()])
 
     def arguments(self, start: int, owners: Int[torch.Tensor, " row"]) -> dict[str, Any]:
         """What the model is given besides the tokens from ``start`` on.
@@ -72,28 +70,24 @@ def bank_refusal(model: HookedModel, length: int = 0) -> str | None:
 
 
 def bank_prefixes(
-    model: HookedModel, tokens: Tokens, entering: Residual, names: Iterable[str] = (), memory_budget: float = float("inf")
-) -> PrefixBank | None:
-    """The prefixes of some rows, or ``None`` where rows have to run all of their tokens (`bank_refusal`), or all prefixes take too much memory.
+    model: HookedModel, tokens: Tokens, hooks: Hooks, names: Iterable[str] = (), memory_budget: float = float("inf")
+) -> tuple[Logits, PrefixBank | None]:
+    """Run some rows, and bank their prefixes in the same run: the logits, and the bank, or ``None`` where it takes too much memory.
+
+    Only where `bank_refusal` has no objection.
 
     Args:
         tokens: ``[row pos]``.
-        entering: what the rows enter block 0 with.
+        hooks: in force while the rows run.
         names: of other activations of theirs to record.
-        memory_budget: bytes that the prefixes may take, with all that is recorded; one row's are measured.
+        memory_budget: bytes that the prefixes may take, with all that is recorded.
     """
-    if bank_refusal(model, tokens.shape[1]):
-        return None
-    wanted = sorted(set(names))
-    if memory_budget < float("inf") and len(tokens) * _fill(model, tokens[:1], entering[:1], wanted).bytes > memory_budget:
-        return None
-    return _fill(model, tokens, entering, wanted)
-
-
-def _fill(model: HookedModel, tokens: Tokens, entering: Residual, names: Sequence[str]) -> PrefixBank:
-    length = tokens.shape[1]
-    swap_in: Hooks = [(block_input(0), lambda _, *, hook: entering)]
-    return PrefixBank(*fill_cache(model, tokens, swap_in, length, names), length)
+    shown, arguments = filling(model)
+    logits, recorded = record_beside(model, tokens, hooks, [*names, *shown], memory_budget, **arguments)
+    if recorded is None:
+        return logits, None
+    bank = PrefixBank(filled_cache(tokens.shape[1], shown, recorded, arguments), recorded, tokens.shape[1])
+    return logits, bank if bank.bytes <= memory_budget else None
 
 
 def _probe(model: HookedModel) -> str:
@@ -105,10 +99,13 @@ def _probe(model: HookedModel) -> str:
     plain: torch.Tensor = run_model(model, tokens, capture_base(model, base))
     if len(base) != layer_count(model) + 1:
         return "some blocks never show their output"
-    bank, order = _fill(model, tokens, base[0], ()), torch.tensor([0, 1, 1, 0], device=tokens.device)
+    logits, bank = bank_prefixes(model, tokens, [])
+    if bank is None or not same(logits, plain, strict=True):
+        return "a run that fills its cache gives other logits"
+    order = torch.tensor([0, 1, 1, 0], device=tokens.device)
     for start in {1, tokens.shape[1] - 1}:
         hooks = grow_rows([stream[:, start:] for stream in base], {-1: order[:2], 0: order[2:]}, alone=True)
-        logits: torch.Tensor = run_model(model, tokens[:1, start:], hooks, **bank.arguments(start, order))
+        logits = run_model(model, tokens[:1, start:], hooks, **bank.arguments(start, order))
         if not same(logits, plain[order, start:], strict=True):
             return f"rows that begin at token {start} give other logits"
     return ""

@@ -14,7 +14,7 @@ from tl_knowledge.errors import UnsupportedModelError
 from tl_knowledge.models.hook_names import block_input, block_output
 from tl_knowledge.models.protocol import HookedModel, layer_count, model_name
 
-__all__ = ["Reached", "capture", "capture_base", "record", "run_until", "stop"]
+__all__ = ["Reached", "capture", "capture_base", "record", "record_beside", "run_until", "stop", "stored_bytes"]
 
 
 def capture(name: str, into: list[torch.Tensor]) -> Hooks:
@@ -62,11 +62,53 @@ def record(model: HookedModel, tokens: Tokens, hooks: Hooks, names: Iterable[str
     if missing:
         with torch.no_grad(), suppress(Reached):
             run_model(model, tokens, hooks + [(name, keep(name)) for name in sorted(missing)], **kwargs)
-    if missing:
-        raise UnsupportedModelError(
-            f"{', '.join(sorted(missing))} of {model_name(model)} never fired, so nothing can be read or restored there; choose another component."
-        )
+    _refuse_silent(model, missing)
     return recorded
+
+
+def record_beside(
+    model: HookedModel, tokens: Tokens, hooks: Hooks, names: Iterable[str], most: float, **kwargs: Any
+) -> tuple[torch.Tensor, dict[str, torch.Tensor] | None]:
+    """Run once under some hooks to the end, for the logits, and keep the named activations, or none where they take too many bytes.
+
+    Args:
+        most: how many; as soon as they take more nothing is kept.
+
+    Raises:
+        UnsupportedModelError: as `record`.
+    """
+    recorded, fired, sizes = dict[str, torch.Tensor](), set[str](), dict[int, int]()
+
+    def keep(name: str) -> HookFn:
+        def catch(activation: torch.Tensor, *, hook: object) -> None:
+            fired.add(name)
+            storage = activation.untyped_storage()
+            sizes[storage.data_ptr()] = storage.nbytes()
+            if sum(sizes.values()) > most:
+                recorded.clear()
+                sizes[0] = int(most) + 1  # for good
+            else:
+                recorded[name] = activation.detach()
+
+        return catch
+
+    wanted = sorted(set(names))
+    with torch.no_grad():
+        logits: torch.Tensor = run_model(model, tokens, hooks + [(name, keep(name)) for name in wanted], **kwargs)
+    _refuse_silent(model, set(wanted) - fired)
+    return logits, None if sum(sizes.values()) > most else recorded
+
+
+def stored_bytes(tensors: Iterable[torch.Tensor]) -> int:
+    """Memory that some tensors take; what shares a storage counts once."""
+    return sum({storage.data_ptr(): storage.nbytes() for storage in (each.untyped_storage() for each in tensors)}.values())
+
+
+def _refuse_silent(model: HookedModel, names: set[str]) -> None:
+    if names:
+        raise UnsupportedModelError(
+            f"{', '.join(sorted(names))} of {model_name(model)} never fired, so nothing can be read or restored there; choose another component."
+        )
 
 
 def capture_base(model: HookedModel, into: list[torch.Tensor]) -> Hooks:

@@ -6,7 +6,9 @@ Nothing here knows TransformerLens' classes (``loading.py`` is the only door to 
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Container, Generator
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -26,6 +28,8 @@ __all__ = [
     "embedding_matrix",
     "encoder_depth",
     "has_mlps",
+    "hook_names",
+    "hook_names_kept",
     "is_encoder_decoder",
     "is_masked",
     "layer_count",
@@ -66,12 +70,29 @@ class HookedModel(Protocol):
     def modules(self) -> Any: ...
 
 
+_kept_names: ContextVar[tuple[HookedModel, Container[str]] | None] = ContextVar("a model's hooks", default=None)
+
+
+@contextmanager
+def hook_names_kept(model: HookedModel) -> Generator[None]:
+    """For the length of a ``with``, look once which hooks a model has: a bridge finds them anew at every look, which takes milliseconds."""
+    token = _kept_names.set((model, frozenset(model.hook_dict)))
+    try:
+        yield
+    finally:
+        _kept_names.reset(token)
+
+
+def hook_names(model: HookedModel) -> Container[str]:
+    """The hooks that a model has."""
+    kept = _kept_names.get()
+    return kept[1] if kept is not None and kept[0] is model else model.hook_dict
+
+
 def mlp_input(model: HookedModel, layer: int) -> str | None:
     """The hook of what a block's MLP reads, ``[batch pos d_model]``; ``None`` where the model has none."""
-    for name in (f"blocks.{layer}.mlp.hook_in", f"blocks.{layer}.ln2.hook_normalized"):
-        if name in model.hook_dict:
-            return name
-    return None
+    there = hook_names(model)
+    return next((name for name in (f"blocks.{layer}.mlp.hook_in", f"blocks.{layer}.ln2.hook_normalized") if name in there), None)
 
 
 def site_hook(model: HookedModel, component: Component, layer: int) -> str:
@@ -93,7 +114,8 @@ def attention_input(model: HookedModel, layer: int) -> str | None:
     """
     name = f"blocks.{layer}.ln1.hook_normalized"
     split = any(getattr(model.cfg, flag, False) for flag in ("use_split_qkv_input", "use_attn_in", "use_attn_result"))
-    return name if name in model.hook_dict and f"blocks.{layer}.attn.hook_in" not in model.hook_dict and not split else None
+    there = hook_names(model)
+    return name if name in there and f"blocks.{layer}.attn.hook_in" not in there and not split else None
 
 
 def has_mlps(model: HookedModel) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -13,21 +14,25 @@ from tl_knowledge.results.packing import plain
 
 __all__ = ["Provenance", "installed_versions", "provenance_of"]
 
+PACKAGES = ("tl-knowledge", "transformer-lens", "transformers", "torch", "numpy")
+
 
 def installed_versions() -> dict[str, str]:
-    """Versions of this package and of what its numbers depend on.
+    """Versions of this package and of what its numbers depend on, as this process found them.
 
     Example:
         >>> sorted(installed_versions())
         ['numpy', 'python', 'tl-knowledge', 'torch', 'transformer-lens', 'transformers']
     """
-    versions = {"python": platform.python_version()}
-    for name in ("tl-knowledge", "transformer-lens", "transformers", "torch", "numpy"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
+    return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
+
+
+@cache
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ unequal length are padded on the right, where causal attention keeps the padding
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 
 from tl_knowledge.arrays import Hooks, Logits, SampleProbability, Tokens
 from tl_knowledge.engine.forward import run_model
+from tl_knowledge.engine.prefix_bank import PrefixBank, bank_prefixes, bank_refusal
 from tl_knowledge.engine.recording import capture_base
 from tl_knowledge.engine.rows import keep_positions, pad_right
 from tl_knowledge.errors import NumericalError
@@ -157,10 +158,35 @@ class Experiment:
             NumericalError: a probability, or a value of the metric, that is not finite.
         """
         streams: list[torch.Tensor] = []
-        positions = self.answer_positions[self.row_prompts]
-        hooks = self.corrupt_hooks() + capture_base(self.model, streams) + keep_positions(positions)
         with torch.no_grad():
-            logits: torch.Tensor = run_model(self.model, self.tokens[self.row_prompts], hooks)
+            logits: torch.Tensor = run_model(self.model, self.tokens[self.row_prompts], self._base_hooks(streams))
+        return self._base_runs(streams, logits)
+
+    def bank(self, names: Iterable[str], memory_budget: float) -> PrefixBank | None:
+        """The prefixes of the clean and corrupted runs, in the run that gives `base` where that is not known yet.
+
+        Args:
+            names: of activations to record.
+            memory_budget: bytes that all of it may take.
+
+        Returns:
+            ``None`` where rows have to run all of their tokens (`bank_refusal`), or where it takes more memory.
+
+        Raises:
+            NumericalError: as `base`.
+        """
+        if bank_refusal(self.model, self.length):
+            return None
+        streams: list[torch.Tensor] = []
+        logits, bank = bank_prefixes(self.model, self.tokens[self.row_prompts], self._base_hooks(streams), names, memory_budget)
+        if "base" not in vars(self):
+            vars(self)["base"] = self._base_runs(streams, logits)  # as `cached_property` would
+        return bank
+
+    def _base_hooks(self, streams: list[torch.Tensor]) -> Hooks:
+        return self.corrupt_hooks() + capture_base(self.model, streams) + keep_positions(self.answer_positions[self.row_prompts])
+
+    def _base_runs(self, streams: list[torch.Tensor], logits: torch.Tensor) -> BaseRuns:
         probability = answer_probability(logits, self.answers[self.row_prompts])
         if not bool(probability.isfinite().all()):
             raise NumericalError(

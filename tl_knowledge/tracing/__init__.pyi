@@ -35,6 +35,7 @@ from .sets.sides import SideComparison as SideComparison
 from .sets.survey import FactTrace as FactTrace
 from .sets.survey import fact_seed as fact_seed
 from .settings import TraceSettings as TraceSettings
+from .together import trace_together as trace_together
 from .view import effect_view as effect_view
 from .words import COLOUR_SCALES as COLOUR_SCALES
 from .words import COMPONENT_WORDS as COMPONENT_WORDS

@@ -7,7 +7,7 @@ only: one forward a site. The sweep runs a chunk of sites in one forward (see `t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -16,13 +16,13 @@ from jaxtyping import Float
 from more_itertools import chunked_even
 
 from tl_knowledge.engine.forward import run_model
-from tl_knowledge.engine.prefix_bank import bank_prefixes, bank_refusal
+from tl_knowledge.engine.prefix_bank import bank_refusal
 from tl_knowledge.engine.recording import record
 from tl_knowledge.engine.rows import budget_rows, rows_engine, run_rows
 from tl_knowledge.errors import NumericalError
 from tl_knowledge.hooks import corrupt, restore, sever
 from tl_knowledge.models.hook_names import Component
-from tl_knowledge.models.protocol import HookedModel, layer_count, site_hook
+from tl_knowledge.models.protocol import HookedModel, hook_names_kept, layer_count, site_hook
 from tl_knowledge.runs.experiment import Experiment
 from tl_knowledge.tracing.sites import Site, group_sites
 from tl_knowledge.tracing.sweep import Sweep, read_names
@@ -41,14 +41,15 @@ def exact_scores(
     Raises:
         NumericalError: a score that is not finite.
     """
-    base = experiment.base  # first, for its own clear error where activations are not finite
     used = rows_engine(experiment.model) if engine == "rows" else engine
     if not sites:
-        return base.score.new_empty(0, experiment.samples), engine_used(experiment.model, engine, experiment.length)
+        return experiment.base.score.new_empty(0, experiment.samples), engine_used(experiment.model, engine, experiment.length)
     if used == "rows":
-        scores, whole = sweep_sites(experiment, sites, memory_budget, advance)
+        with hook_names_kept(experiment.model):
+            scores, whole = sweep_sites(experiment, sites, memory_budget, advance)
         used = _rows_said(whole)
     else:
+        _ = experiment.base  # first, for its own clear error where activations are not finite
         scores = loop_over_sites(experiment, sites, advance)
     if not bool(scores.isfinite().all()):
         raise NumericalError(f"restored runs gave values of {experiment.metric} that are not finite; load the model in float32, or lower the noise.")
@@ -73,22 +74,31 @@ def sweep_sites(experiment: Experiment, sites: Sequence[Site], memory_budget: fl
     their forward. Elsewhere they run whole; why is given, too.
     """
     model, samples, answers = experiment.model, experiment.samples, experiment.answers.shape[1]
-    tokens, entering = experiment.tokens[experiment.row_prompts], experiment.base.streams[0]
-    bank = bank_prefixes(model, tokens, entering, read_names(model, sites), memory_budget / 2)
+    bank = experiment.bank(read_names(model, sites), memory_budget / 2)
     whole = "" if bank else bank_refusal(model, experiment.length) or "their prefixes would take over half of memory_budget"
     left = memory_budget - (bank.bytes if bank else 0)
     scores = torch.empty(len(sites), samples, dtype=experiment.base.score.dtype, device=experiment.device)
+    chunks: list[tuple[int, Sequence[int]]] = []
     for start, group in group_sites(sites, experiment.length, layer_count(model), samples) if bank else [(0, range(len(sites)))]:
         fitting = budget_rows(model, experiment.length - start, answers, left, start) - (0 if bank else len(experiment.row_prompts))
-        order = sorted(group, key=lambda k: sites[k].born_at)
-        for chunk in chunked_even(order, max(1, fitting // samples)):
-            sweep = Sweep(experiment, [sites[k] for k in chunk], start, bank)
-            arguments = bank.arguments(start, sweep.parents) if bank else {}
-            logits = run_rows(model, experiment.tokens[:1, start:], sweep.hooks(), **arguments)
-            born = experiment.score(logits[sweep.base_rows :], sweep.row_prompts[sweep.base_rows :])
-            scores[chunk] = rearrange(born, "(site sample) -> site sample", sample=samples)
-            advance(len(chunk))
+        chunks += [(start, chunk) for chunk in _chunks(sites, group, max(1, fitting // samples))]
+    for start, chunk in chunks:
+        sweep = Sweep(experiment, [sites[k] for k in chunk], start, bank)
+        arguments = bank.arguments(start, sweep.parents) if bank else {}
+        logits = run_rows(model, experiment.tokens[:1, start:], sweep.hooks(), **arguments)
+        born = experiment.score(logits[sweep.base_rows :], sweep.row_prompts[sweep.base_rows :])
+        scores[chunk] = rearrange(born, "(site sample) -> site sample", sample=samples)
+        advance(len(chunk))
     return scores, whole
+
+
+def _chunks(sites: Sequence[Site], group: Iterable[int], most: int) -> Iterator[Sequence[int]]:
+    """At most so many sites together, those born together beside each other: of units by themselves, since these need their parts to run whole."""
+    of_kind: dict[tuple[str, ...], list[int]] = {}
+    for k in sorted(group, key=lambda k: sites[k].born_at):
+        of_kind.setdefault(sites[k].parts_run_whole, []).append(k)
+    for alike in of_kind.values():
+        yield from chunked_even(alike, most)
 
 
 def loop_over_sites(experiment: Experiment, sites: Sequence[Site], advance: Advance) -> SiteScore:

@@ -15,39 +15,25 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from tl_knowledge.arrays import as_positions
 from tl_knowledge.door import public
 from tl_knowledge.engine.acting import check_sites
 from tl_knowledge.engine.progress import progress_bar
 from tl_knowledge.engine.rows import MEMORY_BUDGET
-from tl_knowledge.models.checks import check_layers
-from tl_knowledge.models.hook_names import Component, Module, has_units, severable
+from tl_knowledge.models.hook_names import Component, Module, severable
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.prompts.prompt import Prompt, check_fits
 from tl_knowledge.prompts.spans import Span
-from tl_knowledge.results.provenance import provenance_of
-from tl_knowledge.runs.arguments import (
-    Engine,
-    answer_label,
-    check_words,
-    choose_answer,
-    corrupted_span,
-    resolve_noise,
-    sample_count,
-    traced_positions,
-    traced_units,
-)
+from tl_knowledge.runs.arguments import Engine, check_words
 from tl_knowledge.runs.corruption import Noise, PromptSwap
-from tl_knowledge.runs.experiment import CorruptedRun, Experiment, answered
+from tl_knowledge.runs.experiment import Experiment
 from tl_knowledge.runs.metric import Against, AnyMetric
-from tl_knowledge.runs.metric_arguments import resolve_metric
 from tl_knowledge.runs.several import each_prompt
-from tl_knowledge.runs.windows import TraceVariant, Window, resolve_window
+from tl_knowledge.runs.windows import TraceVariant, Window
+from tl_knowledge.tracing.asked import PromptTraces
 from tl_knowledge.tracing.engines import exact_scores
 from tl_knowledge.tracing.result import CausalTrace
 from tl_knowledge.tracing.screen import ScreenCheck, screened_scores
-from tl_knowledge.tracing.settings import TraceSettings
-from tl_knowledge.tracing.sites import Grid, Site
+from tl_knowledge.tracing.sites import Site
 
 __all__ = ["trace"]
 
@@ -131,60 +117,23 @@ def trace(
     check_fits(model, prompt)
     check_words(component, engine, variant)
     check_sites(model, (component, *severable(sever)))
-    span = corrupted_span(prompt, corrupt)
-    corruption = resolve_noise(model, prompt, noise, seed, variant)
-    answer = choose_answer(model, prompt, target, multi_token)
-    experiment = Experiment(
-        model=model,
-        prompts=(answered(prompt, answer),),
-        runs=(CorruptedRun(0, span.positions, corruption),),
-        samples=sample_count(samples, corruption),
-        metric=resolve_metric(model, metric, against, answer=answer.tolist(), multi_token=multi_token),
-    )
-    grid = Grid(
-        component=component,
-        window=resolve_window(model, component, window, variant),
-        variant=variant,
-        severed=severable(sever or ()),
-        layers=check_layers(model, None if layers is None else as_positions(layers)),
-        positions=traced_positions(prompt, span, component, positions),
-        units=traced_units(model, component, units),
-    )
-    settings = TraceSettings(
-        component=component,
-        window=grid.window,
-        sever=grid.severed,
-        layers=grid.layers,
-        positions=grid.positions,
-        units=grid.units if has_units(component) else (),
-        corrupted=span,
-        noise=corruption,
-        samples=experiment.samples,
-        seed=(corruption.seed or 0) if isinstance(corruption, Noise) else 0,
-        variant=variant,
+    asked = PromptTraces.of(
+        model,
+        prompt,
+        noise,
+        corrupt=(corrupt,),
+        samples=samples,
+        seed=seed,
+        target=target,
         multi_token=multi_token,
-        answer=tuple(answer.tolist()),
-        metric=experiment.metric,
+        metric=metric,
+        against=against,
+        variant=variant,
     )
-    sites = grid.sites(experiment, run=0)
-    scores, engine_used, check = _run(experiment, sites, engine, verify, memory_budget, progress)
-    corrupted = experiment.corrupted_score(0)
-    return CausalTrace(
-        indirect_effect=grid.arrange(sites, scores - corrupted, len(prompt)),
-        total_effect=(experiment.clean_score(0) - corrupted).cpu(),
-        clean_probability=experiment.clean_probability(0),
-        corrupted_probability=experiment.corrupted_probability(0).cpu(),
-        settings=settings,
-        spans=dict(prompt.spans),
-        labels=prompt.labels,
-        target=answer_label(model, prompt, answer),
-        known=int(experiment.base.predicted[0]) == settings.answer[0],
-        provenance=provenance_of(
-            model, engine=engine_used, seed=settings.seed, has_bos=prompt.has_bos, settings=settings, prompt=prompt.text, noise=repr(corruption)
-        ),
-        screen=check,
-        clean_score=experiment.clean_score(0),
-    )
+    grid = asked.grid(0, component, window, severable(sever), layers=layers, positions=positions, units=units)
+    sites = grid.sites(asked.experiment, run=0)
+    scores, engine_used, check = _run(asked.experiment, sites, engine, verify, memory_budget, progress)
+    return asked.result(0, grid, sites, scores, asked.provenance(engine_used), check)
 
 
 def _run(

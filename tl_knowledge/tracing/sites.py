@@ -40,6 +40,12 @@ class Site:
     run: int = 0
     severed: tuple[Module, ...] = ()
 
+    @property
+    def parts_run_whole(self) -> tuple[str, ...]:
+        """The parts of a block that are written inside, and so have to keep their shape: ``"mlp"``, ``"attention"``."""
+        touched = {self.component, *self.severed}
+        return ("mlp",) * ("neuron" in touched) + ("attention",) * bool(touched & {"head", "z"})
+
 
 @dataclass(frozen=True)
 class Grid:

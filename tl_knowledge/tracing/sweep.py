@@ -140,10 +140,10 @@ class Sweep:
         source = torch.cat([torch.arange(self.base_rows, device=experiment.device), self._parent_rows(alive)])
         known = KnownRows(self.recorded, self.start) if self.recorded is not None else None
         entering, attended, transformed = self._reach(layer, sites)
-        touched = {word for site in self.sites for word in (site.component, *site.severed)}
+        whole = {part for site in self.sites for part in site.parts_run_whole}
         in_mlp, in_attention, after_it = with_base(transformed, read), with_base(entering, inside), with_base(attended, read)
-        hooks = [] if "neuron" in touched or not _worth(in_mlp) else narrow_mlp(model, layer, in_mlp, source, known)
-        if touched & {"head", "z"} or not (_worth(in_attention) or _worth(after_it)):
+        hooks = [] if "mlp" in whole or not _worth(in_mlp) else narrow_mlp(model, layer, in_mlp, source, known)
+        if "attention" in whole or not (_worth(in_attention) or _worth(after_it)):
             return hooks
         return hooks + narrow_attention(model, layer, in_attention, after_it, source, known)
 
