@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -61,7 +61,8 @@ def assemble(
     model, total = contrast.model, float(contrast.total_effect.mean())
     if abs(total) < SMALLEST_TOTAL:
         raise CorruptionError(f"{nothing_in(contrast, target)}, so there is nothing to explain; pass another target, or stronger noise.")
-    considered = [*fixed, *_best(contrast, candidates, settings, memory_budget)]
+    effects, needs = (_Measured(contrast, measure, memory_budget) for measure in (measure_nodes, measure_needs))
+    considered = [*fixed, *_best(contrast, candidates, settings, effects, needs)]
     if not considered:
         raise ComponentError("no site lies between the sources and the answer; trace more layers or positions.")
     refuse_overlaps(considered)
@@ -75,8 +76,8 @@ def assemble(
         edges=tuple(edges),
         sources=contrast.sources,
         total_effect=total,
-        effect=measure_nodes(contrast, nodes, memory_budget).cpu(),
-        need=measure_needs(contrast, nodes, memory_budget).cpu(),
+        effect=effects.of(nodes).cpu(),
+        need=needs.of(nodes).cpu(),
         shares=replace(shares, wired=measure_wired(contrast, nodes, edges, memory_budget)),
         growth=growth,
         head_reads=_head_reads(contrast, nodes, prompt, patterns, labels, memory_budget),
@@ -108,14 +109,29 @@ def nothing_in(contrast: Contrast, target: str) -> str:
     return f"{contrast.metric.of_answer(target)} is {contrast.metric.number(contrast.clean_score)} in both runs, on average"
 
 
-def _best(contrast: Contrast, candidates: Sequence[Node], settings: CircuitSettings, memory_budget: float) -> list[Node]:
+class _Measured:
+    """What nodes do, each measured once."""
+
+    def __init__(self, contrast: Contrast, measure: Callable[[Contrast, Sequence[Node], float], torch.Tensor], memory_budget: float) -> None:
+        self.contrast, self.measure, self.memory_budget = contrast, measure, memory_budget
+        self.known: dict[Node, torch.Tensor] = {}
+
+    def of(self, nodes: Sequence[Node]) -> Float[torch.Tensor, "node sample"]:
+        """Of some nodes, at least one."""
+        missing = [node for node in dict.fromkeys(nodes) if node not in self.known]
+        if missing:
+            self.known |= zip(missing, self.measure(self.contrast, missing, self.memory_budget), strict=True)
+        return torch.stack([self.known[node] for node in nodes])
+
+
+def _best(contrast: Contrast, candidates: Sequence[Node], settings: CircuitSettings, effects: _Measured, needs: _Measured) -> list[Node]:
     """The top candidates by effect, need, or the larger of both."""
     able = [node for node in candidates if node not in contrast.sources and node.pos >= min(s.pos for s in contrast.sources)]
     if not able:
         return []
     zero = contrast.total_effect.new_zeros(len(able))
-    effect = zero if settings.rank == "need" else measure_nodes(contrast, able, memory_budget).mean(1).abs()
-    need = zero if settings.rank == "effect" else measure_needs(contrast, able, memory_budget).mean(1).abs()
+    effect = zero if settings.rank == "need" else effects.of(able).mean(1).abs()
+    need = zero if settings.rank == "effect" else needs.of(able).mean(1).abs()
     score = torch.maximum(effect, need)
     order = score.argsort(descending=True, stable=True)[: settings.limit].tolist()
     return [able[i] for i in order if score[i] > 0]
