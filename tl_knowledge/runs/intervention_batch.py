@@ -52,7 +52,7 @@ class InterventionBatch:
         self.contrast, self.runs, self.readings = contrast, runs, readings
         self.samples, self.device = contrast.samples, contrast.tokens.device
         self.start = {k: i * contrast.samples for i, k in enumerate(runs)}
-        self.base, self.born_at = ({k: started[k][i] for k in runs} for i in (0, 1))
+        self.base, self.born_at = {k: started[k][0] for k in runs}, {k: started[k][1] for k in runs}
         self.bases = list({id(base): base for base in self.base.values()}.values())
         self.recording_hooks: Hooks = []
 
