@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -14,6 +14,9 @@ from tl_knowledge.circuits.circuit import Circuit
 from tl_knowledge.circuits.edges import Edge, refuse_overlaps
 from tl_knowledge.circuits.paths import Shares, answer_node, find_edges, find_needs, measure_needs, measure_shares, measure_wired
 from tl_knowledge.circuits.settings import CircuitSettings
+from tl_knowledge.circuits.work import circuit_work
+from tl_knowledge.engine.forecast import parts_bar
+from tl_knowledge.engine.progress import progress_shown
 from tl_knowledge.engine.recording import record
 from tl_knowledge.errors import ComponentError, CorruptionError
 from tl_knowledge.models.hook_names import attention_pattern
@@ -61,44 +64,62 @@ def assemble(
     model, total = contrast.model, float(contrast.total_effect.mean())
     if abs(total) < SMALLEST_TOTAL:
         raise CorruptionError(f"{nothing_in(contrast, target)}, so there is nothing to explain; pass another target, or stronger noise.")
-    considered = [*fixed, *_best(contrast, candidates, settings, memory_budget)]
-    if not considered:
-        raise ComponentError("no site lies between the sources and the answer; trace more layers or positions.")
-    refuse_overlaps(considered)
-    edges, engine = _edges(contrast, considered, settings.threshold * abs(total), memory_budget)
-    ends = {node for edge in edges for node in (edge.source, edge.target)}
-    nodes = [node for node in considered if node in ends] or considered[:1]
-    shares, growth = _shares(contrast, considered, nodes, memory_budget)
-    patterns, labels = _patterns(contrast, nodes), _labels(model, prompt, contrast)
+    parts = _measured_parts(contrast, candidates, prompt, settings, fixed, memory_budget)
     return Circuit(
-        nodes=tuple(nodes),
-        edges=tuple(edges),
+        **parts.fields,
         sources=contrast.sources,
         total_effect=total,
-        effect=measure_nodes(contrast, nodes, memory_budget).cpu(),
-        need=measure_needs(contrast, nodes, memory_budget).cpu(),
-        shares=replace(shares, wired=measure_wired(contrast, nodes, edges, memory_budget)),
-        growth=growth,
-        head_reads=_head_reads(contrast, nodes, prompt, patterns, labels, memory_budget),
-        patterns=patterns,
-        considered=len(considered),
         n_layers=layer_count(model),
         n_heads=unit_count(model, "head"),
         contrast=words,
-        labels=labels,
         target=target,
         clean_probability=contrast.clean_probability,
         corrupted_probability=contrast.corrupted_probability.cpu(),
         settings=settings,
         provenance=provenance_of(
             model,
-            engine=engine,
+            engine=parts.engine,
             seed=settings.seed,
             has_bos=prompt.has_bos,
             settings=settings,
             **details | {"prompt": prompt.text, "noise": repr(settings.noise)},
         ),
     )
+
+
+class _Parts(NamedTuple):
+    """A circuit's fields that are measured, by name, and the engine that measured them."""
+
+    fields: dict[str, Any]
+    engine: str
+
+
+def _measured_parts(
+    contrast: Contrast, candidates: Sequence[Node], prompt: Prompt, settings: CircuitSettings, fixed: Sequence[Node], memory_budget: float
+) -> _Parts:
+    able, smallest = _able(contrast, candidates), settings.threshold * abs(float(contrast.total_effect.mean()))
+    effects, needs = (_Measured(contrast, measure, memory_budget) for measure in (measure_nodes, measure_needs))
+    work = circuit_work(contrast, able, settings, fixed)
+    with parts_bar(contrast.model, contrast.tokens, what="circuit", work=work, progress=progress_shown(), leave=False) as bar:
+        with bar.part("sites"):
+            considered = [*fixed, *_best(able, settings, effects, needs)]
+            _check_considered(considered)
+        with bar.part("edges"):
+            weighted, engine = find_edges(contrast, considered, memory_budget)
+        with bar.part("needs"):
+            every = _with_needs(weighted, find_needs(contrast, considered, memory_budget))
+        edges = _connected(_pruned(every, smallest, set(considered)), contrast)
+        ends = {node for edge in edges for node in (edge.source, edge.target)}
+        nodes = [node for node in considered if node in ends] or considered[:1]
+        with bar.part("shares"):
+            shares, growth = _shares(contrast, considered, nodes, memory_budget)
+            shares = replace(shares, wired=measure_wired(contrast, nodes, edges, memory_budget))
+        with bar.part("heads"):
+            patterns, labels = _patterns(contrast, nodes), _labels(contrast.model, prompt, contrast)
+            head_reads = _head_reads(contrast, nodes, prompt, patterns, labels, memory_budget)
+            measured = {"effect": effects.of(nodes).cpu(), "need": needs.of(nodes).cpu()}
+    found = {"nodes": tuple(nodes), "edges": tuple(edges), "considered": len(considered), "patterns": patterns, "labels": labels}
+    return _Parts(found | measured | {"shares": shares, "growth": growth, "head_reads": head_reads}, engine)
 
 
 def nothing_in(contrast: Contrast, target: str) -> str:
@@ -108,24 +129,41 @@ def nothing_in(contrast: Contrast, target: str) -> str:
     return f"{contrast.metric.of_answer(target)} is {contrast.metric.number(contrast.clean_score)} in both runs, on average"
 
 
-def _best(contrast: Contrast, candidates: Sequence[Node], settings: CircuitSettings, memory_budget: float) -> list[Node]:
+class _Measured:
+    """What nodes do, each measured once."""
+
+    def __init__(self, contrast: Contrast, measure: Callable[[Contrast, Sequence[Node], float], torch.Tensor], memory_budget: float) -> None:
+        self.contrast, self.measure, self.memory_budget = contrast, measure, memory_budget
+        self.known: dict[Node, torch.Tensor] = {}
+
+    def of(self, nodes: Sequence[Node]) -> Float[torch.Tensor, "node sample"]:
+        """Of some nodes, at least one."""
+        missing = [node for node in dict.fromkeys(nodes) if node not in self.known]
+        if missing:
+            self.known |= zip(missing, self.measure(self.contrast, missing, self.memory_budget), strict=True)
+        return torch.stack([self.known[node] for node in nodes])
+
+
+def _able(contrast: Contrast, candidates: Sequence[Node]) -> list[Node]:
+    """The candidates that can be other ones in the two runs."""
+    return [node for node in candidates if node not in contrast.sources and node.pos >= min(s.pos for s in contrast.sources)]
+
+
+def _best(able: Sequence[Node], settings: CircuitSettings, effects: _Measured, needs: _Measured) -> list[Node]:
     """The top candidates by effect, need, or the larger of both."""
-    able = [node for node in candidates if node not in contrast.sources and node.pos >= min(s.pos for s in contrast.sources)]
     if not able:
         return []
-    zero = contrast.total_effect.new_zeros(len(able))
-    effect = zero if settings.rank == "need" else measure_nodes(contrast, able, memory_budget).mean(1).abs()
-    need = zero if settings.rank == "effect" else measure_needs(contrast, able, memory_budget).mean(1).abs()
-    score = torch.maximum(effect, need)
+    every = [measured.of(able).mean(1).abs() for measured, other in ((effects, "need"), (needs, "effect")) if settings.rank != other]
+    score = torch.stack(every).amax(0)
     order = score.argsort(descending=True, stable=True)[: settings.limit].tolist()
     return [able[i] for i in order if score[i] > 0]
 
 
-def _edges(contrast: Contrast, nodes: Sequence[Node], smallest: float, memory_budget: float) -> tuple[list[Edge], str]:
-    """The edges between some nodes that are strong enough and on a path from a source to the answer; and the engine that measured them."""
-    weighted, engine = find_edges(contrast, nodes, memory_budget)
-    every = _with_needs(weighted, find_needs(contrast, nodes, memory_budget))
-    return _connected(_pruned(every, smallest, set(nodes)), contrast), engine
+def _check_considered(considered: Sequence[Node]) -> None:
+    """Refuse no node at all, and nodes that hold each other."""
+    if not considered:
+        raise ComponentError("no site lies between the sources and the answer; trace more layers or positions.")
+    refuse_overlaps(considered)
 
 
 def _shares(contrast: Contrast, considered: Sequence[Node], nodes: Sequence[Node], memory_budget: float) -> tuple[Shares, pd.DataFrame]:

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from tl_knowledge.circuits.edges import Edge
 from tl_knowledge.models.protocol import layer_count
 from tl_knowledge.runs.contrast import Contrast
-from tl_knowledge.runs.interventions import Intervention, Value, intervene
+from tl_knowledge.runs.interventions import Intervention, Value, intervene, known_run
 from tl_knowledge.runs.nodes import Node, NodeKind, hook_of, stage
 
 __all__ = ["Shares", "answer_node", "find_edges", "find_needs", "measure_needs", "measure_shares", "measure_wired"]
@@ -97,14 +97,14 @@ def find_needs(contrast: Contrast, nodes: Sequence[Node], memory_budget: float) 
     sources: dict[Node, Value] = dict.fromkeys(contrast.sources, "clean")
     outside: dict[Node, Value] = dict.fromkeys(_outside(contrast, nodes), "corrupted")
     alone = sources | outside
-    kept = intervene(contrast, [Intervention(alone, tuple(nodes))], memory_budget)
+    kept, known = known_run(contrast, Intervention(alone, tuple(nodes)), memory_budget)
     values: dict[Node, Value] = {node: kept.readings[0, node] for node in nodes}
     senders = [*contrast.sources, *nodes]
     runs = [Intervention(_with(alone | values, sender, "corrupted"), tuple(n for n in nodes if _can_reach(sender, n))) for sender in senders]
-    without = intervene(contrast, runs, memory_budget)
+    without = intervene(contrast, runs, memory_budget, known)
     needs = {(sender, answer_node(contrast)): float((kept.score[0] - without.score[i]).mean()) for i, sender in enumerate(senders)}
     changed = [(i, node) for (i, node), value in without.readings.items() if _differ(value, kept.readings[0, node], _span(contrast, node))]
-    cut = intervene(contrast, [Intervention(_with(alone, node, without.readings[i, node])) for i, node in changed], memory_budget)
+    cut = intervene(contrast, [Intervention(_with(alone, node, without.readings[i, node])) for i, node in changed], memory_budget, known)
     return needs | {(senders[i], node): float((kept.score[0] - cut.score[j]).mean()) for j, (i, node) in enumerate(changed)}
 
 
@@ -199,7 +199,7 @@ def measure_wired(contrast: Contrast, nodes: Sequence[Node], edges: Sequence[Edg
     values: dict[Node, Value] = dict.fromkeys(contrast.sources, "clean")
     for place in sorted({stage(node) for node in nodes}):
         group = [node for node in nodes if stage(node) == place]
-        runs = [Intervention(outside | _heard(heard[node], values), (node,)) for node in group]
+        runs = [Intervention(outside | _heard(heard[node], values), (node,), scored=False) for node in group]
         readings = intervene(contrast, runs, memory_budget).readings
         values.update({node: readings[i, node] for i, node in enumerate(group)})
     final = intervene(contrast, [Intervention(outside | _heard(heard[answer], values))], memory_budget).score[0]

@@ -9,9 +9,10 @@ from typing import Any, TypeAlias
 
 from tl_knowledge.models.quiet import tqdm
 
-__all__ = ["progress_bar", "progress_shown", "show_progress", "watch_progress"]
+__all__ = ["DELAY", "progress_bar", "progress_shown", "progress_watched", "show_progress", "watch_progress"]
 
 DELAY = 2.0
+"""Seconds of work before a bar is shown."""
 _shown: ContextVar[bool] = ContextVar("progress is shown", default=False)
 
 Watcher: TypeAlias = Callable[[str, int, "int | None"], None]
@@ -21,7 +22,15 @@ _watcher: ContextVar[Watcher | None] = ContextVar("who watches", default=None)
 
 
 def progress_bar(
-    items: Iterable[Any] | None = None, *, what: str, unit: str, progress: bool, total: int | None = None, initial: int = 0, leave: bool = True
+    items: Iterable[Any] | None = None,
+    *,
+    what: str,
+    unit: str,
+    progress: bool,
+    total: int | None = None,
+    initial: int = 0,
+    leave: bool = True,
+    seconds: float = 0.0,
 ) -> Any:
     """A tqdm bar over some items, or to be moved on by hand (``bar.update(n)``) up to a total.
 
@@ -29,12 +38,14 @@ def progress_bar(
         what: what is being done.
         unit: what is counted.
         progress: whether to show it at all.
+        seconds: how long the work will take, where that is known: a bar of longer work is there from the start.
 
     Example:
         >>> list(progress_bar([1, 2], what="count", unit="number", progress=False))
         [1, 2]
     """
-    bar = tqdm(items, total=total, initial=initial, desc=what, unit=unit, delay=DELAY, leave=leave, disable=not progress)
+    delay = 0.0 if seconds > DELAY else DELAY
+    bar = tqdm(items, total=total, initial=initial, desc=what, unit=unit, delay=delay, leave=leave, disable=not progress)
     watcher = _watcher.get()
     return bar if watcher is None else _Watched(bar, watcher, what, initial, total if total is not None else _length(items))
 
@@ -62,6 +73,11 @@ def show_progress(progress: bool) -> Generator[None]:
 def progress_shown() -> bool:
     """Whether the caller further up asked for bars."""
     return _shown.get()
+
+
+def progress_watched() -> bool:
+    """Whether somebody is told how far this thread's work is (`watch_progress`)."""
+    return _watcher.get() is not None
 
 
 @contextmanager
@@ -93,6 +109,11 @@ class _Watched:
     def update(self, count: int = 1) -> None:
         self._bar.update(count)
         self._move(count)
+
+    def set_description(self, what: str, *, refresh: bool) -> None:
+        self._bar.set_description(what, refresh=refresh)
+        self._what = what
+        self._move(0)
 
     def __iter__(self) -> Iterator[Any]:
         for item in self._bar:

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 
 from tl_knowledge.arrays import Hooks, SampleProbability, Tokens
 from tl_knowledge.engine.forward import run_model
+from tl_knowledge.engine.narrowing import narrowed_hooks
 from tl_knowledge.engine.recording import capture
 from tl_knowledge.engine.rows import keep_positions
 from tl_knowledge.errors import NumericalError
@@ -29,7 +30,7 @@ from tl_knowledge.runs.metric import Metric
 from tl_knowledge.runs.nodes import Node, hook_of
 from tl_knowledge.runs.scoring import clean_reference, row_scores
 
-__all__ = ["Contrast", "edit_contrast", "node_hooks", "noise_contrast"]
+__all__ = ["Contrast", "edit_contrast", "node_hooks", "noise_contrast", "stream_names"]
 
 Answer: TypeAlias = Int[torch.Tensor, " answer"]
 
@@ -79,7 +80,7 @@ class Contrast:
 
     def streams(self) -> list[torch.Tensor]:
         """The corrupted residual stream entering block 0, then leaving each block."""
-        return [self.corrupted[name] for name in _stream_names(self.model)]
+        return [self.corrupted[name] for name in stream_names(self.model)]
 
     def score(self, logits: torch.Tensor) -> torch.Tensor:
         """The metric in each row of ``[row answer d_vocab]``."""
@@ -164,8 +165,8 @@ def _contrast(
 def _run(
     model: HookedModel, prompt: AnsweredPrompt, rows: Tokens, hooks: Hooks, names: Iterable[str]
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """The residual stream and the named activations of a whole run, and its logits where the answer is predicted."""
-    kept: dict[str, list[torch.Tensor]] = {name: [] for name in {*names, *_stream_names(model)}}
+    """The residual stream, what narrowed modules take, and the named activations of a whole run, and its logits where the answer is predicted."""
+    kept: dict[str, list[torch.Tensor]] = {name: [] for name in {*names, *stream_names(model), *narrowed_hooks(model)}}
     recording = [pair for name, into in kept.items() for pair in capture(name, into)]
     positions = torch.tensor([prompt.answer_positions], device=rows.device)
     with torch.no_grad():
@@ -173,5 +174,6 @@ def _run(
     return {name: into[0] for name, into in kept.items()}, logits
 
 
-def _stream_names(model: HookedModel) -> list[str]:
+def stream_names(model: HookedModel) -> list[str]:
+    """The hooks of the residual stream entering block 0, then leaving each block."""
     return [block_input(0), *map(block_output, range(layer_count(model)))]

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from tl_knowledge.arrays import Hooks, Tokens
+from tl_knowledge.engine.fused import fused_activations
+from tl_knowledge.engine.narrowing import may_narrow, narrow_attention, narrow_mlp
 from tl_knowledge.engine.recording import run_until
 from tl_knowledge.engine.rows import pad_right
 from tl_knowledge.errors import DataError, InputError
-from tl_knowledge.models.protocol import HookedModel, context_length, model_device, prepends_bos
+from tl_knowledge.models.protocol import HookedModel, context_length, layer_count, model_device, prepends_bos
 
 __all__ = ["activations_of", "numbered_rows", "text_rows", "token_rows"]
 
@@ -72,9 +74,20 @@ def activations_of(model: HookedModel, rows: Sequence[torch.Tensor], names: Sequ
 
     def keep(name: str) -> Hooks:
         def catch(activation: torch.Tensor, *, hook: object) -> None:
-            read[name] = activation[inside].to(torch.promote_types(activation.dtype, torch.float32))
+            packed = activation.shape[:2] != inside.shape  # inside a module that is run without the padding
+            read[name] = (activation[0] if packed else activation[inside]).to(torch.promote_types(activation.dtype, torch.float32))
 
         return [(name, catch)]
 
-    run_until(model, pad_right(rows), [pair for name in names for pair in keep(name)], last)
+    with fused_activations(model):
+        run_until(model, pad_right(rows), _without_padding(model, inside) + [pair for name in names for pair in keep(name)], last)
     return read
+
+
+def _without_padding(model: HookedModel, inside: Bool[torch.Tensor, "row pos"]) -> Hooks:
+    """MLPs, and attention's projections where they can, leave the padding out; what they write there is read nowhere."""
+    if bool(inside.all()) or not may_narrow(model):
+        return []
+    own = torch.arange(len(inside), device=inside.device)
+    layers = range(layer_count(model))
+    return [pair for layer in layers for pair in narrow_mlp(model, layer, inside, own) + narrow_attention(model, layer, inside, inside, own)]

@@ -1,0 +1,212 @@
+"""Some interventions in one forward: their rows grow out of known runs, read, write, and run only where they can differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Protocol
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Float
+
+from tl_knowledge.arrays import HookFn, Hooks
+from tl_knowledge.engine.forward import run_model
+from tl_knowledge.engine.narrowing import KnownRows, may_narrow, narrow_attention, narrow_mlp, narrowed_hooks
+from tl_knowledge.engine.recording import Reached, stop
+from tl_knowledge.engine.rows import as_index, grow_rows, keep_positions, run_rows
+from tl_knowledge.models.hook_names import component_hook
+from tl_knowledge.models.protocol import layer_count
+from tl_knowledge.runs.bases import Base, Value, birth, joined, recorded_from
+from tl_knowledge.runs.contrast import Contrast, stream_names
+from tl_knowledge.runs.nodes import Node, hook_of, stage
+from tl_knowledge.runs.reach import RunPlaces, needed_places
+
+__all__ = ["InterventionBatch"]
+
+
+class Run(Protocol):
+    """What is asked of an intervention."""
+
+    @property
+    def writes(self) -> Mapping[Node, Value]: ...
+    @property
+    def reads(self) -> tuple[Node, ...]: ...
+    @property
+    def scored(self) -> bool: ...
+
+
+class InterventionBatch:
+    """``samples`` rows for each intervention, in order of birth.
+
+    Args:
+        runs: by number, those of one batch scored or not together.
+        started: which known run each is a copy of up to which layer's output.
+        readings: where what is read is put, by number and node.
+    """
+
+    def __init__(
+        self, contrast: Contrast, runs: Mapping[int, Run], started: Mapping[int, tuple[Base, int]], readings: dict[tuple[int, Node], torch.Tensor]
+    ) -> None:
+        self.contrast, self.runs, self.readings = contrast, runs, readings
+        self.samples, self.device = contrast.samples, contrast.tokens.device
+        self.start = {k: i * contrast.samples for i, k in enumerate(runs)}
+        self.base, self.born_at = {k: started[k][0] for k in runs}, {k: started[k][1] for k in runs}
+        self.bases = list({id(base): base for base in self.base.values()}.values())
+        self.recording_hooks: Hooks = []
+
+    def run(self) -> Float[torch.Tensor, "run sample"] | None:
+        """The score of every run, or nothing where they are only read; readings are put in their place on the way."""
+        contrast, first = self.contrast, dict[int, int]()
+        for base in self.bases:
+            first[id(base)] = sum(len(next(iter(other.recorded.values()))) for other in self.bases[: len(first)])
+        source = {k: [first[id(base)] + row for row in base.rows(self.samples)] for k, base in self.base.items()}
+        births: dict[int, list[int]] = {}
+        for k, layer in self.born_at.items():
+            births.setdefault(layer, []).extend(source[k])
+        streams = [joined(self.bases, name) for name in stream_names(contrast.model)]
+        grown = grow_rows(streams, {layer: as_index(rows, self.device) for layer, rows in births.items()}, alone=True)
+        heads, others = self._acting(alive=True)
+        hooks = grown + heads + self._narrowing([row for rows in source.values() for row in rows]) + others + self.recording_hooks
+        if not all(one.scored for one in self.runs.values()):
+            last = max((node for one in self.runs.values() for node in one.reads), key=stage)
+            with suppress(Reached):
+                run_rows(contrast.model, contrast.tokens, [*hooks, (hook_of(last), stop)])
+            return None
+        logits = run_rows(contrast.model, contrast.tokens, hooks + keep_positions(as_index(contrast.answer_positions, self.device)[None]))
+        return self._scores(logits)
+
+    def run_whole(self) -> Float[torch.Tensor, "run sample"]:
+        """One run of whole rows, from their tokens on, where rows cannot grow."""
+        contrast = self.contrast
+        batch = repeat(contrast.tokens, "1 pos -> sample pos", sample=self.samples)
+        kept = keep_positions(as_index(contrast.answer_positions, self.device)[None])
+        with torch.no_grad():
+            logits = run_model(contrast.model, batch, [*contrast.corrupting, *(pair for acting in self._acting() for pair in acting), *kept])
+        return self._scores(logits)
+
+    def recording(self) -> dict[str, torch.Tensor]:
+        """What a batch of one run will hold where its base is recorded, once it has run; before its birth that is what the base holds."""
+        ((base, born_at),) = zip(self.base.values(), self.born_at.values(), strict=True)
+        recorded = {name: value.expand(self.samples, *value.shape[1:]) for name, value in base.recorded.items()}
+
+        def keep(name: str, activation: torch.Tensor, *, hook: object) -> None:
+            recorded[name] = activation
+
+        known = {*stream_names(self.contrast.model), *narrowed_hooks(self.contrast.model)} & {*recorded}
+        self.recording_hooks = [(name, partial(keep, name)) for name in recorded_from(self.contrast.model, born_at, sorted(known))]
+        return recorded
+
+    def _scores(self, logits: torch.Tensor) -> Float[torch.Tensor, "run sample"]:
+        return rearrange(self.contrast.score(logits), "(run sample) -> run sample", sample=self.samples)
+
+    def _acting(self, *, alive: bool = False) -> tuple[Hooks, Hooks]:
+        """At every hook first read, then write: inside attention, and elsewhere.
+
+        Args:
+            alive: leave out what comes before a run's birth.
+        """
+        reads: dict[str, list[tuple[int, Node]]] = {}
+        writes: dict[str, list[tuple[int, Node, Value]]] = {}
+        for k, one in self.runs.items():
+            for node in one.reads:
+                reads.setdefault(hook_of(node), []).append((k, node))
+            for node, value in one.writes.items():
+                if not alive or birth(node) >= self.born_at[k]:
+                    writes.setdefault(hook_of(node), []).append((k, node, value))
+        names = sorted({*reads, *writes})
+        acting = [(name, self._act(name, reads.get(name, []), writes.get(name, []))) for name in names]
+        inside = {component_hook("head", layer) for layer in range(layer_count(self.contrast.model))}
+        return [pair for pair in acting if pair[0] in inside], [pair for pair in acting if pair[0] not in inside]
+
+    def _act(self, name: str, reads: Sequence[tuple[int, Node]], writes: Sequence[tuple[int, Node, Value]]) -> HookFn:
+        def act(activation: torch.Tensor, *, hook: object) -> torch.Tensor | None:
+            for k, node in reads:
+                at = activation[self.start[k] : self.start[k] + self.samples, node.pos]
+                self.readings[k, node] = (at[:, list(node.units)] if node.units else at).clone()
+            if not writes:
+                return None
+            changed = activation.clone()
+            for index, values in self._written(name, writes):
+                changed[index] = values
+            return changed
+
+        return act
+
+    def _written(self, name: str, writes: Sequence[tuple[int, Node, Value]]) -> Iterator[tuple[tuple[torch.Tensor, ...], torch.Tensor]]:
+        """Rows, positions (and units) of one hook's writes with their values: clean ones, corrupted ones, and given ones.
+
+        Made when the hook runs, so that the values of one hook at a time are held.
+        """
+        for kind, run in (("clean", self.contrast.clean), ("corrupted", self.contrast.corrupted)):
+            own = [(k, node) for k, node, value in writes if isinstance(value, str) and value == kind]
+            if own:
+                positions, units = self._places(own)
+                values = run[name][:, positions] if units is None else run[name][:, positions, units]
+                values = values.expand(self.samples, *values.shape[1:])
+                yield self._index(own), rearrange(values, "sample place ... -> (place sample) ...")
+        given = [(k, node, value) for k, node, value in writes if isinstance(value, torch.Tensor)]
+        if given:
+            values = [rearrange(value, "sample unit ... -> (unit sample) ...") if node.units else value for _, node, value in given]
+            yield self._index([(k, node) for k, node, _ in given]), torch.cat(values)
+
+    def _index(self, own: Sequence[tuple[int, Node]]) -> tuple[torch.Tensor, ...]:
+        """Every sample's row of each write, its position, and its unit where the component has units."""
+        positions, units = self._places(own)
+        starts = as_index([self.start[k] for k, node in own for _ in node.units or (0,)], self.device)
+        rows = (starts[:, None] + torch.arange(self.samples, device=self.device)).flatten()
+        each = [index.repeat_interleave(self.samples) for index in (positions, units) if index is not None]
+        return (rows, *each)
+
+    def _places(self, own: Sequence[tuple[int, Node]]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Positions, and units where the component has them, one a unit."""
+        positions = as_index([node.pos for _, node in own for _ in node.units or (0,)], self.device)
+        units = as_index([unit for _, node in own for unit in node.units], self.device)
+        return positions, units if len(units) else None
+
+    def _narrowing(self, source: Sequence[int]) -> Hooks:
+        """Run modules where a run can differ from the one that it started from; elsewhere take what that one has there.
+
+        What is written or read inside an MLP (neurons) needs that MLP to keep its shape.
+        """
+        contrast, model, hooks = self.contrast, self.contrast.model, list[tuple[str, HookFn]]()
+        needed = [*narrowed_hooks(model), *stream_names(model)]
+        if not may_narrow(model) or not all(name in base.recorded for base in self.bases for name in needed):
+            return hooks
+        places = [RunPlaces(one.writes, one.reads, self.base[k].differing(one.writes)) for k, one in self.runs.items()]
+        answer, length = contrast.answer_positions[0], contrast.tokens.shape[1]
+        known = KnownRows(_Joined(self.bases), 0)
+        rows = as_index(source, self.device)
+        neurons = {node.layer for one in self.runs.values() for node in (*one.writes, *one.reads) if node.component == "neuron"}
+        for layer, needs in enumerate(needed_places(places, layer_count(model), length, answer)):
+            alive = sum(born_at < layer for born_at in self.born_at.values())
+            if not alive:
+                continue
+            entering, attended, transformed = (self._each(each[:alive]) for each in (needs.entering, needs.attended, needs.transformed))
+            own = rows[: alive * self.samples]
+            hooks += [] if layer in neurons else narrow_mlp(model, layer, transformed, own, known)
+            hooks += narrow_attention(model, layer, entering, attended, own, known)
+        return hooks
+
+    def _each(self, of_runs: torch.Tensor) -> torch.Tensor:
+        """Places of every sample of some runs; at least one, so that no module runs on nothing."""
+        rows = repeat(of_runs.to(self.device), "run pos -> (run sample) pos", sample=self.samples)
+        rows[0, 0] |= ~rows.any()
+        return rows
+
+
+class _Joined(Mapping[str, torch.Tensor]):
+    """What some runs hold at each hook, made when it is asked for."""
+
+    def __init__(self, bases: Sequence[Base]) -> None:
+        self.bases = bases
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return joined(self.bases, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.bases[0].recorded)
+
+    def __len__(self) -> int:
+        return len(self.bases[0].recorded)
