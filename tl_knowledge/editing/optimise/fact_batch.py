@@ -33,7 +33,7 @@ from tl_knowledge.engine.rows import pad_right
 from tl_knowledge.errors import InputError
 from tl_knowledge.metrics import unlikelihood, widened
 from tl_knowledge.models.hook_names import block_output
-from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.models.protocol import HookedModel, layer_count
 from tl_knowledge.models.unembedding import Unembedding
 
 __all__ = ["FactBatch"]
@@ -75,7 +75,7 @@ class FactBatch:
             raise InputError("noise that is drawn anew at each forward is for values of one site; pass an objective of variant 'ours'.")
         device, noise = tokens.device, self.objective.noise
         self.sources: list[tuple[Numbers, Numbers, FrozenRows | FreshNoiseRows]] = []
-        for g in self._run_once(model, read):
+        for g in self._run_once(model, layer, read):
             of = [subjects[i] for i in g.tolist()]
             if (fresh := self.objective.fresh_noise) is not None:
                 own = FreshNoiseRows(model, tokens[g], edited[g], read[g], self.sites[0], fresh, of[0], len(g) - 1 if of_rome else 0)
@@ -88,11 +88,12 @@ class FactBatch:
         self.starts = widened(starts[first])  # Adam divides by what float16 rounds to zero
         self.lengths = torch.stack([own.norm(dim=-1) for own in self.by_site(self.starts)], dim=-1)
 
-    def _run_once(self, model: HookedModel, read: Int[torch.Tensor, "row answer"]) -> Iterator[Numbers]:
+    def _run_once(self, model: HookedModel, layer: int, read: Int[torch.Tensor, "row answer"]) -> Iterator[Numbers]:
         """Rows whose beginnings are computed together: of about one length; under fresh noise, which is a stream of each fact, one fact's."""
         if self.objective.fresh_noise is not None:
             return iter(torch.arange(len(read), device=read.device).split(torch.bincount(self.owner).tolist()))
-        price = self.settings.steps * price_of_a_run(model, read.device)  # one more of them is one more run at every step
+        above = (layer_count(model) - layer) / layer_count(model)  # a run more at every step, there and back, in half of the steps and cuts
+        price = self.settings.steps * price_of_a_run(model, read.device) * above / 2
         return alike(torch.zeros_like(read[:, 0]), read.amax(1) + 1, price)
 
     def _group(self) -> None:

@@ -10,12 +10,12 @@ single dummy row runs there, and the cached states are swapped in where the edit
     block 1    .   .   .   .   .        *   its keys and values only: nobody reads what the last block writes there
     token      0   1   2   3   4
 
-Rows run together from the first of their edited tokens to the last that one of them reads, so those go together whose places are alike.
+Rows that run together begin at the first of their edited tokens, so those go together whose places are alike. They may end at different tokens.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from weakref import WeakKeyDictionary
 
@@ -31,26 +31,27 @@ from tl_knowledge.engine.prefix import FrozenPrefix, may_freeze, prefix_refusal,
 from tl_knowledge.engine.recording import record
 from tl_knowledge.engine.rows import growing_rows_refusal, keep_positions
 from tl_knowledge.models.hook_names import block_input, block_output
-from tl_knowledge.models.protocol import HookedModel, layer_count
+from tl_knowledge.models.protocol import HookedModel, attention_input, layer_count
 
 __all__ = ["FrozenRows", "Suffix", "alike", "price_of_a_run"]
 
 Numbers = Int[torch.Tensor, " row"]
 
-READING = 5  # tokens that a row could run in the time in which a processor reads a block's weights
-ON_A_PROCESSOR, ON_AN_ACCELERATOR = 1e8, 2e10  # floating-point operations that could be done while Python starts a block's kernels
+READING = 25  # tokens that a row could run in the time in which a processor reads, and lays out, a block's weights
+ON_A_PROCESSOR, ON_AN_ACCELERATOR = 1.4e8, 2e10  # floating-point operations that could be done while Python starts a block's kernels
 
 _adds: WeakKeyDictionary[object, dict[str, bool]] = WeakKeyDictionary()
 
 
-def alike(starts: Numbers, ends: Numbers, price: float) -> Iterator[Int[torch.Tensor, " member"]]:
-    """Row numbers in groups that run together, from the first start of theirs to the last end, so that as few tokens as can be run in vain.
+def alike(starts: Numbers, ends: Numbers, price: float, *, padded: bool = True) -> Iterator[Int[torch.Tensor, " member"]]:
+    """Row numbers in groups that run together, from the first start of theirs on, so that as few tokens as can be run in vain.
 
     The cheapest way to cut the rows, in the order of their places, into groups: a group costs a price and all its tokens.
 
     Args:
         starts, ends: each row's first token, and the one after its last.
         price: of a group, in tokens.
+        padded: whether rows run to the last end of their group, and not each to its own.
 
     Example:
         >>> starts, ends = torch.tensor([9, 2, 3, 13]), torch.tensor([12, 7, 7, 15])
@@ -58,26 +59,29 @@ def alike(starts: Numbers, ends: Numbers, price: float) -> Iterator[Int[torch.Te
         ([[1, 2], [0], [3]], [[1, 2, 0, 3]])
     """
     places = list(zip(starts.tolist(), ends.tolist(), strict=True))
-    count = Counter(places)
-    ordered = sorted(count)
-    least, cut = [0.0], [0]
-    for after in range(1, len(ordered) + 1):
-        best, at, rows, end = float("inf"), 0, 0, 0
-        for first in range(after - 1, -1, -1):
-            start, end = ordered[first][0], max(end, ordered[first][1])
-            rows += count[ordered[first]]
-            cost = least[first] + price + rows * (end - start)
-            if cost < best:
-                best, at = cost, first
-        least.append(best)
-        cut.append(at)
-    group_of, after = dict[tuple[int, int], int](), len(ordered)
+    order = sorted(range(len(places)), key=places.__getitem__)
+    groups = _cheapest([places[row] for row in order], price, padded)
+    yield from (torch.tensor([order[i] for i in group], device=starts.device) for group in groups)
+
+
+def _cheapest(places: Sequence[tuple[int, int]], price: float, padded: bool) -> list[range]:
+    """The cheapest way to cut places that ascend, equal ones together: by the cheapest way to cut all those before."""
+    first = [i for i, place in enumerate(places) if not i or place != places[i - 1]]
+    least, cut = {0: 0.0}, dict[int, int]()
+    for after in [*first[1:], len(places)]:
+        least[after], end, tokens, before = float("inf"), 0, 0, after
+        for i in reversed(first[: bisect_left(first, after)]):
+            start, own = places[i]
+            end, tokens = max(end, own), tokens + (before - i) * own
+            before, rows = i, after - i
+            cost = least[i] + price + (rows * end if padded else tokens) - rows * start
+            if cost < least[after]:
+                least[after], cut[after] = cost, i
+    groups, after = list[range](), len(places)
     while after:
-        group_of |= dict.fromkeys(ordered[cut[after] : after], cut[after])
+        groups.append(range(cut[after], after))
         after = cut[after]
-    for number in sorted(set(group_of.values())):
-        members = [row for row in sorted(range(len(places)), key=places.__getitem__) if group_of[places[row]] == number]
-        yield torch.tensor(members, device=starts.device)
+    return groups[::-1]
 
 
 def price_of_a_run(model: HookedModel, device: torch.device) -> float:
@@ -103,11 +107,12 @@ class FrozenRows:
         sites: tuple[str, ...],
         noise: Hooks,
     ) -> None:
-        self.model, self.sites, self.edited, self.read = model, sites, edited, read
+        self.model, self.layer, self.sites, self.edited, self.read = model, layer, sites, edited, read
         self.tokens = tokens[:, : int(read.max()) + 1]
         self.direct = len(sites) == 1 and adds_to_the_stream(model, layer, sites[0], tokens[:1])
         self.first = layer + 1 if self.direct else layer
         self.narrows = layer < layer_count(model) - 1 and may_narrow(model)
+        self.padded = not (self.narrows and attention_input(model, layer + 1))
         entering = block_output(self.first - 1) if self.first else block_input(0)
         names, length = {block_input(0), entering, *sites}, self.tokens.shape[1]
         self.cache: Cache | None = None
@@ -121,7 +126,8 @@ class FrozenRows:
     def groups(self, rows: Numbers) -> Iterator[tuple[Int[torch.Tensor, " member"], ChangedRows]]:
         """Some of these rows in groups that run together, as numbers among the rows that are asked for."""
         starts = self.edited[rows] if self.cache is not None else torch.zeros_like(rows)
-        for members in alike(starts, self.read[rows].amax(1) + 1, price_of_a_run(self.model, rows.device)):
+        price = price_of_a_run(self.model, rows.device)
+        for members in alike(starts, self.read[rows].amax(1) + 1, price, padded=self.padded):
             yield members, Suffix(self, rows[members])
 
     def prefix(self, rows: Numbers, start: int, end: int) -> FrozenPrefix:
@@ -143,15 +149,18 @@ class Suffix(ChangedRows):
         end = int(whole.read[rows].max()) + 1
         self.edited, self.read = whole.edited[rows] - start, whole.read[rows] - start
         self.prefix, self.states = whole.prefix(rows, start, end), whole.states[rows, start:end]
-        self.narrow = self._where_read() if whole.narrows else []
+        self.narrow = self._narrowed() if whole.narrows else []
 
-    def _where_read(self) -> Hooks:
-        """The last block computes keys and values everywhere, and all else where it is read."""
-        last, model = layer_count(self.whole.model) - 1, self.whole.model
-        everywhere: Bool[torch.Tensor, "row pos"] = torch.ones(self.states.shape[:2], dtype=torch.bool, device=self.states.device)
-        needed = torch.zeros_like(everywhere).scatter_(1, self.read, True)
-        source = torch.arange(len(needed), device=needed.device)
-        return narrow_mlp(model, last, needed, source) + narrow_attention(model, last, everywhere, needed, source)
+    def _narrowed(self) -> Hooks:
+        """Nothing is computed behind the last token that a row reads; in the last block, keys and values before it, and all else where it is read."""
+        model, device = self.whole.model, self.read.device
+        needed = torch.zeros(self.states.shape[:2], dtype=torch.bool, device=device).scatter_(1, self.read, True)
+        upto: Bool[torch.Tensor, "row pos"] = needed.flip(1).cumsum(1).flip(1) > 0
+        source, last, hooks = torch.arange(len(needed), device=device), layer_count(model) - 1, Hooks()
+        for layer in range(self.whole.layer + 1, last + 1):
+            read = needed if layer == last else upto
+            hooks += narrow_mlp(model, layer, read, source) + narrow_attention(model, layer, upto, read, source)
+        return hooks
 
     def _run(self, changes: Sequence[Change], hooks: Hooks) -> Float[torch.Tensor, "row answer _"]:
         whole, more = self.whole, [*self.narrow, *keep_positions(self.read), *hooks]
