@@ -18,8 +18,9 @@ from support.models import _hooked_transformer as hooked_transformer
 from support.whole_forwards import add, attributed, recorded, restored_effect, run_with
 
 import tl_knowledge as tlk
+from tl_knowledge.editing.optimise.fact_batch import FactBatch
 from tl_knowledge.editing.optimise.fact_rows import rows_of
-from tl_knowledge.editing.optimise.values import FactBatch, ValueSettings
+from tl_knowledge.editing.optimise.values import ValueSettings
 from tl_knowledge.engine.prefix import prefix_engine
 from tl_knowledge.engine.rows import rows_engine
 from tl_knowledge.errors import SlowEngineWarning, UnsupportedModelError

@@ -19,8 +19,9 @@ import tl_knowledge as tlk
 from support import tokenizer_of_sixty_words
 from support.architectures import ARCHITECTURES, HOOKED_TRANSFORMERS, NotHere, build_architecture
 from support.whole_forwards import add, attributed, restored_effect, run_with
+from tl_knowledge.editing.optimise.fact_batch import FactBatch
 from tl_knowledge.editing.optimise.fact_rows import rows_of
-from tl_knowledge.editing.optimise.values import FactBatch, ValueSettings
+from tl_knowledge.editing.optimise.values import ValueSettings
 from tl_knowledge.engine.prefix import prefix_engine
 from tl_knowledge.engine.rows import rows_engine
 from tl_knowledge.errors import TLKnowledgeError

@@ -59,15 +59,15 @@ def test_a_killed_plan_goes_on_with_its_values(factlm, factlm_moments, tmp_path,
     monkeypatch.setattr(values.optimise_values, "__kwdefaults__", {"rows_at_once": 8})  # two facts at once
     cases, more = tlk.load_edit_cases()[:6], {"moments": factlm_moments, "protocol": protocol, "batch_size": batch_size, "progress": False}
     whole = tlk.evaluate(factlm, cases, METHOD, **more)
-    before, optimised, run = fingerprint(factlm), [], values.FactBatch.run
+    before, optimised, run = fingerprint(factlm), [], values.Descent.run
 
     def killed(self):
-        optimised.append(len(self.starts))
+        optimised.append(len(self.number))
         if len(optimised) == 3:
             raise KeyboardInterrupt
         return run(self)
 
-    monkeypatch.setattr(values.FactBatch, "run", killed)
+    monkeypatch.setattr(values.Descent, "run", killed)
     with pytest.raises(KeyboardInterrupt):
         tlk.evaluate(factlm, cases, METHOD, store=tmp_path / "run", **more)
     assert fingerprint(factlm) == before and len(list((tmp_path / "run").glob("kept-*"))) == 2
@@ -80,15 +80,15 @@ def test_a_killed_plan_goes_on_with_its_values(factlm, factlm_moments, tmp_path,
 def test_a_killed_growth_goes_on_with_its_values(factlm, factlm_moments, tmp_path, monkeypatch):
     cases, methods, more = tlk.load_edit_cases()[:5], {"MEMIT": METHOD}, {"moments": factlm_moments, "batch_size": 2, "progress": False}
     whole = tlk.evaluation.measure_growth(factlm, cases, methods, [3, 5], **more)
-    before, optimised, run = fingerprint(factlm), [], values.FactBatch.run
+    before, optimised, run = fingerprint(factlm), [], values.Descent.run
 
     def killed(self):
-        optimised.append(len(self.starts))
+        optimised.append(len(self.number))
         if len(optimised) == 4:
             raise KeyboardInterrupt
         return run(self)
 
-    monkeypatch.setattr(values.FactBatch, "run", killed)
+    monkeypatch.setattr(values.Descent, "run", killed)
     with pytest.raises(KeyboardInterrupt):
         tlk.evaluation.measure_growth(factlm, cases, methods, [3, 5], store=tmp_path / "run", **more)
     assert fingerprint(factlm) == before

@@ -41,6 +41,7 @@ __all__ = [
     "FrozenPrefix",
     "exact_up_to",
     "freeze_prefix",
+    "may_freeze",
     "prefix_engine",
     "prefix_refusal",
     "run_on_prefix",
@@ -84,9 +85,14 @@ def freeze_prefix(model: HookedModel, tokens: Tokens, kept: int = 1) -> FrozenPr
     if growing_rows_refusal(model):
         in_decoder = is_encoder_decoder(model) and kept <= tokens.shape[1] - answered_from(model, tokens)
         return whole_sequences(model, tokens, block=encoder_depth(model) if in_decoder else 0)
-    if tokens.shape[1] <= kept or prefix_refusal(model) or tokens.shape[1] > exact_up_to(model):
+    if tokens.shape[1] <= kept or not may_freeze(model, tokens.shape[1]):
         return whole_sequences(model, tokens)
     return _freeze(model, tokens, kept)
+
+
+def may_freeze(model: HookedModel, length: int) -> bool:
+    """Whether the beginning of prompts of so many tokens can be frozen, exactly."""
+    return not (growing_rows_refusal(model) or prefix_refusal(model) or length > exact_up_to(model))
 
 
 def whole_sequences(model: HookedModel, tokens: Tokens, hooks: Hooks | None = None, *, block: int = 0) -> FrozenPrefix:

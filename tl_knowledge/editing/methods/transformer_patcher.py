@@ -16,7 +16,7 @@ from tl_knowledge.editing.method import EditMethod
 from tl_knowledge.editing.neuron_edit import NeuronEdit, Nonlinearity
 from tl_knowledge.editing.optimise.fact_rows import FactRows, rows_of
 from tl_knowledge.editing.optimise.patches import Patches, PatchSettings, train_patches
-from tl_knowledge.editing.optimise.suffix import Suffix
+from tl_knowledge.editing.optimise.suffix import FrozenRows, Suffix
 from tl_knowledge.editing.planned import planned_fields
 from tl_knowledge.editing.routes import at_map
 from tl_knowledge.engine.recording import record
@@ -152,7 +152,8 @@ class TransformerPatcher(EditMethod):
                 f"allow more, or pass a shorter target."
             )
         at, targets = rows.scored[0][wrong], rows.answer[wrong]
-        suffix = Suffix(model, rows.tokens[:1].repeat(len(wrong), 1), at, at[:, None], place.layer, (place.output,), [])
+        whole = FrozenRows(model, rows.tokens[:1].repeat(len(wrong), 1), at, at[:, None], place.layer, (place.output,), [])
+        suffix = Suffix(whole, torch.arange(len(wrong), device=at.device))
         settings = PatchSettings(**{field.name: getattr(self, field.name) for field in fields(PatchSettings)})
         trained = train_patches(suffix, queries[wrong], targets, torch.cat([memory, made.queries]), made, settings, draw)
         note |= {"losses": list(trained.losses), "stopped": trained.stopped, "target_probability": trained.probability}

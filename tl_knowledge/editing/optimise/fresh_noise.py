@@ -10,7 +10,7 @@ Every row, the essence row too, is corrupted where the *bare* prompt has its sub
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Int
@@ -54,6 +54,10 @@ class FreshNoiseRows(ChangedRows):
         self.noise, self.positions, self.drawn = noise, tuple(positions), drawn
         activations = record(model, tokens, drawn_from(noise, self.positions, self.drawn), {site})
         self.starts = at_positions(activations[site], edited)
+
+    def groups(self, rows: Int[torch.Tensor, " row"]) -> Iterator[tuple[Int[torch.Tensor, " member"], ChangedRows]]:
+        """The rows are one fact's: they run, and leave, together."""
+        yield torch.arange(len(rows), device=rows.device), self
 
     def _run(self, changes: Sequence[Change], hooks: Hooks) -> torch.Tensor:
         """One run; the next draw's rows are used up."""

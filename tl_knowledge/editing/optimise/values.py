@@ -3,19 +3,12 @@
 Nothing below the edited layer and nothing before the edited token changes while the value is optimised, so all of that is computed once
 (`tl_knowledge.editing.optimise.suffix`); each step runs the rest, for many facts together, and unembeds only the positions that the loss reads.
 
-A fact of two contexts and three target tokens and one of three contexts and one target token, as one batch. A cell is a position that is read;
-a number is its weight in the fact's loss, and ``e`` is the essence row's position, whose prediction should not drift::
+A fact that has stopped leaves the batch, with its rows::
 
-             target token   1     2     3
-    fact A   context 0     1/6   1/6   1/6     loss of A = - sum of weight x log p(target token)      (its contexts)
-             context 1     1/6   1/6   1/6               + kl_factor KL(before || now)                (its e)
-             essence        e     .     .                + weight_decay ||change|| / ||start||^2
-    fact B   context 0     1/3    .     .
-             context 1     1/3    .     .       .  padding: nothing is unembedded there
-             context 2     1/3    .     .
-             essence        e     .     .
-
-Each fact has its own change, which is added at the edited token of all its rows, and stops on its own.
+    step        0   1   2   3   4   5   6
+    fact A      o   o   o   -   -   -   -       o  its rows run
+    fact B      o   o   o   o   o   o   o       .  it has stopped, but too few have for a smaller batch
+    fact C      o   .   .   -   -   -   -       -  its rows are gone
 """
 
 from __future__ import annotations
@@ -27,25 +20,22 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from more_itertools import always_iterable, constrained_batches
+from jaxtyping import Bool
+from more_itertools import constrained_batches
 
-from tl_knowledge.editing.optimise.changed_rows import ChangedRows
-from tl_knowledge.editing.optimise.fact_rows import FactRows, corrupt_rows, to_width
-from tl_knowledge.editing.optimise.fresh_noise import FreshNoiseRows
-from tl_knowledge.editing.optimise.suffix import Suffix, similar_positions
+from tl_knowledge.editing.optimise.fact_batch import FactBatch
+from tl_knowledge.editing.optimise.fact_rows import FactRows
 from tl_knowledge.editing.optimise.value_parts import Losses, Optimised, ValueSettings
+from tl_knowledge.engine.fused import fused_activations
 from tl_knowledge.engine.progress import progress_bar, progress_shown
-from tl_knowledge.engine.rows import pad_right
-from tl_knowledge.errors import InputError, NumericalError
-from tl_knowledge.metrics import unlikelihood, widened
-from tl_knowledge.models.hook_names import block_output
+from tl_knowledge.errors import NumericalError
 from tl_knowledge.models.protocol import HookedModel
-from tl_knowledge.models.unembedding import Unembedding
 from tl_knowledge.results.kept import kept
 
 __all__ = ["Optimised", "ValueSettings", "optimise_values"]
 
 ROWS_AT_ONCE = 256
+LEAVES = 8  # facts leave together, when one in so many has stopped: a smaller batch has to be put together
 
 
 def optimise_values(
@@ -90,7 +80,8 @@ class OptimisedBatch:
 
 
 def _optimised(model: HookedModel, facts: Sequence[FactRows], layer: int, site: str | tuple[str, ...], settings: ValueSettings) -> OptimisedBatch:
-    return OptimisedBatch(tuple(FactBatch(model, facts, layer, site, settings).run()))
+    with fused_activations(model):
+        return OptimisedBatch(tuple(Descent(FactBatch(model, facts, layer, site, settings)).run()))
 
 
 def _fingerprint(facts: Sequence[FactRows], layer: int, site: str | tuple[str, ...], settings: ValueSettings) -> str:
@@ -99,183 +90,91 @@ def _fingerprint(facts: Sequence[FactRows], layer: int, site: str | tuple[str, .
     return hashlib.sha256(repr((rows, layer, site, settings)).encode()).hexdigest()[:16]
 
 
-class FactBatch:
-    """Some facts' rows as one batch (the picture above).
+class Descent:
+    """Adam on the changes of a batch's facts, all of which have taken equally many steps.
 
     Attributes:
-        owner: ``[row]``: which fact a row belongs to.
-        essence_rows: ``[fact]``: the number of each fact's essence row.
-        answers, weights, unembedded: ``[row answer]``: target tokens, their weights in the loss, and which positions are unembedded.
-        parts: rows with similar edited positions, each with the part of the model that has to run.
-        moves_last: whether the value moves after the last loss, too.
-        sites: the hooks that are changed.
-        starts, lengths: ``[fact site*d_model]``, ``[fact site]``: the sites' outputs before the edit, on the bare prompt, and how long they are.
+        batch: the facts that run.
+        number: ``[fact]``: which of the facts that were asked for they are.
+        deltas: ``[fact site*d_model]``: their changes.
+        active: ``[fact]``: which have not stopped.
+        found: each fact's value, by its number, as soon as it has stopped.
     """
 
-    def __init__(self, model: HookedModel, facts: Sequence[FactRows], layer: int, site: str | tuple[str, ...], settings: ValueSettings) -> None:
-        self.sites = tuple(always_iterable(site))
-        self.settings, self.objective, self.unembedding = settings, facts[0].objective, Unembedding.of(model)
-        tokens = pad_right([row[None] for rows in facts for row in rows.tokens])
-        edited = torch.cat([rows.edited for rows in facts])
-        subjects = [span for rows in facts for span in rows.subjects]
-        self.owner = torch.tensor([i for i, rows in enumerate(facts) for _ in rows.edited], device=tokens.device)
-        self.essence_rows = (torch.tensor([len(rows.edited) for rows in facts]).cumsum(0) - 1).to(tokens.device)
-        widest = max(rows.scored.shape[1] for rows in facts)
-        read = torch.cat([to_width(_read(rows), widest) for rows in facts])
-        self.answers = torch.cat([to_width(rows.asked, widest) for rows in facts])
-        self.weights = torch.cat([_weights(rows, widest) for rows in facts])
-        self.unembedded = self.weights > 0
-        self.unembedded[self.essence_rows, 0] = True
-        first = torch.cat([self.essence_rows.new_zeros(1), self.essence_rows[:-1] + 1])
-        of_rome = self.sites != (block_output(layer),)  # MEMIT's values are the block's
-        self.moves_last = self.objective.erase and self.objective.variant == "hase2023" and of_rome
-        if self.objective.fresh_noise is not None and len(self.sites) > 1:
-            raise InputError("noise that is drawn anew at each forward is for values of one site; pass an objective of variant 'ours'.")
-        fresh, rows = self.objective.fresh_noise, torch.arange(len(edited), device=edited.device)
-        groups = list(similar_positions(edited) if fresh is None else rows.split([len(each.edited) for each in facts]))
-        self.back = torch.cat(groups).argsort()
-
-        def part(g: torch.Tensor) -> ChangedRows:
-            if fresh is not None:
-                return FreshNoiseRows(model, tokens[g], edited[g], read[g], self.sites[0], fresh, subjects[int(g[0])], len(g) - 1 if of_rome else 0)
-            noise = corrupt_rows([subjects[i] for i in g.tolist()], self.objective.noise)
-            return Suffix(model, tokens[g], edited[g], read[g], layer, self.sites, noise)
-
-        self.parts = [(g, part(g)) for g in groups]
-        starts = self._in_order([part.starts for _, part in self.parts])[first]
-        self.starts = widened(starts)  # Adam divides by what float16 rounds to zero
-        self.lengths = torch.stack([own.norm(dim=-1) for own in self._by_site(self.starts)], dim=-1)
+    def __init__(self, batch: FactBatch) -> None:
+        self.batch, self.settings, facts = batch, batch.settings, len(batch.starts)
+        self.number, self.found = list(range(facts)), dict[int, Optimised]()
+        self.deltas = torch.zeros_like(batch.starts, requires_grad=True)
+        self.optimiser = torch.optim.Adam([self.deltas], lr=self.settings.learning_rate)
+        self.history: list[list[float]] = [[] for _ in range(facts)]
+        self.reference: torch.Tensor | None = None
+        self.weights = torch.ones_like(batch.lengths[:, 0])
+        self.clamped = torch.zeros_like(self.weights, dtype=torch.bool)
+        self.active = torch.ones_like(self.clamped)
 
     def run(self) -> list[Optimised]:
-        """Optimise until every fact has stopped."""
-        deltas = [torch.zeros_like(start, requires_grad=True) for start in self.starts]
-        optimiser = torch.optim.Adam(deltas, lr=self.settings.learning_rate)
-        losses: list[list[float]] = [[] for _ in deltas]
-        clamped, probability = [False] * len(deltas), [float("nan")] * len(deltas)
-        reasons = ["steps"] * len(deltas)
-        reference: torch.Tensor | None = None
-        weights = torch.ones_like(self.lengths[:, 0])
-        active = list(range(len(deltas)))
-        for step in range(self.settings.steps):
+        """Every fact's value, in their order."""
+        steps = self.settings.steps
+        for step in range(steps):
             with torch.enable_grad():
-                found = self._losses(deltas, reference, weights)
-            reference = found.essence if reference is None else reference
-            values = found.total.detach().tolist()
-            for i in active:
-                losses[i].append(values[i])
-                probability[i] = float(found.probability[i])
-            self._check([values[i] for i in active], step)
-            for i in active:
-                reasons[i] = self._why_stop(values[i], bool(found.likeliest[i]), float(found.drift[i]))
-            active = [i for i in active if reasons[i] == "steps"]
-            weights = torch.ones_like(weights).masked_fill(found.likeliest, self.settings.likeliest_factor)
-            if not active or (step == self.settings.steps - 1 and not self.moves_last):
+                losses = self.batch.losses(self.deltas, self.reference, self.weights)
+            self._read(losses, step)
+            moves = step < steps - 1 or self.batch.moves_last
+            if moves and bool(self.active.any()):
+                self._move(losses)
+            if step == steps - 1:
+                self._finish(self.active, "steps", losses)
+            if not self.active.any():
                 break
-            with torch.enable_grad():
-                total = found.total[active].sum()
-            gradients = torch.autograd.grad(total, [deltas[i] for i in active])
-            optimiser.zero_grad(set_to_none=True)
-            for i, gradient in zip(active, gradients, strict=True):
-                deltas[i].grad = gradient
-            optimiser.step()
-            for i in active:
-                for own, length in zip(self._by_site(deltas[i].detach()), self.lengths[i].tolist(), strict=True):
-                    clamped[i] |= _shorten(own, self.settings.clamp * length)
-        return [
-            Optimised(self.starts[i].detach(), delta.detach(), tuple(losses[i]), reasons[i], clamped[i], probability[i])
-            for i, delta in enumerate(deltas)
-        ]
+            self._leave()
+        return [self.found[fact] for fact in range(len(self.history))]
 
-    def _by_site(self, values: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Views of what belongs to each site."""
-        return values.split(values.shape[-1] // len(self.sites), dim=-1)
+    def _read(self, losses: Losses, step: int) -> None:
+        """Take down the losses, and which facts stop here."""
+        totals, settings = losses.total.detach().double(), self.settings
+        self.reference = losses.essence if self.reference is None else self.reference
+        for fact, loss, active in zip(self.number, totals.tolist(), self.active.tolist(), strict=True):
+            if active and not math.isfinite(loss):
+                rate = settings.learning_rate
+                raise NumericalError(f"the loss is {loss} at step {step}; check the weights for NaN, or lower learning_rate={rate:g}.")
+            if active:
+                self.history[fact].append(loss)
+        if self.batch.objective.stops:
+            self._finish(self.active & (totals < settings.stop_below), "loss", losses)
+        if settings.stop_drift is not None:
+            self._finish(self.active & losses.likeliest & (losses.drift.double() <= settings.stop_drift), "drift", losses)
+        self.weights = torch.ones_like(self.weights).masked_fill(losses.likeliest, settings.likeliest_factor)
 
-    def _why_stop(self, loss: float, likeliest: bool, drift: float) -> str:
-        """Why a fact stops here, or ``"steps"`` where it does not."""
-        if self.objective.stops and not loss >= self.settings.stop_below:
-            return "loss"
-        return "drift" if likeliest and self.settings.stop_drift is not None and drift <= self.settings.stop_drift else "steps"
+    def _finish(self, which: Bool[torch.Tensor, " fact"], reason: str, losses: Losses) -> None:
+        """Take down the values of facts that have stopped."""
+        for row in which.nonzero()[:, 0].tolist():
+            fact, (start, delta) = self.number[row], (each[row].detach().clone() for each in (self.batch.starts, self.deltas))
+            clamped, probability = bool(self.clamped[row]), float(losses.probability[row])
+            self.found[fact] = Optimised(start, delta, tuple(self.history[fact]), reason, clamped, probability)
+        self.active = self.active & ~which
 
-    def _losses(self, deltas: Sequence[torch.Tensor], reference: torch.Tensor | None, weights: torch.Tensor) -> Losses:
-        """Each fact's loss and what else is read off its rows.
+    def _move(self, losses: Losses) -> None:
+        """One step of Adam, and back into the clamp."""
+        with torch.enable_grad():
+            total = losses.total[self.active].sum()
+        (self.deltas.grad,) = torch.autograd.grad(total, [self.deltas])
+        self.optimiser.step()
+        for own, length in zip(self.batch.by_site(self.deltas.detach()), self.batch.lengths.T.double(), strict=True):
+            longest, reached = self.settings.clamp * length, own.norm(dim=-1).double()
+            beyond = reached > longest
+            own.mul_(torch.where(beyond, longest / reached, 1.0)[:, None].to(own))
+            self.clamped |= beyond
 
-        Args:
-            reference: the essence rows' log probabilities before any change; ``None`` at the first step.
-            weights: of each fact's target.
-        """
-        stacked = torch.stack(list(deltas))
-        logits = self._logits([stacked[self.owner[group]] for group, _ in self.parts])  # [unembedded d_vocab]
-        log_p = widened(logits).log_softmax(-1)
-        number = self.unembedded.flatten().cumsum(0).view_as(self.unembedded) - 1
-        essence = log_p[number[self.essence_rows, 0]]
-        target, probability = self._target_losses(log_p, len(deltas))
-        likeliest = self._likeliest(log_p.detach(), len(deltas))
-        before = essence.detach() if reference is None else reference
-        drift = self.settings.kl_factor * torch.nn.functional.kl_div(before, essence, log_target=True, reduction="none").sum(-1)
-        decay = (torch.stack([torch.stack([own.norm() for own in self._by_site(delta)]) for delta in deltas]) / self.lengths**2).sum(-1)
-        total = weights * target + drift + self.settings.weight_decay * decay
-        return Losses(total, probability, drift.detach(), likeliest, essence.detach())
-
-    def _likeliest(self, log_p: torch.Tensor, facts: int) -> torch.Tensor:
-        """Whether each fact's target tokens are all the likeliest, in every context."""
-        if not self.settings.asks_for_likeliest:
-            return torch.zeros(facts, dtype=torch.bool, device=log_p.device)
-        missed = torch.zeros(self.answers.shape, dtype=torch.bool, device=log_p.device)
-        missed = missed.masked_scatter(self.unembedded, log_p.argmax(-1) != self.answers[self.unembedded]) & (self.weights > 0)
-        return torch.zeros(facts, device=log_p.device).index_add(0, self.owner, missed.sum(1).float()) == 0
-
-    def _target_losses(self, log_p: torch.Tensor, facts: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Each fact's loss of its target, and the target's mean probability, from the log probabilities where rows are unembedded."""
-        answers = log_p.gather(-1, self.answers[self.unembedded][:, None])[:, 0]
-        target = torch.zeros(self.answers.shape, dtype=answers.dtype, device=answers.device).masked_scatter(self.unembedded, answers)
-        scored = self.weights[:, 0] > 0  # the contexts
-        whole = target[scored].sum(1)
-        contexts = torch.bincount(self.owner, minlength=facts) - 1
-        nothing = torch.zeros(facts, dtype=target.dtype, device=target.device)
-        if self.objective.erase and self.objective.variant == "ours":
-            loss = nothing.index_add(0, self.owner[scored], unlikelihood(whole)) / contexts
-        else:
-            mean = nothing.index_add(0, self.owner, (target * self.weights.to(target)).sum(1))
-            loss = mean.exp() if self.objective.erase else -mean
-        return loss, nothing.index_add(0, self.owner[scored], whole.detach().exp()) / contexts
-
-    def _logits(self, deltas: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Logits of all rows where they are read; unembedded in one product where the model does nothing after the unembedding."""
-        parts = [part for _, part in self.parts]
-        if self.unembedding is None:
-            return self._in_order([part.logits(own) for part, own in zip(parts, deltas, strict=True)])[self.unembedded]
-        states = self._in_order([part.final_states(own) for part, own in zip(parts, deltas, strict=True)])
-        return self.unembedding.logits(states[self.unembedded])
-
-    def _in_order(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Rows of the parts in the order of the facts."""
-        return torch.cat(list(parts))[self.back]
-
-    def _check(self, losses: Sequence[float], step: int) -> None:
-        wrong = [loss for loss in losses if not math.isfinite(loss)]
-        if wrong:
-            rate = self.settings.learning_rate
-            raise NumericalError(f"the loss is {wrong[0]} at step {step}; check the weights for NaN, or lower learning_rate={rate:g}.")
-
-
-def _read(rows: FactRows) -> torch.Tensor:
-    """The positions to unembed, ``[row answer]``: the scored ones, and in the last row the essence position."""
-    return torch.cat([rows.scored, torch.full((1, rows.scored.shape[1]), rows.essence, device=rows.scored.device)])
-
-
-def _weights(rows: FactRows, width: int) -> torch.Tensor:
-    """How much each scored token counts: the mean over contexts and tokens; padding and the essence row nothing."""
-    contexts, length = rows.scored.shape
-    weights = torch.zeros(contexts + 1, width, dtype=torch.float64, device=rows.scored.device)
-    weights[:contexts, :length] = 1 / (contexts * length) if rows.weights is None else rows.weights
-    return weights
-
-
-def _shorten(delta: torch.Tensor, longest: float) -> bool:
-    """Cut a change back to a length; whether that was needed."""
-    length = float(delta.detach().norm())
-    if length <= longest:
-        return False
-    with torch.no_grad():
-        delta.mul_(longest / length)
-    return True
+    def _leave(self) -> None:
+        """Go on with a smaller batch where enough facts have stopped; Adam keeps what it knows of the others."""
+        kept = self.active.nonzero()[:, 0]
+        stopped = len(self.active) - len(kept)
+        if stopped == 0 or LEAVES * stopped < len(self.active):
+            return
+        self.batch, self.number = self.batch.only(kept), [self.number[row] for row in kept.tolist()]
+        known = self.optimiser.state[self.deltas]
+        self.deltas = self.deltas.detach()[kept].requires_grad_(True)
+        self.optimiser = torch.optim.Adam([self.deltas], lr=self.settings.learning_rate)
+        self.optimiser.state[self.deltas] = {name: value[kept] if value.ndim else value for name, value in known.items()}
+        self.reference = None if self.reference is None else self.reference[kept]
+        self.weights, self.clamped, self.active = self.weights[kept], self.clamped[kept], self.active[kept]
