@@ -97,11 +97,10 @@ def write_network(folder: Path, shape: str, layers: int) -> Path:
 TINY = {"n_head": 2, "n_embd": 16, "vocab_size": 3000, "n_positions": 128}
 
 
-def load_work(folder: Path, *, moments: Path | None = None, steps: tuple[int, int] = (20, 25), dtype: torch.dtype = torch.float32) -> Work:
+def load_work(folder: Path, *, steps: tuple[int, int] = (20, 25), dtype: torch.dtype = torch.float32) -> Work:
     """Both models from a directory, and the settings: ROME's layer is in the middle, MEMIT's are the five that end there.
 
     Args:
-        moments: a file of key moments; when ``None`` they are collected.
         steps: at most so many of ROME's and of MEMIT's optimisations.
     """
     network = GPT2LMHeadModel.from_pretrained(folder, dtype=dtype).eval()
@@ -114,10 +113,6 @@ def load_work(folder: Path, *, moments: Path | None = None, steps: tuple[int, in
     rome = tlk.ROME(layer=middle, variant="meng2022_code", value=value(steps=steps[0]))
     memit = tlk.MEMIT(layers=tuple(edited), value=value(steps=steps[1], clamp=0.75))
     cases = tlk.load_edit_cases()
-    if moments is None:
-        kept = tlk.collect_key_moments(model, tlk.load_corpus(), layers=edited, progress=False)
-    else:
-        kept = tlk.KeyMoments.load(moments)
     return Work(
         model=model,
         network=network,
@@ -126,7 +121,7 @@ def load_work(folder: Path, *, moments: Path | None = None, steps: tuple[int, in
         facts=tuple(cases[number].rewrite for number in EDITS),
         rome=rome,
         memit=memit,
-        moments=kept,
+        moments=tlk.collect_key_moments(model, tlk.load_corpus(), layers=edited, progress=False),
         layers=range(network.config.n_layer),
         noise=3 * float(network.transformer.wte.weight.std()),
     )
