@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from side_by_side.rome_editing import module_inputs, optimised, padded, prompts_of, recorded
-from side_by_side.work import Work
 from torch import Tensor
 
 import tl_knowledge as tlk
+from side_by_side.rome_editing import module_inputs, optimised, padded, prompts_of, recorded
+from side_by_side.work import Work
 
 
 def memit(work: Work) -> Tensor:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from side_by_side.work import Work
 from torch import Tensor
 
 import tl_knowledge as tlk
+from side_by_side.work import Work
 
 
 def trace_states(work: Work) -> Tensor:

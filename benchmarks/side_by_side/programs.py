@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from engine_work import Counted
 from peak import peak_mib
-from side_by_side.work import Work
 from torch import Tensor
+
+from side_by_side.work import Work
 
 aten = torch.ops.aten
 OURS = "ours"

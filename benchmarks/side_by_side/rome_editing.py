@@ -12,10 +12,10 @@ from functools import cache
 from typing import Any
 
 import torch
-from side_by_side.work import Work
 from torch import Tensor
 
 import tl_knowledge as tlk
+from side_by_side.work import Work
 
 KL_PROMPT = "{} is a"
 
@@ -51,7 +51,8 @@ def prompts_of(work: Work, fact: tlk.Fact, contexts: Sequence[str], target: Sequ
 
 def tokenised(work: Work, template: str, subject: str, target: Sequence[int] = ()) -> Tokenised:
     ids = work.tokenizer(template.replace("{}", subject)).input_ids
-    edited = len(work.tokenizer(template.split("{}")[0] + subject).input_ids) - 1
+    before, _, _ = template.partition("{}")
+    edited = len(work.tokenizer(before + subject).input_ids) - 1
     return Tokenised(torch.tensor([*ids, *target[:-1]]), edited, len(ids))
 
 

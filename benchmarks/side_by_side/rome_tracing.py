@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from side_by_side.traced_cells import effects, mlps_of, states_of
 from side_by_side.work import Work
-from torch import Tensor
 
 
 def trace_states(work: Work) -> Tensor:
@@ -25,32 +27,32 @@ def trace_mlps(work: Work) -> Tensor:
 
 
 def score(work: Work, modules: Sequence[Any]) -> Callable[[Sequence[int], int], Tensor]:
-    probabilities = noised_rows(work, modules)
-    return lambda layers, position: probabilities(layers, position).mean()
+    run = partial(noised_rows, work.network, work.tokens, work.subject, work.drawn_noise(), work.answer)
+    return lambda layers, position: run([(position, modules[layer]) for layer in layers]).mean()
 
 
-def noised_rows(work: Work, modules: Sequence[Any]) -> Callable[[Sequence[int], int], Tensor]:
-    """The answer's probability in every noised row, with some of the modules restored at a position."""
-    network, subject, noise, answer = work.network, work.subject, work.drawn_noise(), work.answer
-    tokens = work.tokens.repeat(1 + work.samples, 1)
+def noised_rows(
+    network: Any, tokens: Tensor, subject: Sequence[int], noise: Tensor, answer: int, restored: Sequence[tuple[int, torch.nn.Module]]
+) -> Tensor:
+    """The answer's probability in every noised row.
+
+    Args:
+        tokens: the prompt's, ``[1 pos]``.
+        subject: positions of the noise, ``[row token d_model]``.
+        restored: positions and modules, each once, whose output is the clean row's there.
+    """
 
     def add_noise(module: Any, inputs: Any, output: Tensor) -> None:
-        output[1:, subject] = noise_on(output[1:, subject], noise)
+        output[1:, list(subject)] += noise
 
-    def run(layers: Sequence[int], position: int) -> Tensor:
-        def copy_clean(module: Any, inputs: Any, output: Any) -> None:
-            states = output[0] if isinstance(output, tuple) else output
-            states[1:, position] = states[0, position]
+    def copy_clean(position: int, module: Any, inputs: Any, output: Any) -> None:
+        states = output[0] if isinstance(output, tuple) else output
+        states[1:, position] = states[0, position]
 
-        with ExitStack() as stack:
-            for module, hook in [(network.transformer.wte, add_noise), *((modules[layer], copy_clean) for layer in layers)]:
-                stack.callback(module.register_forward_hook(hook).remove)
-            with torch.no_grad():
-                logits = network(tokens).logits
-        return torch.softmax(logits[1:, -1], dim=1)[:, answer]
-
-    return run
-
-
-def noise_on(embeddings: Tensor, noise: Tensor) -> Tensor:
-    return embeddings + noise
+    hooks = [(network.transformer.wte, add_noise), *((module, partial(copy_clean, position)) for position, module in restored)]
+    with ExitStack() as stack:
+        for module, hook in hooks:
+            stack.callback(module.register_forward_hook(hook).remove)
+        with torch.no_grad():
+            logits = network(tokens.repeat(1 + len(noise), 1)).logits
+    return torch.softmax(logits[1:, -1], dim=1)[:, answer]

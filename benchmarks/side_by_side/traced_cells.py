@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from side_by_side.work import Work
 from torch import Tensor
+
+from side_by_side.work import Work
 
 MLP_WINDOW = 10
 Score = Callable[[Sequence[int], int], Tensor]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 from knowledge_neurons import KnowledgeNeurons
-from side_by_side.work import Work
 from torch import Tensor
+
+from side_by_side.work import Work
 
 
 def neurons(work: Work) -> Tensor:

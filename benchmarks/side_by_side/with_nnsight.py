@@ -1,4 +1,4 @@
-"""Causal tracing with nnsight: the clean states saved in one trace; then a trace for every cell, or a trace for every layer with an invoke for every cell."""
+"""Causal tracing with nnsight: clean states saved in one trace; then a trace for every cell, or one for every layer with an invoke for every cell."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 
 import nnsight
 import torch
+from torch import Tensor
+
 from side_by_side.traced_cells import effects, mlps_of, states_of
 from side_by_side.work import Work
-from torch import Tensor
 
 
 def trace_states(work: Work) -> Tensor:
@@ -48,7 +49,7 @@ def a_trace_for_every_cell(work: Work, *, mlps: bool) -> Callable[[Sequence[int]
                 block = model.transformer.h[layer]
                 (block.mlp if mlps else block).output[:, position] = states[layer][position]
             probability = model.lm_head.output[:, -1].softmax(-1)[:, answer].mean().save()
-        return probability
+        return probability  # noqa: RET504  # it leaves the trace by its name
 
     return score
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import pyvene as pv
 import torch
+from torch import Tensor
+
 from side_by_side.traced_cells import effects, mlps_of, states_of
 from side_by_side.work import Work
-from torch import Tensor
 
 
 class Noise(pv.ConstantSourceIntervention, pv.LocalistRepresentationIntervention):

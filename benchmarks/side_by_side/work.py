@@ -57,8 +57,8 @@ class Work:
     @property
     def subject(self) -> list[int]:
         """Positions of the subject's tokens, counted as the published programs do: as many as the text up to its end has."""
-        before, after = self.fact.template.split("{}")
-        start, end = (len(self.tokenizer(before + text).input_ids) if before + text else 0 for text in ("", self.fact.subject))
+        before, _, _ = self.fact.template.partition("{}")
+        start, end = (len(self.tokenizer(text).input_ids) for text in (before.rstrip(), before + self.fact.subject))
         return list(range(start, end))
 
     @property
