@@ -84,7 +84,7 @@ bench: $(VENV)/.dev
 # Beside other programs, with the packages of the extra; half an hour, and docs/speed.md anew.
 peers: $(VENV)/.dev
 	$(RUN)/pip install $(PIP_FLAGS) -c constraints.txt -e ".[peers]"
-	OMP_NUM_THREADS=1 $(RUN)/python -W ignore benchmarks/peers.py --write docs/speed.md
+	$(RUN)/python -W ignore benchmarks/peers.py --write docs/speed.md
 
 # Every engine on a CUDA device beside the CPU, in float32 and bfloat16; exit status 2 where there is none.
 gpu: $(VENV)/.dev
