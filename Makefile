@@ -81,10 +81,10 @@ bench: $(VENV)/.dev
 	$(RUN)/python benchmarks/editing.py
 	$(RUN)/python benchmarks/circuits.py
 
-# Beside other programs, with the packages of the extra; half an hour, and docs/speed.md anew.
+# Beside other programs, with the packages of the extra; a quarter of an hour, and docs/speed.md anew.
 peers: $(VENV)/.dev
 	$(RUN)/pip install $(PIP_FLAGS) -c constraints.txt -e ".[peers]"
-	$(RUN)/python -W ignore benchmarks/peers.py --write docs/speed.md
+	$(RUN)/python -W ignore benchmarks/peers.py --shapes gpt2-small-wide factlm --layers 6 --write docs/speed.md
 
 # Every engine on a CUDA device beside the CPU, in float32 and bfloat16; exit status 2 where there is none.
 gpu: $(VENV)/.dev

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shapes", nargs="+", default=["gpt2-small", "factlm"], choices=[*SHAPES, "tiny"])
-    parser.add_argument("--layers", type=int, default=12, help="of the random network")
+    parser.add_argument("--layers", type=int, default=12, help="of a random network")
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--repeats", type=int, default=3, help="timed runs, fewer where they take over a minute; 0: the run that counts")
     parser.add_argument("--steps", type=int, nargs=2, default=[20, 25], metavar=("ROME", "MEMIT"), help="of the optimisations, at most")
@@ -65,7 +65,7 @@ def loaded(shape: str, layers: int, args: argparse.Namespace) -> Work:
 
 def described(work: Work, shape: str, steps: Sequence[int]) -> str:
     config = work.network.config
-    what = "FactLM" if shape == "factlm" else f"Random weights of {'GPT-2 small' if shape == 'gpt2-small' else shape}'s width"
+    what = {"factlm": "FactLM", "tiny": "Random weights"}.get(shape, "Random weights as wide as GPT-2 small's")
     sizes = f"{config.n_layer} layers, d_model {config.n_embd}, {config.vocab_size:,} tokens, float32"
     return (
         f"{what} ({sizes}); {work.tokens.shape[1]} tokens, {work.samples} samples of noise; at most {steps[0]} steps of ROME, {steps[1]} of MEMIT; "
