@@ -104,9 +104,6 @@ def measured(work: Work, task: str, args: argparse.Namespace) -> dict[str, Row]:
 
 def peaks(work: Work, warm_up: Work, args: argparse.Namespace) -> dict[tuple[str, str], float]:
     """Every program's peak memory, by task and name; those that fail have none."""
-    with torch.no_grad():
-        work.network(work.tokens)
-        work.model(work.tokens)
     found: dict[tuple[str, str], float] = {}
     for task, name in asked(args):
         try:

@@ -115,6 +115,9 @@ def peak_of(run: Callable[[Work], Tensor], work: Work, warm_up: Work) -> float:
 
     def child() -> None:
         run(warm_up.brief())
+        with torch.no_grad():  # a child has the pages of weights that lie in files once it reads them
+            work.network(work.tokens)
+            work.model(work.tokens)
         sender.send(peak_mib(lambda: run(work.brief())))
 
     process = context.Process(target=child)
