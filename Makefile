@@ -10,7 +10,7 @@ ARCHITECTURES ?= 2
 PYTEST_FLAGS := -q -n $(WORKERS) --dist worksteal
 PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/pytest $(PYTEST_FLAGS)
 
-.PHONY: demo test lint types floors unit newest docs demos wheel models gallery bench gpu factlm clean
+.PHONY: demo test lint types floors unit newest docs demos wheel models gallery bench peers gpu factlm clean
 
 demo: $(VENV)/.demo
 	$(RUN)/tl-knowledge trace --out build/trace.html
@@ -81,6 +81,11 @@ bench: $(VENV)/.dev
 	$(RUN)/python benchmarks/attribution.py
 	$(RUN)/python benchmarks/editing.py
 	$(RUN)/python benchmarks/circuits.py
+
+# Beside other programs, with the packages of the extra; a quarter of an hour, and docs/speed.md anew.
+peers: $(VENV)/.dev
+	$(RUN)/pip install $(PIP_FLAGS) -c constraints.txt -e ".[peers]"
+	$(RUN)/python -W ignore benchmarks/peers.py --shapes gpt2-small-wide factlm --layers 6 --write docs/speed.md
 
 # Every engine on a CUDA device beside the CPU, in float32 and bfloat16; exit status 2 where there is none.
 gpu: $(VENV)/.dev

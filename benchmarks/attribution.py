@@ -1,10 +1,10 @@
 """Integrated gradients of every neuron at GPT-2-small shape: the frozen prefix beside a per-layer loop, in one run.
 
-    python benchmarks/attribution.py [--length 30] [--steps 20] [--repeats 5] [--published]
+    python benchmarks/attribution.py [--length 30] [--steps 20] [--repeats 5]
 
 The loop is what the published packages do: for each layer one forward and one backward of the whole prompt, batched over the steps.
-Ratios, because the machine's speed cancels in them. Weights are random: speed does not depend on them. ``--published`` also runs EleutherAI's
-package on the same weights (``pip install --no-deps knowledge-neurons``) and compares the scores.
+Ratios, because the machine's speed cancels in them. Weights are random: speed does not depend on them. EleutherAI's package itself runs in
+``benchmarks/peers.py``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import torch
 from trace_engines import random_model, timed
 
 import tl_knowledge as tlk
-from tl_knowledge.models.loading import FACTLM_DIRECTORY
 from tl_knowledge.models.protocol import layer_count
 
 
@@ -40,42 +39,11 @@ def loop_over_layers(model, prompt: tlk.Prompt, steps: int) -> torch.Tensor:
     return torch.stack(scores)
 
 
-def compare_with_published(length: int, steps: int, repeats: int) -> None:
-    """EleutherAI's package and ours on one random GPT-2 small; FactLM's tokenizer, whose ids are all inside the vocabulary."""
-    try:
-        from knowledge_neurons import KnowledgeNeurons
-    except ImportError as error:
-        print(f"the published package cannot be imported ({error}); pip install --no-deps knowledge-neurons")
-        return
-    from transformer_lens.model_bridge.sources import build_bridge_from_module
-    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
-
-    torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(FACTLM_DIRECTORY)
-    network = GPT2LMHeadModel(GPT2Config(n_positions=128)).eval()
-    text = tokenizer.decode(tokenizer(" ".join(tlk.load_corpus()[:9]))["input_ids"][:length])
-    published = KnowledgeNeurons(network, tokenizer, model_type="gpt")
-    slow_seconds, scores = timed(lambda: published.get_scores(text, " the", steps, steps, pbar=False))
-    expected = scores.detach()
-    model = build_bridge_from_module(network, "GPT2LMHeadModel", hf_config=network.config, tokenizer=tokenizer)
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    prompt = tlk.Prompt.from_tokens(tokenizer(text)["input_ids"], target=tokenizer(" the")["input_ids"][0])
-    fast = [timed(lambda: tlk.attribute_neurons(model, prompt, variant="eleutherai2022", steps=steps, progress=False)) for _ in range(repeats)]
-    seconds = statistics.median(s for s, _ in fast)
-    error = float((fast[0][1].scores[0] - expected).abs().max() / expected.abs().max())
-    print(
-        f"the same network, T = {len(prompt)}: ours {seconds:.2f} s; knowledge-neurons {slow_seconds:.1f} s = {slow_seconds / seconds:.0f}x; "
-        f"largest relative difference {error:.0e}"
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--length", type=int, default=30)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--published", action="store_true")
     args = parser.parse_args()
     model = random_model("gpt2-small")
     for parameter in model.parameters():
@@ -91,8 +59,6 @@ def main() -> None:
         f"GPT-2 small shape, T = {args.length}, m = {args.steps}, {torch.get_num_threads()} threads: all layers {seconds:.2f} s; loop over layers, "
         f"batched over steps {slow_seconds:.1f} s = {slow_seconds / seconds:.0f}x; largest relative difference {error:.0e}"
     )
-    if args.published:
-        compare_with_published(args.length, args.steps, args.repeats)
 
 
 if __name__ == "__main__":

@@ -83,11 +83,9 @@ def needed_flops(model) -> float:
 def peak_memory(shape: str, budget: float) -> str:
     """Peak resident memory of one sweep above the loaded model, in MiB, in a process of its own (Linux only)."""
     code = (
-        "import re, sys; from pathlib import Path; sys.path.insert(0, 'benchmarks'); import trace_engines as t\n"
+        "import sys; sys.path.insert(0, 'benchmarks'); import trace_engines as t; from peak import peak_mib\n"
         f"m = t.random_model({shape!r}); t.one_trace(m, 'rows', {budget}, layers=[10 % m.cfg.n_layers], positions=[11])\n"
-        "def resident(key): return int(re.search(key + r':\\s+(\\d+)', Path('/proc/self/status').read_text())[1]) / 1024\n"
-        "Path('/proc/self/clear_refs').write_text('5'); before = resident('VmRSS')\n"  # 5: forget the peak so far
-        f"t.one_trace(m, 'rows', {budget}); print(round(resident('VmHWM') - before))"
+        f"print(round(peak_mib(lambda: t.one_trace(m, 'rows', {budget}))))"
     )
     out = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
     return out.stdout.strip().splitlines()[-1] if out.returncode == 0 else "unknown"

@@ -3,7 +3,8 @@
 What is here follows github.com/kmeng01/rome (MIT), experiments/causal_trace.py: a batch whose row 0 is clean, noise from
 ``numpy.random.RandomState(1)`` on the subject's embeddings of all other rows, states of row 0 copied into them, softmax at
 the last position averaged over rows, windows ``l - w//2 .. l + w//2 - 1``. It uses torch hooks on the module itself and no
-code of this package. Its noise is pinned to frozen numbers, so that a change of numpy's stream would be seen.
+code of this package (``benchmarks/side_by_side/rome_tracing.py``). Its noise is pinned to frozen numbers, so that a change
+of numpy's stream would be seen.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from support.benchmarks import imported
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import tl_knowledge as tlk
+
+rome_tracing = imported("side_by_side.rome_tracing")
 
 SAMPLES, NOISE, WINDOW = 10, 0.4, 4
 SUBJECT = range(1, 4)
@@ -44,27 +48,8 @@ def tokens():
 
 def patched_scores(model, tokens, states, answer):
     """The program's ``trace_with_patch``: per-row probabilities of the noisy rows, before the mean."""
-    stream = np.random.RandomState(1)
-    by_module: dict[torch.nn.Module, list[int]] = {}
-    for position, module in states:
-        by_module.setdefault(module, []).append(position)
-
-    def add_noise(module, inputs, output):
-        noise = NOISE * torch.from_numpy(stream.randn(output.shape[0] - 1, len(SUBJECT), output.shape[2]))
-        output[1:, SUBJECT.start : SUBJECT.stop] += noise
-
-    def copy_clean(module, inputs, output):
-        hidden = output[0] if isinstance(output, tuple) else output
-        for position in by_module[module]:
-            hidden[1:, position] = hidden[0, position]
-
-    handles = [model.transformer.wte.register_forward_hook(add_noise)]
-    handles += [module.register_forward_hook(copy_clean) for module in by_module]
-    with torch.no_grad():
-        logits = model(tokens.repeat(SAMPLES + 1, 1)).logits
-    for handle in handles:
-        handle.remove()
-    return torch.softmax(logits[1:, -1, :], dim=1)[:, answer]
+    noise = NOISE * torch.from_numpy(np.random.RandomState(1).randn(SAMPLES, len(SUBJECT), model.config.n_embd))
+    return rome_tracing.noised_rows(model, tokens, SUBJECT, noise, answer, states)
 
 
 def program_trace(model, tokens, component, width=WINDOW):

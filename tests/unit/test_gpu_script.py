@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from support.benchmarks import imported
 
 import tl_knowledge as tlk
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-sys.path.insert(0, str(FOLDER))
-try:
-    import device_checks
-    import gpu
-finally:
-    sys.path.remove(str(FOLDER))
+device_checks, gpu = imported("device_checks"), imported("gpu")
 
 pytestmark = pytest.mark.touches_model
 QUICK = ["--device", "cpu", "--quick", "--only"]
