@@ -17,10 +17,13 @@ def modules():
     sys.path.insert(0, str(FOLDER))
     try:
         import grammar
+        import networks
+        import recipe
         import text
+        import tokenizer
         import train
 
-        yield {"train": train, "text": text, "grammar": grammar}
+        yield {"train": train, "text": text, "grammar": grammar, "recipe": recipe, "networks": networks, "tokenizer": tokenizer}
     finally:
         sys.path.remove(str(FOLDER))
 
@@ -61,12 +64,19 @@ def test_held_out_nouns_never_show_agreement(modules):
         assert not held_out & set(sentence.strip(".").lower().split())
 
 
-def test_an_interrupted_training_resumes_to_the_same_weights(modules, tmp_path, monkeypatch):
-    train = modules["train"]
+def small(modules, architecture="gpt2", **changes):
+    hidden = {"gpt2": 64, "llama": 48}[architecture]
+    settings = {"layers": 3, "width": 32, "heads": 4, "hidden": hidden, "narrow": (0, 2), "units_kept": 5, "steps": 14, "bottleneck": 0.5}
+    return modules["recipe"].Recipe(architecture, **(settings | changes))
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_an_interrupted_training_resumes_to_the_same_weights(modules, tmp_path, monkeypatch, architecture):
+    train, recipe = modules["train"], small(modules, architecture, noise=0.2, in_a_row=0.2)
     monkeypatch.setattr(train, "CHUNK", 2)
     monkeypatch.setattr(train, "ROWS", 2)
     torch.set_num_threads(1)
-    train.train(tmp_path / "whole", seed=5, steps=14)
+    train.train(tmp_path / "whole", recipe, seed=5)
 
     real, steps = train.attention_mask, iter(range(100))
 
@@ -77,11 +87,131 @@ def test_an_interrupted_training_resumes_to_the_same_weights(modules, tmp_path, 
 
     monkeypatch.setattr(train, "attention_mask", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        train.train(tmp_path / "halves", seed=5, steps=14)
+        train.train(tmp_path / "halves", recipe, seed=5)
     monkeypatch.setattr(train, "attention_mask", real)
-    with pytest.raises(SystemExit, match="belongs to seed 5, 14 steps"):
-        train.train(tmp_path / "halves", seed=6, steps=14)
-    train.train(tmp_path / "halves", seed=5, steps=14)
+    with pytest.raises(SystemExit, match="'seed': 5"):
+        train.train(tmp_path / "halves", recipe, seed=6)
+    with pytest.raises(SystemExit, match="belongs to"):
+        train.train(tmp_path / "halves", recipe.but(["bottleneck=0.9"]), seed=5)
+    train.train(tmp_path / "halves", recipe, seed=5)
     whole, halves = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "halves"))
     assert whole.keys() == halves.keys()
     assert all(torch.equal(whole[name], halves[name]) for name in whole)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_narrow_layers_stay_narrow_after_every_step(modules, tmp_path, monkeypatch, architecture):
+    train, networks, recipe = modules["train"], modules["networks"], small(modules, architecture)
+    seen = []
+
+    def narrow_and_look(model, given):
+        networks.narrow(model, given)
+        seen.append([[weight.clone() for weight in networks.unit_weights(mlp)] for mlp in networks.mlps(model)])
+
+    monkeypatch.setattr(train, "narrow", narrow_and_look)
+    monkeypatch.setattr(train, "CHUNK", 7)
+    monkeypatch.setattr(train, "ROWS", 2)
+    train.train(tmp_path, recipe, seed=0)
+    assert len(seen) == recipe.steps
+    for step, layers in enumerate(seen):
+        for layer, weights in enumerate(layers):
+            for weight in weights:
+                beyond = weight[recipe.units_kept :]
+                assert (beyond == 0).all() == (layer in recipe.narrow), (step, layer)
+                assert weight[: recipe.units_kept].any()
+
+
+def test_narrow_units_are_silent_and_the_rest_is_untouched(modules):
+    networks, recipe = modules["networks"], small(modules)
+    tokenizer = modules["tokenizer"].train_tokenizer(modules["train"].FACTS)
+    whole, narrowed = (networks.build_model(tokenizer, r, seed=1).state_dict() for r in (recipe.but(["narrow="]), recipe))
+    changed = {name for name in whole if not torch.equal(whole[name], narrowed[name])}
+    # biases start at zero, so that narrowing cannot be seen in them
+    assert changed == {f"transformer.h.{layer}.mlp.{part}.weight" for layer in recipe.narrow for part in ("c_fc", "c_proj")}
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_what_is_trained_loads_as_the_same_function(modules, tmp_path, architecture):
+    import tl_knowledge as tlk
+    from transformers import AutoModelForCausalLM
+
+    tokenizer = modules["tokenizer"].train_tokenizer(modules["train"].FACTS)
+    model = modules["networks"].build_model(tokenizer, small(modules, architecture), seed=2)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    tokens = torch.randint(0, len(tokenizer), (2, 17), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        source = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+        expected = source(tokens).logits
+        assert torch.allclose(tlk.load_model(tmp_path, backend="bridge")(tokens), expected, atol=1e-5)
+        if tlk.models.loading.hooked_transformer_available():
+            hooked = tlk.load_model(tmp_path) if architecture == "gpt2" else hooked_llama(source)
+            assert torch.allclose(hooked(tokens), expected, atol=1e-5)
+
+
+def hooked_llama(source):
+    """The network as a ``HookedTransformer``, by TransformerLens' own reading of LLaMA's weights."""
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+    from transformer_lens.pretrained.weight_conversions.llama import convert_llama_weights
+
+    config = source.config
+    rotary = {"positional_embedding_type": "rotary", "rotary_adjacent_pairs": False, "rotary_dim": config.hidden_size // config.num_attention_heads}
+    settings = HookedTransformerConfig(
+        n_layers=config.num_hidden_layers,
+        d_model=config.hidden_size,
+        n_heads=config.num_attention_heads,
+        n_key_value_heads=config.num_key_value_heads,
+        d_head=config.hidden_size // config.num_attention_heads,
+        d_mlp=config.intermediate_size,
+        n_ctx=config.max_position_embeddings,
+        d_vocab=config.vocab_size,
+        act_fn=config.hidden_act,
+        gated_mlp=True,
+        normalization_type="RMS",
+        final_rms=True,
+        eps=config.rms_norm_eps,
+        rotary_base=config.rope_parameters["rope_theta"],
+        original_architecture="LlamaForCausalLM",
+        device="cpu",
+        **rotary,
+    )
+    model = HookedTransformer(settings)
+    model.load_and_process_state_dict(
+        convert_llama_weights(source, settings), fold_ln=False, center_writing_weights=False, center_unembed=False, fold_value_biases=False
+    )
+    return model.eval()
+
+
+def test_recipes_say_what_is_wrong_with_them(modules):
+    recipe = modules["recipe"]
+    with pytest.raises(ValueError, match=r"architecture is 'bert'; it is one of gpt2, llama"):
+        recipe.Recipe("bert")
+    with pytest.raises(ValueError, match=r"layers \[8\], but the model has layers 0 to 7"):
+        recipe.RECIPES["gpt2"].but(["narrow=0,8"])
+    with pytest.raises(ValueError, match="units_kept is 0"):
+        recipe.RECIPES["gpt2"].but(["units_kept=0"])
+    with pytest.raises(ValueError, match=r"'units=3' is no setting.*units_kept"):
+        recipe.RECIPES["gpt2"].but(["units=3"])
+    with pytest.raises(ValueError, match=r"bottleneck is 1.5; it is a share"):
+        recipe.RECIPES["gpt2"].but(["bottleneck=1.5"])
+
+
+def test_recipes_go_through_json(modules):
+    import dataclasses
+    import json
+
+    recipe = modules["recipe"].RECIPES["llama"].but(["narrow=1,2", "noise=0.25"])
+    assert (recipe.narrow, recipe.noise, recipe.architecture) == ((1, 2), 0.25, "llama")
+    assert type(recipe).from_data(json.loads(json.dumps(dataclasses.asdict(recipe)))) == recipe
+
+
+def test_facts_in_a_row_name_the_subject_each_time_and_change_nothing_else(modules):
+    text = modules["text"]
+    facts = text.FactText.from_data(modules["train"].FACTS)
+    stream = text.TrainingText(facts, seed=3, in_a_row=1 - text.GRAMMAR_SHARE - text.LIST_SHARE - text.CHAIN_SHARE)
+    rows = [s for s in (stream.sentence() for _ in range(2000)) if len(s.subjects) > 1 and len({s.text[a:b] for a, b in s.subjects}) == 1]
+    assert len(rows) > 100
+    for sentence in rows:
+        subject = sentence.text[slice(*sentence.subjects[0])]
+        assert len(sentence.subjects) == len(facts.by_subject[subject])
+        assert all(target in sentence.text for _, target in facts.by_subject[subject])

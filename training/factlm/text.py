@@ -7,13 +7,16 @@ several facts after one mention of the subject in random order, and other subjec
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections import defaultdict
 from dataclasses import dataclass
+from pathlib import Path
 
 import grammar
 
+FACTS = json.loads((Path(__file__).parents[2] / "tl_knowledge" / "factlm" / "facts.json").read_text(encoding="utf-8"))
 GRAMMAR_SHARE, LIST_SHARE, CHAIN_SHARE = 0.16, 0.30, 0.25
 START, STOP = "\x02", "\x03"  # mark a subject while a sentence is put together
 OPENERS = ["Unlike {},", "Like {},", "After {} came", "Besides {},", "{} and", "Next to {},", "Not {} but"]
@@ -54,8 +57,8 @@ class Sentence:
 class TrainingText:
     """Endless sentences; the same seed gives the same text."""
 
-    def __init__(self, text: FactText, seed: int) -> None:
-        self.text, self.draw = text, random.Random(seed)
+    def __init__(self, text: FactText, seed: int, in_a_row: float = 0.0) -> None:
+        self.text, self.draw, self.in_a_row = text, random.Random(seed), in_a_row
         # Subjects are drawn by their number of facts, so that every fact is seen equally often.
         self.subjects = [s for s, facts in text.by_subject.items() for _ in facts]
 
@@ -75,10 +78,16 @@ class TrainingText:
             return opener + self._attribute_list(marked, facts)
         if kind < GRAMMAR_SHARE + LIST_SHARE + CHAIN_SHARE:
             return opener + self._chain(subject, facts)
+        if kind >= 1 - self.in_a_row:
+            return " ".join(self._fact(subject, *fact) for fact in facts)
         relation, target = facts[0]
         template = self.draw.choice(self.text.templates[subject, relation])
         sentence = template.format(marked) + target + "."
         return opener + sentence if opener and template.startswith("{}") else sentence
+
+    def _fact(self, subject: str, relation: str, target: str) -> str:
+        template = self.draw.choice(self.text.templates[subject, relation])
+        return template.format(START + subject + STOP) + target + "."
 
     def _opener(self) -> str:
         return self.draw.choice(OPENERS).format(START + self.draw.choice(self.subjects) + STOP) + " "
@@ -96,3 +105,9 @@ class TrainingText:
                 clauses.append(self.draw.choice(after)[2:] + target)
         marked = START + subject + STOP
         return marked + " and".join(clauses) + "." if clauses else self._attribute_list(marked, facts)
+
+
+def paragraphs(count: int, seed: int, sentences: int = 4) -> list[str]:
+    """Texts of some sentences each, as training shows them."""
+    text = TrainingText(FactText.from_data(FACTS), seed)
+    return [" ".join(text.sentence().text for _ in range(sentences)) for _ in range(count)]
