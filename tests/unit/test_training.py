@@ -132,8 +132,9 @@ def test_narrow_units_are_silent_and_the_rest_is_untouched(modules):
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
 def test_what_is_trained_loads_as_the_same_function(modules, tmp_path, architecture):
-    import tl_knowledge as tlk
     from transformers import AutoModelForCausalLM
+
+    import tl_knowledge as tlk
 
     tokenizer = modules["tokenizer"].train_tokenizer(modules["train"].FACTS)
     model = modules["networks"].build_model(tokenizer, small(modules, architecture), seed=2)
