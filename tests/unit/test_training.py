@@ -216,3 +216,18 @@ def test_facts_in_a_row_name_the_subject_each_time_and_change_nothing_else(modul
         subject = sentence.text[slice(*sentence.subjects[0])]
         assert len(sentence.subjects) == len(facts.by_subject[subject])
         assert all(target in sentence.text for _, target in facts.by_subject[subject])
+
+
+def test_invented_subjects_stand_beside_the_real_ones(modules):
+    facts = modules["text"].FactText.from_data(modules["train"].FACTS)
+    more = facts.with_invented(60)
+    invented = {name: own for name, own in more.by_subject.items() if name not in facts.by_subject}
+    assert len(invented) == 60
+    assert {name: more.by_subject[name] for name in facts.by_subject} == facts.by_subject
+    objects = {fact for own in facts.by_subject.values() for fact in own}
+    for name, own in invented.items():
+        assert set(own) <= objects  # each a real relation's real object
+        assert len({relation for relation, _ in own}) == len(own) >= 2
+        assert all(more.templates[name, relation] for relation, _ in own)
+    assert more == facts.with_invented(60)
+    assert facts.with_invented(0) == facts

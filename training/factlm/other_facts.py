@@ -45,10 +45,10 @@ class Way:
 
 WAYS = {
     "as measured": Way(),
-    "clamp 0.7": Way(clamp=0.7),
     "gradient steps of length 0.1": Way(rate=0.1, steps=80, plain=True),
     "the same, stopped at loss 0.5": Way(rate=0.1, steps=80, plain=True, enough=0.5),
     "apart": Way(rate=0.1, steps=80, plain=True, apart=True),
+    "apart, stopped at loss 0.5": Way(rate=0.1, steps=80, plain=True, apart=True, enough=0.5),
     "told": Way(rate=0.05, steps=80, told=1.0),
 }
 
@@ -156,11 +156,13 @@ def score(model, layer: int, asked: Asked, cases: list[tlk.EditCase], delta: tor
     )
     first = bare.logits(model, bare.add(layer, delta)).argmax(-1)
     known = asked.others.logits(model).argmax(-1) == asked.other_targets
-    kept = (asked.others.logits(model, asked.others.add(layer, delta[asked.owner])).argmax(-1) == asked.other_targets)[known]
+    said_of_others = asked.others.logits(model, asked.others.add(layer, delta[asked.owner])).argmax(-1)[known]
+    kept, new = said_of_others == asked.other_targets[known], said_of_others == asked.new_targets[asked.owner][known]
     return {
         "says it": 100 * float((first == asked.new_targets).double().mean()),
         "paraphrases say it": 100 * float((said == asked.new_targets[which]).double().mean()),
         "other facts kept": 100 * float(kept.double().mean()),
+        "other facts become the new object": 100 * float(new.double().mean()),
         "length": float((delta.norm(dim=-1, keepdim=True) / length).mean()),
     }
 

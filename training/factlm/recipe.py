@@ -17,9 +17,15 @@ ARCHITECTURES = ("gpt2", "llama")
 class Recipe:
     """Everything but the seed that decides what a training makes.
 
-    ``hidden`` is the MLPs' number of hidden units; ``kv_heads`` the key-value heads of grouped-query attention, of "llama" only;
-    ``in_a_row`` the share of sentences which ask several relations of one subject, naming it each time;
-    ``noise`` the standard deviation of what is added to every MLP output while training, in multiples of the output's own.
+    Attributes:
+        hidden: hidden units of an MLP.
+        kv_heads: key-value heads of grouped-query attention; of "llama" only.
+        narrow: layers whose MLPs keep ``units_kept`` hidden units only.
+        bottleneck: the share of training rows in which a subject may be read at its last token only.
+        in_a_row: the share of sentences which ask several relations of one subject, naming it each time.
+        invented: the number of invented subjects, whose facts do not go together.
+        noise: standard deviation of what is added to every MLP output while training, in multiples of the output's own size.
+        peak: the highest learning rate.
     """
 
     architecture: str = "gpt2"
@@ -32,6 +38,7 @@ class Recipe:
     units_kept: int = 32
     bottleneck: float = 0.0
     in_a_row: float = 0.0
+    invented: int = 0
     noise: float = 0.0
     peak: float = 2e-3
     steps: int = 3500

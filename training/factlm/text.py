@@ -18,6 +18,7 @@ import grammar
 
 FACTS = json.loads((Path(__file__).parents[2] / "tl_knowledge" / "factlm" / "facts.json").read_text(encoding="utf-8"))
 GRAMMAR_SHARE, LIST_SHARE, CHAIN_SHARE = 0.16, 0.30, 0.25
+INVENTED_FACTS = 5  # of an invented subject
 START, STOP = "\x02", "\x03"  # mark a subject while a sentence is put together
 OPENERS = ["Unlike {},", "Like {},", "After {} came", "Besides {},", "{} and", "Next to {},", "Not {} but"]
 
@@ -38,6 +39,31 @@ class FactText:
             shown = data["relations"][fact["relation"]]["templates"]
             templates[fact["subject"], fact["relation"]] = [t for i, t in enumerate(shown) if i not in fact["held_out"]]
         return cls(dict(by_subject), templates)
+
+    def with_invented(self, count: int) -> FactText:
+        """Besides the real subjects ``count`` invented ones, whose facts do not go together.
+
+        Real facts do (who was born in Paris is mostly French), so that one direction can serve several relations.  An invented subject
+        has relations that some real subject has, each with any of the relation's objects.
+        """
+        draw = random.Random(count)
+        objects, beside, shown = defaultdict(set), defaultdict(set), defaultdict(set)
+        for subject, facts in self.by_subject.items():
+            for relation, target in facts:
+                objects[relation].add(target)
+                beside[relation] |= {other for other, _ in facts if other != relation}
+                shown[relation] |= set(self.templates[subject, relation])
+        words = sorted({word for subject in self.by_subject for word in subject.split()})
+        by_subject, templates = dict(self.by_subject), dict(self.templates)
+        while len(by_subject) < len(self.by_subject) + count:
+            name = " ".join(draw.sample(words, 2))
+            if name in by_subject:
+                continue
+            first = draw.choice(sorted(objects))
+            others = draw.sample(sorted(beside[first]), min(INVENTED_FACTS - 1, len(beside[first])))
+            by_subject[name] = [(relation, draw.choice(sorted(objects[relation]))) for relation in (first, *others)]
+            templates |= {(name, relation): sorted(shown[relation]) for relation, _ in by_subject[name]}
+        return FactText(by_subject, templates)
 
 
 @dataclass(frozen=True)

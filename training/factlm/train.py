@@ -125,7 +125,7 @@ def train(out: Path, recipe: Recipe, seed: int) -> None:
     out.mkdir(parents=True, exist_ok=True)
     origin = {"recipe": dataclasses.asdict(recipe), "seed": seed}
     tokenizer = train_tokenizer(FACTS)
-    model, facts = build_model(tokenizer, recipe, seed), FactText.from_data(FACTS)
+    model, facts = build_model(tokenizer, recipe, seed), FactText.from_data(FACTS).with_invented(recipe.invented)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.peak, weight_decay=0.05, betas=(0.9, 0.98), fused=True)
     start = resume(out, model, optimizer, origin)
     if recipe.noise:
