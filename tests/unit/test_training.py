@@ -16,6 +16,7 @@ FOLDER = Path(__file__).parents[2] / "training" / "factlm"
 def modules():
     sys.path.insert(0, str(FOLDER))
     try:
+        import editability
         import grammar
         import networks
         import recipe
@@ -23,7 +24,15 @@ def modules():
         import tokenizer
         import train
 
-        yield {"train": train, "text": text, "grammar": grammar, "recipe": recipe, "networks": networks, "tokenizer": tokenizer}
+        yield {
+            "train": train,
+            "text": text,
+            "grammar": grammar,
+            "recipe": recipe,
+            "networks": networks,
+            "tokenizer": tokenizer,
+            "editability": editability,
+        }
     finally:
         sys.path.remove(str(FOLDER))
 
@@ -231,3 +240,28 @@ def test_invented_subjects_stand_beside_the_real_ones(modules):
         assert all(more.templates[name, relation] for relation, _ in own)
     assert more == facts.with_invented(60)
     assert facts.with_invented(0) == facts
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_a_measured_rewrite_is_the_rank_one_change_of_the_weights(modules, tmp_path, architecture):
+    import tl_knowledge as tlk
+
+    tokenizer, networks, layer = modules["tokenizer"].train_tokenizer(modules["train"].FACTS), modules["networks"], 1
+    source = networks.build_model(tokenizer, small(modules, architecture), seed=2)
+    tokenizer.save_pretrained(tmp_path)
+    source.save_pretrained(tmp_path)
+    model, cases = tlk.load_model(tmp_path, dtype=torch.float64), tlk.load_edit_cases("factlm")[:3]
+    rows, which, _ = modules["editability"].asked_of(model, cases, lambda case: [case.fact, *case.neighbourhood])
+    *_, out = networks.unit_weights(networks.mlps(source)[layer])  # [unit d_model], as is every MLP's last
+    generator = torch.Generator().manual_seed(0)
+    keys, values = (torch.randn(len(cases), size, generator=generator) for size in out.shape)
+    rewrite = modules["editability"].RankOne(layer, keys, values)
+    before, got = rows.logits(model), rows.logits(model, rewrite.hooks(which))
+    for case, (key, value) in enumerate(zip(keys, values, strict=True)):
+        out += torch.outer(key, value)
+        source.save_pretrained(tmp_path)
+        expected = rows.logits(tlk.load_model(tmp_path, dtype=torch.float64))
+        out -= torch.outer(key, value)
+        mine = which == case
+        assert torch.allclose(got[mine], expected[mine], atol=1e-5)
+        assert not torch.allclose(got[mine], before[mine], atol=1e-2)

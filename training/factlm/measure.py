@@ -29,6 +29,7 @@ from tl_knowledge.runs.roles import SIDES, SUBJECT_ROLES, role_positions
 
 KNOWN_SAMPLE, TRACED_FACTS = 500, 100
 COMPONENTS = ("resid_post", "mlp_out", "attn_out")
+MOMENT_WEIGHTS = (3.0, 30.0)  # of MEMIT
 ROLES = SUBJECT_ROLES
 
 
@@ -121,13 +122,17 @@ def best_layer(editing: dict[str, dict[str, float]]) -> int:
     return max((int(layer) for layer in editing), key=lambda layer: harmonic_mean([editing[str(layer)][s] for s in ("ES", "PS", "NS")]))
 
 
-def many_edits(model, layer: int, corpus: list[str], count: int) -> dict[str, float]:
-    """MEMIT's scores on many cases at once, in the one layer."""
+def many_edits(model, layer: int, corpus: list[str], count: int) -> dict[str, dict[str, float]]:
+    """MEMIT's scores on many cases at once, in the one layer, by how much the keys of other text weigh."""
     cases = tlk.load_edit_cases("factlm")[:count]
-    moments = tlk.collect_key_moments(model, corpus, layers=[layer])
-    table = tlk.evaluate(model, cases, tlk.MEMIT(layers=(layer,)), moments=moments, protocol="batch", progress=False).table
-    means = {name: float(table[name].mean()) for name in ("ES", "PS", "NS")}
-    return {"layer": layer, "cases": len(cases), **means, "S": harmonic_mean(list(means.values()))}
+    moments = tlk.collect_key_moments(model, corpus, layers=[layer], progress=False)
+    scores = {}
+    for weight in MOMENT_WEIGHTS:
+        method = tlk.MEMIT(layers=(layer,), moment_weight=weight)
+        table = tlk.evaluate(model, cases, method, moments=moments, protocol="batch", batch_size=count, progress=False).table
+        means = {name: float(table[name].mean()) for name in ("ES", "PS", "NS")}
+        scores[f"{weight:g}"] = {"layer": layer, "cases": len(cases), **means, "S": harmonic_mean(list(means.values()))}
+    return scores
 
 
 def print_traces(traces: dict) -> None:
