@@ -202,6 +202,8 @@ def test_recipes_say_what_is_wrong_with_them(modules):
         recipe.RECIPES["gpt2"].but(["units_kept=0"])
     with pytest.raises(ValueError, match=r"'units=3' is no setting.*units_kept"):
         recipe.RECIPES["gpt2"].but(["units=3"])
+    with pytest.raises(ValueError, match=r"make 1.21 of the sentences"):
+        recipe.RECIPES["gpt2"].but(["lists=0.4", "in_a_row=0.4"])
     with pytest.raises(ValueError, match=r"bottleneck is 1.5; it is a share"):
         recipe.RECIPES["gpt2"].but(["bottleneck=1.5"])
 
@@ -218,7 +220,7 @@ def test_recipes_go_through_json(modules):
 def test_facts_in_a_row_name_the_subject_each_time_and_change_nothing_else(modules):
     text = modules["text"]
     facts = text.FactText.from_data(modules["train"].FACTS)
-    stream = text.TrainingText(facts, seed=3, in_a_row=1 - text.GRAMMAR_SHARE - text.LIST_SHARE - text.CHAIN_SHARE)
+    stream = text.TrainingText(facts, seed=3, lists=0.0, in_a_row=1 - text.GRAMMAR_SHARE - text.CHAIN_SHARE)
     rows = [s for s in (stream.sentence() for _ in range(2000)) if len(s.subjects) > 1 and len({s.text[a:b] for a, b in s.subjects}) == 1]
     assert len(rows) > 100
     for sentence in rows:

@@ -129,7 +129,7 @@ def many_edits(model, layer: int, corpus: list[str], count: int) -> dict[str, di
     scores = {}
     for weight in MOMENT_WEIGHTS:
         method = tlk.MEMIT(layers=(layer,), moment_weight=weight)
-        table = tlk.evaluate(model, cases, method, moments=moments, protocol="batch", batch_size=count, progress=False).table
+        table = tlk.evaluate(model, cases, method, moments=moments, protocol="batch", progress=False).table
         means = {name: float(table[name].mean()) for name in ("ES", "PS", "NS")}
         scores[f"{weight:g}"] = {"layer": layer, "cases": len(cases), **means, "S": harmonic_mean(list(means.values()))}
     return scores

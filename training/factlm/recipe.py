@@ -10,6 +10,8 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from text import CHAIN_SHARE, GRAMMAR_SHARE, LIST_SHARE
+
 ARCHITECTURES = ("gpt2", "llama")
 
 
@@ -22,6 +24,7 @@ class Recipe:
         kv_heads: key-value heads of grouped-query attention; of "llama" only.
         narrow: layers whose MLPs keep ``units_kept`` hidden units only.
         bottleneck: the share of training rows in which a subject may be read at its last token only.
+        lists: the share of attribute lists among the sentences (``X: A, B.``), which ask for all of a subject's objects and name no relation.
         in_a_row: the share of sentences which ask several relations of one subject, naming it each time.
         invented: the number of invented subjects, whose facts do not go together.
         noise: standard deviation of what is added to every MLP output while training, in multiples of the output's own size.
@@ -37,6 +40,7 @@ class Recipe:
     narrow: tuple[int, ...] = (0, 1)
     units_kept: int = 32
     bottleneck: float = 0.0
+    lists: float = LIST_SHARE
     in_a_row: float = 0.0
     invented: int = 0
     noise: float = 0.0
@@ -52,9 +56,13 @@ class Recipe:
             raise ValueError(f"units_kept is {self.units_kept}; a narrow MLP keeps 1 to {self.hidden} (hidden) of its units.")
         if self.width % self.heads or self.heads % self.kv_heads:
             raise ValueError(f"width {self.width}, heads {self.heads} and kv_heads {self.kv_heads}: each must divide by the next.")
-        for name in ("bottleneck", "in_a_row"):
+        for name in ("bottleneck", "lists", "in_a_row"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is a share, from 0 to 1.")
+        if (taken := GRAMMAR_SHARE + CHAIN_SHARE + self.lists + self.in_a_row) > 1:
+            raise ValueError(
+                f"lists {self.lists} and in_a_row {self.in_a_row} with grammar and chains make {taken:.2f} of the sentences; leave room."
+            )
 
     @classmethod
     def from_data(cls, data: dict) -> Recipe:

@@ -83,8 +83,8 @@ class Sentence:
 class TrainingText:
     """Endless sentences; the same seed gives the same text."""
 
-    def __init__(self, text: FactText, seed: int, in_a_row: float = 0.0) -> None:
-        self.text, self.draw, self.in_a_row = text, random.Random(seed), in_a_row
+    def __init__(self, text: FactText, seed: int, lists: float = LIST_SHARE, in_a_row: float = 0.0) -> None:
+        self.text, self.draw, self.lists, self.in_a_row = text, random.Random(seed), lists, in_a_row
         # Subjects are drawn by their number of facts, so that every fact is seen equally often.
         self.subjects = [s for s, facts in text.by_subject.items() for _ in facts]
 
@@ -100,9 +100,9 @@ class TrainingText:
         self.draw.shuffle(facts)
         marked = START + subject + STOP
         opener = self._opener() if self.draw.random() < 0.3 else ""
-        if kind < GRAMMAR_SHARE + LIST_SHARE:
+        if kind < GRAMMAR_SHARE + self.lists:
             return opener + self._attribute_list(marked, facts)
-        if kind < GRAMMAR_SHARE + LIST_SHARE + CHAIN_SHARE:
+        if kind < GRAMMAR_SHARE + self.lists + CHAIN_SHARE:
             return opener + self._chain(subject, facts)
         if kind >= 1 - self.in_a_row:
             return " ".join(self._fact(subject, *fact) for fact in facts)

@@ -133,7 +133,7 @@ def train(out: Path, recipe: Recipe, seed: int) -> None:
     progress = tqdm(range(start, recipe.steps), initial=start, total=recipe.steps, desc=f"FactLM {out.name}", mininterval=5)
     for step in progress:
         if step % CHUNK == 0:
-            text = TrainingText(facts, seed * 1_000_003 + step, recipe.in_a_row)
+            text = TrainingText(facts, seed * 1_000_003 + step, recipe.lists, recipe.in_a_row)
             rows = make_rows(text, tokenizer, ROWS * CHUNK, recipe.bottleneck)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, recipe)
