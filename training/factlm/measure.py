@@ -122,12 +122,12 @@ def best_layer(editing: dict[str, dict[str, float]]) -> int:
     return max((int(layer) for layer in editing), key=lambda layer: harmonic_mean([editing[str(layer)][s] for s in ("ES", "PS", "NS")]))
 
 
-def many_edits(model, layer: int, corpus: list[str], count: int) -> dict[str, dict[str, float]]:
+def many_edits(model, layer: int, corpus: list[str], count: int, weights: Sequence[float] = MOMENT_WEIGHTS) -> dict[str, dict[str, float]]:
     """MEMIT's scores on many cases at once, in the one layer, by how much the keys of other text weigh."""
     cases = tlk.load_edit_cases("factlm")[:count]
     moments = tlk.collect_key_moments(model, corpus, layers=[layer], progress=False)
     scores = {}
-    for weight in MOMENT_WEIGHTS:
+    for weight in weights:
         method = tlk.MEMIT(layers=(layer,), moment_weight=weight)
         table = tlk.evaluate(model, cases, method, moments=moments, protocol="batch", progress=False).table
         means = {name: float(table[name].mean()) for name in ("ES", "PS", "NS")}
@@ -161,7 +161,7 @@ def measure(model, args: argparse.Namespace, measured: dict) -> None:
     keep("traces", mean_traces(model, traced_facts(model, args.facts), args.components))
     print_traces(measured["traces"])
     if args.many:
-        keep("many edits", many_edits(model, best_layer(measured["editing"]), corpus, args.many))
+        keep("many edits", many_edits(model, best_layer(measured["editing"]), corpus, args.many, args.weights))
         print("MEMIT", measured["many edits"], f"{time.time() - start:.0f} s", flush=True)
     if args.ways:
         keep("other facts", measure_others(model, best_layer(measured["editing"]), args.ways))
@@ -176,6 +176,7 @@ def main() -> None:
     parser.add_argument("--facts", type=int, default=TRACED_FACTS, help="traced facts")
     parser.add_argument("--components", nargs="*", default=COMPONENTS, choices=COMPONENTS, help="what is traced")
     parser.add_argument("--many", type=int, default=200, help="edits at once, by MEMIT in the best layer; 0: none")
+    parser.add_argument("--weights", type=float, nargs="*", default=MOMENT_WEIGHTS, help="of MEMIT")
     parser.add_argument("--ways", type=int, default=30, help="cases of other_facts.py in the best layer; 0: none")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
