@@ -26,6 +26,7 @@ from text import paragraphs
 import tl_knowledge as tlk
 
 CONTEXTS = 2
+STEADY_RELATIONS = 8
 READ_FACTS, READ_DIMENSIONS = 40, 4  # facts a relation whose gradients are taken, and how many of their directions
 
 
@@ -37,8 +38,8 @@ class Way:
     steps: int = 30
     clamp: float = 4.0
     enough: float = 0.05
-    decay: float = 0.0
     told: float = 0.0
+    steady: float = 0.0
     apart: bool = False
     plain: bool = False  # gradient descent of a fixed length instead of Adam
 
@@ -49,13 +50,15 @@ WAYS = {
     "the same, stopped at loss 0.5": Way(rate=0.1, steps=80, plain=True, enough=0.5),
     "apart": Way(rate=0.1, steps=80, plain=True, apart=True),
     "apart, stopped at loss 0.5": Way(rate=0.1, steps=80, plain=True, apart=True, enough=0.5),
+    "steady": Way(rate=0.05, steps=80, steady=1.0),
     "told": Way(rate=0.05, steps=80, told=1.0),
 }
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What one run asks of all cases: the new facts in contexts, and the subjects' other facts (``owner``: the case of each)."""
+    """What one run asks of all cases: the new facts in contexts, the subjects' other facts (``owner``: the case of each), and ``general``,
+    relations in which the subjects have no facts, ``STEADY_RELATIONS`` a case."""
 
     new: Batch
     new_targets: torch.Tensor
@@ -63,13 +66,30 @@ class Asked:
     other_targets: torch.Tensor
     owner: torch.Tensor
     group: int
+    general: Batch
 
 
 def ask(model, cases: list[tlk.EditCase], contexts: list[str]) -> Asked:
     others, owner, other_targets = asked_of(model, cases, other_facts)
     new = Batch.of([p for case in cases for p in in_contexts(model, case.fact, contexts)])
     targets = torch.tensor([tlk.Prompt.from_fact(model, case.rewrite).target_token for case in cases])
-    return Asked(new, targets, others, other_targets, owner, len(contexts))
+    general, *_ = asked_of(model, cases, in_other_relations)
+    return Asked(new, targets, others, other_targets, owner, len(contexts), general)
+
+
+def in_other_relations(case: tlk.EditCase) -> list[tlk.Fact]:
+    """The subject in relations in which it has no fact."""
+    own = {case.fact.relation, *(fact.relation for fact in other_facts(case))}
+    rest = [relation for relation in tlk.datasets.load_relations("factlm") if relation.id not in own]
+    return [case.fact.rephrase(r.templates[0]) for r in random.Random(case.fact.subject).sample(rest, STEADY_RELATIONS)]
+
+
+def drift(model, asked: Asked, layer: int, delta: torch.Tensor) -> torch.Tensor:
+    """By how much what is said in the general relations changes, ``KL(before, after)`` summed over each case's prompts ``[case]``."""
+    with torch.no_grad():
+        before = asked.general.logits(model).log_softmax(-1)
+    after = asked.general.logits(model, asked.general.add(layer, delta.repeat_interleave(STEADY_RELATIONS, 0))).log_softmax(-1)
+    return (before.exp() * (before - after)).sum(-1).unflatten(0, (-1, STEADY_RELATIONS)).sum(1)
 
 
 def losses(model, batch: Batch, targets: torch.Tensor, layer: int, delta: torch.Tensor) -> torch.Tensor:
@@ -127,14 +147,15 @@ def optimise(model, layer: int, asked: Asked, way: Way, project: Callable[[torch
     for _ in range(way.steps):
         new = losses(model, asked.new, asked.new_targets.repeat_interleave(asked.group), layer, delta.repeat_interleave(asked.group, 0))
         total = new.unflatten(0, (-1, asked.group)).mean(1)
-        told = torch.zeros_like(total)
         if way.told:
             each = losses(model, asked.others, asked.other_targets, layer, delta[asked.owner])
-            told = told.index_add(0, asked.owner, each) * way.told
-        done, before = (total + told < way.enough)[:, None], delta.detach().clone()
+            total = total.index_add(0, asked.owner, way.told * each)
+        if way.steady:
+            total = total + way.steady * drift(model, asked, layer, delta)
+        done, before = (total < way.enough)[:, None], delta.detach().clone()
         if bool(done.all()):
             break
-        gradient = torch.autograd.grad((total + told + way.decay * (delta / length).square().sum(-1)).sum(), delta)[0]
+        gradient = torch.autograd.grad(total.sum(), delta)[0]
         with torch.no_grad():
             if way.plain:
                 gradient = project(gradient) if way.apart else gradient
@@ -208,10 +229,11 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--layer", type=int, required=True)
     parser.add_argument("--cases", type=int, default=30)
+    parser.add_argument("--ways", nargs="*", default=WAYS, choices=WAYS)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    measured = measure_others(tlk.load_model(args.model), args.layer, args.cases)
+    measured = measure_others(tlk.load_model(args.model), args.layer, args.cases, {name: WAYS[name] for name in args.ways})
     print(json.dumps(measured["room"], indent=1))
     if args.json:
         args.json.write_text(json.dumps(measured, indent=1), encoding="utf-8")
