@@ -46,11 +46,11 @@ class Way:
 
 WAYS = {
     "as measured": Way(),
-    "gradient steps of length 0.1": Way(rate=0.1, steps=80, plain=True),
-    "the same, stopped at loss 0.5": Way(rate=0.1, steps=80, plain=True, enough=0.5),
+    "short steps": Way(rate=0.1, steps=80, plain=True),
+    "short steps, stopped at loss 0.5": Way(rate=0.1, steps=80, plain=True, enough=0.5),
     "apart": Way(rate=0.1, steps=80, plain=True, apart=True),
     "apart, stopped at loss 0.5": Way(rate=0.1, steps=80, plain=True, apart=True, enough=0.5),
-    "steady": Way(rate=0.05, steps=80, steady=1.0),
+    "steady": Way(rate=0.1, steps=40, steady=0.1),
     "told": Way(rate=0.05, steps=80, told=1.0),
 }
 
