@@ -19,20 +19,14 @@ def modules():
         import editability
         import grammar
         import networks
+        import other_facts
         import recipe
         import text
         import tokenizer
         import train
 
-        yield {
-            "train": train,
-            "text": text,
-            "grammar": grammar,
-            "recipe": recipe,
-            "networks": networks,
-            "tokenizer": tokenizer,
-            "editability": editability,
-        }
+        named = {"train": train, "text": text, "grammar": grammar, "recipe": recipe, "networks": networks}
+        yield named | {"tokenizer": tokenizer, "editability": editability, "others": other_facts}
     finally:
         sys.path.remove(str(FOLDER))
 
@@ -267,3 +261,41 @@ def test_a_measured_rewrite_is_the_rank_one_change_of_the_weights(modules, tmp_p
         mine = which == case
         assert torch.allclose(got[mine], expected[mine], atol=1e-5)
         assert not torch.allclose(got[mine], before[mine], atol=1e-2)
+
+
+def test_what_moves_other_facts_is_kept_apart_and_drift_is_seen(modules, tmp_path, monkeypatch):
+    import tl_knowledge as tlk
+
+    others, tokenizer = modules["others"], modules["tokenizer"].train_tokenizer(modules["train"].FACTS)
+    modules["networks"].build_model(tokenizer, small(modules), seed=2).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model, cases = tlk.load_model(tmp_path, dtype=torch.float64), others.several_relations(tlk.load_edit_cases("factlm"), 2)
+    asked = others.ask(model, cases, ["", "Then came"])
+    assert set(asked.owner.tolist()) == {0, 1}
+    vectors = torch.randn(2, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert (others.drift(model, asked, 1, torch.zeros_like(vectors)).abs() < 1e-12).all()
+    assert (others.drift(model, asked, 1, 3 * vectors) > 1e-6).all()  # a random network's answers hardly change
+
+    monkeypatch.setattr(others, "READ_FACTS", 5)
+    read = others.read_directions(model, 1, {case.fact.subject for case in cases})
+    apart = others.keep_apart(asked, cases, read)(vectors)
+    for case, vector, before in zip(cases, apart, vectors, strict=True):
+        assert vector.norm() < before.norm()
+        for fact in modules["editability"].other_facts(case):
+            assert fact.subject == case.fact.subject and fact.relation != case.fact.relation
+            assert torch.allclose(read[fact.relation] @ vector, torch.zeros(others.READ_DIMENSIONS).double(), atol=1e-10)
+
+
+def test_a_told_vector_is_kept_from_the_other_facts(modules, factlm):
+    """On the bundled model: a vector that is shown the subject's other facts says the new object and leaves them."""
+    import tl_knowledge as tlk
+
+    others = modules["others"]
+    cases = others.several_relations(tlk.load_edit_cases("factlm"), 3)
+    asked = others.ask(factlm, cases, [""])
+    kept = {}
+    for name in ("as measured", "told"):
+        scores = others.score(factlm, 0, asked, cases, *others.optimise(factlm, 0, asked, others.WAYS[name], lambda gradient: gradient))
+        assert scores["says it"] == 100
+        kept[name] = scores["other facts kept"]
+    assert kept["told"] == 100 > kept["as measured"]

@@ -118,7 +118,7 @@ def read_directions(model, layer: int, avoid: set[str]) -> dict[str, torch.Tenso
     for relation, facts in by_relation.items():
         prompts = [tlk.Prompt.from_fact(model, fact) for fact in facts]
         batch, targets = Batch.of(prompts), torch.tensor([p.target_token for p in prompts])
-        delta = torch.zeros(len(prompts), model.cfg.d_model, requires_grad=True)
+        delta = torch.zeros(len(prompts), model.cfg.d_model, dtype=model.cfg.dtype, requires_grad=True)
         logits = batch.logits(model, batch.add(layer, delta))
         chosen = logits[torch.arange(len(targets)), targets] - logits.mean(-1)
         gradients = torch.autograd.grad(chosen.sum(), delta)[0]
