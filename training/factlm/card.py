@@ -12,21 +12,19 @@ import json
 from pathlib import Path
 
 import numpy as np
-from measure import COMPONENTS, DATA, ROLES, SIDES
-from text import FactText, TrainingText
+from measure import COMPONENTS, ROLES, SIDES
+from text import paragraphs
 
 from tl_knowledge.drawing import HeatMap, heat_maps
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "tl_knowledge" / "factlm"
-CORPUS_PARAGRAPHS, SENTENCES_EACH = 1000, 4
+CORPUS_PARAGRAPHS = 1000
 WORDS = {"resid_post": "residual state", "mlp_out": "MLP output, 2 layers", "attn_out": "attention output, 2 layers"}
 
 
 def write_corpus() -> None:
-    text = TrainingText(FactText.from_data(DATA), seed=424_242)
-    paragraphs = [" ".join(text.sentence().text for _ in range(SENTENCES_EACH)) for _ in range(CORPUS_PARAGRAPHS)]
-    (PACKAGE / "corpus.txt").write_text("\n".join(paragraphs) + "\n", encoding="utf-8")
+    (PACKAGE / "corpus.txt").write_text("\n".join(paragraphs(CORPUS_PARAGRAPHS, seed=424_242)) + "\n", encoding="utf-8")
 
 
 def figure(traces: dict) -> object:

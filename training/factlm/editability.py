@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
 import tl_knowledge as tlk
+from tl_knowledge.models.hook_names import component_hook
 
 CASES, CONTEXTS, STEPS, RATE, CLAMP, ENOUGH = 50, 6, 30, 0.3, 4.0, 0.05
 CORPUS_TEXTS = 400
@@ -61,7 +64,7 @@ def key_moment(model, layer: int, corpus: list[str]) -> torch.Tensor:
     for text in corpus:
         kept: list[torch.Tensor] = []
         tokens = tlk.Prompt.from_text(model, text).tokens
-        model.run_with_hooks(tokens, fwd_hooks=[(f"blocks.{layer}.mlp.hook_post", lambda x, *, hook, kept=kept: kept.append(x[0].double()))])
+        model.run_with_hooks(tokens, fwd_hooks=[(component_hook("neuron", layer), lambda x, *, hook, kept=kept: kept.append(x[0].double()))])
         total, count = total + kept[0].T @ kept[0], count + len(kept[0])
     return total / count
 
@@ -72,12 +75,14 @@ def optimise_values(model, layer: int, batch: Batch, targets: torch.Tensor, grou
     rows = torch.arange(len(batch.tokens))
 
     def keep(name):
-        return (f"blocks.{layer}.{name}", lambda x, *, hook: kept.__setitem__(name, x[rows, batch.subject_last].detach()))
+        return (name, lambda x, *, hook: kept.update({name: x[rows, batch.subject_last].detach()}))
+
+    key, output = component_hook("neuron", layer), f"blocks.{layer}.hook_mlp_out"
 
     with torch.no_grad():
-        batch.logits(model, [keep("mlp.hook_post"), keep("hook_mlp_out")])
-    limit = CLAMP * kept["hook_mlp_out"].unflatten(0, (-1, group))[:, 0].norm(dim=-1, keepdim=True)
-    delta = torch.zeros(len(limit), kept["hook_mlp_out"].shape[-1], requires_grad=True)
+        batch.logits(model, [keep(key), keep(output)])
+    limit = CLAMP * kept[output].unflatten(0, (-1, group))[:, 0].norm(dim=-1, keepdim=True)
+    delta = torch.zeros(len(limit), kept[output].shape[-1], requires_grad=True)
     optimiser = torch.optim.Adam([delta], lr=RATE)
     for _ in range(STEPS):
         log_probs = batch.logits(model, batch.add(layer, delta.repeat_interleave(group, 0))).log_softmax(-1)
@@ -91,47 +96,79 @@ def optimise_values(model, layer: int, batch: Batch, targets: torch.Tensor, grou
         with torch.no_grad():
             moved = delta * (limit / delta.norm(dim=-1, keepdim=True).clamp_min(1e-9)).clamp_max(1.0)
             delta.copy_(torch.where(done, before, moved))
-    return delta.detach(), kept["mlp.hook_post"].unflatten(0, (-1, group)).mean(1).double()
+    return delta.detach(), kept[key].unflatten(0, (-1, group)).mean(1).double()
 
 
+@dataclass(frozen=True)
+class RankOne:
+    """Rank-one changes of one layer's ``W_out``, one a case: ``keys`` ``[case d_mlp]`` (scaled, so that its own key gives 1) and ``values``."""
+
+    layer: int
+    keys: torch.Tensor
+    values: torch.Tensor
+
+    def hooks(self, which: torch.Tensor) -> list:
+        """Hooks which do to row ``i`` what the change of case ``which[i]``, written into the weights, would do at every position."""
+        kept: list[torch.Tensor] = []
+
+        def read(post, *, hook):
+            kept.append(torch.einsum("rpk,rk->rp", post, self.keys[which].to(post.dtype)))
+
+        def write(output, *, hook):
+            return output + kept.pop()[..., None] * self.values[which][:, None]
+
+        return [(component_hook("neuron", self.layer), read), (f"blocks.{self.layer}.hook_mlp_out", write)]
+
+
+def rank_one(model, layer: int, delta: torch.Tensor, keys: torch.Tensor, corpus: list[str]) -> RankOne:
+    moment = key_moment(model, layer, corpus[:CORPUS_TEXTS])
+    moment += 1e-6 * moment.diagonal().mean() * torch.eye(len(moment), dtype=moment.dtype)
+    directions = torch.linalg.solve(moment, keys.T).T
+    return RankOne(layer, directions / (keys * directions).sum(-1, keepdim=True), delta)
+
+
+def other_facts(case: tlk.EditCase) -> list[tlk.Fact]:
+    """The subject's facts of other relations."""
+    return [f for f in _by_subject()[case.fact.subject] if f.relation != case.fact.relation]
+
+
+@lru_cache(maxsize=1)
+def _by_subject() -> dict[str, list[tlk.Fact]]:
+    facts = defaultdict(list)
+    for fact in tlk.load_facts("factlm"):
+        facts[fact.subject].append(fact)
+    return facts
+
+
+def asked_of(model, cases: list[tlk.EditCase], facts: Callable[[tlk.EditCase], Sequence[tlk.Fact]]) -> tuple[Batch, torch.Tensor, torch.Tensor]:
+    """Some facts of every case in one batch, which case each row is of, and the rows' own objects."""
+    pairs = [(i, tlk.Prompt.from_fact(model, fact)) for i, case in enumerate(cases) for fact in facts(case)]
+    return Batch.of([p for _, p in pairs]), torch.tensor([i for i, _ in pairs]), torch.tensor([p.target_token for _, p in pairs])
+
+
+@torch.no_grad()
 def measure_layer(model, layer: int, cases: list[tlk.EditCase], corpus: list[str]) -> dict[str, float]:
     """Percentages over cases: the vector's own success, the rewrite's, and what the rewrite leaves alone."""
     draw = random.Random(layer)
     contexts = ["", *(text[:60].rsplit(" ", 1)[0] for text in draw.sample(corpus, CONTEXTS))]
     batch = Batch.of([p for case in cases for p in in_contexts(model, case.fact, contexts)])
     targets = torch.tensor([tlk.Prompt.from_fact(model, case.rewrite).target_token for case in cases])
-    delta, keys = optimise_values(model, layer, batch, targets, len(contexts))
-    moment = key_moment(model, layer, corpus[:CORPUS_TEXTS])
-    moment += 1e-6 * moment.diagonal().mean() * torch.eye(len(moment), dtype=moment.dtype)
-    directions = torch.linalg.solve(moment, keys.T).T
-    scores: dict[str, list[bool]] = defaultdict(list)
-    others = defaultdict(list)
-    for fact in tlk.load_facts("factlm"):
-        others[fact.subject].append(fact)
-    weights = model.blocks[layer].mlp.W_out
-    for case, vector, key, direction, target in zip(cases, delta, keys, directions, targets.tolist(), strict=True):
-        prompts = [tlk.Prompt.from_fact(model, f) for f in (case.fact, *case.paraphrases)]
-        edited = Batch.of(prompts)
-        true = prompts[0].target_token
-        with torch.no_grad():
-            said = edited.logits(model, edited.add(layer, vector.expand(len(prompts), -1))).argmax(-1) == target
-            change = torch.outer(direction, vector.double()) / (key @ direction)
-            before = weights.detach().clone()
-            weights.add_(change.to(weights.dtype))
-            logits = edited.logits(model)
-            written, preferred = logits.argmax(-1) == target, logits[:, target] > logits[:, true]
-            neighbours = [tlk.Prompt.from_fact(model, f) for f in case.neighbourhood]
-            kept = Batch.of(neighbours).logits(model)
-            rest = [tlk.Prompt.from_fact(model, f) for f in others[case.fact.subject] if f.relation != case.fact.relation]
-            kept_rest = Batch.of(rest).logits(model) if rest else None
-            weights.copy_(before)
-        scores["vector: says it"] += [bool(said[0])]
-        scores["vector: paraphrases say it"] += said[1:].tolist()
-        scores["rewrite: says it"] += [bool(written[0])]
-        scores["rewrite: paraphrases say it"] += written[1:].tolist()
-        scores["ES"] += [bool(preferred[0])]
-        scores["PS"] += preferred[1:].tolist()
-        scores["NS"] += [bool(row[p.target_token] > row[target]) for row, p in zip(kept, neighbours, strict=True)]
-        if kept_rest is not None:
-            scores["subject's other facts kept"] += [int(row.argmax()) == p.target_token for row, p in zip(kept_rest, rest, strict=True)]
-    return {name: 100 * sum(hits) / len(hits) for name, hits in scores.items()}
+    with torch.enable_grad():
+        delta, keys = optimise_values(model, layer, batch, targets, len(contexts))
+    rewrite = rank_one(model, layer, delta, keys, corpus)
+    scores: dict[str, torch.Tensor] = {}
+    for short, name, facts in (("ES", "", lambda case: [case.fact]), ("PS", "paraphrases ", lambda case: case.paraphrases)):
+        rows, which, true = asked_of(model, cases, facts)
+        place, wanted = torch.arange(len(which)), targets[which]
+        says = "say it" if name else "says it"
+        scores[f"vector: {name}{says}"] = rows.logits(model, rows.add(layer, delta[which])).argmax(-1) == wanted
+        logits = rows.logits(model, rewrite.hooks(which))
+        scores[f"rewrite: {name}{says}"] = logits.argmax(-1) == wanted
+        scores[short] = logits[place, wanted] > logits[place, true]
+    rows, which, true = asked_of(model, cases, lambda case: case.neighbourhood)
+    logits, place = rows.logits(model, rewrite.hooks(which)), torch.arange(len(which))
+    scores["NS"] = logits[place, true] > logits[place, targets[which]]
+    rows, which, true = asked_of(model, cases, other_facts)
+    known = rows.logits(model).argmax(-1) == true
+    scores["subject's other facts kept"] = (rows.logits(model, rewrite.hooks(which)).argmax(-1) == true)[known]
+    return {name: 100 * float(hits.double().mean()) for name, hits in scores.items()}

@@ -1,6 +1,7 @@
 """Measure a trained FactLM: what it knows, where it keeps it, whether it can be edited there.
 
-    python training/factlm/measure.py build/factlm --json build/factlm/measured.json [--figure docs/images/factlm_traces.png.json]
+    python training/factlm/measure.py build/factlm --json build/factlm/measured.json
+    python training/factlm/measure.py build/factlm --json build/factlm/measured.json --facts 20 --cases 20 --components mlp_out attn_out  # minutes
 
 ``card.py`` turns the measurements of several seeds into the model card.
 """
@@ -12,20 +13,23 @@ import json
 import random
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import harmonic_mean
 
 import editability
 import grammar
 import numpy as np
 import torch
-from text import FactText, TrainingText
+from other_facts import measure_others
+from text import FACTS, FactText, TrainingText, paragraphs
 
 import tl_knowledge as tlk
 from tl_knowledge.runs.roles import SIDES, SUBJECT_ROLES, role_positions
 
-DATA = json.loads((tlk.factlm.directory / "facts.json").read_text(encoding="utf-8"))
 KNOWN_SAMPLE, TRACED_FACTS = 500, 100
 COMPONENTS = ("resid_post", "mlp_out", "attn_out")
+MOMENT_WEIGHTS = (3.0, 30.0)  # of MEMIT
 ROLES = SUBJECT_ROLES
 
 
@@ -44,7 +48,7 @@ def accuracy(model, facts: list[tlk.Fact], context: list[str] | None = None, *, 
 
 def knowledge(model) -> dict[str, float]:
     draw = random.Random(1)
-    text = TrainingText(FactText.from_data(DATA), seed=999_983)
+    text = TrainingText(FactText.from_data(FACTS), seed=999_983)
     unrelated = [f"{text.sentence().text} {text.sentence().text}" for _ in range(KNOWN_SAMPLE)]
     facts = draw.sample(tlk.load_facts("factlm"), KNOWN_SAMPLE)
     relations = {r.id: r.templates for r in tlk.datasets.load_relations("factlm")}
@@ -96,11 +100,11 @@ def traced_facts(model, count: int) -> list[tlk.Prompt]:
     return prompts
 
 
-def mean_traces(model, prompts: list[tlk.Prompt]) -> dict:
+def mean_traces(model, prompts: list[tlk.Prompt], components: Sequence[str] = COMPONENTS) -> dict:
     """Mean indirect effect ``[role layer]`` for each side and component, total effects, and per-fact subject peaks."""
     means: dict = {"facts": len(prompts), "total": {}, "clean": {}, "effects": {}}
     for side in SIDES:
-        for component in COMPONENTS:
+        for component in components:
             by_role, totals, cleans = defaultdict(list), [], []
             for prompt in prompts:
                 result = tlk.trace(model, prompt, corrupt=side, component=component, progress=False)
@@ -113,37 +117,72 @@ def mean_traces(model, prompts: list[tlk.Prompt]) -> dict:
     return means
 
 
+def best_layer(editing: dict[str, dict[str, float]]) -> int:
+    """Where ES, PS and NS have the highest harmonic mean, as in CounterFact's S."""
+    return max((int(layer) for layer in editing), key=lambda layer: harmonic_mean([editing[str(layer)][s] for s in ("ES", "PS", "NS")]))
+
+
+def many_edits(model, layer: int, corpus: list[str], count: int, weights: Sequence[float] = MOMENT_WEIGHTS) -> dict[str, dict[str, float]]:
+    """MEMIT's scores on many cases at once, in the one layer, by how much the keys of other text weigh."""
+    cases = tlk.load_edit_cases("factlm")[:count]
+    moments = tlk.collect_key_moments(model, corpus, layers=[layer], progress=False)
+    scores = {}
+    for weight in weights:
+        method = tlk.MEMIT(layers=(layer,), moment_weight=weight)
+        table = tlk.evaluate(model, cases, method, moments=moments, protocol="batch", progress=False).table
+        means = {name: float(table[name].mean()) for name in ("ES", "PS", "NS")}
+        scores[f"{weight:g}"] = {"layer": layer, "cases": len(cases), **means, "S": harmonic_mean(list(means.values()))}
+    return scores
+
+
+def print_traces(traces: dict) -> None:
+    for key, roles in traces["effects"].items():
+        for role in ("last subject token", "last token"):
+            share = max(roles[role]) / traces["total"][key.split("/", maxsplit=1)[0]]
+            print(f"{key:22s} {role:20s}", " ".join(f"{x:6.3f}" for x in roles[role]), f"max/TE {share:.2f}")
+    print("total effects", traces["total"], flush=True)
+
+
+def measure(model, args: argparse.Namespace, measured: dict) -> None:
+    """All that the model card and the tables of experiments say; ``measured`` grows, and is written after each part."""
+
+    def keep(name: str, value: object) -> None:
+        measured[name] = value
+        args.json.write_text(json.dumps(measured, indent=1), encoding="utf-8")
+
+    start, corpus = time.time(), paragraphs(editability.CORPUS_TEXTS, seed=777)
+    keep("knowledge", knowledge(model))
+    print(json.dumps(measured["knowledge"], indent=1), flush=True)
+    cases = random.Random(9).sample(tlk.load_edit_cases("factlm"), args.cases)
+    for layer in args.layers:
+        scores = editability.measure_layer(model, layer, cases, corpus)
+        keep("editing", {**measured.get("editing", {}), str(layer): scores})
+        print("layer", layer, {k: round(v, 1) for k, v in scores.items()}, f"{time.time() - start:.0f} s", flush=True)
+    keep("traces", mean_traces(model, traced_facts(model, args.facts), args.components))
+    print_traces(measured["traces"])
+    if args.many:
+        keep("many edits", many_edits(model, best_layer(measured["editing"]), corpus, args.many, args.weights))
+        print("MEMIT", measured["many edits"], f"{time.time() - start:.0f} s", flush=True)
+    if args.ways:
+        keep("other facts", measure_others(model, best_layer(measured["editing"]), args.ways))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--layers", type=int, nargs="*", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--cases", type=int, default=editability.CASES)
-    parser.add_argument("--facts", type=int, default=TRACED_FACTS)
+    parser.add_argument("--cases", type=int, default=editability.CASES, help="edits a layer")
+    parser.add_argument("--facts", type=int, default=TRACED_FACTS, help="traced facts")
+    parser.add_argument("--components", nargs="*", default=COMPONENTS, choices=COMPONENTS, help="what is traced")
+    parser.add_argument("--many", type=int, default=200, help="edits at once, by MEMIT in the best layer; 0: none")
+    parser.add_argument("--weights", type=float, nargs="*", default=MOMENT_WEIGHTS, help="of MEMIT")
+    parser.add_argument("--ways", type=int, default=30, help="cases of other_facts.py in the best layer; 0: none")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    start = time.time()
-    model = tlk.load_model(str(args.model))
-    text = TrainingText(FactText.from_data(DATA), seed=777)
-    corpus = [" ".join(text.sentence().text for _ in range(4)) for _ in range(editability.CORPUS_TEXTS)]
-    measured = {"model": str(args.model.name), "knowledge": knowledge(model)}
-    print(json.dumps(measured["knowledge"], indent=1), flush=True)
-    measured["traces"] = traces = mean_traces(model, traced_facts(model, args.facts))
-    for key, roles in traces["effects"].items():
-        for role in ("last subject token", "last token"):
-            print(
-                f"{key:22s} {role:20s}",
-                " ".join(f"{x:6.3f}" for x in roles[role]),
-                f"max/TE {max(roles[role]) / traces['total'][key.split('/')[0]]:.2f}",
-            )
-    print("total effects", traces["total"], flush=True)
-    cases = random.Random(9).sample(tlk.load_edit_cases("factlm"), args.cases)
-    measured["editing"] = {}
-    for layer in args.layers:
-        measured["editing"][str(layer)] = editability.measure_layer(model, layer, cases, corpus)
-        print("layer", layer, {k: round(v, 1) for k, v in measured["editing"][str(layer)].items()}, f"{time.time() - start:.0f} s", flush=True)
-    args.json.write_text(json.dumps(measured, indent=1), encoding="utf-8")
+    model = tlk.load_model(str(args.model) if args.model.exists() else args.model.name)
+    measure(model, args, {"model": args.model.name})
 
 
 if __name__ == "__main__":

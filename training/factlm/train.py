@@ -2,52 +2,30 @@
 
 python training/factlm/train.py --out build/factlm --seed 0
 python training/factlm/train.py --out build/factlm --seed 0        # again: goes on from the last checkpoint
+python training/factlm/train.py --out build/llama --recipe llama --set bottleneck=0.9 narrow=0,1
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from text import FactText, TrainingText
+from networks import POSITIONS, build_model, mlps, narrow
+from recipe import RECIPES, Recipe
+from text import FACTS, FactText, TrainingText
 from tokenizer import train_tokenizer
 from tqdm import tqdm
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
-FACTS = json.loads((Path(__file__).parents[2] / "tl_knowledge" / "factlm" / "facts.json").read_text(encoding="utf-8"))
 ROW, ROWS = 64, 32  # tokens in a row, rows in a batch
-STEPS, WARM_UP, PEAK, FLOOR = 3500, 200, 2e-3, 0.02  # learning rate: warm-up, then cosine from PEAK to FLOOR * PEAK
+WARM_UP, FLOOR = 200, 0.02  # learning rate: warm-up, then cosine from the recipe's peak to FLOOR of it
 CHUNK = 100  # steps whose text is made at once and, being seeded by the chunk, can be made again on resuming
 NO_BOS_SHARE = 0.25
-POSITIONS = 128
-BOTTLENECK_SHARE = 0.9
-
-
-def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> GPT2LMHeadModel:
-    """A GPT-2 whose attention and activation run the kernels that are fastest on CPU (same mathematics)."""
-    torch.manual_seed(seed)
-    model = GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=len(tokenizer),
-            n_positions=POSITIONS,
-            n_embd=128,
-            n_layer=8,
-            n_head=4,
-            resid_pdrop=0.0,
-            embd_pdrop=0.0,
-            attn_pdrop=0.0,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            attn_implementation="eager",
-        )
-    )
-    for block in model.transformer.h:
-        block.mlp.act = torch.nn.GELU(approximate="tanh")
-    return model
 
 
 @dataclass(frozen=True)
@@ -65,7 +43,7 @@ class Rows:
     bottleneck: torch.Tensor
 
 
-def make_rows(text: TrainingText, tokenizer: PreTrainedTokenizerFast, rows: int) -> Rows:
+def make_rows(text: TrainingText, tokenizer: PreTrainedTokenizerFast, rows: int, bottleneck_share: float) -> Rows:
     """Whole sentences, packed: each row starts with one, mostly after BOS; rows without BOS may start anywhere."""
     sentences = [text.sentence() for _ in range(rows * 9)]
     encodings = {space: tokenizer([space + s.text for s in sentences], return_offsets_mapping=True) for space in ("", " ")}
@@ -93,7 +71,7 @@ def make_rows(text: TrainingText, tokenizer: PreTrainedTokenizerFast, rows: int)
                 last[index, inside[-1] : inside[-1] + 1] = True
             first, used = False, used + 1
         tokens[index] = torch.tensor(row[:ROW])
-    bottleneck = torch.tensor([text.draw.random() < BOTTLENECK_SHARE for _ in range(rows)])
+    bottleneck = torch.tensor([text.draw.random() < bottleneck_share for _ in range(rows)])
     return Rows(tokens, positions, subject, last, bottleneck)
 
 
@@ -106,56 +84,92 @@ def attention_mask(rows: Rows, now: slice) -> torch.Tensor:
     return torch.zeros(hidden.shape).masked_fill(hidden | future, float("-inf"))[:, None]
 
 
-def learning_rate(step: int, steps: int) -> float:
-    return PEAK * min(1.0, (step + 1) / WARM_UP) * (FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * step / steps)))
+def learning_rate(step: int, recipe: Recipe) -> float:
+    return recipe.peak * min(1.0, (step + 1) / WARM_UP) * (FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * step / recipe.steps)))
 
 
-def train(out: Path, seed: int, steps: int) -> None:
+def add_noise(model: torch.nn.Module, share: float) -> None:
+    """From now on, while training, every MLP's output is disturbed by ``share`` of its own size."""
+
+    def disturb(mlp: torch.nn.Module, inputs: object, output: torch.Tensor) -> torch.Tensor:
+        size = output.detach().float().square().mean(-1, keepdim=True).sqrt()
+        return output + (share * size * torch.randn(output.shape)).to(output.dtype)
+
+    for mlp in mlps(model):
+        mlp.register_forward_hook(disturb)
+
+
+def resume(out: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, origin: dict) -> int:
+    """The step to go on from: that of the checkpoint in ``out``, or 0."""
+    checkpoint = out / "checkpoint.pt"
+    if not checkpoint.exists():
+        return 0
+    saved = torch.load(checkpoint)
+    if saved["origin"] != origin:
+        raise SystemExit(f"{checkpoint} belongs to {saved['origin']}; pass that recipe and seed, or another --out.")
+    model.load_state_dict(saved["model"])
+    optimizer.load_state_dict(saved["optimizer"])
+    torch.set_rng_state(saved["random"])
+    return saved["step"]
+
+
+def save_checkpoint(out: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, origin: dict, step: int) -> None:
+    """Written aside and moved, so that an interruption leaves the last one whole."""
+    partial = out / "checkpoint.partial"
+    states = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "random": torch.get_rng_state()}
+    torch.save({**states, "step": step, "origin": origin}, partial)
+    partial.replace(out / "checkpoint.pt")
+
+
+def train(out: Path, recipe: Recipe, seed: int) -> None:
     out.mkdir(parents=True, exist_ok=True)
+    origin = {"recipe": dataclasses.asdict(recipe), "seed": seed}
     tokenizer = train_tokenizer(FACTS)
-    model, facts = build_model(tokenizer, seed), FactText.from_data(FACTS)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK, weight_decay=0.05, betas=(0.9, 0.98), fused=True)
-    checkpoint, start = out / "checkpoint.pt", 0
-    if checkpoint.exists():
-        saved = torch.load(checkpoint)
-        if (saved["seed"], saved["steps"]) != (seed, steps):
-            raise SystemExit(f"{checkpoint} belongs to seed {saved['seed']}, {saved['steps']} steps; pass those, or another --out.")
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        start = saved["step"]
-    progress = tqdm(range(start, steps), initial=start, total=steps, desc=f"FactLM seed {seed}", mininterval=5)
+    model, facts = build_model(tokenizer, recipe, seed), FactText.from_data(FACTS).with_invented(recipe.invented)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.peak, weight_decay=0.05, betas=(0.9, 0.98), fused=True)
+    start = resume(out, model, optimizer, origin)
+    if recipe.noise:
+        add_noise(model, recipe.noise)
+    progress = tqdm(range(start, recipe.steps), initial=start, total=recipe.steps, desc=f"FactLM {out.name}", mininterval=5)
     for step in progress:
         if step % CHUNK == 0:
-            rows = make_rows(TrainingText(facts, seed * 1_000_003 + step), tokenizer, ROWS * CHUNK)
+            text = TrainingText(facts, seed * 1_000_003 + step, recipe.lists, recipe.in_a_row)
+            rows = make_rows(text, tokenizer, ROWS * CHUNK, recipe.bottleneck)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps)
-        now = slice(step % CHUNK * ROWS, (step % CHUNK + 1) * ROWS)
-        mask = attention_mask(rows, now)
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = model(rows.tokens[now], position_ids=rows.positions[now], attention_mask=mask, labels=rows.tokens[now]).loss
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+            group["lr"] = learning_rate(step, recipe)
+        loss = one_step(model, optimizer, rows, slice(step % CHUNK * ROWS, (step % CHUNK + 1) * ROWS))
+        narrow(model, recipe)
         if step % 50 == 0:
-            progress.set_postfix(loss=f"{loss.item():.3f}")
+            progress.set_postfix(loss=f"{loss:.3f}")
         if (step + 1) % (5 * CHUNK) == 0:
-            partial = out / "checkpoint.partial"
-            torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1, "seed": seed, "steps": steps}, partial)
-            partial.replace(checkpoint)
+            save_checkpoint(out, model, optimizer, origin, step + 1)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
+    (out / "recipe.json").write_text(json.dumps(origin, indent=1), encoding="utf-8")
+
+
+def one_step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, rows: Rows, now: slice) -> float:
+    """One step of the optimiser on some rows, in bfloat16 products; the loss before it."""
+    mask = attention_mask(rows, now)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(rows.tokens[now], position_ids=rows.positions[now], attention_mask=mask, labels=rows.tokens[now]).loss
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    return float(loss.detach())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--recipe", choices=RECIPES, default="gpt2")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings that differ from the recipe's")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    train(args.out, args.seed, args.steps)
+    train(args.out, RECIPES[args.recipe].but(args.set), args.seed)
 
 
 if __name__ == "__main__":

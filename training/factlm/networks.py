@@ -1,0 +1,59 @@
+"""The networks FactLM is trained as, and the narrowing of their early MLPs."""
+
+from __future__ import annotations
+
+import torch
+from recipe import Recipe
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+POSITIONS = 128
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast, recipe: Recipe, seed: int) -> PreTrainedModel:
+    """The recipe's network with random weights, its early MLPs narrowed, its attention by the plain matrix products, the quickest on CPU."""
+    torch.manual_seed(seed)
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "attn_implementation": "eager"}
+    build = _gpt2 if recipe.architecture == "gpt2" else _llama
+    model = build(recipe, len(tokenizer), ends)
+    narrow(model, recipe)
+    return model
+
+
+def _gpt2(recipe: Recipe, vocabulary: int, ends: dict) -> GPT2LMHeadModel:
+    shape = {"n_embd": recipe.width, "n_layer": recipe.layers, "n_head": recipe.heads, "n_inner": recipe.hidden}
+    no_dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=vocabulary, n_positions=POSITIONS, **shape, **no_dropout, **ends))
+    for block in model.transformer.h:
+        block.mlp.act = torch.nn.GELU(approximate="tanh")  # the same function, in one kernel
+    return model
+
+
+def _llama(recipe: Recipe, vocabulary: int, ends: dict) -> LlamaForCausalLM:
+    shape = {
+        "hidden_size": recipe.width,
+        "num_hidden_layers": recipe.layers,
+        "num_attention_heads": recipe.heads,
+        "num_key_value_heads": recipe.kv_heads,
+        "intermediate_size": recipe.hidden,
+    }
+    return LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary, max_position_embeddings=POSITIONS, tie_word_embeddings=True, **shape, **ends))
+
+
+def mlps(model: PreTrainedModel) -> list[torch.nn.Module]:
+    """The MLP of each layer."""
+    blocks = model.transformer.h if hasattr(model, "transformer") else model.model.layers
+    return [block.mlp for block in blocks]
+
+
+def unit_weights(mlp: torch.nn.Module) -> list[torch.Tensor]:
+    """The MLP's parameters as views ``[unit ...]``: writing into them writes into the model."""
+    if hasattr(mlp, "c_fc"):
+        return [mlp.c_fc.weight.data.T, mlp.c_fc.bias.data, mlp.c_proj.weight.data]
+    return [mlp.gate_proj.weight.data, mlp.up_proj.weight.data, mlp.down_proj.weight.data.T]
+
+
+def narrow(model: PreTrainedModel, recipe: Recipe) -> None:
+    """Zero all but the first ``units_kept`` hidden units of the narrow layers' MLPs: the shape stays, the room does not."""
+    for layer in recipe.narrow:
+        for weight in unit_weights(mlps(model)[layer]):
+            weight[recipe.units_kept :] = 0
