@@ -79,6 +79,7 @@ bench: $(VENV)/.dev
 	$(RUN)/python benchmarks/trace_fact_sets.py
 	$(RUN)/python benchmarks/attribution.py
 	$(RUN)/python benchmarks/editing.py
+	$(RUN)/python benchmarks/edit_values.py --alphaedit
 	$(RUN)/python benchmarks/circuits.py
 
 # Every engine on a CUDA device beside the CPU, in float32 and bfloat16; exit status 2 where there is none.
