@@ -80,6 +80,7 @@ bench: $(VENV)/.dev
 	$(RUN)/python benchmarks/trace_fact_sets.py
 	$(RUN)/python benchmarks/attribution.py
 	$(RUN)/python benchmarks/editing.py
+	$(RUN)/python benchmarks/edit_values.py --alphaedit
 	$(RUN)/python benchmarks/circuits.py
 
 # Beside other programs, with the packages of the extra; a quarter of an hour, and docs/speed.md anew.

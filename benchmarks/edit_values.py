@@ -3,8 +3,8 @@
     python benchmarks/edit_values.py [--facts 32] [--shape gpt2-small-wide] [--layer 3] [--plain]
 
 The loop is Meng et al.'s program: whole forwards, all positions unembedded, one fact after the other, which stops as ours does. It is run for a
-few facts (``--loop-facts``), and its time is per fact and step. Times are the process's own, the smaller of two runs, one thread. ``--plain`` runs
-every fact for all steps. Weights are random, but FactLM's; its tokenizer and words are used throughout.
+few facts (``--loop-facts``), for one step and for three, and the steps of all facts are counted. Times are the process's own, the smaller of two
+runs, one thread. ``--plain`` runs every fact for all steps. Weights are random, but FactLM's; its tokenizer and words are used throughout.
 """
 
 from __future__ import annotations
@@ -60,9 +60,8 @@ def measure_values(shape: str, layer: int, count: int, loop_facts: int, *, stops
     optimise_values(model, batch[:2], layer, site, settings)  # what is tried once a model
     together, values = spent(lambda: optimise_values(model, batch, layer, site, settings))
     steps = [len(value.losses) for value in values]
-    few, taken = batch[:loop_facts], 3
-    slow, _ = spent(lambda: [whole_forwards(model, rows, site, taken) for rows in few])
-    loop = slow / (taken * loop_facts) * sum(steps)
+    one, three = (spent(lambda n=n: [whole_forwards(model, rows, site, n) for rows in batch[:loop_facts]])[0] / loop_facts for n in (1, 3))
+    loop = count * one + (three - one) / 2 * (sum(steps) - count)
     share = product_share(lambda: optimise_values(model, batch[:8], layer, site, settings))
     print(
         f"{shape}, values of {count} facts ({len(templates)} contexts) at layer {layer}, {min(steps)} to {max(steps)} steps, {sum(steps)} in all: "

@@ -17,10 +17,10 @@ from jaxtyping import Float, Int
 
 from tl_knowledge.arrays import Hooks, Tokens
 from tl_knowledge.engine.recording import record
-from tl_knowledge.models.hook_names import UNEMBED_IN
+from tl_knowledge.models.hook_names import UNEMBED_IN, block_input
 from tl_knowledge.models.protocol import HookedModel, layer_count
 
-__all__ = ["Cache", "fill_cache", "filled_cache", "filling", "is_hooked_transformer"]
+__all__ = ["Cache", "fill_cache", "fill_shared", "filled_cache", "filling", "is_hooked_transformer", "shared_length"]
 
 Owners = Int[torch.Tensor, " row"]
 Heads = Float[torch.Tensor, "_ _ _ d_head"]
@@ -96,6 +96,44 @@ def filled_cache(length: int, shown: Sequence[str], recorded: Mapping[str, torch
         return Cache(length, list(zip(kept[::2], kept[1::2], strict=True)))
     filled = arguments["past_key_values"]
     return Cache(length, filled.layers, filled)
+
+
+def fill_shared(model: HookedModel, tokens: Tokens, names: Sequence[str]) -> tuple[Cache, dict[str, torch.Tensor]]:
+    """`fill_cache` of whole rows, of which many begin alike: each beginning runs once, and then the rest of every row.
+
+    Args:
+        names: of other activations of the run; ``[row pos ...]`` all.
+    """
+    length, cut = tokens.shape[1], shared_length(tokens) if is_hooked_transformer(model) else 0
+    if cut == 0:
+        return fill_cache(model, tokens, [], length, names)
+    beginnings, owners = torch.unique(tokens[:, :cut], dim=0, return_inverse=True)
+    known, before = fill_cache(model, beginnings, [], cut, names)
+    layers, entry = range(layer_count(model)), block_input(0)
+    entering = record(model, tokens, [], [entry])[entry][:, cut:]
+    swap_in: Hooks = [(entry, lambda _, *, hook: entering)]
+    parts = [(f"blocks.{layer}.attn.hook_k", f"blocks.{layer}.attn.hook_v") for layer in layers]
+    wanted = [*names, *(name for pair in parts for name in pair)]
+    after = record(model, tokens[:1, cut:], swap_in, wanted, stop_at_layer=len(layers), **known.arguments(length - cut, owners=owners))
+
+    def joined(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        return torch.cat([old[owners], new], dim=1)
+
+    caches = [(joined(old[0], after[keys]), joined(old[1], after[values])) for old, (keys, values) in zip(known.layers, parts, strict=True)]
+    return Cache(length, caches), {name: joined(before[name], after[name]) for name in names}
+
+
+def shared_length(tokens: Tokens) -> int:
+    """After how many tokens to cut rows so that the beginnings that differ, and all rests, are the fewest tokens; none where that saves nothing.
+
+    Example:
+        >>> shared_length(torch.tensor([[1, 2, 3, 4], [1, 2, 3, 5], [1, 2, 6, 7]]))
+        2
+    """
+    rows, length = tokens.shape
+    run = {cut: cut * len(torch.unique(tokens[:, :cut], dim=0)) + rows * (length - cut) for cut in range(1, length)}
+    best = min(run, key=run.__getitem__, default=0)
+    return best if best and run[best] < rows * length else 0
 
 
 def is_hooked_transformer(model: HookedModel) -> bool:

@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float, Int
 from tl_knowledge.arrays import Hooks, Tokens
 from tl_knowledge.editing.optimise.changed_rows import Change, ChangedRows
 from tl_knowledge.editing.optimise.fact_rows import at_positions
-from tl_knowledge.engine.caches import Cache, fill_cache, is_hooked_transformer
+from tl_knowledge.engine.caches import Cache, fill_shared, is_hooked_transformer
 from tl_knowledge.engine.narrowing import may_narrow, narrow_attention, narrow_mlp
 from tl_knowledge.engine.prefix import FrozenPrefix, may_freeze, prefix_refusal, run_on_prefix_from
 from tl_knowledge.engine.recording import record
@@ -119,7 +119,7 @@ class FrozenRows:
         if noise or not may_freeze(model, length):
             activations = record(model, self.tokens, noise, names)
         else:
-            self.cache, activations = fill_cache(model, self.tokens, [], length, sorted(names))
+            self.cache, activations = fill_shared(model, self.tokens, sorted(names))
         self.entered, self.states = activations[block_input(0)], activations[entering]
         self.starts = torch.cat([at_positions(activations[site], edited) for site in sites], dim=-1)
 
