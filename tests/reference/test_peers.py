@@ -25,7 +25,7 @@ def work(tmp_path_factory):
     """Two layers of random weights; few steps, in which the optimisations do not stop."""
     folder = works.write_network(tmp_path_factory.mktemp("network"), "tiny", 3)
     made = works.load_work(folder, steps=(4, 3), dtype=torch.float64)
-    return replace(made, facts=made.facts[:3], samples=3)
+    return replace(made, facts=made.facts[:3], samples=3, steps=4)
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +33,11 @@ def ours(work):
     return {task: programs.program(task, programs.OURS)(work) for task in programs.TASKS}
 
 
-def assert_same(work, task, name, ours):
+def assert_same(work, task, name, ours, apart=1e-9):
     before = {key: value.clone() for key, value in work.network.state_dict().items()}
     given = programs.program(task, name)(work)
     assert given.shape == ours[task].shape and float(ours[task].abs().max()) > 1e-6
-    assert programs.difference(given, ours[task]) < 1e-9
+    assert programs.difference(given, ours[task]) < apart
     assert all(torch.equal(value, before[key]) for key, value in work.network.state_dict().items())
     assert not any(module._forward_hooks for module in work.network.modules())
 
@@ -51,7 +51,7 @@ def test_the_written_out_loops_give_our_numbers(work, ours, task, name):
 def test_the_packages_give_our_numbers(work, ours, task, name):
     module = name.split(",")[0].replace("-", "_")
     pytest.importorskip(module, reason=f"{module} is not installed: pip install -e '.[peers]'")
-    assert_same(replace(work, steps=4), task, name, ours if task != "neurons" else {task: programs.program(task, "ours")(replace(work, steps=4))})
+    assert_same(work, task, name, ours, apart=1e-7 if task == "neurons" else 1e-9)  # knowledge-neurons' path has its points in single precision
 
 
 def test_everything_states_the_same_prompt(work):
