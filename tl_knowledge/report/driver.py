@@ -13,7 +13,7 @@ from tl_knowledge.datasets import paraphrases
 from tl_knowledge.door import public
 from tl_knowledge.editing import ROME, Edit, EditMethod, KeyMoments, edit_view, plan_edit
 from tl_knowledge.engine.batches import answer_probabilities, likeliest_next
-from tl_knowledge.engine.progress import progress_bar
+from tl_knowledge.engine.forecast import parts_bar
 from tl_knowledge.errors import InputError, UnsupportedModelError
 from tl_knowledge.evaluation import EditMeasure, measure_consequences
 from tl_knowledge.models.hook_names import Component, Module
@@ -25,13 +25,12 @@ from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.report.findings import Continuations, EditedFact, NeuronFindings
 from tl_knowledge.report.result import FactReport
 from tl_knowledge.report.settings import ReportSettings
+from tl_knowledge.report.work import SIDES, report_work
 from tl_knowledge.tracing import CausalTrace, trace
 
 __all__ = ["report_fact"]
 
-PARTS = 8
 WORDINGS_CONTINUED = 4
-SIDES = ("subject", "relation")
 MODULES: tuple[tuple[Component, tuple[Module, ...]], ...] = (("mlp_out", ()), ("attn_out", ()))
 EVERYTHING: tuple[tuple[Component, tuple[Module, ...]], ...] = (
     ("resid_post", ()),
@@ -68,7 +67,7 @@ def report_fact(
         measures: what else to ask for that section, as `tl_knowledge.evaluation.measure_consequences`.
         limit: sites of a circuit, at most.
         samples, seed: of the noise.
-        progress: show a progress bar once the work has lasted two seconds.
+        progress: show a progress bar; of work longer than two seconds it is there at once, and says how long it will take.
 
     Raises:
         InputError: another new object than the case's, or measures without an edit.
@@ -85,21 +84,25 @@ def report_fact(
     case = _case(fact, edit_to, asked)
     fact = fact.fact if isinstance(fact, EditCase) else fact
     prompt, settings = Prompt.from_fact(model, fact), ReportSettings(limit, samples, seed)
-    with progress_bar(what="report", unit="part", progress=progress, total=PARTS) as bar:
-        edit = None if case is None else _plan(model, case, method, moments)
-        bar.update()
-        traces = {side: _traces(model, prompt, side, EVERYTHING, settings) for side in SIDES}
-        bar.update(2)
-        neurons = _neurons(model, fact, prompt, settings)
-        bar.update()
-        circuits = {side: _circuit(model, prompt, of_side, settings) for side, of_side in traces.items()}
-        bar.update()
-        attention, missing = _attention(model, prompt, settings)
-        bar.update()
-        (direct, no_direct), lens = _direct(model, prompt), logit_lens(model, prompt)
-        bar.update()
-        edited = None if edit is None or case is None else _edited(model, case, edit, settings, asked)
-        bar.update()
+    shape: dict[str, int] = {"wordings": max(1, len(fact.paraphrases)), "components": len(EVERYTHING), "modules": len(MODULES)}
+    work = report_work(model, prompt, settings, edited=case is not None, **shape)
+    with parts_bar(model, prompt.tokens, what="report", work=work, progress=progress) as bar:
+        with bar.part("edit"):
+            edit = None if case is None else _plan(model, case, method, moments)
+        traces: dict[str, tuple[CausalTrace, ...]] = {}
+        for side in SIDES:
+            with bar.part(f"traces of the {side}"):
+                traces[side] = _traces(model, prompt, side, EVERYTHING, settings)
+        with bar.part("neurons"):
+            neurons = _neurons(model, fact, prompt, settings)
+        with bar.part("circuits"):
+            circuits = {side: _circuit(model, prompt, of_side, settings) for side, of_side in traces.items()}
+        with bar.part("heads"):
+            attention, missing = _attention(model, prompt, settings)
+        with bar.part("direct effects"):
+            (direct, no_direct), lens = _direct(model, prompt), logit_lens(model, prompt)
+        with bar.part("what the edit does"):
+            edited = None if edit is None or case is None else _edited(model, case, edit, settings, asked)
     return FactReport(fact, prompt, traces, neurons, circuits, attention, missing, direct, no_direct, lens, edited, settings)
 
 
