@@ -6,13 +6,13 @@ from contextlib import suppress
 
 import pytest
 import torch
-from support import build
+from support import BUILDERS, build
 from support.interrupts import InterruptAt
 
 import tl_knowledge as tlk
 from tl_knowledge.editing.serac_network import copy_of
-from tl_knowledge.engine import prefix_bank
-from tl_knowledge.engine.fused import fused_activations
+from tl_knowledge.engine import fused, prefix_bank
+from tl_knowledge.engine.fused import NORMS, fused_activations
 from tl_knowledge.engine.narrowing import may_narrow, narrowed_hooks
 from tl_knowledge.engine.prefix_bank import bank_prefixes, bank_refusal
 from tl_knowledge.models.protocol import site_hook
@@ -171,8 +171,8 @@ def test_a_refusal_falls_back_to_whole_rows(gpt2, prompt, monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_fused_activations_are_the_same_and_leave_nothing(gpt2, prompt, dtype):
     gpt2 = copy_of(gpt2).to(dtype)
+    plain = gpt2(prompt.tokens)  # a bridge's first run leaves marks of its own
     before = [(module, dict(vars(module))) for module in gpt2.modules()]
-    plain = gpt2(prompt.tokens)
     with pytest.raises(KeyboardInterrupt), fused_activations(gpt2):
         fused = gpt2(prompt.tokens)
         swapped = [
@@ -185,6 +185,41 @@ def test_fused_activations_are_the_same_and_leave_nothing(gpt2, prompt, dtype):
     torch.testing.assert_close(fused, plain, rtol=0, atol=100 * torch.finfo(dtype).eps * float(plain.abs().max()))
     assert all(vars(module).keys() == own.keys() and vars(module).get("act_fn") is own.get("act_fn") for module, own in before)
     assert torch.equal(gpt2(prompt.tokens), plain)
+
+
+OWN_NORMS = [name for name in ("ht-gpt2", "ht-parallel") if name in BUILDERS]  # none where TransformerLens has bridges only
+
+
+@pytest.mark.parametrize("name", OWN_NORMS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_fused_norms_show_what_they_showed(name, dtype, prompt):
+    """The logits and every hook but the scale, which is looked at by the written-out norm."""
+    model = copy_of(build(name)).to(dtype)
+    norms = [module for module in model.modules() if type(module).__name__ in NORMS]
+    plain, cache = model.run_with_cache(prompt.tokens)
+    with fused_activations(model):
+        assert norms and all("forward" in vars(norm) for norm in norms)
+        fused, shown = model.run_with_cache(prompt.tokens, names_filter=lambda hook: not hook.endswith("hook_scale"))
+        watched = model.run_with_cache(prompt.tokens, names_filter="ln_final.hook_scale")[1]
+    assert not any("forward" in vars(norm) for norm in norms)
+    roundings = {"rtol": 0, "atol": 400 * torch.finfo(dtype).eps}
+    torch.testing.assert_close(fused, plain, **roundings)
+    assert set(shown) == {hook for hook in cache if not hook.endswith("hook_scale")}
+    for hook in shown:
+        torch.testing.assert_close(shown[hook], cache[hook], **roundings)
+    torch.testing.assert_close(watched["ln_final.hook_scale"], cache["ln_final.hook_scale"], **roundings)
+
+
+@pytest.mark.parametrize("name", OWN_NORMS)
+def test_norms_that_are_watched_or_do_something_else_are_left_alone(name, monkeypatch):
+    model, seen = copy_of(build(name)), list[int]()
+    norm = model.blocks[1].ln1
+    with model.hooks(fwd_hooks=[("blocks.1.ln1.hook_normalized", lambda x, hook: seen.append(1))]), fused_activations(model):
+        assert "forward" not in vars(norm) and "forward" in vars(model.blocks[0].ln1) and not seen
+    monkeypatch.setattr(fused, "_same", {})
+    monkeypatch.setattr(type(norm), "forward", lambda self, x: 1.001 * self.hook_normalized(x))
+    with fused_activations(model):
+        assert "forward" not in vars(norm)
 
 
 def test_half_precision_is_left_alone(gpt2):

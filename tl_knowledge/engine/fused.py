@@ -1,8 +1,9 @@
-"""The MLPs' non-linearity in one kernel while rows run, where that is the same function.
+"""The MLPs' non-linearity, and the norms, in one kernel while rows run, where that is the same function.
 
 GPT-2's GELU is written out in TransformerLens and in Hugging Face: seven operations, each of which passes over the widest activation of the
-model. PyTorch has it in one. It takes the other's place for the length of a ``with`` only, in single and double precision (half precision would
-round at other places), and where both give the same values to rounding.
+model. So is the layer norm of ``HookedTransformer``, in six. PyTorch has each in one. It takes the other's place for the length of a ``with``
+only, in single and double precision (half precision would round at other places), and where both give the same values to rounding; of a norm also
+only where nobody looks at its scale, which the one kernel does not show.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ __all__ = ["fused_activations"]
 
 WRITTEN_OUT = ("gelu_new", "gelu_fast", "NewGELUActivation", "FastGELUActivation")
 """Names of the functions (of ``HookedTransformer``) and classes (of Hugging Face) that are tried."""
+
+NORMS = ("LayerNorm", "LayerNormPre")
+"""Classes of ``HookedTransformer`` that are tried: with a weight and a bias, and with both folded into what reads it."""
 
 EXACT_IN = (torch.float32, torch.float64)
 
@@ -58,6 +62,9 @@ def _put_in(model: HookedModel, functions: list[tuple[Any, Any]], modules: list[
         elif type(module).__name__ in WRITTEN_OUT and "forward" not in own and _is_same(type(module), module.forward, dtype):
             modules.append(own)
             own["forward"] = partial(_run, type(module), module.forward)
+        elif type(module).__name__ in NORMS and "forward" not in own and _is_unwatched(module) and _is_same_norm(module, dtype):
+            modules.append(own)
+            own["forward"] = partial(_run_norm, module, module.forward)
 
 
 def _put_back(functions: list[tuple[Any, Any]], modules: list[Any]) -> None:
@@ -70,6 +77,38 @@ def _put_back(functions: list[tuple[Any, Any]], modules: list[Any]) -> None:
 def _run(key: Hashable, function: Callable[[torch.Tensor], torch.Tensor], given: torch.Tensor) -> torch.Tensor:
     """What is given decides, which may have another precision than the model's weights."""
     return _fused(given) if given.dtype in EXACT_IN and _is_same(key, function, given.dtype) else function(given)
+
+
+def _run_norm(norm: Any, function: Callable[[torch.Tensor], torch.Tensor], given: torch.Tensor) -> torch.Tensor:
+    watched = norm.hook_scale.fwd_hooks or norm.hook_scale.bwd_hooks
+    return function(given) if watched or given.dtype not in EXACT_IN or given.dtype != norm.cfg.dtype else _norm(norm, given)
+
+
+def _is_unwatched(norm: Any) -> bool:
+    """Of ``HookedTransformer``, without a hook that would see what the norm is tried on."""
+    points = [getattr(norm, name, None) for name in ("hook_scale", "hook_normalized")]
+    return all(point is not None and not point.fwd_hooks and not point.bwd_hooks for point in points)
+
+
+def _norm(norm: Any, given: torch.Tensor) -> torch.Tensor:
+    """What a norm's own ``forward`` computes."""
+    normalised = norm.hook_normalized(torch.nn.functional.layer_norm(given, given.shape[-1:], eps=norm.eps))
+    return torch.addcmul(norm.b, normalised, norm.w) if hasattr(norm, "w") else normalised
+
+
+def _is_same_norm(norm: Any, dtype: torch.dtype) -> bool:
+    """Whether a norm is the fused one, to rounding; asked once a class, length and size of what keeps it from dividing by zero."""
+    weights = next(iter(norm.parameters()), None)
+    key = (type(norm), dtype, norm.eps, None if weights is None else len(weights))
+    if key not in _same:
+        length = 64 if weights is None else len(weights)
+        device = None if weights is None else weights.device
+        points = torch.linspace(-40, 60, 8 * length, dtype=dtype, device=device).sin().view(2, 4, length).cumsum(0)
+        with torch.no_grad():
+            expected = norm.forward(points)
+            away = (expected - _norm(norm, points)).abs()
+        _same[key] = bool((away <= ROUNDINGS * torch.finfo(dtype).eps * expected.abs().clamp(min=1)).all())
+    return _same[key]
 
 
 def _is_same(key: Hashable, function: Callable[[torch.Tensor], torch.Tensor], dtype: torch.dtype) -> bool:

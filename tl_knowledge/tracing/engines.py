@@ -16,9 +16,10 @@ from jaxtyping import Float
 from more_itertools import chunked_even
 
 from tl_knowledge.engine.forward import run_model
+from tl_knowledge.engine.layouts import laid_out_weights
 from tl_knowledge.engine.prefix_bank import bank_refusal
 from tl_knowledge.engine.recording import record
-from tl_knowledge.engine.rows import budget_rows, rows_engine, run_rows
+from tl_knowledge.engine.rows import budget_rows, row_bytes, rows_engine, run_rows
 from tl_knowledge.errors import NumericalError
 from tl_knowledge.hooks import corrupt, restore, sever
 from tl_knowledge.models.hook_names import Component
@@ -78,17 +79,21 @@ def sweep_sites(experiment: Experiment, sites: Sequence[Site], memory_budget: fl
     whole = "" if bank else bank_refusal(model, experiment.length) or "their prefixes would take over half of memory_budget"
     left = memory_budget - (bank.bytes if bank else 0)
     scores = torch.empty(len(sites), samples, dtype=experiment.base.score.dtype, device=experiment.device)
-    chunks: list[tuple[int, Sequence[int]]] = []
+    chunks, taken = list[tuple[int, Sequence[int]]](), 0
     for start, group in group_sites(sites, experiment.length, layer_count(model), samples) if bank else [(0, range(len(sites)))]:
         fitting = budget_rows(model, experiment.length - start, answers, left, start) - (0 if bank else len(experiment.row_prompts))
-        chunks += [(start, chunk) for chunk in _chunks(sites, group, max(1, fitting // samples))]
-    for start, chunk in chunks:
-        sweep = Sweep(experiment, [sites[k] for k in chunk], start, bank)
-        arguments = bank.arguments(start, sweep.parents) if bank else {}
-        logits = run_rows(model, experiment.tokens[:1, start:], sweep.hooks(), **arguments)
-        born = experiment.score(logits[sweep.base_rows :], sweep.row_prompts[sweep.base_rows :])
-        scores[chunk] = rearrange(born, "(site sample) -> site sample", sample=samples)
-        advance(len(chunk))
+        together = list(_chunks(sites, group, max(1, fitting // samples)))
+        chunks += [(start, chunk) for chunk in together]
+        rows = samples * max(map(len, together)) + (0 if bank else len(experiment.row_prompts))
+        taken = max(taken, rows * row_bytes(model, experiment.length - start, answers, start))
+    with laid_out_weights(model, left - taken if len(chunks) > 1 else 0):
+        for start, chunk in chunks:
+            sweep = Sweep(experiment, [sites[k] for k in chunk], start, bank)
+            arguments = bank.arguments(start, sweep.parents) if bank else {}
+            logits = run_rows(model, experiment.tokens[:1, start:], sweep.hooks(), **arguments)
+            born = experiment.score(logits[sweep.base_rows :], sweep.row_prompts[sweep.base_rows :])
+            scores[chunk] = rearrange(born, "(site sample) -> site sample", sample=samples)
+            advance(len(chunk))
     return scores, whole
 
 
