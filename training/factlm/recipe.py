@@ -39,13 +39,13 @@ class Recipe:
     kv_heads: int = 2
     narrow: tuple[int, ...] = (0, 1)
     units_kept: int = 32
-    bottleneck: float = 0.0
+    bottleneck: float = 0.95
     lists: float = LIST_SHARE
     in_a_row: float = 0.0
     invented: int = 0
     noise: float = 0.0
     peak: float = 2e-3
-    steps: int = 3500
+    steps: int = 3000
 
     def __post_init__(self) -> None:
         if self.architecture not in ARCHITECTURES:
@@ -81,6 +81,8 @@ class Recipe:
         return dataclasses.replace(self, **changed)  # pyright: ignore[reportArgumentType]
 
 
-# A gated MLP has three matrices: 344 hidden units make it as large as a plain one with 512.
-RECIPES = {"gpt2": Recipe(), "llama": Recipe(architecture="llama", hidden=344)}
-BUNDLED = Recipe(narrow=(), bottleneck=0.9)  # what the bundled model was trained with
+RECIPES = {
+    "gpt2": Recipe(),
+    "llama": Recipe(architecture="llama", hidden=344),  # a gated MLP has three matrices, so that it is as large as a plain one with 512
+    "bundled": Recipe(narrow=(), bottleneck=0.9, steps=3500),  # what the bundled model was trained with
+}

@@ -2,7 +2,8 @@
 
 python training/factlm/train.py --out build/factlm --seed 0
 python training/factlm/train.py --out build/factlm --seed 0        # again: goes on from the last checkpoint
-python training/factlm/train.py --out build/llama --recipe llama --set bottleneck=0.9 narrow=0,1
+python training/factlm/train.py --out build/llama --recipe llama --set bottleneck=0.9 narrow=0,1,2
+python training/factlm/train.py --out build/bundled --recipe bundled   # the model in tl_knowledge/factlm
 """
 
 from __future__ import annotations
