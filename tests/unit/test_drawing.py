@@ -6,6 +6,7 @@ import html
 import itertools
 import math
 import re
+from importlib.resources import files
 
 import numpy as np
 import pandas as pd
@@ -123,6 +124,13 @@ def test_the_page_marks_tokens_in_the_roles_colours():
     page = drawing.html_page("t", [])
     for role in ("subject", "relation", "answer"):
         assert f"--{role}-line: {ROLE_COLOURS[role]}" in page
+
+
+def test_the_explorer_has_the_roles_colours_by_day_and_by_night():
+    sheet = (files("tl_knowledge.explore") / "page" / "assets" / "explorer.css").read_text(encoding="utf-8")
+    for role in ("subject", "relation", "answer"):
+        day = ROLE_COLOURS[role]
+        assert re.findall(rf"--{role}: (#[0-9a-f]{{6}});", sheet) == [day, NIGHT.get(day, day)]
 
 
 def test_a_label_that_is_spelt_like_a_colour_stays():

@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from tl_knowledge.drawing.look import MUTED, PALETTE, RED, colour_of, frame, label_text, panel_titles, role_of, shortened, whiskers
+from tl_knowledge.drawing.look import INK, MUTED, PALETTE, RED, colour_of, frame, label_text, panel_titles, role_of, shortened, whiskers
 from tl_knowledge.drawing.says import extremes, spread, with_sentence
 
 __all__ = ["bar_chart", "grouped_bars", "labelled_points"]
@@ -69,7 +69,7 @@ def grouped_bars(
         number = plain.index(name) if name in plain else 0
         look = {"color": colour_of(name, number), "pattern": {"shape": ("", "/", "x", ".")[number // len(PALETTE) % 4]}}
         values, low, high = np.array(rows, dtype=float).T
-        error = whiskers(high - values, values - low, color=MUTED, thickness=1)
+        error = whiskers(high - values, values - low, color=INK, thickness=1)
         hover = f"{label_text(name)}<br>%{{customdata}}<br>{label_text(value_axis)} %{{y:.3f}}<extra></extra>"
         at = {"customdata": [label_text(group) for group in groups], "hovertemplate": hover}
         figure.add_trace(go.Bar(x=list(range(len(groups))), y=values, name=label_text(shortened(name, LEGEND)), marker=look, error_y=error, **at))
