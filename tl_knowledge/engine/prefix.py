@@ -85,14 +85,19 @@ def freeze_prefix(model: HookedModel, tokens: Tokens, kept: int = 1) -> FrozenPr
     if growing_rows_refusal(model):
         in_decoder = is_encoder_decoder(model) and kept <= tokens.shape[1] - answered_from(model, tokens)
         return whole_sequences(model, tokens, block=encoder_depth(model) if in_decoder else 0)
-    if tokens.shape[1] <= kept or not may_freeze(model, tokens.shape[1]):
+    if tokens.shape[1] <= kept or not may_freeze(model, tokens.shape[1], filled=tokens.shape[1] - kept):
         return whole_sequences(model, tokens)
     return _freeze(model, tokens, kept)
 
 
-def may_freeze(model: HookedModel, length: int) -> bool:
-    """Whether the beginning of prompts of so many tokens can be frozen, exactly."""
-    return not (growing_rows_refusal(model) or prefix_refusal(model) or length > exact_up_to(model))
+def may_freeze(model: HookedModel, length: int, *, filled: int) -> bool:
+    """Whether the beginning of prompts of so many tokens can be frozen, exactly.
+
+    Args:
+        filled: how many of them run while the cache is filled. A sliding window that is full keeps only those that the next token sees.
+    """
+    most = exact_up_to(model)
+    return not (growing_rows_refusal(model) or prefix_refusal(model) or length > most or filled >= most)
 
 
 def whole_sequences(model: HookedModel, tokens: Tokens, hooks: Hooks | None = None, *, block: int = 0) -> FrozenPrefix:

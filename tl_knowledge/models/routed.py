@@ -23,6 +23,7 @@ __all__ = [
     "Routed",
     "check_not_replaced",
     "foreign_hook",
+    "has_module_hook",
     "has_routes",
     "is_on",
     "late_hooks",
@@ -186,11 +187,16 @@ def module_hook(model: HookedModel) -> str | None:
     PyTorch's reparametrisations, which only set weights.
     """
     for module in model.modules():
-        if not all(_is_wiring(hook) for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values())):
+        if has_module_hook(module):
             whole: Any = model
             name = next((name for name, each in whole.named_modules() if each is module), "")
             return name.replace("._original_component", "") or type(module).__name__
     return None
+
+
+def has_module_hook(module: torch.nn.Module) -> bool:
+    """Whether somebody's PyTorch forward hook is on this module itself."""
+    return not all(_is_wiring(hook) for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()))
 
 
 def users_hook(model: HookedModel) -> str | None:

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from tl_knowledge.arrays import Hooks
 from tl_knowledge.models.hook_names import UNEMBED_IN
 from tl_knowledge.models.protocol import HookedModel, answered_from, as_rows, context_length
+from tl_knowledge.models.routed import has_module_hook
 
 __all__ = ["Unembedding"]
 
@@ -47,9 +48,14 @@ class Unembedding:
     def of(cls, model: HookedModel) -> Unembedding | None:
         """The model's, or ``None`` where the model does more behind the unembedding's input than this.
 
-        A probe of a few tokens, run once a model, finds that out; hooks that somebody has set behind it are seen each time.
+        A probe of a few tokens, run once a model, finds that out; hooks that somebody has set behind it, or on the modules around it, are seen
+        each time.
         """
         if any(point.fwd_hooks for name, point in model.hook_dict.items() if name.startswith("unembed.") and name != UNEMBED_IN):
+            return None
+        whole: Any = model
+        around = [whole, getattr(whole, "original_model", None), *getattr(whole, "unembed", torch.nn.Module()).modules()]
+        if any(has_module_hook(module) for module in around if isinstance(module, torch.nn.Module)):
             return None
         unembedding = cls._read(model)
         if unembedding is not None and model not in _scales:

@@ -32,6 +32,7 @@ from tl_knowledge.engine.recording import record
 from tl_knowledge.engine.rows import growing_rows_refusal, keep_positions
 from tl_knowledge.models.hook_names import block_input, block_output
 from tl_knowledge.models.protocol import HookedModel, attention_input, layer_count
+from tl_knowledge.models.routed import has_routes, users_hook
 
 __all__ = ["FrozenRows", "Suffix", "alike", "price_of_a_run"]
 
@@ -109,14 +110,15 @@ class FrozenRows:
     ) -> None:
         self.model, self.layer, self.sites, self.edited, self.read = model, layer, sites, edited, read
         self.tokens = tokens[:, : int(read.max()) + 1]
-        self.direct = len(sites) == 1 and adds_to_the_stream(model, layer, sites[0], tokens[:1])
+        bare = not (has_routes(model) or users_hook(model))
+        self.direct = bare and len(sites) == 1 and adds_to_the_stream(model, layer, sites[0], tokens[:1])
         self.first = layer + 1 if self.direct else layer
         self.narrows = layer < layer_count(model) - 1 and may_narrow(model)
         self.padded = not (self.narrows and attention_input(model, layer + 1))
         entering = block_output(self.first - 1) if self.first else block_input(0)
         names, length = {block_input(0), entering, *sites}, self.tokens.shape[1]
         self.cache: Cache | None = None
-        if noise or not may_freeze(model, length):
+        if noise or not may_freeze(model, length, filled=length):
             activations = record(model, self.tokens, noise, names)
         else:
             self.cache, activations = fill_shared(model, self.tokens, sorted(names))
@@ -170,7 +172,7 @@ class Suffix(ChangedRows):
 
 
 def adds_to_the_stream(model: HookedModel, layer: int, site: str, tokens: Tokens) -> bool:
-    """Whether what is added at a site comes out of the block unchanged, as nearly everywhere; tried once a model.
+    """Whether what is added at a site comes out of the block unchanged, as nearly everywhere; tried once a model, without hooks of others on it.
 
     Not so where the block normalises its MLP's output (Gemma-2) or its own (post-norm models).
     """
