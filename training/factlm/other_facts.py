@@ -50,7 +50,7 @@ WAYS = {
     "short steps, stopped at loss 0.5": Way(rate=0.1, steps=80, plain=True, enough=0.5),
     "apart": Way(rate=0.1, steps=80, plain=True, apart=True),
     "apart, stopped at loss 0.5": Way(rate=0.1, steps=80, plain=True, apart=True, enough=0.5),
-    "steady": Way(rate=0.1, steps=40, steady=0.1),
+    "steady": Way(rate=0.1, steps=60, steady=0.05),
     "told": Way(rate=0.05, steps=80, told=1.0),
 }
 
@@ -170,8 +170,9 @@ def optimise(model, layer: int, asked: Asked, way: Way, project: Callable[[torch
 @torch.no_grad()
 def score(model, layer: int, asked: Asked, cases: list[tlk.EditCase], delta: torch.Tensor, length: torch.Tensor) -> dict[str, float]:
     """Percentages, and the vector's mean length in MLP outputs."""
-    batch, which, _ = asked_of(model, cases, lambda case: case.paraphrases)
-    said = batch.logits(model, batch.add(layer, delta[which])).argmax(-1)
+    batch, which, true = asked_of(model, cases, lambda case: case.paraphrases)
+    logits, place = batch.logits(model, batch.add(layer, delta[which])), torch.arange(len(which))
+    said, preferred = logits.argmax(-1), logits[place, asked.new_targets[which]] > logits[place, true]
     bare = replace(
         asked.new, tokens=asked.new.tokens[:: asked.group], subject_last=asked.new.subject_last[:: asked.group], last=asked.new.last[:: asked.group]
     )
@@ -182,6 +183,7 @@ def score(model, layer: int, asked: Asked, cases: list[tlk.EditCase], delta: tor
     return {
         "says it": 100 * float((first == asked.new_targets).double().mean()),
         "paraphrases say it": 100 * float((said == asked.new_targets[which]).double().mean()),
+        "PS": 100 * float(preferred.double().mean()),
         "other facts kept": 100 * float(kept.double().mean()),
         "other facts become the new object": 100 * float(new.double().mean()),
         "length": float((delta.norm(dim=-1, keepdim=True) / length).mean()),
