@@ -95,6 +95,21 @@ class Slow:
                 weights[sender, node] = (moved - contrast.corrupted_score).mean()
         return weights
 
+    def needs(self, nodes):
+        """What the circuit, kept alone, loses without each edge."""
+        contrast = self.contrast
+        alone = {source: self.value(source, "clean") for source in contrast.sources}
+        alone |= {node: self.value(node, "corrupted") for node in everything_else(contrast, nodes)}
+        kept, values = self.run(alone, reads=nodes)
+        needs = {}
+        for sender in (*contrast.sources, *nodes):
+            later = [node for node in nodes if node != sender]
+            score, read = self.run({**alone, **values, sender: self.value(sender, "corrupted")}, reads=later)
+            needs[sender, answer_node(contrast)] = (kept - score).mean()
+            for node in later:
+                needs[sender, node] = (kept - self.run({**alone, node: read[node]})[0]).mean()
+        return needs
+
 
 @pytest.mark.parametrize("metric", ["probability", "log_probability"])
 @pytest.mark.parametrize("nodes", SETS.values(), ids=SETS)
@@ -130,6 +145,16 @@ def test_effects_needs_and_shares_equal_one_forward_each(model, prompt, nodes):
     torch.testing.assert_close(shares.completeness, 1 - (held - contrast.corrupted_score) / total, rtol=0, atol=EXACT / float(total.abs()))
     kept = slow.run(clean | {node: slow.value(node, "corrupted") for node in everything_else(contrast, nodes)})[0]
     torch.testing.assert_close(shares.faithfulness, (kept - contrast.corrupted_score) / total, rtol=0, atol=EXACT / float(total.abs()))
+
+
+@pytest.mark.parametrize("nodes", SETS.values(), ids=SETS)
+def test_needs_of_edges_equal_one_forward_each(model, prompt, nodes):
+    contrast = noisy(model, prompt, "log_probability")
+    needs, expected = find_needs(contrast, nodes, BUDGET), Slow(contrast).needs(nodes)
+    assert sum(abs(float(value)) > 1e-7 for value in expected.values()) > 6
+    for pair, value in expected.items():
+        assert needs.get(pair, 0.0) == pytest.approx(float(value), abs=EXACT), pair
+    assert set(needs) <= set(expected)
 
 
 @pytest.mark.parametrize("nodes", SETS.values(), ids=SETS)

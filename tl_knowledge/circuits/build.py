@@ -63,7 +63,7 @@ def from_trace(
             nodes on no path from the corrupted tokens to the answer.
         metric, against: what effects are measured in, as in `tl_knowledge.trace`; whatever the traces were measured in.
         memory_budget: bytes that the runs' activations may take.
-        progress: show a progress bar of each round of runs that takes more than two seconds.
+        progress: show at once how long it will take, where that is more than two seconds, and a progress bar of each round of runs.
 
     Raises:
         ModelError, PromptError, ComponentError: an argument that does not fit.

@@ -26,7 +26,7 @@ ROWS, TOKENS = 8, 1024  # of the forward that is timed, at most: enough for prod
 UNITS = ((90.0, 1.0, "s"), (90.0 * 60, 60.0, "min"), (float("inf"), 3600.0, "h"))
 
 
-def counted_work(model: HookedModel, passes: float, answers: float) -> float:
+def counted_work(model: HookedModel, passes: int | float, answers: int | float) -> float:
     """Floating-point operations of matrix products.
 
     Args:

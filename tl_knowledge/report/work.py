@@ -53,7 +53,7 @@ def report_work(
         "direct effects": [(2 * length * layers, layers * (heads + 2) * 2 + layers)],
         "what the edit does": after if edited else [],
     }
-    return {name: sum(counted_work(model, *counts) for counts in each) for name, each in parts.items()}
+    return {name: float(sum(counted_work(model, *counts) for counts in each)) for name, each in parts.items()}
 
 
 def _sites(layers: int, positions: range, length: int) -> tuple[float, float]:

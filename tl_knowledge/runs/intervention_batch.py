@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from einops import rearrange, repeat
@@ -26,6 +26,7 @@ from tl_knowledge.runs.reach import RunPlaces, needed_places
 __all__ = ["InterventionBatch"]
 
 
+@runtime_checkable
 class Run(Protocol):
     """What is asked of an intervention."""
 
