@@ -28,7 +28,6 @@ __all__ = [
     "embedding_matrix",
     "encoder_depth",
     "has_mlps",
-    "hook_names",
     "hook_names_kept",
     "is_encoder_decoder",
     "is_masked",
@@ -37,6 +36,7 @@ __all__ = [
     "model_device",
     "model_name",
     "prepends_bos",
+    "present_hooks",
     "site_hook",
 ]
 
@@ -83,7 +83,7 @@ def hook_names_kept(model: HookedModel) -> Generator[None]:
         _kept_names.reset(token)
 
 
-def hook_names(model: HookedModel) -> Container[str]:
+def present_hooks(model: HookedModel) -> Container[str]:
     """The hooks that a model has."""
     kept = _kept_names.get()
     return kept[1] if kept is not None and kept[0] is model else model.hook_dict
@@ -91,7 +91,7 @@ def hook_names(model: HookedModel) -> Container[str]:
 
 def mlp_input(model: HookedModel, layer: int) -> str | None:
     """The hook of what a block's MLP reads, ``[batch pos d_model]``; ``None`` where the model has none."""
-    there = hook_names(model)
+    there = present_hooks(model)
     return next((name for name in (f"blocks.{layer}.mlp.hook_in", f"blocks.{layer}.ln2.hook_normalized") if name in there), None)
 
 
@@ -114,7 +114,7 @@ def attention_input(model: HookedModel, layer: int) -> str | None:
     """
     name = f"blocks.{layer}.ln1.hook_normalized"
     split = any(getattr(model.cfg, flag, False) for flag in ("use_split_qkv_input", "use_attn_in", "use_attn_result"))
-    there = hook_names(model)
+    there = present_hooks(model)
     return name if name in there and f"blocks.{layer}.attn.hook_in" not in there and not split else None
 
 

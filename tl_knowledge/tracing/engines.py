@@ -86,7 +86,7 @@ def sweep_sites(experiment: Experiment, sites: Sequence[Site], memory_budget: fl
         chunks += [(start, chunk) for chunk in together]
         rows = samples * max(map(len, together)) + (0 if bank else len(experiment.row_prompts))
         taken = max(taken, rows * row_bytes(model, experiment.length - start, answers, start))
-    with laid_out_weights(model, left - taken if len(chunks) > 1 else 0):
+    with laid_out_weights(model, float(left - taken) if len(chunks) > 1 else 0.0):
         for start, chunk in chunks:
             sweep = Sweep(experiment, [sites[k] for k in chunk], start, bank)
             arguments = bank.arguments(start, sweep.parents) if bank else {}
