@@ -6,7 +6,6 @@ import html
 import itertools
 import math
 import re
-from importlib.resources import files
 
 import numpy as np
 import pandas as pd
@@ -104,15 +103,6 @@ def test_one_colour_a_role_in_every_kind_of_figure():
     assert LOOKS["state"][1] == ROLE_COLOURS[COLOUR_SCALES["resid_post"]]
 
 
-def test_what_is_restored_together_has_its_roles_colour_beside_the_other_curves():
-    from tl_knowledge.circuits.sets.figures import SHARE_NAMES
-
-    lines = [drawing.Line(name, [0], [1.0], [1.0], [1.0], style) for style, name in enumerate(SHARE_NAMES.values())]
-    figure = drawing.line_panels([drawing.LinePanel("", lines)], title="", subtitle="", x_axis="x", y_axis="y")
-    drawn = {trace.name: trace.line.color for trace in figure.data if trace.showlegend}
-    assert drawn[SHARE_NAMES["restored"]] == ROLE_COLOURS["restored"] and len(set(drawn.values())) == len(SHARE_NAMES) == 3
-
-
 @pytest.mark.parametrize("family", [("subject", "relation", "last token", "answer"), ("attention", "MLP", "residual"),
                                     ("before", "after", "both"), ("raises", "lowers")])  # fmt: skip
 def test_roles_that_meet_in_a_figure_differ_by_day_and_by_night(family):
@@ -124,13 +114,6 @@ def test_the_page_marks_tokens_in_the_roles_colours():
     page = drawing.html_page("t", [])
     for role in ("subject", "relation", "answer"):
         assert f"--{role}-line: {ROLE_COLOURS[role]}" in page
-
-
-def test_the_explorer_has_the_roles_colours_by_day_and_by_night():
-    sheet = (files("tl_knowledge.explore") / "page" / "assets" / "explorer.css").read_text(encoding="utf-8")
-    for role in ("subject", "relation", "answer"):
-        day = ROLE_COLOURS[role]
-        assert re.findall(rf"--{role}: (#[0-9a-f]{{6}});", sheet) == [day, NIGHT.get(day, day)]
 
 
 def test_a_label_that_is_spelt_like_a_colour_stays():

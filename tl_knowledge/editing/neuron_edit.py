@@ -95,8 +95,8 @@ class NeuronEdit(MapEdit):
         if lines is not None:
             return lines
         labels, values = [target.strip() for target in self.targets], self.activations.tolist()
-        about = {"title": "Activation where each neuron was made", "subtitle": self.headline(), "value_axis": "activation"}
-        return bar_chart(labels, values, **about, colours="MLP")
+        title = "Activation where each neuron was made"
+        return bar_chart(labels, values, title=title, subtitle=self.headline(), value_axis="activation", colours="MLP")
 
 
 def neuron_sum(
