@@ -31,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     same, small = True, loaded("tiny", 2, args)
     for shape in args.shapes:
         work = loaded(shape, args.layers, args)
+        for method in (work.rome, work.memit):
+            work.contexts(method)  # drawn once a model: no program pays for it
         memory = {} if args.no_memory else peaks(work, small, args)  # before anything has run, so that no memory is left over
         rows: dict[str, dict[str, Row]] = {}
         for task in args.tasks:
