@@ -28,7 +28,7 @@ class Base:
             samples or one for each.
         writes: what makes the corrupted run this one.
         everywhere: that every node has the value of the clean, or of the corrupted, run.
-        values: what further nodes have in it.
+        values: what its nodes that were read have in it.
     """
 
     recorded: Mapping[str, torch.Tensor]
@@ -51,10 +51,20 @@ class Base:
         """The last layer at whose output a run with these writes still is this one, and nothing was to be read; ``-1``: the input of block 0."""
         return min(map(birth, (*self.differing(writes), *reads)), default=n_layers - 1)
 
+    def carries(self, writes: Mapping[Node, Value], reads: Iterable[Node]) -> bool:
+        """Whether what is recorded is enough for a run with these writes: of another run than the clean and the corrupted one, only what it
+        computed for its own sake. So what is held in it has to be held, and nothing read but what was read in it, and free.
+        """
+        return self.everywhere is not None or (self.writes.keys() <= writes.keys() and {*reads} <= self.values.keys() - self.writes.keys())
+
+    @property
+    def recorded_rows(self) -> int:
+        """One for all samples, or one for each."""
+        return len(next(iter(self.recorded.values())))
+
     def rows(self, samples: int) -> list[int]:
         """The row that each sample continues."""
-        count = len(next(iter(self.recorded.values())))
-        return list(range(samples)) if count == samples else [0] * samples
+        return list(range(samples)) if self.recorded_rows == samples else [0] * samples
 
 
 def birth(node: Node) -> int:

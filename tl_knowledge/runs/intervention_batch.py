@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, runtime_checkable
 
 import torch
 from einops import rearrange, repeat
@@ -23,19 +23,22 @@ from tl_knowledge.runs.contrast import Contrast, stream_names
 from tl_knowledge.runs.nodes import Node, hook_of, stage
 from tl_knowledge.runs.reach import RunPlaces, needed_places
 
-__all__ = ["InterventionBatch"]
+__all__ = ["Intervention", "InterventionBatch"]
 
 
-@runtime_checkable
-class Run(Protocol):
-    """What is asked of an intervention."""
+@dataclass(frozen=True, eq=False)
+class Intervention:
+    """One run: values written at some nodes, and nodes to read.
 
-    @property
-    def writes(self) -> Mapping[Node, Value]: ...
-    @property
-    def reads(self) -> tuple[Node, ...]: ...
-    @property
-    def scored(self) -> bool: ...
+    Attributes:
+        writes: what is written where.
+        reads: nodes whose value is recorded as it would have been without its own write.
+        scored: whether the answer is wanted, too; where not, a run ends with what is read.
+    """
+
+    writes: Mapping[Node, Value]
+    reads: tuple[Node, ...] = ()
+    scored: bool = True
 
 
 class InterventionBatch:
@@ -48,7 +51,11 @@ class InterventionBatch:
     """
 
     def __init__(
-        self, contrast: Contrast, runs: Mapping[int, Run], started: Mapping[int, tuple[Base, int]], readings: dict[tuple[int, Node], torch.Tensor]
+        self,
+        contrast: Contrast,
+        runs: Mapping[int, Intervention],
+        started: Mapping[int, tuple[Base, int]],
+        readings: dict[tuple[int, Node], torch.Tensor],
     ) -> None:
         self.contrast, self.runs, self.readings = contrast, runs, readings
         self.samples, self.device = contrast.samples, contrast.tokens.device
@@ -61,7 +68,7 @@ class InterventionBatch:
         """The score of every run, or nothing where they are only read; readings are put in their place on the way."""
         contrast, first = self.contrast, dict[int, int]()
         for base in self.bases:
-            first[id(base)] = sum(len(next(iter(other.recorded.values()))) for other in self.bases[: len(first)])
+            first[id(base)] = sum(other.recorded_rows for other in self.bases[: len(first)])
         source = {k: [first[id(base)] + row for row in base.rows(self.samples)] for k, base in self.base.items()}
         births: dict[int, list[int]] = {}
         for k, layer in self.born_at.items():
@@ -70,25 +77,30 @@ class InterventionBatch:
         grown = grow_rows(streams, {layer: as_index(rows, self.device) for layer, rows in births.items()}, alone=True)
         heads, others = self._acting(alive=True)
         hooks = grown + heads + self._narrowing([row for rows in source.values() for row in rows]) + others + self.recording_hooks
+        return self._answer(lambda hooks: run_rows(contrast.model, contrast.tokens, hooks), hooks)
+
+    def run_whole(self) -> Float[torch.Tensor, "run sample"] | None:
+        """One run of whole rows, from their tokens on, where rows cannot grow."""
+        batch = repeat(self.contrast.tokens, "1 pos -> sample pos", sample=self.samples)
+        hooks = [*self.contrast.corrupting, *(pair for acting in self._acting() for pair in acting)]
+        with torch.no_grad():
+            return self._answer(lambda hooks: run_model(self.contrast.model, batch, hooks), hooks)
+
+    def _answer(self, forward: Callable[[Hooks], torch.Tensor], hooks: Hooks) -> Float[torch.Tensor, "run sample"] | None:
+        """The scores of a forward; of runs that are only read none, and the forward ends with what is read last."""
         if not all(one.scored for one in self.runs.values()):
             last = max((node for one in self.runs.values() for node in one.reads), key=stage)
             with suppress(Reached):
-                run_rows(contrast.model, contrast.tokens, [*hooks, (hook_of(last), stop)])
+                forward([*hooks, (hook_of(last), stop)])
             return None
-        logits = run_rows(contrast.model, contrast.tokens, hooks + keep_positions(as_index(contrast.answer_positions, self.device)[None]))
-        return self._scores(logits)
-
-    def run_whole(self) -> Float[torch.Tensor, "run sample"]:
-        """One run of whole rows, from their tokens on, where rows cannot grow."""
-        contrast = self.contrast
-        batch = repeat(contrast.tokens, "1 pos -> sample pos", sample=self.samples)
-        kept = keep_positions(as_index(contrast.answer_positions, self.device)[None])
-        with torch.no_grad():
-            logits = run_model(contrast.model, batch, [*contrast.corrupting, *(pair for acting in self._acting() for pair in acting), *kept])
-        return self._scores(logits)
+        logits = forward(hooks + keep_positions(as_index(self.contrast.answer_positions, self.device)[None]))
+        return rearrange(self.contrast.score(logits), "(run sample) -> run sample", sample=self.samples)
 
     def recording(self) -> dict[str, torch.Tensor]:
-        """What a batch of one run will hold where its base is recorded, once it has run; before its birth that is what the base holds."""
+        """What a batch of one run will hold where its base is recorded, once it has run; before its birth that is what the base holds.
+
+        Where nothing of the run could be another, or nobody looks, that is what the base holds, too: `Base.carries` says for which runs it will do.
+        """
         ((base, born_at),) = zip(self.base.values(), self.born_at.values(), strict=True)
         recorded = {name: value.expand(self.samples, *value.shape[1:]) for name, value in base.recorded.items()}
 
@@ -98,9 +110,6 @@ class InterventionBatch:
         known = {*stream_names(self.contrast.model), *narrowed_hooks(self.contrast.model)} & {*recorded}
         self.recording_hooks = [(name, partial(keep, name)) for name in recorded_from(self.contrast.model, born_at, sorted(known))]
         return recorded
-
-    def _scores(self, logits: torch.Tensor) -> Float[torch.Tensor, "run sample"]:
-        return rearrange(self.contrast.score(logits), "(run sample) -> run sample", sample=self.samples)
 
     def _acting(self, *, alive: bool = False) -> tuple[Hooks, Hooks]:
         """At every hook first read, then write: inside attention, and elsewhere.

@@ -8,7 +8,7 @@ others tells what reaches each of them directly.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,25 +21,10 @@ from tl_knowledge.errors import NumericalError
 from tl_knowledge.models.protocol import layer_count
 from tl_knowledge.runs.bases import Base, Value, bases_of
 from tl_knowledge.runs.contrast import Contrast
-from tl_knowledge.runs.intervention_batch import InterventionBatch
+from tl_knowledge.runs.intervention_batch import Intervention, InterventionBatch
 from tl_knowledge.runs.nodes import Node
 
 __all__ = ["Intervention", "Outcomes", "Value", "intervene", "known_run", "measure_nodes"]
-
-
-@dataclass(frozen=True, eq=False)
-class Intervention:
-    """One run: values written at some nodes, and nodes to read.
-
-    Attributes:
-        writes: what is written where.
-        reads: nodes whose value is recorded as it would have been without its own write.
-        scored: whether the answer is wanted, too; where not, a run ends with what is read.
-    """
-
-    writes: Mapping[Node, Value]
-    reads: tuple[Node, ...] = ()
-    scored: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +48,7 @@ def intervene(contrast: Contrast, interventions: Sequence[Intervention], memory_
     A progress bar is shown where the caller further up lets it (`show_progress`).
 
     Args:
-        known: runs, besides the clean and the corrupted one, that these may be copies of up to some layer.
+        known: runs, besides the clean and the corrupted one, that those which hold all that is held there may be copies of up to some layer.
 
     Raises:
         NumericalError: a score that is not finite.
@@ -80,9 +65,8 @@ def intervene(contrast: Contrast, interventions: Sequence[Intervention], memory_
             order = sorted((k for k in started if interventions[k].scored == scored), key=lambda k: started[k][1])
             for chunk in chunked(order, size):
                 batch = InterventionBatch(contrast, {k: interventions[k] for k in chunk}, started, readings)
-                if refusal:
-                    scores[chunk] = batch.run_whole()
-                elif (given := batch.run()) is not None:
+                given = batch.run_whole() if refusal else batch.run()
+                if given is not None:
                     scores[chunk] = given
                 bar.update(len(chunk))
     if not bool(scores[[k for k in started if interventions[k].scored]].isfinite().all()):
@@ -113,5 +97,6 @@ def measure_nodes(contrast: Contrast, nodes: Sequence[Node], memory_budget: floa
 
 def _start(one: Intervention, bases: Sequence[Base], n_layers: int) -> tuple[Base, int]:
     """The known run that an intervention is a copy of for longest, and the last layer whose output it shares with it."""
-    born = [base.born_at(one.writes, one.reads, n_layers) for base in bases]
-    return bases[born.index(max(born))], max(born)
+    able = [base for base in bases if base.carries(one.writes, one.reads)]
+    born = [base.born_at(one.writes, one.reads, n_layers) for base in able]
+    return able[born.index(max(born))], max(born)
