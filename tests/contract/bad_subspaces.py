@@ -72,11 +72,11 @@ BAD_SUBSPACES: dict[str, tuple[Callable[[Any, Any], Any], type[Exception], str]]
     "measure_subspaces: few": (
         lambda m, p: tlk.subspaces.measure_subspaces("factlm", FACT, component="resid_post", at="subject", dims=2),
         errors.DataError,
-        "1 subjects are too few",
+        "cannot be made of 1 subject; pass more facts",
     ),
     "draw_pairs: no partner": (lambda m, p: tlk.subspaces.draw_pairs([FACT]), errors.DataError, "none of 1 facts shares its relation"),
     "draw_pairs: no fact": (lambda m, p: tlk.subspaces.draw_pairs([]), errors.DataError, "no fact was given"),
     "draw_pairs: by": (lambda m, p: tlk.subspaces.draw_pairs([FACT], by="target"), errors.InputError, "by 'target' is unknown"),
-    "split_pairs: few": (lambda m, p: tlk.subspaces.split_pairs([FACT]), errors.DataError, "1 subjects are too few"),
+    "split_pairs: few": (lambda m, p: tlk.subspaces.split_pairs([FACT]), errors.DataError, "cannot be made of 1 subject; pass more facts"),
     "SubspaceSettings: patience": (lambda m, p: tlk.subspaces.SubspaceSettings(patience=0), errors.InputError, "patience=0 trains nothing"),
 }

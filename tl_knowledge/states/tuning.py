@@ -24,7 +24,6 @@ from tl_knowledge.runs.lenses import state_layers
 from tl_knowledge.states.lens_settings import LensSettings
 from tl_knowledge.states.translators import LensTraining, empty_translators
 from tl_knowledge.states.tuned_lens import TunedLens
-from tl_knowledge.wording import counted
 
 __all__ = ["train_tuned_lens"]
 
@@ -83,7 +82,7 @@ def train_tuned_lens(
     known = {tuple(row[0].tolist()) for row in rows}
     both = sum(tuple(row[0].tolist()) in known for row in held)
     if both:
-        raise InputError(f"{both} of {counted(len(held), 'validation text')} are in the corpus, too; take them out of one of the two.")
+        raise InputError(f"{both} of {len(held)} validation texts are in the corpus, too; take them out of one of the two.")
     fingerprint = unedited_fingerprint(model)
     with ExitStack() as stack:
         folder = None

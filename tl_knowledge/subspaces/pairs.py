@@ -119,6 +119,6 @@ def check_apart(first: Sequence[tuple[Prompt, Prompt]], second: Sequence[tuple[P
     both = sum(frozenset(pair) in trained for pair in second)
     if both:
         raise InputError(
-            f"{both} of {counted(len(second), 'validation pair')} are among those that are trained on, as they are or with base and source "
+            f"{both} of {len(second)} validation pairs are among those that are trained on, as they are or with base and source "
             "exchanged; take them out of one of the two, or see split_pairs()."
         )
