@@ -64,3 +64,14 @@ def test_rows_as_long_as_a_sliding_window(length):
     fact = tlk.Fact("w3 w9", "w1 w2 w3 {} " + " ".join(f"w{10 + i}" for i in range(length - 5)), " w7")
     for layer in (0, 2):
         equals_the_slow_one(model, fact, layer, block_output(layer), 1e-6)
+
+
+def test_the_last_layer_is_refused_where_no_target_token_reads_it(speaking):
+    """What is left of the gradient there is rounding, which Adam would follow in full steps."""
+    last = speaking.cfg.n_layers - 1
+    away, read = tlk.Fact("w3 w9", "w1 {} w4 w8", " w7 w11"), tlk.Fact("w3 w9", "w1 {}", " w7 w11")
+    rows = [rows_of(speaking, fact, ("{}", "w5 {}"), "subject", essence_alike=True) for fact in (away, read)]
+    with pytest.raises(tlk.errors.InputError, match=r"layer 3, the last one, at position 2 reaches no position that predicts the target \(4, 5\)"):
+        optimise_values(speaking, rows, last, output_hook(speaking, last), SETTINGS)
+    (value,) = optimise_values(speaking, rows[1:], last, output_hook(speaking, last), SETTINGS)
+    assert value.losses[0] != value.losses[-1]

@@ -54,6 +54,19 @@ def test_a_circuits_work_is_counted_before_it_is_done(factlm, prompt, traces, li
     assert 0.5 < sum(work[0].values()) / actual < 2.0
 
 
+def test_the_work_of_whole_rows_is_more(factlm, prompt, traces, monkeypatch):
+    """Somebody's hook on a module: rows cannot grow, and the loop runs every intervention whole."""
+    from tl_knowledge.circuits import assemble
+
+    work = made(assemble, "circuit_work", monkeypatch)
+    handle = factlm.blocks[0].register_forward_hook(lambda module, given, made: None)
+    try:
+        actual = counted(lambda: build.from_trace(factlm, prompt, traces, limit=4, progress=False))
+    finally:
+        handle.remove()
+    assert 0.4 < sum(work[0].values()) / actual < 2.5
+
+
 def test_a_reports_work_is_counted_before_it_is_done(factlm, monkeypatch):
     work = made(driver, "report_work", monkeypatch)
     actual = counted(lambda: tlk.report_fact(factlm, tlk.load_facts("factlm")[0], samples=2, limit=8, progress=False))

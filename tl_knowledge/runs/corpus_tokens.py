@@ -74,13 +74,14 @@ def activations_of(model: HookedModel, rows: Sequence[torch.Tensor], names: Sequ
 
     def keep(name: str) -> Hooks:
         def catch(activation: torch.Tensor, *, hook: object) -> None:
-            packed = activation.shape[:2] != inside.shape  # inside a module that is run without the padding
+            packed = bool(without_padding) and activation.shape[:2] == (1, int(inside.sum()))  # inside a module that is run without the padding
             read[name] = (activation[0] if packed else activation[inside]).to(torch.promote_types(activation.dtype, torch.float32))
 
         return [(name, catch)]
 
+    without_padding = _without_padding(model, inside)
     with fused_activations(model):
-        run_until(model, pad_right(rows), _without_padding(model, inside) + [pair for name in names for pair in keep(name)], last)
+        run_until(model, pad_right(rows), without_padding + [pair for name in names for pair in keep(name)], last)
     return read
 
 

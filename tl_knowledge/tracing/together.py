@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import chain, product
 
-from more_itertools import always_iterable
+from more_itertools import always_iterable, unique_everseen
 
 from tl_knowledge.door import public
 from tl_knowledge.engine.acting import check_sites
@@ -68,7 +68,7 @@ def trace_together(
         corrupt: what is corrupted, each by itself: ``"subject"``, ``"relation"``, another span's name, or a `Span`; or several of these.
         components: what is restored, each by itself, as in `trace`.
         sever: severings, each by itself, while the residual state is restored (Meng et al. 2022, figure 3): a module, or several that are pinned
-            together, such as ``sever=["mlp_out", ("mlp_out", "attn_out")]``.
+            together, such as ``sever=["mlp_out", ("mlp_out", "attn_out")]``. As in `trace_facts`; in `trace` several modules are pinned together.
         units: which heads or neurons, of components that have them; all when ``None``.
         engine: ``"rows"`` or ``"loop"``.
         window, samples, target, seed, multi_token, metric, against, layers, positions, variant, memory_budget, progress: as in `trace`.
@@ -90,7 +90,7 @@ def trace_together(
     model = as_model(model, without_mlps=True)
     check_fits(model, prompt)
     parts = tuple(dict.fromkeys(check_given(always_iterable(components), "component")))
-    severings = tuple(dict.fromkeys(severable(each) for each in always_iterable(sever)))
+    severings = tuple(unique_everseen((severable(each) for each in always_iterable(sever)), key=frozenset))
     for component in parts:
         check_words(component, engine, variant)
     check_choice("engine", engine, ExactEngine, ComponentError)

@@ -28,8 +28,8 @@ from tl_knowledge.editing.optimise.fact_rows import FactRows
 from tl_knowledge.editing.optimise.value_parts import Losses, Optimised, ValueSettings
 from tl_knowledge.engine.fused import fused_activations
 from tl_knowledge.engine.progress import progress_bar, progress_shown
-from tl_knowledge.errors import NumericalError
-from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.errors import InputError, NumericalError
+from tl_knowledge.models.protocol import HookedModel, layer_count
 from tl_knowledge.results.kept import kept
 
 __all__ = ["Optimised", "ValueSettings", "optimise_values"]
@@ -59,9 +59,12 @@ def optimise_values(
         rows_at_once: contexts of all facts that run together.
 
     Raises:
-        InputError: several sites, and noise that is drawn anew at each forward.
+        InputError: several sites, and noise that is drawn anew at each forward; the last layer, where no token that predicts the target reads the
+            edited one.
         NumericalError: a loss that is not finite.
     """
+    for rows in facts if layer == layer_count(model) - 1 else ():
+        _check_is_read(rows, layer)
     batches = constrained_batches(facts, rows_at_once, get_len=lambda rows: len(rows.edited), strict=False)
     values: list[Optimised] = []
     with progress_bar(total=len(facts), what="optimise values", unit="fact", progress=progress_shown(), leave=False) as bar:
@@ -70,6 +73,15 @@ def optimise_values(
             values += [value.on(batch[0].edited.device) for value in own.values]
             bar.update(len(batch))
     return values
+
+
+def _check_is_read(rows: FactRows, last: int) -> None:
+    """Behind the last layer no token reads another: where the target does not depend on the value, Adam would follow the rounding."""
+    if not bool((rows.edited[:-1, None] == rows.scored).any()):
+        raise InputError(
+            f"a change in layer {last}, the last one, at position {int(rows.edited[0])} reaches no position that predicts the target "
+            f"({', '.join(map(str, rows.scored[0].tolist()))}); edit an earlier layer, or the prompt's last token."
+        )
 
 
 @dataclass(frozen=True, eq=False)
