@@ -33,7 +33,6 @@ from tl_knowledge.neurons import (
 from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.published.protocol import Measured, Protocol, number
 from tl_knowledge.published.workbench import Workbench
-from tl_knowledge.wording import counted
 
 __all__ = [
     "AgreementProtocol",
@@ -246,7 +245,7 @@ class WordProtocol(AgreementProtocol):
         figures: list[go.Figure] = []
         for n in ("singular", "plural"):
             if not len(located[n]):
-                notes.append(f"no {counted(n, 'neuron')}")
+                notes.append(f"no {n} neurons")
                 continue
             effects = measure_token_effects(bench.model, prompts[n], words, located[n], progress=bench.progress)
             rows += [
