@@ -26,7 +26,6 @@ from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.runs.key_moments import KeyMoments
-from tl_knowledge.wording import counted
 
 __all__ = ["GradientTokens", "UltraEdit"]
 
@@ -162,7 +161,7 @@ class UltraEdit(EditMethod):
 
     def _record(self, shape: tuple[int, int]) -> str:
         """What the spread of matrices of a shape is kept under; edits by other tokens have other ones."""
-        return f"gradient factors of {shape[0]} x {shape[1]}, {counted(self.tokens, 'token')}"
+        return f"gradient factors of {shape[0]} x {shape[1]}, {self.tokens} tokens"
 
 
 def _shape(factors: GradientFactors) -> tuple[int, int]:
