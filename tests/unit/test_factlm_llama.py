@@ -87,7 +87,7 @@ def test_a_trace_peaks_in_layer_2_at_the_last_subject_token(llama, facts):
 def test_published_settings_are_its_own_and_others_are_refused(llama):
     assert tlk.ROME.for_model(llama).layer == 2
     memit = tlk.MEMIT.for_model(llama)
-    assert (memit.layers, memit.moment_weight) == ((3,), 30.0)
+    assert (memit.layers, memit.moment_weight) == ((2, 3), 30.0)
     for method in (tlk.FineTune, tlk.editing.PMET, tlk.editing.AlphaEdit, tlk.editing.GRACE):
         with pytest.raises(InputError, match="nothing is published for 'factlm-llama'"):
             method.for_model(llama)

@@ -56,7 +56,7 @@ class MEMIT(EditMethod):
         "gpt2-xl": {"layers": (13, 14, 15, 16, 17), "moment_weight": 20_000.0, "value": ValueSettings(steps=20, clamp=0.75)},
         "gpt-j-6b": {"layers": (3, 4, 5, 6, 7, 8), "moment_weight": 15_000.0, "value": ValueSettings(steps=25, clamp=0.75)},
         "factlm": {"layers": (0,), "moment_weight": 30.0},
-        "factlm-llama": {"layers": (3,), "moment_weight": 30.0},
+        "factlm-llama": {"layers": (2, 3), "moment_weight": 30.0},
     }
 
     layers: tuple[int, ...]
