@@ -22,8 +22,8 @@ import tl_knowledge as tlk
 from tl_knowledge.editing.optimise.contexts import context_templates
 from tl_knowledge.editing.optimise.fact_rows import rows_of
 from tl_knowledge.editing.optimise.values import optimise_values
+from tl_knowledge.models.bundled import FACTLM_DIRECTORY
 from tl_knowledge.models.hook_names import block_output
-from tl_knowledge.models.loading import FACTLM_DIRECTORY
 
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
 

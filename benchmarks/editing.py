@@ -21,7 +21,7 @@ import tl_knowledge as tlk
 from tl_knowledge.editing.optimise.contexts import context_templates
 from tl_knowledge.editing.optimise.fact_rows import rows_of
 from tl_knowledge.editing.optimise.values import optimise_values
-from tl_knowledge.models.loading import FACTLM_DIRECTORY
+from tl_knowledge.models.bundled import FACTLM_DIRECTORY
 from tl_knowledge.models.weights import output_hook
 
 ROME_STEPS = 20

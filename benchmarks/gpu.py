@@ -22,7 +22,7 @@ import torch
 from device_checks import ENGINES, Engine, Numbers, Work, difference
 
 import tl_knowledge as tlk
-from tl_knowledge.models.loading import FACTLM_DIRECTORY
+from tl_knowledge.models.bundled import FACTLM_DIRECTORY
 
 FULL = 5
 DTYPES = (torch.float32, torch.bfloat16)

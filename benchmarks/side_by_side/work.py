@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 import tl_knowledge as tlk
 from tl_knowledge.editing.optimise.contexts import context_templates
-from tl_knowledge.models.loading import FACTLM_DIRECTORY
+from tl_knowledge.models.bundled import FACTLM_DIRECTORY
 
 CASE, EDITS = 6, range(20)  # "Albert Camus took up work in": seven tokens
 SPREAD = 0.05  # of random weights: answers are then less alike than with Hugging Face's 0.02

@@ -37,7 +37,16 @@ def test_every_package_has_the_stub_that_its_lazy_names_come_from():
 
 
 @pytest.mark.parametrize(
-    "needed", ["py.typed", "factlm/model.safetensors", "factlm/facts.json", "datasets/blimp_sample", "drawing/templates", "explore/page/assets"]
+    "needed",
+    [
+        "py.typed",
+        "factlm/model.safetensors",
+        "factlm/facts.json",
+        "factlm_llama/model.safetensors",
+        "datasets/blimp_sample",
+        "drawing/templates",
+        "explore/page/assets",
+    ],
 )
 def test_what_is_read_at_run_time_lies_in_the_package(needed):
     assert (PACKAGE / needed).exists()

@@ -10,6 +10,7 @@ from typing import Any
 import tl_knowledge as tlk
 from tl_knowledge.cli.words import CORPORA
 from tl_knowledge.errors import ComponentError, CorruptionError, DataError, InputError
+from tl_knowledge.models.bundled import is_bundled
 from tl_knowledge.prompts.spans import template_of
 
 __all__ = [
@@ -120,13 +121,13 @@ def words_argument(words: list[str] | None, default: tuple[str, ...]) -> Any:
 
 
 def corpus_argument(corpus: str | None, model: str) -> str | None:
-    """A corpus by name or a text file; FactLM's own for FactLM, and nothing for other models.
+    """A corpus by name or a text file; FactLM's own for the bundled models, and nothing for other models.
 
     Raises:
         DataError: neither a corpus nor a file.
     """
     if corpus is None:
-        return "factlm" if model == "factlm" else None
+        return "factlm" if is_bundled(model) else None
     if corpus not in CORPORA and not Path(corpus).is_file():
         raise DataError(f"corpus {corpus!r} is neither a file nor one of {', '.join(CORPORA)}; pass one of these.")
     return corpus

@@ -14,6 +14,7 @@ from tl_knowledge.cli.words import EDIT_SETS, EVALUATED_SETS, INTERVALS, MEASURE
 from tl_knowledge.datasets import FACT_SETS
 from tl_knowledge.editing import METHODS
 from tl_knowledge.errors import ComponentError, DataError, InputError, check_choice
+from tl_knowledge.models.bundled import BUNDLED
 from tl_knowledge.models.hook_names import Module
 from tl_knowledge.results.writable import check_writable_file, check_writable_folder
 
@@ -56,6 +57,14 @@ __all__ = [
     "one_of",
     "writable",
 ]
+
+
+MODEL_HELP = f"{', '.join(map(repr, BUNDLED))}, a Hugging Face id or a local directory"
+
+
+def bundled_names(incomplete: str) -> list[str]:
+    """The bundled models whose names begin so, for the shell's completion."""
+    return [name for name in BUNDLED if name.startswith(incomplete)]
 
 
 def choice(word: str, choices: Any, note: str = "", error: type[InputError] = InputError) -> Any:
@@ -112,7 +121,7 @@ def _known_methods(given: Any) -> Any:
     return list(dict.fromkeys(given)) if given else given
 
 
-Model: TypeAlias = Annotated[str, typer.Option(help="'factlm', a Hugging Face id or a local directory.")]
+Model: TypeAlias = Annotated[str, typer.Option(help=f"{MODEL_HELP}.", autocompletion=bundled_names)]
 EditedPrompt: TypeAlias = Annotated[str, typer.Argument(help="The fact's text up to its object, as in 'The capital of France is'.")]
 
 FactSet: TypeAlias = Annotated[str, choice("dataset", FACT_SETS, error=DataError)]

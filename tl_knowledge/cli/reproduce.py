@@ -12,6 +12,7 @@ from tl_knowledge.cli import options
 from tl_knowledge.cli.loading import loads_model, model_argument, quiet_libraries
 from tl_knowledge.cli.printing import print_json, print_line, print_table, print_written, write_file
 from tl_knowledge.errors import InputError, check_choice
+from tl_knowledge.models.bundled import is_bundled
 
 if TYPE_CHECKING:
     from tl_knowledge.published import Experiment, Rehearsal, Reproduction
@@ -28,7 +29,7 @@ def reproduce_command(
     list_all: Annotated[bool, typer.Option("--list", help="Show every experiment.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Say what it would take: data, memory and, with --rehearse, hours.")] = False,
     rehearse: Annotated[bool, typer.Option("--rehearse", help="Random weights of the model's shape, a few cases, nothing fetched.")] = False,
-    model: Annotated[str | None, typer.Option(help="'factlm', a Hugging Face id or a local directory; default the paper's.")] = None,
+    model: Annotated[str | None, typer.Option(help=f"{options.MODEL_HELP}; default the paper's.", autocompletion=options.bundled_names)] = None,
     source: options.Source = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Facts or edits; default the paper's number, 3 in a rehearsal.")] = None,
     depth: Annotated[int | None, typer.Option(min=1, help="Layers of a rehearsal, where memory is short; default all.")] = None,
@@ -62,7 +63,7 @@ def reproduce_command(
     page = out or (None if store is None else store / PAGE)
     loaded = model or asked.model
     made = tlk.published.reproduce(
-        loaded if runner == "ray" else model_argument(loaded, prepend_bos=None if model == "factlm" else asked.prepend_bos),
+        loaded if runner == "ray" else model_argument(loaded, prepend_bos=None if is_bundled(model) else asked.prepend_bos),
         asked.name,
         source=source,
         limit=limit,
@@ -96,7 +97,7 @@ def _show_plan(
     quiet_libraries()
     pace: Rehearsal | None = None
     if rehearse:
-        shape = None if model in (None, "factlm") else str(model).rsplit("/", maxsplit=1)[-1].lower()
+        shape = None if model is None or is_bundled(model) else str(model).rsplit("/", maxsplit=1)[-1].lower()
         cases = 2 if plan else limit or 3
         pace = tlk.published.rehearse(asked.name, shape=shape, layers=depth, limit=cases, progress=progress)
     planned = tlk.published.plan_reproduction(asked.name, shape=model, limit=limit, pace=pace) if plan else None

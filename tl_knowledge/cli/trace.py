@@ -14,6 +14,7 @@ from tl_knowledge.cli.loading import loads_model, model_argument
 from tl_knowledge.cli.printing import print_json, print_line, print_table, print_written, write_file
 from tl_knowledge.cli.words import MEMORY_BUDGET, SIDES
 from tl_knowledge.errors import ComponentError, InputError
+from tl_knowledge.models.bundled import is_bundled
 from tl_knowledge.models.hook_names import COMPONENTS
 from tl_knowledge.prompts.spans import occurrences
 from tl_knowledge.wording import counted
@@ -80,8 +81,8 @@ def trace_command(
 def _check_prompt(model: str, text: str | None, subject: str | None, target: str | None) -> None:
     """Refuse what needs no model to be refused."""
     if text is None:
-        if model != "factlm" or subject or target:
-            raise InputError("no prompt was given; pass PROMPT with --subject (only the bundled model has a fact of its own to trace).")
+        if not is_bundled(model) or subject or target:
+            raise InputError("no prompt was given; pass PROMPT with --subject (only the bundled models have a fact of its own to trace).")
     elif subject is None:
         raise InputError(f"no subject was given for {text!r}; pass --subject with the words whose knowledge is traced.")
     else:

@@ -10,6 +10,7 @@ from tl_knowledge.editing import method_class
 from tl_knowledge.explore.details import NEURONS_SHOWN, WORDS_SHOWN
 from tl_knowledge.explore.predictions import SHOWN
 from tl_knowledge.explore.state import EditRequest, ExplorerState
+from tl_knowledge.models.bundled import is_bundled
 from tl_knowledge.models.loading import hooked_transformer_available
 from tl_knowledge.models.protocol import HookedModel, prepends_bos
 
@@ -62,7 +63,7 @@ def loading_options(model: HookedModel, name: str) -> str:
     dtype, bos = next(iter(model.parameters())).dtype, prepends_bos(model)
     options = [] if dtype == torch.float32 else [f"dtype={dtype}"]
     has_bos = getattr(model.tokenizer, "bos_token_id", None) is not None
-    if has_bos and not (name == "factlm" and bos):  # what is usual differs from model to model
+    if has_bos and not (is_bundled(name) and bos):  # what is usual differs from model to model
         options.append(f"prepend_bos={bos}")
     if hooked_transformer_available() and type(model).__name__ == "TransformerBridge":
         options.append("backend='bridge'")
@@ -151,7 +152,7 @@ def _edit(request: EditRequest, number: int, name: str) -> Iterator[str]:
     moments = ""
     if method_class(request.method).needs_moments:
         moments = ", moments=moments"
-        if name == "factlm":
+        if is_bundled(name):
             yield "moments = tlk.collect_key_moments(model, tlk.load_corpus(), layers=method.moment_layers)"
         else:
             yield "moments = tlk.editing.KeyMoments.load('moments.safetensors')  # from: tl-knowledge moments"

@@ -33,6 +33,7 @@ from tl_knowledge.explore.state import ExplorerState
 from tl_knowledge.explore.tasks import TASKS, Desk, TaskName
 from tl_knowledge.explore.worker import Worker
 from tl_knowledge.lock import model_lock
+from tl_knowledge.models.bundled import is_bundled
 from tl_knowledge.models.description import weight_fingerprint
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import layer_count
@@ -59,7 +60,7 @@ class ExplorerSession:
     Args:
         name: what the model is loaded by, for programs that are copied.
         moments: key moments that are there already.
-        corpus: gives texts to collect key moments from; FactLM's own for ``"factlm"``, else none.
+        corpus: gives texts to collect key moments from; FactLM's own for the bundled models, else none.
 
     Attributes:
         model: the model; only the session's own thread may run it.
@@ -76,7 +77,7 @@ class ExplorerSession:
         self.identity = hashlib.sha256(repr((name, self.options, weight_fingerprint(self.model))).encode()).hexdigest()
         if moments is not None:
             moments.check(self.model)
-        texts = load_corpus if corpus is None and name == "factlm" else corpus
+        texts = load_corpus if corpus is None and is_bundled(name) else corpus
         self.layers, self.heads = layer_count(self.model), unit_count(self.model, "head")
         editor = Editor(self.model, moments, texts)
         self.methods: tuple[MethodOffer, ...] = editor.offers()

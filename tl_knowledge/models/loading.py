@@ -16,22 +16,22 @@ import transformer_lens
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, T5ForConditionalGeneration
 
 from tl_knowledge.errors import DataError, TLKnowledgeError, UnsupportedModelError, check_choice
+from tl_knowledge.models.bundled import BUNDLED, bundled_tokenizer, is_bundled, load_tokenizer
 from tl_knowledge.models.checks import check_model, has_encoder_and_decoder
 from tl_knowledge.models.complete import every_tensor_loaded, randomness_kept
 from tl_knowledge.models.encoder_decoder import EncoderDecoder, encoder_decoder
+from tl_knowledge.models.hooked_directories import check_same_logits, hooked_shape
 from tl_knowledge.models.protocol import HookedModel, as_rows
 from tl_knowledge.models.quiet import loading_quietly
 from tl_knowledge.models.t5 import t5_settings, t5_weights
 
-__all__ = ["FACTLM_DIRECTORY", "AnyModel", "Backend", "as_model", "bridge_of", "hooked_transformer_available", "load_model", "load_tokenizer"]
+__all__ = ["AnyModel", "Backend", "as_model", "bridge_of", "hooked_transformer_available", "load_model"]
 
 AnyModel: TypeAlias = HookedModel | str | os.PathLike[str]
 """A model, or its name or directory."""
 
 Backend: TypeAlias = Literal["auto", "hooked_transformer", "bridge"]
 """Which of TransformerLens' classes holds the model."""
-
-FACTLM_DIRECTORY = Path(__file__).parents[1] / "factlm"
 
 
 def load_model(
@@ -47,7 +47,7 @@ def load_model(
     """Load a model, or check one the caller already has.
 
     Args:
-        model: ``"factlm"`` (bundled), a Hugging Face id, a local directory in Hugging Face format, or a
+        model: ``"factlm"`` or ``"factlm-llama"`` (bundled), a Hugging Face id, a local directory in Hugging Face format, or a
             ``HookedTransformer`` / ``TransformerBridge``. A model object is checked and returned as it is, but an encoder with a decoder
             (T5), which comes back as one row of tokens (`EncoderDecoder`), the same object every time; the other arguments apply to
             names and directories only.
@@ -85,15 +85,16 @@ def load_model(
     except Exception as error:  # of transformers, safetensors and TransformerLens, whatever is wrong with the files
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(
-            f"cannot load model {name!r}: {reason}; pass 'factlm', a Hugging Face id, or a directory with config.json, weights and tokenizer."
+            f"cannot load model {name!r}: {reason}; "
+            "pass 'factlm', 'factlm-llama', a Hugging Face id, or a directory with config.json, weights and tokenizer."
         ) from error
     loaded.eval()
     for parameter in loaded.parameters():
         parameter.requires_grad_(requires_grad)
     if prepend_bos is not None:
         loaded.cfg.default_prepend_bos = prepend_bos
-    if name == "factlm":
-        loaded.cfg.model_name = "factlm"
+    if is_bundled(name):
+        loaded.cfg.model_name = name
     return _checked(loaded)
 
 
@@ -141,11 +142,6 @@ def bridge_of(module: torch.nn.Module, architecture: str, tokenizer: Any, dtype:
     return _checked(bridge.eval())
 
 
-def load_tokenizer(directory: Path) -> Any:
-    """The tokenizer of a directory in Hugging Face format."""
-    return AutoTokenizer.from_pretrained(directory)
-
-
 def hooked_transformer_available() -> bool:
     """Whether the installed TransformerLens still has ``HookedTransformer``."""
     return _hooked_transformer_class() is not None
@@ -174,16 +170,23 @@ def _resolve_backend(name: str, backend: Backend) -> Literal["hooked_transformer
 
 
 def _local_directory(name: str) -> Path | None:
-    path = FACTLM_DIRECTORY if name == "factlm" else Path(name)
+    path = BUNDLED.get(name, Path(name))
     try:
         return path if (path / "config.json").is_file() else None
     except (OSError, ValueError):  # no path at all: too long, or with a null character
         return None
 
 
+def _own_tokenizer(name: str) -> Any | None:
+    """The bundled models' tokenizer for the one that has none beside it; ``None`` for a model that brings its own."""
+    return bundled_tokenizer() if is_bundled(name) and not (BUNDLED[name] / "tokenizer.json").is_file() else None
+
+
 def _known_to_hooked_transformer(name: str) -> bool:
     """Whether one of TransformerLens' own classes takes it: ``HookedTransformer``, BERT's, or T5's."""
     directory = _local_directory(name)
+    if is_bundled(name):
+        return True
     if directory is not None:
         return AutoConfig.from_pretrained(directory).model_type in ("gpt2", "t5")
     return _official_name(name) is not None or _t5_source(name) is not None
@@ -214,7 +217,7 @@ def _load_bridge(name: str, *, process_weights: bool, device: str | torch.device
     from transformer_lens.model_bridge import TransformerBridge
 
     directory = _local_directory(name)
-    bridge: Any = TransformerBridge.boot_transformers(str(directory or name), device=device, dtype=dtype)
+    bridge: Any = TransformerBridge.boot_transformers(str(directory or name), device=device, dtype=dtype, tokenizer=_own_tokenizer(name))
     if process_weights:
         bridge.enable_compatibility_mode(disable_warnings=True)
     return bridge
@@ -227,49 +230,43 @@ def _load_hooked_transformer(name: str, *, process_weights: bool, device: str | 
     if t5 is not None:
         return _hooked_encoder_decoder(t5, device, dtype)
     if directory is not None:
-        return _hooked_transformer_from_gpt2(hooked_transformer, directory, process_weights, device, dtype)
+        if not is_bundled(name) and AutoConfig.from_pretrained(directory).model_type != "gpt2":
+            raise UnsupportedModelError(f"{str(directory)!r} is no GPT-2 model; local directories of other families need backend='bridge'.")
+        tokenizer = _own_tokenizer(name) or load_tokenizer(directory)
+        return _hooked_from_directory(hooked_transformer, directory, tokenizer, process_weights, device, dtype)
     if "/bert-" in (_official_name(name) or ""):  # TransformerLens' own short names, which no hub knows, are resolved here too
         return transformer_lens.HookedEncoder.from_pretrained(name, device=str(device), dtype=dtype)
     load = hooked_transformer.from_pretrained if process_weights else hooked_transformer.from_pretrained_no_processing
     return load(name, device=device, dtype=dtype)
 
 
-def _hooked_transformer_from_gpt2(
-    hooked_transformer: Any, directory: Path, process_weights: bool, device: str | torch.device, dtype: torch.dtype
+def _hooked_from_directory(
+    hooked_transformer: Any, directory: Path, tokenizer: Any, process_weights: bool, device: str | torch.device, dtype: torch.dtype
 ) -> Any:
-    """A ``HookedTransformer`` from a local GPT-2 directory, without any hub."""
+    """A ``HookedTransformer`` of a GPT-2, or of the LLaMA in the package, without any hub.
+
+    Raises:
+        UnsupportedModelError: the LLaMA has other logits than Hugging Face's.
+    """
     from transformer_lens import HookedTransformerConfig
     from transformer_lens.pretrained.weight_conversions.gpt2 import convert_gpt2_weights
+    from transformer_lens.pretrained.weight_conversions.llama import convert_llama_weights
 
-    if AutoConfig.from_pretrained(directory).model_type != "gpt2":
-        raise UnsupportedModelError(f"{str(directory)!r} is no GPT-2 model; local directories of other families need backend='bridge'.")
-    source: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype)
-    config = source.config
-    settings = HookedTransformerConfig(
-        n_layers=config.n_layer,
-        d_model=config.n_embd,
-        n_heads=config.n_head,
-        d_head=config.n_embd // config.n_head,
-        d_mlp=config.n_inner or 4 * config.n_embd,
-        n_ctx=config.n_positions,
-        d_vocab=config.vocab_size,
-        act_fn=config.activation_function,
-        eps=config.layer_norm_epsilon,
-        normalization_type="LNPre" if process_weights else "LN",
-        original_architecture="GPT2LMHeadModel",
-        model_name=directory.name,
-        tokenizer_name=str(directory),
-        device=str(device),
-        dtype=dtype,
-    )
-    model = hooked_transformer(settings, tokenizer=AutoTokenizer.from_pretrained(directory))
+    source: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).eval()
+    llama = source.config.model_type == "llama"
+    named: dict[str, Any] = {"model_name": directory.name, "tokenizer_name": str(tokenizer.name_or_path), "device": str(device), "dtype": dtype}
+    norm = ("RMS" if llama else "LN") + ("Pre" if process_weights else "")
+    settings = HookedTransformerConfig(**hooked_shape(source.config), **named, normalization_type=norm)
+    model = hooked_transformer(settings, tokenizer=tokenizer)
     model.load_and_process_state_dict(
-        convert_gpt2_weights(source, settings),
+        (convert_llama_weights if llama else convert_gpt2_weights)(source, settings),
         fold_ln=process_weights,
-        center_writing_weights=process_weights,
+        center_writing_weights=process_weights and not llama,  # RMSNorm does not take the mean away
         center_unembed=process_weights,
         fold_value_biases=process_weights,
     )
+    if llama:
+        check_same_logits(model, source, str(directory))
     return model
 
 

@@ -14,7 +14,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, GPTJConfig, GPTJForCausalL
 
 from tl_knowledge.door import public
 from tl_knowledge.errors import ComponentError, check_choice
-from tl_knowledge.models.loading import FACTLM_DIRECTORY, bridge_of, load_tokenizer
+from tl_knowledge.models.bundled import bundled_tokenizer
+from tl_knowledge.models.loading import bridge_of
 from tl_knowledge.models.protocol import HookedModel
 
 __all__ = ["SHAPES", "Shape", "random_model"]
@@ -109,7 +110,7 @@ def random_model(name: str, *, layers: int | None = None, seed: int = 0, dtype: 
     if not 1 <= depth <= shape.layers:
         raise ComponentError(f"layers={layers} does not fit {name!r}; pass 1 to {shape.layers}, or nothing for all.")
     config = shape.config(**shape.sizes, **{_LAYER_WORD.get(shape.config, "num_hidden_layers"): depth})
-    tokenizer = load_tokenizer(FACTLM_DIRECTORY)
+    tokenizer = bundled_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = _in_own_precision(shape.module, config, dtype)

@@ -16,6 +16,7 @@ import plotly.graph_objects as go
 
 from tl_knowledge.door import public
 from tl_knowledge.errors import InputError, check_choice
+from tl_knowledge.models.bundled import is_bundled
 from tl_knowledge.models.loading import AnyModel, as_model, load_model
 from tl_knowledge.models.protocol import HookedModel, is_masked, model_name
 from tl_knowledge.published.experiment import Experiment, PublishedValue
@@ -98,7 +99,7 @@ def reproduce(
     if store is not None:
         check_writable_folder(store)
     named = isinstance(model, str | os.PathLike)
-    loaded = load_model(model, prepend_bos=asked.prepend_bos) if named and not _is_factlm(model) else as_model(model, masked=True)
+    loaded = load_model(model, prepend_bos=asked.prepend_bos) if named and not _is_bundled(model) else as_model(model, masked=True)
     run = run_experiment(
         asked, loaded, model, source=source, limit=limit, corpus=corpus, store=store, runner=runner, workers=workers, progress=progress
     )
@@ -125,7 +126,7 @@ def run_experiment(
     check_choice("runner", runner, Runner)
     if limit is not None and limit < 1:
         raise InputError(f"limit={limit} takes no case; pass at least 1, or nothing for the paper's number.")
-    own_data = rehearsal or model_name(model) == FACTLM
+    own_data = rehearsal or is_bundled(model_name(model))
     if runner == "ray" and not own_data and experiment.prepend_bos is not None and not is_masked(model):
         raise InputError(
             f"{experiment.name!r} has prompts {'with' if experiment.prepend_bos else 'without'} BOS, but the workers of runner='ray' load "
@@ -187,8 +188,10 @@ def _of_this_run(experiment: Experiment, bench: Workbench) -> tuple[str, ...]:
     if bench.rehearsal:
         return ("the weights are random: only seconds and memory mean something",)
     if bench.own_data:
-        known = factlm_rows().get(experiment.name, {"cases": bench.limit})["cases"]
         own = ("FactLM's own facts stand in for the paper's data",)
+        if model_name(bench.model) != FACTLM:  # its sibling has no committed rows
+            return own
+        known = factlm_rows().get(experiment.name, {"cases": bench.limit})["cases"]
         return own if known == bench.limit else (*own, f"the committed rows are of {counted(known, 'case')}")
     published = experiment.published_cases(_short(bench.model))
     return () if bench.limit == published else (f"the first {bench.limit} of the paper's {counted(published, 'case')}",)
@@ -213,5 +216,5 @@ def _short(model: HookedModel) -> str:
     return model_name(model).rsplit("/", maxsplit=1)[-1].lower()
 
 
-def _is_factlm(model: AnyModel) -> bool:
-    return (os.fspath(model) if isinstance(model, str | os.PathLike) else model_name(model)) == FACTLM
+def _is_bundled(model: AnyModel) -> bool:
+    return is_bundled(os.fspath(model) if isinstance(model, str | os.PathLike) else model_name(model))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tl_knowledge.errors import InputError
+from tl_knowledge.models.bundled import is_bundled
 from tl_knowledge.published.data import DataSet
 from tl_knowledge.published.protocol import Protocol
 from tl_knowledge.wording import counted
@@ -106,7 +107,7 @@ class Experiment:
 
     def cases_of(self, model: str, limit: int | None) -> int:
         """How many are run: the paper's number (FactLM's own for FactLM), or at most ``limit``."""
-        if model == "factlm":
+        if is_bundled(model):
             return limit or self.factlm_cases
         published = self.published_cases(model)
         return published if limit is None else min(limit, published)

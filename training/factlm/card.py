@@ -1,6 +1,7 @@
-"""Write FactLM's model card, corpus and figure from the measurements of ``measure.py``.
+"""Write FactLM's model card, corpus and figure from the measurements of ``measure.py``, or the page of its LLaMA-shaped sibling.
 
     python training/factlm/card.py build/seed0/measured.json build/seed1/measured.json build/seed2/measured.json
+    python training/factlm/card.py --llama build/llama/measured.json
 
 The first is the shipped model.
 """
@@ -63,7 +64,7 @@ def knowledge_table(runs: list[dict]) -> str:
 def trace_table(run: dict) -> str:
     traces, rows = run["traces"], []
     for side in SIDES:
-        for component in COMPONENTS:
+        for component in (name for name in COMPONENTS if f"{side}/{name}" in traces["effects"]):
             for role in ROLES:
                 effects = traces["effects"][f"{side}/{component}"][role]
                 rows.append([side, component, role, *(f"{x:.3f}" for x in effects), f"{max(effects) / traces['total'][side]:.0%}"])
@@ -90,7 +91,7 @@ def editing_table(runs: list[dict]) -> str:
     rows = [
         [f"{label}, layer {layer}", *(f"{scores[name]:.0f}" for name in names)]
         for run, label in zip(runs, seeds(runs), strict=True)
-        for layer, scores in run["editing"].items()
+        for layer, scores in sorted(run["editing"].items())
     ]
     return table(["%", *names], rows)
 
@@ -101,24 +102,37 @@ def seeds(runs: list[dict]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("measured", type=Path, nargs="+")
+    parser.add_argument("measured", type=Path, nargs="*")
+    parser.add_argument("--llama", type=Path, help="measurements of the LLaMA-shaped sibling: its page alone is written")
     parser.add_argument("--figure", type=Path, default=ROOT / "build" / "factlm_traces.html")
     args = parser.parse_args()
     runs = [json.loads(path.read_text(encoding="utf-8")) for path in args.measured]
-    write_corpus()
-    card = (Path(__file__).parent / "card_template.md").read_text(encoding="utf-8")
+    if args.llama is not None:
+        runs = [json.loads(args.llama.read_text(encoding="utf-8")), *runs]
+    if not runs:
+        parser.error("no measurements were given; pass the measured.json of each seed, or --llama with one.")
+    card = filled("card_template.md" if args.llama is None else "card_llama_template.md", runs)
+    (ROOT / "docs" / ("factlm.md" if args.llama is None else "factlm_llama.md")).write_text(card, encoding="utf-8")
+    if args.llama is None:
+        write_corpus()
+        (PACKAGE / "README.md").write_text(card, encoding="utf-8")
+        args.figure.parent.mkdir(parents=True, exist_ok=True)
+        figure(runs[0]["traces"]).write_html(args.figure, include_plotlyjs=True, config={"displayModeBar": False})
+
+
+def filled(template: str, runs: list[dict]) -> str:
+    """A template with the measurements in it."""
+    card = (Path(__file__).parent / template).read_text(encoding="utf-8")
     parts = {
         "KNOWLEDGE": knowledge_table(runs),
         "SUMMARY": summary_table(runs),
         "EDITING": editing_table(runs),
+        "FACTS": str(runs[0]["traces"]["facts"]),
         "TRACES": "\n\n".join(f"### {label}\n\n{trace_table(run)}" for run, label in zip(runs, seeds(runs), strict=True)),
     }
     for name, part in parts.items():
         card = card.replace(f"<!-- {name} -->", part)
-    (PACKAGE / "README.md").write_text(card, encoding="utf-8")
-    (ROOT / "docs" / "factlm.md").write_text(card, encoding="utf-8")
-    args.figure.parent.mkdir(parents=True, exist_ok=True)
-    figure(runs[0]["traces"]).write_html(args.figure, include_plotlyjs=True, config={"displayModeBar": False})
+    return card
 
 
 if __name__ == "__main__":

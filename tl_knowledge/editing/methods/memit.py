@@ -35,7 +35,7 @@ MEMITVariant: TypeAlias = Literal["ours", "wei2024"]
 class MEMIT(EditMethod):
     """Settings of MEMIT: ``dW^T = R K^T (moment_weight C + K K^T)^-1`` in every layer.
 
-    With the published settings of `for_model` the edits are those of Meng et al.'s program (FactLM's weight is on the scale of its keys).
+    With the published settings of `for_model` the edits are those of Meng et al.'s program (FactLM's weights are on the scale of its keys).
 
     Attributes:
         layers: the edited layers, ascending; what the facts should be is optimised at the output of the last.
@@ -56,6 +56,7 @@ class MEMIT(EditMethod):
         "gpt2-xl": {"layers": (13, 14, 15, 16, 17), "moment_weight": 20_000.0, "value": ValueSettings(steps=20, clamp=0.75)},
         "gpt-j-6b": {"layers": (3, 4, 5, 6, 7, 8), "moment_weight": 15_000.0, "value": ValueSettings(steps=25, clamp=0.75)},
         "factlm": {"layers": (0,), "moment_weight": 30.0},
+        "factlm-llama": {"layers": (2, 3), "moment_weight": 30.0},
     }
 
     layers: tuple[int, ...]
