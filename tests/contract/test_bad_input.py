@@ -26,6 +26,7 @@ from support.public import public_functions
 import tl_knowledge as tlk
 from tl_knowledge import errors
 from tl_knowledge.models.checks import check_model
+from tl_knowledge.models.unembedding import Unembedding
 
 pytestmark = pytest.mark.usefixtures("without_type_checks")
 
@@ -143,6 +144,16 @@ def test_non_finite_activations(engine, prompt):
     model = build("bridge-llama")
     with model.hooks(fwd_hooks=nan_hooks()), pytest.raises(errors.NumericalError, match="not finite"):
         tlk.trace(model, prompt, 0.5, engine=engine)
+
+
+def test_what_fails_under_hooks_is_not_held_against_the_model(prompt):
+    """An engine that could not be proved while somebody's hooks gave NaN is asked again without them."""
+    model = BUILDERS["bridge-llama"]()  # of which nothing is known yet
+    with model.hooks(fwd_hooks=nan_hooks()):
+        with pytest.raises(errors.NumericalError, match="not finite"):
+            tlk.trace(model, prompt, 0.5)
+        assert Unembedding.of(model) is None
+    assert tlk.trace(model, prompt, 0.5).provenance.engine == "rows" and Unembedding.of(model) is not None
 
 
 @pytest.mark.parametrize("engine", ["rows", "loop"])

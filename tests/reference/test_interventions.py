@@ -97,7 +97,7 @@ def assert_as_one_by_one(contrast, runs, outcomes, exact):
 def test_interventions_equal_one_forward_each(model, subject):
     draw, contrast = random.Random(len(subject) + subject[0]), contrast_of(model, subject, answer=(5,) if subject == (4,) else (5, 9))
     runs = [random_intervention(draw, contrast) for _ in range(10)]
-    for budget in (1, PLENTY):
+    for budget in (1.0, PLENTY):
         assert_as_one_by_one(contrast, runs, intervene(contrast, runs, budget), 1e-10)
 
 

@@ -23,6 +23,7 @@ from jaxtyping import Int
 
 from tl_knowledge.errors import SlowEngineWarning, TLKnowledgeError
 from tl_knowledge.models.protocol import HookedModel, context_length, model_device, model_name
+from tl_knowledge.models.routed import users_hook
 
 __all__ = ["Proof", "probe_tokens", "run_settings", "same"]
 
@@ -48,18 +49,24 @@ class Proof:
         self.shown: WeakKeyDictionary[HookedModel, dict[Hashable, str]] = WeakKeyDictionary()
 
     def refusal(self, model: HookedModel) -> str | None:
-        """Why this model cannot run the engine, or ``None`` where it can."""
+        """Why this model cannot run the engine, or ``None`` where it can.
+
+        What it cannot run under somebody's hooks is asked again, since without them it may.
+        """
         shown = self.shown.setdefault(model, {})
         state = run_settings(model)
-        if state not in shown:
-            shown[state] = self._ask(model)
-            if shown[state] and self.instead:
-                warnings.warn(
-                    f"{model_name(model)}: {self.engine} would not be exact ({shown[state]}); {self.instead}: exact, but slower.",
-                    SlowEngineWarning,
-                    stacklevel=2,
-                )
-        return shown[state] or None
+        if state in shown:
+            return shown[state] or None
+        reason = self._ask(model)
+        if not reason or users_hook(model) is None:
+            shown[state] = reason
+        if reason and self.instead:
+            warnings.warn(
+                f"{model_name(model)}: {self.engine} would not be exact ({reason}); {self.instead}: exact, but slower.",
+                SlowEngineWarning,
+                stacklevel=2,
+            )
+        return reason or None
 
     def _ask(self, model: HookedModel) -> str:
         try:

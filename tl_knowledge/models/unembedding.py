@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from tl_knowledge.arrays import Hooks
 from tl_knowledge.models.hook_names import UNEMBED_IN
 from tl_knowledge.models.protocol import HookedModel, answered_from, as_rows, context_length
-from tl_knowledge.models.routed import has_module_hook
+from tl_knowledge.models.routed import has_module_hook, users_hook
 
 __all__ = ["Unembedding"]
 
@@ -58,10 +58,14 @@ class Unembedding:
         if any(has_module_hook(module) for module in around if isinstance(module, torch.nn.Module)):
             return None
         unembedding = cls._read(model)
-        if unembedding is not None and model not in _scales:
-            _scales[model] = unembedding._scale_of(model)
+        if unembedding is None:
+            return None
         scale = _scales.get(model)
-        return None if unembedding is None or scale is None else replace(unembedding, scale=scale)
+        if model not in _scales:
+            scale = unembedding._scale_of(model)
+            if scale is not None or users_hook(model) is None:  # what somebody's hooks prevent may be found without them
+                _scales[model] = scale
+        return None if scale is None else replace(unembedding, scale=scale)
 
     @classmethod
     def _read(cls, model: HookedModel) -> Unembedding | None:
