@@ -88,7 +88,7 @@ class Unembedding:
         logits = logits[:, first:]
         ours, rounding = self.logits(states[0][:, first:]), torch.finfo(self.weights.dtype).eps ** 0.5
         logits = logits.to(ours)
-        if not bool(ours.any()):
+        if not bool(ours.any() and logits.isfinite().all()):
             return None
         fitted = 1.0 if self.cap else float((ours * logits).sum() / ours.square().sum())
         for scale in (1.0, fitted):
