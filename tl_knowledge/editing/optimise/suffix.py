@@ -56,7 +56,7 @@ def alike(starts: Numbers, ends: Numbers, price: float, *, padded: bool = True) 
 
     Example:
         >>> starts, ends = torch.tensor([9, 2, 3, 13]), torch.tensor([12, 7, 7, 15])
-        >>> [group.tolist() for group in alike(starts, ends, price=4)], [group.tolist() for group in alike(starts, ends, price=100)]
+        >>> [group.tolist() for group in alike(starts, ends, price=4.0)], [group.tolist() for group in alike(starts, ends, price=100.0)]
         ([[1, 2], [0], [3]], [[1, 2, 0, 3]])
     """
     places = list(zip(starts.tolist(), ends.tolist(), strict=True))
