@@ -38,6 +38,7 @@ __all__ = [
     "SubjectNotFoundError",
     "TLKnowledgeError",
     "TargetError",
+    "UnreadEditWarning",
     "UnsupportedModelError",
     "check_choice",
     "check_given",
@@ -101,6 +102,10 @@ class MissingSpaceWarning(UserWarning):
 
 class SlowEngineWarning(UserWarning):
     """A fast engine would not be exact on this model, so that a slower one runs."""
+
+
+class UnreadEditWarning(UserWarning):
+    """An edit in the last layer, at a token that no position which predicts the target reads: its value cannot change the answer."""
 
 
 def check_choice(word: str, value: object, choices: Any, error: type[InputError] = InputError) -> None:

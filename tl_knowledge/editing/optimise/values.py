@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,9 +29,10 @@ from tl_knowledge.editing.optimise.fact_rows import FactRows
 from tl_knowledge.editing.optimise.value_parts import Losses, Optimised, ValueSettings
 from tl_knowledge.engine.fused import fused_activations
 from tl_knowledge.engine.progress import progress_bar, progress_shown
-from tl_knowledge.errors import InputError, NumericalError
+from tl_knowledge.errors import NumericalError, UnreadEditWarning
 from tl_knowledge.models.protocol import HookedModel, layer_count
 from tl_knowledge.results.kept import kept
+from tl_knowledge.wording import counted
 
 __all__ = ["Optimised", "ValueSettings", "optimise_values"]
 
@@ -59,12 +61,14 @@ def optimise_values(
         rows_at_once: contexts of all facts that run together.
 
     Raises:
-        InputError: several sites, and noise that is drawn anew at each forward; the last layer, where no token that predicts the target reads the
-            edited one.
+        InputError: several sites, and noise that is drawn anew at each forward.
         NumericalError: a loss that is not finite.
+
+    Warns:
+        UnreadEditWarning: in the last layer, where no position that predicts the target reads the edited token.
     """
-    for rows in facts if layer == layer_count(model) - 1 else ():
-        _check_is_read(rows, layer)
+    if layer == layer_count(model) - 1:
+        _warn_unread(facts, layer)
     batches = constrained_batches(facts, rows_at_once, get_len=lambda rows: len(rows.edited), strict=False)
     values: list[Optimised] = []
     with progress_bar(total=len(facts), what="optimise values", unit="fact", progress=progress_shown(), leave=False) as bar:
@@ -75,12 +79,16 @@ def optimise_values(
     return values
 
 
-def _check_is_read(rows: FactRows, last: int) -> None:
-    """Behind the last layer no token reads another: where the target does not depend on the value, Adam would follow the rounding."""
-    if not bool((rows.edited[:-1, None] == rows.scored).any()):
-        raise InputError(
-            f"a change in layer {last}, the last one, at position {int(rows.edited[0])} reaches no position that predicts the target "
-            f"({', '.join(map(str, rows.scored[0].tolist()))}); edit an earlier layer, or the prompt's last token."
+def _warn_unread(facts: Sequence[FactRows], last: int) -> None:
+    """Behind the last layer no token reads another: where the target does not depend on the value, Adam follows the rounding."""
+    unread = [rows for rows in facts if not bool((rows.edited[:-1, None] == rows.scored).any())]
+    if unread:
+        scored = ", ".join(map(str, unread[0].scored[0].tolist()))
+        warnings.warn(
+            f"layer {last} is the last one: a change at position {int(unread[0].edited[0])} reaches no position that predicts the target ({scored}), "
+            f"so the values of {len(unread)} of {counted(len(facts), 'fact')} change no answer; edit an earlier layer, or the prompt's last token.",
+            UnreadEditWarning,
+            stacklevel=2,
         )
 
 
