@@ -254,7 +254,8 @@ def test_the_program_loads_the_model_as_it_was_loaded(factlm, monkeypatch):
     assert options == "dtype=torch.float16, prepend_bos=False"
     names: dict[str, Any] = {}
     exec(state_code(ExplorerState("The capital"), "factlm", options=options), names)
-    assert len(names["prompt"]) == 2 and names["probabilities"].dtype == torch.float16
+    assert len(names["prompt"]) == 2
+    assert next(names["model"].parameters()).dtype == torch.float16 and names["probabilities"].dtype == torch.float32
     assert loading_options(factlm, "some/directory") == "prepend_bos=True"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
