@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 
+from tl_knowledge.engine.cuts import cheapest_cuts
 from tl_knowledge.models.hook_names import Component, Module, has_units
 from tl_knowledge.models.protocol import layer_count
 from tl_knowledge.runs.experiment import Experiment
@@ -115,20 +116,15 @@ def group_sites(sites: Sequence[Site], length: int, n_layers: int, samples: int)
     work = dict.fromkeys(positions, 0)
     for site in sites:
         work[site.pos] += samples * (n_layers - 1 - site.born_at)
-    least: list[tuple[float, int]] = [(0.0, 0)]  # of the last so many positions: the work, and how many of them go together first
-    for first in reversed(range(len(positions))):
-        rows, choices = 0.0, list[tuple[float, int]]()
-        for end in range(first, len(positions)):
-            pos = positions[end]
-            rows += work[pos] * (length - pos + OUTSIDE * (pos - positions[first]))
-            together = rows + PASS_COST * n_layers
-            choices.append((together + least[len(positions) - end - 1][0], end - first + 1))
-        least.append(min(choices))
+
+    def costs(first: int) -> Iterator[float]:
+        tokens = 0.0
+        for pos in positions[first:]:
+            tokens += work[pos] * (length - pos + OUTSIDE * (pos - positions[first]))
+            yield tokens + PASS_COST * n_layers
+
     groups: list[tuple[int, list[int]]] = []
-    first = 0
-    while first < len(positions):
-        end = first + least[len(positions) - first][1]
-        among = set(positions[first:end])
-        groups.append((positions[first], [k for k, site in enumerate(sites) if site.pos in among]))
-        first = end
+    for group in cheapest_cuts(len(positions), costs):
+        among = {positions[i] for i in group}
+        groups.append((positions[group.start], [k for k, site in enumerate(sites) if site.pos in among]))
     return groups
