@@ -18,7 +18,7 @@ import torch
 
 from tl_knowledge.engine.proof import Proof, same
 from tl_knowledge.models.protocol import HookedModel
-from tl_knowledge.models.routed import has_routes, users_hook
+from tl_knowledge.models.routed import is_bare
 
 __all__ = ["laid_out_weights"]
 
@@ -51,7 +51,7 @@ def laid_out_weights(model: HookedModel, most: float) -> Generator[None]:
 
 
 def _may(model: HookedModel) -> bool:
-    return next(iter(model.parameters())).dtype in EXACT_IN and not has_routes(model) and users_hook(model) is None
+    return next(iter(model.parameters())).dtype in EXACT_IN and is_bare(model)
 
 
 def _put_in(model: HookedModel, most: float, read: list[tuple[dict[str, Any], str]]) -> None:

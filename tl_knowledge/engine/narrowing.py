@@ -16,7 +16,7 @@ from tl_knowledge.engine.proof import Proof
 from tl_knowledge.engine.rows import probe_growth
 from tl_knowledge.models.hook_names import component_hook
 from tl_knowledge.models.protocol import HookedModel, attention_input, layer_count, mlp_input
-from tl_knowledge.models.routed import has_routes, users_hook
+from tl_knowledge.models.routed import is_bare
 
 __all__ = ["KnownRows", "may_narrow", "narrow_attention", "narrow_mlp", "narrowed_hooks"]
 
@@ -41,7 +41,7 @@ class KnownRows:
 
 def may_narrow(model: HookedModel) -> bool:
     """Whether modules may be run on packed positions: nobody's hook, nor an edit that is one, would see them in other places."""
-    return not (has_routes(model) or users_hook(model) or _NARROWING.refusal(model))
+    return is_bare(model) and not _NARROWING.refusal(model)
 
 
 def narrowed_hooks(model: HookedModel, first: int = 0) -> list[str]:

@@ -47,6 +47,7 @@ __all__ = [
     "run_on_prefix",
     "run_on_prefix_from",
     "whole_sequences",
+    "within_cache",
 ]
 
 
@@ -94,10 +95,9 @@ def may_freeze(model: HookedModel, length: int, *, filled: int) -> bool:
     """Whether the beginning of prompts of so many tokens can be frozen, exactly.
 
     Args:
-        filled: how many of them run while the cache is filled. A sliding window that is full keeps only those that the next token sees.
+        filled: how many of them run while the cache is filled.
     """
-    most = exact_up_to(model)
-    return not (growing_rows_refusal(model) or prefix_refusal(model) or length > most or filled >= most)
+    return not (growing_rows_refusal(model) or prefix_refusal(model)) and within_cache(model, length, filled)
 
 
 def whole_sequences(model: HookedModel, tokens: Tokens, hooks: Hooks | None = None, *, block: int = 0) -> FrozenPrefix:
@@ -199,6 +199,18 @@ def _probe(model: HookedModel) -> str:
 
 
 _FREEZING = Proof("a frozen prefix", _probe, "rows run all of their tokens")
+
+
+def within_cache(model: HookedModel, length: int, filled: int) -> bool:
+    """Whether prompts are short enough for the probes to speak for a cache of their first tokens.
+
+    A sliding window that is full keeps only those that the next token sees.
+
+    Args:
+        filled: how many of them run while the cache is filled.
+    """
+    most = exact_up_to(model)
+    return length <= most and filled < most
 
 
 def exact_up_to(model: HookedModel) -> float:

@@ -17,7 +17,7 @@ from jaxtyping import Int
 from tl_knowledge.arrays import Hooks, Logits, Tokens
 from tl_knowledge.engine.caches import Cache, filled_cache, filling
 from tl_knowledge.engine.forward import run_model
-from tl_knowledge.engine.prefix import exact_up_to, prefix_refusal
+from tl_knowledge.engine.prefix import exact_up_to, prefix_refusal, within_cache
 from tl_knowledge.engine.proof import Proof, probe_tokens, same
 from tl_knowledge.engine.recording import capture_base, record_beside, stored_bytes
 from tl_knowledge.engine.rows import grow_rows
@@ -64,7 +64,7 @@ def bank_refusal(model: HookedModel, length: int = 0) -> str | None:
     """
     if has_routes(model):
         return "an edit that is on the model sees them whole"
-    if length >= exact_up_to(model):
+    if not within_cache(model, length, filled=length):
         return f"the model's cache is exact below {exact_up_to(model):.0f} tokens"
     return prefix_refusal(model) or _CUTTING.refusal(model)
 

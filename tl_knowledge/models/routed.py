@@ -25,6 +25,7 @@ __all__ = [
     "foreign_hook",
     "has_module_hook",
     "has_routes",
+    "is_bare",
     "is_on",
     "late_hooks",
     "mark_replaced",
@@ -205,6 +206,11 @@ def users_hook(model: HookedModel) -> str | None:
     TransformerLens 4 wires some bridges, such as OPT's, with permanent hooks of its own, which the probes have seen.
     """
     return _hooked_point(model, lambda handle: not _is_wiring(getattr(handle, "user_hook", None))) or module_hook(model)
+
+
+def is_bare(model: HookedModel) -> bool:
+    """Whether nothing is on the model that a short cut could pass by: no edit of activations, and no hook of somebody else."""
+    return not has_routes(model) and users_hook(model) is None
 
 
 def _hooked_point(model: HookedModel, counts: Callable[[Any], bool]) -> str | None:

@@ -25,20 +25,15 @@ from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.report.findings import Continuations, EditedFact, NeuronFindings
 from tl_knowledge.report.result import FactReport
 from tl_knowledge.report.settings import ReportSettings
-from tl_knowledge.report.work import SIDES, report_work
-from tl_knowledge.tracing import CausalTrace, trace
+from tl_knowledge.report.work import report_work
+from tl_knowledge.runs.roles import SIDES
+from tl_knowledge.tracing import CausalTrace, trace_together
 
 __all__ = ["report_fact"]
 
 WORDINGS_CONTINUED = 4
-MODULES: tuple[tuple[Component, tuple[Module, ...]], ...] = (("mlp_out", ()), ("attn_out", ()))
-EVERYTHING: tuple[tuple[Component, tuple[Module, ...]], ...] = (
-    ("resid_post", ()),
-    *MODULES,
-    ("resid_post", ("mlp_out",)),
-    ("resid_post", ("attn_out",)),
-)
-"""What is traced: a component, and the modules that are severed."""
+MODULES: tuple[Module, ...] = ("mlp_out", "attn_out")
+"""What is traced beside the residual state, and severed while it is restored."""
 
 
 @public
@@ -84,7 +79,7 @@ def report_fact(
     case = _case(fact, edit_to, asked)
     fact = fact.fact if isinstance(fact, EditCase) else fact
     prompt, settings = Prompt.from_fact(model, fact), ReportSettings(limit, samples, seed)
-    shape: dict[str, int] = {"wordings": max(1, len(fact.paraphrases)), "components": len(EVERYTHING), "modules": len(MODULES)}
+    shape: dict[str, int] = {"wordings": max(1, len(fact.paraphrases)), "components": 1 + 2 * len(MODULES), "modules": len(MODULES)}
     work = report_work(model, prompt, settings, edited=case is not None, **shape)
     with parts_bar(model, prompt.tokens, what="report", work=work, progress=progress) as bar:
         with bar.part("edit"):
@@ -92,7 +87,7 @@ def report_fact(
         traces: dict[str, tuple[CausalTrace, ...]] = {}
         for side in SIDES:
             with bar.part(f"traces of the {side}"):
-                traces[side] = _traces(model, prompt, side, EVERYTHING, settings)
+                traces[side] = _traces(model, prompt, side, ("resid_post", *MODULES), MODULES, settings)
         with bar.part("neurons"):
             neurons = _neurons(model, fact, prompt, settings)
         with bar.part("circuits"):
@@ -124,17 +119,15 @@ def _case(fact: Fact | EditCase, edit_to: str | None, measures: Sequence[EditMea
 
 
 def _traces(
-    model: HookedModel, prompt: Prompt, side: str, what: tuple[tuple[Component, tuple[Module, ...]], ...], settings: ReportSettings
+    model: HookedModel, prompt: Prompt, side: str, components: Sequence[Component], sever: Sequence[Module], settings: ReportSettings
 ) -> tuple[CausalTrace, ...]:
-    """One side corrupted: a trace of each component, with its modules severed."""
-    return tuple(
-        trace(model, prompt, corrupt=side, component=part, sever=sever, samples=settings.samples, seed=settings.seed, progress=False)
-        for part, sever in what
-    )
+    """One side corrupted: a trace of each component, then of the residual state with each module severed."""
+    samples, seed = settings.samples, settings.seed
+    return tuple(trace_together(model, prompt, corrupt=side, components=components, sever=sever, samples=samples, seed=seed, progress=False))
 
 
 def _circuit(model: HookedModel, prompt: Prompt, traces: tuple[CausalTrace, ...], settings: ReportSettings) -> Circuit:
-    modules = [traced for traced in traces if (traced.component, traced.severed) in MODULES]
+    modules = [traced for traced in traces if traced.component in MODULES]
     return from_trace(model, prompt, modules, limit=settings.limit, progress=False)
 
 
@@ -197,7 +190,7 @@ def _edited(model: HookedModel, case: EditCase, edit: Edit, settings: ReportSett
     wordings = [prompt, *(Prompt.from_fact(model, rewrite.rephrase(fact.template)) for fact in case.paraphrases[:WORDINGS_CONTINUED])]
     more = measures or case.neighbourhood or case.tests
     with edit.applied(model):
-        after = _circuit(model, prompt, _traces(model, prompt, "subject", MODULES, settings), settings)
+        after = _circuit(model, prompt, _traces(model, prompt, "subject", MODULES, (), settings), settings)
     return EditedFact(
         edit,
         edit.health(model),

@@ -8,11 +8,11 @@ from tl_knowledge.engine.forecast import counted_work
 from tl_knowledge.models.protocol import HookedModel, layer_count
 from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.report.settings import ReportSettings
+from tl_knowledge.runs.roles import SIDES
 from tl_knowledge.runs.windows import unit_count
 
 __all__ = ["report_work"]
 
-SIDES = ("subject", "relation")
 EDIT_RUNS = 60 * 21  # of ROME's defaults: 20 steps, each a forward and a backward of 21 texts
 STEPS = 20  # of an attribution
 NEIGHBOURS = 1 / 4  # what share of a circuit's pairs of sites is measured, of all

@@ -15,8 +15,8 @@ Rows that run together begin at the first of their edited tokens, so those go to
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from weakref import WeakKeyDictionary
 
 import torch
@@ -26,13 +26,14 @@ from tl_knowledge.arrays import Hooks, Tokens
 from tl_knowledge.editing.optimise.changed_rows import Change, ChangedRows
 from tl_knowledge.editing.optimise.fact_rows import at_positions
 from tl_knowledge.engine.caches import Cache, fill_shared, is_hooked_transformer
+from tl_knowledge.engine.cuts import cheapest_cuts
 from tl_knowledge.engine.narrowing import may_narrow, narrow_attention, narrow_mlp
 from tl_knowledge.engine.prefix import FrozenPrefix, may_freeze, prefix_refusal, run_on_prefix_from
 from tl_knowledge.engine.recording import record
 from tl_knowledge.engine.rows import growing_rows_refusal, keep_positions
 from tl_knowledge.models.hook_names import block_input, block_output
 from tl_knowledge.models.protocol import HookedModel, attention_input, layer_count
-from tl_knowledge.models.routed import has_routes, users_hook
+from tl_knowledge.models.routed import is_bare
 
 __all__ = ["FrozenRows", "Suffix", "alike", "price_of_a_run"]
 
@@ -60,29 +61,17 @@ def alike(starts: Numbers, ends: Numbers, price: float, *, padded: bool = True) 
         ([[1, 2], [0], [3]], [[1, 2, 0, 3]])
     """
     places = list(zip(starts.tolist(), ends.tolist(), strict=True))
-    order = sorted(range(len(places)), key=places.__getitem__)
-    groups = _cheapest([places[row] for row in order], price, padded)
-    yield from (torch.tensor([order[i] for i in group], device=starts.device) for group in groups)
+    alike_rows = [list(rows) for _, rows in groupby(sorted(range(len(places)), key=places.__getitem__), key=places.__getitem__)]
 
+    def costs(first: int) -> Iterator[float]:
+        start, end, rows, tokens = places[alike_rows[first][0]][0], 0, 0, 0
+        for more in alike_rows[first:]:
+            own = places[more[0]][1]
+            end, rows, tokens = max(end, own), rows + len(more), tokens + len(more) * own
+            yield price + (rows * end if padded else tokens) - rows * start
 
-def _cheapest(places: Sequence[tuple[int, int]], price: float, padded: bool) -> list[range]:
-    """The cheapest way to cut places that ascend, equal ones together: by the cheapest way to cut all those before."""
-    first = [i for i, place in enumerate(places) if not i or place != places[i - 1]]
-    least, cut = {0: 0.0}, dict[int, int]()
-    for after in [*first[1:], len(places)]:
-        least[after], end, tokens, before = float("inf"), 0, 0, after
-        for i in reversed(first[: bisect_left(first, after)]):
-            start, own = places[i]
-            end, tokens = max(end, own), tokens + (before - i) * own
-            before, rows = i, after - i
-            cost = least[i] + price + (rows * end if padded else tokens) - rows * start
-            if cost < least[after]:
-                least[after], cut[after] = cost, i
-    groups, after = list[range](), len(places)
-    while after:
-        groups.append(range(cut[after], after))
-        after = cut[after]
-    return groups[::-1]
+    for group in cheapest_cuts(len(alike_rows), costs):
+        yield torch.tensor([row for i in group for row in alike_rows[i]], device=starts.device)
 
 
 def price_of_a_run(model: HookedModel, device: torch.device) -> float:
@@ -110,8 +99,7 @@ class FrozenRows:
     ) -> None:
         self.model, self.layer, self.sites, self.edited, self.read = model, layer, sites, edited, read
         self.tokens = tokens[:, : int(read.max()) + 1]
-        bare = not (has_routes(model) or users_hook(model))
-        self.direct = bare and len(sites) == 1 and adds_to_the_stream(model, layer, sites[0], tokens[:1])
+        self.direct = is_bare(model) and len(sites) == 1 and adds_to_the_stream(model, layer, sites[0], tokens[:1])
         self.first = layer + 1 if self.direct else layer
         self.narrows = layer < layer_count(model) - 1 and may_narrow(model)
         self.padded = not (self.narrows and attention_input(model, layer + 1))
