@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.first_factlm import load_first_factlm
 
 import tl_knowledge as tlk
 from tl_knowledge.editing.methods import emmet, fine_tune, rome
@@ -34,7 +35,7 @@ CASES = tlk.load_edit_cases()
 @pytest.fixture(scope="module")
 def exact() -> Any:
     """The bundled model as the programs read it."""
-    return tlk.load_model("factlm", dtype=torch.float64, prepend_bos=False)
+    return load_first_factlm(dtype=torch.float64, prepend_bos=False)
 
 
 def rewrites(numbers: list[int]) -> list[tlk.Fact]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.first_factlm import load_first_factlm
 
 import tl_knowledge as tlk
 from tl_knowledge.evaluation import words
@@ -55,7 +56,7 @@ def test_reference_scores_are_the_programs(snippets, case):
 
 @pytest.mark.parametrize("length", [4, 100])
 def test_essence_scores_are_the_programs(snippets, case, length):
-    model = tlk.load_model("factlm", dtype=torch.float64)
+    model = load_first_factlm(dtype=torch.float64)
     measure = tlk.evaluation.EssenceDrift(snippets, length=length, variant="meng2022_code")
     assert measure.read(model, case) == pytest.approx(GOLDEN["essence"][str(length)], rel=1e-12)
     assert np.isnan(measure.read(model, replace(case, target_new_id="Q150")))  # no snippet about France has that

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from support.first_factlm import load_first_factlm
 
 import tl_knowledge as tlk
 from tl_knowledge.editing import ValueSettings
@@ -63,7 +64,7 @@ def test_scores_are_the_programs():
 
 @pytest.fixture(scope="module")
 def without_bos():
-    model = tlk.load_model("factlm", dtype=torch.float64)
+    model = load_first_factlm(dtype=torch.float64)
     model.cfg.default_prepend_bos = False
     return model
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.first_factlm import load_first_factlm
 
 import tl_knowledge as tlk
 from tl_knowledge.errors import InputError
@@ -25,7 +26,7 @@ LOWER = [replace(fact, target=fact.target.lower()) for fact in FACTS]
 
 @pytest.fixture(scope="module")
 def double():
-    return tlk.load_model("factlm", dtype=torch.float64)
+    return load_first_factlm(dtype=torch.float64)
 
 
 @pytest.fixture(scope="module")

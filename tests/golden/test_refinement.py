@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.first_factlm import load_first_factlm
 
 import tl_knowledge as tlk
 
@@ -21,7 +22,7 @@ GOLDEN = json.loads((Path(__file__).parent / "refinement.json").read_text())
 
 @pytest.fixture(scope="module")
 def double():
-    return tlk.load_model("factlm", dtype=torch.float64)
+    return load_first_factlm(dtype=torch.float64)
 
 
 def bags(model, relation):

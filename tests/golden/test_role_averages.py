@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.first_factlm import load_first_factlm
 
 import tl_knowledge as tlk
 
@@ -23,7 +24,7 @@ KINDS = {"resid_post": "hidden", "mlp_out": "mlp"}
 
 @pytest.fixture(scope="module")
 def average():
-    model = tlk.load_model("factlm", dtype=torch.float64, prepend_bos=False)
+    model = load_first_factlm(dtype=torch.float64, prepend_bos=False)
     facts = [fact for fact in tlk.load_facts("factlm") if fact.text in GOLDEN["facts"]]
     kinds = tuple(KINDS)
     return tlk.trace_facts(model, facts, 0.1, corrupt="subject", components=kinds, window=2, samples=3, variant="meng2022_code", progress=False)
