@@ -22,6 +22,7 @@ import grammar
 import numpy as np
 import torch
 from other_facts import measure_others
+from suppression import measure_suppression
 from text import FACTS, FactText, TrainingText, paragraphs
 
 import tl_knowledge as tlk
@@ -163,6 +164,9 @@ def measure(model, args: argparse.Namespace, measured: dict) -> None:
     if args.many:
         keep("many edits", many_edits(model, best_layer(measured["editing"]), corpus, args.many, args.weights))
         print("MEMIT", measured["many edits"], f"{time.time() - start:.0f} s", flush=True)
+    if args.suppressed:
+        keep("suppression", measure_suppression(model, args.suppressed))
+        print("suppressed", json.dumps(measured["suppression"]), f"{time.time() - start:.0f} s", flush=True)
     if args.ways:
         keep("other facts", measure_others(model, best_layer(measured["editing"]), args.ways))
 
@@ -178,6 +182,7 @@ def main() -> None:
     parser.add_argument("--many", type=int, default=200, help="edits at once, by MEMIT in the best layer; 0: none")
     parser.add_argument("--weights", type=float, nargs="*", default=MOMENT_WEIGHTS, help="of MEMIT")
     parser.add_argument("--ways", type=int, default=30, help="cases of other_facts.py in the best layer; 0: none")
+    parser.add_argument("--suppressed", type=int, default=60, help="facts whose neurons are suppressed; 0: none")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
