@@ -48,18 +48,28 @@ class KeyMoments(Result):
     def solve(self, layer: int, keys: Float[torch.Tensor, "key d_mlp"]) -> Float[torch.Tensor, "key d_mlp"]:
         """``C^-1 k`` for every key, in float64.
 
+        A neuron that never fires, neither for the collected tokens nor for a key, has no part in it: its entries are 0.
+
         Raises:
             InputError: the layer was not collected.
-            NumericalError: the moments are singular: too few tokens.
+            NumericalError: the moments are singular: too few tokens, or none that makes one of a key's neurons fire.
         """
-        moment = self.of_layer(layer)
-        factor, failed = torch.linalg.cholesky_ex(moment)
+        moment, keys = self.of_layer(layer), keys.to(self.of_layer(layer))
+        fires = moment.diagonal() != 0
+        if bool((new := (keys != 0).any(0) & ~fires).any()):
+            raise NumericalError(
+                f"neuron {int(new.nonzero()[0])} of layer {layer} fires for a key, but for none of the {counted(self.tokens, 'token')} of the moments; "
+                "collect more with tokens=."
+            )
+        factor, failed = torch.linalg.cholesky_ex(moment[fires][:, fires])
         if int(failed) != 0:
             raise NumericalError(
                 f"the second moments of layer {layer} are singular: {counted(self.tokens, 'token')} for "
-                f"{counted(len(moment), 'neuron')}; collect more with tokens=."
+                f"{counted(int(fires.sum()), 'neuron')}; collect more with tokens=."
             )
-        return torch.cholesky_solve(keys.to(moment).T, factor).T
+        directions = torch.zeros_like(keys)
+        directions[:, fires] = torch.cholesky_solve(keys[:, fires].T, factor).T
+        return directions
 
     def of_layer(self, layer: int) -> Float[torch.Tensor, "d_mlp d_mlp"]:
         """One layer's moments.

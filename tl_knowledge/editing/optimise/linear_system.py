@@ -13,7 +13,7 @@ POWERS = 3
 
 
 def solved(matrix: Float[torch.Tensor, "n n"], right: Float[torch.Tensor, "n k"], what: str) -> Float[torch.Tensor, "n k"]:
-    """``matrix^-1 right``.
+    """``matrix^-1 right``; an unknown that no equation names is 0, as a neuron that never fires.
 
     Args:
         what: what the matrix is of, for an error.
@@ -25,6 +25,11 @@ def solved(matrix: Float[torch.Tensor, "n n"], right: Float[torch.Tensor, "n k"]
         >>> solved(torch.tensor([[2.0, 0.0], [0.0, 4.0]]), torch.ones(2, 1), "the keys").T
         tensor([[0.5000, 0.2500]])
     """
+    named = matrix.any(0) | matrix.any(1) | right.any(1)
+    if bool(named.any()) and not bool(named.all()):
+        solution = torch.zeros_like(right)
+        solution[named] = solved(matrix[named][:, named], right[named], what)
+        return solution
     factors, pivots, failed = torch.linalg.lu_factor_ex(matrix)
     solution = torch.linalg.lu_solve(factors, pivots, right) if int(failed) == 0 else right
     if (
