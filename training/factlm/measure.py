@@ -102,20 +102,23 @@ def traced_facts(model, count: int) -> list[tlk.Prompt]:
 
 
 def mean_traces(model, prompts: list[tlk.Prompt], components: Sequence[str] = COMPONENTS) -> dict:
-    """Mean indirect effect ``[role layer]`` for each side and component, total effects, and per-fact subject peaks."""
-    means: dict = {"facts": len(prompts), "total": {}, "clean": {}, "effects": {}}
-    for side in SIDES:
-        for component in components:
-            by_role, totals, cleans = defaultdict(list), [], []
-            for prompt in prompts:
-                result = tlk.trace(model, prompt, corrupt=side, component=component, progress=False)
-                totals.append(float(result.total_effect.mean()))
-                cleans.append(result.clean_probability)
-                for role, positions in card_positions(prompt).items():
-                    by_role[role] += [result.mean_effect[:, p].numpy() for p in positions]
-            means["total"][side], means["clean"][side] = float(np.mean(totals)), float(np.mean(cleans))
-            means["effects"][f"{side}/{component}"] = {role: np.mean(by_role[role], axis=0).tolist() for role in ROLES}
-    return means
+    """Mean indirect effect ``[role layer]`` for each side and component, total effects, and the clean probabilities."""
+    by_role, totals, cleans = defaultdict(list), defaultdict(list), defaultdict(list)
+    for prompt in prompts:
+        for result in tlk.tracing.trace_together(model, prompt, corrupt=SIDES, components=components, progress=False):
+            side = result.corrupted.name
+            if result.component == components[0]:  # every component's trace has the same clean and corrupted runs
+                totals[side].append(float(result.total_effect.mean()))
+                cleans[side].append(result.clean_probability)
+            for role, positions in card_positions(prompt).items():
+                by_role[f"{side}/{result.component}", role] += [result.mean_effect[:, p].numpy() for p in positions]
+    keys = [f"{side}/{component}" for side in SIDES for component in components]
+    return {
+        "facts": len(prompts),
+        "total": {side: float(np.mean(totals[side])) for side in SIDES},
+        "clean": {side: float(np.mean(cleans[side])) for side in SIDES},
+        "effects": {key: {role: np.mean(by_role[key, role], axis=0).tolist() for role in ROLES} for key in keys},
+    }
 
 
 def best_layer(editing: dict[str, dict[str, float]]) -> int:
