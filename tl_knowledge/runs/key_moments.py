@@ -58,7 +58,7 @@ class KeyMoments(Result):
         fires = moment.diagonal() != 0
         if bool((new := (keys != 0).any(0) & ~fires).any()):
             raise NumericalError(
-                f"neuron {int(new.nonzero()[0])} of layer {layer} fires for a key, but for none of the {counted(self.tokens, 'token')} of the moments; "
+                f"neuron {int(new.nonzero()[0])} of layer {layer} fires for a key, but for none of the moments' {counted(self.tokens, 'token')}; "
                 "collect more with tokens=."
             )
         factor, failed = torch.linalg.cholesky_ex(moment[fires][:, fires])
