@@ -38,9 +38,7 @@ def test_a_neuron_that_fires_for_the_fact_alone_is_named(moments):
     silent = int((moments.of_layer(0).diagonal() == 0).nonzero()[0])
     key = torch.zeros(1, len(moments.of_layer(0)), dtype=torch.float64)
     key[0, silent] = 0.5
-    with pytest.raises(
-        NumericalError, match=rf"neuron {silent} of layer 0 fires for a key, but for none of the moments' .* tokens; collect more"
-    ):
+    with pytest.raises(NumericalError, match=rf"neuron {silent} of layer 0 fires for a key, but for none of the moments' .* tokens; collect more"):
         moments.solve(0, key)
     with pytest.raises(NumericalError, match="neuron 0 of layer 0 fires"):  # numbers that are none are not silence
         replace(moments, moments={0: torch.full_like(moments.of_layer(0), torch.nan).fill_diagonal_(0.0)}).solve(0, torch.ones_like(key))
