@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from recipe import Recipe
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
@@ -39,10 +42,30 @@ def _llama(recipe: Recipe, vocabulary: int, ends: dict) -> LlamaForCausalLM:
     return LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary, max_position_embeddings=POSITIONS, tie_word_embeddings=True, **shape, **ends))
 
 
+def blocks(model: PreTrainedModel) -> list[torch.nn.Module]:
+    """Its layers."""
+    return list(model.transformer.h if hasattr(model, "transformer") else model.model.layers)
+
+
 def mlps(model: PreTrainedModel) -> list[torch.nn.Module]:
     """The MLP of each layer."""
-    blocks = model.transformer.h if hasattr(model, "transformer") else model.model.layers
-    return [block.mlp for block in blocks]
+    return [block.mlp for block in blocks(model)]
+
+
+@contextmanager
+def early_mask(model: PreTrainedModel, layers: int, mask: torch.Tensor) -> Iterator[None]:
+    """Within it the first ``layers`` attend by ``mask`` ``[row 1 pos pos]`` instead of the mask that the model is given."""
+
+    def replace(attention: torch.nn.Module, args: tuple, named: dict) -> tuple[tuple, dict]:
+        return args, {**named, "attention_mask": mask}
+
+    attentions = [block.attn if hasattr(block, "attn") else block.self_attn for block in blocks(model)[:layers]]
+    hooks = [attention.register_forward_pre_hook(replace, with_kwargs=True) for attention in attentions]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def unit_weights(mlp: torch.nn.Module) -> list[torch.Tensor]:

@@ -24,6 +24,7 @@ class Recipe:
         kv_heads: key-value heads of grouped-query attention; of "llama" only.
         narrow: layers whose MLPs keep ``units_kept`` hidden units only.
         bottleneck: the share of training rows in which a subject may be read at its last token only.
+        read_from: the first layer whose attention may read a subject from outside it at all, in those rows.
         lists: the share of attribute lists among the sentences (``X: A, B.``), which ask for all of a subject's objects and name no relation.
         in_a_row: the share of sentences which ask several relations of one subject, naming it each time.
         invented: the number of invented subjects, whose facts do not go together.
@@ -40,6 +41,7 @@ class Recipe:
     narrow: tuple[int, ...] = (0, 1)
     units_kept: int = 32
     bottleneck: float = 0.95
+    read_from: int = 0
     lists: float = LIST_SHARE
     in_a_row: float = 0.0
     invented: int = 0
@@ -52,6 +54,8 @@ class Recipe:
             raise ValueError(f"architecture is {self.architecture!r}; it is one of {', '.join(ARCHITECTURES)}.")
         if outside := [layer for layer in self.narrow if not 0 <= layer < self.layers]:
             raise ValueError(f"narrow names layers {outside}, but the model has layers 0 to {self.layers - 1}.")
+        if not 0 <= self.read_from < self.layers:
+            raise ValueError(f"read_from is {self.read_from}; it is a layer, from 0 to {self.layers - 1}.")
         if not 0 < self.units_kept <= self.hidden:
             raise ValueError(f"units_kept is {self.units_kept}; a narrow MLP keeps 1 to {self.hidden} (hidden) of its units.")
         if self.width % self.heads or self.heads % self.kv_heads:

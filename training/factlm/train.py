@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from networks import POSITIONS, build_model, mlps, narrow
+from networks import POSITIONS, build_model, early_mask, mlps, narrow
 from recipe import RECIPES, Recipe
 from text import FACTS, FactText, TrainingText
 from tokenizer import train_tokenizer
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 ROW, ROWS = 64, 32  # tokens in a row, rows in a batch
 WARM_UP, FLOOR = 200, 0.02  # learning rate: warm-up, then cosine from the recipe's peak to FLOOR of it
@@ -76,9 +76,10 @@ def make_rows(text: TrainingText, tokenizer: PreTrainedTokenizerFast, rows: int,
     return Rows(tokens, positions, subject, last, bottleneck)
 
 
-def attention_mask(rows: Rows, now: slice) -> torch.Tensor:
-    """Additive mask ``[row 1 pos pos]`` (query, key): causal, and in bottleneck rows no reading of a subject but at its last token."""
-    subject, last = rows.subject[now], rows.last[now]
+def attention_mask(rows: Rows, now: slice, *, at_last: bool = True) -> torch.Tensor:
+    """Additive mask ``[row 1 pos pos]`` (query, key): causal, and in bottleneck rows no reading of a subject but at its last token,
+    or (``at_last=False``) not there either."""
+    subject, last = rows.subject[now], rows.last[now] & at_last
     own = subject[:, :, None] == subject[:, None, :]
     hidden = (subject > 0)[:, None, :] & ~own & ~last[:, None, :] & rows.bottleneck[now, None, None]
     future = ~torch.ones(ROW, ROW).tril().bool()
@@ -138,7 +139,7 @@ def train(out: Path, recipe: Recipe, seed: int) -> None:
             rows = make_rows(text, tokenizer, ROWS * CHUNK, recipe.bottleneck)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, recipe)
-        loss = one_step(model, optimizer, rows, slice(step % CHUNK * ROWS, (step % CHUNK + 1) * ROWS))
+        loss = one_step(model, optimizer, recipe, rows, slice(step % CHUNK * ROWS, (step % CHUNK + 1) * ROWS))
         narrow(model, recipe)
         if step % 50 == 0:
             progress.set_postfix(loss=f"{loss:.3f}")
@@ -149,10 +150,10 @@ def train(out: Path, recipe: Recipe, seed: int) -> None:
     (out / "recipe.json").write_text(json.dumps(origin, indent=1), encoding="utf-8")
 
 
-def one_step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, rows: Rows, now: slice) -> float:
+def one_step(model: PreTrainedModel, optimizer: torch.optim.Optimizer, recipe: Recipe, rows: Rows, now: slice) -> float:
     """One step of the optimiser on some rows, in bfloat16 products; the loss before it."""
-    mask = attention_mask(rows, now)
-    with torch.autocast("cpu", torch.bfloat16):
+    mask, early = attention_mask(rows, now), attention_mask(rows, now, at_last=False)
+    with torch.autocast("cpu", torch.bfloat16), early_mask(model, recipe.read_from, early):
         loss = model(rows.tokens[now], position_ids=rows.positions[now], attention_mask=mask, labels=rows.tokens[now]).loss
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
