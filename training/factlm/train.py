@@ -136,7 +136,7 @@ def train(out: Path, recipe: Recipe, seed: int) -> None:
     for step in progress:
         if step % CHUNK == 0:
             text = TrainingText(facts, seed * 1_000_003 + step, recipe.lists, recipe.in_a_row)
-            rows = make_rows(text, tokenizer, ROWS * CHUNK, recipe.bottleneck)
+            rows = make_rows(text, tokenizer, ROWS * CHUNK, recipe.bottleneck if step < recipe.steps - recipe.open_steps else 0.0)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, recipe)
         loss = one_step(model, optimizer, recipe, rows, slice(step % CHUNK * ROWS, (step % CHUNK + 1) * ROWS))
