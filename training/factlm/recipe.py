@@ -24,7 +24,8 @@ class Recipe:
         kv_heads: key-value heads of grouped-query attention; of "llama" only.
         narrow: layers whose MLPs keep ``units_kept`` hidden units only.
         bottleneck: the share of training rows in which a subject may be read at its last token only.
-        read_from: the first layer whose attention may read a subject from outside it at all, in those rows.
+        read_from: the first layer whose attention can read a subject from outside it at all, in those rows; before, it reads noise.
+        noise_read: that noise, in standard deviations of the embeddings.
         open_steps: how many steps at the end have no such rows, so that the model has been trained as it runs.
         lists: the share of attribute lists among the sentences (``X: A, B.``), which ask for all of a subject's objects and name no relation.
         in_a_row: the share of sentences which ask several relations of one subject, naming it each time.
@@ -43,6 +44,7 @@ class Recipe:
     units_kept: int = 32
     bottleneck: float = 0.95
     read_from: int = 0
+    noise_read: float = 3.0
     open_steps: int = 0
     lists: float = LIST_SHARE
     in_a_row: float = 0.0
