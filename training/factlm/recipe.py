@@ -1,8 +1,8 @@
 """What a FactLM is trained with: its shape, its text, and what is done to place its look-up.
 
-A small model left to itself looks its facts up in the first MLP, which no large model does.  Two settings move the look-up:
-``narrow`` layers whose MLPs may keep ``units_kept`` hidden units only and so can hold no facts, and the ``bottleneck``, the share
-of training rows in which a subject may be read at its last token only.
+A small model left to itself looks its facts up in the first MLP, which no large model does.  Three settings move the look-up and let tracing see
+it: ``narrow`` layers whose MLPs may keep ``units_kept`` hidden units only and so can hold no facts; the ``bottleneck``, the share of training rows
+in which a subject may be read at its last token only; and ``read_from``, the layer before which it can be read as noise only.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ class Recipe:
         bottleneck: the share of training rows in which a subject may be read at its last token only.
         read_from: the first layer whose attention can read a subject from outside it at all, in those rows; before, it reads noise.
         noise_read: that noise, in standard deviations of the embeddings.
-        open_steps: how many steps at the end have no such rows, so that the model has been trained as it runs.
         lists: the share of attribute lists among the sentences (``X: A, B.``), which ask for all of a subject's objects and name no relation.
         in_a_row: the share of sentences which ask several relations of one subject, naming it each time.
         invented: the number of invented subjects, whose facts do not go together.
@@ -45,7 +44,6 @@ class Recipe:
     bottleneck: float = 0.95
     read_from: int = 0
     noise_read: float = 3.0
-    open_steps: int = 0
     lists: float = LIST_SHARE
     in_a_row: float = 0.0
     invented: int = 0
@@ -90,7 +88,7 @@ class Recipe:
 
 
 RECIPES = {
-    "gpt2": Recipe(),
+    "gpt2": Recipe(read_from=3),
     "llama": Recipe(architecture="llama", hidden=344),  # a gated MLP has three matrices, so that it is as large as a plain one with 512
-    "bundled": Recipe(narrow=(), bottleneck=0.9, steps=3500),  # what the bundled model was trained with
+    "first": Recipe(narrow=(), bottleneck=0.9, steps=3500),  # the first FactLM, which is in the package
 }

@@ -3,7 +3,7 @@
 python training/factlm/train.py --out build/factlm --seed 0
 python training/factlm/train.py --out build/factlm --seed 0        # again: goes on from the last checkpoint
 python training/factlm/train.py --out build/llama --recipe llama --set bottleneck=0.9 narrow=0,1,2
-python training/factlm/train.py --out build/bundled --recipe bundled   # the model in tl_knowledge/factlm
+python training/factlm/train.py --out build/first --recipe first   # the model in tl_knowledge/factlm
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def train(out: Path, recipe: Recipe, seed: int) -> None:
     for step in progress:
         if step % CHUNK == 0:
             text = TrainingText(facts, seed * 1_000_003 + step, recipe.lists, recipe.in_a_row)
-            rows = make_rows(text, tokenizer, ROWS * CHUNK, recipe.bottleneck if step < recipe.steps - recipe.open_steps else 0.0)
+            rows = make_rows(text, tokenizer, ROWS * CHUNK, recipe.bottleneck)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, recipe)
         loss = one_step(model, optimizer, recipe, rows, slice(step % CHUNK * ROWS, (step % CHUNK + 1) * ROWS))
