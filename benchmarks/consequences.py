@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from trained_editors import trained
+from trained_editors import own_moments, trained
 
 import tl_knowledge as tlk
 from tl_knowledge.datasets import EditCase, Fact
@@ -61,12 +61,13 @@ def main() -> None:
     parser.add_argument("--figure", type=Path)
     args = parser.parse_args()
     model, facts = tlk.load_model("factlm"), tlk.load_facts()
-    moments = tlk.collect_key_moments(model, tlk.load_corpus(), layers=[0])
+    methods = {name: method_for_model(model, name) for name in args.method}
+    moments = own_moments(model, methods.values())
     cases = the_cases(facts, args.chained, args.further)
     reports: dict[str, tlk.EditReport] = {}
-    for name in args.method:
+    for name, settings in methods.items():
         store = None if args.store is None else args.store / name
-        method = trained(model, name, method_for_model(model, name), args.store, without={case.fact.subject for case in cases})
+        method = trained(model, name, settings, args.store, without={case.fact.subject for case in cases})
         measures = the_measures(facts, cases, states=name not in WITHOUT_STATES)
         reports[name] = tlk.evaluate(model, cases, method, moments=moments, measures=measures, store=store)
         print(reports[name].headline(), flush=True)

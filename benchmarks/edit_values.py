@@ -72,10 +72,10 @@ def measure_values(shape: str, layer: int, count: int, loop_facts: int, *, stops
 def measure_alphaedit() -> None:
     """A second plan on the same moments, whose eigenvectors are there."""
     model = tlk.load_model("factlm")
-    moments = tlk.collect_key_moments(model, tlk.load_corpus(), layers=[0], progress=False)
     method, fact = tlk.AlphaEdit.for_model(model), tlk.load_edit_cases()[0].rewrite
+    moments = tlk.collect_key_moments(model, tlk.load_corpus(), layers=method.layers, progress=False)
     first, second = (spent(lambda: tlk.plan_edit(model, fact, method, moments=moments), 1)[0] for _ in range(2))
-    eigenvectors = spent(lambda: torch.linalg.eigh(moments.moments[0]), 1)[0]
+    eigenvectors = spent(lambda: torch.linalg.eigh(moments.moments[method.layers[0]]), 1)[0]
     wide = torch.randn(3072, 3072)
     there = spent(lambda: torch.linalg.eigh(wide @ wide.T), 1)[0]
     print(

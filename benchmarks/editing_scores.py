@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trained_editors import trained
+from trained_editors import own_moments, trained
 
 import tl_knowledge as tlk
 from tl_knowledge.editing import METHODS, method_for_model
@@ -42,13 +42,14 @@ def main() -> None:
     parser.add_argument("--figure", type=Path)
     args = parser.parse_args()
     model = tlk.load_model("factlm")
-    moments = tlk.collect_key_moments(model, tlk.load_corpus(), layers=[0, 6])
     cases = tlk.load_edit_cases()[args.skip :][: args.cases]
     measures = [tlk.evaluation.subject_facts(tlk.load_facts()), tlk.evaluation.EditCosts()]
     runs = {label: run for label, run in all_runs().items() if not args.only or run[0] in args.only}
+    methods = {label: replace(method_for_model(model, name), **settings) for label, (name, settings) in runs.items()}
+    moments = own_moments(model, methods.values())
     reports: dict[str, tlk.EditReport] = {}
-    for label, (name, settings) in runs.items():
-        method = trained(model, label, replace(method_for_model(model, name), **settings), args.store)
+    for label, (name, _) in runs.items():
+        method = trained(model, label, methods[label], args.store)
         protocol = "batch" if name in TOGETHER else "single"
         store = None if args.store is None else args.store / label.replace(" ", "_")
         reports[label] = tlk.evaluate(model, cases, method, moments=moments, protocol=protocol, measures=measures, store=store)

@@ -32,7 +32,7 @@ CALLS = {
     ),
     "moments": ("`collect_key_moments`, all layers", "tlk.collect_key_moments(model, tlk.load_corpus())"),
     "rome": ("`plan_edit` with `ROME`, moments given", "tlk.plan_edit(model, case.rewrite, rome, moments=moments)"),
-    "ft": ("`plan_edit` with `FineTune`", "tlk.plan_edit(model, case.rewrite, tlk.FineTune(layer=0))"),
+    "ft": ("`plan_edit` with `FineTune`", "tlk.plan_edit(model, case.rewrite, tlk.FineTune.for_model(model))"),
     "evaluate": ("`evaluate` with `ROME`, 5 cases", "tlk.evaluate(model, tlk.load_edit_cases()[:5], rome, moments=moments)"),
     "report": ("`report_fact` with an edit", 'tlk.report_fact(model, fact, edit_to=" violin", method=rome, moments=moments).to_html()'),
 }

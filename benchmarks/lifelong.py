@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+from trained_editors import own_moments
 
 import tl_knowledge as tlk
 from tl_knowledge.editing import METHODS, method_for_model
@@ -32,7 +33,7 @@ def main() -> None:
     model = tlk.load_model("factlm")
     methods = {name: method_for_model(model, name) for name in args.method or ("memit", "alphaedit", "ultraedit", "grace")}
     cases = [*tlk.load_edit_cases(), *tlk.editing.load_training_data("factlm").cases][: max(args.sizes)]
-    moments = tlk.collect_key_moments(model, tlk.load_corpus(), layers=[0])
+    moments = own_moments(model, methods.values())
     measures = [tlk.evaluation.GeneralAbility(corpus=tuple(tlk.load_corpus(limit=20))), tlk.evaluation.EditCosts()]
     grown = [
         tlk.evaluation.measure_growth(

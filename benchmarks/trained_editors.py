@@ -1,9 +1,9 @@
-"""Editors that need a training, trained for a benchmark on facts that are none of its cases."""
+"""What a benchmark's editors need first: a training on facts that are none of its cases, and key moments of their layers."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,3 +20,10 @@ def trained(model: tlk.HookedModel, label: str, method: Any, store: Path | None,
     ready = method.train(model, cases, data.corpus, validation=validation, store=own, progress=False)
     print(f"{label}: trained on {len(cases)} cases in {time.perf_counter() - start:.0f} s", flush=True)
     return ready
+
+
+def own_moments(model: tlk.HookedModel, methods: Iterable[tlk.editing.EditMethod]) -> tlk.KeyMoments | None:
+    """FactLM's key moments of the layers that the methods need, over its own corpus; ``None`` where none needs any."""
+    needed = [method.moment_layers for method in methods]
+    layers = None if None in needed else sorted({layer for group in needed for layer in group or ()})
+    return None if layers == [] else tlk.collect_key_moments(model, tlk.load_corpus(), layers=layers)

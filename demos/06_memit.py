@@ -34,7 +34,7 @@ print(edit.health(model, tlk.load_corpus()))
 # Each row with its 95% interval over cases, beside the unedited model.
 
 # %%
-methods = {"MEMIT": memit, "EMMET": tlk.EMMET(layer=0), "AlphaEdit": tlk.AlphaEdit.for_model(model)}
+methods = {"MEMIT": memit, "EMMET": tlk.EMMET.for_model(model), "AlphaEdit": tlk.AlphaEdit.for_model(model)}
 reports = [tlk.evaluate(model, cases, method, moments=moments, protocol="batch", progress=False) for method in methods.values()]
 table = tlk.score_table(*reports, names=tuple(methods))
 table.to_dataframe()

@@ -75,7 +75,8 @@ circuit.attention_view(limit=4)
 # Several views on one page, in the notebook or saved (`.save("views.html")`). Blue raises the answer, red lowers it.
 
 # %%
-tlk.drawing.ViewPage("MLP outputs by layer", [tlk.tracing.effect_view(traces[0], layer=layer) for layer in (0, 3)])
+place = tlk.ROME.for_model(model).layer
+tlk.drawing.ViewPage("MLP outputs by layer", [tlk.tracing.effect_view(traces[0], layer=layer) for layer in (place, place + 3)])
 
 # %% [markdown]
 # ## Inside your own TransformerLens code

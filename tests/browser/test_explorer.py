@@ -10,6 +10,7 @@ from urllib.parse import quote_plus
 import numpy as np
 import pytest
 from support.devtools import Chromium, Tab
+from support.places import FACTLM_LAYER
 from support.served import ServedExplorer
 
 import tl_knowledge as tlk
@@ -116,16 +117,16 @@ def test_tokens_are_marked_by_dragging_and_by_keys(tab):
 def test_a_cell_opens_its_neurons_and_what_is_switched_off_is_undone(browser, served, factlm):
     tab = fresh(browser, served, MARKED)
     drawn_maps(tab)
-    click_cell(tab, 1, row=2, column=0, rows=5, columns=8)
+    click_cell(tab, 1, row=2, column=FACTLM_LAYER, rows=5, columns=8)
     tab.wait("document.querySelector('#site table')", 60)
-    tab.says("MLP output, layer 0, token 2")
+    tab.says(f"MLP output, layer {FACTLM_LAYER}, token 2")
     assert tab.value("document.querySelectorAll('#site tbody tr').length") == 12
     strongest = tab.value("document.querySelector('#site tbody td').innerText")
     tab.click("#site tbody button")
-    tab.says(f"neuron {strongest} of layer 0 suppressed")
+    tab.says(f"neuron {strongest} of layer {FACTLM_LAYER} suppressed")
     tab.wait("document.querySelector('#compared table')", 60)
     prompt = tlk.Prompt.from_text(factlm, PROMPT)
-    hooks = tlk.NeuronSet.of(factlm, [(0, int(strongest))]).suppress()
+    hooks = tlk.NeuronSet.of(factlm, [(FACTLM_LAYER, int(strongest))]).suppress()
     expected = [factlm.run_with_hooks(prompt.tokens, fwd_hooks=own)[0, -1].softmax(-1).max() for own in ([], hooks)]
     assert compared(tab)[0][2:4] == [f"{float(value.detach()):.1%}" for value in expected]
     tab.click("#undo")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.browser import WATCH, browse
+from support.places import FACTLM_LAYER
 from typer.testing import CliRunner
 
 import tl_knowledge as tlk
@@ -58,10 +59,10 @@ def test_the_page_is_not_blank(chromium, page, tmp_path):
 def test_a_neuron_view_shows_its_tokens_offline(chromium, factlm, tmp_path):
     """circuitsvis draws from the program inside the page, and no token breaks out of it."""
     prompt = tlk.Prompt.from_text(factlm, "The capital of France is </script>")
-    page = tlk.neurons.neuron_view(factlm, prompt, tlk.NeuronSet.of(factlm, [(0, 28), (3, 5)])).save(tmp_path / "view.html")
+    page = tlk.neurons.neuron_view(factlm, prompt, tlk.NeuronSet.of(factlm, [(4, 28), (3, 5)])).save(tmp_path / "view.html")
     dom = browse(chromium, page, tmp_path / "profile", "--dump-dom")
     drawn = dom.partition('<div id="circuits-vis-')[2].partition("<script")[0]
-    for word in ("layer 0, neuron 28", "layer 3, neuron 5", "France", "activation"):
+    for word in ("layer 4, neuron 28", "layer 3, neuron 5", "France", "activation"):
         assert word in drawn, word
 
 
@@ -106,8 +107,8 @@ addEventListener("load", () => setTimeout(() => {
 def report_page(tmp_path_factory, factlm) -> Path:
     """A report with an edit; errors are written into the page, and a mouse moves over the circuit."""
     fact = next(fact for fact in tlk.load_facts() if fact.subject == "Paul McCartney" and fact.relation == "P1303")
-    moments = tlk.collect_key_moments(factlm, tlk.load_corpus(), layers=[0], progress=False)
-    report = tlk.report_fact(factlm, fact, edit_to=" violin", method=tlk.ROME(layer=0), moments=moments, samples=2, progress=False)
+    moments = tlk.collect_key_moments(factlm, tlk.load_corpus(), layers=FACTLM_LAYER, progress=False)
+    report = tlk.report_fact(factlm, fact, edit_to=" violin", method=tlk.ROME(layer=FACTLM_LAYER), moments=moments, samples=2, progress=False)
     path = tmp_path_factory.mktemp("pages") / "report.html"
     path.write_text(report.to_html().replace("<head>", "<head>" + WATCH + POINT, 1), encoding="utf-8")
     return path
@@ -129,7 +130,7 @@ def test_a_report_draws_every_view_offline_without_an_error(chromium, report_pag
 def test_hovering_over_a_circuit_says_what_a_node_does(chromium, report_page, tmp_path):
     dom = browse(chromium, report_page, tmp_path, "--dump-dom")
     labels = dom[dom.index('class="hovertext"') :][:2000]
-    assert "restored alone" in labels and "MLP 0" in labels
+    assert "restored alone" in labels and f"MLP {FACTLM_LAYER}" in labels
 
 
 @pytest.mark.parametrize("width", [1300, 480])

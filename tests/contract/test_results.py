@@ -13,6 +13,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 import torch
+from support.places import FACTLM_LAYER
 from support.public import public_classes
 
 import tl_knowledge as tlk
@@ -71,7 +72,7 @@ def neurons() -> tlk.NeuronSet:
 
 @cache
 def edit() -> tlk.Edit:
-    return tlk.plan_edit(model(), CASES[0].rewrite, tlk.FineTune(layer=0, steps=2), **QUIET)
+    return tlk.plan_edit(model(), CASES[0].rewrite, tlk.FineTune(layer=FACTLM_LAYER, steps=2), **QUIET)
 
 
 @cache
@@ -170,7 +171,7 @@ RESULTS: dict[str, Callable[[], Result]] = {
         model(), CASES[0], edit(), measures=[tlk.evaluation.subject_facts(tlk.load_facts()), tlk.evaluation.ExtractionAttacks()]
     ),
     "ReportComparison": lambda: report().compare(report(1)),
-    "EditGrowth": lambda: tlk.evaluation.measure_growth(model(), CASES[:2], {"FT": tlk.FineTune(layer=0, steps=2)}, [1, 2], **QUIET),
+    "EditGrowth": lambda: tlk.evaluation.measure_growth(model(), CASES[:2], {"FT": tlk.FineTune(layer=FACTLM_LAYER, steps=2)}, [1, 2], **QUIET),
     "ScoreTable": lambda: tlk.score_table(report()),
     "LayerSweep": sweep,
     "LayerCorrelations": lambda: sweep().correlation_by_layer(),

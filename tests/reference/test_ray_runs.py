@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.places import FACTLM_LAYER
 
 import tl_knowledge as tlk
 
@@ -34,7 +35,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(("protocol", "gone"), [("sequential", []), ("batch", ["part-00001.parquet"])])
 def test_growth_on_ray(tmp_path, protocol, gone):
     """Also of a run that was stopped: only what is missing is sent out."""
-    methods = {"FT": tlk.FineTune(layer=0, steps=3), "FT+L": tlk.editing.FineTuneConstrained(layer=0, steps=3)}
+    methods = {"FT": tlk.FineTune(layer=FACTLM_LAYER, steps=3), "FT+L": tlk.editing.FineTuneConstrained(layer=FACTLM_LAYER, steps=3)}
     call = {"sizes": [1, 2], "protocol": protocol, "progress": False}
     here = tlk.evaluation.measure_growth("factlm", tlk.load_edit_cases()[:2], methods, store=tmp_path / "here", **call)
     there = tmp_path / "there"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from support.places import FACTLM_LAYER
 
 import tl_knowledge as tlk
 from tl_knowledge.errors import ComponentError, DataError, InputError
 
-FT = tlk.FineTune(layer=0, steps=4)
+FT = tlk.FineTune(layer=FACTLM_LAYER, steps=4)
 
 
 @pytest.fixture(scope="module")

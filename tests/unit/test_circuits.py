@@ -11,12 +11,14 @@ import pandas as pd
 import pytest
 import torch
 from support import fingerprint, hooks_left
+from support.places import FACTLM_LAYER
 
 import tl_knowledge as tlk
 from tl_knowledge.report import FactReport
 from tl_knowledge.runs.nodes import Node
 
 FACT = next(fact for fact in tlk.load_facts() if fact.subject == "Paul McCartney" and fact.relation == "P1303")
+LOOK_UP = f"mlp_out.{FACTLM_LAYER}@2"
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +38,8 @@ def sides(factlm, prompt_of_fact):
 
 @pytest.fixture(scope="module")
 def edit(factlm):
-    moments = tlk.collect_key_moments(factlm, tlk.load_corpus(), layers=[0], progress=False)
-    return tlk.plan_edit(factlm, FACT.retarget(" violin"), tlk.ROME(layer=0), moments=moments)
+    moments = tlk.collect_key_moments(factlm, tlk.load_corpus(), layers=FACTLM_LAYER, progress=False)
+    return tlk.plan_edit(factlm, FACT.retarget(" violin"), tlk.ROME(layer=FACTLM_LAYER), moments=moments)
 
 
 def test_a_circuit_of_twenty_sites_carries_the_fact(sides):
@@ -52,7 +54,7 @@ def test_a_circuit_of_twenty_sites_carries_the_fact(sides):
     heavy = circuit.to_dataframe()
     assert heavy["share"].abs().is_monotonic_decreasing
     best = heavy.iloc[0]
-    assert (best["source"], best["source_token"].strip(), best["target"]) == ("embedding", "McCartney", "MLP 0")
+    assert (best["source"], best["source_token"].strip(), best["target"]) == ("embedding", "McCartney", f"MLP {FACTLM_LAYER}")
 
 
 def test_a_lower_threshold_shows_more_edges_and_the_same_sites(factlm, prompt_of_fact, sides):
@@ -122,11 +124,11 @@ def test_exports(tmp_path, sides):
     circuit = sides["subject"]
     graph = circuit.to_networkx()
     assert graph.number_of_edges() == len(circuit.edges)
-    assert graph.nodes["mlp_out.0@2"]["token"].strip() == "McCartney"
+    assert graph.nodes[LOOK_UP]["token"].strip() == "McCartney"
     assert nx.has_path(graph, "embed.-1@2", "answer.8@4") and nx.is_directed_acyclic_graph(graph)
     read = nx.read_graphml(circuit.to_graphml(tmp_path / "circuit.graphml"))
     assert read.number_of_edges() == len(circuit.edges)
-    assert read["embed.-1@2"]["mlp_out.0@2"]["weight"] == pytest.approx(graph["embed.-1@2"]["mlp_out.0@2"]["weight"])
+    assert read["embed.-1@2"][LOOK_UP]["weight"] == pytest.approx(graph["embed.-1@2"][LOOK_UP]["weight"])
     data = json.loads(circuit.to_json(tmp_path / "circuit.json").read_text())
     assert len(data["links"]) == len(circuit.edges) and data["graph"]["target"] == circuit.target
 
@@ -135,7 +137,7 @@ def test_nodes_are_transformer_lens_own(factlm, sides):
     from transformer_lens.tools.analysis.attribution_patching import Node as TransformerLensNode
 
     nodes = sides["subject"].to_nodes()
-    assert TransformerLensNode("mlp_out", 2, layer=0) in nodes and TransformerLensNode("embed", 2) in nodes
+    assert TransformerLensNode("mlp_out", 2, layer=FACTLM_LAYER) in nodes and TransformerLensNode("embed", 2) in nodes
     attention = [n for n in sides["subject"].nodes if n.component == "attn_out"]
     assert sum(node.kind == "attn_head_out" for node in nodes) == 4 * len(attention)
     assert all(node.hook_name in factlm.hook_dict for node in nodes)
@@ -203,8 +205,9 @@ def test_views_share_one_program_on_a_page(factlm, prompt_of_fact, sides, edit, 
 def report(factlm):
     """A report with an edit that goes the whole way: ROME under collected moments."""
     before = fingerprint(factlm)
-    moments = tlk.collect_key_moments(factlm, tlk.load_corpus(), layers=[0], progress=False)
-    report = tlk.report_fact(factlm, FACT, edit_to=" violin", method=tlk.ROME(layer=0), moments=moments, samples=2, limit=12, seed=5, progress=False)
+    moments = tlk.collect_key_moments(factlm, tlk.load_corpus(), layers=FACTLM_LAYER, progress=False)
+    method, few = tlk.ROME(layer=FACTLM_LAYER), {"samples": 2, "limit": 12, "seed": 5, "progress": False}
+    report = tlk.report_fact(factlm, FACT, edit_to=" violin", method=method, moments=moments, **few)
     assert fingerprint(factlm) == before and not hooks_left(factlm)
     return report
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from support.places import FACTLM_LAYER
 from typer.testing import CliRunner
 
 import tl_knowledge as tlk
@@ -182,8 +183,8 @@ def test_edit_shows_before_and_after(tmp_path, corpus):
     printed = run(*EDIT, "--text", "The capital of Italy is", "--save", str(tmp_path / "edit"), "--corpus", corpus, *QUICK).stdout
     assert "before" in printed and "London" in printed and "perplexity" in printed and "edit written to" in printed
     edit = tlk.Edit.load(tmp_path / "edit")
-    assert edit.layers == (0,) and edit.notes[0]["target"] == " London"
-    options = ["--method", "memit", "--layer", "0", "--setting", "moment_weight=50", "--corpus", corpus, *QUICK]
+    assert edit.layers == (FACTLM_LAYER,) and edit.notes[0]["target"] == " London"
+    options = ["--method", "memit", "--layer", str(FACTLM_LAYER), "--setting", "moment_weight=50", "--corpus", corpus, *QUICK]
     data = json.loads(run(*EDIT, *options, "--json").stdout)
     assert data["texts"][0]["before"][0][0] == " Paris" and not data["health"]["disabling"]
     assert data["provenance"]["settings"]["moment_weight"] == 50 and data["provenance"]["settings"]["value"]["steps"] == 8
@@ -198,7 +199,7 @@ def test_report_writes_a_page_and_prints_the_circuits(tmp_path):
 
 def test_report_of_an_edit_as_json(tmp_path, corpus):
     page = tmp_path / "report.html"
-    edit = ["--edit-to", " London", "--layer", "0", "--corpus", corpus, *QUICK]
+    edit = ["--edit-to", " London", "--layer", str(FACTLM_LAYER), "--corpus", corpus, *QUICK]
     result = run("report", *PROMPT, *edit, "--limit", "6", "--samples", "1", "--out", str(page), "--json")
     data = json.loads(result.stdout)
     assert data["target"] == " Paris" and data["circuits"]["edit (log P)"]["faithfulness"] > 0.5

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from support import fingerprint, hooks_left
+from support.places import FACTLM_LAYER
 
 import tl_knowledge as tlk
 from tl_knowledge.datasets import EditTest, Query
@@ -156,7 +157,7 @@ def test_consequences_of_one_edit_are_those_of_its_evaluation(factlm, chained):
 
 def test_consequences_are_of_an_edit_that_is_not_in_the_model(factlm):
     case = tlk.load_edit_cases()[0]
-    edit = tlk.plan_edit(factlm, case.rewrite, tlk.FineTune(layer=0, steps=2), progress=False)
+    edit = tlk.plan_edit(factlm, case.rewrite, tlk.FineTune(layer=FACTLM_LAYER, steps=2), progress=False)
     with pytest.raises(InputError, match="EditCosts counts what planning"):
         tlk.evaluation.measure_consequences(factlm, case, edit, measures=tlk.evaluation.EditCosts())
     before = fingerprint(factlm)
@@ -181,7 +182,7 @@ def test_consequences_are_of_the_cases_own_edit(factlm):
     case, other = tlk.load_edit_cases()[:2]
     rewrites = [case.rewrite, other.rewrite]
     one = tlk.plan_edit(factlm, other.rewrite, tlk.editing.IKE(k=0), progress=False)
-    both = tlk.plan_edit(factlm, rewrites, tlk.FineTune(layer=0, steps=1), progress=False)
+    both = tlk.plan_edit(factlm, rewrites, tlk.FineTune(layer=FACTLM_LAYER, steps=1), progress=False)
     with pytest.raises(InputError, match=f"the case edits {case.fact.subject!r} to {case.target_new!r}, but this edit is of {other.fact.subject!r}"):
         tlk.evaluation.measure_consequences(factlm, case, one)
     with pytest.raises(InputError, match=f"but this edit is of {other.fact.subject!r} to {other.target_new!r}"):
@@ -194,7 +195,7 @@ def test_consequences_are_of_the_cases_own_edit(factlm):
 def test_what_was_not_measured_of_a_method_is_a_dash(factlm):
     """Not a KeyError, and not a number."""
     case = tlk.load_edit_cases()[0]
-    methods = [tlk.FineTune(layer=layer, steps=1) for layer in (0, 1)]
+    methods = [tlk.FineTune(layer=layer, steps=1) for layer in (FACTLM_LAYER, FACTLM_LAYER + 1)]
     plain, fuller = (tlk.evaluate(factlm, case, m, measures=e, progress=False) for m, e in zip(methods, ((), measures()[0]), strict=True))
     for reports in ((plain, fuller), (fuller, plain)):
         table = tlk.score_table(*reports, names=("a", "b"))
@@ -263,13 +264,13 @@ def test_a_case_of_several_edits_is_planned_together(factlm, chained):
     other = tlk.load_edit_cases()[3].rewrite
     hops = EditTest("single_hop", tuple(Query(fact.text, ((fact.target,),)) for fact in (chained[0].rewrite, other)), every=True)
     case = replace(chained[0], also=(other,), tests=(hops,))
-    method = tlk.FineTune(layer=0)
+    method = tlk.FineTune(layer=FACTLM_LAYER)
     report = tlk.evaluate(factlm, case, method, measures=tlk.evaluation.multi_hop_scores(), progress=False)
     assert report.table["single_hop"][0] == 100 and report.table["base_single_hop"][0] == 0
     first = replace(case, also=())
     assert tlk.evaluate(factlm, first, method, measures=tlk.evaluation.multi_hop_scores(), progress=False).table["single_hop"][0] == 0
     with pytest.raises(InputError, match="one fact at a time"):
-        tlk.evaluate(factlm, case, tlk.ROME(layer=0), progress=False)
+        tlk.evaluate(factlm, case, tlk.ROME(layer=FACTLM_LAYER), progress=False)
     with pytest.raises(InputError, match="two targets"):
         tlk.evaluate(factlm, replace(case, also=(case.fact,)), method, progress=False)
     with pytest.raises(InputError, match="writes 2 facts at once"):
@@ -289,7 +290,7 @@ class Counting(tlk.evaluation.GeneralAbility):
 def test_from_cases_to_the_figure(factlm, chained, tmp_path):
     ability = Counting(tlk.datasets.load_blimp(tlk.datasets.BLIMP_SAMPLE, limit=4), tlk.load_corpus(limit=2), ("The child",))
     every = [*measures(), ability, tlk.evaluation.ExtractionAttacks()]
-    method = tlk.FineTune(layer=0, steps=3)
+    method = tlk.FineTune(layer=FACTLM_LAYER, steps=3)
     report = tlk.evaluate(factlm, chained[:3], method, measures=every, batch_size=3, progress=False)
     assert Counting.reads == 2  # once unedited, once with the one edit of three cases
     tlk.evaluate(factlm, chained[:3], method, measures=ability, protocol="sequential", progress=False)
@@ -321,7 +322,7 @@ def test_what_is_asked_makes_the_run(factlm, chained):
     settings = tlk.evaluation.EvaluationSettings("FineTune")
 
     def key(measure):
-        return str(run_key(factlm, chained, tlk.FineTune(layer=0), None, settings, (measure,))["measures"])
+        return str(run_key(factlm, chained, tlk.FineTune(layer=FACTLM_LAYER), None, settings, (measure,))["measures"])
 
     facts, e = tlk.load_facts(), tlk.evaluation
     asked = [e.subject_facts(facts), e.subject_facts(facts[400:]), e.ripple_scores(), e.ripple_scores(length=9), e.multi_hop_scores()]

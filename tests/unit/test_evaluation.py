@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from support.places import FACTLM_LAYER
 
 import tl_knowledge as tlk
 from tl_knowledge.cli.scoring import page_parts
@@ -147,19 +148,19 @@ def test_the_report_averages_with_intervals_and_a_harmonic_mean(tmp_path):
 @pytest.mark.slow
 def test_rome_on_factlm(factlm, moments):
     """A fact is changed in its own and unseen wordings, its neighbours mostly keep theirs, and the weights come back bit for bit."""
-    before = output_weights(factlm, 0).clone()
-    report = tlk.evaluate(factlm, tlk.load_edit_cases()[:6], tlk.ROME(layer=0), moments=moments, progress=False)
+    before = output_weights(factlm, FACTLM_LAYER).clone()
+    report = tlk.evaluate(factlm, tlk.load_edit_cases()[:6], tlk.ROME(layer=FACTLM_LAYER), moments=moments, progress=False)
     assert report.scores["ES"].mean == 100 and report.scores["PS"].mean >= 90 and report.scores["NS"].mean >= 70
     assert report.base["ES"].mean < 20 and report.base["NS"].mean > 90
-    assert torch.equal(output_weights(factlm, 0), before)
-    assert report.method == "ROME" and report.settings.method_settings["layer"] == 0
+    assert torch.equal(output_weights(factlm, FACTLM_LAYER), before)
+    assert report.method == "ROME" and report.settings.method_settings["layer"] == FACTLM_LAYER
 
 
 def test_sequential_edits_stay_until_the_end(factlm, moments):
-    before, short = output_weights(factlm, 0).clone(), tlk.ROME(layer=0, contexts=((5, 5),))
+    before, short = output_weights(factlm, FACTLM_LAYER).clone(), tlk.ROME(layer=FACTLM_LAYER, contexts=((5, 5),))
     cases = tlk.load_edit_cases()[:3]
     report = tlk.evaluate(factlm, cases, short, moments=moments, protocol="sequential", progress=False)
-    assert report.scores["ES"].mean == 100 and torch.equal(output_weights(factlm, 0), before)
+    assert report.scores["ES"].mean == 100 and torch.equal(output_weights(factlm, FACTLM_LAYER), before)
 
     class Fails:
         def __init__(self):
@@ -173,24 +174,24 @@ def test_sequential_edits_stay_until_the_end(factlm, moments):
 
     with pytest.raises(KeyboardInterrupt):
         tlk.evaluate(factlm, cases, Fails(), moments=moments, protocol="sequential", progress=False)
-    assert torch.equal(output_weights(factlm, 0), before)
+    assert torch.equal(output_weights(factlm, FACTLM_LAYER), before)
 
 
 @pytest.mark.slow
 def test_memit_edits_a_batch_on_factlm(factlm, moments):
-    method = tlk.MEMIT(layers=(0,), moment_weight=100.0)
+    method = tlk.MEMIT(layers=(FACTLM_LAYER,), moment_weight=100.0)
     report = tlk.evaluate(factlm, tlk.load_edit_cases()[:8], method, moments=moments, protocol="batch", progress=False)
     assert report.scores["ES"].mean >= 85 and report.scores["S"].mean > 70
 
 
 def test_the_relations_side_can_be_edited(factlm, moments):
     case = tlk.load_edit_cases()[0]
-    edit = tlk.plan_edit(factlm, case.rewrite, tlk.ROME(layer=0, at="relation"), moments=moments)
+    edit = tlk.plan_edit(factlm, case.rewrite, tlk.ROME(layer=FACTLM_LAYER, at="relation"), moments=moments)
     assert edit.notes[0]["target_probability"] > 0.5
 
 
 def test_bad_input(factlm, moments):
     with pytest.raises(DataError, match="no case"):
-        tlk.evaluate(factlm, [], tlk.ROME(layer=0), moments=moments)
+        tlk.evaluate(factlm, [], tlk.ROME(layer=FACTLM_LAYER), moments=moments)
     with pytest.raises(InputError, match="one fact at a time"):
-        tlk.evaluate(factlm, tlk.load_edit_cases()[:2], tlk.ROME(layer=0), moments=moments, protocol="batch", progress=False)
+        tlk.evaluate(factlm, tlk.load_edit_cases()[:2], tlk.ROME(layer=FACTLM_LAYER), moments=moments, protocol="batch", progress=False)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from support import BUILDERS, build, fingerprint, hooks_left, tokenizer_of_sixty_words
 from support.explorer import asked, finished, refused
+from support.places import FACTLM_LAYER
 
 import tl_knowledge as tlk
 from tl_knowledge.editing import KeyMoments
@@ -398,7 +399,7 @@ def test_factlm_has_every_method_or_a_reason(factlm):
     assert list(offers) == list(tlk.editing.METHODS)
     assert [name for name, offer in offers.items() if offer.refusal] == ["mend", "ke", "serac", "ike"]
     assert first_that_works(session.methods) == "rome"
-    assert offers["rome"].layers == (0,) and offers["rome"].needs_moments and not offers["rome"].asks_layers
+    assert offers["rome"].layers == (FACTLM_LAYER,) and offers["rome"].needs_moments and not offers["rome"].asks_layers
 
 
 def test_methods_that_lack_their_moments_say_so_and_are_not_the_first(gpt2_that_reads, texts):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from support import BUILDERS, tokenizer_of_sixty_words
 from support.models import LONG_BUILDERS
+from support.places import FACTLM_LAYER
 
 import tl_knowledge as tlk
 from tl_knowledge.engine.generation import _CACHED, written_tokens
@@ -28,7 +29,7 @@ def case() -> tlk.EditCase:
 
 def test_texts_stay_in_the_report(factlm, case, tmp_path):
     measure = tlk.evaluation.GenerationScores(length=10)
-    method = tlk.FineTune(layer=0, steps=3)
+    method = tlk.FineTune(layer=FACTLM_LAYER, steps=3)
     report = tlk.evaluate(factlm, [case, replace(case, generation=())], method, measures=measure, progress=False, store=tmp_path / "run")
     assert list(report.texts["case_id"]) == ["0", "0"] and [text.split(" is")[0] for text in report.texts["edited"]] == ["France", "Italy"]
     assert list(report.texts["unedited"]) == list(measure.read(factlm, case).texts)
@@ -62,14 +63,14 @@ def test_essence_drift_by_hand(factlm, case):
         logits = factlm(tokens)[0].double().log_softmax(-1)
     total = -sum(float(logits[i, tokens[0, i + 1]]) for i in range(tokens.shape[1] - 1))
     assert measure.read(factlm, case) == pytest.approx(math.exp(total / (tokens.shape[1] - 1)), rel=1e-5)
-    report = tlk.evaluate(factlm, case, tlk.FineTune(layer=0, steps=5), measures=measure, progress=False)
+    report = tlk.evaluate(factlm, case, tlk.FineTune(layer=FACTLM_LAYER, steps=5), measures=measure, progress=False)
     row = report.table.iloc[0]
     assert row["essence_drift"] == pytest.approx(100 * (row["essence"] / row["base_essence"] - 1)) and row["base_essence_drift"] == 0
     assert np.isnan(tlk.evaluation.EssenceDrift({}).read(factlm, case))
 
 
 def test_identifiers_of_objects_do_not_change_the_key_of_runs_that_read_no_snippets(factlm, case):
-    settings, method = tlk.evaluation.EvaluationSettings("FineTune"), tlk.FineTune(layer=0)
+    settings, method = tlk.evaluation.EvaluationSettings("FineTune"), tlk.FineTune(layer=FACTLM_LAYER)
     with_id, generated = replace(case, target_new_id="Q1"), tlk.evaluation.GenerationScores()
     assert run_key(factlm, [case], method, None, settings, []) == run_key(factlm, [with_id], method, None, settings, [])
     assert run_key(factlm, [case], method, None, settings, [generated]) != run_key(factlm, [with_id], method, None, settings, [generated])

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from support import fingerprint
+from support.places import FACTLM_LAYER
 
 import tl_knowledge as tlk
 from tl_knowledge.editing.optimise import values
@@ -20,7 +21,7 @@ from tl_knowledge.errors import DataError
 from tl_knowledge.models.description import weight_fingerprint
 from tl_knowledge.results.kept import forget_kept, kept, kept_in
 
-METHOD = tlk.MEMIT(layers=(0,), moment_weight=50.0, contexts=((4, 2),), value=tlk.editing.ValueSettings(steps=5, clamp=0.75))
+METHOD = tlk.MEMIT(layers=(FACTLM_LAYER,), moment_weight=50.0, contexts=((4, 2),), value=tlk.editing.ValueSettings(steps=5, clamp=0.75))
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,8 +107,9 @@ import tl_knowledge as tlk
 from tl_knowledge.editing.optimise import values
 values.optimise_values.__kwdefaults__ = {"rows_at_once": 4}
 model = tlk.load_model("factlm")
-moments = tlk.collect_key_moments(model, tlk.load_corpus(), layers=[0], progress=False)
-method = tlk.MEMIT(layers=(0,), moment_weight=50.0, contexts=((4, 2),), value=tlk.editing.ValueSettings(steps=25, clamp=0.75, stop_below=0.0))
+layers = tlk.MEMIT.for_model(model).layers
+moments = tlk.collect_key_moments(model, tlk.load_corpus(), layers=layers, progress=False)
+method = tlk.MEMIT(layers=layers, moment_weight=50.0, contexts=((4, 2),), value=tlk.editing.ValueSettings(steps=25, clamp=0.75, stop_below=0.0))
 report = tlk.evaluate(model, tlk.load_edit_cases()[:40], method, moments=moments, protocol="batch", store=sys.argv[1], progress=False)
 report.save(sys.argv[2])
 """

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from support import fingerprint, hooks_left
+from support.places import FACTLM_LAYER
 
 import tl_knowledge as tlk
 from tl_knowledge.errors import DataError, InputError, TargetError
@@ -16,7 +17,7 @@ from tl_knowledge.results.significance import compare_regressions
 
 @pytest.fixture(scope="module")
 def moments(factlm):
-    return tlk.collect_key_moments(factlm, tlk.load_corpus(), layers=[0, 4], progress=False)
+    return tlk.collect_key_moments(factlm, tlk.load_corpus(), layers=[FACTLM_LAYER, 4], progress=False)
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def test_five_problems_are_asked_and_solved(factlm, moments, case):
     assert said != prompt.target_token
     for problem in ("error_injection", "tracing_reversal", "fact_erasure", "fact_amplification", "fact_forcing"):
         fact, objective = tlk.localised.editing_problem(factlm, case, problem, noise=noise, seed=3)
-        edit = tlk.plan_edit(factlm, fact, tlk.ROME(layer=0, objective=objective, contexts=((4, 2),)), moments=moments)
+        edit = tlk.plan_edit(factlm, fact, tlk.ROME(layer=FACTLM_LAYER, objective=objective, contexts=((4, 2),)), moments=moments)
         hooks = edit.hooks()
         if problem == "error_injection":
             assert fact == case.rewrite and probability(factlm, fact, hooks) > 0.5 > probability(factlm, fact)
@@ -59,7 +60,7 @@ def test_the_programs_objectives_run_on_and_go_further(factlm, moments, case):
     def noted(problem, variant):
         fact, objective = tlk.localised.editing_problem(factlm, case, problem, noise=0.5, variant=variant)
         edit = tlk.plan_edit(
-            factlm, fact, tlk.ROME(layer=0, objective=objective, contexts=(), value=tlk.editing.ValueSettings(steps=6)), moments=moments
+            factlm, fact, tlk.ROME(layer=FACTLM_LAYER, objective=objective, contexts=(), value=tlk.editing.ValueSettings(steps=6)), moments=moments
         )
         return edit.notes[0]
 
@@ -124,25 +125,26 @@ def test_a_sweep_edits_and_traces_every_layer(factlm, moments, tmp_path):
         cases,
         lambda layer, objective: tlk.ROME(layer=layer, objective=objective, contexts=((4, 2),)),
         moments=moments,
-        layers=[0, 4],
+        layers=[FACTLM_LAYER, 4],
         samples=3,
         progress=False,
     )
     assert fingerprint(factlm) == before and len(sweep.table) == 8 - 2 * len(sweep.skipped)
     first = sweep.table.iloc[0]
-    edit = tlk.plan_edit(factlm, cases[0].rewrite, tlk.ROME(layer=0, contexts=((4, 2),)), moments=moments)
+    edit = tlk.plan_edit(factlm, cases[0].rewrite, tlk.ROME(layer=FACTLM_LAYER, contexts=((4, 2),)), moments=moments)
     old, new = probability(factlm, cases[0].rewrite), probability(factlm, cases[0].rewrite, edit.hooks())
     if len(tlk.Prompt.from_fact(factlm, cases[0].rewrite).answer) == 1:
         assert first["score"] == pytest.approx((new - old) / (1 - old), rel=1e-4)
     prompt = tlk.Prompt.from_fact(factlm, cases[0].fact)
-    traced = tlk.trace(factlm, prompt, component="mlp_out", window=5, samples=3, seed=0, layers=[0, 4], progress=False)
+    traced = tlk.trace(factlm, prompt, component="mlp_out", window=5, samples=3, seed=0, layers=[FACTLM_LAYER, 4], progress=False)
     effect = float(traced.mean_effect[0].nan_to_num(-1).max() / traced.total_effect.mean())
     assert first["tracing_effect"] == pytest.approx(min(max(effect, 0), 1), rel=1e-6)
     assert first["fraction_restored"] == pytest.approx(max(effect, 0), rel=1e-6)
     again = tlk.localised.LayerSweep.load(sweep.save(tmp_path / "sweep"))
     pd.testing.assert_frame_equal(again.table, sweep.table)
-    assert again.settings == sweep.settings and (sweep.settings.method, sweep.settings.layers, sweep.settings.samples) == ("ROME", (0, 4), 3)
-    assert list(sweep.summary()["layer"]) == [0, 4] and "ROME, error injection" in repr(sweep)
+    assert again.settings == sweep.settings and sweep.settings.samples == 3
+    assert (sweep.settings.method, sweep.settings.layers) == ("ROME", (FACTLM_LAYER, 4))
+    assert list(sweep.summary()["layer"]) == [FACTLM_LAYER, 4] and "ROME, error injection" in repr(sweep)
     assert len(sweep.top(3)) == 3 and "R²" in sweep.plot().layout.meta["subtitle"]
 
 

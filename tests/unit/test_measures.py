@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from support import fingerprint
+from support.places import FACTLM_LAYER
 
 import tl_knowledge as tlk
 from tl_knowledge.errors import DataError, InputError
@@ -27,7 +28,7 @@ def capitals():
     return [case for case in tlk.load_edit_cases() if case.fact.relation == "P36"][:4]
 
 
-ROME = tlk.ROME(layer=0, contexts=((4, 2),), value=tlk.editing.ValueSettings(steps=8))
+ROME = tlk.ROME(layer=FACTLM_LAYER, contexts=((4, 2),), value=tlk.editing.ValueSettings(steps=8))
 
 
 class Says:
@@ -167,11 +168,11 @@ def test_the_unedited_model_is_read_once_for_all_methods(factlm, moments, capita
     monkeypatch.setattr(module, "_base", type(module._base)())
     first = tlk.evaluate(factlm, capitals[:2], ROME, moments=moments, progress=False)
     assert len(calls) == 4
-    second = tlk.evaluate(factlm, capitals[:2], tlk.FineTune(layer=0, steps=2), progress=False)
+    second = tlk.evaluate(factlm, capitals[:2], tlk.FineTune(layer=FACTLM_LAYER, steps=2), progress=False)
     assert len(calls) == 6  # only the edited model
     assert first.base == second.base
     with tlk.plan_edit(factlm, capitals[3].rewrite, ROME, moments=moments).applied(factlm):  # another base: nothing is taken from before
-        tlk.evaluate(factlm, capitals[:2], tlk.FineTune(layer=0, steps=2), progress=False)
+        tlk.evaluate(factlm, capitals[:2], tlk.FineTune(layer=FACTLM_LAYER, steps=2), progress=False)
     assert len(calls) == 10
 
 
@@ -192,22 +193,22 @@ def test_a_killed_evaluation_goes_on_and_ends_the_same(factlm, moments, tmp_path
             raise KeyboardInterrupt
         return plan(self, model, facts, moments)
 
-    before = output_weights(factlm, 0).clone()
+    before = output_weights(factlm, FACTLM_LAYER).clone()
     monkeypatch.setattr(tlk.ROME, "plan", killed)
     with pytest.raises(KeyboardInterrupt):
         tlk.evaluate(factlm, cases, ROME, moments=moments, store=tmp_path / "run", progress=False)
-    assert torch.equal(output_weights(factlm, 0), before)
+    assert torch.equal(output_weights(factlm, FACTLM_LAYER), before)
     again = tlk.evaluate(factlm, cases, ROME, moments=moments, store=tmp_path / "run", progress=False)
     assert len(planned) == 4 + 3  # one part of two was finished
     pd.testing.assert_frame_equal(again.table, whole.table)
     with pytest.raises(DataError, match="holds a run with other layer"):
-        tlk.evaluate(factlm, cases, tlk.ROME(layer=1), moments=moments, store=tmp_path / "run", progress=False)
+        tlk.evaluate(factlm, cases, tlk.ROME(layer=FACTLM_LAYER + 1), moments=moments, store=tmp_path / "run", progress=False)
     with pytest.raises(DataError, match=r"holds a run with other .*cases"):
         tlk.evaluate(factlm, cases[1:], ROME, moments=moments, store=tmp_path / "run", progress=False)
 
 
 def test_a_stored_run_is_known_by_what_decides_its_numbers(factlm, moments):
-    cases, fine_tune = tlk.load_edit_cases()[:2], tlk.FineTune(layer=0)
+    cases, fine_tune = tlk.load_edit_cases()[:2], tlk.FineTune(layer=FACTLM_LAYER)
     settings = tlk.evaluation.EvaluationSettings
 
     def key(method=ROME, moments=moments, protocol="single", batch_size=1, measures=()):
@@ -230,7 +231,7 @@ def test_a_stored_run_is_known_by_what_decides_its_numbers(factlm, moments):
     pairs += [(generation(), generation(seed=1)), (symmetric("{} has"), symmetric("{} owns")), (forced[0], forced[1])]
     for first, second in pairs:
         assert first != second
-    unedited, edit = key(fine_tune), tlk.plan_edit(factlm, cases[0].rewrite, tlk.FineTune(layer=0, steps=2))
+    unedited, edit = key(fine_tune), tlk.plan_edit(factlm, cases[0].rewrite, tlk.FineTune(layer=FACTLM_LAYER, steps=2))
     with edit.applied(factlm):
         assert key(fine_tune) != unedited
     assert key(fine_tune) == unedited
@@ -248,7 +249,7 @@ def test_a_plan_shows_its_progress_only_where_it_is_wanted(factlm, moments, monk
 def test_batches_and_growth(factlm, moments, tmp_path):
     cases = tlk.load_edit_cases()[:6]
     before = fingerprint(factlm)
-    method = tlk.MEMIT(layers=(0,), moment_weight=100.0, contexts=((4, 2),), value=tlk.editing.ValueSettings(steps=8, clamp=0.75))
+    method = tlk.MEMIT(layers=(FACTLM_LAYER,), moment_weight=100.0, contexts=((4, 2),), value=tlk.editing.ValueSettings(steps=8, clamp=0.75))
     sizes: list[int] = []
 
     class Counts:
@@ -275,7 +276,7 @@ def test_batches_and_growth(factlm, moments, tmp_path):
 def test_sizes_that_go_on_from_each_other_are_what_each_is_alone(factlm, moments, batch_size):
     """One pass of sequential edits, measured on the way, against a run of its own for every size; sizes end within batches, too."""
     cases, before, planned = tlk.load_edit_cases()[:10], fingerprint(factlm), []
-    method = tlk.MEMIT(layers=(0,), moment_weight=50.0, contexts=((4, 2),), value=tlk.editing.ValueSettings(steps=6, clamp=0.75))
+    method = tlk.MEMIT(layers=(FACTLM_LAYER,), moment_weight=50.0, contexts=((4, 2),), value=tlk.editing.ValueSettings(steps=6, clamp=0.75))
 
     class Counts:
         def plan(self, model, facts, moments):
@@ -294,7 +295,7 @@ def test_sizes_that_go_on_from_each_other_are_what_each_is_alone(factlm, moments
 
 def test_a_killed_growth_goes_on_and_ends_the_same(factlm, moments, tmp_path, monkeypatch):
     cases = [replace(case, generation=(f"{case.fact.subject} is",)) for case in tlk.load_edit_cases()[:4]]
-    methods = {"FT": tlk.FineTune(layer=0, steps=3), "FT+L": tlk.FineTune(layer=0, steps=3, most_change=1e-3)}
+    methods = {"FT": tlk.FineTune(layer=FACTLM_LAYER, steps=3), "FT+L": tlk.FineTune(layer=FACTLM_LAYER, steps=3, most_change=1e-3)}
     more = {"measures": tlk.evaluation.GenerationScores({cases[0].target_new: ["A text."]}, length=12), "progress": False}
     whole = tlk.evaluation.measure_growth(factlm, cases, methods, [1, 3], **more)
     before, planned, plan = fingerprint(factlm), [], tlk.FineTune.plan
@@ -316,7 +317,7 @@ def test_a_killed_growth_goes_on_and_ends_the_same(factlm, moments, tmp_path, mo
     with pytest.raises(DataError, match="holds a run with other sizes"):
         tlk.evaluation.measure_growth(factlm, cases, methods, [1, 2], store=tmp_path / "run", **more)
     with pytest.raises(DataError, match=r"other method 'FT\+L'"):
-        other = methods | {"FT+L": tlk.FineTune(layer=0, steps=4)}
+        other = methods | {"FT+L": tlk.FineTune(layer=FACTLM_LAYER, steps=4)}
         tlk.evaluation.measure_growth(factlm, cases, other, [1, 3], store=tmp_path / "run", **more)
     assert list(whole.summary().columns) == ["method", "edits", "S", "ES", "PS", "NS", "GE", "RS"]
     figure = whole.plot()
@@ -330,7 +331,7 @@ def test_a_killed_growth_goes_on_and_ends_the_same(factlm, moments, tmp_path, mo
 
 def test_methods_stand_in_one_table(factlm, moments, tmp_path):
     cases = tlk.load_edit_cases()[:4]
-    reports = [tlk.evaluate(factlm, cases, m, moments=moments, progress=False) for m in (ROME, tlk.FineTune(layer=0, steps=3))]
+    reports = [tlk.evaluate(factlm, cases, m, moments=moments, progress=False) for m in (ROME, tlk.FineTune(layer=FACTLM_LAYER, steps=3))]
     table = tlk.score_table(*reports, names=("ROME", "FT_1"))
     frame, text = table.to_dataframe(), table.summary()
     assert list(frame["model"]) == ["unedited", "ROME", "FT_1"] and list(frame.columns)[:5] == ["model", "S", "S_low", "S_high", "ES"]

@@ -91,7 +91,7 @@ def test_neurons_attributed_before_the_non_linearity_are_scaled_there(factlm, fa
 def test_effects_layer_by_layer(factlm, facts, tmp_path):
     groups = tlk.neurons.fact_groups(factlm, facts, own_wording=False)
     located = tlk.locate_neurons(factlm, groups, steps=5, threshold=0.1, progress=False)
-    elsewhere = [tlk.NeuronSet.of(factlm, [(3, 7), (1 + i % 5, i)]) for i in range(len(facts))]  # the method finds layer 0 only
+    elsewhere = [tlk.NeuronSet.of(factlm, [(3, 7), (1 + i % 5, i)]) for i in range(len(facts))]  # the method finds few layers
     located = replace(located, sets=tuple(some | more for some, more in zip(located.sets, elsewhere, strict=True)))
     effects = tlk.neurons.measure_layer_effects(factlm, facts, located, progress=False)
     asked = [(i, layer) for i, some in enumerate(located.sets) for layer in range(8) if some.layer_histogram()[layer]]

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from support import fingerprint
+from support.places import FACTLM_LAYER
 
 import tl_knowledge as tlk
 from tl_knowledge.editing.methods import rome
@@ -79,7 +80,7 @@ def test_the_value_of_two_facts_at_once_equals_whole_forwards(gpt2, monkeypatch)
     torch.testing.assert_close(value.delta, delta.detach(), rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("method", [tlk.ROME(layer=0, variant="wei2024"), tlk.MEMIT(layers=(0,), variant="wei2024")])
+@pytest.mark.parametrize("method", [tlk.ROME(layer=FACTLM_LAYER, variant="wei2024"), tlk.MEMIT(layers=(FACTLM_LAYER,), variant="wei2024")])
 def test_a_fact_of_the_entitys_side_is_refused(factlm, factlm_moments, method):
     with pytest.raises(InputError, match="variant 'wei2024' edits facts of the relation's side"):
         tlk.plan_edit(factlm, CASES[0].rewrite, method, moments=factlm_moments)

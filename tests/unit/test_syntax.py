@@ -73,7 +73,7 @@ def prompts(factlm):
 
 
 def test_token_effects_by_hand(factlm, prompts):
-    neurons = tlk.NeuronSet.of(factlm, [(0, 28), (0, 340), (3, 5)])
+    neurons = tlk.NeuronSet.of(factlm, [(4, 28), (4, 340), (3, 5)])
     effects = tlk.neurons.measure_token_effects(factlm, prompts, WORDS, neurons, factor=2.0)
     token = tlk.Prompt.from_text(factlm, "a", target=" cars").target_token
 
@@ -91,7 +91,7 @@ def test_token_effects_by_hand(factlm, prompts):
 
 
 def test_results_are_saved_and_shown(factlm, pairs, located, prompts, tmp_path):
-    effects = tlk.neurons.measure_token_effects(factlm, prompts, WORDS, tlk.NeuronSet.of(factlm, [(0, 28), (3, 5)]))
+    effects = tlk.neurons.measure_token_effects(factlm, prompts, WORDS, tlk.NeuronSet.of(factlm, [(4, 28), (3, 5)]))
     reliability = tlk.neurons.measure_reliability(factlm, pairs[:4], located, by=tlk.neurons.determiner)
     gain = tlk.neurons.measure_context_gain(factlm, tlk.load_facts(limit=3), limit=2, pool=tlk.load_facts())
     for result, fields in ((effects, ("neurons", "factor", "prompts")), (reliability, ("factor", "settings")), (gain, ("limit", "separator"))):
@@ -115,7 +115,7 @@ def test_significant_words_are_red():
 
 
 def test_niu_et_als_test_is_unpaired(factlm, prompts):
-    neurons = tlk.NeuronSet.of(factlm, [(0, 28), (0, 340), (3, 5)])
+    neurons = tlk.NeuronSet.of(factlm, [(4, 28), (4, 340), (3, 5)])
     ours = tlk.neurons.measure_token_effects(factlm, prompts, WORDS, neurons, factor=2.0)
     theirs = tlk.neurons.measure_token_effects(factlm, prompts, WORDS, neurons, factor=2.0, variant="niu2024")
     pd.testing.assert_frame_equal(ours.table[["word", "before", "after", "effect"]], theirs.table[["word", "before", "after", "effect"]])
@@ -160,7 +160,7 @@ def test_paired_t_equals_scipy():
 )
 def test_bad_input(factlm, prompts, call, error, message):
     with pytest.raises(error, match=message):
-        call(factlm, prompts, tlk.NeuronSet.of(factlm, [(0, 28)]))
+        call(factlm, prompts, tlk.NeuronSet.of(factlm, [(4, 28)]))
 
 
 def test_a_pair_of_another_group_is_refused(factlm, located):

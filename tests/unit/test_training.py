@@ -288,6 +288,8 @@ def test_what_moves_other_facts_is_kept_apart_and_drift_is_seen(modules, tmp_pat
 
 def test_a_told_vector_is_kept_from_the_other_facts(modules, factlm):
     """On the bundled model: a vector that is shown the subject's other facts says the new object and leaves them."""
+    from support.places import FACTLM_LAYER
+
     import tl_knowledge as tlk
 
     others = modules["others"]
@@ -295,7 +297,8 @@ def test_a_told_vector_is_kept_from_the_other_facts(modules, factlm):
     asked = others.ask(factlm, cases, [""])
     kept = {}
     for name in ("as measured", "told"):
-        scores = others.score(factlm, 0, asked, cases, *others.optimise(factlm, 0, asked, others.WAYS[name], lambda gradient: gradient))
+        vectors = others.optimise(factlm, FACTLM_LAYER, asked, others.WAYS[name], lambda gradient: gradient)
+        scores = others.score(factlm, FACTLM_LAYER, asked, cases, *vectors)
         assert scores["says it"] == 100
         kept[name] = scores["other facts kept"]
     assert kept["told"] == 100 > kept["as measured"]

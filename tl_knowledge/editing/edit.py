@@ -54,9 +54,10 @@ class Edit(PlannedEdit):
     Example:
         >>> import tl_knowledge as tlk
         >>> model = tlk.load_model("factlm")
-        >>> moments = tlk.collect_key_moments(model, tlk.load_corpus(), layers=[0], progress=False)
+        >>> method = tlk.ROME.for_model(model)
+        >>> moments = tlk.collect_key_moments(model, tlk.load_corpus(), layers=method.layer, progress=False)
         >>> fact = tlk.Fact("France", "The capital of {} is", " London")
-        >>> edit = tlk.plan_edit(model, fact, tlk.ROME(layer=0), moments=moments)
+        >>> edit = tlk.plan_edit(model, fact, method, moments=moments)
         >>> prompt = tlk.Prompt.from_fact(model, fact)
         >>> with edit.applied(model):
         ...     int(model(prompt.tokens)[0, -1].argmax()) == prompt.target_token

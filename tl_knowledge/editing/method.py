@@ -155,8 +155,8 @@ def plan_edit(
         >>> import tl_knowledge as tlk
         >>> model = tlk.load_model("factlm")
         >>> fact = tlk.Fact("France", "The capital of {} is", " London")
-        >>> tlk.plan_edit(model, fact, tlk.FineTune(layer=0, steps=2))
-        <Edit: FineTune, W_out of layer 0, 1 fact; factlm>
+        >>> tlk.plan_edit(model, fact, tlk.FineTune(layer=3, steps=2))
+        <Edit: FineTune, W_out of layer 3, 1 fact; factlm>
     """
     model = as_model(model, **models_of(method))
     wanted = check_given(always_iterable(facts, Fact), "fact", "pass at least one to edit")

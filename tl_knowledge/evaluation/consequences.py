@@ -128,7 +128,7 @@ def measure_consequences(model: AnyModel, case: EditCase, edit: AppliedEdit, *, 
     Example:
         >>> import tl_knowledge as tlk
         >>> model, case = tlk.load_model("factlm"), tlk.load_edit_cases()[0]
-        >>> edit = tlk.plan_edit(model, case.rewrite, tlk.FineTune(layer=0), progress=False)
+        >>> edit = tlk.plan_edit(model, case.rewrite, tlk.FineTune.for_model(model), progress=False)
         >>> moved = tlk.evaluation.measure_consequences(model, case, edit, measures=tlk.evaluation.subject_facts(tlk.load_facts()))
         >>> moved.table.groupby("axis", sort=False)["said_before"].sum().to_dict()
         {'reliability': 0, 'generality': 0, 'NA': 5, 'subject_kept': 1}

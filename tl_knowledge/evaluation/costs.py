@@ -55,7 +55,8 @@ class EditCosts:
 
     Example:
         >>> import tl_knowledge as tlk
-        >>> report = tlk.evaluate("factlm", tlk.load_edit_cases()[0], tlk.FineTune(layer=0, steps=2), measures=tlk.evaluation.EditCosts())
+        >>> case, method = tlk.load_edit_cases()[0], tlk.FineTune.for_model("factlm")
+        >>> report = tlk.evaluate("factlm", case, method, measures=tlk.evaluation.EditCosts())
         >>> report.scores["milliseconds"].mean > 0, report.scores["stored_kib"].mean
         (True, 320.0)
     """

@@ -73,8 +73,9 @@ def evaluate(
     Example:
         >>> import tl_knowledge as tlk
         >>> model = tlk.load_model("factlm")
-        >>> moments = tlk.collect_key_moments(model, tlk.load_corpus(), layers=[0], progress=False)
-        >>> report = tlk.evaluate(model, tlk.load_edit_cases()[:3], tlk.ROME(layer=0), moments=moments, progress=False)
+        >>> method = tlk.ROME.for_model(model)
+        >>> moments = tlk.collect_key_moments(model, tlk.load_corpus(), layers=method.layer, progress=False)
+        >>> report = tlk.evaluate(model, tlk.load_edit_cases()[:3], method, moments=moments, progress=False)
         >>> report.scores["ES"].mean
         100.0
         >>> report

@@ -129,7 +129,7 @@ def measure_growth(
 
     Example:
         >>> import tl_knowledge as tlk
-        >>> methods = {"FT": tlk.FineTune(layer=0, steps=2)}
+        >>> methods = {"FT": tlk.FineTune.for_model("factlm")}
         >>> growth = tlk.evaluation.measure_growth("factlm", tlk.load_edit_cases()[:2], methods, [1, 2], progress=False)
         >>> list(growth.summary().columns)
         ['method', 'edits', 'S', 'ES', 'PS', 'NS']

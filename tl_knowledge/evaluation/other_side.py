@@ -27,7 +27,7 @@ class OtherCase:
         >>> cases = tlk.load_edit_cases(limit=2)
         >>> sides = dict(zip(cases, tlk.datasets.relation_side_cases(cases, tlk.datasets.load_relations())))
         >>> measure = tlk.evaluation.OtherCase("relation", sides.__getitem__)
-        >>> report = tlk.evaluate("factlm", cases, tlk.FineTune(layer=0, steps=1), measures=measure, progress=False)
+        >>> report = tlk.evaluate("factlm", cases, tlk.FineTune.for_model("factlm"), measures=measure, progress=False)
         >>> [name for name in report.metrics if name.startswith("relation")]
         ['relation_ES', 'relation_PS']
     """

@@ -62,7 +62,7 @@ def move_method(model: AnyModel, method: EditMethod, *, window: int | None = Non
     Example:
         >>> import tl_knowledge as tlk
         >>> model = tlk.load_model("factlm")
-        >>> moved = tlk.localised.move_method(model, tlk.MEMIT(layers=(0,)), layers=[0, 4])
+        >>> moved = tlk.localised.move_method(model, tlk.MEMIT.for_model(model), layers=[0, 4])
         >>> moved(4, tlk.editing.Objective()).layers, moved.moment_layers
         ((2, 3, 4, 5, 6), (0, 1, 2, 3, 4, 5, 6))
     """

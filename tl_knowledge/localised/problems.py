@@ -59,9 +59,10 @@ def editing_problem(
     Example:
         >>> import tl_knowledge as tlk
         >>> model, case = tlk.load_model("factlm"), tlk.load_edit_cases()[0]
-        >>> moments = tlk.collect_key_moments(model, tlk.load_corpus(), layers=[0], progress=False)
+        >>> layer = tlk.ROME.for_model(model).layer
+        >>> moments = tlk.collect_key_moments(model, tlk.load_corpus(), layers=layer, progress=False)
         >>> fact, objective = tlk.localised.editing_problem(model, case, "fact_erasure")
-        >>> edit = tlk.plan_edit(model, fact, tlk.ROME(layer=0, objective=objective), moments=moments)
+        >>> edit = tlk.plan_edit(model, fact, tlk.ROME(layer=layer, objective=objective), moments=moments)
         >>> edit.notes[0]["target_probability"] < 0.1
         True
     """

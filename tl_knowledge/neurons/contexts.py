@@ -62,10 +62,10 @@ def neuron_contexts(
     Example:
         >>> import tl_knowledge as tlk
         >>> model = tlk.load_model("factlm")
-        >>> some = tlk.NeuronSet.of(model, [(0, 28), (3, 5)])
+        >>> some = tlk.NeuronSet.of(model, [(3, 5), (4, 28)])
         >>> contexts = tlk.neurons.neuron_contexts(model, tlk.load_corpus(limit=50), some, k=2, progress=False)
         >>> contexts.table[["layer", "neuron", "rank"]].to_numpy().tolist()
-        [[0, 28, 0], [0, 28, 1], [3, 5, 0], [3, 5, 1]]
+        [[3, 5, 0], [3, 5, 1], [4, 28, 0], [4, 28, 1]]
     """
     model = as_model(model)
     chosen = neurons_of(model, neurons)

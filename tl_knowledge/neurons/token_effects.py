@@ -133,7 +133,7 @@ def measure_token_effects(
         >>> prompts = [tlk.Prompt.from_text(model, f"{name} saw these") for name in ("Anna", "Peter", "Maria")]
         >>> words = {"singular": ["dog", "car"], "plural": ["dogs", "cars"]}
         >>> words = {kind: tlk.neurons.single_token_words(model, some) for kind, some in words.items()}
-        >>> effects = tlk.neurons.measure_token_effects(model, prompts, words, tlk.NeuronSet.of(model, [(0, 28)]))
+        >>> effects = tlk.neurons.measure_token_effects(model, prompts, words, tlk.NeuronSet.of(model, [(4, 28)]))
         >>> list(effects.summary()["category"]) == [kind for kind in words if words[kind]]
         True
     """

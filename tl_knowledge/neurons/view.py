@@ -35,7 +35,7 @@ def neuron_view(model: AnyModel, prompts: Prompt | Iterable[Prompt], neurons: Ne
         >>> import tl_knowledge as tlk
         >>> model = tlk.load_model("factlm")
         >>> prompt = tlk.Prompt.from_text(model, "The capital of France is")
-        >>> "France" in tlk.neurons.neuron_view(model, prompt, tlk.NeuronSet.of(model, [(0, 28), (3, 5)])).source
+        >>> "France" in tlk.neurons.neuron_view(model, prompt, tlk.NeuronSet.of(model, [(4, 28), (3, 5)])).source
         True
     """
     model = as_model(model, masked=True)

@@ -24,6 +24,7 @@ from tl_knowledge.errors import InputError, check_choice
 from tl_knowledge.models.checks import check_layers
 from tl_knowledge.models.hook_names import block_output
 from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.models.published_settings import TRACED_LAYERS
 from tl_knowledge.models.weights import output_hook
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.runs.key_moments import KeyMoments, needed_moments
@@ -73,7 +74,7 @@ class EMMET(EditMethod):
         "gupta2024": {
             "gpt2-xl": {"layer": 17, "damping": 100.0, "contexts": _MEMITS, "value": ValueSettings(steps=20, clamp=0.75)},
             "gpt-j-6b": {"layer": 5, "damping": 1000.0, "contexts": _MEMITS, "value": ValueSettings(steps=25, clamp=0.75)},
-            "factlm": {"layer": 0, "damping": 3.0, "contexts": _MEMITS, "value": ValueSettings(steps=25, clamp=0.75)},
+            "factlm": {"layer": TRACED_LAYERS["factlm"], "damping": 3.0, "contexts": _MEMITS, "value": ValueSettings(steps=25, clamp=0.75)},
         }
     }
 

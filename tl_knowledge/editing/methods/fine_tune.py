@@ -27,6 +27,7 @@ from tl_knowledge.metrics import unlikelihood, widened
 from tl_knowledge.models.checks import check_layers
 from tl_knowledge.models.matrices import BlockMatrix, Matrix, check_matrices, matrix_weights, places_in
 from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.models.published_settings import TRACED_LAYERS
 from tl_knowledge.models.weights import output_bias, output_hook
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.runs.key_moments import KeyMoments
@@ -77,7 +78,7 @@ class FineTune(EditMethod):
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "gpt2-xl": {"layer": 1},
         "gpt-j-6b": {"layer": 21},
-        "factlm": {"layer": 0},
+        "factlm": {"layer": TRACED_LAYERS["factlm"]},
     }
 
     layer: int | tuple[int, ...]
@@ -191,7 +192,7 @@ class FineTuneConstrained(FineTune):
         "gpt2-large": {"layer": 0, "most_change": 1e-3},
         "gpt2-xl": {"layer": 0, "most_change": 5e-4},
         "gpt-j-6b": {"layer": 0, "most_change": 5e-5},
-        "factlm": {"layer": 0, "most_change": 5e-3},
+        "factlm": {"layer": TRACED_LAYERS["factlm"], "most_change": 5e-3},
     }
 
     most_change: float | None = 5e-4

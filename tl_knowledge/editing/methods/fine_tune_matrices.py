@@ -11,6 +11,7 @@ from typing_extensions import override
 from tl_knowledge.door import public
 from tl_knowledge.editing.methods.fine_tune import FineTune
 from tl_knowledge.models.matrices import Matrix
+from tl_knowledge.models.published_settings import TRACED_LAYERS
 
 __all__ = ["FineTuneAttention", "FineTuneDecayed"]
 
@@ -32,7 +33,7 @@ class FineTuneAttention(FineTune):
 
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "gpt2-xl": {"layer": 33},
-        "factlm": {"layer": 0, "learning_rate": 5e-3, "most_change": 5e-3},
+        "factlm": {"layer": TRACED_LAYERS["factlm"], "learning_rate": 5e-3, "most_change": 5e-3},
     }
 
     learning_rate: float = 1e-3
@@ -57,14 +58,14 @@ class FineTuneDecayed(FineTune):
     Example:
         >>> import tl_knowledge as tlk
         >>> fact = tlk.Fact("France", "The capital of {} is", " London")
-        >>> edit = tlk.plan_edit("factlm", fact, tlk.editing.FineTuneDecayed(layer=0, steps=2))
+        >>> edit = tlk.plan_edit("factlm", fact, tlk.editing.FineTuneDecayed.for_model("factlm"))
         >>> list(edit.to_dataframe()["matrix"])
         ['W_out', 'W_K', 'W_O', 'W_Q', 'W_V', 'W_in']
     """
 
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "gpt-j-6b": {"layer": 21},
-        "factlm": {"layer": 0},
+        "factlm": {"layer": TRACED_LAYERS["factlm"]},
     }
     published_variants: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
         "meng2022_code": {"gpt-j-6b": {"weight_decay": 0.0}, "factlm": {"weight_decay": 0.0}},

@@ -23,6 +23,7 @@ from tl_knowledge.errors import NumericalError
 from tl_knowledge.models.checks import check_layers
 from tl_knowledge.models.matrices import BlockMatrix, Matrix, check_matrices, matrix_weights, places_in
 from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.models.published_settings import TRACED_LAYERS
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.runs.key_moments import KeyMoments
@@ -58,12 +59,14 @@ class LoRA(EditMethod):
     Example:
         >>> import tl_knowledge as tlk
         >>> fact = tlk.Fact("France", "The capital of {} is", " London")
-        >>> edit = tlk.plan_edit("factlm", fact, tlk.editing.LoRA(layers=(0,), rank=2, steps=3))
+        >>> edit = tlk.plan_edit("factlm", fact, tlk.editing.LoRA(layers=(3,), rank=2, steps=3))
         >>> edit.to_dataframe()[["matrix", "rank"]].values.tolist()
         [['W_Q', 2], ['W_V', 2]]
     """
 
-    published: ClassVar[Mapping[str, Mapping[str, Any]]] = {"factlm": {"layers": (0,), "learning_rate": 1e-3, "stop_below": 0.1}}
+    published: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "factlm": {"layers": (TRACED_LAYERS["factlm"],), "learning_rate": 1e-3, "stop_below": 0.1}
+    }
 
     layers: tuple[int, ...]
     matrices: tuple[Matrix, ...] = ("W_Q", "W_V")

@@ -16,6 +16,7 @@ from tl_knowledge.editing.optimise.values import ValueSettings
 from tl_knowledge.errors import InputError
 from tl_knowledge.models.hook_names import component_hook
 from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.models.published_settings import TRACED_LAYERS
 from tl_knowledge.models.weights import output_hook
 
 __all__ = ["PMET"]
@@ -40,16 +41,17 @@ class PMET(MEMIT):
     Example:
         >>> import tl_knowledge as tlk
         >>> model = tlk.load_model("factlm")
-        >>> moments = tlk.collect_key_moments(model, tlk.load_corpus(), layers=[0], progress=False)
+        >>> method = tlk.editing.PMET.for_model(model)
+        >>> moments = tlk.collect_key_moments(model, tlk.load_corpus(), layers=method.layers, progress=False)
         >>> fact = tlk.Fact("France", "The capital of {} is", " London")
-        >>> tlk.plan_edit(model, fact, tlk.editing.PMET.for_model(model), moments=moments)
-        <Edit: PMET, W_out of layer 0, 1 fact; factlm>
+        >>> tlk.plan_edit(model, fact, method, moments=moments).layers == method.layers
+        True
     """
 
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "gpt-j-6b": {"layers": (3, 4, 5, 6, 7, 8)},
         "gpt-neox-20b": {"layers": (6, 7, 8, 9, 10), "moment_weight": 15_000.0, "value": replace(VALUE, learning_rate=0.5, kl_factor=0.8, clamp=0.8)},
-        "factlm": {"layers": (0,), "moment_weight": 30.0},
+        "factlm": {"layers": (TRACED_LAYERS["factlm"],), "moment_weight": 30.0},
     }
 
     moment_weight: float = 6_000.0

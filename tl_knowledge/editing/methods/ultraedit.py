@@ -23,6 +23,7 @@ from tl_knowledge.models.checks import check_layers
 from tl_knowledge.models.ledger import written_records
 from tl_knowledge.models.matrices import BlockMatrix, Matrix, check_matrices, places_in
 from tl_knowledge.models.protocol import HookedModel
+from tl_knowledge.models.published_settings import TRACED_LAYERS
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.runs.key_moments import KeyMoments
@@ -69,7 +70,7 @@ class UltraEdit(EditMethod):
 
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "gpt-j-6b": {"layers": tuple(range(18, 27)), "learning_rate": 1e-6},
-        "factlm": {"layers": (0,), "learning_rate": 1e-3, "tokens": "all"},
+        "factlm": {"layers": (TRACED_LAYERS["factlm"],), "learning_rate": 1e-3, "tokens": "all"},
     }
 
     layers: tuple[int, ...]
