@@ -78,6 +78,7 @@ class FineTune(EditMethod):
         "gpt2-xl": {"layer": 1},
         "gpt-j-6b": {"layer": 21},
         "factlm": {"layer": 0},
+        "factlm-llama": {"layer": 2},
     }
 
     layer: int | tuple[int, ...]
@@ -192,6 +193,7 @@ class FineTuneConstrained(FineTune):
         "gpt2-xl": {"layer": 0, "most_change": 5e-4},
         "gpt-j-6b": {"layer": 0, "most_change": 5e-5},
         "factlm": {"layer": 0, "most_change": 5e-3},
+        "factlm-llama": {"layer": 2, "most_change": 7e-3},
     }
 
     most_change: float | None = 5e-4

@@ -14,6 +14,8 @@ from tl_knowledge.models.matrices import Matrix
 
 __all__ = ["FineTuneAttention", "FineTuneDecayed"]
 
+_FACTLM = {"layer": 0, "learning_rate": 5e-3, "most_change": 5e-3}
+
 
 @public
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class FineTuneAttention(FineTune):
 
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "gpt2-xl": {"layer": 33},
-        "factlm": {"layer": 0, "learning_rate": 5e-3, "most_change": 5e-3},
+        "factlm": _FACTLM,
+        "factlm-llama": _FACTLM,  # not where its facts are: attention of layer 2 hardly writes any
     }
 
     learning_rate: float = 1e-3
@@ -65,9 +68,10 @@ class FineTuneDecayed(FineTune):
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "gpt-j-6b": {"layer": 21},
         "factlm": {"layer": 0},
+        "factlm-llama": {"layer": 2},
     }
     published_variants: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
-        "meng2022_code": {"gpt-j-6b": {"weight_decay": 0.0}, "factlm": {"weight_decay": 0.0}},
+        "meng2022_code": {name: {"weight_decay": 0.0} for name in published},
     }
 
     weight_decay: float | None = None

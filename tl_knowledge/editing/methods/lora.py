@@ -63,7 +63,10 @@ class LoRA(EditMethod):
         [['W_Q', 2], ['W_V', 2]]
     """
 
-    published: ClassVar[Mapping[str, Mapping[str, Any]]] = {"factlm": {"layers": (0,), "learning_rate": 1e-3, "stop_below": 0.1}}
+    published: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "factlm": {"layers": (0,), "learning_rate": 1e-3, "stop_below": 0.1},
+        "factlm-llama": {"layers": (2,), "learning_rate": 1e-3, "stop_below": 0.1},
+    }
 
     layers: tuple[int, ...]
     matrices: tuple[Matrix, ...] = ("W_Q", "W_V")
