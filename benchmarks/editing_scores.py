@@ -1,6 +1,6 @@
-"""Every editing method of the registry on FactLM's edit cases, in one table beside the unedited model, with what an edit costs.
+"""Every editing method of the registry on the edit cases of a bundled model, in one table beside the unedited model, with what an edit costs.
 
-    python benchmarks/editing_scores.py [--cases 200] [--skip 0] [--store build/scores] [--only rome --only mend] [--figure scores.html]
+    python benchmarks/editing_scores.py [--model factlm-llama] [--cases 200] [--skip 0] [--store build/scores] [--only rome] [--figure scores.html]
 
 Methods that need a training are trained first, on `load_training_data("factlm")`, which shares no fact with the cases. With two cores all of it takes
 over an hour; ``--store`` lets a killed run go on.
@@ -35,13 +35,14 @@ SHOWN = ("SERAC", "ROME", "FT-Attn", "GRACE", "MEMIT", "MEND", "FT", "KN (dai202
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", choices=("factlm", "factlm-llama"), default="factlm")
     parser.add_argument("--cases", type=int, default=200)
     parser.add_argument("--skip", type=int, default=0, help="cases that are left out at the start")
     parser.add_argument("--store", type=Path)
     parser.add_argument("--only", action="append", choices=METHODS)
     parser.add_argument("--figure", type=Path)
     args = parser.parse_args()
-    model = tlk.load_model("factlm")
+    model = tlk.load_model(args.model)
     cases = tlk.load_edit_cases()[args.skip :][: args.cases]
     measures = [tlk.evaluation.subject_facts(tlk.load_facts()), tlk.evaluation.EditCosts()]
     runs = {label: run for label, run in all_runs().items() if not args.only or run[0] in args.only}

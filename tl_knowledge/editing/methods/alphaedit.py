@@ -55,6 +55,7 @@ class AlphaEdit(EditMethod):
         "gpt2-xl": {"layers": (13, 14, 15, 16, 17), "value": ValueSettings(steps=20, clamp=0.75)},
         "gpt-j-6b": {"layers": (3, 4, 5, 6, 7, 8), "value": ValueSettings(steps=25, clamp=0.75)},
         "factlm": {"layers": (TRACED_LAYERS["factlm"],), "ridge": 0.1},
+        "factlm-llama": {"layers": (2, 3), "ridge": 0.3},
     }
 
     layers: tuple[int, ...]

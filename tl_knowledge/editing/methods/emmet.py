@@ -70,6 +70,13 @@ class EMMET(EditMethod):
     """
 
     needs_moments: ClassVar[bool] = True
+    published: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "factlm-llama": {
+            "layer": TRACED_LAYERS["factlm-llama"],
+            "damping": 100.0,
+            "value": ValueSettings(clamp=1.5, stop_below=0.5),
+        },  # further, 200 at once lose neighbours
+    }
     published_variants: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
         "gupta2024": {
             "gpt2-xl": {"layer": 17, "damping": 100.0, "contexts": _MEMITS, "value": ValueSettings(steps=20, clamp=0.75)},

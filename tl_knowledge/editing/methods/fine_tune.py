@@ -79,6 +79,7 @@ class FineTune(EditMethod):
         "gpt2-xl": {"layer": 1},
         "gpt-j-6b": {"layer": 21},
         "factlm": {"layer": TRACED_LAYERS["factlm"]},
+        "factlm-llama": {"layer": TRACED_LAYERS["factlm-llama"]},
     }
 
     layer: int | tuple[int, ...]
@@ -193,6 +194,7 @@ class FineTuneConstrained(FineTune):
         "gpt2-xl": {"layer": 0, "most_change": 5e-4},
         "gpt-j-6b": {"layer": 0, "most_change": 5e-5},
         "factlm": {"layer": TRACED_LAYERS["factlm"], "most_change": 5e-3},
+        "factlm-llama": {"layer": TRACED_LAYERS["factlm-llama"], "most_change": 7e-3},
     }
 
     most_change: float | None = 5e-4

@@ -15,6 +15,8 @@ from tl_knowledge.models.published_settings import TRACED_LAYERS
 
 __all__ = ["FineTuneAttention", "FineTuneDecayed"]
 
+_FACTLM = {"layer": 0, "learning_rate": 5e-3, "most_change": 5e-3}
+
 
 @public
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class FineTuneAttention(FineTune):
 
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "gpt2-xl": {"layer": 33},
-        "factlm": {"layer": TRACED_LAYERS["factlm"], "learning_rate": 5e-3, "most_change": 5e-3},
+        "factlm": _FACTLM,
+        "factlm-llama": _FACTLM,  # not where its facts are: attention of layer 2 hardly writes any
     }
 
     learning_rate: float = 1e-3
@@ -66,9 +69,10 @@ class FineTuneDecayed(FineTune):
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "gpt-j-6b": {"layer": 21},
         "factlm": {"layer": TRACED_LAYERS["factlm"]},
+        "factlm-llama": {"layer": TRACED_LAYERS["factlm-llama"]},
     }
     published_variants: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
-        "meng2022_code": {"gpt-j-6b": {"weight_decay": 0.0}, "factlm": {"weight_decay": 0.0}},
+        "meng2022_code": {name: {"weight_decay": 0.0} for name in published},
     }
 
     weight_decay: float | None = None

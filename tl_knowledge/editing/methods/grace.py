@@ -26,6 +26,8 @@ from tl_knowledge.runs.key_moments import KeyMoments
 
 __all__ = ["GRACE", "ValueStart"]
 
+_FACTLM = {"layer": 6, "matrix": "W_in", "radius": 6.0, "stop_below": 0.02}
+
 ValueStart: TypeAlias = Literal["cold", "warm"]
 """Where a value's training starts: at numbers drawn from 0 to 1, or at what the map makes of the key."""
 
@@ -73,7 +75,8 @@ class GRACE(EditMethod):
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "gpt2-xl": {"layer": 35, "matrix": "W_in", "steps": 200},
         "gpt-j-6b": {"layer": 25, "matrix": "W_out", "steps": 200},
-        "factlm": {"layer": 6, "matrix": "W_in", "radius": 6.0, "stop_below": 0.02},
+        "factlm": _FACTLM,
+        "factlm-llama": _FACTLM,
     }
 
     layer: int

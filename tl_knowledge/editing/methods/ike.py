@@ -120,7 +120,7 @@ class IKE(EditMethod):
         True
     """
 
-    published: ClassVar[Mapping[str, Mapping[str, Any]]] = {"factlm": {"k": 0}}
+    published: ClassVar[Mapping[str, Mapping[str, Any]]] = {"factlm": {"k": 0}, "factlm-llama": {"k": 0}}
     k: int = 16
     pool: Demonstrations | None = None
     embedding: str = "model"

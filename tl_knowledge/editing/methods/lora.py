@@ -65,7 +65,8 @@ class LoRA(EditMethod):
     """
 
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "factlm": {"layers": (TRACED_LAYERS["factlm"],), "learning_rate": 1e-3, "stop_below": 0.1}
+        "factlm": {"layers": (TRACED_LAYERS["factlm"],), "learning_rate": 1e-3, "stop_below": 0.1},
+        "factlm-llama": {"layers": (TRACED_LAYERS["factlm-llama"],), "learning_rate": 1e-3, "stop_below": 0.1},
     }
 
     layers: tuple[int, ...]

@@ -52,6 +52,7 @@ class PMET(MEMIT):
         "gpt-j-6b": {"layers": (3, 4, 5, 6, 7, 8)},
         "gpt-neox-20b": {"layers": (6, 7, 8, 9, 10), "moment_weight": 15_000.0, "value": replace(VALUE, learning_rate=0.5, kl_factor=0.8, clamp=0.8)},
         "factlm": {"layers": (TRACED_LAYERS["factlm"],), "moment_weight": 30.0},
+        "factlm-llama": {"layers": (2, 3), "moment_weight": 10.0, "value": replace(VALUE, clamp=2.0)},
     }
 
     moment_weight: float = 6_000.0

@@ -34,6 +34,7 @@ from tl_knowledge.wording import counted
 __all__ = ["TransformerPatcher"]
 
 TEXTS_AT_ONCE = 16
+_FACTLM = {"corpus": "factlm", "stored_queries": 4000, "steps": 400, "gain": 1.0}
 
 _memories: WeakKeyDictionary[object, tuple[str, torch.Tensor]] = WeakKeyDictionary()
 
@@ -80,7 +81,8 @@ class TransformerPatcher(EditMethod):
 
     takes_traced_layer: ClassVar[bool] = False
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "factlm": {"corpus": "factlm", "stored_queries": 4000, "steps": 400, "gain": 1.0},
+        "factlm": _FACTLM,
+        "factlm-llama": _FACTLM,
     }
 
     corpus: str | tuple[str, ...]

@@ -71,6 +71,7 @@ class UltraEdit(EditMethod):
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "gpt-j-6b": {"layers": tuple(range(18, 27)), "learning_rate": 1e-6},
         "factlm": {"layers": (TRACED_LAYERS["factlm"],), "learning_rate": 1e-3, "tokens": "all"},
+        "factlm-llama": {"layers": (1, 2, 3), "learning_rate": 1e-3, "tokens": "all"},
     }
 
     layers: tuple[int, ...]
