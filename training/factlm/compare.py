@@ -1,0 +1,207 @@
+"""Write the page that sets FactLM's two shapes side by side, and its figure, from what ``measure.py`` and ``per_fact.py`` measured.
+
+    python training/factlm/compare.py --gpt2 build/gpt2_seed? --llama build/llama_seed?
+
+Each folder has a ``measured.json`` and, of as many as there are, a ``per_fact.json``; the first of a shape is the bundled model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import plotly.graph_objects as go
+from card import ROOT, filled, shares, table
+from editability import CASES
+from measure import best_layer, overall
+from per_fact import ANYWHERE, AT_SUBJECT
+
+from tl_knowledge.drawing import Line, LinePanel, colour_of, line_panels
+
+TRACED = {
+    "MLP (last subject token; subject corrupted)": ("subject/mlp_out", "last subject token"),
+    "attention (last token; subject corrupted)": ("subject/attn_out", "last token"),
+    "relation (corrupted; MLP, last token)": ("relation/mlp_out", "last token"),
+}
+
+
+def kept(scores: dict[str, float]) -> float:
+    return scores["subject's other facts kept"]
+
+
+EDITED: dict[str, Callable[[dict[str, float]], float]] = {"rewrite: harmonic mean of ES, PS and NS": overall, "the subject's other facts kept": kept}
+EDITED_STYLES = (0, 4)  # of the palette, in which no token or module has its colour
+NEARLY = 2.0  # points below the best, within which two layers are hardly told apart
+
+
+@dataclass(frozen=True)
+class Model:
+    """One trained model: its name in tables, what was measured, and fact by fact, where that was."""
+
+    label: str
+    measured: dict
+    per_fact: dict | None
+
+    @classmethod
+    def of_shape(cls, shape: str, folders: Sequence[Path]) -> list[Model]:
+        models = []
+        for seed, folder in enumerate(folders):
+            single = folder / "per_fact.json"
+            measured = json.loads((folder / "measured.json").read_text(encoding="utf-8"))
+            found = json.loads(single.read_text(encoding="utf-8")) if single.exists() else None
+            models.append(cls(f"{shape} {seed}" + (" (bundled)" if seed == 0 else ""), measured, found))
+        return models
+
+    @property
+    def editing(self) -> dict[str, dict[str, float]]:
+        return self.measured["editing"]
+
+    @property
+    def best(self) -> dict[str, float]:
+        """The rewrite's scores in its best layer."""
+        return self.editing[str(best_layer(self.editing))]
+
+    def traced(self, key: str, role: str) -> dict[int, float]:
+        """A restored component's share of the total effect by layer."""
+        return dict(enumerate(shares(self.measured, key, role).tolist()))
+
+    def edited(self, score: Callable[[dict], float]) -> dict[int, float]:
+        """A score of the rewrite by layer, as a share."""
+        return {int(layer): score(scores) / 100 for layer, scores in self.editing.items()}
+
+
+def figure(shapes: dict[str, list[Model]], subtitle: str) -> go.Figure:
+    """Above what tracing finds by layer, below what a rewrite in that layer does; a thin line a seed, a thick one their mean."""
+    traced = {f"{shape}: traced": {name: [model.traced(*at) for model in models] for name, at in TRACED.items()} for shape, models in shapes.items()}
+    edited = {f"{shape}: rewritten": {name: [m.edited(score) for m in models] for name, score in EDITED.items()} for shape, models in shapes.items()}
+    panels, styles = traced | edited, dict(zip(EDITED, EDITED_STYLES, strict=True))
+    drawn = line_panels(
+        [LinePanel(title, [mean_line(name, seeds, styles.get(name, 0)) for name, seeds in lines.items()]) for title, lines in panels.items()],
+        title="Where tracing points, and where a rewrite works",
+        subtitle=subtitle,
+        x_axis="layer",
+        y_axis="share",
+        columns=len(shapes),
+        percent=True,
+    )
+    drawn.update_traces(line_width=4, selector={"mode": "lines+markers"})
+    for number, lines in enumerate(panels.values()):
+        for name, values in ((name, values) for name, seeds in lines.items() for values in seeds):
+            look = {"color": colour_of(name, styles.get(name, 0)), "width": 1}
+            thin = go.Scatter(x=list(values), y=list(values.values()), mode="lines", line=look, showlegend=False, hoverinfo="skip")
+            drawn.add_trace(thin, row=number // len(shapes) + 1, col=number % len(shapes) + 1)
+    return drawn
+
+
+def mean_line(name: str, seeds: list[dict[int, float]], style: int) -> Line:
+    layers = sorted(set.intersection(*(set(values) for values in seeds)))
+    none = [float("nan")] * len(layers)
+    return Line(name, layers, [float(np.mean([values[layer] for values in seeds])) for layer in layers], none, none, style=style)
+
+
+def scores_text(scores: dict[str, float]) -> str:
+    return ", ".join(f"{scores[name]:.0f}" for name in ("ES", "PS", "NS"))
+
+
+def peak_text(model: Model, key: str, role: str) -> str:
+    of_total = shares(model.measured, key, role)
+    return f"{of_total.max():.0%}, layer {int(of_total.argmax())}"
+
+
+def nearly_best(model: Model) -> str:
+    """The layers in which the rewrite is about as good as in its best."""
+    by = model.edited(overall)
+    return ", ".join(str(layer) for layer, score in by.items() if score >= max(by.values()) - NEARLY / 100)
+
+
+def memit_text(model: Model) -> str:
+    """The best of the weights that were tried, and the layer."""
+    tried = model.measured.get("many edits")
+    best = max(tried.values(), key=lambda scores: scores["S"]) if tried else None
+    return "not measured" if best is None else f"{best['S']:.0f} (layer {best['layer']})"
+
+
+ROWS: dict[str, Callable[[Model], str]] = {
+    "known: trained templates, held-out paraphrases": lambda m: ", ".join(
+        f"{m.measured['knowledge'][name]:.1f}" for name in ("trained templates", "held-out paraphrases")
+    ),
+    "total effect: subject, relation corrupted": lambda m: ", ".join(
+        f"{m.measured['traces']['total'][side]:.2f}" for side in ("subject", "relation")
+    ),
+    "subject corrupted: MLP, last subject token": lambda m: peak_text(m, "subject/mlp_out", "last subject token"),
+    "the same from layer 0": lambda m: f"{shares(m.measured, 'subject/mlp_out', 'last subject token')[0]:.0%}",
+    "subject corrupted: attention, last token": lambda m: peak_text(m, "subject/attn_out", "last token"),
+    "subject corrupted: MLP, last token": lambda m: peak_text(m, "subject/mlp_out", "last token"),
+    "relation corrupted: MLP, last token": lambda m: peak_text(m, "relation/mlp_out", "last token"),
+    "rewrite's best layer: ES, PS, NS": lambda m: f"{best_layer(m.editing)}: {scores_text(m.best)}",
+    f"layers within {NEARLY:g} points of it": nearly_best,
+    "rewrite in layer 0: ES, PS, NS": lambda m: scores_text(m.editing["0"]),
+    "other facts kept in the best layer": lambda m: f"{kept(m.best):.0f}",
+    "MEMIT, many at once: S": memit_text,
+}
+
+
+def marks_table(models: list[Model]) -> str:
+    return table(["% ", *(model.label for model in models)], [[name, *map(cell, models)] for name, cell in ROWS.items()])
+
+
+def regression_table(models: list[Model]) -> str:
+    """R^2 of the rewrite score, a row for each model and way of reading the trace."""
+    rows = []
+    for model in models:
+        for read in (ANYWHERE, AT_SUBJECT) if model.per_fact else ():
+            fit = model.per_fact["regressions"][read]["rewrite"]
+            numbers = [f"{fit[name]:.3f}" for name in ("layer", "tracing", "both")]
+            rows.append([model.label, read, *numbers, f"{fit['p']:.2g}", f"{fit['correlation']:+.2f}"])
+    return table(["model", "tracing effect", "layer", "tracing", "both", "p", "r of tracing"], rows)
+
+
+def layer_table(models: list[Model]) -> str:
+    """A single layer's effect and the rewrite in it, means over facts, of the models that were swept."""
+    swept = [model for model in models if model.per_fact]
+    layers = list(swept[0].per_fact["means"]["score"])
+    rows = [
+        [model.label, what, *(f"{model.per_fact['means'][column][layer]:.2f}" for layer in layers)]
+        for model in swept
+        for what, column in (
+            ("effect at the last subject token", AT_SUBJECT),
+            ("largest effect", ANYWHERE),
+            ("rewrite score", "score"),
+            ("overall score", "overall"),
+        )
+    ]
+    return table(["model", "mean over facts", *layers], rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--gpt2", type=Path, nargs="+", required=True)
+    parser.add_argument("--llama", type=Path, nargs="+", required=True)
+    parser.add_argument("--cases", type=int, default=CASES, help="edits a layer that were measured")
+    parser.add_argument("--figure", type=Path, default=ROOT / "build" / "two_architectures.html")
+    args = parser.parse_args()
+    shapes = {"GPT-2": Model.of_shape("GPT-2", args.gpt2), "LLaMA": Model.of_shape("LLaMA", args.llama)}
+    models = [model for each in shapes.values() for model in each]
+    traced = min(model.measured["traces"]["facts"] for model in models)
+    parts = {
+        "FACTS": str(traced),
+        "CASES": str(args.cases),
+        "MARKS": marks_table(models),
+        "REGRESSIONS": regression_table(models),
+        "LAYERS": layer_table([each[0] for each in shapes.values()]),
+    }
+    (ROOT / "docs" / "two_architectures.md").write_text(filled("compare_template.md", parts), encoding="utf-8")
+    subtitle = (
+        f"thin: a seed, thick: their mean; {traced} facts, 10 noise samples each, windows of two layers that begin at the one named; "
+        f"{args.cases} edits in each layer"
+    )
+    args.figure.parent.mkdir(parents=True, exist_ok=True)
+    figure(shapes, subtitle).write_html(args.figure, include_plotlyjs=True, config={"displayModeBar": False})
+
+
+if __name__ == "__main__":
+    main()
