@@ -23,9 +23,9 @@ from per_fact import ANYWHERE, AT_SUBJECT
 from tl_knowledge.drawing import Line, LinePanel, colour_of, line_panels
 
 TRACED = {
-    "MLP (last subject token; subject corrupted)": ("subject/mlp_out", "last subject token"),
-    "attention (last token; subject corrupted)": ("subject/attn_out", "last token"),
-    "relation (corrupted; MLP, last token)": ("relation/mlp_out", "last token"),
+    "MLP (last subject token)": ("subject/mlp_out", "last subject token"),
+    "attention (last token)": ("subject/attn_out", "last token"),
+    "relation (corrupted: MLP, last token)": ("relation/mlp_out", "last token"),
 }
 
 
@@ -88,7 +88,7 @@ def figure(shapes: dict[str, list[Model]], subtitle: str) -> go.Figure:
         columns=len(shapes),
         percent=True,
     )
-    drawn.update_traces(line_width=4, selector={"mode": "lines+markers"})
+    drawn.update_traces(line_width=3, selector={"mode": "lines+markers"})
     for number, lines in enumerate(panels.values()):
         for name, values in ((name, values) for name, seeds in lines.items() for values in seeds):
             look = {"color": colour_of(name, styles.get(name, 0)), "width": 1}
@@ -108,8 +108,10 @@ def scores_text(scores: dict[str, float]) -> str:
 
 
 def peak_text(model: Model, key: str, role: str) -> str:
-    of_total = shares(model.measured, key, role)
-    return f"{of_total.max():.0%}, layer {int(of_total.argmax())}"
+    """The largest share, and which two layers were restored."""
+    of_total = model.traced(key, role)
+    first = max(of_total, key=lambda layer: of_total[layer])
+    return f"{of_total[first]:.0%}, {first}-{min(first + 1, max(of_total))}"
 
 
 def nearly_best(model: Model) -> str:
@@ -133,7 +135,7 @@ ROWS: dict[str, Callable[[Model], str]] = {
         f"{m.measured['traces']['total'][side]:.2f}" for side in ("subject", "relation")
     ),
     "subject corrupted: MLP, last subject token": lambda m: peak_text(m, "subject/mlp_out", "last subject token"),
-    "the same from layer 0": lambda m: f"{shares(m.measured, 'subject/mlp_out', 'last subject token')[0]:.0%}",
+    "the same, 0-1": lambda m: f"{m.traced('subject/mlp_out', 'last subject token')[0]:.0%}",
     "subject corrupted: attention, last token": lambda m: peak_text(m, "subject/attn_out", "last token"),
     "subject corrupted: MLP, last token": lambda m: peak_text(m, "subject/mlp_out", "last token"),
     "relation corrupted: MLP, last token": lambda m: peak_text(m, "relation/mlp_out", "last token"),
@@ -195,10 +197,7 @@ def main() -> None:
         "LAYERS": layer_table([each[0] for each in shapes.values()]),
     }
     (ROOT / "docs" / "two_architectures.md").write_text(filled("compare_template.md", parts), encoding="utf-8")
-    subtitle = (
-        f"thin: a seed, thick: their mean; {traced} facts, 10 noise samples each, windows of two layers that begin at the one named; "
-        f"{args.cases} edits in each layer"
-    )
+    subtitle = f"thin: a seed, thick: their mean; {traced} facts, windows of two layers from the one named; {args.cases} edits in each layer"
     args.figure.parent.mkdir(parents=True, exist_ok=True)
     figure(shapes, subtitle).write_html(args.figure, include_plotlyjs=True, config={"displayModeBar": False})
 
