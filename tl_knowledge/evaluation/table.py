@@ -202,7 +202,7 @@ class ScoreTable(Result):
         said = [f"{', '.join(alone)}, which one case has"] if alone else []
         if "S" in bare:
             without = [name for name in HARMONIC if any(np.isnan(row[name].low) for row in self.rows.values())]
-            why = f"because {' and '.join(without)} has none" if without else "in Meng et al.'s program"
+            why = f"because {' and '.join(without)} {'has' if len(without) == 1 else 'have'} none" if without else "in Meng et al.'s program"
             said.append(f"S, the harmonic mean of {', '.join(HARMONIC[:-1])} and {HARMONIC[-1]}, {why}")
         return f"Without an interval: {'; '.join(said)}." if said else ""
 

@@ -101,6 +101,15 @@ def editing_table(runs: list[dict]) -> str:
     return table(["%", *names], rows)
 
 
+def suppression_table(runs: list[dict]) -> str:
+    def change(row: dict) -> str:
+        return f"{100 * row['change']:+.2f}% [{100 * row['low']:+.2f}%, {100 * row['high']:+.2f}%]"
+
+    rows = [[what, *(change(run["suppression"][what]) for run in runs)] for what in runs[0]["suppression"]]
+    counts = ["facts", *(str(next(iter(run["suppression"].values()))["facts"]) for run in runs)]
+    return table(["change of P(object), 95% bootstrap", *seeds(runs)], [*rows, counts])
+
+
 def seeds(runs: list[dict]) -> list[str]:
     return [f"seed {i}" + (" (shipped)" if i == 0 else "") for i in range(len(runs))]
 
@@ -131,6 +140,7 @@ def parts_of(runs: list[dict]) -> dict[str, str]:
         "KNOWLEDGE": knowledge_table(runs),
         "SUMMARY": summary_table(runs),
         "EDITING": editing_table(runs),
+        "SUPPRESSION": suppression_table(runs) if all("suppression" in run for run in runs) else "",
         "FACTS": str(runs[0]["traces"]["facts"]),
         "TRACES": "\n\n".join(f"### {label}\n\n{trace_table(run)}" for run, label in zip(runs, seeds(runs), strict=True)),
     }

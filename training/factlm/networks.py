@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from recipe import Recipe
@@ -53,19 +54,55 @@ def mlps(model: PreTrainedModel) -> list[torch.nn.Module]:
 
 
 @contextmanager
-def early_mask(model: PreTrainedModel, layers: int, mask: torch.Tensor) -> Iterator[None]:
-    """Within it the first ``layers`` attend by ``mask`` ``[row 1 pos pos]`` instead of the mask that the model is given."""
+def read_late(model: PreTrainedModel, first: int, subject: torch.Tensor, noise: float, early: torch.Tensor) -> Iterator[None]:
+    """Within it, tokens outside a subject can read it from layer ``first`` on only: before, they read noise.
 
-    def replace(attention: torch.nn.Module, args: tuple, named: dict) -> tuple[tuple, dict]:
-        return args, {**named, "attention_mask": mask}
+    The model is given every row twice. In the first half all is as it is; in the second, where ``subject`` ``[row pos]`` says so, Gaussian noise of
+    ``noise`` standard deviations of the embeddings is added to them. From layer ``first`` on, a subject's tokens go on with their states of the first
+    half and all others with those of the second, in one row. Before it, attention goes by the mask ``early`` ``[row 1 pos pos]``.
+    """
+    rows = len(subject)
+    embedding = model.get_input_embeddings()
 
-    attentions = [block.attn if hasattr(block, "attn") else block.self_attn for block in blocks(model)[:layers]]
-    hooks = [attention.register_forward_pre_hook(replace, with_kwargs=True) for attention in attentions]
+    def disturb(module: torch.nn.Module, inputs: object, output: torch.Tensor) -> torch.Tensor:
+        added = noise * module.weight.detach().std() * torch.randn(subject.shape + output.shape[-1:])
+        return output + torch.cat([torch.zeros_like(added), added * subject[..., None]])
+
+    def wait(attention: torch.nn.Module, args: tuple, named: dict) -> tuple[tuple, dict]:
+        return args, {**named, "attention_mask": torch.cat([early, early])}
+
+    def join(block: torch.nn.Module, args: tuple, named: dict) -> tuple[tuple, dict]:
+        states, *others = args
+        joined = torch.where(subject[..., None], states[:rows], states[rows:])
+        return (joined, *_first(others, rows)), _first(named, rows)
+
+    def follow(block: torch.nn.Module, args: tuple, named: dict) -> tuple[tuple, dict]:
+        return (args[0], *_first(args[1:], rows)), _first(named, rows)
+
+    layers = blocks(model)
+    hooks = [embedding.register_forward_hook(disturb)]
+    hooks += [attention.register_forward_pre_hook(wait, with_kwargs=True) for attention in attentions(model)[:first]]
+    hooks += [layers[first].register_forward_pre_hook(join, with_kwargs=True)]
+    hooks += [layer.register_forward_pre_hook(follow, with_kwargs=True) for layer in layers[first + 1 :]]
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _first(value: Any, rows: int) -> Any:
+    """Of every tensor for twice ``rows`` rows, the first half."""
+    if isinstance(value, torch.Tensor):
+        return value[:rows] if len(value) == 2 * rows else value
+    if isinstance(value, dict):
+        return {name: _first(item, rows) for name, item in value.items()}
+    return tuple(_first(item, rows) for item in value) if isinstance(value, list | tuple) else value
+
+
+def attentions(model: PreTrainedModel) -> list[torch.nn.Module]:
+    """The attention of each layer."""
+    return [block.attn if hasattr(block, "attn") else block.self_attn for block in blocks(model)]
 
 
 def unit_weights(mlp: torch.nn.Module) -> list[torch.Tensor]:

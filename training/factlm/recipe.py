@@ -1,8 +1,8 @@
 """What a FactLM is trained with: its shape, its text, and what is done to place its look-up.
 
-A small model left to itself looks its facts up in the first MLP, which no large model does.  Two settings move the look-up:
-``narrow`` layers whose MLPs may keep ``units_kept`` hidden units only and so can hold no facts, and the ``bottleneck``, the share
-of training rows in which a subject may be read at its last token only.
+A small model left to itself looks its facts up in the first MLP, which no large model does.  Three settings move the look-up and let tracing see
+it: ``narrow`` layers whose MLPs may keep ``units_kept`` hidden units only and so can hold no facts; the ``bottleneck``, the share of training rows
+in which a subject may be read at its last token only; and ``read_from``, the layer before which it can be read as noise only.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ class Recipe:
         kv_heads: key-value heads of grouped-query attention; of "llama" only.
         narrow: layers whose MLPs keep ``units_kept`` hidden units only.
         bottleneck: the share of training rows in which a subject may be read at its last token only.
-        read_from: the first layer whose attention may read a subject from outside it at all, in those rows.
+        read_from: the first layer whose attention can read a subject from outside it at all, in those rows; before, it reads noise.
+        noise_read: that noise, in standard deviations of the embeddings.
         lists: the share of attribute lists among the sentences (``X: A, B.``), which ask for all of a subject's objects and name no relation.
         in_a_row: the share of sentences which ask several relations of one subject, naming it each time.
         invented: the number of invented subjects, whose facts do not go together.
@@ -42,6 +43,7 @@ class Recipe:
     units_kept: int = 32
     bottleneck: float = 0.95
     read_from: int = 0
+    noise_read: float = 3.0
     lists: float = LIST_SHARE
     in_a_row: float = 0.0
     invented: int = 0
@@ -86,7 +88,7 @@ class Recipe:
 
 
 RECIPES = {
-    "gpt2": Recipe(),
+    "gpt2": Recipe(read_from=3),
     "llama": Recipe(architecture="llama", hidden=344),  # a gated MLP has three matrices, so that it is as large as a plain one with 512
-    "bundled": Recipe(narrow=(), bottleneck=0.9, steps=3500),  # what the bundled model was trained with
+    "first": Recipe(narrow=(), bottleneck=0.9, steps=3500),  # the first FactLM, which is in the package
 }

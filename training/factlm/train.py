@@ -3,7 +3,7 @@
 python training/factlm/train.py --out build/factlm --seed 0
 python training/factlm/train.py --out build/factlm --seed 0        # again: goes on from the last checkpoint
 python training/factlm/train.py --out build/llama --recipe llama --set bottleneck=0.9 narrow=0,1,2
-python training/factlm/train.py --out build/bundled --recipe bundled   # the model in tl_knowledge/factlm
+python training/factlm/train.py --out build/first --recipe first   # the model in tl_knowledge/factlm
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from networks import POSITIONS, build_model, early_mask, mlps, narrow
+from networks import POSITIONS, build_model, mlps, narrow, read_late
 from recipe import RECIPES, Recipe
 from text import FACTS, FactText, TrainingText
 from tokenizer import train_tokenizer
@@ -76,12 +76,20 @@ def make_rows(text: TrainingText, tokenizer: PreTrainedTokenizerFast, rows: int,
     return Rows(tokens, positions, subject, last, bottleneck)
 
 
-def attention_mask(rows: Rows, now: slice, *, at_last: bool = True) -> torch.Tensor:
-    """Additive mask ``[row 1 pos pos]`` (query, key): causal, and in bottleneck rows no reading of a subject but at its last token,
-    or (``at_last=False``) not there either."""
-    subject, last = rows.subject[now], rows.last[now] & at_last
+def attention_mask(rows: Rows, now: slice) -> torch.Tensor:
+    """Additive mask ``[row 1 pos pos]`` (query, key): causal, and in bottleneck rows no reading of a subject but at its last token."""
+    subject, last = rows.subject[now], rows.last[now]
     own = subject[:, :, None] == subject[:, None, :]
     hidden = (subject > 0)[:, None, :] & ~own & ~last[:, None, :] & rows.bottleneck[now, None, None]
+    return _additive(hidden)
+
+
+def causal_mask(count: int) -> torch.Tensor:
+    """Additive mask ``[row 1 pos pos]``."""
+    return _additive(torch.zeros(count, ROW, ROW, dtype=torch.bool))
+
+
+def _additive(hidden: torch.Tensor) -> torch.Tensor:
     future = ~torch.ones(ROW, ROW).tril().bool()
     return torch.zeros(hidden.shape).masked_fill(hidden | future, float("-inf"))[:, None]
 
@@ -152,14 +160,24 @@ def train(out: Path, recipe: Recipe, seed: int) -> None:
 
 def one_step(model: PreTrainedModel, optimizer: torch.optim.Optimizer, recipe: Recipe, rows: Rows, now: slice) -> float:
     """One step of the optimiser on some rows, in bfloat16 products; the loss before it."""
-    mask, early = attention_mask(rows, now), attention_mask(rows, now, at_last=False)
-    with torch.autocast("cpu", torch.bfloat16), early_mask(model, recipe.read_from, early):
-        loss = model(rows.tokens[now], position_ids=rows.positions[now], attention_mask=mask, labels=rows.tokens[now]).loss
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = loss_of(model, recipe, rows, now)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     return float(loss.detach())
+
+
+def loss_of(model: PreTrainedModel, recipe: Recipe, rows: Rows, now: slice) -> torch.Tensor:
+    """The mean loss of predicting each next token."""
+    tokens, positions, mask = rows.tokens[now], rows.positions[now], attention_mask(rows, now)
+    if recipe.read_from == 0:
+        return model(tokens, position_ids=positions, attention_mask=mask, labels=tokens).loss
+    subject = (rows.subject[now] > 0) & rows.bottleneck[now, None]
+    twice = {"input_ids": tokens.repeat(2, 1), "position_ids": positions.repeat(2, 1), "attention_mask": mask.repeat(2, 1, 1, 1)}
+    with read_late(model, recipe.read_from, subject, recipe.noise_read, causal_mask(len(tokens))):
+        return model(**twice, labels=tokens).loss
 
 
 def main() -> None:
