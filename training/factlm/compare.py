@@ -183,15 +183,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gpt2", type=Path, nargs="+", required=True)
     parser.add_argument("--llama", type=Path, nargs="+", required=True)
-    parser.add_argument("--cases", type=int, default=CASES, help="edits a layer that were measured")
+    parser.add_argument("--cases", default=str(CASES), help="how many edits a layer were measured, in words where it differs: '30 to 50'")
     parser.add_argument("--figure", type=Path, default=ROOT / "build" / "two_architectures.html")
     args = parser.parse_args()
     shapes = {"GPT-2": Model.of_shape("GPT-2", args.gpt2), "LLaMA": Model.of_shape("LLaMA", args.llama)}
     models = [model for each in shapes.values() for model in each]
-    traced = min(model.measured["traces"]["facts"] for model in models)
+    counts = [model.measured["traces"]["facts"] for model in models]
+    traced = " to ".join(map(str, sorted({min(counts), max(counts)})))
     parts = {
-        "FACTS": str(traced),
-        "CASES": str(args.cases),
+        "FACTS": traced,
+        "CASES": args.cases,
+        "SWEPT": str(models[0].per_fact["facts"] if models[0].per_fact else 0),
         "MARKS": marks_table(models),
         "REGRESSIONS": regression_table(models),
         "LAYERS": layer_table([each[0] for each in shapes.values()]),
