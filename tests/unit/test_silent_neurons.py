@@ -34,6 +34,12 @@ def test_directions_are_the_pseudoinverses(moments):
     assert not moments.solve(0, keys)[:, ~fires].any()
 
 
+def test_the_table_counts_those_that_fire(moments):
+    row = moments.to_dataframe().iloc[0]
+    assert row["firing"] == int((moments.of_layer(0).diagonal() != 0).sum()) < row["neurons"] == 344
+    assert 1 < row["condition"] < float("inf")
+
+
 def test_a_neuron_that_fires_for_the_fact_alone_is_named(moments):
     silent = int((moments.of_layer(0).diagonal() == 0).nonzero()[0])
     key = torch.zeros(1, len(moments.of_layer(0)), dtype=torch.float64)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 from weakref import WeakKeyDictionary
 
 import pandas as pd
 import plotly.graph_objects as go
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from tl_knowledge.drawing import Line, LinePanel, line_panels
 from tl_knowledge.errors import InputError, NumericalError
@@ -55,7 +55,7 @@ class KeyMoments(Result):
             NumericalError: the moments are singular: too few tokens, or none that makes one of a key's neurons fire.
         """
         moment, keys = self.of_layer(layer), keys.to(self.of_layer(layer))
-        fires = moment.diagonal() != 0
+        fires = _fires(moment)
         if bool((new := (keys != 0).any(0) & ~fires).any()):
             raise NumericalError(
                 f"neuron {int(new.nonzero()[0])} of layer {layer} fires for a key, but for none of the moments' {counted(self.tokens, 'token')}; "
@@ -124,18 +124,13 @@ class KeyMoments(Result):
         return f"E[k k^T] of layer{'s' * (len(self.moments) != 1)} {layers} over {counted(self.tokens, 'token')}; {self.provenance.model}"
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row a layer: neurons, tokens, condition number, and the change since half of the tokens."""
-        rows: list[dict[str, Any]] = []
-        for layer, moment in sorted(self.moments.items()):
-            values = torch.linalg.eigvalsh(moment)
-            condition = float(values[-1] / values[0]) if float(values[0]) > 0 else float("inf")
-            rows.append({"layer": layer, "neurons": len(moment), "tokens": self.tokens, "condition": condition, "change": self.change[layer]})
-        return pd.DataFrame(rows)
+        """One row a layer: neurons, those that fire, tokens, the change since half of the tokens, and the condition number of those that fire."""
+        return self.summary().assign(condition=[_condition(moment) for _, moment in sorted(self.moments.items())])
 
     def summary(self) -> pd.DataFrame:
         """One row a layer without the condition number, which takes a while for large layers."""
         rows = [
-            {"layer": layer, "neurons": len(moment), "tokens": self.tokens, "change": self.change[layer]}
+            {"layer": layer, "neurons": len(moment), "firing": int(_fires(moment).sum()), "tokens": self.tokens, "change": self.change[layer]}
             for layer, moment in sorted(self.moments.items())
         ]
         return pd.DataFrame(rows)
@@ -154,6 +149,18 @@ class KeyMoments(Result):
             y_axis="eigenvalue of E[k k^T]",
         )
         return figure.update_yaxes(type="log")
+
+
+def _fires(moment: Float[torch.Tensor, "d_mlp d_mlp"]) -> Bool[torch.Tensor, " d_mlp"]:
+    """Which neurons fired for any of the tokens."""
+    return moment.diagonal() != 0
+
+
+def _condition(moment: Float[torch.Tensor, "d_mlp d_mlp"]) -> float:
+    """How far apart the largest and the smallest eigenvalue are, of the neurons that fire."""
+    fires = _fires(moment)
+    values = torch.linalg.eigvalsh(moment[fires][:, fires])
+    return float(values[-1] / values[0]) if len(values) and float(values[0]) > 0 else float("inf")
 
 
 _eigenvectors: WeakKeyDictionary[KeyMoments, dict[int, tuple[int, torch.Tensor, torch.Tensor]]] = WeakKeyDictionary()
