@@ -1,8 +1,8 @@
 """Write the page that sets FactLM's two shapes side by side, and its figure, from what ``measure.py`` and ``per_fact.py`` measured.
 
-    python training/factlm/compare.py --gpt2 build/gpt2_seed? --llama build/llama_seed?
+    python training/factlm/compare.py
 
-Each folder has a ``measured.json`` and, of as many as there are, a ``per_fact.json``; the first of a shape is the bundled model.
+reads ``measured/gpt2_seed0.json`` and its like, and of as many as there are ``measured/gpt2_seed0_per_fact.json``; seed 0 is the bundled model.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 import plotly.graph_objects as go
 from card import ROOT, filled, shares, table
-from editability import CASES
 from measure import best_layer, overall
 from per_fact import ANYWHERE, AT_SUBJECT
 
 from tl_knowledge.drawing import Line, LinePanel, colour_of, line_panels
+from tl_knowledge.results.significance import rank_correlation
 
+MEASURED = Path(__file__).parent / "measured"
 TRACED = {
     "MLP (last subject token)": ("subject/mlp_out", "last subject token"),
     "attention (last token)": ("subject/attn_out", "last token"),
@@ -35,6 +36,7 @@ def kept(scores: dict[str, float]) -> float:
 
 EDITED: dict[str, Callable[[dict[str, float]], float]] = {"rewrite: harmonic mean of ES, PS and NS": overall, "the subject's other facts kept": kept}
 EDITED_STYLES = (0, 4)  # of the palette, in which no token or module has its colour
+LOOKED_UP = 2  # the layer, in all of them
 NEARLY = 2.0  # points below the best, within which two layers are hardly told apart
 
 
@@ -47,13 +49,13 @@ class Model:
     per_fact: dict | None
 
     @classmethod
-    def of_shape(cls, shape: str, folders: Sequence[Path]) -> list[Model]:
+    def of_shape(cls, shape: str, files: Sequence[Path]) -> list[Model]:
         models = []
-        for seed, folder in enumerate(folders):
-            single = folder / "per_fact.json"
-            measured = json.loads((folder / "measured.json").read_text(encoding="utf-8"))
+        for seed, file in enumerate(files):
+            single = file.with_name(f"{file.stem}_per_fact.json")
             found = json.loads(single.read_text(encoding="utf-8")) if single.exists() else None
-            models.append(cls(f"{shape} {seed}" + (" (bundled)" if seed == 0 else ""), measured, found))
+            label = f"{shape} {seed}" + (" (bundled)" if seed == 0 else "")
+            models.append(cls(label, json.loads(file.read_text(encoding="utf-8")), found))
         return models
 
     @property
@@ -88,6 +90,8 @@ def figure(shapes: dict[str, list[Model]], subtitle: str) -> go.Figure:
         columns=len(shapes),
         percent=True,
     )
+    layers = sorted({layer for lines in traced.values() for seeds in lines.values() for values in seeds for layer in values})
+    drawn.update_xaxes(range=[layers[0] - 0.4, layers[-1] + 0.4], tickvals=layers)
     drawn.update_traces(line_width=3, selector={"mode": "lines+markers"})
     for number, lines in enumerate(panels.values()):
         for name, values in ((name, values) for name, seeds in lines.items() for values in seeds):
@@ -120,6 +124,31 @@ def nearly_best(model: Model) -> str:
     return ", ".join(str(layer) for layer, score in by.items() if score >= max(by.values()) - NEARLY / 100)
 
 
+def read_above(model: Model, layer: int) -> float:
+    """What attention above a layer gives back at the last token: the most of the windows that begin above it."""
+    return max(share for first, share in model.traced("subject/attn_out", "last token").items() if first > layer)
+
+
+def read_pairs(model: Model) -> dict[int, tuple[float, float]]:
+    """By layer from the look-up on, what attention reads above it, and ES of the rewrite in it."""
+    es, last = model.edited(lambda scores: scores["ES"]), max(model.traced("subject/attn_out", "last token"))
+    return {layer: (read_above(model, layer), es[layer]) for layer in sorted(es) if LOOKED_UP <= layer < last}
+
+
+def read_table(models: list[Model]) -> str:
+    pairs = {model.label: read_pairs(model) for model in models}
+    layers = sorted({layer for each in pairs.values() for layer in each})
+    rows = [[label, *("{:.0%}: {:.0%}".format(*each[layer]) if layer in each else "" for layer in layers)] for label, each in pairs.items()]
+    return table(["read above: ES of the rewrite", *(f"layer {layer}" for layer in layers)], rows)
+
+
+def read_correlation(models: list[Model]) -> str:
+    """The rank correlation of the two over all models and layers."""
+    pairs = [pair for model in models for pair in read_pairs(model).values()]
+    above, es = (list(values) for values in zip(*pairs, strict=True))
+    return f"{rank_correlation(above, es):.2f} over {len(pairs)} pairs"
+
+
 def memit_text(model: Model) -> str:
     """The best of the weights that were tried, and the layer."""
     tried = model.measured.get("many edits")
@@ -148,7 +177,7 @@ ROWS: dict[str, Callable[[Model], str]] = {
 
 
 def marks_table(models: list[Model]) -> str:
-    return table(["% ", *(model.label for model in models)], [[name, *map(cell, models)] for name, cell in ROWS.items()])
+    return table(["", *(model.label for model in models)], [[name, *map(cell, models)] for name, cell in ROWS.items()])
 
 
 def regression_table(models: list[Model]) -> str:
@@ -181,9 +210,9 @@ def layer_table(models: list[Model]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--gpt2", type=Path, nargs="+", required=True)
-    parser.add_argument("--llama", type=Path, nargs="+", required=True)
-    parser.add_argument("--cases", default=str(CASES), help="how many edits a layer were measured, in words where it differs: '30 to 50'")
+    parser.add_argument("--gpt2", type=Path, nargs="+", default=sorted(MEASURED.glob("gpt2_seed?.json")))
+    parser.add_argument("--llama", type=Path, nargs="+", default=sorted(MEASURED.glob("llama_seed?.json")))
+    parser.add_argument("--cases", default="30 to 50", help="how many edits a layer were measured, in words")
     parser.add_argument("--figure", type=Path, default=ROOT / "build" / "two_architectures.html")
     args = parser.parse_args()
     shapes = {"GPT-2": Model.of_shape("GPT-2", args.gpt2), "LLaMA": Model.of_shape("LLaMA", args.llama)}
@@ -195,6 +224,8 @@ def main() -> None:
         "CASES": args.cases,
         "SWEPT": str(models[0].per_fact["facts"] if models[0].per_fact else 0),
         "MARKS": marks_table(models),
+        "READ": read_table(models),
+        "READ_CORRELATION": read_correlation(models),
         "REGRESSIONS": regression_table(models),
         "LAYERS": layer_table([each[0] for each in shapes.values()]),
     }

@@ -1,6 +1,6 @@
 """Does tracing say, fact by fact, in which layer a rewrite works (Hase et al. 2023)?  ROME in every layer, and every layer traced.
 
-    python training/factlm/per_fact.py build/factlm --json build/factlm/per_fact.json
+    python training/factlm/per_fact.py build/factlm --json training/factlm/measured/gpt2_seed0_per_fact.json
 
 Hase et al. take the largest effect over the tokens; ROME writes at the last subject token, so that the effect there is regressed on, too.
 ``compare.py`` makes tables of it.
