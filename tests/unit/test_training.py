@@ -16,6 +16,7 @@ FOLDER = Path(__file__).parents[2] / "training" / "factlm"
 def modules():
     sys.path.insert(0, str(FOLDER))
     try:
+        import compare
         import editability
         import grammar
         import networks
@@ -26,7 +27,7 @@ def modules():
         import train
 
         named = {"train": train, "text": text, "grammar": grammar, "recipe": recipe, "networks": networks}
-        yield named | {"tokenizer": tokenizer, "editability": editability, "others": other_facts}
+        yield named | {"tokenizer": tokenizer, "editability": editability, "others": other_facts, "compare": compare}
     finally:
         sys.path.remove(str(FOLDER))
 
@@ -302,3 +303,20 @@ def test_a_told_vector_is_kept_from_the_other_facts(modules, factlm):
         assert scores["says it"] == 100
         kept[name] = scores["other facts kept"]
     assert kept["told"] == 100 > kept["as measured"]
+
+
+def test_the_comparison_says_where_tracing_points_and_where_a_rewrite_works(modules):
+    compare, rewritten = modules["compare"], {"ES": 100.0, "PS": 100.0, "subject's other facts kept": 20.0}
+    roles = {"last subject token": [0.1, 0.4, 0.3], "last token": [0.0, 0.1, 0.2]}
+    traces = {"total": {"subject": 0.8, "relation": 0.5}, "effects": {"subject/mlp_out": roles, "relation/mlp_out": roles, "subject/attn_out": roles}}
+    editing = {str(layer): {**rewritten, "NS": spared} for layer, spared in enumerate((70.0, 96.0, 100.0))}
+    known = {"trained templates": 100.0, "held-out paraphrases": 99.0}
+    model = compare.Model("GPT-2 0", {"traces": traces, "editing": editing, "knowledge": known}, None)
+    cells = {name: cell(model) for name, cell in compare.ROWS.items()}
+    assert cells["subject corrupted: MLP, last subject token"] == "50%, 1-2"
+    assert cells["relation corrupted: MLP, last token"] == "40%, 2-2"
+    assert (cells["rewrite's best layer: ES, PS, NS"], cells["layers within 2 points of it"]) == ("2: 100, 100, 100", "1, 2")
+    drawn = compare.figure({"GPT-2": [model, model]}, "two seeds")
+    thin = [list(trace.y) for trace in drawn.data if trace.line.width == 1]
+    assert len(thin) == 2 * (len(compare.TRACED) + len(compare.EDITED))
+    assert thin[0] == pytest.approx([0.125, 0.5, 0.375])

@@ -72,10 +72,15 @@ def trace_table(run: dict) -> str:
     return table(["corrupted", "restored", "role", *layers, "max / TE"], rows)
 
 
+def shares(run: dict, key: str, role: str) -> np.ndarray:
+    """By layer, the mean effect of a restored component, ``"side/component"``, as a share of the side's mean total effect."""
+    return np.array(run["traces"]["effects"][key][role]) / run["traces"]["total"][key.split("/", maxsplit=1)[0]]
+
+
 def summary_table(runs: list[dict]) -> str:
     def share(run: dict, key: str, role: str) -> str:
-        effects, side = run["traces"]["effects"][key][role], key.split("/", maxsplit=1)[0]
-        return f"{max(effects):.2f} ({max(effects) / run['traces']['total'][side]:.0%} of TE) at layer {int(np.argmax(effects))}"
+        effects, of_total = run["traces"]["effects"][key][role], shares(run, key, role)
+        return f"{max(effects):.2f} ({of_total.max():.0%} of TE) at layer {int(of_total.argmax())}"
 
     rows = [[f"total effect, {side} corrupted", *(f"{run['traces']['total'][side]:.3f}" for run in runs)] for side in SIDES]
     for key in ("subject/mlp_out", "relation/mlp_out"):
@@ -120,7 +125,7 @@ def main() -> None:
         runs = [json.loads(args.llama.read_text(encoding="utf-8")), *runs]
     if not runs:
         parser.error("no measurements were given; pass the measured.json of each seed, or --llama with one.")
-    card = filled("card_template.md" if args.llama is None else "card_llama_template.md", runs)
+    card = filled("card_template.md" if args.llama is None else "card_llama_template.md", parts_of(runs))
     (ROOT / "docs" / ("factlm.md" if args.llama is None else "factlm_llama.md")).write_text(card, encoding="utf-8")
     if args.llama is None:
         write_corpus()
@@ -129,10 +134,9 @@ def main() -> None:
         figure(runs[0]["traces"]).write_html(args.figure, include_plotlyjs=True, config={"displayModeBar": False})
 
 
-def filled(template: str, runs: list[dict]) -> str:
-    """A template with the measurements in it."""
-    card = (Path(__file__).parent / template).read_text(encoding="utf-8")
-    parts = {
+def parts_of(runs: list[dict]) -> dict[str, str]:
+    """What stands in a card's places."""
+    return {
         "KNOWLEDGE": knowledge_table(runs),
         "SUMMARY": summary_table(runs),
         "EDITING": editing_table(runs),
@@ -140,9 +144,14 @@ def filled(template: str, runs: list[dict]) -> str:
         "FACTS": str(runs[0]["traces"]["facts"]),
         "TRACES": "\n\n".join(f"### {label}\n\n{trace_table(run)}" for run, label in zip(runs, seeds(runs), strict=True)),
     }
+
+
+def filled(template: str, parts: dict[str, str]) -> str:
+    """A template with the measurements in it."""
+    page = (Path(__file__).parent / template).read_text(encoding="utf-8")
     for name, part in parts.items():
-        card = card.replace(f"<!-- {name} -->", part)
-    return card
+        page = page.replace(f"<!-- {name} -->", part)
+    return page
 
 
 if __name__ == "__main__":

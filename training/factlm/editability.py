@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -37,8 +37,17 @@ class Batch:
             row[: len(prompt)] = prompt.tokens[0]
         return cls(tokens, torch.tensor([p.subject.last for p in prompts]), torch.tensor([p.last.last for p in prompts]))
 
+    def rows(self, which: torch.Tensor) -> Batch:
+        """Some of the prompts."""
+        return Batch(self.tokens[which], self.subject_last[which], self.last[which])
+
+    def logits_from(self, model, layer: int, states: torch.Tensor) -> torch.Tensor:
+        """Logits of the prompts that have these states after a layer; below it one row runs for all."""
+        alone = replace(self, tokens=self.tokens[:1])
+        return alone.logits(model, [(f"blocks.{layer}.hook_resid_post", lambda state, *, hook: states)])
+
     def logits(self, model, hooks=()) -> torch.Tensor:
-        rows = torch.arange(len(self.tokens))
+        rows = torch.arange(len(self.last))
         # Keep only each row's last position before the unembedding.
         keep = [("unembed.hook_in", lambda x, *, hook: x[rows, self.last][:, None])]
         return model.run_with_hooks(self.tokens, fwd_hooks=[*hooks, *keep])[:, 0]
@@ -71,32 +80,39 @@ def key_moment(model, layer: int, corpus: list[str]) -> torch.Tensor:
 
 def optimise_values(model, layer: int, batch: Batch, targets: torch.Tensor, group: int) -> tuple[torch.Tensor, torch.Tensor]:
     """One vector a case, all cases in one batch; also each case's mean key."""
+    key, output, after = component_hook("neuron", layer), f"blocks.{layer}.hook_mlp_out", f"blocks.{layer}.hook_resid_post"
     kept: dict[str, torch.Tensor] = {}
-    rows = torch.arange(len(batch.tokens))
-
-    def keep(name):
-        return (name, lambda x, *, hook: kept.update({name: x[rows, batch.subject_last].detach()}))
-
-    key, output = component_hook("neuron", layer), f"blocks.{layer}.hook_mlp_out"
-
     with torch.no_grad():
-        batch.logits(model, [keep(key), keep(output)])
-    limit = CLAMP * kept[output].unflatten(0, (-1, group))[:, 0].norm(dim=-1, keepdim=True)
-    delta = torch.zeros(len(limit), kept[output].shape[-1], requires_grad=True)
+        batch.logits(model, [(name, lambda x, *, hook, name=name: kept.update({name: x.detach()})) for name in (key, output, after)])
+    at_subject = (torch.arange(len(batch.tokens)), batch.subject_last)
+    limit = CLAMP * kept[output][at_subject].unflatten(0, (-1, group))[:, 0].norm(dim=-1, keepdim=True)
+    delta, short = torch.zeros(len(limit), kept[output].shape[-1]), torch.arange(len(limit))  # the cases whose loss is not low enough
     optimiser = torch.optim.Adam([delta], lr=RATE)
     for _ in range(STEPS):
-        log_probs = batch.logits(model, batch.add(layer, delta.repeat_interleave(group, 0))).log_softmax(-1)
-        losses = -log_probs[rows, targets.repeat_interleave(group)].unflatten(0, (-1, group)).mean(1)
-        if bool((losses < ENOUGH).all()):
+        asked = delta[short].requires_grad_()
+        losses = value_losses(model, layer, batch, kept[after], short, group, asked, targets)
+        left = losses >= ENOUGH
+        if not bool(left.any()):
             break
-        done, before = (losses < ENOUGH)[:, None], delta.detach().clone()
-        optimiser.zero_grad()
-        losses.sum().backward()
+        gradient = torch.autograd.grad(losses.sum(), asked)[0]
+        short = short[left]
+        delta.grad = torch.zeros_like(delta).index_put((short,), gradient[left])
+        before = delta.clone()
         optimiser.step()
-        with torch.no_grad():
-            moved = delta * (limit / delta.norm(dim=-1, keepdim=True).clamp_min(1e-9)).clamp_max(1.0)
-            delta.copy_(torch.where(done, before, moved))
-    return delta.detach(), kept[key].unflatten(0, (-1, group)).mean(1).double()
+        moved = delta * (limit / delta.norm(dim=-1, keepdim=True).clamp_min(1e-9)).clamp_max(1.0)
+        delta.copy_(before.index_put((short,), moved[short]))
+    return delta, kept[key][at_subject].unflatten(0, (-1, group)).mean(1).double()
+
+
+def value_losses(
+    model, layer: int, batch: Batch, states: torch.Tensor, cases: torch.Tensor, group: int, values: torch.Tensor, targets: torch.Tensor
+) -> torch.Tensor:
+    """``-log p`` of some cases' targets, means over their ``group`` prompts, with one vector a case added at the last subject tokens ``[case]``."""
+    which = (cases[:, None] * group + torch.arange(group)).flatten()
+    part, rows = batch.rows(which), torch.arange(len(which))
+    changed = states[which].index_put((rows, part.subject_last), values.repeat_interleave(group, 0), accumulate=True)
+    log_probs = part.logits_from(model, layer, changed).log_softmax(-1)
+    return -log_probs[rows, targets[cases].repeat_interleave(group)].unflatten(0, (-1, group)).mean(1)
 
 
 @dataclass(frozen=True)

@@ -122,8 +122,13 @@ def mean_traces(model, prompts: list[tlk.Prompt], components: Sequence[str] = CO
 
 
 def best_layer(editing: dict[str, dict[str, float]]) -> int:
-    """Where ES, PS and NS have the highest harmonic mean, as in CounterFact's S."""
-    return max((int(layer) for layer in editing), key=lambda layer: harmonic_mean([editing[str(layer)][s] for s in ("ES", "PS", "NS")]))
+    """Where the overall score is highest."""
+    return max((int(layer) for layer in editing), key=lambda layer: overall(editing[str(layer)]))
+
+
+def overall(scores: dict[str, float]) -> float:
+    """CounterFact's S: the harmonic mean of ES, PS and NS."""
+    return harmonic_mean([scores[name] for name in ("ES", "PS", "NS")])
 
 
 def many_edits(model, layer: int, corpus: list[str], count: int, weights: Sequence[float] = MOMENT_WEIGHTS) -> dict[str, dict[str, float]]:
@@ -135,7 +140,7 @@ def many_edits(model, layer: int, corpus: list[str], count: int, weights: Sequen
         method = tlk.MEMIT(layers=(layer,), moment_weight=weight)
         table = tlk.evaluate(model, cases, method, moments=moments, protocol="batch", progress=False).table
         means = {name: float(table[name].mean()) for name in ("ES", "PS", "NS")}
-        scores[f"{weight:g}"] = {"layer": layer, "cases": len(cases), **means, "S": harmonic_mean(list(means.values()))}
+        scores[f"{weight:g}"] = {"layer": layer, "cases": len(cases), **means, "S": overall(means)}
     return scores
 
 
