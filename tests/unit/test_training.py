@@ -311,7 +311,7 @@ def test_the_comparison_says_where_tracing_points_and_where_a_rewrite_works(modu
     traces = {"total": {"subject": 0.8, "relation": 0.5}, "effects": {"subject/mlp_out": roles, "relation/mlp_out": roles, "subject/attn_out": roles}}
     editing = {str(layer): {**rewritten, "NS": spared} for layer, spared in enumerate((70.0, 96.0, 100.0))}
     known = {"trained templates": 100.0, "held-out paraphrases": 99.0}
-    model = compare.Model("GPT-2 0", {"traces": traces, "editing": editing, "knowledge": known}, None)
+    model = compare.Model("GPT-2 0", {"traces": traces, "editing": editing, "knowledge": known}, {})
     cells = {name: cell(model) for name, cell in compare.ROWS.items()}
     assert cells["subject corrupted: MLP, last subject token"] == "50%, 1-2"
     assert cells["relation corrupted: MLP, last token"] == "40%, 2-2"

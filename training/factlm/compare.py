@@ -42,18 +42,18 @@ NEARLY = 2.0  # points below the best, within which two layers are hardly told a
 
 @dataclass(frozen=True)
 class Model:
-    """One trained model: its name in tables, what was measured, and fact by fact, where that was."""
+    """One trained model: its name in tables, what was measured, and what was of single facts (empty where nothing was)."""
 
     label: str
     measured: dict
-    per_fact: dict | None
+    per_fact: dict
 
     @classmethod
     def of_shape(cls, shape: str, files: Sequence[Path]) -> list[Model]:
         models = []
         for seed, file in enumerate(files):
             single = file.with_name(f"{file.stem}_per_fact.json")
-            found = json.loads(single.read_text(encoding="utf-8")) if single.exists() else None
+            found = json.loads(single.read_text(encoding="utf-8")) if single.exists() else {}
             label = f"{shape} {seed}" + (" (bundled)" if seed == 0 else "")
             models.append(cls(label, json.loads(file.read_text(encoding="utf-8")), found))
         return models
@@ -222,7 +222,7 @@ def main() -> None:
     parts = {
         "FACTS": traced,
         "CASES": args.cases,
-        "SWEPT": str(models[0].per_fact["facts"] if models[0].per_fact else 0),
+        "SWEPT": str(models[0].per_fact["facts"]),
         "MARKS": marks_table(models),
         "READ": read_table(models),
         "READ_CORRELATION": read_correlation(models),

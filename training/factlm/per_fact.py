@@ -31,9 +31,11 @@ def at_subject(model, sweep: tlk.localised.LayerSweep, cases: list[tlk.EditCase]
     table, facts = sweep.table.copy(), {case.case_id or str(number): case.fact for number, case in enumerate(cases)}
     for case_id, rows in table.groupby("case_id"):
         prompt = tlk.Prompt.from_fact(model, facts[case_id])
-        asked = {"window": sweep.settings.window, "samples": SAMPLES, "multi_token": True, "positions": prompt.subject.last}
-        traced = tlk.trace(model, prompt, component="mlp_out", progress=False, **asked)
-        shares = (traced.mean_effect[:, prompt.subject.last] / traced.total_effect.mean()).clamp_min(0).tolist()
+        place, settings = prompt.subject.last, sweep.settings
+        traced = tlk.trace(
+            model, prompt, component="mlp_out", window=settings.window, samples=settings.samples, multi_token=True, positions=place, progress=False
+        )
+        shares = (traced.mean_effect[:, place] / traced.total_effect.mean()).clamp_min(0).tolist()
         table.loc[rows.index, "fraction_restored"] = [shares[layer] for layer in rows["layer"]]
     table["tracing_effect"] = table["fraction_restored"].clip(upper=1)
     return replace(sweep, table=table)
