@@ -90,12 +90,12 @@ def test_the_page_of_an_evaluation_draws_its_figures_offline(chromium, tmp_path)
 
 POINT = """<script>
 addEventListener("load", () => setTimeout(() => {
-  const named = d => d.text && [...d.text].some(words => words.includes("<b>MLP 0"));
+  const named = d => d.text && [...d.text].some(words => words.includes("<b>MLP LOOK_UP"));
   const called = c => c.parentElement.textContent.trim().startsWith("What carries");
   const chart = [...document.querySelectorAll(".js-plotly-plot")].find(c => called(c) && c.data.some(named));
   chart.scrollIntoView();
   const marks = chart.data.find(named);
-  const number = marks.text.findIndex(words => words.includes("<b>MLP 0"));
+  const number = marks.text.findIndex(words => words.includes("<b>MLP LOOK_UP"));
   const x = chart._fullLayout.xaxis, y = chart._fullLayout.yaxis, box = chart.querySelector(".nsewdrag").getBoundingClientRect();
   const at = {bubbles: true, clientX: box.left + x.d2p(marks.x[number]), clientY: box.top + y.d2p(marks.y[number])};
   for (const kind of ["mouseover", "mousemove"]) chart.querySelector(".nsewdrag").dispatchEvent(new MouseEvent(kind, at));
@@ -110,7 +110,7 @@ def report_page(tmp_path_factory, factlm) -> Path:
     moments = tlk.collect_key_moments(factlm, tlk.load_corpus(), layers=FACTLM_LAYER, progress=False)
     report = tlk.report_fact(factlm, fact, edit_to=" violin", method=tlk.ROME(layer=FACTLM_LAYER), moments=moments, samples=2, progress=False)
     path = tmp_path_factory.mktemp("pages") / "report.html"
-    path.write_text(report.to_html().replace("<head>", "<head>" + WATCH + POINT, 1), encoding="utf-8")
+    path.write_text(report.to_html().replace("<head>", "<head>" + WATCH + POINT.replace("LOOK_UP", str(FACTLM_LAYER)), 1), encoding="utf-8")
     return path
 
 

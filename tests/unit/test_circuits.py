@@ -92,9 +92,10 @@ def test_an_edit_s_circuit_and_the_circuit_after_it(factlm, sides, edit, prompt_
     rewrite = tlk.Prompt.from_fact(factlm, FACT.retarget(" violin"))
     circuit = tlk.circuits.from_edit(factlm, rewrite, edit)
     assert circuit.metric == "log_probability" and circuit.faithfulness > 0.9
-    assert all(node.layer > 0 or node.component == "mlp_out" for node in circuit.nodes)  # nothing before the edit can matter
+    at_or_after = [node for node in circuit.nodes if node.layer > FACTLM_LAYER or (node.layer, node.component) == (FACTLM_LAYER, "mlp_out")]
+    assert at_or_after == list(circuit.nodes)  # nothing before the edit can matter
     first = circuit.top(1).iloc[0]
-    assert (first["source"], first["source_token"].strip()) == ("MLP 0", "McCartney")
+    assert (first["source"], first["source_token"].strip()) == (f"MLP {FACTLM_LAYER}", "McCartney")
     with edit.applied(factlm):
         traces = [tlk.trace(factlm, rewrite, component=part, samples=3, progress=False) for part in ("mlp_out", "attn_out")]
         after = tlk.circuits.from_trace(factlm, rewrite, traces)
