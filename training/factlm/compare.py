@@ -2,7 +2,7 @@
 
     python training/factlm/compare.py
 
-reads ``measured/gpt2_seed0.json`` and its like, and of as many as there are ``measured/gpt2_seed0_per_fact.json``; seed 0 is the bundled model.
+reads ``measured/gpt2_seed0.json`` and its like, and of as many as there are ``measured/gpt2_seed0_per_fact.json``.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Model:
         for seed, file in enumerate(files):
             single = file.with_name(f"{file.stem}_per_fact.json")
             found = json.loads(single.read_text(encoding="utf-8")) if single.exists() else {}
-            label = f"{shape} {seed}" + (" (bundled)" if seed == 0 else "")
+            label = f"{shape} {seed}"
             models.append(cls(label, json.loads(file.read_text(encoding="utf-8")), found))
         return models
 
