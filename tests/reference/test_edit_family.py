@@ -246,12 +246,17 @@ def _rows(model, texts, tokens):
     return token_rows(model, texts, tokens)
 
 
-def test_a_neuron_that_never_fires_is_named_as_the_reason():
-    """With a ReLU some neurons are zero in every text and prompt."""
+def test_neurons_of_a_relu_that_never_fire_stop_no_edit():
+    """Whether or not they are in the moments; those that only a fact makes fire are named."""
     model = HARD_BUILDERS["bridge-opt"]()
     model.tokenizer = tokenizer_of_sixty_words()
-    moments = tlk.collect_key_moments(model, ["w1 w2 w3 w4 w5 w6", "w9 w8 w7 w10 w11 w12 w13"], layers=(0, 1, 2), progress=False)
-    assert bool((moments.moments[0].diagonal() == 0).any())
+    texts = [f"w{i} w{(7 * i) % 60} w{(11 * i + 3) % 60} w{(13 * i + 5) % 60} w{(i * i) % 60}" for i in range(60)]
+    moments = tlk.collect_key_moments(model, texts, layers=(0, 1, 2), progress=False)
+    few = tlk.collect_key_moments(model, ["w1 w2 w3 w4 w5 w6"], layers=(0, 1, 2), progress=False)
+    silent = {layer: moment.diagonal() == 0 for layer, moment in moments.moments.items()}
     for method in (tlk.MEMIT.small(), tlk.editing.PMET.small()):
-        with pytest.raises(NumericalError, match=r"the keys and moments of layer \d give a singular system of 24 equations"):
-            tlk.plan_edit(model, FACTS[0], method, moments=moments)
+        edit = tlk.plan_edit(model, FACTS[0], method, moments=moments)
+        for layer in edit.layers:
+            assert not edit.factors[layer].dense[silent[layer]].any() and edit.factors[layer].dense.any()
+        with pytest.raises(NumericalError, match=r"neuron \d+ of layer \d fires for a fact, but for none of the moments' 6 tokens"):
+            tlk.plan_edit(model, FACTS[0], method, moments=few)

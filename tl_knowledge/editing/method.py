@@ -108,7 +108,8 @@ class EditMethod(ABC):
             settings["layer"] = traced
         missing = [field.name for field in _fields(cls) if _required(field) and field.name not in settings]
         if missing:
-            call, known = f"{cls.__name__}({missing[0]}=...)", ", ".join(cls.published or TRACED_LAYERS)
+            romes = TRACED_LAYERS if (cls.takes_traced_layer and word == "layer") or not cls.published else ()
+            call, known = f"{cls.__name__}({missing[0]}=...)", ", ".join(dict.fromkeys([*romes, *cls.published]))
             found = ", found for example by trace()" if missing[0] == word else ""
             raise InputError(f"nothing is published for {model_name(model)!r}; pass {call}{found}. Known: {known}.")
         return cls(**settings)

@@ -54,22 +54,35 @@ class KeyMoments(Result):
             InputError: the layer was not collected.
             NumericalError: the moments are singular: too few tokens, or none that makes one of a key's neurons fire.
         """
-        moment, keys = self.of_layer(layer), keys.to(self.of_layer(layer))
-        fires = _fires(moment)
-        if bool((new := (keys != 0).any(0) & ~fires).any()):
-            raise NumericalError(
-                f"neuron {int(new.nonzero()[0])} of layer {layer} fires for a key, but for none of the moments' {counted(self.tokens, 'token')}; "
-                "collect more with tokens=."
-            )
-        factor, failed = torch.linalg.cholesky_ex(moment[fires][:, fires])
+        moment = self.of_layer(layer)
+        keys, fires = keys.to(moment), self.firing(layer, keys)
+        every = bool(fires.all())  # then nothing is copied
+        factor, failed = torch.linalg.cholesky_ex(moment if every else moment[fires][:, fires])
         if int(failed) != 0:
             raise NumericalError(
                 f"the second moments of layer {layer} are singular: {counted(self.tokens, 'token')} for "
                 f"{counted(int(fires.sum()), 'neuron')}; collect more with tokens=."
             )
+        if every:
+            return torch.cholesky_solve(keys.T, factor).T
         directions = torch.zeros_like(keys)
         directions[:, fires] = torch.cholesky_solve(keys[:, fires].T, factor).T
         return directions
+
+    def firing(self, layer: int, keys: Float[torch.Tensor, "key d_mlp"]) -> Bool[torch.Tensor, " d_mlp"]:
+        """Which neurons of a layer fired for any of the tokens.
+
+        Raises:
+            InputError: the layer was not collected.
+            NumericalError: a neuron fires for a key that never did: nothing in the moments spares it, and the whole edit would go there.
+        """
+        fires = _fires(self.of_layer(layer))
+        if bool((unseen := (keys.to(fires.device) != 0).any(0) & ~fires).any()):
+            raise NumericalError(
+                f"neuron {int(unseen.nonzero()[0])} of layer {layer} fires for a fact, but for none of the moments' {counted(self.tokens, 'token')}; "
+                "collect more with tokens=."
+            )
+        return fires
 
     def of_layer(self, layer: int) -> Float[torch.Tensor, "d_mlp d_mlp"]:
         """One layer's moments.

@@ -84,7 +84,7 @@ class MEMIT(EditMethod):
         Raises:
             InputError: no moments, a weight that is not positive, layers that do not ascend, or facts that do not fit the variant.
             ComponentError: no such layer.
-            NumericalError: moments or keys that make the update singular.
+            NumericalError: moments or keys that make the update singular, or a neuron that fires for a fact and for no token of the moments.
         """
         check_layers(model, self.layers)
         moments = needed_moments(moments, type(self).__name__)
@@ -93,7 +93,8 @@ class MEMIT(EditMethod):
 
         def solve(layer: int, keys: Keys, change: torch.Tensor) -> LowRank:
             kept = self.moment_weight * moments.of_layer(layer).to(keys)
-            return LowRank(solved(kept + keys.T @ keys, keys.T, f"the keys and moments of layer {layer}"), change)
+            fires = moments.firing(layer, keys).to(keys.device)
+            return LowRank(solved(kept + keys.T @ keys, keys.T, f"the keys and moments of layer {layer}", among=fires), change)
 
         removed, placement = self.variant == "wei2024", self.placement(model)
         return spread_over_layers(model, facts, self, solve, with_removed=removed, placement=placement, tokens=moments.tokens)

@@ -159,6 +159,6 @@ class ROME(EditMethod):
         direction_key, key, output = of_direction @ directing, of_key @ keys, of_key @ outputs
         direction = moments.solve(self.layer, direction_key[None].cpu())[0].to(key)
         scale = float(key @ direction)
-        if not torch.isfinite(direction).all():
+        if not (torch.isfinite(direction).all() and scale != 0):
             raise InputError(f"the key has length {scale} under the inverse moments; collect moments of more tokens.")
         return LowRank((direction / scale)[:, None], (optimised.wanted - output)[None]), key[None]

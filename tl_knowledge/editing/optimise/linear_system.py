@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from tl_knowledge.errors import NumericalError
 
@@ -12,11 +12,14 @@ __all__ = ["solved"]
 POWERS = 3
 
 
-def solved(matrix: Float[torch.Tensor, "n n"], right: Float[torch.Tensor, "n k"], what: str) -> Float[torch.Tensor, "n k"]:
-    """``matrix^-1 right``; an unknown that no equation names is 0, as a neuron that never fires.
+def solved(
+    matrix: Float[torch.Tensor, "n n"], right: Float[torch.Tensor, "n k"], what: str, *, among: Bool[torch.Tensor, " n"] | None = None
+) -> Float[torch.Tensor, "n k"]:
+    """``matrix^-1 right``.
 
     Args:
         what: what the matrix is of, for an error.
+        among: the unknowns and equations that take part, such as the neurons that ever fire; the other unknowns are 0. All when ``None``.
 
     Raises:
         NumericalError: the matrix is singular, or is so but for rounding, of which the solution would be made.
@@ -25,10 +28,9 @@ def solved(matrix: Float[torch.Tensor, "n n"], right: Float[torch.Tensor, "n k"]
         >>> solved(torch.tensor([[2.0, 0.0], [0.0, 4.0]]), torch.ones(2, 1), "the keys").T
         tensor([[0.5000, 0.2500]])
     """
-    named = matrix.any(0) | matrix.any(1) | right.any(1)
-    if bool(named.any()) and not bool(named.all()):
+    if among is not None and not bool(among.all()):
         solution = torch.zeros_like(right)
-        solution[named] = solved(matrix[named][:, named], right[named], what)
+        solution[among] = solved(matrix[among][:, among], right[among], what)
         return solution
     factors, pivots, failed = torch.linalg.lu_factor_ex(matrix)
     solution = torch.linalg.lu_solve(factors, pivots, right) if int(failed) == 0 else right
@@ -38,8 +40,7 @@ def solved(matrix: Float[torch.Tensor, "n n"], right: Float[torch.Tensor, "n k"]
         or _largest_inverse(factors, pivots) * _norm(matrix) > 1 / torch.finfo(matrix.dtype).eps
     ):
         raise NumericalError(
-            f"{what} give a singular system of {len(matrix)} equations; collect key moments of more tokens (a neuron that no token makes fire has "
-            "none), or leave out facts that are the same."
+            f"{what} give a singular system of {len(matrix)} equations; collect key moments of more tokens, or leave out facts that are the same."
         )
     return solution
 
