@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.places import FACTLM_LAYER
 
 import tl_knowledge as tlk
 from tl_knowledge.errors import NumericalError
@@ -29,7 +30,7 @@ def learnt_by_factlm(model):
     facts = tlk.datasets.of_relation(tlk.load_facts(), "P103")
     train, validation, held_out = tlk.subspaces.split_pairs(facts)
     training = tlk.subspaces.SubspaceSettings(steps=10)
-    place = {"component": "neuron", "layer": 0, "at": "subject", "dims": 16, "training": training, "progress": False}
+    place = {"component": "neuron", "layer": FACTLM_LAYER, "at": "subject", "dims": 16, "training": training, "progress": False}
     return tlk.subspaces.learn_subspace(model, train, validation=validation, **place), held_out
 
 
@@ -44,5 +45,5 @@ def test_a_verdict_is_the_same_in_half_precision(monkeypatch):
     assert "by W_out's null space" in found[torch.float32].headline()
     blind = "tl_knowledge.subspaces.subspace.written_parts"
     monkeypatch.setattr(blind, lambda basis, weights: written_parts(basis, torch.zeros_like(weights)))
-    with pytest.raises(NumericalError, match="null space of W_out of layer 0 should change nothing, and has an effect of"):
+    with pytest.raises(NumericalError, match=f"null space of W_out of layer {FACTLM_LAYER} should change nothing, and has an effect of"):
         subspace.check_illusion(model, held_out)
