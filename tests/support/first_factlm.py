@@ -1,6 +1,6 @@
 """The first FactLM: the weights on which the published programs were run, so that their numbers stand.
 
-The bundled model has other weights since; its tokenizer, facts and edit cases are the same.
+They are kept here for when the bundled model gets others; its tokenizer, facts and edit cases stay.
 """
 
 from __future__ import annotations

@@ -2,34 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from safetensors.torch import load_file
-
-FOLDER = Path(__file__).parents[2] / "training" / "factlm"
+from support.training import training_modules
 
 
 @pytest.fixture(scope="module")
 def modules():
-    sys.path.insert(0, str(FOLDER))
-    try:
-        import compare
-        import editability
-        import grammar
-        import networks
-        import other_facts
-        import recipe
-        import text
-        import tokenizer
-        import train
-
-        named = {"train": train, "text": text, "grammar": grammar, "recipe": recipe, "networks": networks}
-        yield named | {"tokenizer": tokenizer, "editability": editability, "others": other_facts, "compare": compare}
-    finally:
-        sys.path.remove(str(FOLDER))
+    return training_modules()
 
 
 def test_no_held_out_paraphrase_is_ever_shown(modules):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -55,11 +55,12 @@ def mlps(model: PreTrainedModel) -> list[torch.nn.Module]:
 
 @contextmanager
 def read_late(model: PreTrainedModel, first: int, subject: torch.Tensor, noise: float, early: torch.Tensor) -> Iterator[None]:
-    """Within it, tokens outside a subject can read it from layer ``first`` on only: before, they read noise.
+    """Within it, tokens outside any subject can read a subject from layer ``first`` on only: before, they read noise.
 
     The model is given every row twice. In the first half all is as it is; in the second, where ``subject`` ``[row pos]`` says so, Gaussian noise of
-    ``noise`` standard deviations of the embeddings is added to them. From layer ``first`` on, a subject's tokens go on with their states of the first
-    half and all others with those of the second, in one row. Before it, attention goes by the mask ``early`` ``[row 1 pos pos]``.
+    ``noise`` standard deviations of the embeddings is added to them. From layer ``first`` on, subjects' tokens go on with their states of the first
+    half and all others with those of the second, in one row. Before it, attention goes by the mask ``early`` ``[row 1 pos pos]``. So a second
+    subject of a row reads the first one undisturbed.
     """
     rows = len(subject)
     embedding = model.get_input_embeddings()
@@ -80,21 +81,19 @@ def read_late(model: PreTrainedModel, first: int, subject: torch.Tensor, noise: 
         return (args[0], *_first(args[1:], rows)), _first(named, rows)
 
     layers = blocks(model)
-    hooks = [embedding.register_forward_hook(disturb)]
-    hooks += [attention.register_forward_pre_hook(wait, with_kwargs=True) for attention in attentions(model)[:first]]
-    hooks += [layers[first].register_forward_pre_hook(join, with_kwargs=True)]
-    hooks += [layer.register_forward_pre_hook(follow, with_kwargs=True) for layer in layers[first + 1 :]]
-    try:
+    with ExitStack() as hooks:
+        hooks.callback(embedding.register_forward_hook(disturb).remove)
+        changes = [(wait, attentions(model)[:first]), (join, layers[first : first + 1]), (follow, layers[first + 1 :])]
+        for change, modules in changes:
+            for module in modules:
+                hooks.callback(module.register_forward_pre_hook(change, with_kwargs=True).remove)
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _first(value: Any, rows: int) -> Any:
-    """Of every tensor for twice ``rows`` rows, the first half."""
+    """Of every tensor ``[row ...]`` for twice ``rows`` rows, the first half."""
     if isinstance(value, torch.Tensor):
-        return value[:rows] if len(value) == 2 * rows else value
+        return value[:rows] if value.ndim > 1 and len(value) == 2 * rows else value
     if isinstance(value, dict):
         return {name: _first(item, rows) for name, item in value.items()}
     return tuple(_first(item, rows) for item in value) if isinstance(value, list | tuple) else value

@@ -24,7 +24,7 @@ class Recipe:
         kv_heads: key-value heads of grouped-query attention; of "llama" only.
         narrow: layers whose MLPs keep ``units_kept`` hidden units only.
         bottleneck: the share of training rows in which a subject may be read at its last token only.
-        read_from: the first layer whose attention can read a subject from outside it at all, in those rows; before, it reads noise.
+        read_from: the first layer in which tokens outside any subject read one as it is, in those rows; before, they read it under noise.
         noise_read: that noise, in standard deviations of the embeddings.
         lists: the share of attribute lists among the sentences (``X: A, B.``), which ask for all of a subject's objects and name no relation.
         in_a_row: the share of sentences which ask several relations of one subject, naming it each time.
@@ -58,6 +58,8 @@ class Recipe:
             raise ValueError(f"narrow names layers {outside}, but the model has layers 0 to {self.layers - 1}.")
         if not 0 <= self.read_from < self.layers:
             raise ValueError(f"read_from is {self.read_from}; it is a layer, from 0 to {self.layers - 1}.")
+        if self.noise_read < 0:
+            raise ValueError(f"noise_read is {self.noise_read}; a standard deviation is not negative.")
         if not 0 < self.units_kept <= self.hidden:
             raise ValueError(f"units_kept is {self.units_kept}; a narrow MLP keeps 1 to {self.hidden} (hidden) of its units.")
         if self.width % self.heads or self.heads % self.kv_heads:

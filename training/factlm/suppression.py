@@ -1,15 +1,13 @@
-"""Does suppressing the neurons that a fact has at its subject's last token cost this fact, and no other?"""
+"""What does suppressing the neurons that a fact has at its subject's last token cost this fact, and others?"""
 
 from __future__ import annotations
-
-import random
 
 import tl_knowledge as tlk
 
 
 def measure_suppression(model, count: int) -> dict[str, dict[str, float]]:
     """Relative change of P(object), with its interval over facts: the fact itself, random neurons of the same layers, facts of other relations."""
-    known = tlk.known_facts(model, random.Random(3).sample(tlk.load_facts("factlm"), 2 * count), progress=False)[:count]
+    known = tlk.known_facts(model, tlk.sample_facts(tlk.load_facts("factlm"), 2 * count, seed=3), progress=False)[:count]
     groups = tlk.neurons.fact_groups(model, known, own_wording=False)
     located = tlk.locate_neurons(model, groups, shared_by=0.5, at="subject", progress=False)
     effects = tlk.neurons.measure_neuron_effects(model, known, factor=0.0, located=located, progress=False)
