@@ -101,15 +101,16 @@ class EditMethod(ABC):
         """
         model = as_model(model, **models_of(cls))
         word = cls.layer_word()
+        takes_traced = cls.takes_traced_layer and word == "layer"
         settings = dict(published_for(model, cls.published) or {}) | _of_variant(cls, model, variant)
         if layers is not None:
             settings |= _layers_given(cls, word, check_layers(model, tuple(always_iterable(layers))))
-        elif cls.takes_traced_layer and word == "layer" and word not in settings and (traced := published_for(model, TRACED_LAYERS)) is not None:
+        elif takes_traced and word not in settings and (traced := published_for(model, TRACED_LAYERS)) is not None:
             settings["layer"] = traced
         missing = [field.name for field in _fields(cls) if _required(field) and field.name not in settings]
         if missing:
-            romes = TRACED_LAYERS if (cls.takes_traced_layer and word == "layer") or not cls.published else ()
-            call, known = f"{cls.__name__}({missing[0]}=...)", ", ".join(dict.fromkeys([*romes, *cls.published]))
+            traceable = TRACED_LAYERS if takes_traced or not cls.published else ()
+            call, known = f"{cls.__name__}({missing[0]}=...)", ", ".join(dict.fromkeys([*traceable, *cls.published]))
             found = ", found for example by trace()" if missing[0] == word else ""
             raise InputError(f"nothing is published for {model_name(model)!r}; pass {call}{found}. Known: {known}.")
         return cls(**settings)
