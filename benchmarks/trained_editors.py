@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import tl_knowledge as tlk
+from tl_knowledge.cli.methods import moments_argument
 
 
 def trained(model: tlk.HookedModel, label: str, method: Any, store: Path | None, *, without: Collection[str] = ()) -> Any:
@@ -24,6 +25,4 @@ def trained(model: tlk.HookedModel, label: str, method: Any, store: Path | None,
 
 def own_moments(model: tlk.HookedModel, methods: Iterable[tlk.editing.EditMethod]) -> tlk.KeyMoments | None:
     """FactLM's key moments of the layers that the methods need, over its own corpus; ``None`` where none needs any."""
-    needed = [method.moment_layers for method in methods]
-    layers = None if None in needed else sorted({layer for group in needed for layer in group or ()})
-    return None if layers == [] else tlk.collect_key_moments(model, tlk.load_corpus(), layers=layers)
+    return moments_argument(model, list(methods), None, "factlm", progress=True)

@@ -9,7 +9,7 @@ import torch
 
 import tl_knowledge as tlk
 from tl_knowledge.editing.optimise.linear_system import solved
-from tl_knowledge.errors import NumericalError
+from tl_knowledge.errors import InputError, NumericalError
 
 pytestmark = pytest.mark.touches_model
 FREE = tlk.editing.ValueSettings(clamp=4.0)
@@ -49,6 +49,12 @@ def test_a_neuron_that_fires_for_the_fact_alone_is_named(moments):
         moments.solve(0, key)
     with pytest.raises(NumericalError, match="are singular"):  # not a number is not silence
         replace(moments, moments={0: torch.full_like(moments.of_layer(0), torch.nan)}).solve(0, torch.ones_like(key))
+
+
+def test_keys_of_another_size_are_refused(moments):
+    for ask in (moments.firing, moments.solve):
+        with pytest.raises(InputError, match="the keys have 10 neurons, layer 0 344; pass keys of this model and layer"):
+            ask(0, torch.ones(1, 10, dtype=torch.float64))
 
 
 def test_unknowns_that_take_no_part_are_zero():

@@ -73,10 +73,12 @@ class KeyMoments(Result):
         """Which neurons of a layer fired for any of the tokens.
 
         Raises:
-            InputError: the layer was not collected.
+            InputError: the layer was not collected, or has another number of neurons than the keys.
             NumericalError: a neuron fires for a key that never did: nothing in the moments spares it, and the whole edit would go there.
         """
         fires = _fires(self.of_layer(layer))
+        if keys.shape[-1] != len(fires):
+            raise InputError(f"the keys have {counted(keys.shape[-1], 'neuron')}, layer {layer} {len(fires)}; pass keys of this model and layer.")
         if bool((unseen := (keys.to(fires.device) != 0).any(0) & ~fires).any()):
             raise NumericalError(
                 f"neuron {int(unseen.nonzero()[0])} of layer {layer} fires for a fact, but for none of the moments' {counted(self.tokens, 'token')}; "

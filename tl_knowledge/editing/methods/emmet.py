@@ -74,7 +74,7 @@ class EMMET(EditMethod):
         "factlm-llama": {
             "layer": TRACED_LAYERS["factlm-llama"],
             "damping": 100.0,
-            "value": ValueSettings(clamp=1.5, stop_below=0.5),  # further, 200 at once lose neighbours
+            "value": ValueSettings(clamp=1.5, stop_below=0.5),  # optimised further, 200 facts at once lose neighbours
         },
     }
     published_variants: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
