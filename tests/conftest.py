@@ -124,12 +124,12 @@ def factlm() -> Any:
 
 @pytest.fixture(scope="session")
 def factlm_moments(factlm: Any) -> tlk.KeyMoments:
-    """The second moments of its layers up to the one that its facts are looked up in."""
+    """The second moments of its layers up to the one after its look-up, which editors of several layers edit as well."""
     from support.places import FACTLM_LAYER
 
     import tl_knowledge as tlk
 
-    return tlk.collect_key_moments(factlm, tlk.load_corpus(), layers=range(FACTLM_LAYER + 1), progress=False)
+    return tlk.collect_key_moments(factlm, tlk.load_corpus(), layers=range(FACTLM_LAYER + 2), progress=False)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ TRACED_LAYERS: Mapping[str, int] = {
     "gpt2-xl": 17,
     "gpt-j-6b": 5,
     "gpt-neox-20b": 15,
-    "factlm": 0,
+    "factlm": 2,
     "factlm-llama": 2,
 }
 """Where causal tracing finds facts, and ROME writes them (Meng et al. 2022; GPT-2 and GPT-2 medium as Wen and Bai)."""

@@ -20,10 +20,10 @@ from tl_knowledge.editing.optimise.objective import Objective
 from tl_knowledge.editing.optimise.spread import Keys, spread_over_layers
 from tl_knowledge.editing.optimise.values import ValueSettings
 from tl_knowledge.errors import InputError, NumericalError
+from tl_knowledge.models.bundled import BUNDLED
 from tl_knowledge.models.checks import check_layers
 from tl_knowledge.models.ledger import written_keys
 from tl_knowledge.models.protocol import HookedModel
-from tl_knowledge.models.published_settings import TRACED_LAYERS
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.runs.key_moments import KeyMoments, needed_moments
 
@@ -54,9 +54,7 @@ class AlphaEdit(EditMethod):
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "gpt2-xl": {"layers": (13, 14, 15, 16, 17), "value": ValueSettings(steps=20, clamp=0.75)},
         "gpt-j-6b": {"layers": (3, 4, 5, 6, 7, 8), "value": ValueSettings(steps=25, clamp=0.75)},
-        "factlm": {"layers": (TRACED_LAYERS["factlm"],), "ridge": 0.1},
-        "factlm-llama": {"layers": (2, 3), "ridge": 0.3},
-    }
+    } | {name: {"layers": (2, 3), "ridge": 0.3} for name in BUNDLED}
 
     layers: tuple[int, ...]
     null_below: float = 0.02

@@ -21,6 +21,7 @@ from tl_knowledge.editing.optimise.objective import Objective
 from tl_knowledge.editing.optimise.spread import BARE_WEIGHT
 from tl_knowledge.editing.optimise.values import ValueSettings, optimise_values
 from tl_knowledge.errors import InputError, check_choice
+from tl_knowledge.models.bundled import BUNDLED
 from tl_knowledge.models.checks import check_layers
 from tl_knowledge.models.hook_names import block_output
 from tl_knowledge.models.protocol import HookedModel
@@ -71,11 +72,12 @@ class EMMET(EditMethod):
 
     needs_moments: ClassVar[bool] = True
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "factlm-llama": {
-            "layer": TRACED_LAYERS["factlm-llama"],
+        name: {
+            "layer": TRACED_LAYERS[name],
             "damping": 100.0,
             "value": ValueSettings(clamp=1.5, stop_below=0.5),  # optimised further, 200 facts at once lose neighbours
-        },
+        }
+        for name in BUNDLED
     }
     published_variants: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
         "gupta2024": {

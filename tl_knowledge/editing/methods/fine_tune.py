@@ -78,7 +78,7 @@ class FineTune(EditMethod):
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "gpt2-xl": {"layer": 1},
         "gpt-j-6b": {"layer": 21},
-        "factlm": {"layer": TRACED_LAYERS["factlm"]},
+        "factlm": {"layer": TRACED_LAYERS["factlm"], "stop_below": 0.1},
         "factlm-llama": {"layer": TRACED_LAYERS["factlm-llama"]},
     }
 

@@ -19,9 +19,9 @@ from tl_knowledge.editing.optimise.objective import Objective
 from tl_knowledge.editing.optimise.spread import Keys, Placement, spread_over_layers
 from tl_knowledge.editing.optimise.values import ValueSettings
 from tl_knowledge.errors import InputError, check_choice
+from tl_knowledge.models.bundled import BUNDLED
 from tl_knowledge.models.checks import check_layers
 from tl_knowledge.models.protocol import HookedModel
-from tl_knowledge.models.published_settings import TRACED_LAYERS
 from tl_knowledge.prompts.facts import Fact
 from tl_knowledge.runs.key_moments import KeyMoments, needed_moments
 
@@ -56,9 +56,7 @@ class MEMIT(EditMethod):
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "gpt2-xl": {"layers": (13, 14, 15, 16, 17), "moment_weight": 20_000.0, "value": ValueSettings(steps=20, clamp=0.75)},
         "gpt-j-6b": {"layers": (3, 4, 5, 6, 7, 8), "moment_weight": 15_000.0, "value": ValueSettings(steps=25, clamp=0.75)},
-        "factlm": {"layers": (TRACED_LAYERS["factlm"],), "moment_weight": 30.0},
-        "factlm-llama": {"layers": (2, 3), "moment_weight": 30.0},
-    }
+    } | {name: {"layers": (2, 3), "moment_weight": 30.0} for name in BUNDLED}
 
     layers: tuple[int, ...]
     variant: MEMITVariant = "ours"

@@ -57,7 +57,7 @@ class MEND(GradientEditor):
         >>> import tl_knowledge as tlk
         >>> from tl_knowledge.editing import load_training_data
         >>> MEND.for_model("factlm").layers  # its training takes minutes; this one a moment
-        (0, 1, 2)
+        (1, 2, 3)
         >>> model, data = tlk.load_model("factlm"), load_training_data("factlm")
         >>> mend = MEND.small().train(model, data.cases[:9], data.corpus[:9], validation=data.validation[:2], progress=False)
         >>> edit = tlk.plan_edit(model, tlk.load_edit_cases()[0].rewrite, mend)
@@ -69,7 +69,7 @@ class MEND(GradientEditor):
         "gpt2": {"layers": (9, 10, 11)},
         "gpt2-xl": {"layers": (45, 46, 47)},
         "gpt-j-6b": {"layers": (25, 26, 27)},
-        "factlm": {"layers": (0, 1, 2), "rate_learning_rate": 1e-3, "training": FACTLM_TRAINING},
+        "factlm": {"layers": (1, 2, 3), "rate_learning_rate": 1e-3, "training": FACTLM_TRAINING},
     }
 
     rank: int = 1920

@@ -16,7 +16,6 @@ from tl_knowledge.editing.optimise.values import ValueSettings
 from tl_knowledge.errors import InputError
 from tl_knowledge.models.hook_names import component_hook
 from tl_knowledge.models.protocol import HookedModel
-from tl_knowledge.models.published_settings import TRACED_LAYERS
 from tl_knowledge.models.weights import output_hook
 
 __all__ = ["PMET"]
@@ -51,7 +50,7 @@ class PMET(MEMIT):
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "gpt-j-6b": {"layers": (3, 4, 5, 6, 7, 8)},
         "gpt-neox-20b": {"layers": (6, 7, 8, 9, 10), "moment_weight": 15_000.0, "value": replace(VALUE, learning_rate=0.5, kl_factor=0.8, clamp=0.8)},
-        "factlm": {"layers": (TRACED_LAYERS["factlm"],), "moment_weight": 30.0},
+        "factlm": {"layers": (2, 3), "moment_weight": 10.0, "value": replace(VALUE, clamp=3.0)},
         "factlm-llama": {"layers": (2, 3), "moment_weight": 10.0, "value": replace(VALUE, clamp=2.0)},
     }
 

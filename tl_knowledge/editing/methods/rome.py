@@ -19,6 +19,7 @@ from tl_knowledge.editing.optimise.keys import check_bare_weight, context_weight
 from tl_knowledge.editing.optimise.objective import Objective
 from tl_knowledge.editing.optimise.values import Optimised, ValueSettings, optimise_values
 from tl_knowledge.errors import InputError, check_choice
+from tl_knowledge.models.bundled import BUNDLED
 from tl_knowledge.models.checks import check_layers
 from tl_knowledge.models.loading import AnyModel, as_model
 from tl_knowledge.models.protocol import HookedModel, layer_count, model_name
@@ -76,7 +77,7 @@ class ROME(EditMethod):
     needs_moments: ClassVar[bool] = True
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         name: {"layer": layer, "value": ValueSettings(clamp=3.0 if name == "gpt2-medium" else 4.0)} for name, layer in TRACED_LAYERS.items()
-    } | {"factlm-llama": {"layer": TRACED_LAYERS["factlm-llama"], "value": ValueSettings(stop_below=0.5)}}  # further, it loses neighbours
+    } | {name: {"layer": TRACED_LAYERS[name], "value": ValueSettings(stop_below=0.5)} for name in BUNDLED}  # further, it loses neighbours
     published_variants: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
         "wen_bai": {name: {"layer": TRACED_LAYERS[name], "value": ValueSettings(clamp=3.0)} for name in ("gpt2", "gpt2-medium")}
     }
