@@ -296,4 +296,4 @@ def test_colours_by_number_are_those_of_no_role():
 
 def test_a_head_is_asked_of_a_figure():
     with pytest.raises(InputError, match=r"figure is a str; pass a plotly Figure, for example what \.plot\(\) returns\."):
-        drawing.head_of("x")  # pyright: ignore[reportArgumentType]
+        drawing.head_of("x")
