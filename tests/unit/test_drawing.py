@@ -21,6 +21,7 @@ from tl_knowledge.drawing.look import NIGHT, ROLE_COLOURS, ZERO, colour_of, dark
 from tl_knowledge.drawing.maps import colour_scale
 from tl_knowledge.drawing.narrow import narrow
 from tl_knowledge.drawing.says import extremes, sentence_of
+from tl_knowledge.errors import InputError
 from tl_knowledge.evaluation.definitions import DEFINITIONS, definition_of
 from tl_knowledge.evaluation.report import EvaluationSettings
 from tl_knowledge.evaluation.table import DRAWN, MOVED, SHOWN
@@ -291,3 +292,8 @@ def test_a_table_of_scores_defines_what_it_and_its_figures_show():
 
 def test_colours_by_number_are_those_of_no_role():
     assert colour_of("ROME", 1) == drawing.PALETTE[1] and colour_of("MLPs", 1) == ROLE_COLOURS["MLP"]
+
+
+def test_a_head_is_asked_of_a_figure():
+    with pytest.raises(InputError, match=r"figure is a str; pass a plotly Figure, for example what \.plot\(\) returns\."):
+        drawing.head_of("x")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import webbrowser
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,6 +25,7 @@ def explore_command(
     model: options.Model = "factlm",
     moments: options.Moments = None,
     corpus: options.Corpus = None,
+    editor: Annotated[list[Path] | None, typer.Option(help="A trained MEND or KE, from tl-knowledge train; repeat for both.")] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of this machine; 0 takes any that is free.")] = 8050,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
 ) -> None:
@@ -33,10 +35,11 @@ def explore_command(
     from tl_knowledge.explore.page.local import LocalPage
 
     texts, kept = corpus_argument(corpus, model), None if moments is None else tlk.KeyMoments.load(moments)
+    trained = [tlk.editing.load_trained(path) for path in editor or ()]
     with LocalPage.at(port) as page:
         print_line(f"loading {model} ...")
         loaded = model_argument(model)
-        page.show(loaded, model, moments=kept, corpus=None if texts is None else partial(tlk.datasets.corpus_texts, texts))
+        page.show(loaded, model, moments=kept, corpus=None if texts is None else partial(tlk.datasets.corpus_texts, texts), editors=trained)
         print_line((page.address, "bold"), "  Ctrl+C ends it.")
         if browser:
             webbrowser.open(page.address)

@@ -11,6 +11,7 @@ from typing import Any
 
 import tl_knowledge as tlk
 from tl_knowledge.errors import InputError, check_choice
+from tl_knowledge.runs.key_moments import needed_layers
 
 __all__ = ["method_argument", "moments_argument", "named_methods", "needed_corpus", "settings_argument", "split_method"]
 
@@ -100,12 +101,10 @@ def moments_argument(
     Raises:
         InputError: moments are needed, and there is neither a file nor a corpus.
     """
-    needs = [method.moment_layers for method in methods]
-    if not any(layers is None or layers for layers in needs):
+    if (layers := needed_layers(methods)) == ():
         return None
     if path is not None:
         return tlk.KeyMoments.load(path)
-    layers = None if None in needs else sorted({layer for group in needs for layer in group or ()})
     texts = tlk.datasets.corpus_texts(needed_corpus(corpus, str(model.cfg.model_name)))
     return tlk.collect_key_moments(model, texts, layers=layers, progress=progress)
 

@@ -11,6 +11,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from tl_knowledge.drawing.look import label_text
+from tl_knowledge.errors import InputError
 from tl_knowledge.results.statistics import interval_text
 from tl_knowledge.wording import counted
 
@@ -44,10 +45,15 @@ def sentence_of(figure: go.Figure) -> str:
 def head_of(figure: go.Figure) -> tuple[str, str]:
     """A figure's title and subtitle as text, which a page writes above it.
 
+    Raises:
+        InputError: something that is no figure of plotly.
+
     Example:
         >>> head_of(go.Figure(layout_title_text="<b>a</b> &lt; b"))
         ('a < b', '')
     """
+    if not isinstance(figure, go.Figure):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError(f"figure is a {type(figure).__name__}; pass a plotly Figure, for example what .plot() returns.")
     meta: Any = figure.layout["meta"]
     if isinstance(meta, Mapping) and "title" in meta:
         return plain_text(str(meta["title"])), plain_text(str(meta.get("subtitle", "")))

@@ -43,6 +43,7 @@ from .optimise.objective import ObjectiveVariant as ObjectiveVariant
 from .optimise.values import ValueSettings as ValueSettings
 from .planned import PlannedEdit as PlannedEdit
 from .registry import METHODS as METHODS
+from .registry import load_trained as load_trained
 from .registry import method_class as method_class
 from .registry import method_for_model as method_for_model
 from .reread import RereadEdit as RereadEdit

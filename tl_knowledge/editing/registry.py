@@ -6,18 +6,20 @@ needed, so the names cost nothing.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tl_knowledge.door import public
-from tl_knowledge.errors import check_choice
+from tl_knowledge.errors import DataError, check_choice
 
 if TYPE_CHECKING:
     from tl_knowledge.editing.method import EditMethod
+    from tl_knowledge.editing.training.method import TrainedMethod
     from tl_knowledge.models.loading import AnyModel
 
-__all__ = ["METHODS", "method_class", "method_for_model"]
+__all__ = ["METHODS", "load_trained", "method_class", "method_for_model"]
 
 METHODS = {
     "rome": "tl_knowledge.editing.methods.rome:ROME",
@@ -72,3 +74,30 @@ def method_for_model(model: AnyModel, name: str, *, layers: int | Iterable[int] 
         3
     """
     return method_class(name).for_model(model, layers=layers, variant=variant)
+
+
+@public
+def load_trained(path: str | os.PathLike[str]) -> TrainedMethod:
+    """A trained method, of whichever kind, from the file that its ``save`` or ``tl-knowledge train`` wrote.
+
+    Raises:
+        DataError: no such file, or a method that is not in this registry.
+
+    Example:
+        >>> import tempfile, tl_knowledge as tlk
+        >>> data, mend = tlk.editing.load_training_data("factlm"), tlk.editing.MEND.small()
+        >>> mend = mend.train("factlm", data.cases[:9], data.corpus[:9], validation=data.validation[:2], progress=False)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     tlk.editing.load_trained(mend.save(f"{folder}/mend")) == mend
+        True
+    """
+    from tl_knowledge.editing.training.editor import TrainedEditor  # here, as it imports torch
+
+    method = TrainedEditor.load(path).method
+    name = next((name for name, place in METHODS.items() if place.endswith(f":{method}")), None)
+    kind: Any = None if name is None else method_class(name)
+    if kind is None or not kind.needs_training:
+        raise DataError(
+            f"{os.fspath(path)!r} holds a trained {method[:60]!r}, which is no method that is trained; pass a file that tl-knowledge train wrote."
+        )
+    return kind.load(path)

@@ -43,6 +43,7 @@ __all__ = [
     "freeze_prefix",
     "may_freeze",
     "prefix_engine",
+    "prefix_of",
     "prefix_refusal",
     "run_on_prefix",
     "run_on_prefix_from",
@@ -108,9 +109,21 @@ def whole_sequences(model: HookedModel, tokens: Tokens, hooks: Hooks | None = No
         block: where they enter.
     """
     entering = record(model, tokens, hooks or [], [block_input(block)])[block_input(block)]
+    return prefix_of(model, tokens, entering, {}, block=block)
+
+
+def prefix_of(
+    model: HookedModel, tokens: Tokens, entering: Float[torch.Tensor, "prompt _ d_model"], arguments: dict[str, Any], *, block: int = 0
+) -> FrozenPrefix:
+    """What rows continue, by what the model can: one row that grows, or all of them from the start.
+
+    Args:
+        arguments: the keys and values of the tokens before; read where rows can grow.
+        block: where they enter; read where rows cannot grow.
+    """
     if growing_rows_refusal(model):
         return FrozenPrefix(tokens, entering, {}, block=block, grows=False)
-    return FrozenPrefix(tokens[:1], entering, {}, starts_anywhere=is_hooked_transformer(model) and not prefix_refusal(model))
+    return FrozenPrefix(tokens[:1], entering, arguments, starts_anywhere=is_hooked_transformer(model) and not prefix_refusal(model))
 
 
 def _freeze(model: HookedModel, tokens: Tokens, kept: int) -> FrozenPrefix:

@@ -147,10 +147,13 @@ def _changes(state: ExplorerState, name: str) -> Iterator[str]:
 
 def _edit(request: EditRequest, number: int, name: str) -> Iterator[str]:
     """One edit, planned on top of the ones before it."""
-    layers = f", layers={request.layers!r}" if request.layers else ""
-    yield f"method = tlk.editing.method_for_model(model, {request.method!r}{layers})"
+    layers, kind = f", layers={request.layers!r}" if request.layers else "", method_class(request.method)
+    if kind.needs_training:
+        yield f"method = tlk.editing.load_trained('{request.method}.safetensors')  # from: tl-knowledge train"
+    else:
+        yield f"method = tlk.editing.method_for_model(model, {request.method!r}{layers})"
     moments = ""
-    if method_class(request.method).needs_moments:
+    if kind.needs_moments:
         moments = ", moments=moments"
         if is_bundled(name):
             yield "moments = tlk.collect_key_moments(model, tlk.load_corpus(), layers=method.moment_layers)"

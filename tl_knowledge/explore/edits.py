@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_type_hints
 
 from tl_knowledge.arrays import Hooks
@@ -16,6 +16,7 @@ from tl_knowledge.editing import (
     PlannedEdit,
     RereadEdit,
     RoutedEdit,
+    TrainedMethod,
     collect_key_moments,
     method_class,
     method_for_model,
@@ -29,7 +30,7 @@ from tl_knowledge.lock import model_lock
 from tl_knowledge.models.protocol import HookedModel, layer_count
 from tl_knowledge.prompts.facts import Fact
 
-__all__ = ["Editor", "MethodOffer", "edit_hooks", "fact_of", "first_that_works", "method_of"]
+__all__ = ["Editor", "MethodOffer", "edit_hooks", "fact_of", "first_that_works"]
 
 PLANS_KEPT = 3 * MOST_EDITS  # those of three full tabs, as each may be as large as a matrix
 MOMENTS_KEPT = 3  # as large as a layer's W_out, or larger
@@ -62,15 +63,15 @@ def first_that_works(offers: Sequence[MethodOffer]) -> str | None:
     return next((offer.name for offer in sorted(usable, key=lambda offer: offer.asks_layers)), None)
 
 
-def _offer(model: HookedModel, name: str, *, has_moments: bool) -> MethodOffer:
+def _offer(model: HookedModel, name: str, trained: TrainedMethod | None, *, has_moments: bool) -> MethodOffer:
     kind = method_class(name)
-    title, word, refusal = kind.__name__, kind.layer_word(), _refusal(name)
+    title, word, refusal = kind.__name__, kind.layer_word(), "" if trained is not None else _refusal(name)
     if not refusal and kind.needs_moments and not has_moments:
         refusal = f"{title} needs key moments: start the explorer with --moments FILE, which tl-knowledge moments writes, or with --corpus FILE."
     if refusal:
         return MethodOffer(name, title, kind.needs_moments, refusal=refusal)
     try:
-        method = method_for_model(model, name)
+        method = trained or method_for_model(model, name)
     except TLKnowledgeError as error:
         asks = word is not None
         return MethodOffer(name, title, kind.needs_moments, asks_layers=asks, refusal="" if asks else str(error))
@@ -82,27 +83,35 @@ def _refusal(name: str) -> str:
     """Why a method is not for the explorer, by what it is."""
     kind = method_class(name)
     title = kind.__name__
-    if kind.needs_training:
-        return (
-            f"{title} edits with networks that are trained first, which takes hours: train it with {title}.for_model(model).train(...) in a program."
-        )
-    if issubclass(get_type_hints(kind.plan).get("return", PlannedEdit), RereadEdit):
+    if _rereads(kind):
         return f"{title} changes what the model reads, so that no token is where the page shows it: use plan_edit() in a program, or ROME here."
+    if kind.needs_training:
+        return f"{title} edits with networks that are trained first: start the explorer with --editor FILE, which tl-knowledge train writes."
     return ""
 
 
-def method_of(model: HookedModel, request: EditRequest) -> EditMethod:
-    """A request's method with its settings.
+def _rereads(kind: type[EditMethod]) -> bool:
+    """Whether a method's edits change what the model reads."""
+    return issubclass(get_type_hints(kind.plan).get("return", PlannedEdit), RereadEdit)
+
+
+def _by_name(model: HookedModel, trained: Iterable[TrainedMethod]) -> dict[str, TrainedMethod]:
+    """Trained methods by their short names.
 
     Raises:
-        InputError: an unknown method, one that cannot be used here, or one that has no published layer for the model.
-        ComponentError: a layer outside the model.
+        InputError: one that cannot be used here, or two of one kind.
+        ModelStateError: one that was trained for other weights.
     """
-    kind = method_class(request.method)
-    refusal = _refusal(request.method)
-    if refusal:
-        raise InputError(refusal)
-    return kind.for_model(model, layers=request.layers or None)
+    found: dict[str, TrainedMethod] = {}
+    for method in trained:
+        method.trained.check(model)
+        name = next(name for name in METHODS if method_class(name) is type(method))
+        if _rereads(type(method)):
+            raise InputError(_refusal(name))
+        if name in found:
+            raise InputError(f"two trained editors are {type(method).__name__}; pass one of a kind.")
+        found[name] = method
+    return found
 
 
 def fact_of(request: EditRequest) -> Fact:
@@ -116,16 +125,26 @@ class Editor:
     Args:
         moments: that are there already.
         corpus: gives texts of the kind that the model was trained on; ``None`` where there are none.
+        trained: methods that were trained, one of a kind.
+
+    Raises:
+        InputError, ModelStateError: a trained method that cannot be used here.
     """
 
-    def __init__(self, model: HookedModel, moments: KeyMoments | None, corpus: Callable[[], Iterable[str]] | None) -> None:
-        self._model, self._moments, self._corpus = model, moments, corpus
+    def __init__(
+        self,
+        model: HookedModel,
+        moments: KeyMoments | None,
+        corpus: Callable[[], Iterable[str]] | None,
+        trained: Iterable[TrainedMethod] = (),
+    ) -> None:
+        self._model, self._moments, self._corpus, self._trained = model, moments, corpus, _by_name(model, trained)
         self._plans, self._collected = Cache(PLANS_KEPT), Cache(MOMENTS_KEPT)
 
     def offers(self) -> tuple[MethodOffer, ...]:
         """Every editing method of the package; those that cannot be used here with the reason."""
         has_moments = self._moments is not None or self._corpus is not None
-        return tuple(_offer(self._model, name, has_moments=has_moments) for name in METHODS)
+        return tuple(_offer(self._model, name, self._trained.get(name), has_moments=has_moments) for name in METHODS)
 
     def plan(self, requests: Sequence[EditRequest]) -> PlannedEdit:
         """The last of some edits, each of which is planned on the model that the ones before it have left.
@@ -144,7 +163,7 @@ class Editor:
 
     def _plan(self, requests: tuple[EditRequest, ...]) -> PlannedEdit:
         *before, request = requests
-        method, fact = method_of(self._model, request), fact_of(request)
+        method, fact = self._method_of(request), fact_of(request)
         hint = space_hint(self._model, fact.text, fact.target)
         if hint:
             raise InputError(hint)
@@ -157,6 +176,20 @@ class Editor:
             for edit in earlier:
                 stack.enter_context(edit.applied(self._model))
             return plan_edit(self._model, fact, method, moments=moments, progress=False)
+
+    def _method_of(self, request: EditRequest) -> EditMethod:
+        """A request's method with its settings.
+
+        Raises:
+            InputError: an unknown method, one that cannot be used here, one that has no published layer for the model, or layers that a trained
+                one was not trained for.
+            ComponentError: a layer outside the model.
+        """
+        if (trained := self._trained.get(request.method)) is not None:
+            return replace(trained, layers=request.layers) if request.layers else trained  # pyright: ignore[reportCallIssue]
+        if refusal := _refusal(request.method):
+            raise InputError(refusal)
+        return method_class(request.method).for_model(self._model, layers=request.layers or None)
 
     def _moments_for(self, method: EditMethod) -> KeyMoments | None:
         """The key moments that a method needs.

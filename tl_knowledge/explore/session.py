@@ -20,11 +20,11 @@ Example:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from tl_knowledge.datasets import load_corpus
-from tl_knowledge.editing import KeyMoments
+from tl_knowledge.editing import KeyMoments, TrainedMethod
 from tl_knowledge.errors import InputError, check_choice
 from tl_knowledge.explore.code import loading_options
 from tl_knowledge.explore.edits import Editor, MethodOffer
@@ -61,6 +61,10 @@ class ExplorerSession:
         name: what the model is loaded by, for programs that are copied.
         moments: key moments that are there already.
         corpus: gives texts to collect key moments from; FactLM's own for the bundled models, else none.
+        editors: trained methods, MEND or KE.
+
+    Raises:
+        InputError, ModelStateError: moments or editors that do not belong to the model, or an editor that cannot be used here.
 
     Attributes:
         model: the model; only the session's own thread may run it.
@@ -71,15 +75,24 @@ class ExplorerSession:
         methods: the editing methods, for a form; those that cannot be used here with the reason.
     """
 
-    def __init__(self, model: AnyModel, *, name: str, moments: KeyMoments | None = None, corpus: Callable[[], Iterable[str]] | None = None) -> None:
+    def __init__(
+        self,
+        model: AnyModel,
+        *,
+        name: str,
+        moments: KeyMoments | None = None,
+        corpus: Callable[[], Iterable[str]] | None = None,
+        editors: Sequence[TrainedMethod] = (),
+    ) -> None:
         self.model, self.name = as_model(model), name
         self.options = loading_options(self.model, name)
-        self.identity = hashlib.sha256(repr((name, self.options, weight_fingerprint(self.model))).encode()).hexdigest()
+        numbers = (name, self.options, weight_fingerprint(self.model), sorted(method.editor for method in editors))
+        self.identity = hashlib.sha256(repr(numbers).encode()).hexdigest()
         if moments is not None:
             moments.check(self.model)
         texts = load_corpus if corpus is None and is_bundled(name) else corpus
         self.layers, self.heads = layer_count(self.model), unit_count(self.model, "head")
-        editor = Editor(self.model, moments, texts)
+        editor = Editor(self.model, moments, texts, editors)
         self.methods: tuple[MethodOffer, ...] = editor.offers()
         self._desk = Desk(self.model, editor)
         self._worker = Worker(TASKS, lambda: model_lock(self.model))  # nobody's ``with edit.applied(model):`` is seen in a step

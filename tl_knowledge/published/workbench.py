@@ -21,6 +21,7 @@ from tl_knowledge.prompts.facts import EditCase, Fact
 from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.prompts.targets import target_tokens
 from tl_knowledge.published.data import DataSet
+from tl_knowledge.runs.key_moments import needed_layers
 from tl_knowledge.tracing import subject_embedding_sd
 
 __all__ = ["Editor", "Workbench"]
@@ -140,8 +141,7 @@ class Workbench:
 
     def moments(self, methods: Iterable[EditMethod]) -> KeyMoments | None:
         """Key moments of all layers that the methods need, collected once a run."""
-        needed = [method.moment_layers for method in methods]
-        layers = None if None in _that_need(needed) else tuple(sorted({layer for group in needed for layer in group or ()}))
+        layers = needed_layers(methods)
         if layers == ():
             return None
         if layers not in self._moments:
@@ -189,8 +189,3 @@ class Workbench:
         raise DataError(
             f"only {len(kept)} of FactLM's facts have a prediction of one token here, but {self.limit} were asked for; pass a smaller limit."
         )
-
-
-def _that_need(needed: Sequence[tuple[int, ...] | None]) -> Sequence[tuple[int, ...] | None]:
-    """The layers that methods need, without those of methods that need none."""
-    return [layers for layers in needed if layers != ()]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Protocol
 from weakref import WeakKeyDictionary
 
 import pandas as pd
@@ -19,9 +20,18 @@ from tl_knowledge.results.provenance import Provenance
 from tl_knowledge.results.result import Result
 from tl_knowledge.wording import counted
 
-__all__ = ["KeyMoments", "needed_moments"]
+__all__ = ["KeyMoments", "needed_layers", "needed_moments"]
 
 MOST_KEPT = 2**31  # bytes of eigenvectors
+
+
+class NeedsMoments(Protocol):
+    """What says of which layers it needs moments: an editing method, or one that takes another's layers."""
+
+    @property
+    def moment_layers(self) -> tuple[int, ...] | None:
+        """``None`` for all."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,12 +62,14 @@ class KeyMoments(Result):
 
         Raises:
             InputError: the layer was not collected.
-            NumericalError: the moments are singular: too few tokens, or none that makes one of a key's neurons fire.
+            NumericalError: the moments are singular (too few tokens, or none that makes one of a key's neurons fire) or not finite.
         """
         moment = self.of_layer(layer)
         keys, fires = keys.to(moment), self.firing(layer, keys)
         every = bool(fires.all())  # then nothing is copied
         factor, failed = torch.linalg.cholesky_ex(moment if every else moment[fires][:, fires])
+        if int(failed) != 0 and not bool(moment.isfinite().all()):
+            raise NumericalError(f"the second moments of layer {layer} have values that are not finite; collect them again.")
         if int(failed) != 0:
             raise NumericalError(
                 f"the second moments of layer {layer} are singular: {counted(self.tokens, 'token')} for "
@@ -180,6 +192,12 @@ def _condition(moment: Float[torch.Tensor, "d_mlp d_mlp"]) -> float:
 
 _eigenvectors: WeakKeyDictionary[KeyMoments, dict[int, tuple[int, torch.Tensor, torch.Tensor]]] = WeakKeyDictionary()
 """By layer: the version of the moments' tensor, which a change in place moves, eigenvalues and eigenvectors."""
+
+
+def needed_layers(methods: Iterable[NeedsMoments]) -> tuple[int, ...] | None:
+    """The layers whose moments some methods need; ``None`` where one needs all, and none at all where none needs any."""
+    needed = [method.moment_layers for method in methods]
+    return None if None in needed else tuple(sorted({layer for layers in needed for layer in layers or ()}))
 
 
 def needed_moments(moments: KeyMoments | None, method: str) -> KeyMoments:

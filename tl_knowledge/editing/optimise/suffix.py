@@ -25,12 +25,12 @@ from jaxtyping import Bool, Float, Int
 from tl_knowledge.arrays import Hooks, Tokens
 from tl_knowledge.editing.optimise.changed_rows import Change, ChangedRows
 from tl_knowledge.editing.optimise.fact_rows import at_positions
-from tl_knowledge.engine.caches import Cache, fill_shared, is_hooked_transformer
+from tl_knowledge.engine.caches import Cache, fill_shared
 from tl_knowledge.engine.cuts import cheapest_cuts
 from tl_knowledge.engine.narrowing import may_narrow, narrow_attention, narrow_mlp
-from tl_knowledge.engine.prefix import FrozenPrefix, may_freeze, prefix_refusal, run_on_prefix_from
+from tl_knowledge.engine.prefix import FrozenPrefix, may_freeze, prefix_of, run_on_prefix_from
 from tl_knowledge.engine.recording import record
-from tl_knowledge.engine.rows import growing_rows_refusal, keep_positions
+from tl_knowledge.engine.rows import keep_positions
 from tl_knowledge.models.hook_names import block_input, block_output
 from tl_knowledge.models.protocol import HookedModel, attention_input, layer_count
 from tl_knowledge.models.routed import is_bare
@@ -122,12 +122,8 @@ class FrozenRows:
 
     def prefix(self, rows: Numbers, start: int, end: int) -> FrozenPrefix:
         """What some rows continue from a token on."""
-        entering = self.entered[rows, start:end]
-        if growing_rows_refusal(self.model):
-            return FrozenPrefix(self.tokens[rows, start:end], entering, {}, grows=False)
         arguments = self.cache.arguments(end - start, before=start, owners=rows) if self.cache is not None and start else {}
-        anywhere = is_hooked_transformer(self.model) and not prefix_refusal(self.model)
-        return FrozenPrefix(self.tokens[rows[:1], start:end], entering, arguments, starts_anywhere=anywhere)
+        return prefix_of(self.model, self.tokens[rows, start:end], self.entered[rows, start:end], arguments)
 
 
 class Suffix(ChangedRows):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 
 from werkzeug.serving import BaseWSGIServer
 
-from tl_knowledge.editing import KeyMoments
+from tl_knowledge.editing import KeyMoments, TrainedMethod
 from tl_knowledge.explore.page.app import explorer_app
 from tl_knowledge.explore.page.server import LOCAL, guard, local_server, local_socket
 from tl_knowledge.explore.session import ExplorerSession
@@ -40,9 +40,17 @@ class LocalPage:
         """
         return cls(local_socket(port))
 
-    def show(self, model: HookedModel, name: str, *, moments: KeyMoments | None = None, corpus: Callable[[], Iterable[str]] | None = None) -> None:
+    def show(
+        self,
+        model: HookedModel,
+        name: str,
+        *,
+        moments: KeyMoments | None = None,
+        corpus: Callable[[], Iterable[str]] | None = None,
+        editors: Sequence[TrainedMethod] = (),
+    ) -> None:
         """Make the page of a model; arguments as `ExplorerSession` has them."""
-        self._session = ExplorerSession(model, name=name, moments=moments, corpus=corpus)
+        self._session = ExplorerSession(model, name=name, moments=moments, corpus=corpus, editors=editors)
         app = explorer_app(self._session)
         served = app.server
         guard(served, self._held.getsockname()[1], scripts=app.csp_hashes())
