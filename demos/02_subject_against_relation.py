@@ -36,6 +36,7 @@ average.plot_sides()
 
 # %% [markdown]
 # Where each side's effect lies: its peak, and its centre (the mean layer, weighted by effect). `difference` is subject minus relation.
+# On FactLM the MLPs of both sides have their peak in layer 2, each at its own token.
 
 # %%
 average.locate_sides().round(2)
