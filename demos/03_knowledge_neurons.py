@@ -75,7 +75,7 @@ located = tlk.locate_neurons(model, tlk.neurons.fact_groups(model, facts, own_wo
 located.statistics().round(2).head(12)
 
 # %% [markdown]
-# Wen and Bai, figure 5: in GPT-2 the first layer holds a high share of the neurons. FactLM's first two layers are narrow and hold none; layer 2, which
+# Wen and Bai, figure 5: in GPT-2 the first layer holds a high share of the neurons. FactLM's first two layers are narrow and hold next to none; layer 2, which
 # looks facts up, holds four fifths.
 
 # %%

@@ -27,7 +27,7 @@ known = {"facts": facts, "relations": datasets.load_relations(), "reverse": eval
 cases = datasets.with_ripples(datasets.chained_edit_cases(**known, limit=10), **known)
 case = cases[1]
 method = tlk.ROME.for_model(model)
-moments = tlk.collect_key_moments(model, tlk.load_corpus(), layers=[method.layer], progress=False)
+moments = tlk.collect_key_moments(model, tlk.load_corpus(), progress=False)
 edit = tlk.plan_edit(model, case.rewrite, method, moments=moments, progress=False)
 print(f"{case.fact.text}{case.fact.target}, edited to{case.target_new}; {len(case.tests)} tests")
 
