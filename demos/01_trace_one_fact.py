@@ -49,8 +49,9 @@ mlp.top(5)
 # %% [markdown]
 # ## What does the restored state act through?
 #
-# `sever` pins a module at the restored token to the corrupted run, in all layers: what is gone went through it. On FactLM a state
-# of layer 0 or 1 brings next to nothing back without MLPs, one of layer 2 nearly all: of the MLPs it needs that of layer 2. Without attention little is lost.
+# `sever` pins a module at the restored token to the corrupted run, in all layers: what is gone went through it. On FactLM a state of layer 0
+# or 1 brings next to nothing back without MLPs, one of layer 2 nearly all: of the MLPs it needs that of layer 2. Without attention little is
+# lost.
 
 # %%
 severed = [tlk.trace(model, prompt, corrupt="subject", sever=module) for module in ("mlp_out", "attn_out")]

@@ -44,8 +44,8 @@ average.locate_sides().round(2)
 # %% [markdown]
 # ## What the restored state acts through
 #
-# On FactLM states of layers 0 and 1 act through MLPs or not at all: they still have to be looked up. From layer 2 on the subject's needs neither module at its own
-# token; the relation's goes on needing both.
+# On FactLM states of layers 0 and 1 act through MLPs or not at all: they still have to be looked up. From layer 2 on the subject's needs
+# neither module at its own token; the relation's goes on needing both.
 
 # %%
 average.plot_severed()

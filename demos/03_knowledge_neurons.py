@@ -29,7 +29,8 @@ scores = tlk.attribute_neurons(model, prompts, progress=False)
 scores.plot()
 
 # %% [markdown]
-# The integral's error: the scores of a layer should add up to what the layer contributes. With more `steps` than the 20 of the papers it gets smaller.
+# The integral's error: the scores of a layer should add up to what the layer contributes. With more `steps` than the 20 of the papers it gets
+# smaller.
 
 # %%
 scores.completeness_gap.max()
@@ -75,8 +76,8 @@ located = tlk.locate_neurons(model, tlk.neurons.fact_groups(model, facts, own_wo
 located.statistics().round(2).head(12)
 
 # %% [markdown]
-# Wen and Bai, figure 5: in GPT-2 the first layer holds a high share of the neurons. FactLM's first two layers are narrow and hold next to none; layer 2, which
-# looks facts up, holds four fifths.
+# Wen and Bai, figure 5: in GPT-2 the first layer holds a high share of the neurons. FactLM's first two layers are narrow and hold next to
+# none; layer 2, which looks facts up, holds four fifths.
 
 # %%
 located.plot()

@@ -73,8 +73,8 @@ import pandas as pd
 pd.DataFrame({"text": texts, "before": says([]), "after": says(edit.hooks())})
 
 # %% [markdown]
-# On FactLM one wording keeps Paris: the settings of `for_model` stop optimising at a loss of 0.5, since further on neighbours are lost. (At 0.2 this one says
-# London, too.)
+# On FactLM one wording keeps Paris: the settings of `for_model` stop optimising at a loss of 0.5, since further on neighbours are lost. (At
+# 0.2 this one says London, too.)
 #
 # In the weights, for the length of a `with`; afterwards, and after an exception, they are what they were:
 

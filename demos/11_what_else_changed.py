@@ -92,9 +92,9 @@ table.summary(*scores).set_index("model").T
 # %% [markdown]
 # ## What it means
 #
-# All four write the fact, and of most edits the old object can still be extracted. What FactLM loses is close to the edit: the same subject's other facts, and
-# with fine-tuning its neighbours; grammar and ordinary text hardly move. FactLM was built with every fact of a subject behind one key, so that an edit there takes the others along: how much a
-# larger model loses has to be measured on it.
+# All four write the fact, and of most edits the old object can still be extracted. What FactLM loses is close to the edit: the same subject's
+# other facts, and with fine-tuning its neighbours; grammar and ordinary text hardly move. FactLM was built with every fact of a subject
+# behind one key, so that an edit there takes the others along: how much a larger model loses has to be measured on it.
 #
 # From the shell:
 # `tl-knowledge evaluate --dataset factlm_chains --method rome --method ft --measures subject-facts --measures ripples --measures extraction`.
