@@ -39,6 +39,16 @@ def test_figures_with_far_too_long_labels(chromium, tmp_path, width):
     check(chromium, drawing.html_page("Extremes", drawn), tmp_path, width, len(drawn))
 
 
+def test_a_figure_alone_has_its_title_subtitle_and_legend_apart(chromium, tmp_path):
+    """As a notebook shows it, with its own head; a page writes the head above."""
+    roles = [f"{which} {side} token" for side in ("subject", "relation", "further") for which in ("first", "middle", "last")]
+    lines = [drawing.Line(role, range(8), [0.1 * n] * 8, [0.0] * 8, [1.0] * 8, n) for n, role in enumerate(roles)]
+    panels = [drawing.LinePanel(f"panel {n}", lines) for n in range(3)]
+    figure = drawing.line_panels(panels, title="A title", subtitle="40 facts, 5 noise samples each " * 4, x_axis="layer", y_axis="effect")
+    seen = measured(chromium, figure.to_html(include_plotlyjs=True), tmp_path, 1300)
+    assert seen["charts"] == 1 and seen["cut"] == [] and seen["over"] == []
+
+
 def test_the_measure_finds_what_it_is_for(chromium, tmp_path):
     """Labels that collide, and one that is cut: a measure that sees neither would hold nothing."""
     figure = figures("word", ["a", "b"])[0]

@@ -169,7 +169,7 @@ def frame(title: str, subtitle: str, *, width: int, body: int, names: Iterable[s
     legend = 24 * legend_lines(names, width - margins["l"] - margins["r"])
     height = head + legend + own + body
     words = {"text": "<br>".join(above), "subtitle": {"text": "<br>".join(below), "font": {"size": SUBTITLE, "color": MUTED}}}
-    at = {"orientation": "h", "y": 1 + own / max(1, body - margins["b"]), "yanchor": "bottom", "x": 0, "itemsizing": "trace"}
+    at = {"orientation": "h", "y": 1 + own / max(1, body - margins["b"]), "yanchor": "bottom", "x": 0, "itemsizing": "trace", "tracegroupgap": 0}
     return {
         "title": words | {"x": SIDE / width, "y": 1 - 12 / height, "yanchor": "top", "font": {"size": TITLE}},
         "font": {"family": FONT, "size": 12, "color": INK},
