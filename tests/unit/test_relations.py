@@ -124,7 +124,7 @@ def test_the_attribute_lens_reads_what_the_map_says(factlm, relation):
 def test_an_edit_makes_the_model_say_the_other_object(factlm):
     """By hooks that compose with others; the model is as it was."""
     makers = [fact for fact in tlk.load_facts("factlm") if fact.relation == "P176"]
-    relation = tlk.relations.estimate_relation(factlm, makers[:8], layer=2, beta=2.5, rank=16, **QUIET)
+    relation = tlk.relations.estimate_relation(factlm, makers[:3], layer=FACTLM_LAYER, beta=2.5, rank=16, **QUIET)
     before, (mine, other) = fingerprint(factlm), (makers[9], makers[20])
     assert (mine.target, other.target) == (" Boeing", " Nintendo")
     prompt, hooks = relation.prompt(factlm, mine), relation.edit_hooks(factlm, mine, other)
