@@ -25,6 +25,7 @@ pytestmark = pytest.mark.touches_model
 FACTS = [fact for fact in tlk.load_facts("factlm") if fact.relation == "P36"][:2]
 CASES = [case for case in tlk.load_edit_cases("factlm") if case.fact.relation == "P36"][:6]  # a paired test needs six
 INSTRUMENTS = [fact for fact in tlk.load_facts("factlm") if fact.relation == "P1303"][:8]
+LAYERS = (FACTLM_LAYER, FACTLM_LAYER + 1)
 PATCHER = tlk.editing.TransformerPatcher(corpus="factlm", stored_queries=50, steps=2)
 QUIET: dict[str, Any] = {"progress": False}
 
@@ -46,13 +47,13 @@ def trace(corrupt: str = "subject") -> tlk.CausalTrace:
 
 @cache
 def average() -> tlk.TraceAverage:
-    return tlk.trace_facts(model(), FACTS, components="mlp_out", samples=2, layers=[0, 1], sever="mlp_out", **QUIET)
+    return tlk.trace_facts(model(), FACTS, components="mlp_out", samples=2, layers=LAYERS, sever="mlp_out", **QUIET)
 
 
 @cache
 def both_sides() -> tlk.TraceAverage:
     facts = tlk.load_facts("factlm")[:6]
-    return tlk.trace_facts(model(), facts, components=("mlp_out", "attn_out"), samples=1, layers=[0, 1], known_only=False, **QUIET)
+    return tlk.trace_facts(model(), facts, components=("mlp_out", "attn_out"), samples=1, layers=LAYERS, known_only=False, **QUIET)
 
 
 @cache
@@ -67,7 +68,7 @@ def located() -> tlk.neurons.LocatedNeurons:
 
 @cache
 def neurons() -> tlk.NeuronSet:
-    return tlk.NeuronSet.of(model(), [(0, 3), (2, 1)])
+    return tlk.NeuronSet.of(model(), [(FACTLM_LAYER, 3), (4, 1)])
 
 
 @cache
@@ -76,7 +77,7 @@ def edit() -> tlk.Edit:
 
 
 @cache
-def report(layer: int = 0) -> tlk.EditReport:
+def report(layer: int = FACTLM_LAYER) -> tlk.EditReport:
     return tlk.evaluate(model(), CASES, tlk.FineTune(layer=layer, steps=2), **QUIET)
 
 
@@ -117,7 +118,7 @@ def subspace_pairs() -> tuple[list[tuple[tlk.Fact, tlk.Fact]], ...]:
 
 @cache
 def subspace() -> tlk.subspaces.Subspace:
-    place: dict[str, Any] = {"component": "neuron", "layer": 1, "at": "subject", "dims": 2}
+    place: dict[str, Any] = {"component": "neuron", "layer": FACTLM_LAYER, "at": "subject", "dims": 2}
     training = tlk.subspaces.SubspaceSettings(steps=2, validate_every=1)
     return tlk.subspaces.learn_subspace(model(), subspace_pairs()[0], validation=subspace_pairs()[1], training=training, **place, **QUIET)
 
@@ -133,8 +134,8 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "AttentionKnockout": lambda: tlk.measure_attention_knockout(model(), FACTS, **QUIET),
     "AttentionAnalysis": lambda: tlk.analyse_attention(model(), prompt(), samples=2, **QUIET),
     "DirectLogitAttribution": lambda: tlk.direct_logit_attribution(model(), prompt()),
-    "RelationMap": lambda: tlk.relations.estimate_relation(model(), INSTRUMENTS[:3], layer=1, **QUIET),
-    "RelationMapScores": lambda: tlk.relations.measure_relation_maps(model(), INSTRUMENTS, examples=3, layers=[0, 1], limit=3, **QUIET),
+    "RelationMap": lambda: tlk.relations.estimate_relation(model(), INSTRUMENTS[:3], layer=FACTLM_LAYER, **QUIET),
+    "RelationMapScores": lambda: tlk.relations.measure_relation_maps(model(), INSTRUMENTS, examples=3, layers=LAYERS, limit=3, **QUIET),
     "RelationVector": lambda: tlk.relations.estimate_relation_vector(model(), INSTRUMENTS[:3], templates="{}", k=3, **QUIET),
     "RelationVectorScores": lambda: tlk.relations.measure_relation_vectors(
         model(), INSTRUMENTS, examples=3, k=3, templates="{} is", limit=3, **QUIET
@@ -155,7 +156,7 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "TokenEffects": lambda: tlk.neurons.measure_token_effects(model(), [prompt(), prompt_of(1)], {"city": ["Paris", "Rome"]}, neurons(), **QUIET),
     "Reliability": lambda: tlk.neurons.measure_reliability(model(), pairs(), agreement(), by=tlk.neurons.determiner, **QUIET),
     "ContextGain": lambda: tlk.neurons.measure_context_gain(model(), FACTS, pool=tlk.load_facts(), **QUIET),
-    "KeyMoments": lambda: tlk.collect_key_moments(model(), tlk.load_corpus()[:5], layers=[0], **QUIET),
+    "KeyMoments": lambda: tlk.collect_key_moments(model(), tlk.load_corpus()[:5], layers=FACTLM_LAYER, **QUIET),
     "Edit": edit,
     "CodebookEdit": lambda: tlk.plan_edit(model(), [case.rewrite for case in CASES[:2]], tlk.editing.GRACE(layer=6, steps=2), **QUIET),
     "NeuronEdit": lambda: tlk.plan_edit(
@@ -170,19 +171,19 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "Consequences": lambda: tlk.evaluation.measure_consequences(
         model(), CASES[0], edit(), measures=[tlk.evaluation.subject_facts(tlk.load_facts()), tlk.evaluation.ExtractionAttacks()]
     ),
-    "ReportComparison": lambda: report().compare(report(1)),
+    "ReportComparison": lambda: report().compare(report(FACTLM_LAYER + 1)),
     "EditGrowth": lambda: tlk.evaluation.measure_growth(model(), CASES[:2], {"FT": tlk.FineTune(layer=FACTLM_LAYER, steps=2)}, [1, 2], **QUIET),
     "ScoreTable": lambda: tlk.score_table(report()),
     "LayerSweep": sweep,
     "LayerCorrelations": lambda: sweep().correlation_by_layer(),
     "TracingGain": lambda: tlk.localised.compare_sweeps(sweep()),
-    "CategoryScores": lambda: tlk.evaluation.compare_categories(report(), report(1), names=("first", "second")),
+    "CategoryScores": lambda: tlk.evaluation.compare_categories(report(), report(FACTLM_LAYER + 1), names=("first", "second")),
     "LayerRangeScores": lambda: tlk.evaluation.sweep_layer_ranges(
         model(),
         CASES[:2],
         tlk.MEMIT.small(),
-        [(0,), (0, 1)],
-        moments=tlk.collect_key_moments(model(), tlk.load_corpus(), layers=[0, 1], **QUIET),
+        [LAYERS[:1], LAYERS],
+        moments=tlk.collect_key_moments(model(), tlk.load_corpus(), layers=LAYERS, **QUIET),
         **QUIET,
     ),
     "RelationSides": lambda: tlk.localised.measure_relation_side(

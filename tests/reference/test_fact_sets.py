@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from support import VOCABULARY
+from support.places import FACTLM_LAYER
 
 import tl_knowledge as tlk
 from tl_knowledge.runs.experiment import CorruptedRun, Experiment, answered
@@ -224,7 +225,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, monkeypatch):
 
 
 def test_a_store_of_another_run_is_refused(tmp_path, factlm, facts):
-    few = {"components": "mlp_out", "samples": 1, "layers": [0], "progress": False, "store": tmp_path / "store"}
+    few = {"components": "mlp_out", "samples": 1, "layers": [FACTLM_LAYER], "progress": False, "store": tmp_path / "store"}
     tlk.trace_facts(factlm, facts[:2], **few)
     with pytest.raises(tlk.errors.DataError, match="other samples; pass a new folder"):
         tlk.trace_facts(factlm, facts[:2], **few | {"samples": 2})
@@ -238,7 +239,7 @@ def test_a_store_of_another_run_is_refused(tmp_path, factlm, facts):
 
 
 def test_a_run_goes_on_with_another_engine_and_memory_budget_and_says_so(tmp_path, factlm64, facts):
-    few = {"components": "mlp_out", "samples": 1, "layers": [0], "progress": False, "facts_per_part": 1}
+    few = {"components": "mlp_out", "samples": 1, "layers": [FACTLM_LAYER], "progress": False, "facts_per_part": 1}
     whole = tlk.trace_facts(factlm64, facts[:3], memory_budget=2.0**28, **few)
     folder = tmp_path / "store"
     tlk.trace_facts(factlm64, facts[:3], memory_budget=2.0**28, store=folder, **few)
@@ -254,7 +255,7 @@ def test_a_run_goes_on_with_another_engine_and_memory_budget_and_says_so(tmp_pat
 
 
 def test_noise_of_its_own_seed_is_the_sets_seed(factlm64, facts):
-    few = {"components": "mlp_out", "samples": 1, "layers": [0], "progress": False}
+    few = {"components": "mlp_out", "samples": 1, "layers": [FACTLM_LAYER], "progress": False}
     first = tlk.trace_facts(factlm64, facts[:2], tlk.GaussianNoise(0.3, seed=5), **few)
     second = tlk.trace_facts(factlm64, facts[:2], 0.3, seed=5, **few)
     assert_same(first, second)
@@ -265,7 +266,7 @@ def test_noise_of_its_own_seed_is_the_sets_seed(factlm64, facts):
 
 
 def test_a_store_refuses_other_weights(tmp_path, factlm64, facts):
-    few = {"components": "mlp_out", "samples": 1, "layers": [0], "progress": False, "facts_per_part": 1, "store": tmp_path / "store"}
+    few = {"components": "mlp_out", "samples": 1, "layers": [FACTLM_LAYER], "progress": False, "facts_per_part": 1, "store": tmp_path / "store"}
     tlk.trace_facts(factlm64, facts[:2], **few)
     (tmp_path / "store" / "part-00001.parquet").unlink()
     weight = factlm64.blocks[2].mlp.W_out

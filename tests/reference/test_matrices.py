@@ -161,7 +161,7 @@ def unedited_hugging_face(model):
 
 
 def test_weights_that_hold_their_norm_do_not_go_to_hugging_face(factlm):
-    edit = edit_of_float32(factlm, BlockMatrix(1, "W_in"))
+    edit = edit_of_float32(factlm, BlockMatrix(2, "W_in"))
     prompt = tlk.Prompt.from_text(factlm, "The capital of France is")
     hooked = factlm.run_with_hooks(prompt.tokens, fwd_hooks=edit.hooks())  # it is read behind the norm's gain and shift
     with edit.applied(factlm):

@@ -56,7 +56,7 @@ def test_compare_modules_by_hand(average):
     np.testing.assert_allclose(frame["p"], raw)
     np.testing.assert_allclose(frame["p_corrected"], stats.false_discovery_control(raw))
     assert (frame["differs"] == (frame["p_corrected"] < 0.05)).all() and 0 < frame["differs"].sum() < len(frame)
-    late = frame.query("corrupt == 'subject' and place == 'last token' and layer == 4").iloc[0]
+    late = frame.query("corrupt == 'subject' and place == 'last token' and layer == 5").iloc[0]
     assert late["effect_size"] > 0.8 and late["differs"]  # FactLM's attention reads the subject there
 
 

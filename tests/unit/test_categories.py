@@ -10,13 +10,14 @@ from support.places import FACTLM_LAYER
 import tl_knowledge as tlk
 from tl_knowledge.errors import ComponentError, DataError, InputError
 
+LATE = 5  # after the look-up
 FT = tlk.FineTune(layer=FACTLM_LAYER, steps=4)
 
 
 @pytest.fixture(scope="module")
 def reports(factlm):
     cases = tlk.load_edit_cases()[:12]
-    return [tlk.evaluate(factlm, cases, method, progress=False) for method in (FT, tlk.FineTune(layer=2, steps=4))]
+    return [tlk.evaluate(factlm, cases, method, progress=False) for method in (FT, tlk.FineTune(layer=LATE, steps=4))]
 
 
 def test_categories_by_hand(reports, tmp_path):
@@ -53,11 +54,10 @@ def test_category_figures_are_the_table(reports):
         tlk.evaluation.compare_categories(*reports)
 
 
-def test_ranges_of_layers_are_evaluations_and_go_on(factlm, tmp_path, monkeypatch):
+def test_ranges_of_layers_are_evaluations_and_go_on(factlm, factlm_moments, tmp_path, monkeypatch):
     cases = tlk.load_edit_cases()[:3]
-    moments = tlk.collect_key_moments(factlm, tlk.load_corpus(), layers=[0, 1], progress=False)
     method = tlk.MEMIT(layers=(5,), moment_weight=50.0, contexts=((4, 2),), value=tlk.editing.ValueSettings(steps=4, clamp=0.75))
-    ranges, more = [(0,), (1,), (0, 1)], {"moments": moments, "progress": False}
+    ranges, more = [(2,), (3,), (2, 3)], {"moments": factlm_moments, "progress": False}
     planned, plan = [], tlk.MEMIT.plan
 
     def killed(self, model, facts, moments):
@@ -70,15 +70,15 @@ def test_ranges_of_layers_are_evaluations_and_go_on(factlm, tmp_path, monkeypatc
     with pytest.raises(KeyboardInterrupt):
         tlk.evaluation.sweep_layer_ranges(factlm, cases, method, ranges, store=tmp_path / "run", **more)
     sweep = tlk.evaluation.sweep_layer_ranges(factlm, cases, method, ranges, store=tmp_path / "run", **more)
-    assert planned == [(0,), (1,), (1,), (0, 1)]
-    for layers, words in zip(ranges, ("0", "1", "0-1"), strict=True):
+    assert planned == [(2,), (3,), (3,), (2, 3)]
+    for layers, words in zip(ranges, ("2", "3", "2-3"), strict=True):
         alone = tlk.evaluate(factlm, cases, tlk.MEMIT(**vars(method) | {"layers": layers}), protocol="batch", **more)
         rows = sweep.table[sweep.table["layers"] == words].set_index("score")
         assert {metric: rows.loc[metric, "mean"] for metric in ("S", "ES", "NM")} == {m: alone.scores[m].mean for m in ("S", "ES", "NM")}
     lines = [line for line in sweep.plot().data if line.mode == "lines+markers" and line.xaxis == "x"]
-    assert {line.name: list(line.x) for line in lines} == {"1 layer": [0, 1], "2 layers": [1]}
+    assert {line.name: list(line.x) for line in lines} == {"1 layer": [2, 3], "2 layers": [3]}
     pd.testing.assert_frame_equal(tlk.evaluation.LayerRangeScores.load(sweep.save(tmp_path / "sweep")).table, sweep.table)
-    assert list(sweep.summary()["layers"]) == ["0", "1", "0-1"] and "3 ranges of layers, 3 cases" in repr(sweep)
+    assert list(sweep.summary()["layers"]) == ["2", "3", "2-3"] and "3 ranges of layers, 3 cases" in repr(sweep)
     with pytest.raises(DataError, match="holds a run with other methods"):
         tlk.evaluation.sweep_layer_ranges(factlm, cases, method, ranges[:2], store=tmp_path / "run", **more)
 

@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+from support.places import FACTLM_LAYER
 
 import tl_knowledge as tlk
 from tl_knowledge.engine.batches import predicted_tokens
@@ -109,7 +110,7 @@ def test_zsre_with_the_alternative_answer(tmp_path):
 def test_zsres_right_answers_are_compared_with_nothing(factlm):
     fact = tlk.load_facts(limit=1)[0]
     case = tlk.EditCase(fact, fact.target, (), tuple(tlk.load_facts(limit=3)[1:]))
-    report = tlk.evaluate(factlm, case, tlk.FineTune(layer=0, steps=1), progress=False)
+    report = tlk.evaluate(factlm, case, tlk.FineTune(layer=FACTLM_LAYER, steps=1), progress=False)
     row = report.table.iloc[0]
     assert np.isnan(row["ES"]) and np.isnan(row["EM"]) and row["token_reliability"] == 100
 

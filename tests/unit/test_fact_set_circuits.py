@@ -14,6 +14,7 @@ import pytest
 import torch
 from support import fingerprint, hooks_left, tokenizer_of_sixty_words
 from support.models import BUILDERS
+from support.places import FACTLM_LAYER
 
 import tl_knowledge as tlk
 from tl_knowledge.errors import ComponentError, DataError
@@ -190,13 +191,13 @@ def test_sides_against_each_other_and_figures(factlm):
         tlk.circuits.from_facts(factlm, facts, corrupt=side, samples=2, limit=12, rank="either", progress=False) for side in ("subject", "relation")
     )
     prompt = tlk.Prompt.from_fact(factlm, facts[0])
-    assert tlk.circuits.Node("mlp_out", 0, prompt.subject.last) in subject.of(prompt)
+    assert tlk.circuits.Node("mlp_out", FACTLM_LAYER, prompt.subject.last) in subject.of(prompt)
     both = subject.compare(relation)
     table, shared = both.to_dataframe(), both.overlap()
     np.testing.assert_allclose(table["difference"], table["relation"] - table["subject"], rtol=0, atol=1e-12)
     sites = [set(circuit.of(prompt)) for circuit in (subject, relation)]
     assert shared["overlap"][0] == len(sites[0] & sites[1]) / len(sites[0] | sites[1]) and 0 < shared["overlap"][0] < 1
-    last = table[(table["role"] == "last subject token") & (table["layer"] == 0) & (table["component"] == "mlp_out")].iloc[0]
+    last = table[(table["role"] == "last subject token") & (table["layer"] == FACTLM_LAYER) & (table["component"] == "mlp_out")].iloc[0]
     assert last["in subject"] == 1 and last["subject"] > 0.3
     with pytest.raises(ComponentError, match="both circuits are called"):
         subject.compare(subject)

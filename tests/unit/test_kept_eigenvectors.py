@@ -24,30 +24,30 @@ def counted(monkeypatch) -> list[int]:
 
 @pytest.fixture
 def moments(factlm) -> tlk.KeyMoments:
-    return tlk.collect_key_moments(factlm, tlk.load_corpus()[:8], layers=[0, 1, 2], progress=False)
+    return tlk.collect_key_moments(factlm, tlk.load_corpus()[:8], layers=[2, 3, 4], progress=False)
 
 
 def test_once_a_layer(moments, counted):
-    first, again = moments.eigenvectors(1), moments.eigenvectors(1)
+    first, again = moments.eigenvectors(3), moments.eigenvectors(3)
     assert len(counted) == 1
     assert all(one is other for one, other in zip(first, again, strict=True))
-    torch.testing.assert_close(first[1] * first[0] @ first[1].T, moments.of_layer(1))
-    moments.eigenvectors(2)
+    torch.testing.assert_close(first[1] * first[0] @ first[1].T, moments.of_layer(3))
+    moments.eigenvectors(4)
     assert len(counted) == 2
 
 
 def test_moments_that_were_changed_have_others(moments, counted):
-    before = moments.eigenvectors(0)[0].clone()
-    moments.of_layer(0).mul_(2)
-    torch.testing.assert_close(moments.eigenvectors(0)[0], 2 * before)
+    before = moments.eigenvectors(2)[0].clone()
+    moments.of_layer(2).mul_(2)
+    torch.testing.assert_close(moments.eigenvectors(2)[0], 2 * before)
     assert len(counted) == 2
 
 
 def test_no_more_is_kept_than_fits(moments, counted, monkeypatch):
-    monkeypatch.setattr(key_moments, "MOST_KEPT", moments.of_layer(0).nbytes)
-    for layer in (0, 1, 1, 0):
+    monkeypatch.setattr(key_moments, "MOST_KEPT", moments.of_layer(2).nbytes)
+    for layer in (2, 3, 3, 2):
         moments.eigenvectors(layer)
-    assert len(counted) == 3  # layer 1 took the place of layer 0
+    assert len(counted) == 3  # layer 3 took the place of layer 2
     monkeypatch.setattr(key_moments, "MOST_KEPT", 0)
-    values, _ = moments.eigenvectors(2)
-    torch.testing.assert_close(values, torch.linalg.eigvalsh(moments.of_layer(2)))
+    values, _ = moments.eigenvectors(4)
+    torch.testing.assert_close(values, torch.linalg.eigvalsh(moments.of_layer(4)))

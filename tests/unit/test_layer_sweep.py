@@ -169,6 +169,17 @@ def test_a_scatter_has_a_group_for_each_layer():
     assert list(sweep.plot_scatter(variant="hase2023").data[0].x) == sweep.table[sweep.table["layer"] == 0]["fraction_restored"].tolist()
 
 
+def test_a_score_that_does_not_vary_is_drawn_and_said():
+    """As where a method has nothing to do: the figures of the other sweeps of a page are not lost by it."""
+    sweep = made_sweep()
+    flat = LayerSweep(sweep.table.assign(score=0.0), {}, sweep.settings, MADE)
+    with pytest.raises(InputError, match="y does not vary"):
+        flat.regressions()
+    for figure in (flat.plot(), flat.plot_scatter(), sweep.plot_scatter(outcome="neighbourhood")):
+        assert figure.data and figure.layout.meta["subtitle"].endswith("the score has no R²: it does not vary, or the facts are too few")
+    assert "R² of the score: layer" in sweep.plot().layout.meta["subtitle"]
+
+
 def test_cases_without_a_kind_of_prompt_are_left_out():
     sweep = made_sweep()
     some = sweep.table.assign(paraphrase=sweep.table["paraphrase"].where(sweep.table["case_id"].astype(int) < 20))

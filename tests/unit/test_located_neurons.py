@@ -144,7 +144,8 @@ def test_statistics_layers_and_overlap_by_hand(located):
     layers = located.layer_distribution()
     assert layers["share"].sum() == pytest.approx(1)
     everything = [layer for neurons in located.sets for layer, _ in neurons]
-    assert layers["share"][0] == pytest.approx(everything.count(0) / len(everything)) and layers["neurons"][0] == everything.count(0)
+    counts = [everything.count(layer) for layer in range(8)]
+    assert list(layers["neurons"]) == counts and list(layers["share"]) == pytest.approx([count / len(everything) for count in counts])
     overlap = located.overlap()
     across = [a.jaccard(b) for a in located.sets[:3] for b in located.sets[3:]]
     within = [located.sets[i].jaccard(located.sets[j]) for i, j in ((0, 1), (0, 2), (1, 2))]

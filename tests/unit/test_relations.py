@@ -11,6 +11,7 @@ import torch
 from support import fingerprint, hooks_left, tokenizer_of_sixty_words
 from support.interrupts import InterruptAt
 from support.models import BUILDERS
+from support.places import FACTLM_LAYER
 
 import tl_knowledge as tlk
 from tl_knowledge.errors import ComponentError, DataError, InputError, ModelStateError, PromptError
@@ -77,7 +78,7 @@ def test_a_map_of_another_model_is_refused(gpt2, relation):
 
 def test_a_map_of_other_weights_is_refused(factlm, relation):
     """Edits that are written since do not matter: what they do to the relation is a question that one may ask."""
-    with tlk.plan_edit(factlm, INSTRUMENTS[0].retarget(" piano"), tlk.FineTune(layer=0, steps=1)).applied(factlm):
+    with tlk.plan_edit(factlm, INSTRUMENTS[0].retarget(" piano"), tlk.FineTune(layer=FACTLM_LAYER, steps=1)).applied(factlm):
         relation.check(factlm)
     other = replace(relation, provenance=replace(relation.provenance, weights="of another training"))
     with pytest.raises(ModelStateError, match=r"the map is of other weights of 'factlm'"):
@@ -86,7 +87,7 @@ def test_a_map_of_other_weights_is_refused(factlm, relation):
 
 def test_a_vector_knows_whose_it_is(factlm, gpt2):
     vector = tlk.relations.estimate_relation_vector(factlm, INSTRUMENTS[:3], templates="{}", k=3, **QUIET)
-    with tlk.plan_edit(factlm, INSTRUMENTS[0].retarget(" piano"), tlk.FineTune(layer=0, steps=1)).applied(factlm):
+    with tlk.plan_edit(factlm, INSTRUMENTS[0].retarget(" piano"), tlk.FineTune(layer=FACTLM_LAYER, steps=1)).applied(factlm):
         assert vector.check(factlm) is factlm
     with pytest.raises(InputError, match=r"the vector is of 8 blocks of width 128, .* has 4 of 16"):
         vector.check(gpt2)
@@ -123,7 +124,7 @@ def test_the_attribute_lens_reads_what_the_map_says(factlm, relation):
 def test_an_edit_makes_the_model_say_the_other_object(factlm):
     """By hooks that compose with others; the model is as it was."""
     makers = [fact for fact in tlk.load_facts("factlm") if fact.relation == "P176"]
-    relation = tlk.relations.estimate_relation(factlm, makers[:8], layer=2, beta=2.5, rank=16, **QUIET)
+    relation = tlk.relations.estimate_relation(factlm, makers[:3], layer=FACTLM_LAYER, beta=2.5, rank=16, **QUIET)
     before, (mine, other) = fingerprint(factlm), (makers[9], makers[20])
     assert (mine.target, other.target) == (" Boeing", " Nintendo")
     prompt, hooks = relation.prompt(factlm, mine), relation.edit_hooks(factlm, mine, other)

@@ -110,7 +110,7 @@ class LayerSweep(TableResult):
             variant: ``"hase2023"`` takes the effect without our cap at 1.
 
         Raises:
-            InputError: as `regressions`.
+            InputError: an unknown word, or a column that a sweep of an earlier version lacks.
         """
         frame = self._pairs(outcome, variant).dropna()
         groups = {
@@ -126,12 +126,12 @@ class LayerSweep(TableResult):
         )
 
     def _subtitle(self, outcome: Outcome, variant: SweepVariant = "ours") -> str:
-        fit = self.regressions(outcome=outcome, variant=variant)
-        return (
-            f"{counted(self.table['case_id'].nunique(), 'fact')}; {self.provenance.model}; R² of the score: layer "
-            f"{fit.first:.3f}, tracing {fit.second:.3f}, "
-            f"both {fit.both:.3f} (F-test of tracing p = {fit.p:.2g})"
-        )
+        sample = f"{counted(self.table['case_id'].nunique(), 'fact')}; {self.provenance.model}"
+        try:
+            fit = self.regressions(outcome=outcome, variant=variant)
+        except InputError:
+            return f"{sample}; the score has no R²: it does not vary, or the facts are too few"
+        return f"{sample}; R² of the score: layer {fit.first:.3f}, tracing {fit.second:.3f}, both {fit.both:.3f} (F-test of tracing p = {fit.p:.2g})"
 
     def _pairs(self, outcome: Outcome, variant: SweepVariant) -> pd.DataFrame:
         """``case_id layer score effect``: the columns that were asked for."""
