@@ -65,11 +65,11 @@ def collect_key_moments(
     Example:
         >>> import tl_knowledge as tlk
         >>> model = tlk.load_model("factlm")
-        >>> moments = tlk.collect_key_moments(model, tlk.load_corpus(), layers=[0, 3], tokens=600, progress=False)
+        >>> moments = tlk.collect_key_moments(model, tlk.load_corpus(), layers=[2, 3], tokens=600, progress=False)
         >>> sorted(moments.moments), tuple(moments.moments[3].shape)
-        ([0, 3], (512, 512))
+        ([2, 3], (512, 512))
         >>> moments
-        <KeyMoments: E[k k^T] of layers 0, 3 over 600 tokens; factlm>
+        <KeyMoments: E[k k^T] of layers 2, 3 over 600 tokens; factlm>
     """
     if store is not None:
         check_writable_folder(store)

@@ -118,11 +118,11 @@ def sweep_layer_ranges(
     Example:
         >>> import tl_knowledge as tlk
         >>> model = tlk.load_model("factlm")
-        >>> moments = tlk.collect_key_moments(model, tlk.load_corpus(), layers=[0, 1], progress=False)
+        >>> moments = tlk.collect_key_moments(model, tlk.load_corpus(), layers=[2, 3], progress=False)
         >>> cases, method = tlk.load_edit_cases()[:2], tlk.MEMIT.for_model(model)
-        >>> sweep = tlk.evaluation.sweep_layer_ranges(model, cases, method, [(0,), (0, 1)], moments=moments, progress=False)
+        >>> sweep = tlk.evaluation.sweep_layer_ranges(model, cases, method, [(2,), (2, 3)], moments=moments, progress=False)
         >>> list(sweep.summary()["layers"])
-        ['0', '0-1']
+        ['2', '2-3']
     """
     model = as_model(model)
     given = check_given(always_iterable(cases, EditCase), "case", "pass at least one, for example load_edit_cases()[:200]")

@@ -56,9 +56,9 @@ def ablate(
         >>> import tl_knowledge as tlk
         >>> model = tlk.load_model("factlm")
         >>> prompt = tlk.Prompt.from_text(model, "The capital of France is", subject="France", target=" Paris")
-        >>> hooks = tlk.ablate(heads=[(4, 2), (5, 0)], modules=(0, "mlp_out"))
+        >>> hooks = tlk.ablate(heads=[(5, 3), (6, 0)], modules=(2, "mlp_out"))
         >>> [name for name, _ in hooks]
-        ['blocks.4.attn.hook_z', 'blocks.5.attn.hook_z', 'blocks.0.hook_mlp_out']
+        ['blocks.5.attn.hook_z', 'blocks.6.attn.hook_z', 'blocks.2.hook_mlp_out']
         >>> logits = model.run_with_hooks(prompt.tokens, fwd_hooks=hooks)
     """
     check_choice("by", by, Ablation, ComponentError)

@@ -228,7 +228,7 @@ def scale_neurons(
     Example:
         >>> import tl_knowledge as tlk
         >>> model = tlk.load_model("factlm")
-        >>> logits = model.run_with_hooks("Rome is", fwd_hooks=tlk.scale_neurons([(0, 3), (0, 5), (2, 1)], 0.0, positions=-1))
+        >>> logits = model.run_with_hooks("Rome is", fwd_hooks=tlk.scale_neurons([(2, 3), (2, 5), (5, 1)], 0.0, positions=-1))
     """
     if not math.isfinite(factor):
         raise ComponentError(f"factor {factor} is not finite; pass for example 0 to suppress or 2 to enhance.")

@@ -118,9 +118,9 @@ def sweep_layers(
     Example:
         >>> import tl_knowledge as tlk
         >>> model = tlk.load_model("factlm")
-        >>> moments = tlk.collect_key_moments(model, tlk.load_corpus(), layers=[0, 4], progress=False)
+        >>> moments = tlk.collect_key_moments(model, tlk.load_corpus(), layers=[2, 6], progress=False)
         >>> rome = lambda layer, objective: tlk.ROME(layer=layer, objective=objective, contexts=())
-        >>> sweep = tlk.localised.sweep_layers(model, tlk.load_edit_cases()[:3], rome, moments=moments, layers=[0, 4], progress=False)
+        >>> sweep = tlk.localised.sweep_layers(model, tlk.load_edit_cases()[:3], rome, moments=moments, layers=[2, 6], progress=False)
         >>> list(sweep.table.columns)
         ['case_id', 'layer', 'score', 'paraphrase', 'neighbourhood', 'overall', 'tracing_effect', 'fraction_restored']
         >>> len(sweep.table)

@@ -93,7 +93,7 @@ def compare_sweeps(*sweeps: LayerSweep, names: tuple[str, ...] = (), variant: Sw
         >>> import tl_knowledge as tlk
         >>> model, cases = tlk.load_model("factlm"), tlk.load_edit_cases()[:3]
         >>> def tuned(layer, objective): return tlk.FineTune(layer=layer, objective=objective, steps=3)
-        >>> def swept(problem): return tlk.localised.sweep_layers(model, cases, tuned, problem=problem, layers=[0, 4], samples=2, progress=False)
+        >>> def swept(problem): return tlk.localised.sweep_layers(model, cases, tuned, problem=problem, layers=[2, 6], samples=2, progress=False)
         >>> tlk.localised.compare_sweeps(swept("error_injection"), swept("fact_erasure"))
         <TracingGain: gain of tracing over the layer: 2 problems, 1 method; factlm>
     """

@@ -65,7 +65,7 @@ def estimate_relation(
         >>> import tl_knowledge as tlk
         >>> model = tlk.load_model("factlm")
         >>> facts = tlk.datasets.of_relation(tlk.load_facts(), "P1303")
-        >>> relation = tlk.relations.estimate_relation(model, facts[:8], layer=1, progress=False)
+        >>> relation = tlk.relations.estimate_relation(model, facts[:8], layer=4, progress=False)
         >>> relation.weight.shape == (model.cfg.d_model, model.cfg.d_model)
         True
     """

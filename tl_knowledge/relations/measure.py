@@ -71,7 +71,7 @@ def measure_relation_maps(
         >>> import tl_knowledge as tlk
         >>> model = tlk.load_model("factlm")
         >>> facts = tlk.datasets.of_relation(tlk.load_facts(), "P1303")
-        >>> scores = tlk.relations.measure_relation_maps(model, facts, examples=5, layers=[1], limit=5, progress=False)
+        >>> scores = tlk.relations.measure_relation_maps(model, facts, examples=5, layers=[4], limit=5, progress=False)
         >>> len(scores.table)
         5
     """

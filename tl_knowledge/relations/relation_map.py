@@ -134,7 +134,7 @@ class RelationMap(Result):
             >>> import tl_knowledge as tlk
             >>> model = tlk.load_model("factlm")
             >>> facts = tlk.datasets.of_relation(tlk.load_facts(), "P1303")
-            >>> relation = tlk.relations.estimate_relation(model, facts[:8], layer=1, beta=3.0, rank=16, progress=False)
+            >>> relation = tlk.relations.estimate_relation(model, facts[:8], layer=4, beta=4.5, rank=16, progress=False)
             >>> hooks = relation.edit_hooks(model, facts[9], facts[11])
             >>> logits = model.run_with_hooks(relation.prompt(model, facts[9]).tokens, fwd_hooks=hooks)
         """

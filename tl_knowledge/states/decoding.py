@@ -75,7 +75,7 @@ def decode_states(
         >>> prompt = tlk.Prompt.from_text(model, "France is a country", subject="France", target=" Paris")
         >>> into = tlk.Prompt.from_text(model, "The capital of x is", subject="x")
         >>> decoded = tlk.states.decode_states(model, prompt, positions=prompt.subject.last, into=into, at="subject", progress=False)
-        >>> decoded.table.query("layer == 2")["says"].item()
+        >>> decoded.table.query("layer == 4")["says"].item()
         ' Paris'
     """
     model = as_model(model, without_mlps=True)

@@ -75,8 +75,8 @@ def learn_subspace(
         >>> import tl_knowledge as tlk
         >>> model, facts = tlk.load_model("factlm"), tlk.datasets.of_relation(tlk.load_facts(), "P1303")
         >>> train, validation, held_out = tlk.subspaces.split_pairs(facts)
-        >>> place, training = {"component": "resid_post", "layer": 2, "at": "subject"}, tlk.subspaces.SubspaceSettings(steps=20)
-        >>> subspace = tlk.subspaces.learn_subspace(model, train, validation=validation, dims=4, training=training, **place, progress=False)
+        >>> place, training = {"component": "resid_post", "layer": 3, "at": "subject"}, tlk.subspaces.SubspaceSettings(steps=20)
+        >>> subspace = tlk.subspaces.learn_subspace(model, train, validation=validation, dims=8, training=training, **place, progress=False)
         >>> said = subspace.score(model, held_out).by_layer().set_index("subspace")["said"]
         >>> bool(said["learned"] > 0.5 > said["random"])
         True

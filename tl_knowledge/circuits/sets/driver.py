@@ -102,7 +102,7 @@ def from_facts(
         >>> import tl_knowledge as tlk
         >>> circuit = tlk.circuits.from_facts("factlm", tlk.load_facts("factlm")[:4], samples=2, limit=5, progress=False)
         >>> len(circuit.nodes), circuit.nodes[0].name
-        (5, 'MLP 0 at the last subject token')
+        (5, 'MLP 2 at the last subject token')
     """
     source, model = model, as_model(model)
     check_choice("runner", runner, Runner)
