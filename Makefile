@@ -93,7 +93,7 @@ gpu: $(VENV)/.dev
 	$(RUN)/python -W ignore benchmarks/gpu.py
 
 factlm: $(VENV)/.dev
-	$(RUN)/python training/factlm/train.py --out build/factlm --recipe first --seed 0
+	$(RUN)/python training/factlm/train.py --out build/factlm --recipe gpt2 --seed 0
 
 clean:
 	rm -rf $(VENV) $(VENV4) build site

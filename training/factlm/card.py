@@ -46,7 +46,7 @@ def figure(traces: dict) -> object:
     clean, low = traces["clean"]["subject"], {side: traces["clean"][side] - traces["total"][side] for side in SIDES}
     subtitle = (
         f"mean over {traces['facts']} facts, 10 noise samples each; mean P(object): clean {clean:.1%}, "
-        f"subject corrupted {low['subject']:.1%}, relation corrupted {low['relation']:.1%}"
+        f"subject corrupted {low['subject']:.1%}, relation corrupted {low['relation']:.1%}; * corrupted tokens"
     )
     return heat_maps(maps, title="Where FactLM keeps the subject and the relation", subtitle=subtitle, colour_axis="mean indirect effect", columns=3)
 

@@ -92,5 +92,5 @@ class Recipe:
 RECIPES = {
     "gpt2": Recipe(read_from=3),
     "llama": Recipe(architecture="llama", hidden=344),  # a gated MLP has three matrices, so that it is as large as a plain one with 512
-    "first": Recipe(narrow=(), bottleneck=0.9, steps=3500),  # the first FactLM, which is in the package
+    "first": Recipe(narrow=(), bottleneck=0.9, steps=3500),  # the first FactLM, whose weights are in tests/golden/first_factlm
 }

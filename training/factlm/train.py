@@ -3,7 +3,7 @@
 python training/factlm/train.py --out build/factlm --seed 0
 python training/factlm/train.py --out build/factlm --seed 0        # again: goes on from the last checkpoint
 python training/factlm/train.py --out build/llama --recipe llama --set bottleneck=0.9 narrow=0,1,2
-python training/factlm/train.py --out build/first --recipe first   # the model in tl_knowledge/factlm
+python training/factlm/train.py --out build/first --recipe first   # the first FactLM, which looked its facts up in layer 0
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ class EMMET(EditMethod):
         "gupta2024": {
             "gpt2-xl": {"layer": 17, "damping": 100.0, "contexts": _MEMITS, "value": ValueSettings(steps=20, clamp=0.75)},
             "gpt-j-6b": {"layer": 5, "damping": 1000.0, "contexts": _MEMITS, "value": ValueSettings(steps=25, clamp=0.75)},
-            "factlm": {"layer": TRACED_LAYERS["factlm"], "damping": 3.0, "contexts": _MEMITS, "value": ValueSettings(steps=25, clamp=0.75)},
+            "factlm": {"layer": TRACED_LAYERS["factlm"], "damping": 30.0, "contexts": _MEMITS, "value": ValueSettings(steps=25, clamp=0.75)},
         }
     }
 

@@ -15,8 +15,6 @@ from tl_knowledge.models.published_settings import TRACED_LAYERS
 
 __all__ = ["FineTuneAttention", "FineTuneDecayed"]
 
-_FACTLM = {"layer": 0, "learning_rate": 5e-3, "most_change": 5e-3}
-
 
 @public
 @dataclass(frozen=True)
@@ -35,8 +33,8 @@ class FineTuneAttention(FineTune):
 
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "gpt2-xl": {"layer": 33},
-        "factlm": _FACTLM,
-        "factlm-llama": _FACTLM,  # in layers 1 and 2, next to its facts, ES is 70
+        "factlm": {"layer": 0, "learning_rate": 5e-3, "most_change": 1e-2},
+        "factlm-llama": {"layer": 0, "learning_rate": 5e-3, "most_change": 5e-3},  # in layers 1 and 2, next to its facts, ES is 70
     }
 
     learning_rate: float = 1e-3
