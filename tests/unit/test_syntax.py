@@ -64,6 +64,8 @@ def test_pairs_without_neurons_are_unchanged(factlm, pairs, located):
     assert list(table["before"]) == list(table["after"]) == list(table["control"]) and set(table["neurons"]) == {0}
 
 
+NEURONS = [(2, 333), (7, 428), (7, 495)]
+"""Those that move the next word of `prompts` most: others change it by less than single precision tells."""
 WORDS = {"singular": ["dog", "car", "book"], "plural": ["dogs", "cars"], "neutral": ["the"]}
 
 
@@ -73,7 +75,7 @@ def prompts(factlm):
 
 
 def test_token_effects_by_hand(factlm, prompts):
-    neurons = tlk.NeuronSet.of(factlm, [(4, 28), (4, 340), (3, 5)])
+    neurons = tlk.NeuronSet.of(factlm, NEURONS)
     effects = tlk.neurons.measure_token_effects(factlm, prompts, WORDS, neurons, factor=2.0)
     token = tlk.Prompt.from_text(factlm, "a", target=" cars").target_token
 
@@ -91,7 +93,7 @@ def test_token_effects_by_hand(factlm, prompts):
 
 
 def test_results_are_saved_and_shown(factlm, pairs, located, prompts, tmp_path):
-    effects = tlk.neurons.measure_token_effects(factlm, prompts, WORDS, tlk.NeuronSet.of(factlm, [(4, 28), (3, 5)]))
+    effects = tlk.neurons.measure_token_effects(factlm, prompts, WORDS, tlk.NeuronSet.of(factlm, NEURONS))
     reliability = tlk.neurons.measure_reliability(factlm, pairs[:4], located, by=tlk.neurons.determiner)
     gain = tlk.neurons.measure_context_gain(factlm, tlk.load_facts(limit=3), limit=2, pool=tlk.load_facts())
     for result, fields in ((effects, ("neurons", "factor", "prompts")), (reliability, ("factor", "settings")), (gain, ("limit", "separator"))):
@@ -115,7 +117,7 @@ def test_significant_words_are_red():
 
 
 def test_niu_et_als_test_is_unpaired(factlm, prompts):
-    neurons = tlk.NeuronSet.of(factlm, [(4, 28), (4, 340), (3, 5)])
+    neurons = tlk.NeuronSet.of(factlm, NEURONS)
     ours = tlk.neurons.measure_token_effects(factlm, prompts, WORDS, neurons, factor=2.0)
     theirs = tlk.neurons.measure_token_effects(factlm, prompts, WORDS, neurons, factor=2.0, variant="niu2024")
     pd.testing.assert_frame_equal(ours.table[["word", "before", "after", "effect"]], theirs.table[["word", "before", "after", "effect"]])
@@ -160,7 +162,7 @@ def test_paired_t_equals_scipy():
 )
 def test_bad_input(factlm, prompts, call, error, message):
     with pytest.raises(error, match=message):
-        call(factlm, prompts, tlk.NeuronSet.of(factlm, [(4, 28)]))
+        call(factlm, prompts, tlk.NeuronSet.of(factlm, NEURONS))
 
 
 def test_a_pair_of_another_group_is_refused(factlm, located):
