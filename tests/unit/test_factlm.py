@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 import torch
+from support.places import FACTLM_LAYER
 
 import tl_knowledge as tlk
 
@@ -85,3 +86,11 @@ def test_subject_and_relation_enter_at_different_places(factlm, facts):
     assert len(effects["subject"]) >= 10
     assert sum(effects["subject"]) / len(effects["subject"]) > 0.4
     assert max(effects["relation"]) < 0.2
+
+
+@pytest.mark.slow
+def test_the_look_up_is_one_layer_and_not_the_first(factlm, facts):
+    prompts = [tlk.Prompt.from_fact(factlm, fact) for fact in facts[::80]]
+    traces = [tlk.trace(factlm, prompt, component="mlp_out", window=1, samples=5, progress=False) for prompt in prompts]
+    shares = torch.stack([t.mean_effect[:, p.subject.last] / t.total_effect.mean() for t, p in zip(traces, prompts, strict=True)]).mean(0)
+    assert shares.argmax() == FACTLM_LAYER and shares[FACTLM_LAYER] > 0.5 and shares[0] < 0.1, shares

@@ -65,7 +65,7 @@ def test_pairs_without_neurons_are_unchanged(factlm, pairs, located):
 
 
 NEURONS = [(2, 333), (7, 428), (7, 495)]
-"""Those that move the next word of `prompts` most: others change it by less than single precision tells."""
+"""Those that move the next word of `prompts` most."""
 WORDS = {"singular": ["dog", "car", "book"], "plural": ["dogs", "cars"], "neutral": ["the"]}
 
 
