@@ -29,7 +29,8 @@ scores = tlk.attribute_neurons(model, prompts, progress=False)
 scores.plot()
 
 # %% [markdown]
-# The integral's error: the scores of a layer should add up to what the layer contributes.
+# The integral's error: the scores of a layer should add up to what the layer contributes. With more `steps` than the 20 of the papers it gets
+# smaller.
 
 # %%
 scores.completeness_gap.max()
@@ -75,7 +76,8 @@ located = tlk.locate_neurons(model, tlk.neurons.fact_groups(model, facts, own_wo
 located.statistics().round(2).head(12)
 
 # %% [markdown]
-# Wen and Bai, figure 5: in GPT-2 the first layer holds a high share of the neurons.
+# Wen and Bai, figure 5: in GPT-2 the first layer holds a high share of the neurons. FactLM's first two layers are narrow and hold next to
+# none; layer 2, which looks facts up, holds four fifths.
 
 # %%
 located.plot()
@@ -105,7 +107,7 @@ effects[0.0].plot()
 # ## The same at the subject's last token
 #
 # The papers look at the position that predicts the answer. Causal tracing finds FactLM's facts at the last token of the *subject*; the same
-# attribution and the same experiment there (`at="subject"`): now it is this fact, and no other, that the neurons carry.
+# attribution and the same experiment there (`at="subject"`): the fact loses more, and other facts less.
 
 # %%
 at_subject = tlk.locate_neurons(model, tlk.neurons.fact_groups(model, facts, own_wording=False), shared_by=0.5, at="subject", progress=False)
@@ -119,7 +121,7 @@ carried.plot()
 # ## In-context prompts
 #
 # Wen and Bai, section 3.2, put four other facts of the relation before the fact, to raise the base probability. FactLM knows its facts without
-# that, and was trained on short paragraphs.
+# that, and was trained on short paragraphs: the context costs it a tenth of the probability.
 
 # %%
 objects = {relation: len({fact.target for fact in everything if fact.relation == relation}) for relation in {fact.relation for fact in facts}}

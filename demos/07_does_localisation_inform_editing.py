@@ -48,3 +48,7 @@ forcing.regressions()
 # %% [markdown]
 # Read the figure as the paper does: if localisation informed editing, the R² of both would be well above the layer's alone, and the F-test would
 # say so for many facts.
+#
+# Of these ten facts it does not for a false object (R² of the layer .73, with tracing .74, p = .29), and hardly for forcing (.54, .57, p =
+# .02). ROME works in layers 2 to 5, from the look-up to where attention reads the subject; tracing restores five layers at once, so that it
+# points to all layers whose window holds layer 2.
