@@ -45,7 +45,7 @@ average.locate_sides().round(2)
 # ## What the restored state acts through
 #
 # On FactLM states of layers 0 and 1 act through MLPs or not at all: they still have to be looked up. From layer 2 on the subject's needs
-# neither module at its own token; the relation's goes on needing both.
+# little of either at its own token; the relation's goes on needing both.
 
 # %%
 average.plot_severed()

@@ -81,6 +81,8 @@ number.table.round(3)
 # %% [markdown]
 # Every word's probability after the determiner, with and without them. Red: significant in a paired t-test over prompts, corrected for the
 # number of words. Neurons of *number* would lower the nouns of their own number and leave or raise the others.
+# The effect is `(after - before) / min(after, before)`, so that a fall may be more than 1: at -1 the probability is half of what it was, at +1
+# twice it.
 
 # %%
 words = {n: sorted({p.word_good if number_of(p) == n else p.word_bad for p in regular}) for n in OTHER}

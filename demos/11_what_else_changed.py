@@ -83,7 +83,7 @@ table.plot_moved()
 # %% [markdown]
 # ## The same as numbers
 #
-# Means over edits in percent, with 95% bootstrap intervals; ten edits make wide ones. `docs/consequences.md` has fifty, of seven editors.
+# Means over edits in percent, with 95% bootstrap intervals; ten edits make wide ones. `docs/consequences.md` has more edits and more editors.
 
 # %%
 scores = ("reliability", "subject_kept", "ripple", "multi_hop", "essence_drift", "blimp", "perplexity_rise", "next_token_KL", "extracted")

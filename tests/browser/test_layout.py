@@ -49,6 +49,14 @@ def test_a_figure_alone_has_its_title_subtitle_and_legend_apart(chromium, tmp_pa
     assert seen["charts"] == 1 and seen["cut"] == [] and seen["over"] == []
 
 
+def test_lines_of_one_method_have_no_legend_over_their_subtitle(chromium, tmp_path):
+    figure = drawing.slope_chart(
+        ["the edited fact is said"], [0.0], {"ROME": [(100.0, 20.0, 100.0)]}, title="A title", subtitle="one edit " * 9, value_axis="percent"
+    )
+    seen = measured(chromium, figure.to_html(include_plotlyjs=True), tmp_path, 1300)
+    assert seen["charts"] == 1 and seen["cut"] == [] and seen["over"] == []
+
+
 def test_the_measure_finds_what_it_is_for(chromium, tmp_path):
     """Labels that collide, and one that is cut: a measure that sees neither would hold nothing."""
     figure = figures("word", ["a", "b"])[0]

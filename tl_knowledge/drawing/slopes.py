@@ -44,7 +44,9 @@ def slope_chart(
         autorange="reversed", tickvals=list(range(len(labels))), ticktext=short, gridcolor="white", zeroline=False, automargin=True, title_standoff=8
     )
     figure.update_xaxes(title_text=axis, gridcolor="white", zeroline=True, zerolinecolor=MUTED)
-    figure.update_layout(**frame(title, subtitle, width=860, body=90 + (22 + 9 * len(points)) * len(labels), names=points if len(points) > 1 else ()))
+    several = len(points) > 1
+    body, names = 90 + (22 + 9 * len(points)) * len(labels), points if several else ()
+    figure.update_layout(**frame(title, subtitle, width=860, body=body, names=names), showlegend=several)
     return with_sentence(figure, _sentence(labels, values, points, value_axis))
 
 

@@ -103,7 +103,7 @@ class Consequences(TableResult):
             shares["unedited"].tolist(),
             {self.method: list(zip(shares["edited"], shares["low"], shares["high"], strict=True))},
             title=f"What one edit moved: {self.fact}{self.target_new}",
-            subtitle=f"open: unedited, filled: edited; n questions of one edit; {self.provenance.model}; 95% Wilson over questions",
+            subtitle=f"{self.method}; open: unedited, filled: edited; n questions of one edit; {self.provenance.model}; 95% Wilson over questions",
             value_axis="questions answered so (percent)",
         )
 
