@@ -170,6 +170,7 @@ BAD_EDITS = {
     ),
     "MEND.for_model": (lambda m, p: MEND.for_model(m), errors.InputError, r"nothing is published for .*pass MEND\(layers="),
     "MEND.load": (lambda m, p: MEND.load("/no/such/file"), errors.DataError, "as a saved TrainedEditor"),
+    "load_trained": (lambda m, p: tlk.editing.load_trained("/no/such/file"), errors.DataError, "as a saved TrainedEditor"),
     "KE: hidden": (lambda m, p: KE(layers=(1,), hidden=0), errors.InputError, "hidden=0 makes no edit"),
     "KE: untrained": (lambda m, p: tlk.evaluate(m, CASES[:1], KE(layers=(1,))), errors.TLKnowledgeError, "trained networks|tokenizer"),
     "TrainingSettings: steps": (
