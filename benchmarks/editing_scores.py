@@ -33,6 +33,11 @@ SCORES = ("S", "ES", "PS", "NS", "EM", "NM", "locality", "subject_kept", "millis
 SHOWN = ("SERAC", "ROME", "FT-Attn", "GRACE", "MEMIT", "MEND", "FT", "KN (dai2022)")
 
 
+def chosen(model: tlk.HookedModel, name: str, settings: dict[str, Any]) -> tlk.editing.EditMethod:
+    """A method with a variant's own settings, and others changed."""
+    return replace(method_for_model(model, name, variant=settings.pop("variant", "ours")), **settings)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", choices=("factlm", "factlm-llama"), default="factlm")
@@ -46,7 +51,7 @@ def main() -> None:
     cases = tlk.load_edit_cases()[args.skip :][: args.cases]
     measures = [tlk.evaluation.subject_facts(tlk.load_facts()), tlk.evaluation.EditCosts()]
     runs = {label: run for label, run in all_runs().items() if not args.only or run[0] in args.only}
-    methods = {label: replace(method_for_model(model, name), **settings) for label, (name, settings) in runs.items()}
+    methods = {label: chosen(model, name, dict(settings)) for label, (name, settings) in runs.items()}
     moments = own_moments(model, methods.values())
     reports: dict[str, tlk.EditReport] = {}
     for label, (name, _) in runs.items():

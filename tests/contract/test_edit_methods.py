@@ -15,9 +15,12 @@ from support import fingerprint, hooks_left, tokenizer_of_sixty_words
 from support.edits import ready
 
 import tl_knowledge as tlk
-from tl_knowledge.editing import METHODS, Edit, EditMethod, LowRank, RereadEdit, load_edit, method_class, method_for_model
+from tl_knowledge.cli.methods import method_argument
+from tl_knowledge.editing import METHODS, Edit, EditMethod, LowRank, RereadEdit, ValueSettings, load_edit, method_class, method_for_model
 from tl_knowledge.errors import ComponentError, InputError
+from tl_knowledge.models.bundled import BUNDLED
 from tl_knowledge.models.weights import output_weights
+from tl_knowledge.published.workbench import Editor
 from tl_knowledge.results.packing import packed_fields
 
 ROME = tlk.ROME.small()
@@ -233,6 +236,22 @@ def test_published_settings_are_the_papers(monkeypatch, factlm):
     assert tlk.ROME.last_for_model(factlm, variant="wen_bai") == replace(tlk.ROME.for_model(factlm, variant="wen_bai"), layer=22)
     with pytest.raises(InputError, match=r"nothing is published for 'gpt2-medium'; pass MEMIT\(layers=\.\.\.\)"):
         tlk.MEMIT.for_model(factlm)
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_a_named_variant_stops_where_its_program_does(monkeypatch, factlm, name):
+    """What was tuned on a model is ours: whoever names a paper gets that program's numbers, also on the command line and in a published table."""
+    monkeypatch.setattr(factlm.cfg, "model_name", name)
+    assert tlk.ROME.for_model(factlm).value == ValueSettings(stop_below=0.5)
+    for variant in ("gupta2024", "gupta2024_p", "meng2022_code", "wei2024"):
+        assert tlk.ROME.for_model(factlm, variant=variant).value == ValueSettings()
+    assert tlk.FineTune.for_model(factlm).stop_below == (0.1 if name == "factlm" else 0.01)
+    for method in ("ft", "ft+l", "ft-attn", "ft-w"):
+        assert method_for_model(factlm, method, variant="meng2022_code").stop_below == 0.01
+    assert all(method_for_model(factlm, method).stop_below == 0.01 for method in ("ft+l", "ft-attn", "ft-w"))
+    rome = tlk.ROME.for_model(factlm, variant="meng2022_code")
+    assert method_argument(factlm, "rome", None, {"variant": "meng2022_code"}) == rome
+    assert Editor("ROME", "rome", (("variant", "meng2022_code"),)).for_model(factlm) == rome
 
 
 def test_variants_have_their_own_published_settings(monkeypatch, factlm):

@@ -82,7 +82,8 @@ def method_argument(model: tlk.HookedModel, name: str, layers: Sequence[int] | N
             kind.for_model(model, layers=layers)  # which refuses them where a method has none
             method = replace(method, layers=tuple(layers))  # which refuses others than it was trained for
     else:
-        method = tlk.editing.method_for_model(model, name, layers=layers or None)
+        settings = dict(settings)
+        method = tlk.editing.method_for_model(model, name, layers=layers or None, variant=settings.pop("variant", "ours"))
     for key, value in settings.items():
         method = _changed(method, key, value)
     return method

@@ -50,6 +50,7 @@ class EditMethod(ABC):
         needs_training: whether it edits only once it was trained (`tl_knowledge.editing.TrainedMethod`).
         published: for each model (a name as in ``"gpt2-xl"``), the published values of the fields.
         published_variants: the same by variant, where a program's settings are others.
+        tuned: for each model, other values than the defaults that were chosen on it by measuring; no named variant has them.
         takes_traced_layer: whether a method of one layer that publishes none for a model takes ROME's.
         takes_several_layers: whether its ``layer`` may be several.
         edits_any_model: whether masked models (BERT), and encoders with decoders (T5), can be edited like autoregressive ones.
@@ -77,6 +78,7 @@ class EditMethod(ABC):
     needs_training: ClassVar[bool] = False
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     published_variants: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {}
+    tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     takes_traced_layer: ClassVar[bool] = True
     takes_several_layers: ClassVar[bool] = False
     edits_any_model: ClassVar[bool] = False
@@ -180,13 +182,13 @@ def _required(field: Field[Any]) -> bool:
 
 
 def _of_variant(cls: type[EditMethod], model: HookedModel, variant: str) -> dict[str, Any]:
-    """The settings of a variant on a model, beyond what every variant has.
+    """The settings of a variant on a model, beyond what every variant has; of "ours", those that were tuned.
 
     Raises:
         InputError: the method has no variants, or the program's settings on this model are not published.
     """
     if variant == "ours":
-        return {}
+        return dict(published_for(model, cls.tuned) or {})
     if "variant" not in {field.name for field in _fields(cls)}:
         raise InputError(f"{cls.__name__} has no variants, but variant={variant!r} was given; leave it out.")
     table = cls.published_variants.get(variant, {})

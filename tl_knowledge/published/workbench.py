@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,20 +54,21 @@ class Editor:
 
     def for_model(self, model: HookedModel) -> EditMethod:
         """The method for a model; published layers that a model cut in depth does not have are taken as deep as it goes."""
-        known, count = method_class(self.method), layer_count(model)
+        count, settings = layer_count(model), dict(self.settings)
+        known = partial(method_class(self.method).for_model, model, variant=settings.pop("variant", "ours"))
         if self.layers == "second_last":
-            method = known.for_model(model, layers=count - 2)
+            method = known(layers=count - 2)
         elif isinstance(self.layers, tuple):
-            method = known.for_model(model, layers=self.layers)
+            method = known(layers=self.layers)
         else:
-            method = known.for_model(model)
-            word = known.layer_word()
+            method = known()
+            word = method.layer_word()
             layers: Any = () if word is None else getattr(method, word)
             layers = (layers,) if isinstance(layers, int) else tuple(layers or ())
             if any(layer >= count for layer in layers):
                 inside = tuple(layer for layer in layers if layer < count) or (count // 2,)
-                method = known.for_model(model, layers=inside if word == "layers" else inside[-1])
-        for name, value in self.settings:
+                method = known(layers=inside if word == "layers" else inside[-1])
+        for name, value in settings.items():
             method = _changed(method, name.split("."), value)
         return method
 

@@ -78,9 +78,10 @@ class FineTune(EditMethod):
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "gpt2-xl": {"layer": 1},
         "gpt-j-6b": {"layer": 21},
-        "factlm": {"layer": TRACED_LAYERS["factlm"], "stop_below": 0.1},
+        "factlm": {"layer": TRACED_LAYERS["factlm"]},
         "factlm-llama": {"layer": TRACED_LAYERS["factlm-llama"]},
     }
+    tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {"factlm": {"stop_below": 0.1}}  # further, it loses neighbours
 
     layer: int | tuple[int, ...]
     variant: FineTuneVariant = "ours"
@@ -196,6 +197,7 @@ class FineTuneConstrained(FineTune):
         "factlm": {"layer": TRACED_LAYERS["factlm"], "most_change": 5e-3},
         "factlm-llama": {"layer": TRACED_LAYERS["factlm-llama"], "most_change": 7e-3},
     }
+    tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     most_change: float | None = 5e-4
 

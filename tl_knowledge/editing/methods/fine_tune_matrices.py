@@ -36,6 +36,7 @@ class FineTuneAttention(FineTune):
         "factlm": {"layer": 0, "learning_rate": 5e-3, "most_change": 1e-2},
         "factlm-llama": {"layer": 0, "learning_rate": 5e-3, "most_change": 5e-3},  # in layers 1 and 2, next to its facts, ES is 70
     }
+    tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     learning_rate: float = 1e-3
     most_change: float | None = 1e-3
@@ -72,6 +73,7 @@ class FineTuneDecayed(FineTune):
     published_variants: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
         "meng2022_code": {name: {"weight_decay": 0.0} for name in published},
     }
+    tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     weight_decay: float | None = None
     matrices: tuple[Matrix, ...] | None = None

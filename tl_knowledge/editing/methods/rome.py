@@ -77,7 +77,10 @@ class ROME(EditMethod):
     needs_moments: ClassVar[bool] = True
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         name: {"layer": layer, "value": ValueSettings(clamp=3.0 if name == "gpt2-medium" else 4.0)} for name, layer in TRACED_LAYERS.items()
-    } | {name: {"layer": TRACED_LAYERS[name], "value": ValueSettings(stop_below=0.5)} for name in BUNDLED}  # further, it loses neighbours
+    }
+    tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        name: {"value": ValueSettings(stop_below=0.5)} for name in BUNDLED
+    }  # else it loses neighbours
     published_variants: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
         "wen_bai": {name: {"layer": TRACED_LAYERS[name], "value": ValueSettings(clamp=3.0)} for name in ("gpt2", "gpt2-medium")}
     }
