@@ -49,7 +49,7 @@ def test_a_trained_editors_edit_in_a_tab_is_its_own(reading, method):
     assert offer.layers == editor.layers and not offer.refusal and not offer.asks_layers
     edit = replace(EDIT, method=name)
     rows = asked(session, "compare", replace(STATE, edits=(edit,)))["comparisons"]
-    again = asked(session, "compare", replace(STATE, edits=(replace(edit, layers=editor.layers),)))["comparisons"]
+    again = asked(session, "compare", replace(STATE, edits=(replace(edit, layers=editor.layers[::-1]),)))["comparisons"]
     session.close()
     assert [row.after for row in rows] == [row.after for row in again] and fingerprint(reading) == before and not hooks_left(reading)
     plan = tlk.plan_edit(reading, tlk.Fact(edit.subject, edit.template, edit.target_new), editor, progress=False)
@@ -64,13 +64,17 @@ def test_a_trained_editors_edit_in_a_tab_is_its_own(reading, method):
 def test_what_it_was_not_trained_for_is_refused(reading):
     editor = trained(reading, MEND.small())
     session = ExplorerSession(reading, name="random", editors=[editor])
-    assert "were trained with other layers" in refused(session, "compare", replace(STATE, edits=(replace(EDIT, layers=(1,)),)))
+    assert "this MEND was trained for layers 0, 2, not 1; leave the layers empty" in refused(
+        session, "compare", replace(STATE, edits=(replace(EDIT, layers=(1,)),))
+    )
     assert "start the explorer with --editor FILE" in refused(session, "compare", replace(STATE, edits=(replace(EDIT, method="ke"),)))
     session.close()
     with pytest.raises(InputError, match="two trained editors are MEND; pass one of a kind"):
         ExplorerSession(reading, name="random", editors=[editor, editor])
-    with pytest.raises(InputError, match="SERAC changes what the model reads"):
+    with pytest.raises(InputError, match="an editor is a SERAC; pass a trained MEND or KE"):
         ExplorerSession(reading, name="random", editors=[trained(reading, SERAC.small())])
+    with pytest.raises(InputError, match="an editor is a ROME"):
+        ExplorerSession(reading, name="random", editors=[tlk.ROME(layer=1)])
     with pytest.raises(ModelStateError):
         ExplorerSession(build("bridge-llama"), name="random", editors=[editor])
 

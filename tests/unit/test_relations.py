@@ -124,13 +124,19 @@ def test_the_attribute_lens_reads_what_the_map_says(factlm, relation):
 def test_an_edit_makes_the_model_say_the_other_object(factlm):
     """By hooks that compose with others; the model is as it was."""
     makers = [fact for fact in tlk.load_facts("factlm") if fact.relation == "P176"]
-    relation = tlk.relations.estimate_relation(factlm, makers[:3], layer=FACTLM_LAYER, beta=2.5, rank=16, **QUIET)
+    relation = tlk.relations.estimate_relation(factlm, makers[:4], layer=FACTLM_LAYER + 1, beta=2.5, rank=16, **QUIET)
+    pairs = [(mine, other) for mine, other in zip(makers[4:], makers[16:], strict=False) if mine.target != other.target]
+    swapped = [_said(factlm, relation.prompt(factlm, mine), relation.edit_hooks(factlm, mine, other)) == other.target for mine, other in pairs]
+    assert len(swapped) > 20 and sum(swapped) / len(swapped) > 0.6, swapped  # three in four
     before, (mine, other) = fingerprint(factlm), (makers[9], makers[20])
     assert (mine.target, other.target) == (" Boeing", " Nintendo")
     prompt, hooks = relation.prompt(factlm, mine), relation.edit_hooks(factlm, mine, other)
-    said = [factlm.run_with_hooks(prompt.tokens, fwd_hooks=some)[0, -1].argmax() for some in ([], hooks, hooks + _back(hooks))]
-    assert [factlm.tokenizer.decode([token]) for token in said] == [" Boeing", " Nintendo", " Boeing"]
+    assert [_said(factlm, prompt, some) for some in ([], hooks, hooks + _back(hooks))] == [" Boeing", " Nintendo", " Boeing"]
     assert fingerprint(factlm) == before and not hooks_left(factlm)
+
+
+def _said(model, prompt, hooks):
+    return model.tokenizer.decode([model.run_with_hooks(prompt.tokens, fwd_hooks=hooks)[0, -1].argmax()])
 
 
 def _back(hooks):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+from plotly.basedatatypes import BaseFigure
 
 from tl_knowledge.drawing.look import label_text
 from tl_knowledge.errors import InputError
@@ -52,7 +53,7 @@ def head_of(figure: go.Figure) -> tuple[str, str]:
         >>> head_of(go.Figure(layout_title_text="<b>a</b> &lt; b"))
         ('a < b', '')
     """
-    if not isinstance(figure, go.Figure):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(figure, BaseFigure):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InputError(f"figure is a {type(figure).__name__}; pass a plotly Figure, for example what .plot() returns.")
     meta: Any = figure.layout["meta"]
     if isinstance(meta, Mapping) and "title" in meta:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import get_type_hints
 
 from tl_knowledge.arrays import Hooks
@@ -12,6 +12,7 @@ from tl_knowledge.editing import (
     METHODS,
     Edit,
     EditMethod,
+    GradientEditor,
     KeyMoments,
     PlannedEdit,
     RereadEdit,
@@ -83,31 +84,26 @@ def _refusal(name: str) -> str:
     """Why a method is not for the explorer, by what it is."""
     kind = method_class(name)
     title = kind.__name__
-    if _rereads(kind):
+    if issubclass(get_type_hints(kind.plan).get("return", PlannedEdit), RereadEdit):
         return f"{title} changes what the model reads, so that no token is where the page shows it: use plan_edit() in a program, or ROME here."
     if kind.needs_training:
         return f"{title} edits with networks that are trained first: start the explorer with --editor FILE, which tl-knowledge train writes."
     return ""
 
 
-def _rereads(kind: type[EditMethod]) -> bool:
-    """Whether a method's edits change what the model reads."""
-    return issubclass(get_type_hints(kind.plan).get("return", PlannedEdit), RereadEdit)
-
-
-def _by_name(model: HookedModel, trained: Iterable[TrainedMethod]) -> dict[str, TrainedMethod]:
+def _by_name(model: HookedModel, editors: Iterable[TrainedMethod]) -> dict[str, GradientEditor]:
     """Trained methods by their short names.
 
     Raises:
         InputError: one that cannot be used here, or two of one kind.
         ModelStateError: one that was trained for other weights.
     """
-    found: dict[str, TrainedMethod] = {}
-    for method in trained:
+    found: dict[str, GradientEditor] = {}
+    for method in editors:
+        if not isinstance(method, GradientEditor):
+            raise InputError(f"an editor is a {type(method).__name__}; pass a trained MEND or KE, whose edits are hooks.")
         method.trained.check(model)
         name = next(name for name in METHODS if method_class(name) is type(method))
-        if _rereads(type(method)):
-            raise InputError(_refusal(name))
         if name in found:
             raise InputError(f"two trained editors are {type(method).__name__}; pass one of a kind.")
         found[name] = method
@@ -186,7 +182,10 @@ class Editor:
             ComponentError: a layer outside the model.
         """
         if (trained := self._trained.get(request.method)) is not None:
-            return replace(trained, layers=request.layers) if request.layers else trained  # pyright: ignore[reportCallIssue]
+            if request.layers and sorted(request.layers) != sorted(trained.layers):
+                name, words = type(trained).__name__, ", ".join(map(str, trained.layers))
+                raise InputError(f"this {name} was trained for layers {words}, not {', '.join(map(str, request.layers))}; leave the layers empty.")
+            return trained
         if refusal := _refusal(request.method):
             raise InputError(refusal)
         return method_class(request.method).for_model(self._model, layers=request.layers or None)

@@ -70,7 +70,7 @@ class ExplorerSession:
         model: the model; only the session's own thread may run it.
         name: as it was given.
         options: what a program has to load it with besides.
-        identity: of the model under its name, as loaded: what another session with other numbers does not have.
+        identity: of the model under its name, as loaded, and of the editors: what another session with other numbers does not have.
         layers, heads: of the model.
         methods: the editing methods, for a form; those that cannot be used here with the reason.
     """
@@ -86,13 +86,13 @@ class ExplorerSession:
     ) -> None:
         self.model, self.name = as_model(model), name
         self.options = loading_options(self.model, name)
-        numbers = (name, self.options, weight_fingerprint(self.model), sorted(method.editor for method in editors))
-        self.identity = hashlib.sha256(repr(numbers).encode()).hexdigest()
         if moments is not None:
             moments.check(self.model)
         texts = load_corpus if corpus is None and is_bundled(name) else corpus
         self.layers, self.heads = layer_count(self.model), unit_count(self.model, "head")
         editor = Editor(self.model, moments, texts, editors)
+        numbers = (name, self.options, weight_fingerprint(self.model), sorted(method.editor for method in editors))
+        self.identity = hashlib.sha256(repr(numbers).encode()).hexdigest()
         self.methods: tuple[MethodOffer, ...] = editor.offers()
         self._desk = Desk(self.model, editor)
         self._worker = Worker(TASKS, lambda: model_lock(self.model))  # nobody's ``with edit.applied(model):`` is seen in a step
