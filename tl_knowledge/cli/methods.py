@@ -11,7 +11,6 @@ from typing import Any
 
 import tl_knowledge as tlk
 from tl_knowledge.errors import InputError, check_choice
-from tl_knowledge.runs.key_moments import needed_layers
 
 __all__ = ["method_argument", "moments_argument", "named_methods", "needed_corpus", "settings_argument", "split_method"]
 
@@ -102,6 +101,8 @@ def moments_argument(
     Raises:
         InputError: moments are needed, and there is neither a file nor a corpus.
     """
+    from tl_knowledge.runs.key_moments import needed_layers  # here, as it imports torch
+
     if (layers := needed_layers(methods)) == ():
         return None
     if path is not None:
