@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import pandas as pd
@@ -25,6 +25,7 @@ __all__ = ["KeyMoments", "needed_layers", "needed_moments"]
 MOST_KEPT = 2**31  # bytes of eigenvectors
 
 
+@runtime_checkable
 class NeedsMoments(Protocol):
     """What says of which layers it needs moments: an editing method, or one that takes another's layers."""
 
