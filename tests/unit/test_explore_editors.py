@@ -73,10 +73,13 @@ def test_what_it_was_not_trained_for_is_refused(reading):
         ExplorerSession(reading, name="random", editors=[editor, editor])
     with pytest.raises(InputError, match="an editor is a SERAC; pass a trained MEND or KE"):
         ExplorerSession(reading, name="random", editors=[trained(reading, SERAC.small())])
-    with pytest.raises(InputError, match="an editor is a ROME"):
-        ExplorerSession(reading, name="random", editors=[tlk.ROME(layer=1)])
     with pytest.raises(ModelStateError):
         ExplorerSession(build("bridge-llama"), name="random", editors=[editor])
+
+
+def test_what_is_no_trained_editor_is_refused(reading, without_type_checks):
+    with pytest.raises(InputError, match="an editor is a ROME; pass a trained MEND or KE"):
+        ExplorerSession(reading, name="random", editors=[tlk.ROME(layer=1)])
 
 
 def test_sessions_with_and_without_an_editor_are_not_taken_for_each_other(reading):
