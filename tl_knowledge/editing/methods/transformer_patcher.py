@@ -34,7 +34,7 @@ from tl_knowledge.wording import counted
 __all__ = ["TransformerPatcher"]
 
 TEXTS_AT_ONCE = 16
-_FACTLM = {"corpus": "factlm", "stored_queries": 4000, "steps": 400, "gain": 1.0}
+_FACTLM = {"corpus": "factlm", "stored_queries": 4000, "steps": 400}
 
 _memories: WeakKeyDictionary[object, tuple[str, torch.Tensor]] = WeakKeyDictionary()
 
@@ -82,7 +82,7 @@ class TransformerPatcher(EditMethod):
     takes_traced_layer: ClassVar[bool] = False
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "factlm": _FACTLM,
-        "factlm-llama": _FACTLM,
+        "factlm-llama": _FACTLM | {"gain": 1.0},
     }
 
     corpus: str | tuple[str, ...]
