@@ -9,14 +9,14 @@ over an hour; ``--store`` lets a killed run go on.
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from trained_editors import own_moments, trained
 
 import tl_knowledge as tlk
-from tl_knowledge.editing import METHODS, method_for_model
+from tl_knowledge.cli.methods import method_argument
+from tl_knowledge.editing import METHODS
 
 TOGETHER = {"memit", "pmet", "emmet", "alphaedit", "ultraedit"}  # what plans many cases at once; every other method edits case by case
 NAMES = {"alphaedit": "AlphaEdit", "ultraedit": "UltraEdit", "lora": "LoRA", "t-patcher": "Transformer-Patcher", "ft-attn": "FT-Attn", "ft-w": "FT-W"}
@@ -33,11 +33,6 @@ SCORES = ("S", "ES", "PS", "NS", "EM", "NM", "locality", "subject_kept", "millis
 SHOWN = ("SERAC", "ROME", "FT-Attn", "GRACE", "MEMIT", "MEND", "FT", "KN (dai2022)")
 
 
-def chosen(model: tlk.HookedModel, name: str, settings: dict[str, Any]) -> tlk.editing.EditMethod:
-    """A method with a variant's own settings, and others changed."""
-    return replace(method_for_model(model, name, variant=settings.pop("variant", "ours")), **settings)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", choices=("factlm", "factlm-llama"), default="factlm")
@@ -51,7 +46,7 @@ def main() -> None:
     cases = tlk.load_edit_cases()[args.skip :][: args.cases]
     measures = [tlk.evaluation.subject_facts(tlk.load_facts()), tlk.evaluation.EditCosts()]
     runs = {label: run for label, run in all_runs().items() if not args.only or run[0] in args.only}
-    methods = {label: chosen(model, name, dict(settings)) for label, (name, settings) in runs.items()}
+    methods = {label: method_argument(model, name, None, settings) for label, (name, settings) in runs.items()}
     moments = own_moments(model, methods.values())
     reports: dict[str, tlk.EditReport] = {}
     for label, (name, _) in runs.items():

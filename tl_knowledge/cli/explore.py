@@ -33,13 +33,14 @@ def explore_command(
     if find_spec("dash") is None:
         raise InputError('explore needs Dash; pip install "tl-knowledge[explore]".')
     from tl_knowledge.explore.page.local import LocalPage
+    from tl_knowledge.explore.session import ExplorerSession
 
     texts, kept = corpus_argument(corpus, model), None if moments is None else tlk.KeyMoments.load(moments)
     trained = [tlk.editing.load_trained(path) for path in editor or ()]
     with LocalPage.at(port) as page:
         print_line(f"loading {model} ...")
-        loaded = model_argument(model)
-        page.show(loaded, model, moments=kept, corpus=None if texts is None else partial(tlk.datasets.corpus_texts, texts), editors=trained)
+        read = None if texts is None else partial(tlk.datasets.corpus_texts, texts)
+        page.show(ExplorerSession(model_argument(model), name=model, moments=kept, corpus=read, editors=trained))
         print_line((page.address, "bold"), "  Ctrl+C ends it.")
         if browser:
             webbrowser.open(page.address)

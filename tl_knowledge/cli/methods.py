@@ -73,15 +73,13 @@ def method_argument(model: tlk.HookedModel, name: str, layers: Sequence[int] | N
         InputError: an unknown method or setting, several layers for a method of one, or layers that a trained method was not trained for.
         DataError: ``editor=`` of a trained method is no file of it.
     """
-    kind = tlk.editing.method_class(name)
+    kind, settings = tlk.editing.method_class(name), dict(settings)
     if "editor" in settings and issubclass(kind, tlk.editing.TrainedMethod):
-        settings = dict(settings)
         method: Any = kind.load(settings.pop("editor"))
         if layers:
             kind.for_model(model, layers=layers)  # which refuses them where a method has none
             method = replace(method, layers=tuple(layers))  # which refuses others than it was trained for
     else:
-        settings = dict(settings)
         method = tlk.editing.method_for_model(model, name, layers=layers or None, variant=settings.pop("variant", "ours"))
     for key, value in settings.items():
         method = _changed(method, key, value)

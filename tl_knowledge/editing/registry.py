@@ -93,11 +93,12 @@ def load_trained(path: str | os.PathLike[str]) -> TrainedMethod:
     """
     from tl_knowledge.editing.training.editor import TrainedEditor  # here, as it imports torch
 
-    method = TrainedEditor.load(path).method
-    name = next((name for name, place in METHODS.items() if place.endswith(f":{method}")), None)
+    editor = TrainedEditor.load(path)
+    name = next((name for name, place in METHODS.items() if place.endswith(f":{editor.method}")), None)
     kind: Any = None if name is None else method_class(name)
     if kind is None or not kind.needs_training:
         raise DataError(
-            f"{os.fspath(path)!r} holds a trained {method[:60]!r}, which is no method that is trained; pass a file that tl-knowledge train wrote."
+            f"{os.fspath(path)!r} holds a trained {editor.method[:60]!r}, which is no method that is trained; "
+            "pass a file that tl-knowledge train wrote."
         )
-    return kind.load(path)
+    return kind.of_file(editor, path)

@@ -91,22 +91,21 @@ def _refusal(name: str) -> str:
     return ""
 
 
-def _by_name(model: HookedModel, editors: Iterable[TrainedMethod]) -> dict[str, GradientEditor]:
-    """Trained methods by their short names.
+def _by_kind(model: HookedModel, editors: Iterable[TrainedMethod]) -> dict[type[EditMethod], GradientEditor]:
+    """Trained methods by their classes.
 
     Raises:
         InputError: one that cannot be used here, or two of one kind.
         ModelStateError: one that was trained for other weights.
     """
-    found: dict[str, GradientEditor] = {}
+    found: dict[type[EditMethod], GradientEditor] = {}
     for method in editors:
         if not isinstance(method, GradientEditor):
             raise InputError(f"an editor is a {type(method).__name__}; pass a trained MEND or KE, whose edits are hooks.")
         method.trained.check(model)
-        name = next(name for name in METHODS if method_class(name) is type(method))
-        if name in found:
+        if type(method) in found:
             raise InputError(f"two trained editors are {type(method).__name__}; pass one of a kind.")
-        found[name] = method
+        found[type(method)] = method
     return found
 
 
@@ -134,13 +133,13 @@ class Editor:
         corpus: Callable[[], Iterable[str]] | None,
         trained: Iterable[TrainedMethod] = (),
     ) -> None:
-        self._model, self._moments, self._corpus, self._trained = model, moments, corpus, _by_name(model, trained)
+        self._model, self._moments, self._corpus, self._trained = model, moments, corpus, _by_kind(model, trained)
         self._plans, self._collected = Cache(PLANS_KEPT), Cache(MOMENTS_KEPT)
 
     def offers(self) -> tuple[MethodOffer, ...]:
         """Every editing method of the package; those that cannot be used here with the reason."""
         has_moments = self._moments is not None or self._corpus is not None
-        return tuple(_offer(self._model, name, self._trained.get(name), has_moments=has_moments) for name in METHODS)
+        return tuple(_offer(self._model, name, self._trained.get(method_class(name)), has_moments=has_moments) for name in METHODS)
 
     def plan(self, requests: Sequence[EditRequest]) -> PlannedEdit:
         """The last of some edits, each of which is planned on the model that the ones before it have left.
@@ -181,7 +180,7 @@ class Editor:
                 one was not trained for.
             ComponentError: a layer outside the model.
         """
-        if (trained := self._trained.get(request.method)) is not None:
+        if (trained := self._trained.get(method_class(request.method))) is not None:
             if request.layers and sorted(request.layers) != sorted(trained.layers):
                 name, words = type(trained).__name__, ", ".join(map(str, trained.layers))
                 raise InputError(f"this {name} was trained for layers {words}, not {', '.join(map(str, request.layers))}; leave the layers empty.")

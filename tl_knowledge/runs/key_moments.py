@@ -69,9 +69,9 @@ class KeyMoments(Result):
         keys, fires = keys.to(moment), self.firing(layer, keys)
         every = bool(fires.all())  # then nothing is copied
         factor, failed = torch.linalg.cholesky_ex(moment if every else moment[fires][:, fires])
-        if int(failed) != 0 and not bool(moment.isfinite().all()):
-            raise NumericalError(f"the second moments of layer {layer} have values that are not finite; collect them again.")
         if int(failed) != 0:
+            if not bool(moment.isfinite().all()):
+                raise NumericalError(f"the second moments of layer {layer} have values that are not finite; collect them again.")
             raise NumericalError(
                 f"the second moments of layer {layer} are singular: {counted(self.tokens, 'token')} for "
                 f"{counted(int(fires.sum()), 'neuron')}; collect more with tokens=."

@@ -186,6 +186,15 @@ class TrainedMethod(EditMethod):
         editor = TrainedEditor.load(path)
         if editor.method != cls.__name__:
             raise DataError(f"{os.fspath(path)!r} holds a trained {editor.method}, not a {cls.__name__}; load it with {editor.method}.load().")
+        return cls.of_file(editor, path)
+
+    @classmethod
+    def of_file(cls: type[Method], editor: TrainedEditor, path: str | os.PathLike[str]) -> Method:
+        """The method of what was read from a file, which an error names.
+
+        Raises:
+            DataError: settings of another version.
+        """
         return unpack_file(cls, editor.settings, {}, path).with_editor(editor)
 
     def check_cases(self, cases: Sequence[EditCase]) -> None:

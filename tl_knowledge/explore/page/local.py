@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 
 from werkzeug.serving import BaseWSGIServer
 
-from tl_knowledge.editing import KeyMoments, TrainedMethod
 from tl_knowledge.explore.page.app import explorer_app
 from tl_knowledge.explore.page.server import LOCAL, guard, local_server, local_socket
 from tl_knowledge.explore.session import ExplorerSession
-from tl_knowledge.models.protocol import HookedModel
 
 __all__ = ["LocalPage"]
 
@@ -40,17 +37,9 @@ class LocalPage:
         """
         return cls(local_socket(port))
 
-    def show(
-        self,
-        model: HookedModel,
-        name: str,
-        *,
-        moments: KeyMoments | None = None,
-        corpus: Callable[[], Iterable[str]] | None = None,
-        editors: Sequence[TrainedMethod] = (),
-    ) -> None:
-        """Make the page of a model; arguments as `ExplorerSession` has them."""
-        self._session = ExplorerSession(model, name=name, moments=moments, corpus=corpus, editors=editors)
+    def show(self, session: ExplorerSession) -> None:
+        """Make the page of a session, which ends with this page."""
+        self._session = session
         app = explorer_app(self._session)
         served = app.server
         guard(served, self._held.getsockname()[1], scripts=app.csp_hashes())
