@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias, TypeVar, cast
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-__all__ = ["Embeddings", "HookFn", "Hooks", "Logits", "Residual", "SampleProbability", "Tokens", "as_pairs", "as_positions"]
+__all__ = ["Embeddings", "FloatArray", "HookFn", "Hooks", "Logits", "Residual", "SampleProbability", "Tokens", "as_pairs", "as_positions"]
 
 HookFn: TypeAlias = Callable[..., torch.Tensor | None]
 """``fn(activation, *, hook)``: returns the new activation, or ``None`` to leave it alone."""
@@ -25,6 +26,9 @@ Embeddings: TypeAlias = Float[torch.Tensor, "batch pos d_model"]
 Residual: TypeAlias = Float[torch.Tensor, "row pos d_model"]
 Logits: TypeAlias = Float[torch.Tensor, "row answer d_vocab"]
 SampleProbability: TypeAlias = Float[torch.Tensor, " sample"]
+
+FloatArray: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
+"""NumPy's ``NDArray[np.float64]``, which since NumPy 2.5 is a name that what reads annotations at run time does not see through."""
 
 Second = TypeVar("Second")
 

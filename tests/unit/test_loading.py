@@ -43,6 +43,13 @@ def test_every_way_to_load_gives_the_hugging_face_model(hugging_face_log_probs, 
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_a_model_is_known_by_what_its_class_can_do(backend):
+    """``isinstance`` does not see ``blocks``, which lies among the modules of an instance, since Python 3.12: there every model was refused."""
+    assert issubclass(type(tlk.load_model("factlm", backend=backend)), tlk.HookedModel)
+    assert not issubclass(torch.nn.Linear, tlk.HookedModel)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_dtype_gradients_and_bos_as_asked(backend):
     model = tlk.load_model("factlm", backend=backend, dtype=torch.float64, requires_grad=True, prepend_bos=False)
     assert {p.dtype for p in model.parameters()} == {torch.float64}

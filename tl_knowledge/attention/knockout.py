@@ -16,9 +16,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import torch
-from numpy.typing import NDArray
 
-from tl_knowledge.arrays import Hooks
+from tl_knowledge.arrays import FloatArray, Hooks
 from tl_knowledge.door import public
 from tl_knowledge.drawing import Line, LinePanel, line_panels
 from tl_knowledge.engine.acting import site_refusal
@@ -64,8 +63,8 @@ class AttentionKnockout(Result):
 
     ranked_by: ClassVar[str] = "change"
     either_sign: ClassVar[bool] = True
-    change: NDArray[np.float64]
-    clean_probability: NDArray[np.float64]
+    change: FloatArray
+    clean_probability: FloatArray
     at: tuple[Blocked, ...]
     window: int
     facts: tuple[Fact, ...]
@@ -154,7 +153,7 @@ def measure_attention_knockout(
         check_choice("at", name, Blocked, ComponentError)
     width, measured = _window(model, window), resolve_metric(model, metric, against)
     _check_writable(model)
-    changes: list[NDArray[np.float64]] = []
+    changes: list[FloatArray] = []
     cleans: list[float] = []
     prompts = [Prompt.from_fact(model, fact) for fact in known]
     for prompt in prompts:
@@ -167,7 +166,7 @@ def measure_attention_knockout(
     return AttentionKnockout(np.stack(changes), np.array(cleans), spans, width, known, provenance, measured)
 
 
-def _knock_out(model: HookedModel, prompt: Prompt, spans: Sequence[Blocked], window: int, metric: Metric) -> tuple[NDArray[np.float64], float]:
+def _knock_out(model: HookedModel, prompt: Prompt, spans: Sequence[Blocked], window: int, metric: Metric) -> tuple[FloatArray, float]:
     """Changes ``[span layer]`` and the clean probability, from one forward with a row for every window and span."""
     answer = torch.tensor([prompt.target_token], device=model_device(model))
     experiment = Experiment(model, (answered(prompt, answer),), (), 0, metric)

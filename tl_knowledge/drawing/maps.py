@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import plotly.colors
 import plotly.graph_objects as go
-from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
 from tl_knowledge.drawing.look import INK, MUTED, PANEL_TITLE, ROLE_COLOURS, ZERO, frame, label_text, panel_titles, shade, shortened, wrapped
@@ -38,7 +37,7 @@ class HeatMap:
         texts: what stands in each cell; nothing without.
     """
 
-    values: NDArray[np.floating[Any]]
+    values: np.ndarray[Any, np.dtype[np.floating[Any]]]
     rows: Sequence[str]
     columns: Sequence[str]
     title: str
@@ -224,7 +223,7 @@ def _heat_map_trace(chart: HeatMap, colour_axis: str, limits: dict[str, float], 
     )
 
 
-def _crosses(values: NDArray[np.floating[Any]]) -> go.Scatter:
+def _crosses(values: np.ndarray[Any, np.dtype[np.floating[Any]]]) -> go.Scatter:
     """A small cross on every cell that has no value, so that it is not read as zero."""
     rows, columns = np.nonzero(~np.isfinite(values))
     marker = {"symbol": "x-thin", "size": 5, "line": {"color": MUTED, "width": 1}}

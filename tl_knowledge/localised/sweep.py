@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from more_itertools import always_iterable
-from numpy.typing import NDArray
 
+from tl_knowledge.arrays import FloatArray
 from tl_knowledge.door import public
 from tl_knowledge.editing import FineTune, KeyMoments, Objective, PlannedEdit, plan_edit
 from tl_knowledge.engine.progress import progress_bar
@@ -233,7 +233,7 @@ def _tracing_effects(model: HookedModel, fact: Fact, settings: SweepSettings) ->
     what = f"P({fact.target!r})" if settings.metric == PROBABILITY else settings.metric.of_answer(fact.target)
     if total == 0 or (ours and total < 0):
         raise TargetError(f"the corruption does not lower {what} after {fact.text!r}; there is no effect to normalise.")
-    largest: NDArray[np.float64] = traced.mean_effect.nan_to_num(nan=-1.0).amax(1).double().numpy() / abs(total)
+    largest: FloatArray = traced.mean_effect.nan_to_num(nan=-1.0).amax(1).double().numpy() / abs(total)
     return np.maximum(largest, 0).tolist()
 
 

@@ -69,6 +69,13 @@ class HookedModel(Protocol):
 
     def modules(self) -> Any: ...
 
+    @classmethod
+    def __subclasshook__(cls, subclass: type, /) -> bool:
+        """By what the class can do: since Python 3.12 ``isinstance`` does not see what a PyTorch module keeps among its modules, as ``blocks``."""
+        return NotImplemented if cls is not HookedModel else all(hasattr(subclass, method) for method in METHODS)
+
+
+METHODS = ("run_with_hooks", "run_with_cache", "hooks", "modules", "named_parameters")
 
 _kept_names: ContextVar[tuple[HookedModel, Container[str]] | None] = ContextVar("a model's hooks", default=None)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import NDArray
 from scipy import stats
 
+from tl_knowledge.arrays import FloatArray
 from tl_knowledge.errors import InputError
 from tl_knowledge.wording import counted
 
@@ -26,12 +26,12 @@ __all__ = [
     "unpaired_t_p_values",
 ]
 
-Array: TypeAlias = NDArray[np.float64]
-
 FEWEST_TESTED = 6  # a signed-rank test of fewer pairs cannot reach p < .05
 
 
-def paired_p_values(first: Float[np.ndarray[Any, Any], "fact cell"], second: Float[np.ndarray[Any, Any], "fact cell"]) -> tuple[Array, Array]:
+def paired_p_values(
+    first: Float[np.ndarray[Any, Any], "fact cell"], second: Float[np.ndarray[Any, Any], "fact cell"]
+) -> tuple[FloatArray, FloatArray]:
     """Two-sided Wilcoxon signed-rank p for every cell, and the same corrected for their number.
 
     The correction is Benjamini and Hochberg's (false discovery rate). A cell without any difference has p = 1.
@@ -57,7 +57,7 @@ def paired_p_values(first: Float[np.ndarray[Any, Any], "fact cell"], second: Flo
     return raw, np.asarray(stats.false_discovery_control(raw))
 
 
-def rank_biserial(difference: Float[np.ndarray[Any, Any], "fact cell"]) -> Array:
+def rank_biserial(difference: Float[np.ndarray[Any, Any], "fact cell"]) -> FloatArray:
     """Effect size of the signed-rank test, for every cell: the rank sum of the positive differences minus that of the negative ones, over both.
 
     1 where every difference is positive, -1 where every one is negative, 0 where there is none; differences of zero are left out, as in the test.
@@ -75,7 +75,9 @@ def rank_biserial(difference: Float[np.ndarray[Any, Any], "fact cell"]) -> Array
     return sizes
 
 
-def paired_t_p_values(first: Float[np.ndarray[Any, Any], "draw cell"], second: Float[np.ndarray[Any, Any], "draw cell"]) -> tuple[Array, Array]:
+def paired_t_p_values(
+    first: Float[np.ndarray[Any, Any], "draw cell"], second: Float[np.ndarray[Any, Any], "draw cell"]
+) -> tuple[FloatArray, FloatArray]:
     """Two-sided paired t-test p for every cell, and the same corrected for their number (Benjamini and Hochberg).
 
     A cell without any difference has p = 1; one whose differences are all equal has p = 0.
@@ -92,7 +94,9 @@ def paired_t_p_values(first: Float[np.ndarray[Any, Any], "draw cell"], second: F
     return np.asarray(raw), np.asarray(stats.false_discovery_control(raw))
 
 
-def unpaired_t_p_values(first: Float[np.ndarray[Any, Any], "draw cell"], second: Float[np.ndarray[Any, Any], "draw cell"]) -> tuple[Array, Array]:
+def unpaired_t_p_values(
+    first: Float[np.ndarray[Any, Any], "draw cell"], second: Float[np.ndarray[Any, Any], "draw cell"]
+) -> tuple[FloatArray, FloatArray]:
     """The same of two samples that have nothing to do with each other, of one variance (Student); p = 1 where neither varies or differs.
 
     Raises:
@@ -102,7 +106,7 @@ def unpaired_t_p_values(first: Float[np.ndarray[Any, Any], "draw cell"], second:
         raise InputError(f"a t-test of {counted(min(len(first), len(second)), 'draw')} knows no spread; pass at least 2.")
     with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of equal numbers
-        raw: Array = np.asarray(stats.ttest_ind(first, second).pvalue)  # pyright: ignore
+        raw: FloatArray = np.asarray(stats.ttest_ind(first, second).pvalue)  # pyright: ignore
     raw = np.where(np.isnan(raw), 1.0, raw)
     return raw, np.asarray(stats.false_discovery_control(raw))
 
@@ -171,7 +175,7 @@ def compare_regressions(
     return Regression(1 - rest_first / total, 1 - rest_second / total, 1 - rest / total, float(f), p)
 
 
-def _residual(y: Array, columns: Array) -> tuple[float, int]:
+def _residual(y: FloatArray, columns: FloatArray) -> tuple[float, int]:
     """Squared residual of a fit with a constant, and its rank."""
     design = np.hstack([np.ones((len(y), 1)), columns])
     solution, _, rank, _ = np.linalg.lstsq(design, y, rcond=None)

@@ -12,9 +12,9 @@ from typing import Any, Literal, SupportsFloat, TypeAlias
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from numpy.typing import NDArray
 from scipy import stats
 
+from tl_knowledge.arrays import FloatArray
 from tl_knowledge.errors import ComponentError, InputError, check_choice
 
 __all__ = [
@@ -31,8 +31,6 @@ __all__ = [
 IntervalVariant: TypeAlias = Literal["ours", "meng2022_code"]
 """``"ours"``: percentile bootstrap over facts; ``"meng2022_code"``: ``1.96 sd / sqrt(n)``, the sd of all pooled values (divided by their number,
 numpy's default), n the number of *facts*, as in Meng et al.'s notebook of average effects."""
-
-Array: TypeAlias = NDArray[np.float64]
 
 RESAMPLES = 5000
 RESAMPLES_AT_ONCE = 500
@@ -53,7 +51,7 @@ def bootstrap_means(
     facts = len(sums)
     generator = np.random.default_rng(seed)
     flat_sums, flat_counts = sums.reshape(facts, -1), counts.reshape(facts, -1)
-    means: list[Array] = []
+    means: list[FloatArray] = []
     for start in range(0, resamples, RESAMPLES_AT_ONCE):
         rows = min(RESAMPLES_AT_ONCE, resamples - start)
         weights = generator.multinomial(facts, np.full(facts, 1 / facts), size=rows).astype(np.float64)
@@ -62,7 +60,7 @@ def bootstrap_means(
     return np.concatenate(means).reshape(resamples, *sums.shape[1:])
 
 
-def mean_interval(values: Sequence[Array], *, variant: IntervalVariant = "ours", seed: int = 0) -> tuple[Array, Array, Array]:
+def mean_interval(values: Sequence[FloatArray], *, variant: IntervalVariant = "ours", seed: int = 0) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Mean, lower and upper end of the 95% interval, of values pooled over facts.
 
     Args:

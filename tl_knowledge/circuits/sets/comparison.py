@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from numpy.typing import NDArray
 from typing_extensions import override
 
+from tl_knowledge.arrays import FloatArray
 from tl_knowledge.circuits.sets.figures import comparison_figure
 from tl_knowledge.circuits.sets.findings import FactSetFindings
 from tl_knowledge.circuits.sets.measure import sites_of
@@ -91,7 +91,7 @@ class FactSetComparison(Result):
         """Both circuits on one grid of layers and roles: what is in the first only, in the second only, and in both."""
         return comparison_figure(self.to_dataframe(), self.names, self.first.n_layers, self.headline())
 
-    def _differences(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    def _differences(self) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Mean difference of needs and the ends of its 95% interval, ``[component layer role]``."""
         rows = [{key: i for i, key in enumerate(_keys(circuit))} for circuit in (self.first, self.second)]
         common = [key for key in rows[0] if key in rows[1]]
@@ -129,7 +129,7 @@ def _sites(circuit: FactSetFindings) -> dict[Key, set[Node]]:
     return {key: set(sites_of(circuit.nodes, places)) for key, places in zip(_keys(circuit), circuit.places, strict=True)}
 
 
-def _covered(circuit: FactSetFindings) -> NDArray[np.float64]:
+def _covered(circuit: FactSetFindings) -> FloatArray:
     """The share of each role's tokens that are sites of the circuit, ``[component layer role]``; 0 where no fact has the role."""
     inside, count = np.zeros(circuit.need.shape[1:]), np.zeros(len(ROLES))
     for places in circuit.places:

@@ -9,9 +9,9 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from numpy.typing import NDArray
 from typing_extensions import override
 
+from tl_knowledge.arrays import FloatArray
 from tl_knowledge.circuits.sets.measure import Places
 from tl_knowledge.circuits.sets.settings import FactSetSettings, RoleNode
 from tl_knowledge.results.provenance import Provenance
@@ -46,8 +46,8 @@ class FactSetFindings(Result):
 
     ranked_by: ClassVar[str] = "score"
     nodes: tuple[RoleNode, ...]
-    need: NDArray[np.float64]
-    effect: NDArray[np.float64]
+    need: FloatArray
+    effect: FloatArray
     facts: pd.DataFrame
     places: tuple[Places, ...]
     growth: pd.DataFrame
@@ -125,14 +125,14 @@ class FactSetFindings(Result):
         return pd.DataFrame(rows)
 
 
-def scores_of(need: NDArray[np.float64], effect: NDArray[np.float64], settings: FactSetSettings) -> NDArray[np.float64]:
+def scores_of(need: FloatArray, effect: FloatArray, settings: FactSetSettings) -> FloatArray:
     """What nodes rank by, ``[component layer role]``: the mean over facts of need, of effect, or the larger of both."""
     if settings.rank == "need":
         return need.mean(0)
     return effect.mean(0) if settings.rank == "effect" else np.maximum(need.mean(0), effect.mean(0))
 
 
-def rank_nodes(need: NDArray[np.float64], effect: NDArray[np.float64], settings: FactSetSettings) -> tuple[RoleNode, ...]:
+def rank_nodes(need: FloatArray, effect: FloatArray, settings: FactSetSettings) -> tuple[RoleNode, ...]:
     """The nodes of the largest scores above 0, among the roles of the corrupted side; ties in the order of components, layers and roles."""
     scores, own = scores_of(need, effect, settings), set(roles_of_side(settings.corrupt))
     cells = [(c, layer, r) for c in range(scores.shape[0]) for layer in range(scores.shape[1]) for r in range(len(ROLES)) if ROLES[r] in own]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tl_knowledge.arrays import FloatArray
 from tl_knowledge.circuits.assemble import SMALLEST_TOTAL, nothing_in
 from tl_knowledge.circuits.paths import measure_needs, measure_shares
 from tl_knowledge.circuits.sets.settings import FactSetSettings, RoleNode
@@ -98,7 +98,7 @@ def measure_fact(model: HookedModel, question: Question, settings: FactSetSettin
     }
 
 
-def role_values(values: Sequence[float], places: Places, components: int) -> NDArray[np.float64]:
+def role_values(values: Sequence[float], places: Places, components: int) -> FloatArray:
     """What `measure_fact` gives at positions, summed over the tokens of every role: ``[component layer role]``, roles in the order of `ROLES`."""
     per_position = np.array(values, dtype=np.float64).reshape(components, -1, places.length)
     roles = _roles(places)

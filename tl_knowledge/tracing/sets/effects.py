@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from more_itertools import map_reduce
-from numpy.typing import NDArray
 
+from tl_knowledge.arrays import FloatArray
 from tl_knowledge.errors import ComponentError, check_choice
 from tl_knowledge.models.hook_names import Component, Module, has_units
 from tl_knowledge.prompts.facts import Fact
@@ -24,8 +24,6 @@ from tl_knowledge.tracing.sets.settings import Execution, Survey
 from tl_knowledge.tracing.sets.survey import FactTrace
 
 __all__ = ["Measure", "RoleEffects"]
-
-Effects = NDArray[np.float64]
 
 
 class Measure(NamedTuple):
@@ -115,17 +113,17 @@ class RoleEffects:
             raise ComponentError(f"{corrupt!r}, {component!r}, severed {measure.severed} was not traced; there is {there}.")
         return traces
 
-    def role_effects(self, corrupt: Side, component: Component, role: Role, sever: Module | Sequence[Module] = ()) -> list[Effects]:
+    def role_effects(self, corrupt: Side, component: Component, role: Role, sever: Module | Sequence[Module] = ()) -> list[FloatArray]:
         """For each fact the effects of its tokens of a role, ``[token layer]`` or ``[token layer unit]``; a fact may have none."""
         check_choice("role", role, ROLES, ComponentError)
-        of_facts: list[Effects] = []
+        of_facts: list[FloatArray] = []
         for trace in self.of(corrupt, component, sever):
             positions = role_positions(trace.subject_positions, trace.relation_positions, len(trace.labels))[role]
             effects = trace.effect.swapaxes(0, 1)[list(positions)]
             of_facts.append(effects[~np.isnan(effects).any(tuple(range(1, effects.ndim)))])
         return of_facts
 
-    def effects_at(self, place: Place, corrupt: Side, component: Component, sever: Module | Sequence[Module] = ()) -> Effects:
+    def effects_at(self, place: Place, corrupt: Side, component: Component, sever: Module | Sequence[Module] = ()) -> FloatArray:
         """Effects at the early site (the last corrupted token) or the late one (the last token), ``[fact layer]`` or ``[fact layer unit]``."""
         check_choice("place", place, PLACES, ComponentError)
         role = last_corrupted(corrupt) if place == "last corrupted token" else "last token"
@@ -205,7 +203,7 @@ class RoleEffects:
 
 
 def _intervals(
-    values: Sequence[Effects], layers: Sequence[int], units: Sequence[int], variant: IntervalVariant
+    values: Sequence[FloatArray], layers: Sequence[int], units: Sequence[int], variant: IntervalVariant
 ) -> Iterator[tuple[dict[str, int], float, float, float]]:
     """Mean and interval of every layer, and of every unit where there are some.
 

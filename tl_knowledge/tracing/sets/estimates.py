@@ -6,18 +6,17 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from tl_knowledge.arrays import FloatArray
 from tl_knowledge.results.significance import paired_p_values
 from tl_knowledge.results.statistics import bootstrap_means
 
 __all__ = ["QUANTILES", "paired_estimates", "paired_tests"]
 
-Effects = NDArray[np.float64]
 QUANTILES = [0.025, 0.975]
 
 
-def paired_estimates(first: Effects, second: Effects, names: tuple[str, str]) -> dict[str, Effects]:
+def paired_estimates(first: FloatArray, second: FloatArray, names: tuple[str, str]) -> dict[str, FloatArray]:
     """Means over facts and their 95% bootstrap intervals, by layer, of both and of their difference, first minus second.
 
     Args:
@@ -26,7 +25,7 @@ def paired_estimates(first: Effects, second: Effects, names: tuple[str, str]) ->
     """
     # One seed for both: the same facts are drawn for each, so their difference is paired.
     draws = [bootstrap_means(effects, np.ones_like(effects)) for effects in (first, second)]
-    estimates: dict[str, Effects] = {}
+    estimates: dict[str, FloatArray] = {}
     for name, prefix, effects, drawn in (
         (names[0], f"{names[0]}_", first, draws[0]),
         (names[1], f"{names[1]}_", second, draws[1]),
@@ -37,7 +36,7 @@ def paired_estimates(first: Effects, second: Effects, names: tuple[str, str]) ->
     return estimates
 
 
-def paired_tests(tables: Sequence[pd.DataFrame], columns: Sequence[tuple[Effects, Effects]]) -> pd.DataFrame:
+def paired_tests(tables: Sequence[pd.DataFrame], columns: Sequence[tuple[FloatArray, FloatArray]]) -> pd.DataFrame:
     """Tables as one, with ``p p_corrected differs facts``: Wilcoxon's signed-rank test over facts, corrected over all rows.
 
     Args:

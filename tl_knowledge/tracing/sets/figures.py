@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from numpy.typing import NDArray
 
+from tl_knowledge.arrays import FloatArray
 from tl_knowledge.drawing import HeatMap, Line, LinePanel, heat_maps, line_panels
 from tl_knowledge.errors import ComponentError
 from tl_knowledge.models.hook_names import Component
@@ -132,7 +131,7 @@ def sample_words(average: RoleEffects) -> str:
     return f"{counted(len(average.facts), 'fact')}{left_out}, {counted(average.settings.samples, 'noise sample')} each; {average.provenance.model}"
 
 
-def _mean_line(name: str, layers: Sequence[int], effects: NDArray[np.float64], style: int) -> Line:
+def _mean_line(name: str, layers: Sequence[int], effects: FloatArray, style: int) -> Line:
     """A line of means over facts with their intervals, from effects ``[fact layer]``."""
     mean, low, high = mean_interval(list(effects[:, None]))
     return Line(name, layers, mean.tolist(), low.tolist(), high.tolist(), style)

@@ -11,9 +11,9 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from numpy.typing import NDArray
 from typing_extensions import override
 
+from tl_knowledge.arrays import FloatArray
 from tl_knowledge.drawing import Line, LinePanel, line_panels
 from tl_knowledge.errors import ComponentError
 from tl_knowledge.models.hook_names import Module
@@ -92,7 +92,7 @@ def compare_modules(average: RoleEffects) -> ModuleComparison:
     if missing:
         raise ComponentError(f"{missing[0]!r} was not traced; trace components=('mlp_out', 'attn_out') to compare the modules.")
     tables: list[pd.DataFrame] = []
-    columns: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
+    columns: list[tuple[FloatArray, FloatArray]] = []
     for side in average.sides:
         windows = {average.of(side, module)[0].window for module in MODULES}
         if len(windows) > 1:
@@ -105,7 +105,7 @@ def compare_modules(average: RoleEffects) -> ModuleComparison:
     return ModuleComparison(paired_tests(tables, columns), average.settings, sample_words(average), average.provenance)
 
 
-def _with_mean(effects: NDArray[np.float64]) -> NDArray[np.float64]:
+def _with_mean(effects: FloatArray) -> FloatArray:
     """Effects ``[fact layer]`` with their mean over layers as one more column."""
     return np.concatenate([effects, effects.mean(1, keepdims=True)], axis=1)
 

@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from numpy.typing import NDArray
 from typing_extensions import override
 
+from tl_knowledge.arrays import FloatArray
 from tl_knowledge.errors import ComponentError
 from tl_knowledge.models.hook_names import Component
 from tl_knowledge.results.provenance import Provenance
@@ -29,8 +29,6 @@ from tl_knowledge.tracing.sets.settings import Survey
 from tl_knowledge.wording import counted
 
 __all__ = ["SideComparison", "compare_sides", "locate_sides"]
-
-Effects = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +69,7 @@ def compare_sides(average: RoleEffects) -> SideComparison:
         InputError: fewer than 6 facts.
     """
     tables: list[pd.DataFrame] = []
-    columns: list[tuple[Effects, Effects]] = []
+    columns: list[tuple[FloatArray, FloatArray]] = []
     for component, place, subject, relation in _pairs(average):
         where = {"component": component, "window": average.of("subject", component)[0].window, "place": place, "layer": average.layers}
         tables.append(pd.DataFrame(where | paired_estimates(subject, relation, ("subject", "relation"))))
@@ -112,7 +110,7 @@ def locate_sides(average: RoleEffects) -> pd.DataFrame:
     return pd.DataFrame(rows).astype({"peak_layer": "Int64"})
 
 
-def _pairs(average: RoleEffects) -> Iterator[tuple[Component, Place, Effects, Effects]]:
+def _pairs(average: RoleEffects) -> Iterator[tuple[Component, Place, FloatArray, FloatArray]]:
     """Component, place, and effects ``[fact layer]`` of both sides, fact by fact."""
     if set(average.sides) != set(SIDES):
         raise ComponentError(f"only {', '.join(average.sides)} corruption was traced; trace corrupt=('subject', 'relation') to compare the sides.")
@@ -126,7 +124,7 @@ def _pairs(average: RoleEffects) -> Iterator[tuple[Component, Place, Effects, Ef
             yield component, place, subject, relation
 
 
-def _centre(effects: Effects, layers: Effects) -> Effects:
+def _centre(effects: FloatArray, layers: FloatArray) -> FloatArray:
     """Mean layer weighted by the positive part of the effects, along the last axis; NaN where no effect is positive."""
     weights = effects.clip(min=0)
     with np.errstate(invalid="ignore"):

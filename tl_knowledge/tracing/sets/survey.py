@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tl_knowledge.arrays import FloatArray
 from tl_knowledge.door import public
 from tl_knowledge.engine.rows import budget_rows
 from tl_knowledge.errors import ComponentError
@@ -70,7 +70,7 @@ class FactTrace:
     corrupted_probability: tuple[float, ...]
     clean_score: float
     corrupted_score: tuple[float, ...]
-    effect: NDArray[np.float64] = field(repr=False)
+    effect: FloatArray = field(repr=False)
     units: tuple[int, ...] = ()
 
     @property
