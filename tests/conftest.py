@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import tl_knowledge as tlk
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # tests hold models against tensors of their own, on the CPU; for devices there is `make gpu`
 logging.getLogger("transformers").setLevel(logging.ERROR)
 logging.getLogger("root").setLevel(logging.ERROR)
 
