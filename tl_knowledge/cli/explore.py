@@ -25,7 +25,7 @@ def explore_command(
     model: options.Model = "factlm",
     moments: options.Moments = None,
     corpus: options.Corpus = None,
-    editor: Annotated[list[Path] | None, typer.Option(help="A trained MEND or KE, from tl-knowledge train; repeat for both.")] = None,
+    editor: Annotated[list[Path] | None, typer.Option(help="A trained MEND, KE or SERAC, from tl-knowledge train; repeat it for several.")] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of this machine; 0 takes any that is free.")] = 8050,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
 ) -> None:
