@@ -201,7 +201,7 @@ def test_an_edit_of_what_is_read_acts_beside_the_unchanged_maps(browser, served,
     tab.close()
     lost = quote_plus('["mend","Paul McCartney","{} plays the"," guitar","0123456789ab"]')
     tab = fresh(browser, served, f"{MARKED}&components=&edits={lost}")
-    tab.says("start the explorer with --editor FILE, which tl-knowledge train writes. The edit was made with 0123456789ab.", 60)
+    tab.says("start the explorer with --editor FILE, which tl-knowledge train writes. This edit was made with the trained MEND 0123456789ab.", 60)
     tab.close()
 
 

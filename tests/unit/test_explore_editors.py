@@ -109,7 +109,7 @@ def test_a_link_opens_with_its_own_editor_only(reading, tmp_path):
     words = refused(sessions[2], "compare", state)
     assert f"made with the trained MEND {own}, and the explorer was started with {editor_mark(other)}, which gives other numbers" in words
     assert "start it with --editor and the file that the edit was made with" in words
-    assert f"start the explorer with --editor FILE, which tl-knowledge train writes. The edit was made with {own}." in refused(
+    assert f"start the explorer with --editor FILE, which tl-knowledge train writes. This edit was made with the trained MEND {own}." in refused(
         sessions[3], "compare", state
     )
     assert "made without saying with which trained MEND" in refused(sessions[0], "compare", STATE)
@@ -152,6 +152,8 @@ def test_the_command_reads_editors_before_it_loads_anything(reading, tmp_path, m
     offered: list[Any] = []
     monkeypatch.setattr("tl_knowledge.cli.explore.model_argument", lambda name: reading)
     monkeypatch.setattr(LocalPage, "serve", lambda page: offered.extend(page._session.methods))
-    path = trained(reading, MEND.small()).save(tmp_path / "mend")
+    editor = trained(reading, MEND.small())
+    path = editor.save(tmp_path / "mend")
     result = CliRunner().invoke(commands, ["explore", "--port", "0", "--no-browser", "--editor", str(path)])
+    assert f"the trained MEND is {editor_mark(editor)} in links" in result.output
     assert result.exception is None and [offer.name for offer in offered if not offer.refusal and offer.name in ("mend", "ke")] == ["mend"]

@@ -30,7 +30,7 @@ STATE = ExplorerState("w3 w14 w15 w9 w2 w6", subject=(1, 3), samples=2, window=1
 FRANCE = ExplorerState("The capital of France is", edits=(EditRequest("ike", "France", "The capital of {} is", " London"),), further=("Italy is",))
 
 
-@pytest.fixture(params=["bridge-gpt2", "bridge-llama"])
+@pytest.fixture(params=[pytest.param("bridge-gpt2", marks=pytest.mark.typed), "bridge-llama"])
 def reading(request: pytest.FixtureRequest) -> Iterator[Any]:
     model = build(request.param)
     before, model.tokenizer = model.tokenizer, tokenizer_of_sixty_words()

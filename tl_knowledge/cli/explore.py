@@ -40,7 +40,11 @@ def explore_command(
     with LocalPage.at(port) as page:
         print_line(f"loading {model} ...")
         read = None if texts is None else partial(tlk.datasets.corpus_texts, texts)
-        page.show(ExplorerSession(model_argument(model), name=model, moments=kept, corpus=read, editors=trained))
+        session = ExplorerSession(model_argument(model), name=model, moments=kept, corpus=read, editors=trained)
+        page.show(session)
+        for offer in session.methods:
+            if offer.editor:
+                print_line(f"the trained {offer.title} is {offer.editor} in links")
         print_line((page.address, "bold"), "  Ctrl+C ends it.")
         if browser:
             webbrowser.open(page.address)

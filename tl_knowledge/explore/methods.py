@@ -160,7 +160,7 @@ def _check_editor(request: EditRequest, title: str, trained: TrainedMethod | Non
     """
     here = "" if trained is None else editor_mark(trained)
     if trained is None and (lacks := _lacks_training(request.method)):
-        raise InputError(f"{lacks} The edit was made with {request.editor}." if request.editor else lacks)
+        raise InputError(f"{lacks} This edit was made with the trained {title} {request.editor}." if request.editor else lacks)
     if request.editor == here:
         return
     if trained is None:
