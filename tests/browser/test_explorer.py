@@ -171,6 +171,40 @@ def test_an_edit_is_seen_in_its_tab_and_in_no_other(browser, served, factlm):
     other.close()
 
 
+def test_an_edit_of_what_is_read_acts_beside_the_unchanged_maps(browser, served, factlm):
+    tab = fresh(browser, served, f"{MARKED}&components=mlp_out&samples=3&further=The+capital+of+France+is")
+    maps = drawn_maps(tab, 1)
+    tab.value("dash_clientside.set_props('method', {value: 'ike'})")
+    tab.type("#target-new", " guitar")
+    tab.click("#edit")
+    tab.says("After the edit, IKE has the model read", 120)
+    tab.says("ike: Paul McCartney plays the")
+    tab.says("are the unchanged model's: only Before and after has what is changed.")
+    np.testing.assert_array_equal(drawn_maps(tab, 1)[0], maps[0])
+    pool = tlk.editing.Demonstrations.from_cases([case for case in tlk.load_edit_cases() if case.fact.subject != "Paul McCartney"])
+    edit = tlk.plan_edit(factlm, tlk.Fact("Paul McCartney", "{} plays the", " guitar"), tlk.editing.IKE(k=1, pool=pool))
+    answers = [tlk.Prompt.from_text(factlm, PROMPT, target=target).answer[0] for target in (" piano", " guitar")]
+    expected: list[str] = []
+    for text in (PROMPT, "The capital of France is"):
+        tokens = tlk.Prompt.from_text(factlm, text).tokens
+        before = factlm(tokens)[0, -1].softmax(-1)
+        with edit.applied(factlm):
+            after = factlm(tokens)[0, -1].softmax(-1)
+        expected += [f"{float(share[answer]):.1%}" for answer in answers for share in (before, after)]
+    tab.wait("document.querySelectorAll('#compared tbody tr').length == 4", 60)
+    assert [share for row in compared(tab) for share in row[2:]] == expected
+    tab.click("#undo")
+    tab.says("Nothing is changed in this tab.")
+    tab.wait("!document.querySelector('main').innerText.includes('IKE has the model read')")
+    tab.wait("document.querySelector('#unchanged').innerText == ''")
+    assert tab.complaints() == []
+    tab.close()
+    lost = quote_plus('["mend","Paul McCartney","{} plays the"," guitar","0123456789ab"]')
+    tab = fresh(browser, served, f"{MARKED}&components=&edits={lost}")
+    tab.says("start the explorer with --editor FILE, which tl-knowledge train writes. This edit was made with the trained MEND 0123456789ab.", 60)
+    tab.close()
+
+
 def test_a_trace_is_cancelled_and_says_so_every_second(browser, served):
     tab = fresh(browser, served, SLOW)
     tab.says("What comes next", 60)

@@ -17,7 +17,8 @@ from tl_knowledge.editing import KeyMoments
 from tl_knowledge.errors import InputError
 from tl_knowledge.explore import jobs, tasks
 from tl_knowledge.explore.details import HeadDetails, NeuronDetails, StateDetails
-from tl_knowledge.explore.edits import Editor, first_that_works
+from tl_knowledge.explore.edits import Editor
+from tl_knowledge.explore.methods import first_that_works
 from tl_knowledge.explore.session import ExplorerSession
 from tl_knowledge.explore.state import EditRequest, ExplorerState
 
@@ -271,9 +272,11 @@ def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     return at
 
 
-def stop_and_start_again(model: Any, stop_at: Callable[[int], None], task: Any) -> None:
+STOPPED = replace(STATE, edits=(EDIT, SECOND), knocked_out=((1, 1),), cell=("mlp_out", 1, 2))
+
+
+def stop_and_start_again(model: Any, stop_at: Callable[[int], None], task: Any, state: ExplorerState = STOPPED) -> None:
     """Stop a job in many places; afterwards the model is as it was, and the whole job gives what it gives on a session that never stopped."""
-    state = replace(STATE, edits=(EDIT, SECOND), knocked_out=((1, 1),), cell=("mlp_out", 1, 2))
     session, before, stopped = ExplorerSession(model, name="random"), fingerprint(model), 0
     for number in (1, 2, 7, 30, 111, 403, 1201, 3001):
         stop_at(number)
@@ -303,6 +306,11 @@ def test_a_job_stopped_anywhere_leaves_every_model_as_it_was(random_model, stop_
 @pytest.mark.parametrize("task", ["cell", "circuit"])
 def test_other_jobs_stopped_anywhere_do_so_too(gpt2_that_reads, stop_at, task):
     stop_and_start_again(gpt2_that_reads, stop_at, task)
+
+
+def test_a_job_stopped_while_edits_are_on_the_model_takes_them_off(gpt2_that_reads, stop_at):
+    reading = EditRequest("ike", "w14 w15", "w3 {} w9 w2 w6", "w7")
+    stop_and_start_again(gpt2_that_reads, stop_at, "compare", replace(STATE, edits=(EDIT, reading), further=("w1 w2", "w3", "w4 w5")))
 
 
 def test_what_is_asked_again_is_not_computed_again(session):
@@ -359,7 +367,7 @@ def test_no_other_tab_and_no_other_cell_takes_a_tabs_results_away(gpt2_that_read
         ("compare", replace(STATE, knocked_out=((0, 4),)), "head 4 of layer 0 is outside"),
         ("compare", replace(STATE, further=("w1 " * 33,)), "has 33 tokens"),
         ("compare", replace(STATE, edits=(replace(EDIT, method="mend"),)), "MEND edits with networks that are trained first"),
-        ("compare", replace(STATE, edits=(replace(EDIT, method="ike"),)), "IKE changes what the model reads"),
+        ("compare", replace(STATE, edits=(replace(EDIT, method="ike"),)), "IKE chooses its layers itself"),
         ("compare", replace(STATE, edits=(replace(EDIT, layers=()),)), "nothing is published"),
         ("compare", replace(STATE, edits=(replace(EDIT, method="rome"),)), "ROME needs key moments of layers 1, and there are none"),
         ("compare", replace(STATE, edits=(replace(SECOND, method="grace"), SECOND)), "GRACE changes activations"),
@@ -397,7 +405,7 @@ def test_factlm_has_every_method_or_a_reason(factlm):
     offers = {offer.name: offer for offer in session.methods}
     session.close()
     assert list(offers) == list(tlk.editing.METHODS)
-    assert [name for name, offer in offers.items() if offer.refusal] == ["mend", "ke", "serac", "ike"]
+    assert [name for name, offer in offers.items() if offer.refusal] == ["mend", "ke", "serac"]
     assert first_that_works(session.methods) == "rome"
     assert offers["rome"].layers == (FACTLM_LAYER,) and offers["rome"].needs_moments and not offers["rome"].asks_layers
 

@@ -88,7 +88,7 @@ def test_every_field_of_a_state_is_in_its_link(name):
         ("mlp_out", 0, 0),
         ((0, 1),),
         ((1, 0),),
-        (EditRequest("rome", "a", "{} b", " c"),),
+        (EditRequest("rome", "a", "{} b", " c"), EditRequest("mend", "a", "{} b", " c", (1, 2), "0123456789ab")),
         ("d",),
         True,
     )
@@ -124,7 +124,8 @@ def test_every_field_of_a_state_is_in_its_link(name):
         ("prompt=a&edits={}", "edits '{}' is not understood"),
         ("prompt=a&edits=" + quote("[" * 5000), "is not understood"),
         ("prompt=a&edits=" + quote('["rome","a","b"," c"]'), "has no {}"),
-        ("prompt=a&edits=" + quote('["rome","a","{} b"," c","x"]'), "layer is 'x'"),
+        ("prompt=a&edits=" + quote('["rome","a","{} b"," c","x",1]'), "layer is 'x'"),
+        ("prompt=a&edits=" + quote('["mend","a","{} b"," c",1,"x"]'), "editor 'x' is no fingerprint of a trained editor"),
         ("prompt=a&edits=" + quote('["rome","a","{} b"," c",true]'), "layer is True"),
         ("prompt=a&edits=" + quote('["rme","a","{} b"," c"]'), "an edit's method 'rme' is unknown, did you mean 'rome'"),
         ("prompt=a&edits=" + quote(f'["{"m" * 9000}","a","{{}} b"," c"]'), "an edit's method 'mmm"),

@@ -25,7 +25,7 @@ def explore_command(
     model: options.Model = "factlm",
     moments: options.Moments = None,
     corpus: options.Corpus = None,
-    editor: Annotated[list[Path] | None, typer.Option(help="A trained MEND or KE, from tl-knowledge train; repeat for both.")] = None,
+    editor: Annotated[list[Path] | None, typer.Option(help="A trained MEND, KE or SERAC, from tl-knowledge train; repeat it for several.")] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of this machine; 0 takes any that is free.")] = 8050,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
 ) -> None:
@@ -40,7 +40,11 @@ def explore_command(
     with LocalPage.at(port) as page:
         print_line(f"loading {model} ...")
         read = None if texts is None else partial(tlk.datasets.corpus_texts, texts)
-        page.show(ExplorerSession(model_argument(model), name=model, moments=kept, corpus=read, editors=trained))
+        session = ExplorerSession(model_argument(model), name=model, moments=kept, corpus=read, editors=trained)
+        page.show(session)
+        for offer in session.methods:
+            if offer.editor:
+                print_line(f"the trained {offer.title} is {offer.editor} in links")
         print_line((page.address, "bold"), "  Ctrl+C ends it.")
         if browser:
             webbrowser.open(page.address)

@@ -81,7 +81,7 @@ def load_trained(path: str | os.PathLike[str]) -> TrainedMethod:
     """A trained method, of whichever kind, from the file that its ``save`` or ``tl-knowledge train`` wrote.
 
     Raises:
-        DataError: no such file, or a method that is not in this registry.
+        DataError: no such file, a folder, or a method that is not in this registry.
 
     Example:
         >>> import tempfile, tl_knowledge as tlk

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import torch
 
-from tl_knowledge.editing import method_class
+from tl_knowledge.editing import IKE, method_class
 from tl_knowledge.explore.details import NEURONS_SHOWN, WORDS_SHOWN
+from tl_knowledge.explore.methods import MOST_DEMONSTRATIONS, TOKENS_EACH, changes_what_is_read
 from tl_knowledge.explore.predictions import SHOWN
 from tl_knowledge.explore.state import EditRequest, ExplorerState
 from tl_knowledge.models.bundled import is_bundled
@@ -137,12 +138,26 @@ def _circuit(state: ExplorerState) -> list[str]:
 
 
 def _changes(state: ExplorerState, name: str) -> Iterator[str]:
-    """The tab's changes as hooks."""
-    yield "# What is changed, as hooks: nothing is written into the model"
+    """The tab's changes as hooks; with an edit of what is read, which is none, as planned edits."""
+    applied = _is_applied(state)
+    yield "# What is changed, for as long as the model is asked" if applied else "# What is changed, as hooks: nothing is written into the model"
     units = [f"{word}={pairs!r}" for word, pairs in (("heads", state.knocked_out), ("neurons", state.suppressed)) if pairs]
-    yield f"hooks = tlk.ablate({', '.join(units)})" if units else "hooks = []"
+    if units or not applied:
+        yield f"hooks = tlk.ablate({', '.join(units)})" if units else "hooks = []"
     for number, request in enumerate(state.edits, start=1):
         yield from _edit(request, number, name)
+        if not applied:
+            yield f"hooks += edit{number}.hooks()"
+
+
+def _is_applied(state: ExplorerState) -> bool:
+    """Whether the edits are on the model itself, as one of them changes what is read."""
+    return any(changes_what_is_read(request.method) for request in state.edits)
+
+
+def _all_applied(count: int) -> str:
+    """The first so many edits in a ``with``."""
+    return f"with {', '.join(f'edit{number}.applied(model)' for number in range(1, count + 1))}:"
 
 
 def _edit(request: EditRequest, number: int, name: str) -> Iterator[str]:
@@ -150,6 +165,10 @@ def _edit(request: EditRequest, number: int, name: str) -> Iterator[str]:
     layers, kind = f", layers={request.layers!r}" if request.layers else "", method_class(request.method)
     if kind.needs_training:
         yield f"method = tlk.editing.load_trained('{request.method}.safetensors')  # from: tl-knowledge train"
+    elif kind is IKE and not layers:
+        yield f"cases = [case for case in tlk.load_edit_cases() if case.fact.subject != {request.subject!r}]"
+        yield "pool = tlk.editing.Demonstrations.from_cases(cases)"
+        yield f"method = tlk.editing.IKE(k=min({MOST_DEMONSTRATIONS}, model.cfg.n_ctx // {TOKENS_EACH}), pool=pool)"
     else:
         yield f"method = tlk.editing.method_for_model(model, {request.method!r}{layers})"
     moments = ""
@@ -162,18 +181,21 @@ def _edit(request: EditRequest, number: int, name: str) -> Iterator[str]:
     yield f"fact = tlk.Fact({request.subject!r}, {request.template!r}, {request.target_new!r})"
     plan = f"edit{number} = tlk.plan_edit(model, fact, method{moments})"
     if number > 1:
-        yield f"with {', '.join(f'edit{before}.applied(model)' for before in range(1, number))}:"
+        yield _all_applied(number - 1)
         plan = f"    {plan}"
     yield plan
-    yield f"hooks += edit{number}.hooks()"
 
 
 def _comparison(state: ExplorerState, wide: str) -> list[str]:
+    applied = _is_applied(state)
+    plain = applied and not (state.suppressed or state.knocked_out)  # with both, the package refuses it as the page does
+    call = "model(tokens)" if plain else "model.run_with_hooks(tokens, fwd_hooks=hooks)"
+    after = f"after = {call}[0, -1]{wide}.softmax(-1).detach()"
     return [
         f"for text in {(state.prompt, *state.further)!r}:",
         "    tokens = tlk.Prompt.from_text(model, text).tokens",
         f"    before = model(tokens)[0, -1]{wide}.softmax(-1).detach()",
-        f"    after = model.run_with_hooks(tokens, fwd_hooks=hooks)[0, -1]{wide}.softmax(-1).detach()",
+        *([f"    {_all_applied(len(state.edits))}", f"        {after}"] if applied else [f"    {after}"]),
         "    for when, p in (('before', before), ('after', after)):",
         "        print(text, when, *(f'{model.tokenizer.decode([token])!r} {p[token]:.2%}' for token in p.topk(5).indices.tolist()))",
     ]

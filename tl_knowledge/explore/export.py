@@ -28,9 +28,10 @@ from tl_knowledge.results.plain_text import strict_json
 from tl_knowledge.results.result import Result
 from tl_knowledge.tracing import COMPONENT_WORDS, CausalTrace
 
-__all__ = ["changes_in_words", "export_data", "export_page", "plain_cells"]
+__all__ = ["UNCHANGED", "changes_in_words", "export_data", "export_page", "plain_cells"]
 
 SHOWN = 5
+UNCHANGED = "The next tokens, the maps, the cell and the circuit are the unchanged model's: only Before and after has what is changed."
 FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20", "\t", "\r", "\n")
 """What a cell begins with that spreadsheets compute."""
 
@@ -157,7 +158,8 @@ def _comparisons(comparisons: Sequence[Comparison], state: ExplorerState) -> lis
         return []
     rows = [(each.text, in_words(_top(each.before)), in_words(_top(each.after)), "; ".join(_moved(each))) for each in comparisons]
     said = markup("<ul>{% for change in changes %}<li>{{ change }}</li>{% endfor %}</ul>", changes=changes)
-    return [heading("Before and after"), said, Table(("prompt", "before", "after", "answers"), rows)]
+    read = [markup(_WRAPPED, text=each.read) for each in comparisons if each.read]
+    return [heading("Before and after"), said, Table(("prompt", "before", "after", "answers"), rows), *read, note(UNCHANGED)]
 
 
 def _top(prediction: Prediction) -> list[tuple[str, float]]:

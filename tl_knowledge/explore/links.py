@@ -117,12 +117,14 @@ def _edit(text: str) -> EditRequest:
     values = json.loads(text)
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values[:4]) or len(values) < 4:
         raise ValueError(text)
-    method, subject, template, target_new, *layers = values
-    return EditRequest(method, subject, template, target_new, tuple(layers))
+    method, subject, template, target_new, *more = values
+    editor = more.pop() if more and isinstance(more[-1], str) else ""
+    return EditRequest(method, subject, template, target_new, tuple(more), editor)
 
 
 def _as_edit(edit: EditRequest) -> str:
-    return json.dumps([edit.method, edit.subject, edit.template, edit.target_new, *edit.layers], ensure_ascii=False, separators=(",", ":"))
+    values = [edit.method, edit.subject, edit.template, edit.target_new, *edit.layers, *([edit.editor] if edit.editor else [])]
+    return json.dumps(values, ensure_ascii=False, separators=(",", ":"))
 
 
 def _as_pairs(pairs: tuple[tuple[int, int], ...]) -> str:

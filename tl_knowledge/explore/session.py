@@ -2,7 +2,8 @@
 
 A tab is a name that the page makes up, and a state (`ExplorerState`) that it sends with everything that it asks. The session keeps no state of a
 tab but its jobs, so that a page goes on as it was when the server is started again. What is suppressed, knocked out or edited acts as hooks of the
-single runs that ask for it, and the weights are never changed but under the model's lock while an edit is planned on top of another one.
+single runs that ask for it. Only under the model's lock is an edit ever on the model itself: while another one is planned on top of it, and for a
+single run with an edit that changes what is read. Afterwards the model is bit for bit what it was.
 
 Example:
     >>> import time
@@ -27,8 +28,9 @@ from tl_knowledge.datasets import load_corpus
 from tl_knowledge.editing import KeyMoments, TrainedMethod
 from tl_knowledge.errors import InputError, check_choice
 from tl_knowledge.explore.code import loading_options
-from tl_knowledge.explore.edits import Editor, MethodOffer
+from tl_knowledge.explore.edits import Editor
 from tl_knowledge.explore.jobs import JobView
+from tl_knowledge.explore.methods import MethodOffer
 from tl_knowledge.explore.state import ExplorerState
 from tl_knowledge.explore.tasks import TASKS, Desk, TaskName
 from tl_knowledge.explore.worker import Worker
@@ -61,7 +63,7 @@ class ExplorerSession:
         name: what the model is loaded by, for programs that are copied.
         moments: key moments that are there already.
         corpus: gives texts to collect key moments from; FactLM's own for the bundled models, else none.
-        editors: trained methods, MEND or KE.
+        editors: trained methods, MEND, KE or SERAC, one of a kind.
 
     Raises:
         InputError, ModelStateError: moments or editors that do not belong to the model, or an editor that cannot be used here.
@@ -82,7 +84,7 @@ class ExplorerSession:
         name: str,
         moments: KeyMoments | None = None,
         corpus: Callable[[], Iterable[str]] | None = None,
-        editors: Sequence[TrainedMethod] = (),
+        editors: TrainedMethod | Sequence[TrainedMethod] | None = None,
     ) -> None:
         self.model, self.name = as_model(model), name
         self.options = loading_options(self.model, name)
@@ -91,9 +93,9 @@ class ExplorerSession:
         texts = load_corpus if corpus is None and is_bundled(name) else corpus
         self.layers, self.heads = layer_count(self.model), unit_count(self.model, "head")
         editor = Editor(self.model, moments, texts, editors)
-        numbers = (name, self.options, weight_fingerprint(self.model), sorted(method.editor for method in editors))
-        self.identity = hashlib.sha256(repr(numbers).encode()).hexdigest()
         self.methods: tuple[MethodOffer, ...] = editor.offers()
+        numbers = (name, self.options, weight_fingerprint(self.model), [offer.editor for offer in self.methods])
+        self.identity = hashlib.sha256(repr(numbers).encode()).hexdigest()
         self._desk = Desk(self.model, editor)
         self._worker = Worker(TASKS, lambda: model_lock(self.model))  # nobody's ``with edit.applied(model):`` is seen in a step
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
@@ -48,9 +49,10 @@ class EditRequest:
         subject, template: the fact, ``{}`` in the subject's place.
         target_new: the new object, with its leading space.
         layers: where to edit; the model's published layers when empty.
+        editor: fingerprint of the trained editor that makes it; empty for a method that is not trained.
 
     Raises:
-        InputError: a text that is empty or too long, an unknown method, a template without ``{}``, or a layer below 0.
+        InputError: a text that is empty or too long, an unknown method, a template without ``{}``, a layer below 0, or what is no fingerprint.
     """
 
     method: str
@@ -58,6 +60,7 @@ class EditRequest:
     template: str
     target_new: str
     layers: tuple[int, ...] = ()
+    editor: str = ""
 
     def __post_init__(self) -> None:
         for name in ("method", "subject", "template", "target_new"):
@@ -68,6 +71,8 @@ class EditRequest:
         _check_many("an edit's layers", self.layers, MOST_UNITS)
         for layer in self.layers:
             _check_number("an edit's layer", layer, 0, LARGEST_NUMBER)
+        if not isinstance(self.editor, str) or not re.fullmatch("(?:[0-9a-f]{12})?", self.editor):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError(f"an edit's editor {_short(self.editor)} is no fingerprint of a trained editor; copy the link again, whole.")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from tl_knowledge.circuits import Circuit, from_trace
 from tl_knowledge.explore.asking import plain_prompt, target_hint, traced_prompt, traced_with
 from tl_knowledge.explore.cache import Cache, TabCache
-from tl_knowledge.explore.comparison import Comparison, answers_of, compare_one, tab_hooks
+from tl_knowledge.explore.comparison import Comparison, answers_of, compare_one
 from tl_knowledge.explore.details import CellDetails, cell_details
 from tl_knowledge.explore.edits import Editor
 from tl_knowledge.explore.jobs import Step
@@ -122,8 +122,7 @@ class Desk:
             yield Step(len(state.edits) + len(done), total, "asking before and after", {"comparisons": tuple(done)})
 
             def make(text: str = text) -> Comparison:
-                hooks = tab_hooks(self.model, state, self.editor.all_plans(state.edits))
-                return compare_one(self.model, text, answers(), hooks)
+                return compare_one(self.model, text, answers(), state, self.editor.all_plans(state.edits))
 
             done.append(kept.get_or_make(keys.comparison(text), make))
         yield Step(total, total, "", {"comparisons": tuple(done)})

@@ -84,9 +84,9 @@ def read_result(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, torc
     """Read what ``write_result`` wrote.
 
     Raises:
-        DataError: no such file, not written by this package, another kind of result, or a newer schema.
+        DataError: no such file, a folder, not written by this package, another kind of result, or a newer schema.
     """
-    source = with_ending(path, ".safetensors")
+    source = _one_file(with_ending(path, ".safetensors"), kind)
     try:
         with safe_open(source, framework="pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
@@ -100,9 +100,9 @@ def result_kind(path: str | os.PathLike[str]) -> str:
     """The class name that a ``.safetensors`` file of a result says it is of; nothing else of it is read.
 
     Raises:
-        DataError: no such file, or not written by this package.
+        DataError: no such file, a folder, or not written by this package.
     """
-    source = with_ending(path, ".safetensors")
+    source = _one_file(with_ending(path, ".safetensors"), "result")
     try:
         with safe_open(source, framework="pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
@@ -126,7 +126,7 @@ def read_table(path: str | os.PathLike[str], kind: str) -> tuple[Table, dict[str
     Raises:
         DataError: as `read_result`.
     """
-    source = with_ending(path, ".parquet")
+    source = _one_file(with_ending(path, ".parquet"), kind)
     try:
         table: Table = pq.ParquetFile(source).read()
     except (OSError, ValueError, pa.ArrowException) as error:
@@ -134,6 +134,13 @@ def read_table(path: str | os.PathLike[str], kind: str) -> tuple[Table, dict[str
     metadata: dict[bytes, bytes] = table.schema.metadata or {}
     written = metadata.get(b"tl_knowledge")
     return table, _fields(None if written is None else written.decode(errors="replace"), source, kind, _table_bytes(table))
+
+
+def _one_file(source: Path, kind: str) -> Path:
+    """The path of what is read; opening a folder would say something else on every system."""
+    if source.is_dir():
+        raise DataError(f"{str(source)!r} is a folder, and a saved {kind} is one file; pass that file's path.")
+    return source
 
 
 def _header(kind: str, fields: dict[str, Any], content: Iterable[bytes]) -> str:

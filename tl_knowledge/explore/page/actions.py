@@ -53,7 +53,8 @@ def _typed_actions(app: Dash, session: ExplorerSession) -> None:
         known = session.known(tab, state)
         if "prediction" not in known:
             raise InputError("the prompt is not read yet; wait a moment, or press Read.")
-        return changes.edited(state, fact_marked(known["prediction"].labels, state), method, layers, target_new)
+        editor = next((offer.editor for offer in session.methods if offer.name == method), "")
+        return changes.edited(state, fact_marked(known["prediction"].labels, state), method, layers, target_new, editor)
 
     _action(
         app,

@@ -11,6 +11,7 @@ from flask import request
 
 from tl_knowledge.errors import InputError
 from tl_knowledge.explore.code import state_code
+from tl_knowledge.explore.export import UNCHANGED, changes_in_words
 from tl_knowledge.explore.page.actions import add_actions, state_at
 from tl_knowledge.explore.page.draw import active_changes
 from tl_knowledge.explore.page.forms import fill_in
@@ -88,6 +89,7 @@ def _ask(app: Dash, session: ExplorerSession) -> None:
         set_props("error-link", {"children": ""})
         fill_in(state, state_at(before.get("address")))
         set_props("active", {"children": active_changes(state)})
+        set_props("unchanged", {"children": UNCHANGED if changes_in_words(state) else ""})
         set_props("code", {"children": program})
         now, pending, _ = show_news(session, tab, asked, drawn or {}, Shown(state, _is_dark(beat)))
         return {"of": asked, "address": address or "", "again": again}, now, pending

@@ -86,16 +86,17 @@ def toggled(state: ExplorerState, kind: Units, units: Sequence[tuple[int, int]])
     return replace(state, **{kind: (*held, *(each for each in units if each not in held))})
 
 
-def edited(state: ExplorerState, fact: tuple[str, str], method: Any, layers: str | None, target_new: str | None) -> ExplorerState:
+def edited(state: ExplorerState, fact: tuple[str, str], method: Any, layers: str | None, target_new: str | None, editor: str = "") -> ExplorerState:
     """One more edit.
 
     Args:
         fact: subject and template.
         layers: numbers with commas between.
+        editor: fingerprint of the trained editor, of a method that is trained.
     """
     if not (target_new or "").strip():
         raise InputError("there is no new answer; type it with its leading space, such as ' London'.")
-    return replace(state, edits=(*state.edits, EditRequest(str(method), *fact, str(target_new), _layers(layers))))
+    return replace(state, edits=(*state.edits, EditRequest(str(method), *fact, str(target_new), _layers(layers), editor)))
 
 
 def _layers(text: str | None) -> tuple[int, ...]:

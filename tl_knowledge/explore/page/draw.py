@@ -228,7 +228,9 @@ def _comparison(each: Comparison) -> html.Div:
     rows = [html.Tr([html.Td(_shown(change.answer)), *(_share(value) for value in (change.before, change.after))]) for change in each.answers]
     table = html.Table([html.Thead(html.Tr(header)), html.Tbody(rows)])
     says = [html.Div([html.B(f"says {when}"), *_says(said)]) for when, said in (("before", each.before), ("after", each.after))]
-    return html.Div([html.Div(printable(each.text), className="words asked"), html.Div([table, *says], className="beside")], className="comparison")
+    read = [html.Div(printable(each.read), className="words hint read")] if each.read else []
+    asked = html.Div(printable(each.text), className="words asked")
+    return html.Div([asked, html.Div([table, *says], className="beside"), *read], className="comparison")
 
 
 def _share(value: float) -> html.Td:

@@ -7,7 +7,7 @@ from typing import Any
 
 from dash import dcc, html
 
-from tl_knowledge.explore.edits import MethodOffer, first_that_works
+from tl_knowledge.explore.methods import MethodOffer, first_that_works
 from tl_knowledge.explore.page.attributes import attributes
 from tl_knowledge.explore.session import ExplorerSession
 from tl_knowledge.explore.state import COMPONENTS, METRICS
@@ -126,6 +126,7 @@ def _maps() -> html.Section:
             className="row",
         ),
         html.P(id="progress", className="hint"),
+        html.P(id="unchanged", className="hint"),
         _error("trace"),
         html.Div(id="maps"),
     )
@@ -194,6 +195,7 @@ def _offered(offer: MethodOffer) -> dict[str, Any]:
     notes = [", ".join(f"layer {layer}" for layer in offer.layers)] if offer.layers else []
     notes += ["needs layers"] if offer.asks_layers else []
     notes += ["collects key moments first"] if offer.needs_moments else []
+    notes += ["changes what the model reads"] if offer.changes_reading else []
     words = offer.refusal or "; ".join(notes)
     return {"label": f"{offer.title} ({words})" if words else offer.title, "value": offer.name, "disabled": bool(offer.refusal)}
 
