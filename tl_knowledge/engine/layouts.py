@@ -9,7 +9,7 @@ No parameter is touched: what is read instead lies in the modules' own dictionar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ from tl_knowledge.engine.proof import Proof, same
 from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.models.routed import is_bare
 
-__all__ = ["laid_out_weights"]
+__all__ = ["laid_out_weights", "layout_room"]
 
 EXACT_IN = (torch.float32, torch.float64)
 
@@ -50,6 +50,14 @@ def laid_out_weights(model: HookedModel, most: float) -> Generator[None]:
         raise
 
 
+def layout_room(model: HookedModel, memory_budget: float) -> int:
+    """Bytes of a memory budget to leave for the copies: what all of them take, or nothing where that is over half of it."""
+    if not _may(model):
+        return 0
+    room = sum(weights.nbytes for _, _, weights in _copied(model))
+    return room if 2 * room <= memory_budget else 0
+
+
 def _may(model: HookedModel) -> bool:
     return next(iter(model.parameters())).dtype in EXACT_IN and is_bare(model)
 
@@ -61,17 +69,22 @@ def _put_in(model: HookedModel, most: float, read: list[tuple[dict[str, Any], st
         read.append((vars(unembed), "forward"))
         vars(unembed)["forward"] = partial(_unembed, unembed)
     left = most
+    for attention, name, weights in _copied(model):
+        left -= weights.nbytes
+        if left < 0:
+            return
+        read.append((vars(attention), name))
+        vars(attention)[name] = _laid_out(weights.detach(), _READ_AS[name])
+
+
+def _copied(model: HookedModel) -> Iterator[tuple[Any, str, torch.Tensor]]:
+    """Attention's weights that every forward copies: the module, their name and themselves."""
     for block in model.blocks:
         attention: Any = getattr(block, "attn", None)
-        for name, order in _READ_AS.items() if _by_head(attention) else ():
+        for name in _READ_AS if _by_head(attention) else ():
             weights = vars(attention)["_parameters"].get(name)
-            if weights is None or weights.ndim != 3 or name in vars(attention):
-                continue
-            left -= weights.nbytes
-            if left < 0:
-                return
-            read.append((vars(attention), name))
-            vars(attention)[name] = _laid_out(weights.detach(), order)
+            if weights is not None and weights.ndim == 3 and name not in vars(attention):
+                yield attention, name, weights
 
 
 def _take_out(read: list[tuple[dict[str, Any], str]]) -> None:

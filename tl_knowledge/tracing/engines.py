@@ -16,7 +16,7 @@ from jaxtyping import Float
 from more_itertools import chunked_even
 
 from tl_knowledge.engine.forward import run_model
-from tl_knowledge.engine.layouts import laid_out_weights
+from tl_knowledge.engine.layouts import laid_out_weights, layout_room
 from tl_knowledge.engine.prefix_bank import bank_refusal
 from tl_knowledge.engine.recording import record
 from tl_knowledge.engine.rows import budget_rows, row_bytes, rows_engine, run_rows
@@ -78,6 +78,8 @@ def sweep_sites(experiment: Experiment, sites: Sequence[Site], memory_budget: fl
     bank = experiment.bank(read_names(model, sites), memory_budget / 2)
     whole = "" if bank else bank_refusal(model, experiment.length) or "their prefixes would take over half of memory_budget"
     left = memory_budget - (bank.bytes if bank else 0)
+    room = layout_room(model, left)
+    left -= room
     scores = torch.empty(len(sites), samples, dtype=experiment.base.score.dtype, device=experiment.device)
     chunks, taken = list[tuple[int, Sequence[int]]](), 0
     for start, group in group_sites(sites, experiment.length, layer_count(model), samples) if bank else [(0, range(len(sites)))]:
@@ -86,7 +88,7 @@ def sweep_sites(experiment: Experiment, sites: Sequence[Site], memory_budget: fl
         chunks += [(start, chunk) for chunk in together]
         rows = samples * max(map(len, together)) + (0 if bank else len(experiment.row_prompts))
         taken = max(taken, rows * row_bytes(model, experiment.length - start, answers, start))
-    with laid_out_weights(model, float(left - taken) if len(chunks) > 1 else 0.0):
+    with laid_out_weights(model, float(room + left - taken) if len(chunks) > 1 else 0.0):
         for start, chunk in chunks:
             sweep = Sweep(experiment, [sites[k] for k in chunk], start, bank)
             arguments = bank.arguments(start, sweep.parents) if bank else {}
