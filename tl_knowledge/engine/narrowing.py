@@ -18,7 +18,7 @@ from tl_knowledge.models.hook_names import component_hook
 from tl_knowledge.models.protocol import HookedModel, attention_input, layer_count, mlp_input
 from tl_knowledge.models.routed import is_bare
 
-__all__ = ["KnownRows", "may_narrow", "narrow_attention", "narrow_mlp", "narrowed_hooks"]
+__all__ = ["KnownRows", "may_narrow", "narrow_attention", "narrow_mlp", "narrowed_hooks", "packed_places"]
 
 Mask = Bool[torch.Tensor, "row pos"]
 
@@ -103,6 +103,13 @@ def _projections(layer: int) -> list[str]:
     return [f"blocks.{layer}.attn.hook_{part}" for part in ("q", "k", "v")]
 
 
+def packed_places(needed: Mask) -> Int[torch.Tensor, "row pos"]:
+    """Which place of the one long row each needed position has; -1 elsewhere."""
+    place = torch.full(needed.shape, -1, dtype=torch.long, device=needed.device)
+    place[needed] = torch.arange(int(needed.sum()), device=needed.device)
+    return place
+
+
 def _pack(needed: Mask) -> HookFn:
     """Needed positions of all rows as one row, and `_spread` undoes it.
 
@@ -118,14 +125,13 @@ def _pack(needed: Mask) -> HookFn:
 
 def _spread(name: str, needed: Mask, source: Int[torch.Tensor, " row"], known: KnownRows | None) -> Hooks:
     """Undo `_pack`; a position that was not needed is taken from the source row."""
-    number, count = torch.zeros(needed.shape, dtype=torch.long, device=needed.device), int(needed.sum())
-    number[needed] = torch.arange(count, device=needed.device)
+    place = packed_places(needed)
     if known is None:
-        elsewhere, others = number[source], None
+        elsewhere, others = place[source].clamp_min(0), None
     else:
         others = known.at(name).flatten(0, 1)
-        elsewhere = count + source[:, None] * needed.shape[1] + torch.arange(needed.shape[1], device=needed.device)
-    taken = torch.where(needed, number, elsewhere).flatten()
+        elsewhere = int(needed.sum()) + source[:, None] * needed.shape[1] + torch.arange(needed.shape[1], device=needed.device)
+    taken = torch.where(needed, place, elsewhere).flatten()
 
     def spread(packed: torch.Tensor, *, hook: object) -> torch.Tensor:
         there = packed[0] if others is None else torch.cat([packed[0], others])

@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from tl_knowledge.arrays import HookFn, Hooks
 from tl_knowledge.engine.forward import run_model
-from tl_knowledge.engine.narrowing import KnownRows, may_narrow, narrow_attention, narrow_mlp, narrowed_hooks
+from tl_knowledge.engine.narrowing import KnownRows, may_narrow, narrow_attention, narrow_mlp, narrowed_hooks, packed_places
 from tl_knowledge.engine.recording import Reached, stop
 from tl_knowledge.engine.rows import as_index, grow_rows, keep_positions, run_rows
 from tl_knowledge.models.hook_names import component_hook
@@ -63,6 +63,7 @@ class InterventionBatch:
         self.base, self.born_at = {k: started[k][0] for k in runs}, {k: started[k][1] for k in runs}
         self.bases = list({id(base): base for base in self.base.values()}.values())
         self.recording_hooks: Hooks = []
+        self.places: dict[str, torch.Tensor] = {}  # inside modules that run on packed positions: which of these each row's position is
 
     def run(self) -> Float[torch.Tensor, "run sample"] | None:
         """The score of every run, or nothing where they are only read; readings are put in their place on the way."""
@@ -132,14 +133,19 @@ class InterventionBatch:
 
     def _act(self, name: str, reads: Sequence[tuple[int, Node]], writes: Sequence[tuple[int, Node, Value]]) -> HookFn:
         def act(activation: torch.Tensor, *, hook: object) -> torch.Tensor | None:
+            places = self.places.get(name)
             for k, node in reads:
-                at = activation[self.start[k] : self.start[k] + self.samples, node.pos]
+                rows = slice(self.start[k], self.start[k] + self.samples)
+                at = activation[rows, node.pos] if places is None else activation[0, places[rows, node.pos]]
                 self.readings[k, node] = (at[:, list(node.units)] if node.units else at).clone()
             if not writes:
                 return None
             changed = activation.clone()
             for index, values in self._written(name, writes):
-                changed[index] = values
+                if places is None:
+                    changed[index] = values
+                else:
+                    _write_packed(changed[0], places, index, values)
             return changed
 
         return act
@@ -178,7 +184,7 @@ class InterventionBatch:
     def _narrowing(self, source: Sequence[int]) -> Hooks:
         """Run modules where a run can differ from the one that it started from; elsewhere take what that one has there.
 
-        What is written or read inside an MLP (neurons) needs that MLP to keep its shape.
+        Neurons are written and read among the packed positions of their MLP.
         """
         contrast, model, hooks = self.contrast, self.contrast.model, list[tuple[str, HookFn]]()
         needed = [*narrowed_hooks(model), *stream_names(model)]
@@ -195,7 +201,10 @@ class InterventionBatch:
                 continue
             entering, attended, transformed = (self._each(each[:alive]) for each in (needs.entering, needs.attended, needs.transformed))
             own = rows[: alive * self.samples]
-            hooks += [] if layer in neurons else narrow_mlp(model, layer, transformed, own, known)
+            of_mlp = narrow_mlp(model, layer, transformed, own, known)
+            if of_mlp and layer in neurons:
+                self.places[component_hook("neuron", layer)] = packed_places(transformed)
+            hooks += of_mlp
             hooks += narrow_attention(model, layer, entering, attended, own, known)
         return hooks
 
@@ -204,6 +213,14 @@ class InterventionBatch:
         rows = repeat(of_runs.to(self.device), "run pos -> (run sample) pos", sample=self.samples)
         rows[0, 0] |= ~rows.any()
         return rows
+
+
+def _write_packed(packed: torch.Tensor, places: torch.Tensor, index: tuple[torch.Tensor, ...], values: torch.Tensor) -> None:
+    """Write at rows, positions (and units) that are run; the others hold what is written there already."""
+    rows, positions, *units = index
+    place = places[rows, positions]
+    run = place >= 0
+    packed[(place[run], *(each[run] for each in units))] = values[run]
 
 
 class _Joined(Mapping[str, torch.Tensor]):

@@ -71,7 +71,7 @@ def needed_places(runs: Sequence[RunPlaces], n_layers: int, length: int, answer:
         entering = changed & _any_from(attended | read["head"])
         middle = changed | (reached & ~written["attn_out"]) | differs["attn_out"]
         moved = middle | differs["neuron"]
-        transformed = wanted & (((moved | differs["mlp_out"]) & ~written["mlp_out"]) | read["mlp_out"])
+        transformed = wanted & (((moved | differs["mlp_out"]) & ~written["mlp_out"]) | read["mlp_out"] | read["neuron"])
         yield Needed(entering, attended, transformed)
         after = middle | (moved & ~written["mlp_out"]) | differs["mlp_out"]
         changed = (after & ~written["resid_post"]) | differs["resid_post"]
