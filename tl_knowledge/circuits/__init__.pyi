@@ -5,6 +5,7 @@ from .circuit import Circuit as Circuit
 from .comparison import CircuitComparison as CircuitComparison
 from .comparison import compare as compare
 from .edges import Edge as Edge
+from .measured import measured_once as measured_once
 from .parts import Node as Node
 from .sets.circuit import FactSetCircuit as FactSetCircuit
 from .sets.circuit import FactSetComparison as FactSetComparison

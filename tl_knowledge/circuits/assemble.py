@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -12,7 +12,8 @@ from jaxtyping import Float
 
 from tl_knowledge.circuits.circuit import Circuit
 from tl_knowledge.circuits.edges import Edge, refuse_overlaps
-from tl_knowledge.circuits.paths import Shares, answer_node, find_edges, find_needs, measure_needs, measure_shares, measure_wired
+from tl_knowledge.circuits.measured import Measured, measured_sites
+from tl_knowledge.circuits.paths import Shares, answer_node, find_edges, find_needs, measure_shares, measure_wired
 from tl_knowledge.circuits.settings import CircuitSettings
 from tl_knowledge.circuits.work import circuit_work
 from tl_knowledge.engine.forecast import parts_bar
@@ -98,7 +99,7 @@ def _measured_parts(
     contrast: Contrast, candidates: Sequence[Node], prompt: Prompt, settings: CircuitSettings, fixed: Sequence[Node], memory_budget: float
 ) -> _Parts:
     able, smallest = _able(contrast, candidates), settings.threshold * abs(float(contrast.total_effect.mean()))
-    effects, needs = (_Measured(contrast, measure, memory_budget) for measure in (measure_nodes, measure_needs))
+    effects, needs = measured_sites(contrast, settings, memory_budget)
     work = circuit_work(contrast, able, settings, fixed)
     with parts_bar(contrast.model, contrast.tokens, what="circuit", work=work, progress=progress_shown(), leave=False) as bar:
         with bar.part("sites"):
@@ -129,27 +130,12 @@ def nothing_in(contrast: Contrast, target: str) -> str:
     return f"{contrast.metric.of_answer(target)} is {contrast.metric.number(contrast.clean_score)} in both runs, on average"
 
 
-class _Measured:
-    """What nodes do, each measured once."""
-
-    def __init__(self, contrast: Contrast, measure: Callable[[Contrast, Sequence[Node], float], torch.Tensor], memory_budget: float) -> None:
-        self.contrast, self.measure, self.memory_budget = contrast, measure, memory_budget
-        self.known: dict[Node, torch.Tensor] = {}
-
-    def of(self, nodes: Sequence[Node]) -> Float[torch.Tensor, "node sample"]:
-        """Of some nodes, at least one."""
-        missing = [node for node in dict.fromkeys(nodes) if node not in self.known]
-        if missing:
-            self.known |= zip(missing, self.measure(self.contrast, missing, self.memory_budget), strict=True)
-        return torch.stack([self.known[node] for node in nodes])
-
-
 def _able(contrast: Contrast, candidates: Sequence[Node]) -> list[Node]:
     """The candidates that can be other ones in the two runs."""
     return [node for node in candidates if node not in contrast.sources and node.pos >= min(s.pos for s in contrast.sources)]
 
 
-def _best(able: Sequence[Node], settings: CircuitSettings, effects: _Measured, needs: _Measured) -> list[Node]:
+def _best(able: Sequence[Node], settings: CircuitSettings, effects: Measured, needs: Measured) -> list[Node]:
     """The top candidates by effect, need, or the larger of both."""
     if not able:
         return []

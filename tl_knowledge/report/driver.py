@@ -8,7 +8,7 @@ from more_itertools import always_iterable, one
 
 from tl_knowledge.arrays import Hooks
 from tl_knowledge.attention import AttentionAnalysis, DirectLogitAttribution, analyse_attention, direct_logit_attribution, logit_lens
-from tl_knowledge.circuits import Circuit, from_edit, from_neurons, from_trace
+from tl_knowledge.circuits import Circuit, from_edit, from_neurons, from_trace, measured_once
 from tl_knowledge.datasets import paraphrases
 from tl_knowledge.door import public
 from tl_knowledge.editing import ROME, Edit, EditMethod, KeyMoments, edit_view, plan_edit
@@ -88,10 +88,11 @@ def report_fact(
         for side in SIDES:
             with bar.part(f"traces of the {side}"):
                 traces[side] = _traces(model, prompt, side, ("resid_post", *MODULES), MODULES, settings)
-        with bar.part("neurons"):
-            neurons = _neurons(model, fact, prompt, settings)
-        with bar.part("circuits"):
-            circuits = {side: _circuit(model, prompt, of_side, settings) for side, of_side in traces.items()}
+        with measured_once():  # the neurons' circuit and the subject's ask of the same attention outputs
+            with bar.part("neurons"):
+                neurons = _neurons(model, fact, prompt, settings)
+            with bar.part("circuits"):
+                circuits = {side: _circuit(model, prompt, of_side, settings) for side, of_side in traces.items()}
         with bar.part("heads"):
             attention, missing = _attention(model, prompt, settings)
         with bar.part("direct effects"):
