@@ -63,7 +63,7 @@ def intervene(contrast: Contrast, interventions: Sequence[Intervention], memory_
     bases = [*bases_of(contrast), *known]
     started = {k: _start(one, bases, layer_count(model)) for k, one in enumerate(interventions)}
     bar = progress_bar(what="interventions", unit="run", progress=progress_shown(), total=len(started), leave=False)
-    with bar, laid_out_weights(model, float(room)):
+    with bar, laid_out_weights(model, float(room) if len(started) > size else 0.0):  # one forward copies as much by itself
         for scored in (False, True):
             order = sorted((k for k in started if interventions[k].scored == scored), key=lambda k: started[k][1])
             for chunk in chunked(order, size):
