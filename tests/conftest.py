@@ -36,6 +36,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--architectures", type=int, metavar="N", help="run each test on N of its architectures: which, a checksum of its name says")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Before anything of the package is imported: how its functions are checked in the typed lane."""
+    if config.getoption("jaxtyping_packages"):
+        import typed_calls
+
+        typed_calls.install()
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """``model`` and ``masked_model`` are every architecture in turn."""
     from support.models import BUILDERS, MASKED_BUILDERS
