@@ -1,4 +1,4 @@
-"""``jaxtyping.jaxtyped`` with the same checks at a third of the time; ``--jaxtyping-packages`` decorates every function of the package with it.
+"""``jaxtyping.jaxtyped`` with the same checks at half the time; ``--jaxtyping-packages`` decorates every function of the package with it.
 
 jaxtyping binds the arguments of every call and opens a scope for the axes' names, also where no argument is an array; and it compiles its checks
 anew whenever a function inside a function is made, as every hook is. Here a function without arrays in its signature is beartype's alone, and
