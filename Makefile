@@ -3,23 +3,24 @@
 PYTHON ?= python3
 VENV := .venv
 VENV4 := .venv-tl4
-PIP_FLAGS := --quiet --disable-pip-version-check
+# Python compiles what is imported when it is; of all that is installed that is little.
+PIP_FLAGS := --quiet --disable-pip-version-check --no-compile
 RUN := $(VENV)/bin
+JOBS ?= 2
 WORKERS ?= 2
 ARCHITECTURES ?= 2
 PYTEST_FLAGS := -q -n $(WORKERS) --dist worksteal
 PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/pytest $(PYTEST_FLAGS)
 
-.PHONY: demo test lint types floors unit newest docs demos wheel models gallery bench peers gpu factlm clean
+.PHONY: demo test lint types floors unit typed plain browser newest docs demos wheel models gallery bench peers gpu factlm clean
 
 demo: $(VENV)/.demo
 	$(RUN)/tl-knowledge trace --out build/trace.html
 	@echo "Open build/trace.html in a browser."
 
-# What runs on one core runs two at a time; the tests and demos use two cores themselves.
+# JOBS checks at a time, the longest first, and each in one process, which imports and collects once; ALSO=wheel for the wheel beside them.
 test:
-	$(MAKE) --jobs 2 types lint floors docs
-	$(MAKE) unit newest demos
+	$(MAKE) --jobs $(JOBS) --output-sync=target WORKERS=0 plain newest typed browser demos docs types lint floors $(ALSO)
 
 lint: $(VENV)/.dev
 	$(RUN)/ruff check .
@@ -31,10 +32,19 @@ types: $(VENV)/.dev
 floors: $(VENV)/.dev
 	$(RUN)/lint-imports
 
-# One architecture and the docstrings' examples with the types and shapes of every call checked, everything else without.
-unit: $(VENV)/.dev
+unit: typed plain browser
+
+# One architecture and the docstrings' examples, with the types and shapes of every call checked.
+typed: $(VENV)/.dev
 	$(PYTEST) -m typed --jaxtyping-packages=tl_knowledge,beartype.beartype
-	$(PYTEST) -m "not typed"
+
+# Every other test, without.
+plain: $(VENV)/.dev
+	$(PYTEST) -m "not typed and not browser"
+
+# One process, whose Chromium takes the other core.
+browser: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(RUN)/pytest -q tests/browser
 
 # The newest TransformerLens: what touches a model, each test on ARCHITECTURES of the architectures.
 newest: $(VENV4)/.dev
@@ -56,7 +66,7 @@ wheel:
 	build/wheel/venv/bin/pip install $(PIP_FLAGS) -c constraints.txt torch
 	build/wheel/venv/bin/pip install $(PIP_FLAGS) -c constraints.txt build/wheel/*.whl
 	cd build/wheel && venv/bin/tl-knowledge --version
-	cd build/wheel && venv/bin/tl-knowledge trace --out trace.html
+	cd build/wheel && OMP_NUM_THREADS=1 venv/bin/tl-knowledge trace --out trace.html
 	cd build/wheel && venv/bin/python -c "import tl_knowledge as tlk; assert 'site-packages' in tlk.__file__, tlk.__file__; print(tlk.load_model('factlm').cfg.n_layers, 'layers')"
 
 # Every architecture on both lines of TransformerLens; writes docs/models.md and docs/what_runs_where.md.
