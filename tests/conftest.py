@@ -1,9 +1,10 @@
 """Fixtures that every test shares, and which tests each lane runs.
 
-``make unit`` runs every test once, in three lanes: ``typed`` (docstrings' examples, and one architecture) with the types and shapes of every
-call checked (`typed_calls`), ``plain`` the others without, and ``browser``. ``make newest`` runs those marked ``touches_model`` with the newest
-TransformerLens, each on two of its architectures (``--architectures 2``), which a checksum of its name chooses. Both marks are given here, by
-the fixtures that a test uses; a file whose tests reach a model in another way says ``pytestmark = pytest.mark.touches_model``.
+``make unit`` runs every test once, in four lanes: ``typed`` (docstrings' examples, and one architecture) with the types and shapes of every
+call checked (`typed_calls`), without them ``plain`` (units) and ``laws`` (all others), and ``browser``. ``make newest`` runs those marked
+``touches_model`` with the newest TransformerLens, each on two of its architectures (``--architectures 2``), which a checksum of its name
+chooses. Both marks are given here, by the fixtures that a test uses; a file whose tests reach a model in another way says
+``pytestmark = pytest.mark.touches_model``.
 
 Nothing heavy is imported before a test needs it, since xdist's controller reads this file too.
 """
