@@ -4,22 +4,25 @@ PYTHON ?= python3
 VENV := .venv
 VENV4 := .venv-tl4
 PIP_FLAGS := --quiet --disable-pip-version-check
+# Python compiles what is imported when it is; of all that is installed that is little.
+INSTALL := install $(PIP_FLAGS) --no-compile
 RUN := $(VENV)/bin
+JOBS ?= 2
 WORKERS ?= 2
 ARCHITECTURES ?= 2
+LAWS := tests/contract tests/golden tests/reference
 PYTEST_FLAGS := -q -n $(WORKERS) --dist worksteal
 PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/pytest $(PYTEST_FLAGS)
 
-.PHONY: demo test lint types floors unit newest docs demos wheel models gallery bench peers gpu factlm clean
+.PHONY: demo test lint types floors unit typed plain laws browser newest docs demos wheel models gallery bench peers gpu factlm clean
 
 demo: $(VENV)/.demo
 	$(RUN)/tl-knowledge trace --out build/trace.html
 	@echo "Open build/trace.html in a browser."
 
-# What runs on one core runs two at a time; the tests and demos use two cores themselves.
+# JOBS checks at a time, the longest first, and each in one process, which imports and collects once; ALSO=wheel for the wheel beside them.
 test:
-	$(MAKE) --jobs 2 types lint floors docs
-	$(MAKE) unit newest demos
+	$(MAKE) --jobs $(JOBS) --output-sync=target WORKERS=0 plain laws newest typed browser demos docs types lint floors $(ALSO)
 
 lint: $(VENV)/.dev
 	$(RUN)/ruff check .
@@ -31,10 +34,22 @@ types: $(VENV)/.dev
 floors: $(VENV)/.dev
 	$(RUN)/lint-imports
 
-# One architecture and the docstrings' examples with the types and shapes of every call checked, everything else without.
-unit: $(VENV)/.dev
+unit: typed plain laws browser
+
+# One architecture and the docstrings' examples, with the types and shapes of every call checked.
+typed: $(VENV)/.dev
 	$(PYTEST) -m typed --jaxtyping-packages=tl_knowledge,beartype.beartype
-	$(PYTEST) -m "not typed"
+
+# Every other test without: what one function does; and engines against loops, contracts, published programs' numbers.
+plain: $(VENV)/.dev
+	$(PYTEST) $(LAWS:%=--ignore=%) -m "not typed and not browser"
+
+laws: $(VENV)/.dev
+	$(PYTEST) $(LAWS) -m "not typed"
+
+# One process, whose Chromium takes the other core.
+browser: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(RUN)/pytest -q tests/browser
 
 # The newest TransformerLens: what touches a model, each test on ARCHITECTURES of the architectures.
 newest: $(VENV4)/.dev
@@ -53,10 +68,10 @@ wheel:
 	rm -rf build/wheel
 	$(PYTHON) -m venv build/wheel/venv
 	build/wheel/venv/bin/pip wheel $(PIP_FLAGS) --no-deps --wheel-dir build/wheel .
-	build/wheel/venv/bin/pip install $(PIP_FLAGS) -c constraints.txt torch
-	build/wheel/venv/bin/pip install $(PIP_FLAGS) -c constraints.txt build/wheel/*.whl
+	build/wheel/venv/bin/pip $(INSTALL) -c constraints.txt torch
+	build/wheel/venv/bin/pip $(INSTALL) -c constraints.txt build/wheel/*.whl
 	cd build/wheel && venv/bin/tl-knowledge --version
-	cd build/wheel && venv/bin/tl-knowledge trace --out trace.html
+	cd build/wheel && OMP_NUM_THREADS=1 venv/bin/tl-knowledge trace --out trace.html
 	cd build/wheel && venv/bin/python -c "import tl_knowledge as tlk; assert 'site-packages' in tlk.__file__, tlk.__file__; print(tlk.load_model('factlm').cfg.n_layers, 'layers')"
 
 # Every architecture on both lines of TransformerLens; writes docs/models.md and docs/what_runs_where.md.
@@ -85,7 +100,7 @@ bench: $(VENV)/.dev
 
 # Beside other programs, with the packages of the extra; a quarter of an hour, and docs/speed.md anew.
 peers: $(VENV)/.dev
-	$(RUN)/pip install $(PIP_FLAGS) -c constraints.txt -e ".[peers]"
+	$(RUN)/pip $(INSTALL) -c constraints.txt -e ".[peers]"
 	$(RUN)/python -W ignore benchmarks/peers.py --shapes gpt2-small-wide factlm --layers 6 --write docs/speed.md
 
 # Every engine on a CUDA device beside the CPU, in float32 and bfloat16; exit status 2 where there is none.
@@ -106,17 +121,17 @@ $(VENV4)/bin/python:
 
 # torch first and alone: a constraint on it does not stop other packages from asking for its newest build.
 $(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(RUN)/pip install $(PIP_FLAGS) -c constraints.txt torch
-	$(RUN)/pip install $(PIP_FLAGS) -c constraints.txt -e .
+	$(RUN)/pip $(INSTALL) -c constraints.txt torch
+	$(RUN)/pip $(INSTALL) -c constraints.txt -e .
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
-	$(RUN)/pip install $(PIP_FLAGS) -c constraints.txt -e ".[dev,docs,ray]"
+	$(RUN)/pip $(INSTALL) -c constraints.txt -e ".[dev,docs,ray]"
 	touch $@
 
 # The second lane: the newest TransformerLens 4, which has the bridge only; everything else as pinned.
 $(VENV4)/.dev: $(VENV4)/bin/python pyproject.toml constraints.txt
 	grep -v '^transformer-lens' constraints.txt > $(VENV4)/constraints.txt
-	$(VENV4)/bin/pip install $(PIP_FLAGS) -c $(VENV4)/constraints.txt torch
-	$(VENV4)/bin/pip install $(PIP_FLAGS) -c $(VENV4)/constraints.txt -e ".[dev]" "transformer-lens>=4,<5"
+	$(VENV4)/bin/pip $(INSTALL) -c $(VENV4)/constraints.txt torch
+	$(VENV4)/bin/pip $(INSTALL) -c $(VENV4)/constraints.txt -e ".[dev]" "transformer-lens>=4,<5"
 	touch $@

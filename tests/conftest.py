@@ -1,9 +1,10 @@
 """Fixtures that every test shares, and which tests each lane runs.
 
-``make unit`` runs every test once, in two parts: those marked ``typed`` (docstrings' examples, and one architecture) with the types and shapes
-of every call checked, which costs as much again, and the others without. ``make newest`` runs those marked ``touches_model`` with the newest
-TransformerLens, each on two of its architectures (``--architectures 2``), which a checksum of its name chooses. Both marks are given here, by
-the fixtures that a test uses; a file whose tests reach a model in another way says ``pytestmark = pytest.mark.touches_model``.
+``make unit`` runs every test once, in four lanes: ``typed`` (docstrings' examples, and one architecture) with the types and shapes of every
+call checked (`typed_calls`), without them ``plain`` (units) and ``laws`` (all others), and ``browser``. ``make newest`` runs those marked
+``touches_model`` with the newest TransformerLens, each on two of its architectures (``--architectures 2``), which a checksum of its name
+chooses. Both marks are given here, by the fixtures that a test uses; a file whose tests reach a model in another way says
+``pytestmark = pytest.mark.touches_model``.
 
 Nothing heavy is imported before a test needs it, since xdist's controller reads this file too.
 """
@@ -35,6 +36,14 @@ MODEL_FIXTURES = {"model", "masked_model", "gpt2", "factlm", "speaking", "moment
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How many architectures a test runs on."""
     parser.addoption("--architectures", type=int, metavar="N", help="run each test on N of its architectures: which, a checksum of its name says")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before anything of the package is imported: how its functions are checked in the typed lane."""
+    if config.getoption("jaxtyping_packages"):
+        import typed_calls
+
+        typed_calls.install()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -43,12 +43,14 @@ def scores(double):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", GOLDEN["dai2022"], ids=lambda case: f"{case['relation_id']}-{case['start']}")
 def test_dai_et_al(scores, case):
     sets, share = tlk.neurons.adapt_sharing(scores["dai2022", case["relation_id"]], shared_by=case["start"])
     assert [pairs(neurons) for neurons in sets] == case["sets"] and share == case["share"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", GOLDEN["niu2024"], ids=lambda case: case["relation_id"])
 def test_niu_et_al(scores, case):
     for attribution, group in zip(scores["niu2024", case["relation_id"]], case["groups"], strict=True):

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from support import VOCABULARY
+from support.killed import kill_once, run_here
 from support.places import FACTLM_LAYER
 
 import tl_knowledge as tlk
@@ -179,22 +177,11 @@ def test_role_averages_equal_a_slow_reference(average, corrupt):
 
 
 RUN = """
-import sys, torch
+import sys
 import tl_knowledge as tlk
-torch.set_num_threads(1)
 facts, parts = tlk.load_facts()[::85], ("resid_post", "mlp_out")
 tlk.trace_facts("factlm", facts, components=parts, samples=2, facts_per_part=2, store=sys.argv[1], progress=False)
 """
-
-
-def run_here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same run in this process, which has TransformerLens imported already."""
-    threads = torch.get_num_threads()
-    monkeypatch.setattr(sys, "argv", ["run", str(folder)])
-    try:
-        exec(RUN, {})
-    finally:
-        torch.set_num_threads(threads)
 
 
 def parts(folder: Path) -> dict[str, bytes]:
@@ -202,22 +189,18 @@ def parts(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, monkeypatch):
+def test_a_killed_run_resumes_to_the_same_bytes(tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    run_here(whole, monkeypatch)
+    run_here(RUN, whole)
     expected = parts(whole)
     assert len(expected) == 12
-    process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", RUN, str(broken)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while len(parts(broken)) < 3 and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    kill_once(RUN, broken, ready=lambda: len(parts(broken)) >= 3)
     there = parts(broken)
     assert 3 <= len(there) < 12
     assert all(there[name] == expected[name] for name in there)
     (broken / "part-00011.parquet.abc.partial").write_bytes(b"half a rec")  # what a kill in mid-write leaves
     untouched = {name: (broken / name).stat().st_mtime_ns for name in there}
-    run_here(broken, monkeypatch)
+    run_here(RUN, broken)
     assert parts(broken) == expected
     assert {name: (broken / name).stat().st_mtime_ns for name in there} == untouched
     assert not list(broken.glob("*.partial"))

@@ -10,6 +10,8 @@ from support.places import FACTLM_LAYER
 import tl_knowledge as tlk
 from tl_knowledge.errors import ComponentError, DataError, InputError
 
+pytestmark = pytest.mark.slow
+
 LATE = 5  # after the look-up
 FT = tlk.FineTune(layer=FACTLM_LAYER, steps=4)
 

@@ -13,6 +13,8 @@ import tl_knowledge as tlk
 from tl_knowledge.cli import app
 from tl_knowledge.errors import InputError
 
+pytestmark = pytest.mark.slow  # the functions themselves are tested with every TransformerLens
+
 FT = ["--method", "ft:steps=2"]
 CASES = tlk.load_edit_cases()
 runner = CliRunner()

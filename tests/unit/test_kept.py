@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import dataclass
 
 import pandas as pd
 import pytest
 import torch
 from support import fingerprint
+from support.killed import kill_once, run_here
 from support.places import FACTLM_LAYER
 
 import tl_knowledge as tlk
@@ -101,8 +97,7 @@ def test_a_killed_growth_goes_on_with_its_values(factlm, factlm_moments, tmp_pat
 
 
 RUN = """
-import sys, torch
-torch.set_num_threads(1)
+import sys
 import tl_knowledge as tlk
 from tl_knowledge.editing.optimise import values
 values.optimise_values.__kwdefaults__ = {"rows_at_once": 4}
@@ -110,26 +105,19 @@ model = tlk.load_model("factlm")
 layers = tlk.MEMIT.for_model(model).layers
 moments = tlk.collect_key_moments(model, tlk.load_corpus(), layers=layers, progress=False)
 method = tlk.MEMIT(layers=layers, moment_weight=50.0, contexts=((4, 2),), value=tlk.editing.ValueSettings(steps=25, clamp=0.75, stop_below=0.0))
-report = tlk.evaluate(model, tlk.load_edit_cases()[:40], method, moments=moments, protocol="batch", store=sys.argv[1], progress=False)
+report = tlk.evaluate(model, tlk.load_edit_cases()[:16], method, moments=moments, protocol="batch", store=sys.argv[1], progress=False)
 report.save(sys.argv[2])
 """
 
 
 @pytest.mark.slow
-def test_a_batch_goes_on_after_kill_9(tmp_path):
-    def start(store, out):
-        return subprocess.Popen([sys.executable, "-c", RUN, str(store), str(out)], env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
-
-    process = start(tmp_path / "run", tmp_path / "first")
-    for _ in range(1200):
-        if len(list((tmp_path / "run").glob("kept-*.safetensors"))) >= 5 or process.poll() is not None:
-            break
-        time.sleep(0.1)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    there = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("kept-*.safetensors")}
-    assert 5 <= len(there) < 40
-    again, undisturbed = start(tmp_path / "run", tmp_path / "again"), start(tmp_path / "other", tmp_path / "whole")
-    assert again.wait() == 0 and undisturbed.wait() == 0
+def test_a_batch_goes_on_after_kill_9(tmp_path, monkeypatch):
+    monkeypatch.setattr(values.optimise_values, "__kwdefaults__", values.optimise_values.__kwdefaults__)  # which the program changes
+    run = tmp_path / "run"
+    kill_once(RUN, run, tmp_path / "first", ready=lambda: len(list(run.glob("kept-*.safetensors"))) >= 5)
+    there = {path.name: path.stat().st_mtime_ns for path in run.glob("kept-*.safetensors")}
+    assert 5 <= len(there) < 16
+    run_here(RUN, run, tmp_path / "again")
+    run_here(RUN, tmp_path / "other", tmp_path / "whole")
     reports = [tlk.EditReport.load(tmp_path / name) for name in ("again", "whole")]
     pd.testing.assert_frame_equal(reports[0].table, reports[1].table)

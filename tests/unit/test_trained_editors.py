@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
-import signal
-import subprocess
 import sys
-import time
 import zipfile
 from collections import OrderedDict
 from dataclasses import replace
@@ -17,6 +14,7 @@ import pytest
 import torch
 from support import build, fingerprint, hooks_left, tokenizer_of_sixty_words
 from support.edits import TEXTS, training_cases
+from support.killed import kill_once, run_here
 from transformers import GPT2Config
 
 import tl_knowledge as tlk
@@ -79,9 +77,7 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_weights(small, tmp_path
 
 
 RUN = """
-import sys, torch
-from dataclasses import replace
-torch.set_num_threads(1)
+import sys
 import tl_knowledge as tlk
 from tl_knowledge.editing import MEND, TrainingSettings, load_training_data
 model, data = tlk.load_model("factlm"), load_training_data("factlm")
@@ -93,18 +89,10 @@ mend.train(model, data.cases, data.corpus[:9], validation=data.validation, store
 
 @pytest.mark.slow
 def test_a_training_goes_on_after_kill_9(tmp_path):
-    def start(store, out):
-        return subprocess.Popen([sys.executable, "-c", RUN, str(store), str(out)], env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
-
-    process, state = start(tmp_path / "run", tmp_path / "first"), tmp_path / "run" / "state.safetensors"
-    for _ in range(3000):
-        if state.is_file() or process.poll() is not None:
-            break
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL and state.is_file() and not (tmp_path / "first.safetensors").exists()
-    again, undisturbed = start(tmp_path / "run", tmp_path / "again"), start(tmp_path / "other", tmp_path / "whole")
-    assert again.wait() == 0 and undisturbed.wait() == 0
+    kill_once(RUN, tmp_path / "run", tmp_path / "first", ready=(tmp_path / "run" / "state.safetensors").is_file)
+    assert not (tmp_path / "first.safetensors").exists()
+    run_here(RUN, tmp_path / "run", tmp_path / "again")
+    run_here(RUN, tmp_path / "other", tmp_path / "whole")
     one, other = (MEND.load(tmp_path / name) for name in ("again", "whole"))
     assert one == other and same_weights(one.trained.networks, other.trained.networks)
 
