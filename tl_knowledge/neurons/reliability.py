@@ -35,6 +35,7 @@ from tl_knowledge.wording import counted
 __all__ = ["Reliability", "measure_reliability"]
 
 _KINDS = ("before", "after", "control")
+_AGREEMENT = "determiner_noun_agreement_"  # what BLiMP calls every paradigm of it
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,12 +87,13 @@ class Reliability(TableResult):
         for kind, name in zip(_KINDS, ("clean", f"neurons {word}", f"random neurons {word}"), strict=True):
             bars[name] = [scalar_interval(self._right(paradigm)[kind]) for paradigm in paradigms]
         counts = self.table["paradigm"].value_counts()
+        shared = _AGREEMENT if all(name.startswith(_AGREEMENT) for name in paradigms) else ""
         return grouped_bars(
-            [f"{name.replace('determiner_noun_agreement', 'dna')} ({counts[name]})" for name in paradigms],
+            [f"{name.removeprefix(shared).replace('_', ' ')} ({counts[name]})" for name in paradigms],
             bars,
             title="Minimal pairs decided rightly",
             subtitle=f"{counted(len(self.table), 'pair')}; chance 50%; {self.provenance.model}; 95% bootstrap over pairs",
-            group_axis="paradigm (number of pairs)",
+            group_axis=f"{'determiner-noun agreement, ' if shared else ''}paradigm (number of pairs)",
             value_axis="P(good) > P(bad)",
         )
 
