@@ -15,6 +15,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 from jaxtyping import Float
+from more_itertools import chunked
 
 from tl_knowledge.door import public
 from tl_knowledge.drawing import bar_chart
@@ -36,6 +37,7 @@ from tl_knowledge.runs.metric_arguments import other_tokens
 __all__ = ["DirectLogitAttribution", "direct_logit_attribution"]
 
 SPANS = ("subject", "relation", "other")
+PARTS_AT_ONCE = 64  # whose logits are held
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,16 +151,19 @@ class _Run:
     def rows(self, norm: FinalNorm, vocabulary: torch.Tensor, towards: torch.Tensor, answer: int, progress: bool) -> list[dict[str, Any]]:
         """One row a part: what it adds to the answer's logit, by the span it was read from."""
         rows: list[dict[str, Any]] = []
-        for about, by_token in progress_bar(self._parts(), what="direct logit attribution", unit="part", progress=progress):
-            written = norm.frozen_at(self.state, self.normalised, by_token)
-            direct, said = written @ towards, written.sum(0) @ vocabulary
-            row = about | {"direct": float(direct.sum())}
-            row |= {
-                name: float(direct[self.spans[name]].sum()) if name in self.spans and len(direct) > 1 else 0.0 for name in ("subject", "relation")
-            }
-            row |= {"other": row["direct"] - row["subject"] - row["relation"], "rank": int((said > said[answer]).sum())}
-            rows.append(row)
+        parts = progress_bar(self._parts(), what="direct logit attribution", unit="part", progress=progress)
+        for some in chunked(parts, PARTS_AT_ONCE):
+            written = [norm.frozen_at(self.state, self.normalised, by_token) for _, by_token in some]
+            said = torch.stack([each.sum(0) for each in written]) @ vocabulary
+            ranks = (said > said[:, [answer]]).sum(1).tolist()
+            rows += [about | self._shares(each @ towards) | {"rank": rank} for (about, _), each, rank in zip(some, written, ranks, strict=True)]
         return rows
+
+    def _shares(self, direct: Float[torch.Tensor, " source"]) -> dict[str, float]:
+        """A part's contribution, and how much of it comes from each span."""
+        of_spans = {name: float(direct[self.spans[name]].sum()) if name in self.spans and len(direct) > 1 else 0.0 for name in SPANS[:2]}
+        whole = float(direct.sum())
+        return {"direct": whole, **of_spans, "other": whole - sum(of_spans.values())}
 
     def _parts(self) -> Iterator[tuple[dict[str, Any], Float[torch.Tensor, "source d_model"]]]:
         """Everything written: a head by the tokens it reads, all else as one vector."""

@@ -25,7 +25,6 @@ from tl_knowledge.models.protocol import HookedModel, layer_count
 from tl_knowledge.prompts.prompt import Prompt
 from tl_knowledge.results.provenance import provenance_of
 from tl_knowledge.runs.contrast import Contrast
-from tl_knowledge.runs.interventions import measure_nodes
 from tl_knowledge.runs.metric import PROBABILITY
 from tl_knowledge.runs.nodes import Node
 from tl_knowledge.runs.windows import unit_count
@@ -117,7 +116,7 @@ def _measured_parts(
             shares = replace(shares, wired=measure_wired(contrast, nodes, edges, memory_budget))
         with bar.part("heads"):
             patterns, labels = _patterns(contrast, nodes), _labels(contrast.model, prompt, contrast)
-            head_reads = _head_reads(contrast, nodes, prompt, patterns, labels, memory_budget)
+            head_reads = _head_reads(contrast, nodes, prompt, patterns, labels, effects)
             measured = {"effect": effects.of(nodes).cpu(), "need": needs.of(nodes).cpu()}
     found = {"nodes": tuple(nodes), "edges": tuple(edges), "considered": len(considered), "patterns": patterns, "labels": labels}
     return _Parts(found | measured | {"shares": shares, "growth": growth, "head_reads": head_reads}, engine)
@@ -198,7 +197,7 @@ def _connected(edges: list[Edge], contrast: Contrast) -> list[Edge]:
 
 
 def _head_reads(
-    contrast: Contrast, nodes: Sequence[Node], prompt: Prompt, patterns: Mapping[int, torch.Tensor], labels: tuple[str, ...], memory_budget: float
+    contrast: Contrast, nodes: Sequence[Node], prompt: Prompt, patterns: Mapping[int, torch.Tensor], labels: tuple[str, ...], effects: Measured
 ) -> pd.DataFrame:
     """Each head at the circuit's attention nodes: its own effect, and how much of each span it attends to in the clean run."""
     every = range(unit_count(contrast.model, "head"))
@@ -207,9 +206,8 @@ def _head_reads(
     columns = ["layer", "head", "pos", "token", "effect", "subject", "relation", "reads"]
     if not heads:
         return pd.DataFrame(columns=columns)  # pyright: ignore[reportArgumentType]
-    effects = measure_nodes(contrast, heads, memory_budget).mean(1).tolist()
     rows: list[dict[str, Any]] = []
-    for node, effect in zip(heads, effects, strict=True):
+    for node, effect in zip(heads, effects.of(heads).mean(1).tolist(), strict=True):
         row = {"layer": node.layer, "head": node.units[0], "pos": node.pos, "token": labels[node.pos], "effect": effect}
         pattern = patterns.get(node.layer)
         weights = None if pattern is None else pattern[node.units[0], node.pos]
