@@ -20,9 +20,10 @@ def kill_once(program: str, *arguments: object, ready: Callable[[], bool], secon
     command = [sys.executable, "-W", "ignore", "-c", program, *map(str, arguments)]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + seconds
-    while not ready() and process.poll() is None and time.monotonic() < deadline:
+    while not (there := ready()) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
+    assert there, f"it was not ready to be killed after {seconds:g} seconds"
     assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
 
 

@@ -12,7 +12,12 @@ from support.interrupts import InterruptAt
 import tl_knowledge as tlk
 from tl_knowledge.editing.serac_network import copy_of
 from tl_knowledge.engine import layouts
-from tl_knowledge.engine.layouts import laid_out_weights
+from tl_knowledge.engine.layouts import laid_out_weights, layout_room
+from tl_knowledge.engine.rows import row_bytes
+from tl_knowledge.runs import interventions
+from tl_knowledge.runs.contrast import node_hooks, noise_contrast
+from tl_knowledge.runs.metric import PROBABILITY
+from tl_knowledge.runs.nodes import Node
 from tl_knowledge.tracing import engines
 
 OWN = [name for name in BUILDERS if name.startswith("ht-")]
@@ -77,6 +82,40 @@ def test_a_sweep_reads_them_and_gives_the_loops_numbers(name, prompt, monkeypatc
         seen.clear()
     assert max(counts[0]) > 0
     assert counts[1] == {0} and own_entries(model) == before
+
+
+def test_room_is_left_where_all_copies_take_half_at_most():
+    model = build(OWN[0])
+    every = sum(getattr(block.attn, name).nbytes for block in model.blocks for name in WEIGHTS)
+    assert [layout_room(model, budget) for budget in (1e9, 2 * every, 2 * every - 1, 0)] == [every, every, 0, 0]
+    with model.hooks(fwd_hooks=[("hook_embed", lambda x, hook: None)]):
+        assert layout_room(model, 1e9) == 0
+
+
+@pytest.mark.parametrize("factor", [0.2, 1.5, 2.5, 40])
+def test_copies_and_rows_of_interventions_stay_within_the_budget(prompt, monkeypatch, factor):
+    """``factor`` times what one run's rows and all copies take; where not even one run fits, one runs, and nothing is copied."""
+    model, batches = build(OWN[0]), list[tuple[int, int]]()
+    real = interventions.InterventionBatch
+
+    class Watched(real):
+        def run(self):
+            copied = sum(vars(block.attn)[name].nbytes for block in model.blocks for name in WEIGHTS if name in vars(block.attn))
+            batches.append((len(self.runs), copied))
+            return super().run()
+
+    monkeypatch.setattr(interventions, "InterventionBatch", Watched)
+    noise = tlk.GaussianNoise(0.7, seed=0)
+    contrast = noise_contrast(model, prompt, torch.tensor([3]), prompt.subject.positions, noise, 4, node_hooks(model, ["attn_out"]), PROBABILITY)
+    nodes = [Node("attn_out", layer, pos) for layer in range(model.cfg.n_layers) for pos in range(prompt.subject.first, len(prompt))]
+    row = row_bytes(model, len(prompt), 1)
+    budget = factor * (4 * row + layout_room(model, 1e9))
+    scores = interventions.measure_nodes(contrast, nodes, budget)
+    torch.testing.assert_close(scores, interventions.measure_nodes(contrast, nodes, 1e12), rtol=0, atol=1e-12)
+    of_budget = batches[:-1]
+    assert max(runs for runs, _ in of_budget) <= max(1, budget // (4 * row))
+    assert all(4 * row * runs + copied <= budget or (runs == 1 and copied == 0) for runs, copied in of_budget)
+    assert any(copied for _, copied in of_budget) == (factor in (1.5, 2.5))
 
 
 def test_an_interrupt_anywhere_leaves_nothing():

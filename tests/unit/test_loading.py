@@ -49,6 +49,16 @@ def test_a_model_is_known_by_what_its_class_can_do(backend):
     assert not issubclass(torch.nn.Linear, tlk.HookedModel)
 
 
+def test_another_hooked_module_is_no_model():
+    """TransformerLens' own class of them has all methods, as every autoencoder that is built on it."""
+
+    class Hooked(torch.nn.Module):
+        run_with_hooks = run_with_cache = hooks = lambda self: None
+
+    with pytest.raises(UnsupportedModelError, match="Hooked is not a TransformerLens model; pass"):
+        tlk.trace(Hooked(), tlk.Prompt.from_text("factlm", TEXT, subject="France"), 0.3)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_dtype_gradients_and_bos_as_asked(backend):
     model = tlk.load_model("factlm", backend=backend, dtype=torch.float64, requires_grad=True, prepend_bos=False)

@@ -30,8 +30,8 @@ def sites(monkeypatch):
 
 
 def circuit(model, prompt, **asked):
-    seed = asked.pop("seed", 0)
-    traced = tlk.trace(model, prompt, component="attn_out", samples=SAMPLES, seed=seed, progress=False)
+    of_trace = {name: asked.pop(name) for name in ("seed", "target") if name in asked}
+    traced = tlk.trace(model, prompt, component="attn_out", samples=SAMPLES, progress=False, **of_trace)
     return tlk.circuits.from_trace(model, prompt, traced, progress=False, **{"limit": 5, "rank": "either"} | asked)
 
 
@@ -59,8 +59,11 @@ def test_circuits_of_one_run_measure_a_site_once_and_are_the_same(factlm, prompt
 
 
 def test_another_run_is_measured_anew(factlm, prompt, sites):
-    """Another seed, other weights, another answer, or a hook of somebody: each circuit is that of a call by itself."""
-    edit = tlk.plan_edit(factlm, tlk.load_edit_cases("factlm")[0].rewrite, tlk.FineTune(2, steps=1), progress=False)
+    """Each circuit is that of a call by itself, and every one measures all that it asks for."""
+    case = tlk.load_edit_cases("factlm")[0]
+    edit, longer = (tlk.plan_edit(factlm, case.rewrite, tlk.FineTune(2, steps=steps), progress=False) for steps in (1, 3))
+    other_tokens = tlk.Prompt.from_tokens(prompt.tokens.flip(1), subject=prompt.subject.positions, target=prompt.target_token)
+    same_tokens = tlk.Prompt.from_tokens(prompt.tokens, subject=prompt.subject.positions, target=prompt.target_token)
 
     def edited():
         with edit.applied(factlm):
@@ -73,10 +76,21 @@ def test_another_run_is_measured_anew(factlm, prompt, sites):
         finally:
             factlm.reset_hooks()
 
+    def of_edit(planned):
+        return tlk.circuits.from_edit(factlm, tlk.Prompt.from_fact(factlm, case.rewrite), planned, limit=5, progress=False)
+
     ways = [
         lambda: circuit(factlm, prompt),
         lambda: circuit(factlm, prompt, seed=1),
         lambda: circuit(factlm, prompt, metric="log_probability"),
+        lambda: circuit(factlm, prompt, metric=lambda logits: logits[..., 5]),
+        lambda: circuit(factlm, prompt, metric=lambda logits: logits[..., 7]),
+        lambda: circuit(factlm, prompt, target=prompt.target_token + 1),
+        lambda: circuit(factlm, same_tokens, seed=2),
+        lambda: circuit(factlm, other_tokens, seed=2),
+        lambda: circuit(tlk.load_model("factlm"), prompt),
+        lambda: of_edit(edit),
+        lambda: of_edit(longer),
         edited,
         hooked,
     ]
@@ -88,6 +102,16 @@ def test_another_run_is_measured_anew(factlm, prompt, sites):
     assert sites == counts
     for one, other in zip(together, alone, strict=True):
         assert_same(one, other)
+
+
+def test_one_inside_another_goes_on_with_what_is_there(factlm, prompt, sites):
+    with tlk.circuits.measured_once():
+        circuit(factlm, prompt)
+        counted = sum(sites)
+        with tlk.circuits.measured_once():
+            circuit(factlm, prompt)
+        circuit(factlm, prompt)
+    assert sum(sites) == counted > 0
 
 
 def test_nothing_is_kept_afterwards(factlm, prompt, sites):

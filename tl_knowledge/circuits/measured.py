@@ -13,6 +13,7 @@ from jaxtyping import Float
 from tl_knowledge.circuits.paths import measure_needs
 from tl_knowledge.circuits.settings import CircuitSettings
 from tl_knowledge.models.description import weight_fingerprint
+from tl_knowledge.models.protocol import HookedModel
 from tl_knowledge.models.routed import is_bare
 from tl_knowledge.runs.contrast import Contrast
 from tl_knowledge.runs.interventions import measure_nodes
@@ -42,15 +43,22 @@ class Measured:
         return torch.stack([self.known[node] for node in nodes])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Shared:
-    """What has been measured in one corrupted run of one prompt, on a model's weights."""
+    """What has been measured in one corrupted run of one prompt, on a model with its weights."""
 
+    model: HookedModel
     weights: str
+    device: torch.device
     tokens: tuple[int, ...]
     settings: CircuitSettings
-    effects: Known = field(default_factory=dict, compare=False)
-    needs: Known = field(default_factory=dict, compare=False)
+    effects: Known = field(default_factory=dict)
+    needs: Known = field(default_factory=dict)
+
+    def is_run_of(self, other: _Shared) -> bool:
+        """Whether both measure the same run; other than by its weights, a model is known by being the same object."""
+        same = (self.weights, self.device, self.tokens, self.settings) == (other.weights, other.device, other.tokens, other.settings)
+        return same and self.model is other.model
 
 
 _shared: ContextVar[list[_Shared] | None] = ContextVar("what circuits have measured", default=None)
@@ -62,7 +70,8 @@ def measured_once() -> Generator[None]:
 
     Most of a circuit's work is the effect and the need of every candidate, and these are the same in `from_trace` and `from_neurons`, and whatever
     limit, rank or threshold is asked for. They are taken from an earlier circuit where weights, prompt, corruption, samples, answer and metric are
-    its own; of edits, and on a model with somebody's hooks, everything is measured anew.
+    its own, on the same model. Of edits, in a metric of your own, and on a model with somebody's hooks, everything is measured anew. What is changed
+    about a model besides its weights, hooks and edits (its configuration, an activation function) is not seen: leave the ``with`` first.
 
     Example:
         >>> import tl_knowledge as tlk
@@ -74,7 +83,8 @@ def measured_once() -> Generator[None]:
         >>> circuits[0].nodes[0] in circuits[1].nodes
         True
     """
-    token = _shared.set([])
+    outer = _shared.get()
+    token = _shared.set([] if outer is None else outer)
     try:
         yield
     finally:
@@ -89,11 +99,13 @@ def measured_sites(contrast: Contrast, settings: CircuitSettings, memory_budget:
 
 def _kept(contrast: Contrast, settings: CircuitSettings) -> _Shared:
     """What there is for this run already, or a new place for it."""
-    kept = _shared.get()
-    if kept is None or settings.noise is None or not is_bare(contrast.model):
-        return _Shared("", (), settings)
+    model, kept = contrast.model, _shared.get()
     of_run = replace(settings, components=(), limit=0, rank="need", threshold=0.0)
-    wanted = _Shared(weight_fingerprint(contrast.model), tuple(contrast.tokens[0].tolist()), of_run)
-    if wanted not in kept:
+    wanted = _Shared(model, "", contrast.tokens.device, tuple(contrast.tokens[0].tolist()), of_run)
+    if kept is None or settings.noise is None or settings.metric.kind == "function" or not is_bare(model):
+        return wanted
+    wanted = replace(wanted, weights=weight_fingerprint(model))
+    there = next((run for run in kept if run.is_run_of(wanted)), None)
+    if there is None:
         kept.append(wanted)
-    return kept[kept.index(wanted)]
+    return there or wanted

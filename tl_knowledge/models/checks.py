@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from tl_knowledge.errors import ComponentError, ModelStateError, UnsupportedModelError
-from tl_knowledge.models.protocol import HookedModel, has_mlps, is_encoder_decoder, is_masked, layer_count, model_name
+from tl_knowledge.models.protocol import METHODS, PARTS, HookedModel, has_mlps, is_encoder_decoder, is_masked, layer_count, model_name
 
 __all__ = ["check_has", "check_layers", "check_model", "check_reads_on", "has_encoder_and_decoder"]
 
@@ -33,7 +33,7 @@ def check_model(model: Any, *, masked: bool = False, without_mlps: bool = False,
     """
     if has_encoder_and_decoder(model) and not (encoder_decoder and is_encoder_decoder(model)):
         raise UnsupportedModelError(f"{model_name(model)} is an encoder with a decoder (T5): {ENCODER_DECODER}.")
-    if not isinstance(model, HookedModel):
+    if not all(hasattr(model, part) for part in (*METHODS, *PARTS)):
         raise UnsupportedModelError(
             f"{type(model).__name__} is not a TransformerLens model; pass a HookedTransformer, a TransformerBridge, or a name to load_model()."
         )

@@ -75,6 +75,9 @@ class HookedModel(Protocol):
         return NotImplemented if cls is not HookedModel else all(hasattr(subclass, method) for method in METHODS)
 
 
+PARTS = ("cfg", "tokenizer", "blocks", "hook_dict")
+"""What a model has besides its methods; other hooked modules of TransformerLens have not."""
+
 METHODS = ("run_with_hooks", "run_with_cache", "hooks", "modules", "named_parameters")
 
 _kept_names: ContextVar[tuple[HookedModel, Container[str]] | None] = ContextVar("a model's hooks", default=None)

@@ -17,7 +17,7 @@ from more_itertools import chunked
 
 from tl_knowledge.engine.layouts import laid_out_weights, layout_room
 from tl_knowledge.engine.progress import progress_bar, progress_shown
-from tl_knowledge.engine.rows import budget_rows, growing_rows_refusal, rows_engine
+from tl_knowledge.engine.rows import budget_rows, growing_rows_refusal, row_bytes, rows_engine
 from tl_knowledge.errors import NumericalError
 from tl_knowledge.models.protocol import layer_count
 from tl_knowledge.runs.bases import Base, Value, bases_of
@@ -58,12 +58,14 @@ def intervene(contrast: Contrast, interventions: Sequence[Intervention], memory_
     refusal = growing_rows_refusal(model)
     scores = contrast.corrupted_score.new_full((len(interventions), samples), float("nan"))
     readings: dict[tuple[int, Node], torch.Tensor] = {}
-    room = layout_room(model, memory_budget)
-    size = 1 if refusal else max(1, budget_rows(model, contrast.tokens.shape[1], len(contrast.answer_positions), memory_budget - room) // samples)
+    length, answers = contrast.tokens.shape[1], len(contrast.answer_positions)
+    fitting = budget_rows(model, length, answers, memory_budget - layout_room(model, memory_budget))
+    size = 1 if refusal else max(1, fitting // samples)
     bases = [*bases_of(contrast), *known]
     started = {k: _start(one, bases, layer_count(model)) for k, one in enumerate(interventions)}
     bar = progress_bar(what="interventions", unit="run", progress=progress_shown(), total=len(started), leave=False)
-    with bar, laid_out_weights(model, float(room) if len(started) > size else 0.0):  # one forward copies as much by itself
+    left = memory_budget - size * samples * row_bytes(model, length, answers)
+    with bar, laid_out_weights(model, left if len(started) > size else 0.0):  # one forward copies as much by itself
         for scored in (False, True):
             order = sorted((k for k in started if interventions[k].scored == scored), key=lambda k: started[k][1])
             for chunk in chunked(order, size):
