@@ -21,7 +21,9 @@ demo: $(VENV)/.demo
 	@echo "Open build/trace.html in a browser."
 
 # JOBS checks at a time, the longest first, and each in one process, which imports and collects once; ALSO=wheel for the wheel beside them.
+# Both environments first: make would put off the check that waits for one until all others are done.
 test:
+	$(MAKE) --jobs $(JOBS) $(VENV)/.dev $(VENV4)/.dev
 	$(MAKE) --jobs $(JOBS) --output-sync=target WORKERS=0 plain laws newest typed browser demos docs types lint floors $(ALSO)
 
 lint: $(VENV)/.dev
