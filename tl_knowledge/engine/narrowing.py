@@ -5,7 +5,7 @@ A module that treats positions one by one is given the needed ones of all rows a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -85,7 +85,7 @@ def narrow_attention(
 
 def _narrow_mlp(model: HookedModel, layer: int, needed: Mask, source: Int[torch.Tensor, " row"], known: KnownRows | None = None) -> Hooks:
     name, written = mlp_input(model, layer), component_hook("mlp_out", layer)
-    return [] if name is None else [(name, _pack(needed)), *_spread(written, needed, source, known)]
+    return [] if name is None else [(name, _pack(needed)), *_spread([written], needed, source, known)]
 
 
 def _narrow_attention(
@@ -94,8 +94,8 @@ def _narrow_attention(
     name = attention_input(model, layer)
     if name is None:
         return []
-    projected = [pair for part in _projections(layer) for pair in _spread(part, needed, source, known)]
-    written = _spread(component_hook("attn_out", layer), read, source, known)
+    projected = _spread(_projections(layer), needed, source, known)
+    written = _spread([component_hook("attn_out", layer)], read, source, known)
     return [(name, _pack(needed)), *projected, (component_hook("head", layer), _pack(read)), *written]
 
 
@@ -105,9 +105,7 @@ def _projections(layer: int) -> list[str]:
 
 def packed_places(needed: Mask) -> Int[torch.Tensor, "row pos"]:
     """Which place of the one long row each needed position has; -1 elsewhere."""
-    place = torch.full(needed.shape, -1, dtype=torch.long, device=needed.device)
-    place[needed] = torch.arange(int(needed.sum()), device=needed.device)
-    return place
+    return (needed.flatten().cumsum(0) - 1).view(needed.shape).masked_fill(~needed, -1)
 
 
 def _pack(needed: Mask) -> HookFn:
@@ -123,21 +121,25 @@ def _pack(needed: Mask) -> HookFn:
     return lambda states, *, hook: states.flatten(0, 1).index_select(0, places)[None]
 
 
-def _spread(name: str, needed: Mask, source: Int[torch.Tensor, " row"], known: KnownRows | None) -> Hooks:
-    """Undo `_pack`; a position that was not needed is taken from the source row."""
+def _spread(names: Sequence[str], needed: Mask, source: Int[torch.Tensor, " row"], known: KnownRows | None) -> Hooks:
+    """Undo `_pack` at some hooks; a position that was not needed is taken from the source row."""
     place = packed_places(needed)
     if known is None:
-        elsewhere, others = place[source].clamp_min(0), None
-    else:
-        others = known.at(name).flatten(0, 1)
-        elsewhere = int(needed.sum()) + source[:, None] * needed.shape[1] + torch.arange(needed.shape[1], device=needed.device)
+        elsewhere = place[source].clamp_min(0)
+    else:  # behind all that is run
+        elsewhere = place.amax() + 1 + source[:, None] * needed.shape[1] + torch.arange(needed.shape[1], device=needed.device)
     taken = torch.where(needed, place, elsewhere).flatten()
 
-    def spread(packed: torch.Tensor, *, hook: object) -> torch.Tensor:
-        there = packed[0] if others is None else torch.cat([packed[0], others])
-        return there.index_select(0, taken).unflatten(0, needed.shape)
+    def at(name: str) -> HookFn:
+        others = None if known is None else known.at(name).flatten(0, 1)
 
-    return [(name, spread)]
+        def spread(packed: torch.Tensor, *, hook: object) -> torch.Tensor:
+            there = packed[0] if others is None else torch.cat([packed[0], others])
+            return there.index_select(0, taken).unflatten(0, needed.shape)
+
+        return spread
+
+    return [(name, at(name)) for name in names]
 
 
 def _probe(model: HookedModel) -> str:
